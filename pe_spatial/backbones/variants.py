@@ -1,0 +1,146 @@
+"""The released Perception Encoders: one row each.
+
+Shapes were read from the official checkpoints; see ``tests/data/keys`` for the key lists they are tested against.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """Everything that fixes the shape of an encoder and the meaning of its weights.
+
+    Args:
+        name: official name, for example ``PE-Spatial-B16-512``; free text for your own encoders.
+        patch_size: side of a square patch in pixels.
+        width: channels of a token.
+        depth: number of blocks.
+        heads: attention heads; ``width // heads`` must be a multiple of 4 (two axes of rotated pairs).
+        mlp_ratio: hidden channels of an MLP over ``width``.
+        image_size: side in pixels of the square images of pretraining; it sets the grid of the position table.
+        cls_token: whether a class token precedes the patch tokens.
+        layer_scale: initial value of LayerScale, or None for an encoder without it.
+        ln_post: whether a LayerNorm follows the last block.
+        attn_pool: whether an attention-pooling head follows (PE-Core).
+        pool_heads: attention heads of that pooling.
+        output_dim: channels of the final projection, or None for an encoder without it.
+    """
+
+    name: str
+    patch_size: int
+    width: int
+    depth: int
+    heads: int
+    mlp_ratio: float
+    image_size: int
+    cls_token: bool
+    layer_scale: float | None = None
+    ln_post: bool = False
+    attn_pool: bool = False
+    pool_heads: int = 8
+    output_dim: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.width % self.heads or (self.width // self.heads) % 4:
+            raise ValueError(
+                f"{self.name}: width {self.width} over {self.heads} heads gives {self.width / self.heads:g} channels a "
+                "head; rotary positions on two axes need a whole multiple of 4: change width or heads"
+            )
+        if self.image_size % self.patch_size:
+            raise ValueError(
+                f"{self.name}: image_size {self.image_size} is not a multiple of patch_size {self.patch_size}; "
+                f"use {self.image_size // self.patch_size * self.patch_size} or another patch size"
+            )
+
+    @property
+    def grid_size(self) -> int:
+        """Side of the square pretraining grid, in patches."""
+        return self.image_size // self.patch_size
+
+    @property
+    def head_dim(self) -> int:
+        return self.width // self.heads
+
+    @property
+    def mlp_dim(self) -> int:
+        return int(self.width * self.mlp_ratio)
+
+
+_TINY = {"patch_size": 16, "width": 192, "depth": 12, "heads": 3, "mlp_ratio": 4.0, "cls_token": True}
+_SMALL = {**_TINY, "width": 384, "heads": 6}
+_BASE = {**_TINY, "width": 768, "heads": 12}
+_LARGE = {**_TINY, "patch_size": 14, "width": 1024, "depth": 24, "heads": 16}
+_GIANT = {
+    "patch_size": 14,
+    "width": 1536,
+    "depth": 50,
+    "heads": 16,
+    "mlp_ratio": 8960 / 1536,
+    "cls_token": False,
+}
+_CORE: dict[str, Any] = {"ln_post": True, "attn_pool": True}
+_LANG_L = {**_LARGE, "depth": 23, "image_size": 448, "layer_scale": 0.1}
+_LANG_G = {**_GIANT, "depth": 47, "image_size": 448, "layer_scale": 0.1}
+
+_ROWS: dict[str, dict[str, Any]] = {
+    "PE-Core-T16-384": {**_TINY, **_CORE, "image_size": 384, "output_dim": 512},
+    "PE-Core-S16-384": {**_SMALL, **_CORE, "image_size": 384, "output_dim": 512},
+    "PE-Core-B16-224": {**_BASE, **_CORE, "image_size": 224, "output_dim": 1024},
+    "PE-Core-L14-336": {**_LARGE, **_CORE, "image_size": 336, "output_dim": 1024},
+    "PE-Core-G14-448": {**_GIANT, **_CORE, "image_size": 448, "output_dim": 1280},
+    "PE-Lang-L14-448": _LANG_L,
+    "PE-Lang-G14-448": _LANG_G,
+    "PE-Lang-L14-448-Tiling": _LANG_L,
+    "PE-Lang-G14-448-Tiling": _LANG_G,
+    "PE-Spatial-T16-512": {**_TINY, "image_size": 512},
+    "PE-Spatial-S16-512": {**_SMALL, "image_size": 512},
+    "PE-Spatial-B16-512": {**_BASE, "image_size": 512},
+    "PE-Spatial-L14-448": {**_LARGE, "image_size": 448},
+    "PE-Spatial-G14-448": {**_GIANT, "image_size": 448, "layer_scale": 0.1},
+}
+
+VARIANTS: dict[str, EncoderConfig] = {name: EncoderConfig(name=name, **row) for name, row in _ROWS.items()}
+
+
+def get_variant(variant: str | EncoderConfig | Mapping[str, Any]) -> EncoderConfig:
+    """Return the configuration of an encoder.
+
+    Args:
+        variant: an official name (``PE-Spatial-B16-512``); a configuration; or a mapping of its fields, in which
+            ``base`` may name a released encoder whose other fields are kept, for an encoder of your own:
+            ``{base: PE-Spatial-T16-512, name: tiny, width: 128, depth: 4, heads: 4, image_size: 128}``.
+
+    Raises:
+        KeyError: an unknown name or field; the message names the nearest one.
+        ValueError: a field that is missing or that breaks a rule of :class:`EncoderConfig`.
+    """
+    if isinstance(variant, EncoderConfig):
+        return variant
+    if isinstance(variant, str):
+        if variant not in VARIANTS:
+            raise KeyError(f"no encoder is called {variant!r}; {_nearest(variant, VARIANTS)}")
+        return VARIANTS[variant]
+    own = dict(variant)
+    base = own.pop("base", None)
+    names = {field.name for field in fields(EncoderConfig)}
+    for key in own:
+        if key not in names:
+            raise KeyError(f"an encoder has no field {key!r}; {_nearest(key, names)}")
+    own.setdefault("name", "custom")
+    if base is not None:
+        return replace(get_variant(base), **own)
+    try:
+        return EncoderConfig(**own)
+    except TypeError as error:
+        raise ValueError(f"encoder {own['name']!r}: {error}; give the field or start from one with `base`") from None
+
+
+def _nearest(name: str, known: Mapping[str, Any] | set[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    return f"{hint}Known: {', '.join(sorted(known))}"
