@@ -1,0 +1,1 @@
+"""Depth models on Perception Encoder backbones. Nothing is here yet: the detectors come first."""
