@@ -1,0 +1,99 @@
+"""The base of all our datasets: mmengine's BaseDataset with reproducible draws and a rule for unreadable files."""
+
+import logging
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from mmengine.dataset import BaseDataset
+from mmengine.logging import print_log
+
+from .loading import UnreadableFile
+from .sampler import Draw
+
+
+class DenseDataset(BaseDataset):
+    """Records to packed samples; a subclass writes `METAINFO` and `load_data_list` (see `pe_spatial.data.sample`).
+
+    Args:
+        *args, **kwargs: Those of mmengine's BaseDataset.
+        unreadable: "raise" stops at the first file that cannot be read and names it. "skip" (training only) logs and
+            counts it (see `unreadable_indices`) and takes another record instead; the choice is a function of the draw.
+    """
+
+    def __init__(self, *args: Any, unreadable: Literal["raise", "skip"] = "raise", **kwargs: Any) -> None:
+        if unreadable not in ("raise", "skip"):
+            raise ValueError(f"unreadable={unreadable!r} is not one of 'raise', 'skip'")
+        if unreadable == "skip" and kwargs.get("test_mode", False):
+            raise ValueError("unreadable='skip' with test_mode=True would score a smaller dataset; use 'raise'")
+        self.unreadable = unreadable
+        super().__init__(*args, **kwargs)
+
+    def full_init(self) -> None:
+        """Load the records.
+
+        Raises:
+            ValueError: No record is left.
+        """
+        if self._fully_initialized:
+            return
+        super().full_init()
+        self._require_records(len(self))
+        # shared among the worker processes, which only ever set entries to True: no lock is needed
+        self._unreadable = torch.zeros(len(self), dtype=torch.bool).share_memory_()
+
+    def _serialize_data(self) -> tuple[np.ndarray, np.ndarray]:
+        self._require_records(len(self.data_list))  # mmengine's own message speaks of concatenating no arrays
+        return super()._serialize_data()
+
+    def _require_records(self, count: int) -> None:
+        if count == 0:
+            source = self.ann_file or self.data_prefix or self.data_root
+            raise ValueError(f"{type(self).__name__} has no record; check {source!r}, filter_cfg and indices")
+
+    @property
+    def unreadable_indices(self) -> list[int]:
+        """Records whose files could not be read so far, in this process or in any of its loader workers."""
+        return self._unreadable.nonzero().flatten().tolist()
+
+    def __getitem__(self, idx: int) -> dict[str, Any]:
+        """The packed sample of a row. Given a `Draw`, augmentations are a function of its seed and number alone."""
+        if not isinstance(idx, Draw):
+            return super().__getitem__(idx)
+        with seeded(idx.seed, idx.number):
+            return super().__getitem__(int(idx))
+
+    def prepare_data(self, idx: int) -> dict[str, Any] | None:
+        """Run the pipeline; None asks mmengine's `__getitem__` for another record."""
+        try:
+            return super().prepare_data(idx)
+        except UnreadableFile as error:
+            if self.unreadable == "raise":
+                raise
+            if not self._unreadable[idx]:
+                self._unreadable[idx] = True
+                count = len(self.unreadable_indices)
+                print_log(f"skipped ({count} so far): {error}", logger="current", level=logging.WARNING)
+            return None
+
+
+@contextmanager
+def seeded(*entropy: int) -> Iterator[None]:
+    """Seed the CPU generators of torch, numpy and random from non-negative integers; restore them afterwards.
+
+    Restoring matters when the pipeline runs in the training process: the model's random numbers stay its own.
+    """
+    torch_seed, numpy_seed, python_seed = np.random.SeedSequence(entropy).generate_state(3).tolist()
+    states = torch.get_rng_state(), np.random.get_state(), random.getstate()
+    torch.default_generator.manual_seed(torch_seed)  # torch.manual_seed would reseed the GPUs too
+    np.random.seed(numpy_seed)
+    random.seed(python_seed)
+    try:
+        yield
+    finally:
+        torch.set_rng_state(states[0])
+        np.random.set_state(states[1])
+        random.setstate(states[2])

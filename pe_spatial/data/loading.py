@@ -1,0 +1,398 @@
+"""Files to tv_tensors: images, instances, label maps, depth maps and video frames.
+
+Every loader is a pipeline step: it reads the record's keys named in `pe_spatial.data.sample` and adds the sample's.
+Labels are in the frame of the decoded image (`ori_shape`), so a label loader may stand after the last resize of a
+validation pipeline; a prediction is then judged at the resolution of its annotation.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from mmengine.registry import TRANSFORMS
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+from pycocotools import mask as coco_mask
+from torch import Tensor
+from torchvision import tv_tensors
+from torchvision.transforms.v2 import functional as F
+
+from .sample import IGNORE_LABEL
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
+
+
+class UnreadableFile(OSError):  # noqa: N818 - names the state of the file, as FileNotFoundError does
+    """A file of the dataset is missing, truncated or not what its name says. The message names the file."""
+
+
+# --- images -----------------------------------------------------------------------------------------------------------
+def read_image(path: str | Path, apply_exif: bool = True) -> tv_tensors.Image:
+    """The image as uint8 RGB [3, H, W].
+
+    Greyscale, palette and CMYK images are converted, 16-bit greyscale is reduced to its upper 8 bits, and an alpha
+    channel is dropped (the stored colours count, also where they are transparent).
+
+    Raises:
+        UnreadableFile: The file is missing, damaged or no image.
+    """
+    with _naming(path), Image.open(path) as image:
+        return to_image(ImageOps.exif_transpose(image) if apply_exif else image)
+
+
+def to_image(image: Image.Image | NDArray[np.uint8] | Tensor) -> tv_tensors.Image:
+    """A picture held in memory as uint8 RGB [3, H, W]: a PIL image, an RGB array [H, W, 3] or a tensor [3, H, W].
+
+    Raises:
+        ValueError: Another shape or type.
+    """
+    if isinstance(image, Image.Image):
+        return tv_tensors.Image(F.pil_to_tensor(_to_rgb(image)))
+    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1) if _is_hwc(image) else image
+    if not isinstance(pixels, Tensor) or pixels.dtype != torch.uint8 or pixels.ndim != 3 or len(pixels) != 3:
+        shape = tuple(getattr(image, "shape", ()))
+        raise ValueError(
+            f"{type(image).__name__} {getattr(image, 'dtype', '')} {shape} is not an image; pass a PIL image, a "
+            "uint8 RGB array [H, W, 3] or a uint8 tensor [3, H, W]"
+        )
+    return tv_tensors.Image(pixels)
+
+
+def _is_hwc(image: object) -> bool:
+    return isinstance(image, np.ndarray) and image.ndim == 3 and image.shape[2] == 3
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "RGB":
+        return image
+    if image.mode == "F":
+        raise ValueError("floating-point images have no fixed range; convert the file to 8 bits per channel")
+    if image.mode.startswith("I"):
+        values = np.asarray(image)
+        if values.min() < 0 or values.max() > 65535:
+            raise ValueError(f"32-bit values {values.min()}…{values.max()} exceed 16 bits; convert the file to 8 bits")
+        return Image.fromarray((values >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode == "P" and "transparency" in image.info:
+        return image.convert("RGBA").convert("RGB")
+    return image.convert("RGB")
+
+
+@TRANSFORMS.register_module()
+class LoadImage:
+    """`img_path` (or an `img` in memory, see `to_image`) to `img` and `ori_shape`.
+
+    The EXIF orientation is applied, so pixels stand as a viewer shows them. Where a record has `height` and `width`
+    they must be those of the image, for boxes and masks are drawn on that frame.
+
+    Args:
+        apply_exif: False for annotations that were made on the pixels as stored.
+    """
+
+    def __init__(self, apply_exif: bool = True) -> None:
+        self.apply_exif = apply_exif
+
+    def __call__(self, sample: dict[str, Any]) -> dict[str, Any]:
+        """Load one image.
+
+        Raises:
+            UnreadableFile: The file is missing, damaged or no image.
+            ValueError: The image has another size than its record says.
+        """
+        image = to_image(sample["img"]) if "img" in sample else read_image(sample["img_path"], self.apply_exif)
+        size = (image.shape[-2], image.shape[-1])
+        recorded = (sample.get("height", size[0]), sample.get("width", size[1]))
+        if recorded != size:
+            raise ValueError(
+                f"{sample.get('img_path', 'image')}: the image is {size} (H, W) but its record says {recorded}; "
+                "correct the annotation, or set apply_exif=False if it was made on the pixels as stored"
+            )
+        return {**sample, "img": image, "ori_shape": size}
+
+
+# --- instances --------------------------------------------------------------------------------------------------------
+@TRANSFORMS.register_module()
+class LoadInstances:
+    """`instances` to `boxes`, `labels` and `masks`.
+
+    Boxes are clipped to the image. The list itself is taken out of the sample: transforms would walk through every
+    coordinate of every polygon.
+
+    Args:
+        masks: Decode masks too.
+        ignored: What to do with instances marked `ignore` (crowds): "drop" them, as Detectron2's training does, or
+            "keep" them apart in `ignored_boxes` and `ignored_masks`.
+        empty: What to do with a box that has no area inside the image.
+    """
+
+    def __init__(
+        self,
+        masks: bool = True,
+        ignored: Literal["drop", "keep"] = "drop",
+        empty: Literal["raise", "drop"] = "raise",
+    ) -> None:
+        _check_choice("ignored", ignored, ("drop", "keep"))
+        _check_choice("empty", empty, ("raise", "drop"))
+        self.masks = masks
+        self.ignored = ignored
+        self.empty = empty
+
+    def __call__(self, sample: dict[str, Any]) -> dict[str, Any]:
+        """Load the instances of one image.
+
+        Raises:
+            ValueError: No image before, an empty box (unless dropped), or a mask that cannot be decoded.
+        """
+        size = _frame(sample, "LoadInstances")
+        instances = [item for item in sample.get("instances", ()) if self._usable(sample, item, size)]
+        objects = [item for item in instances if not item.get("ignore", False)]
+        loaded = {name: value for name, value in sample.items() if name != "instances"}
+        loaded["boxes"] = _boxes(objects, size)
+        loaded["labels"] = torch.tensor([item["label"] for item in objects], dtype=torch.int64)
+        if self.masks:
+            loaded["masks"] = _masks(sample, objects, size)
+        if self.ignored == "keep":
+            regions = [item for item in instances if item.get("ignore", False)]
+            loaded["ignored_boxes"] = _boxes(regions, size)
+            if self.masks:
+                loaded["ignored_masks"] = _masks(sample, regions, size)
+        return loaded
+
+    def _usable(self, sample: dict[str, Any], item: dict[str, Any], size: tuple[int, int]) -> bool:
+        x1, y1, x2, y2 = item["bbox"]
+        if min(x2, size[1]) > max(x1, 0) and min(y2, size[0]) > max(y1, 0):
+            return True
+        if self.empty == "drop":
+            return False
+        raise ValueError(
+            f"{_file(sample)}: box {[x1, y1, x2, y2]} (xyxy) has no area inside the image of {size} (H, W); correct "
+            "the annotation, or set empty='drop' in LoadInstances"
+        )
+
+
+def _boxes(instances: Sequence[dict[str, Any]], size: tuple[int, int]) -> tv_tensors.BoundingBoxes:
+    boxes = torch.tensor([item["bbox"] for item in instances], dtype=torch.float32).reshape(-1, 4)  # [N, 4]
+    boxes[:, 0::2].clamp_(0, size[1])
+    boxes[:, 1::2].clamp_(0, size[0])
+    return tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=size)
+
+
+def _masks(sample: dict[str, Any], instances: Sequence[dict[str, Any]], size: tuple[int, int]) -> tv_tensors.Mask:
+    masks = torch.zeros(len(instances), *size, dtype=torch.bool)  # [N, H, W]
+    for row, item in zip(masks, instances, strict=True):
+        try:
+            row.copy_(torch.from_numpy(decode_mask(item["mask"], size)))
+        except (KeyError, ValueError, TypeError) as error:
+            raise ValueError(
+                f"{_file(sample)}: the mask of box {list(item['bbox'])} cannot be decoded: {error!r}; give polygons "
+                "[[x, y, x, y, …], …] of three points or more, or an RLE of the image's size"
+            ) from error
+    return tv_tensors.Mask(masks)
+
+
+def decode_mask(segmentation: Any, size: tuple[int, int]) -> NDArray[np.bool_]:
+    """A COCO segmentation as bool [H, W].
+
+    Args:
+        segmentation: Polygons [[x, y, …], …] in pixels, or an RLE {size: [H, W], counts: list, str or bytes}.
+        size: (H, W) of the image.
+
+    Raises:
+        ValueError: A polygon of fewer than three points or an odd number of coordinates, or an RLE of another size.
+    """
+    H, W = size
+    if isinstance(segmentation, dict):
+        if list(segmentation["size"]) != [H, W]:
+            raise ValueError(f"an RLE of size {list(segmentation['size'])} in an image of {[H, W]} (H, W)")
+        is_plain = isinstance(segmentation["counts"], list)
+        if is_plain and sum(segmentation["counts"]) != H * W:
+            raise ValueError(f"an RLE of {sum(segmentation['counts'])} pixels in an image of {H * W}")
+        rle = coco_mask.frPyObjects(segmentation, H, W) if is_plain else segmentation
+    else:
+        for polygon in segmentation:
+            if len(polygon) < 6 or len(polygon) % 2:
+                raise ValueError(f"a polygon of {len(polygon)} coordinates")
+        rle = coco_mask.merge(coco_mask.frPyObjects(segmentation, H, W))
+    return coco_mask.decode(rle).astype(bool)
+
+
+# --- maps -------------------------------------------------------------------------------------------------------------
+@TRANSFORMS.register_module()
+class LoadLabelMap:
+    """`seg_map_path`, a PNG of class indices (greyscale or palette), to `sem_seg`.
+
+    Args:
+        zero_is_ignored: The file counts classes from 1 and 0 means "no label" (ADE20K): k becomes k-1, 0 becomes 255.
+        num_classes: Where given, any other index than 0…num_classes-1 and 255 is an error.
+    """
+
+    def __init__(self, zero_is_ignored: bool = False, num_classes: int | None = None) -> None:
+        self.zero_is_ignored = zero_is_ignored
+        self.num_classes = num_classes
+
+    def __call__(self, sample: dict[str, Any]) -> dict[str, Any]:
+        """Load one label map.
+
+        Raises:
+            UnreadableFile: The file is missing, damaged or no image.
+            ValueError: Colours instead of indices, another size than the image, or an index out of range.
+        """
+        path = sample["seg_map_path"]
+        labels = torch.from_numpy(_read_indices(path)).long()[None]  # [1, H, W]
+        _check_size(path, labels, sample, "LoadLabelMap")
+        if self.zero_is_ignored:
+            labels = torch.where((labels == 0) | (labels == IGNORE_LABEL), IGNORE_LABEL, labels - 1)
+        if self.num_classes is not None:
+            wrong = labels[(labels >= self.num_classes) & (labels != IGNORE_LABEL)]
+            if len(wrong):
+                raise ValueError(
+                    f"{path}: class index {int(wrong.max())} is outside 0…{self.num_classes - 1}; correct the file, "
+                    f"num_classes or zero_is_ignored, or mark such pixels {IGNORE_LABEL}"
+                )
+        return {**sample, "sem_seg": tv_tensors.Mask(labels)}
+
+
+def _read_indices(path: str | Path) -> NDArray[np.int64]:
+    with _naming(path), Image.open(path) as image:
+        if image.mode not in ("P", "L", "1", "I", "I;16"):
+            raise ValueError(f"mode {image.mode} holds colours, not class indices; save greyscale or palette PNG")
+        return np.array(image).astype(np.int64)
+
+
+@TRANSFORMS.register_module()
+class LoadDepth:
+    """`depth_path`, a 16-bit PNG or a .npy of metres, to `depth`. Infinite, NaN and negative values become 0.
+
+    Args:
+        scale: Metres per unit of the PNG: 0.001 for millimetres (NYU), 1/256 for KITTI.
+    """
+
+    def __init__(self, scale: float = 0.001) -> None:
+        if not scale > 0:
+            raise ValueError(
+                f"scale {scale} is not a positive number of metres per unit of the PNG (0.001: millimetres)"
+            )
+        self.scale = scale
+
+    def __call__(self, sample: dict[str, Any]) -> dict[str, Any]:
+        """Load one depth map.
+
+        Raises:
+            UnreadableFile: The file is missing, damaged, or neither .npy nor a 16-bit image.
+            ValueError: Another size than the image.
+        """
+        path = sample["depth_path"]
+        depth = torch.from_numpy(self._read(path))[None]  # [1, H, W]
+        _check_size(path, depth, sample, "LoadDepth")
+        return {**sample, "depth": tv_tensors.Mask(depth)}
+
+    def _read(self, path: str | Path) -> NDArray[np.float32]:
+        with _naming(path):
+            if Path(path).suffix.lower() == ".npy":
+                metres = np.load(path, allow_pickle=False).astype(np.float32)
+            else:
+                with Image.open(path) as image:
+                    if not image.mode.startswith("I"):
+                        raise ValueError(f"mode {image.mode} has no 16-bit values; save depth as 16-bit PNG or .npy")
+                    metres = np.array(image).astype(np.float32) * np.float32(self.scale)
+            if metres.ndim != 2:
+                raise ValueError(f"an array of shape {metres.shape} is not a depth map [H, W]")
+        return np.where(np.isfinite(metres) & (metres > 0), metres, np.float32(0))
+
+
+# --- video ------------------------------------------------------------------------------------------------------------
+@TRANSFORMS.register_module()
+class LoadFrames:
+    """`frame_paths`, or the images of the folder `video_path` in natural order, to `img`: a Video [T, 3, H, W]."""
+
+    def __call__(self, sample: dict[str, Any]) -> dict[str, Any]:
+        """Load one video.
+
+        Raises:
+            UnreadableFile: The folder holds no image, or a frame is damaged.
+            ValueError: Frames of different sizes.
+        """
+        paths = sample["frame_paths"] if "frame_paths" in sample else list_images(sample["video_path"])
+        frames = [read_image(path) for path in paths]
+        for path, frame in zip(paths, frames, strict=True):
+            if frame.shape != frames[0].shape:
+                raise ValueError(
+                    f"{path}: a frame of {tuple(frame.shape[-2:])} (H, W) in a video that starts with "
+                    f"{tuple(frames[0].shape[-2:])}; a video has one size: split or resize it"
+                )
+        size = tuple(frames[0].shape[-2:])
+        return {**sample, "img": tv_tensors.Video(torch.stack(frames)), "frame_paths": paths, "ori_shape": size}
+
+
+def list_images(folder: str | Path, recursive: bool = False) -> list[str]:
+    """The image files of a folder in natural order (2.jpg before 10.jpg); hidden files are left out.
+
+    Raises:
+        UnreadableFile: No such folder, or no image in it.
+    """
+    root = Path(folder)
+    if not root.is_dir():
+        raise UnreadableFile(f"{root} is not a folder")
+    paths = [path for path in (root.rglob("*") if recursive else root.iterdir()) if is_image_name(path)]
+    if not paths:
+        raise UnreadableFile(f"{root} holds no image; looked for the suffixes {' '.join(IMAGE_SUFFIXES)}")
+    return natural_order(paths)
+
+
+def is_image_name(path: Path) -> bool:
+    """Whether the name of a file is that of an image that we read."""
+    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+
+
+def natural_order(paths: Iterable[str | Path]) -> list[str]:
+    """Paths as strings, sorted by folder and name with numbers compared as numbers."""
+
+    def key(path: str) -> list[tuple[int, int, str]]:
+        return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", path) if part]
+
+    return sorted(map(str, paths), key=key)
+
+
+# --- shared -----------------------------------------------------------------------------------------------------------
+class _naming:  # noqa: N801 - reads as a statement: `with _naming(path):`
+    """Turns whatever a decoder raises on a bad file into an UnreadableFile that names it."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = path
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        # Pillow's decoders raise OSError, SyntaxError (broken PNG), ValueError, EOFError and DecompressionBombError
+        if isinstance(error, Exception) and not isinstance(error, UnreadableFile | MemoryError):
+            reason = "no such file" if isinstance(error, FileNotFoundError) else f"{type(error).__name__}: {error}"
+            raise UnreadableFile(f"{self.path} cannot be read: {reason}") from error
+
+
+def _file(sample: dict[str, Any]) -> str:
+    return str(sample.get("img_path", "image"))
+
+
+def _frame(sample: dict[str, Any], step: str) -> tuple[int, int]:
+    if "ori_shape" not in sample:
+        raise ValueError(
+            f"{_file(sample)}: {step} needs the size of the image; put LoadImage before it in the pipeline"
+        )
+    return sample["ori_shape"]
+
+
+def _check_size(path: str | Path, label: Tensor, sample: dict[str, Any], step: str) -> None:
+    size, expected = tuple(label.shape[-2:]), _frame(sample, step)
+    if size != tuple(expected):
+        raise ValueError(
+            f"{path} is {size} (H, W) but its image {_file(sample)} is {tuple(expected)}; "
+            "image and label must have one size"
+        )
+
+
+def _check_choice(name: str, value: str, choices: Sequence[str]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name}={value!r} is not one of {', '.join(map(repr, choices))}")
