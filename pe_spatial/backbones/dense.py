@@ -1,0 +1,151 @@
+"""PEBackbone: an encoder as a source of maps for dense prediction."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from mmengine.registry import MODELS
+from torch import Tensor, nn
+
+from pe_spatial.backbones.variants import EncoderConfig, get_variant
+from pe_spatial.backbones.vit import VisionTransformer, resolve_blocks
+
+
+@MODELS.register_module()
+class PEBackbone(nn.Module):
+    """A Perception Encoder that returns maps.
+
+    The encoder is whole, under the attribute ``encoder``, so that its state dict remains an official one. Parameters
+    that the maps do not depend on (later blocks, PE-Core's pooling, a class token that windows leave out) do not
+    require a gradient.
+
+    Args:
+        variant: official name, configuration or mapping of fields; see :func:`get_variant`.
+        layers: blocks whose outputs are returned, from 0, or from the end if negative.
+        norm: apply the encoder's final norm, if it has one, to every map.
+        window: side of square attention windows in patches; None attends globally. With windows the class token of
+            T, S, B and L is left out.
+        global_blocks: blocks that attend globally although there are windows.
+        rope: ``extrapolate``, ``interpolate`` or the side of a grid; see :class:`VisionTransformer`.
+        pos_embed: ``bilinear``, ``bicubic`` or ``tile``.
+        patch_size: resample the patch embedding to this size after the weights are loaded; None keeps the variant's.
+        drop_path: skipping probability of the last block; it falls linearly to 0 in the first.
+        checkpointing: save memory in training by computing the blocks twice.
+        frozen: True freezes everything; a number freezes the embeddings and that many blocks.
+        weights: an official name or a file; None draws random weights.
+
+    Attributes:
+        channels: channels of every map.
+        strides: pixels per cell of every map.
+        num_layers: number of layers for layer-wise decay: embeddings and blocks.
+    """
+
+    def __init__(
+        self,
+        variant: str | EncoderConfig | Mapping[str, Any],
+        layers: Sequence[int] = (-1,),
+        *,
+        norm: bool = False,
+        window: int | None = None,
+        global_blocks: Sequence[int] = (),
+        rope: str | int = "extrapolate",
+        pos_embed: str = "bilinear",
+        patch_size: int | None = None,
+        drop_path: float = 0.0,
+        checkpointing: bool = False,
+        frozen: bool | int = False,
+        weights: str | None = None,
+    ) -> None:
+        super().__init__()
+        # with weights to come, the encoder is built without memory of its own: there is never a second copy
+        with torch.device("meta" if weights is not None else torch.get_default_device()):
+            self.encoder = VisionTransformer(
+                get_variant(variant),
+                window=window,
+                global_blocks=global_blocks,
+                rope=rope,
+                pos_embed=pos_embed,
+                drop_path=drop_path,
+                checkpointing=checkpointing,
+            )
+        if weights is not None:
+            from pe_spatial.backbones.weights import load_weights
+
+            load_weights(self.encoder, weights)
+        if patch_size is not None:
+            self.encoder.resize_patches(patch_size)
+        self.config = self.encoder.config
+        self.patch_size = self.config.patch_size
+        self.layers = tuple(resolve_blocks(layers, self.config.depth))
+        if not self.layers:
+            raise ValueError("layers is empty; name at least one block, for example [-1] for the last")
+        self.norm = norm
+        self.channels = (self.config.width,) * len(self.layers)
+        self.strides = (self.patch_size,) * len(self.layers)
+        self.num_layers = self.config.depth + 1
+        self.frozen_layers = _count_frozen(frozen, self.num_layers)
+        self._fix_parameters()
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Map normalised images [B, 3, H, W] to one [B, C, h, w] for every entry of ``layers``.
+
+        The maps are views of tokens (memory order B, h, w, C).
+
+        Raises:
+            ValueError: H or W is not a multiple of the patch size.
+        """
+        grid = self.encoder.grid(x)
+        tokens = self.encoder.forward_features(x, self.layers, self.norm)
+        skip = int(self.encoder.has_cls)
+        return tuple(t[:, skip:].transpose(1, 2).unflatten(2, grid) for t in tokens)
+
+    def layer_of(self, parameter_name: str) -> int:
+        """Return the layer of a parameter for layer-wise decay: 0 for embeddings, 1 to depth for blocks.
+
+        What follows the last block counts as part of it.
+
+        Args:
+            parameter_name: as in ``named_parameters()`` of this module.
+
+        Raises:
+            KeyError: the name is none of this module's.
+        """
+        prefix, _, name = parameter_name.partition(".")
+        part, _, rest = name.partition(".")
+        if prefix == "encoder":
+            if part in ("class_embedding", "positional_embedding", "conv1", "ln_pre"):
+                return 0
+            if part in ("ln_post", "attn_pool", "proj"):
+                return self.config.depth
+            if part == "transformer":
+                return int(rest.split(".")[1]) + 1
+        raise KeyError(f"{parameter_name!r} is not a parameter of PEBackbone; names begin with 'encoder.'")
+
+    def train(self, mode: bool = True) -> PEBackbone:
+        """Switch training mode; frozen blocks stay in evaluation mode."""
+        super().train(mode)
+        for block in self.encoder.transformer.resblocks[: max(self.frozen_layers - 1, 0)]:
+            block.eval()
+        return self
+
+    def _fix_parameters(self) -> None:
+        """Stop the gradient of parameters that are frozen or that no map depends on."""
+        unused = {"attn_pool", "proj"} | (set() if self.norm else {"ln_post"})
+        if not self.encoder.has_cls:
+            unused.add("class_embedding")
+        last = max(self.layers) + 1
+        for name, parameter in self.named_parameters():
+            layer = self.layer_of(name)
+            if layer < self.frozen_layers or name.split(".")[1] in unused or ("resblocks" in name and layer > last):
+                parameter.requires_grad_(False)
+
+
+def _count_frozen(frozen: bool | int, num_layers: int) -> int:
+    """Return how many layers are frozen: the embeddings are one, each block is one."""
+    if isinstance(frozen, bool):
+        return num_layers if frozen else 0
+    if not 0 <= frozen < num_layers:
+        raise ValueError(f"frozen {frozen} exceeds the {num_layers - 1} blocks; use True to freeze everything")
+    return frozen + 1

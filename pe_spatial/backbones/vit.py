@@ -1,0 +1,357 @@
+"""The Perception Encoder: a vision transformer with 2-D rotary attention, global or in windows.
+
+Module names and parameter layouts are those of the official checkpoints, so a state dict is a checkpoint.
+
+Letters: B images, N tokens (class token first, where there is one, then patches row by row), C channels, h and w rows and
+columns of patches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from torchvision.ops import StochasticDepth
+
+from pe_spatial.backbones.rope import apply_rotary, rotary_table
+from pe_spatial.backbones.variants import EncoderConfig
+
+POSITION_MODES = ("bilinear", "bicubic", "tile")
+
+
+class Attention(nn.Module):
+    """Self-attention of all tokens given to it, with rotary positions."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.in_proj_weight = nn.Parameter(torch.zeros(3 * width, width))
+        self.in_proj_bias = nn.Parameter(torch.zeros(3 * width))
+        self.out_proj = nn.Linear(width, width)
+
+    def forward(self, x: Tensor, rope: Tensor) -> Tensor:
+        """Map [B, N, C] to [B, N, C]; ``rope`` is the table of the N tokens."""
+        qkv = F.linear(x, self.in_proj_weight, self.in_proj_bias)
+        q, k, v = qkv.unflatten(-1, (3, self.heads, -1)).unbind(2)  # views [B, N, H, D]
+        q, k = apply_rotary(q, rope), apply_rotary(k, rope)
+        x = F.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))  # [B, H, N, D]
+        return self.out_proj(x.transpose(1, 2).flatten(2))
+
+
+class MLP(nn.Module):
+    """Two linear layers around an exact GELU."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.c_fc = nn.Linear(width, hidden)
+        self.c_proj = nn.Linear(hidden, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.c_proj(F.gelu(self.c_fc(x)))
+
+
+class LayerScale(nn.Module):
+    """The learned factor per channel of a residual branch."""
+
+    def __init__(self, width: int, initial: float) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.full((width,), initial))
+
+
+class Block(nn.Module):
+    """A pre-norm transformer block.
+
+    Args:
+        config: the encoder.
+        window: side of square attention windows in patches; None attends globally.
+        drop_path: probability that a residual branch is skipped in training.
+    """
+
+    def __init__(self, config: EncoderConfig, window: int | None = None, drop_path: float = 0.0) -> None:
+        super().__init__()
+        self.window = window
+        self.attn = Attention(config.width, config.heads)
+        self.ls_1 = self.ls_2 = None
+        if config.layer_scale is not None:
+            self.ls_1 = LayerScale(config.width, config.layer_scale)
+            self.ls_2 = LayerScale(config.width, config.layer_scale)
+        self.ln_1 = nn.LayerNorm(config.width)
+        self.ln_2 = nn.LayerNorm(config.width)
+        self.mlp = MLP(config.width, config.mlp_dim)
+        self.drop_path = StochasticDepth(drop_path, "row")
+
+    def forward(self, x: Tensor, rope: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Map [B, N, C] to [B, N, C].
+
+        Args:
+            x: tokens; without class token if the block has windows.
+            rope: rotary table of the tokens that attend to each other: those of a window, or all.
+            grid: rows and columns of the patches.
+        """
+        y = self.ln_1(x)
+        if self.window is None:
+            y = self.attn(y, rope)
+        else:
+            y = merge_windows(self.attn(split_windows(y, grid, self.window), rope), grid, self.window)
+        x = self._add(x, y, self.ls_1)
+        return self._add(x, self.mlp(self.ln_2(x)), self.ls_2)
+
+    def _add(self, x: Tensor, branch: Tensor, scale: LayerScale | None) -> Tensor:
+        branch = self.drop_path(branch)
+        return x + branch if scale is None else torch.addcmul(x, branch, scale.gamma)
+
+
+def split_windows(x: Tensor, grid: tuple[int, int], size: int) -> Tensor:
+    """Cut a map into windows, padded with zeros at the bottom and the right to whole windows.
+
+    Args:
+        x: [B, h * w, C].
+        grid: (h, w).
+        size: side of a window.
+
+    Returns:
+        [B * windows, size * size, C]
+    """
+    height, width = grid
+    x = x.unflatten(1, grid)
+    x = F.pad(x, (0, 0, 0, -width % size, 0, -height % size))
+    x = x.unflatten(2, (-1, size)).unflatten(1, (-1, size)).transpose(2, 3)  # [B, rows, columns, size, size, C]
+    return x.flatten(3, 4).flatten(0, 2)
+
+
+def merge_windows(x: Tensor, grid: tuple[int, int], size: int) -> Tensor:
+    """Undo :func:`split_windows`: [B * windows, size * size, C] to [B, h * w, C]; the padding is cut off."""
+    height, width = grid
+    rows, columns = -(-height // size), -(-width // size)
+    x = x.unflatten(0, (-1, rows, columns)).unflatten(3, (size, size)).transpose(2, 3)
+    x = x.flatten(3, 4).flatten(1, 2)  # [B, rows * size, columns * size, C]
+    return x[:, :height, :width].flatten(1, 2)
+
+
+class AttentionPool(nn.Module):
+    """PE-Core's pooling: a learned probe attends to all tokens; no residual comes from the probe."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.probe = nn.Parameter(torch.zeros(1, 1, width))
+        self.attn = nn.MultiheadAttention(width, heads, batch_first=True)
+        self.layernorm = nn.LayerNorm(width)
+        self.mlp = MLP(width, 4 * width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [B, N, C] to [B, C]."""
+        x = self.attn(self.probe.expand(x.shape[0], -1, -1), x, x, need_weights=False)[0]
+        return (x + self.mlp(self.layernorm(x))).squeeze(1)
+
+
+class Transformer(nn.Module):
+    """Holds the blocks under the official name ``transformer.resblocks``."""
+
+    def __init__(self, blocks: list[Block]) -> None:
+        super().__init__()
+        self.resblocks = nn.ModuleList(blocks)
+
+
+class VisionTransformer(nn.Module):
+    """A Perception Encoder of any size, kind and use.
+
+    Args:
+        config: shape of the encoder; see :func:`pe_spatial.backbones.variants.get_variant`.
+        window: side of square attention windows in patches. The class token, if the encoder has one, is then left out
+            (a window has no place for it). None lets all blocks attend globally.
+        global_blocks: blocks (from 0, negative from the end) that attend globally although there are windows.
+        rope: ``extrapolate`` counts rotary positions in patches (official feature extraction); ``interpolate`` rescales
+            them to the pretraining grid (official detection); a number rescales them to a grid of that side.
+        pos_embed: how the position table meets another grid: ``bilinear`` (official feature extraction) or ``bicubic``
+            resizing, or ``tile``, repetition (official detection).
+        drop_path: probability to skip a residual branch in training, rising linearly from 0 in the first block to this
+            value in the last.
+        checkpointing: recompute blocks in the backward pass instead of keeping their activations.
+
+    Raises:
+        ValueError: an option outside its range.
+    """
+
+    def __init__(
+        self,
+        config: EncoderConfig,
+        *,
+        window: int | None = None,
+        global_blocks: Sequence[int] = (),
+        rope: str | int = "extrapolate",
+        pos_embed: str = "bilinear",
+        drop_path: float = 0.0,
+        checkpointing: bool = False,
+    ) -> None:
+        super().__init__()
+        if pos_embed not in POSITION_MODES:
+            raise ValueError(f"pos_embed {pos_embed!r} is unknown; use one of {', '.join(POSITION_MODES)}")
+        if window is not None and window < 1:
+            raise ValueError(f"window {window} is not positive; use None for global attention")
+        self.config = config
+        self.pos_embed = pos_embed
+        self.rope_reference = _rope_reference(rope, config)
+        self.checkpointing = checkpointing
+        self.has_cls = config.cls_token and window is None
+
+        width = config.width
+        if config.cls_token:
+            self.class_embedding = nn.Parameter(torch.zeros(width))
+        self.positional_embedding = nn.Parameter(torch.zeros(config.cls_token + config.grid_size**2, width))
+        self.proj = None
+        if config.output_dim is not None:
+            self.proj = nn.Parameter(torch.zeros(width, config.output_dim))
+        self.conv1 = nn.Conv2d(3, width, config.patch_size, stride=config.patch_size, bias=False)
+        self.ln_pre = nn.LayerNorm(width)
+        self.ln_post = nn.LayerNorm(width) if config.ln_post else None
+        everywhere = set(resolve_blocks(global_blocks, config.depth)) if window is not None else set()
+        rates = torch.linspace(0, drop_path, config.depth, device="cpu").tolist()
+        self.transformer = Transformer(
+            [Block(config, None if i in everywhere else window, rates[i]) for i in range(config.depth)]
+        )
+        self.attn_pool = AttentionPool(width, config.pool_heads) if config.attn_pool else None
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw new weights: Xavier matrices, zero biases, embeddings of standard deviation C^-0.5."""
+        for name, parameter in self.named_parameters():
+            if name in ("class_embedding", "positional_embedding", "proj") or name.endswith("probe"):
+                nn.init.normal_(parameter, std=self.config.width**-0.5)
+            elif name.endswith("in_proj_weight"):
+                for matrix in parameter.chunk(3):  # query, key and value are three square matrices
+                    nn.init.xavier_uniform_(matrix)
+            elif parameter.ndim >= 2:
+                nn.init.xavier_uniform_(parameter.flatten(1))
+            elif name.endswith("bias"):
+                nn.init.zeros_(parameter)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map images [B, 3, H, W] to the encoder's own output.
+
+        Returns:
+            [B, output_dim] pooled and projected for PE-Core; [B, N, C] tokens after the final norm, if any, otherwise.
+        """
+        x = self.forward_features(x, norm=True)[0]
+        if self.attn_pool is not None:
+            x = self.attn_pool(x)
+        return x if self.proj is None else x @ self.proj
+
+    def forward_features(self, x: Tensor, layers: Sequence[int] = (-1,), norm: bool = False) -> list[Tensor]:
+        """Return the tokens after several blocks in one pass that stops after the last of them.
+
+        Args:
+            x: normalised images [B, 3, H, W]; H and W are multiples of the patch size.
+            layers: blocks from 0, or from the end if negative, in any order.
+            norm: apply the encoder's final norm, if it has one, to each.
+
+        Returns:
+            One [B, N, C] for each entry of ``layers``.
+
+        Raises:
+            ValueError: a size that is not a multiple of the patch size, or a block that does not exist.
+        """
+        wanted = resolve_blocks(layers, self.config.depth)
+        grid = self.grid(x)
+        x = self._embed(x, grid)
+        rope_global = self._rope(grid, x.device)
+        outputs: dict[int, Tensor] = {}
+        for i, block in enumerate(self.transformer.resblocks[: max(wanted, default=-1) + 1]):
+            rope = rope_global if block.window is None else self._rope((block.window, block.window), x.device)
+            if self.checkpointing and self.training and torch.is_grad_enabled():
+                x = checkpoint(block, x, rope, grid, use_reentrant=False)
+            else:
+                x = block(x, rope, grid)
+            if i in wanted:
+                outputs[i] = x if self.ln_post is None or not norm else self.ln_post(x)
+        return [outputs[i] for i in wanted]
+
+    def grid(self, x: Tensor) -> tuple[int, int]:
+        """Return the rows and columns of patches of images [B, 3, H, W].
+
+        Raises:
+            ValueError: H or W is not a multiple of the patch size.
+        """
+        patch = self.config.patch_size
+        for name, size in zip(("height", "width"), x.shape[-2:], strict=True):
+            if size % patch or size < patch:
+                raise ValueError(
+                    f"{name} {size} is not a multiple of the patch size {patch}; resize the images or pad them, for "
+                    f"example with DensePreprocessor(size_divisor={patch})"
+                )
+        return x.shape[-2] // patch, x.shape[-1] // patch
+
+    def resize_patches(self, size: int) -> None:
+        """Give the encoder patches of another size: the kernel is resized bicubically, the grid of positions is kept.
+
+        This is how the official detectors turn patch 14 at 448 pixels into patch 16 at 512.
+        """
+        kernel = self.conv1.weight
+        if size == self.config.patch_size:
+            return
+        resized = F.interpolate(kernel.detach().float(), size=(size, size), mode="bicubic", align_corners=False)
+        self.config = replace(self.config, patch_size=size, image_size=size * self.config.grid_size)
+        self.conv1 = nn.Conv2d(3, self.config.width, size, stride=size, bias=False, device="meta")
+        self.conv1.weight = nn.Parameter(resized.to(kernel.dtype), requires_grad=kernel.requires_grad)
+
+    def _rope(self, grid: tuple[int, int], device: torch.device) -> Tensor:
+        return rotary_table(*grid, self.config.head_dim, device, reference=self.rope_reference, cls_token=self.has_cls)
+
+    def _embed(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
+        x = self.conv1(x).flatten(2).transpose(1, 2)  # [B, h * w, C]
+        table = self.positional_embedding[int(self.config.cls_token) :]
+        x = x + resize_positions(table, self.config.grid_size, grid, self.pos_embed)
+        if self.has_cls:
+            cls = (self.class_embedding + self.positional_embedding[0]).expand(x.shape[0], 1, -1)
+            x = torch.cat((cls.to(x.dtype), x), dim=1)  # [B, 1 + h * w, C]
+        return self.ln_pre(x)
+
+
+def resize_positions(table: Tensor, side: int, grid: tuple[int, int], mode: str) -> Tensor:
+    """Fit a position table to a grid.
+
+    Args:
+        table: [side * side, C], row by row.
+        side: of the square pretraining grid.
+        grid: rows h and columns w that are needed.
+        mode: ``bilinear`` or ``bicubic`` (half-pixel centres, no antialiasing) or ``tile``.
+
+    Returns:
+        [h * w, C]; the table itself if the grid is its own.
+    """
+    height, width = grid
+    if (height, width) == (side, side):
+        return table
+    square = table.unflatten(0, (side, side))  # [side, side, C]
+    if mode == "tile":
+        return square.repeat(-(-height // side), -(-width // side), 1)[:height, :width].flatten(0, 1)
+    image = square.permute(2, 0, 1)[None].float()  # [1, C, side, side]
+    image = F.interpolate(image, size=grid, mode=mode, align_corners=False)
+    return image[0].permute(1, 2, 0).flatten(0, 1).to(table.dtype)
+
+
+def resolve_blocks(indices: Sequence[int], depth: int) -> list[int]:
+    """Turn block numbers, negative ones counted from the end, into numbers from 0 to ``depth - 1``.
+
+    Raises:
+        ValueError: a number that does not exist.
+    """
+    for index in indices:
+        if not -depth <= index < depth:
+            raise ValueError(
+                f"block {index} does not exist; the encoder has the blocks 0 to {depth - 1} (or -{depth} to -1)"
+            )
+    return [index % depth for index in indices]
+
+
+def _rope_reference(rope: str | int, config: EncoderConfig) -> int | None:
+    if rope == "extrapolate":
+        return None
+    if rope == "interpolate":
+        return config.grid_size
+    if isinstance(rope, str) or rope < 1:
+        raise ValueError(f"rope {rope!r} is unknown; use 'extrapolate', 'interpolate' or the side of a grid")
+    return rope
