@@ -311,7 +311,8 @@ class LoadFrames:
         """Load one video.
 
         Raises:
-            UnreadableFile: The folder holds no image, or a frame is damaged.
+            FileNotFoundError: The folder holds no image.
+            UnreadableFile: A frame is damaged.
             ValueError: Frames of different sizes.
         """
         paths = sample["frame_paths"] if "frame_paths" in sample else list_images(sample["video_path"])
@@ -330,14 +331,14 @@ def list_images(folder: str | Path, recursive: bool = False) -> list[str]:
     """The image files of a folder in natural order (2.jpg before 10.jpg); hidden files are left out.
 
     Raises:
-        UnreadableFile: No such folder, or no image in it.
+        FileNotFoundError: No such folder, or no image in it.
     """
     root = Path(folder)
     if not root.is_dir():
-        raise UnreadableFile(f"{root} is not a folder")
+        raise FileNotFoundError(f"{root} is not a folder")
     paths = [path for path in (root.rglob("*") if recursive else root.iterdir()) if is_image_name(path)]
     if not paths:
-        raise UnreadableFile(f"{root} holds no image; looked for the suffixes {' '.join(IMAGE_SUFFIXES)}")
+        raise FileNotFoundError(f"{root} holds no image; looked for the suffixes {' '.join(IMAGE_SUFFIXES)}")
     return natural_order(paths)
 
 

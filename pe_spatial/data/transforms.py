@@ -1,0 +1,117 @@
+"""The transforms that torchvision v2 lacks. Everything else is named in a config by its dotted path.
+
+Detectron2's large-scale jitter at 1024 px, as a pipeline:
+
+    - {type: LoadImage}
+    - {type: LoadInstances}
+    - {type: torchvision.transforms.v2.RandomHorizontalFlip}
+    - {type: torchvision.transforms.v2.ScaleJitter, target_size: [1024, 1024], scale_range: [0.1, 2.0]}
+    - {type: FixedSizeCrop, size: [1024, 1024]}
+    - {type: SanitizeInstances, fit_boxes: true}
+    - {type: PackSample}
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from mmengine.registry import TRANSFORMS
+from torch import Tensor
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as F
+
+
+@TRANSFORMS.register_module()
+class FixedSizeCrop(v2.Transform):
+    """Crop at a random place to at most `size`; a side that is shorter stays as it is (nothing is padded).
+
+    Args:
+        size: (H, W) in pixels.
+    """
+
+    def __init__(self, size: Sequence[int]) -> None:
+        super().__init__()
+        if len(size) != 2 or min(size) < 1:
+            raise ValueError(f"size {list(size)} is not (H, W) in pixels")
+        self.size = (int(size[0]), int(size[1]))
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        """One place for everything in the sample."""
+        current = v2.query_size(flat_inputs)
+        height, width = (min(side, limit) for side, limit in zip(current, self.size, strict=True))
+        top = int(torch.randint(current[0] - height + 1, ()))
+        left = int(torch.randint(current[1] - width + 1, ()))
+        return {"top": top, "left": left, "height": height, "width": width}
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        """Crop one tensor of the sample."""
+        return F.crop(inpt, **params)
+
+
+@TRANSFORMS.register_module()
+class SanitizeInstances:
+    """Remove the instances that a crop or a resize has emptied: boxes, labels and masks together.
+
+    torchvision's SanitizeBoundingBoxes looks at boxes alone, keeps instances whose mask is empty, and removes the
+    label map or depth of an image with one invalid box, taking the [1, H, W] map for that instance's mask.
+
+    Args:
+        min_size: Instances whose box, clamped to the image, is narrower or lower than this many pixels go.
+        fit_boxes: Shrink every box to what is left of its mask, so that a cut object has the box of its visible part.
+    """
+
+    def __init__(self, min_size: float = 1.0, fit_boxes: bool = False) -> None:
+        if min_size <= 0:
+            raise ValueError(f"min_size {min_size} must be above 0; it is the shortest side of a box in pixels")
+        self.min_size = min_size
+        self.fit_boxes = fit_boxes
+
+    def __call__(self, sample: dict[str, Any]) -> dict[str, Any]:
+        """Filter one sample.
+
+        Raises:
+            ValueError: `fit_boxes` without masks.
+        """
+        if self.fit_boxes and "masks" not in sample:
+            raise ValueError("fit_boxes=True needs masks; set masks=True in LoadInstances, or fit_boxes=False")
+        return {
+            **sample,
+            **self._filter(sample, {"boxes": "boxes", "labels": "labels", "masks": "masks"}),
+            **self._filter(sample, {"boxes": "ignored_boxes", "masks": "ignored_masks"}),
+        }
+
+    def _filter(self, sample: dict[str, Any], names: dict[str, str]) -> dict[str, Any]:
+        columns = {role: sample[name] for role, name in names.items() if name in sample}
+        if "boxes" not in columns:
+            return {}
+        if self.fit_boxes and "masks" in columns:
+            columns["boxes"] = tv_tensors.wrap(boxes_of_masks(columns["masks"]), like=columns["boxes"])
+        columns["boxes"] = F.clamp_bounding_boxes(columns["boxes"])
+        boxes = columns["boxes"].as_subclass(Tensor)
+        valid = (boxes[:, 2:] - boxes[:, :2] >= self.min_size).all(dim=1)  # [N]
+        if "masks" in columns:
+            valid &= columns["masks"].as_subclass(Tensor).flatten(1).any(dim=1)
+        return {names[role]: _select(column, valid) for role, column in columns.items()}
+
+
+def _select(column: Tensor, valid: Tensor) -> Tensor:
+    selected = column.as_subclass(Tensor)[valid]
+    return tv_tensors.wrap(selected, like=column) if isinstance(column, tv_tensors.TVTensor) else selected
+
+
+def boxes_of_masks(masks: Tensor) -> Tensor:
+    """The smallest boxes [N, 4] around bool masks [N, H, W], xyxy with the far edge outside: one pixel is 1x1.
+
+    An empty mask has the box (0, 0, 0, 0). torchvision.ops.masks_to_boxes gives the far pixel's index instead, and
+    fails on empty masks.
+    """
+    plain = masks.as_subclass(Tensor)
+    extents = []
+    for occupied in (plain.any(dim=1), plain.any(dim=2)):  # [N, W], [N, H]
+        positions = torch.arange(1, occupied.shape[1] + 1)
+        last = (occupied * positions).amax(dim=1)
+        first = torch.where(last > 0, occupied.int().argmax(dim=1), 0)
+        extents.append((first, last))
+    (x1, x2), (y1, y2) = extents
+    return torch.stack([x1, y1, x2, y2], dim=1).float()
