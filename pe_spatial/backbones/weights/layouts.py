@@ -1,0 +1,217 @@
+"""The layouts in which Perception Encoder weights travel, and the maps between them.
+
+The official layout is the common tongue: keys and shapes of ``VisionTransformer``. Every map is a bijection on what an
+encoder learns; what it does not learn (rotary tables, the zero bias of timm's head) is dropped one way and restored
+the other.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pe_spatial.backbones.weights.files import WeightsError
+
+# a training checkpoint keeps the weights under one of these
+CONTAINERS = ("state_dict", "weights", "model", "module")
+
+ROTARY_REASON = "rotary tables, which are recomputed"
+_ROTARY = re.compile(r"(^|\.)(rope|rope_win|rope_glb)\.")
+_BLOCK_INDEX = re.compile(r"(?<=blocks\.)\d+(?=\.)")
+
+# what ends the name of an encoder's root: the part of its prefix before the last dot
+_FAMILY_OF_ROOT = {"": "official", "visual": "CLIP", "net": "Detectron2", "body": "DETA", "encoder": "pe_spatial"}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a file names an encoder.
+
+    Args:
+        family: ``official``, ``CLIP``, ``pe_spatial``, ``Detectron2``, ``DETA``, ``timm`` or ``official (nested)``.
+        prefix: what precedes every key of the encoder.
+        container: name of the entry that holds the tensors, or empty where they are at the top.
+    """
+
+    family: str
+    prefix: str = ""
+    container: str = ""
+
+    def __str__(self) -> str:
+        parts = [f"{self.family} layout"]
+        if self.container:
+            parts.append(f"inside {self.container!r}")
+        if self.prefix:
+            parts.append(f"under {self.prefix!r}")
+        return ", ".join(parts)
+
+
+def unwrap(content: Mapping[str, Any]) -> tuple[dict[str, Tensor], str]:
+    """Return the tensors of a checkpoint and the name of the entry that holds them (empty: the top level)."""
+    path: list[str] = []
+    while True:
+        inner = next((name for name in CONTAINERS if isinstance(content.get(name), Mapping)), None)
+        if inner is None:
+            break
+        content = content[inner]
+        path.append(inner)
+    return {key: value for key, value in content.items() if isinstance(value, Tensor)}, ".".join(path)
+
+
+def recognise(keys: Iterable[str], container: str = "") -> Layout:
+    """Say in which layout a file names its encoder.
+
+    Raises:
+        WeightsError: the keys hold no encoder, or more than one.
+    """
+    names = list(keys)
+    official = _roots(names, "conv1.weight", "transformer.resblocks.")
+    timm = _roots(names, "patch_embed.proj.weight", "blocks.")
+    if len(official) + len(timm) > 1:
+        raise WeightsError(
+            f"the file holds {len(official) + len(timm)} encoders, under {sorted(official + timm)}; save the one you want alone"
+        )
+    if timm:
+        return Layout("timm", timm[0], container)
+    if official:
+        root = official[0].removesuffix(".").rpartition(".")[2]
+        if root == "module":
+            root = ""
+        return Layout(_FAMILY_OF_ROOT.get(root, "official (nested)"), official[0], container)
+    raise WeightsError(
+        f"no Perception Encoder among the {len(names)} tensors of the file (first: {', '.join(names[:3]) or 'none'}): known are "
+        "the official layout, CLIP and training checkpoints, timm, Detectron2 and DETA, all with `conv1.weight` or "
+        "`patch_embed.proj.weight`; name another file"
+    )
+
+
+def _roots(names: list[str], stem: str, blocks: str) -> list[str]:
+    """Prefixes under which both the stem and at least one block are found."""
+    prefixes = [name.removesuffix(stem) for name in names if name == stem or name.endswith("." + stem)]
+    return [prefix for prefix in prefixes if any(name.startswith(prefix + blocks) for name in names)]
+
+
+def to_official(tensors: Mapping[str, Tensor], layout: Layout) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return the encoder in the official layout, and the ignored keys with the reason for each.
+
+    Keys that the layout does not know keep their name, so that the strict check can name them.
+    """
+    encoder: dict[str, Tensor] = {}
+    ignored: dict[str, str] = {}
+    outside = "text tower" if layout.family == "CLIP" else "not part of the encoder"
+    for key, tensor in tensors.items():
+        if not key.startswith(layout.prefix):
+            ignored[key] = outside
+        elif _ROTARY.search(key):
+            ignored[key] = ROTARY_REASON
+        else:
+            encoder[key.removeprefix(layout.prefix)] = tensor
+    if layout.family == "timm":
+        return from_timm(encoder, layout, ignored), ignored
+    table = encoder.get("positional_embedding")
+    if table is not None and table.ndim == 3 and table.shape[0] == 1:
+        encoder["positional_embedding"] = table[0]  # [1, N, C] -> [N, C]
+    return encoder, ignored
+
+
+def to_detectron2(state: Mapping[str, Tensor], prefix: str = "backbone.net.") -> dict[str, Tensor]:
+    """Name an encoder as the Detectron2 backbone does, its position table [1, N, C]; without its rotary buffers."""
+    encoder = dict(state)
+    encoder["positional_embedding"] = encoder["positional_embedding"][None]
+    return {prefix + key: tensor for key, tensor in encoder.items()}
+
+
+def _modules(pairs: Mapping[str, str]) -> dict[str, str]:
+    return {f"{ours}.{leaf}": f"{theirs}.{leaf}" for ours, theirs in pairs.items() for leaf in ("weight", "bias")}
+
+
+# official -> timm (its class Eva); # stands for the index of a block
+_TIMM_KEYS = {
+    "class_embedding": "cls_token",
+    "positional_embedding": "pos_embed",
+    "conv1.weight": "patch_embed.proj.weight",
+    "transformer.resblocks.#.attn.in_proj_weight": "blocks.#.attn.qkv.weight",
+    "transformer.resblocks.#.attn.in_proj_bias": "blocks.#.attn.qkv.bias",
+    "transformer.resblocks.#.ls_1.gamma": "blocks.#.gamma_1",
+    "transformer.resblocks.#.ls_2.gamma": "blocks.#.gamma_2",
+    "attn_pool.probe": "attn_pool.latent",
+    **_modules(
+        {
+            "ln_pre": "norm_pre",
+            "ln_post": "norm",
+            "transformer.resblocks.#.attn.out_proj": "blocks.#.attn.proj",
+            "transformer.resblocks.#.ln_1": "blocks.#.norm1",
+            "transformer.resblocks.#.ln_2": "blocks.#.norm2",
+            "transformer.resblocks.#.mlp.c_fc": "blocks.#.mlp.fc1",
+            "transformer.resblocks.#.mlp.c_proj": "blocks.#.mlp.fc2",
+            "attn_pool.attn.out_proj": "attn_pool.proj",
+            "attn_pool.layernorm": "attn_pool.norm",
+            "attn_pool.mlp.c_fc": "attn_pool.mlp.fc1",
+            "attn_pool.mlp.c_proj": "attn_pool.mlp.fc2",
+        }
+    ),
+}
+_OFFICIAL_KEYS = {theirs: ours for ours, theirs in _TIMM_KEYS.items()}
+_LEADING_ONES = {"class_embedding": 2, "positional_embedding": 1}  # dimensions of size 1 that timm puts in front
+
+
+def _rename(key: str, table: Mapping[str, str]) -> str:
+    """Translate a key by a table in which # stands for the index of a block; an unknown key keeps its name."""
+    index = _BLOCK_INDEX.search(key)
+    name = table.get(_BLOCK_INDEX.sub("#", key, count=1))
+    if name is None:
+        return key
+    return name.replace("#", index.group()) if index else name
+
+
+def to_timm(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Name an encoder as timm's ``vit_pe_*`` models do; build those with ``num_classes`` = output_dim, or 0 without."""
+    renamed: dict[str, Tensor] = {}
+    for key, tensor in state.items():
+        if key == "proj":
+            renamed["head.weight"] = tensor.T  # [C, O] -> [O, C]
+            renamed["head.bias"] = torch.zeros(tensor.shape[1], dtype=tensor.dtype, device=tensor.device)
+        elif key.startswith("attn_pool.attn.in_proj_"):
+            leaf = key.removeprefix("attn_pool.attn.in_proj_")
+            width = len(tensor) // 3
+            renamed[f"attn_pool.q.{leaf}"], renamed[f"attn_pool.kv.{leaf}"] = tensor[:width], tensor[width:]
+        else:
+            renamed[_rename(key, _TIMM_KEYS)] = tensor[(None,) * _LEADING_ONES.get(key, 0)]
+    return renamed
+
+
+def from_timm(state: Mapping[str, Tensor], layout: Layout, ignored: dict[str, str]) -> dict[str, Tensor]:
+    """Inverse of :func:`to_timm`; notes in ``ignored`` the zero bias of the head.
+
+    Raises:
+        WeightsError: the head has a bias that is not zero, which the official projection cannot hold.
+    """
+    official: dict[str, Tensor] = {}
+    for key, tensor in state.items():
+        if key == "head.weight":
+            official["proj"] = tensor.T.contiguous()  # [O, C] -> [C, O]
+        elif key == "head.bias":
+            if tensor.count_nonzero():
+                raise WeightsError(
+                    "`head.bias` is not zero, and the official projection has no bias: this is a fine-tuned classifier; "
+                    "remove `head.*` from the file and use a variant without output_dim"
+                )
+            ignored[layout.prefix + key] = "zero bias that timm adds to the projection"
+        elif (leaf := key.removeprefix("attn_pool.q.")) != key and f"attn_pool.kv.{leaf}" in state:
+            official[f"attn_pool.attn.in_proj_{leaf}"] = torch.cat([tensor, state[f"attn_pool.kv.{leaf}"]])
+        elif not (key.startswith("attn_pool.kv.") and key.replace(".kv.", ".q.") in state):
+            name = _rename(key, _OFFICIAL_KEYS)
+            official[name] = _without_leading_ones(tensor, _LEADING_ONES.get(name, 0))
+    return official
+
+
+def _without_leading_ones(tensor: Tensor, count: int) -> Tensor:
+    """Drop leading dimensions of size 1; a tensor of another shape is left for the strict check to report."""
+    if tensor.shape[:count] != (1,) * count:
+        return tensor
+    return tensor.reshape(tensor.shape[count:])

@@ -1,0 +1,255 @@
+"""Load encoder weights strictly, without a second copy, and say what was done."""
+
+from __future__ import annotations
+
+import difflib
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pe_spatial.backbones.variants import VARIANTS, EncoderConfig
+from pe_spatial.backbones.vit import VisionTransformer
+from pe_spatial.backbones.weights.files import WeightsError, read_tensor_file
+from pe_spatial.backbones.weights.layouts import Layout, recognise, to_official, unwrap
+from pe_spatial.backbones.weights.source import find
+
+Shapes = Mapping[str, torch.Size]
+
+
+@dataclass
+class WeightsReport:
+    """What was loaded, from where, and what was done to it.
+
+    Args:
+        path: the file.
+        layout: the layout that was found in it.
+        tensors: number of tensors of the encoder.
+        parameters: number of their elements.
+        dtype: their type, or types with counts.
+        ignored: keys of the file that were not used, each with the reason.
+        conversions: what was changed, in order.
+    """
+
+    path: Path
+    layout: Layout
+    tensors: int = 0
+    parameters: int = 0
+    dtype: str = ""
+    ignored: dict[str, str] = field(default_factory=dict)
+    conversions: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        text = (
+            f"{self.tensors} tensors, {self.parameters:,} parameters ({self.dtype}) from {self.path} ({self.layout})."
+        )
+        if self.conversions:
+            text += f" Converted: {'; '.join(self.conversions)}."
+        if self.ignored:
+            text += f" Ignored: {'; '.join(_by_reason(self.ignored))}."
+        return text
+
+
+def _by_reason(ignored: Mapping[str, str]) -> list[str]:
+    groups: dict[str, list[str]] = {}
+    for key, reason in ignored.items():
+        groups.setdefault(reason, []).append(key)
+    return [f"{_count(keys, 'tensor')} ({reason}: {_few(keys, 2)})" for reason, keys in groups.items()]
+
+
+def load_weights(module: VisionTransformer, source: str | Path) -> WeightsReport:
+    """Put weights into an encoder, in its own dtype.
+
+    On the CPU or on the meta device the encoder takes over the views of the mapped file, so no second copy exists;
+    build its optimiser afterwards. On an accelerator the values are copied into the parameters. ``requires_grad`` stays
+    as it is.
+
+    Args:
+        module: the encoder, on any device.
+        source: see :func:`find`.
+
+    Raises:
+        FileNotFoundError: see :func:`find`.
+        WeightsError: see :func:`load_state_dict`.
+    """
+    parameter = next(module.parameters())
+    state, report = load_state_dict(source, module.config, dtype=parameter.dtype)
+    module.load_state_dict(state, strict=True, assign=parameter.device.type in ("cpu", "meta"))
+    return report
+
+
+def load_state_dict(
+    source: str | Path, config: EncoderConfig, dtype: torch.dtype | None = None
+) -> tuple[dict[str, Tensor], WeightsReport]:
+    """Return the weights of an encoder in the official layout, in the order of the model, checked against ``config``.
+
+    The tensors are views of the mapped file except those that the report names as converted. Two differences between
+    file and ``config`` are bridged, and reported: a patch embedding of another patch size over the same position grid
+    is resized by plain bicubic interpolation (as for the official detectors, 14 to 16), and the parts of PE-Core's head
+    (ln_post, attn_pool, proj) that follow the last one that ``config`` has are left out.
+
+    Args:
+        source: see :func:`find`.
+        config: the encoder to fill.
+        dtype: type to cast to; None keeps that of the file.
+
+    Raises:
+        FileNotFoundError: see :func:`find`.
+        WeightsError: the file cannot be read, holds no encoder or another one, or holds NaN or Inf.
+    """
+    path = find(source)
+    tensors, container = unwrap(read_tensor_file(path))
+    try:
+        layout = recognise(tensors, container)
+        found, ignored = to_official(tensors, layout)
+    except WeightsError as error:
+        raise WeightsError(f"{path}: {error}") from error
+    report = WeightsReport(path, layout, ignored=ignored)
+    _leave_out_head(found, config, report)
+    _resize_patches(found, config, report)
+    expected = expected_shapes(config)
+    if {key: tensor.shape for key, tensor in found.items()} != expected:
+        raise WeightsError(_misfit(path, config, {key: tensor.shape for key, tensor in found.items()}))
+    _check_values(path, found)
+    state = {key: found[key] for key in expected}
+    if dtype is not None:
+        state = _cast(state, dtype, report)
+    report.tensors = len(state)
+    report.parameters = sum(tensor.numel() for tensor in state.values())
+    report.dtype = _dtypes(state)
+    return state, report
+
+
+@lru_cache(maxsize=None)
+def expected_shapes(config: EncoderConfig) -> Shapes:
+    """Keys and shapes of an encoder, in the order of its state dict; nothing is allocated."""
+    with torch.device("meta"):
+        return {key: tensor.shape for key, tensor in VisionTransformer(config).state_dict().items()}
+
+
+def fitting_variants(shapes: Shapes) -> list[str]:
+    """Names of the released encoders that have exactly these keys and shapes."""
+    return [name for name, config in VARIANTS.items() if expected_shapes(config) == shapes]
+
+
+def _leave_out_head(state: dict[str, Tensor], config: EncoderConfig, report: WeightsReport) -> None:
+    """Drop what comes after the last part of the head that the target has: pooling without its norm would be wrong."""
+    head = {"ln_post.": config.ln_post, "attn_pool.": config.attn_pool, "proj": config.output_dim is not None}
+    for part, wanted in reversed(head.items()):
+        if wanted:
+            break
+        for key in [key for key in state if key.startswith(part)]:
+            report.ignored[report.layout.prefix + key] = f"head that {config.name} does not have"
+            del state[key]
+
+
+def _resize_patches(state: dict[str, Tensor], config: EncoderConfig, report: WeightsReport) -> None:
+    weight, table = state.get("conv1.weight"), state.get("positional_embedding")
+    size = config.patch_size
+    expected = expected_shapes(config)
+    if weight is None or weight.ndim != 4 or tuple(weight.shape[2:]) == (size, size):
+        return
+    if table is None or table.shape != expected["positional_embedding"]:
+        return  # another grid, hence another encoder: the strict check names it
+    resized = F.interpolate(weight.float(), (size, size), mode="bicubic", align_corners=False)
+    state["conv1.weight"] = resized.to(weight.dtype)
+    old = "x".join(str(side) for side in weight.shape[2:])
+    report.conversions.append(f"patch embedding resized bicubically from {old} to {size}x{size} pixels")
+
+
+def _check_values(path: Path, state: Mapping[str, Tensor]) -> None:
+    """Refuse weights that are not finite real numbers; one pass over each tensor, nothing is allocated."""
+    integers = [key for key, tensor in state.items() if not tensor.is_floating_point()]
+    if integers:
+        dtypes = ", ".join(sorted({str(state[key].dtype).removeprefix("torch.") for key in integers}))
+        raise WeightsError(
+            f"{path}: {_count(integers, 'tensor')} hold {dtypes}, not floating-point numbers ({_few(integers)}); quantised weights "
+            "cannot be loaded, export them as float32, bfloat16 or float16"
+        )
+    # the extremes of a tensor are finite exactly when all of it is: aminmax propagates NaN
+    broken = [key for key, tensor in state.items() if not all(x.isfinite() for x in torch.aminmax(tensor))]
+    if broken:
+        raise WeightsError(
+            f"{path}: {_count(broken, 'tensor')} of {len(state)} hold NaN or Inf ({_few(broken)}); the file is damaged or its "
+            "training diverged: fetch it again or take an earlier checkpoint"
+        )
+
+
+def _cast(state: dict[str, Tensor], dtype: torch.dtype, report: WeightsReport) -> dict[str, Tensor]:
+    others = {key: tensor for key, tensor in state.items() if tensor.dtype != dtype}
+    if others:
+        name = str(dtype).removeprefix("torch.")
+        report.conversions.append(f"{_count(list(others), 'tensor')} cast from {_dtypes(others)} to {name}")
+    return {key: tensor.to(dtype) for key, tensor in state.items()}
+
+
+def _dtypes(state: Mapping[str, Tensor]) -> str:
+    counts = Counter(str(tensor.dtype).removeprefix("torch.") for tensor in state.values())
+    return next(iter(counts)) if len(counts) == 1 else ", ".join(f"{count} {name}" for name, count in counts.items())
+
+
+def _misfit(path: Path, config: EncoderConfig, shapes: Shapes) -> str:
+    """Say how the file differs from the encoder and which encoder it is."""
+    expected = expected_shapes(config)
+    missing = [key for key in expected if key not in shapes]
+    unexpected = [key for key in shapes if key not in expected]
+    reshaped = [key for key in expected if key in shapes and shapes[key] != expected[key]]
+    differences = []
+    if missing:
+        differences.append(f"{_count(missing, 'key')} missing ({_few(missing)})")
+    if unexpected:
+        hints = [f"{key}{_nearest(key, missing)}" for key in unexpected[:3]]
+        differences.append(f"{_count(unexpected, 'key')} unexpected ({_few(hints + unexpected[3:])})")
+    if reshaped:
+        shown = [f"{key} is {list(shapes[key])}, not {list(expected[key])}" for key in reshaped[:3]]
+        differences.append(f"{_count(reshaped, 'tensor')} of another shape ({_few(shown + reshaped[3:])})")
+    return f"{path} does not fit {config.name}: {'; '.join(differences)}. {_remedy(config, shapes)}"
+
+
+def _remedy(config: EncoderConfig, shapes: Shapes) -> str:
+    names = fitting_variants(shapes)
+    if names:
+        return f"The shapes fit {' or '.join(names)}: use that variant, or the weights of {config.name}"
+    return (
+        f"The file holds an encoder with {_describe(shapes)}; {config.name} has {_describe(expected_shapes(config))}. "
+        "Take the weights of that encoder, or describe your own encoder to match the file"
+    )
+
+
+def _describe(shapes: Shapes) -> str:
+    blocks = {key.split(".")[2] for key in shapes if key.startswith("transformer.resblocks.")}
+    patches, table = shapes.get("conv1.weight"), shapes.get("positional_embedding")
+    parts = [f"{len(blocks)} blocks"]
+    if patches is not None and len(patches) == 4:
+        parts += [f"width {patches[0]}", f"patch {patches[-1]}"]
+    if table is not None and len(table) == 2:
+        parts.append(f"{table[0]} positions")
+    parts += [word for word, key in _PARTS.items() if key in shapes]
+    return ", ".join(parts)
+
+
+_PARTS = {
+    "a class token": "class_embedding",
+    "LayerScale": "transformer.resblocks.0.ls_1.gamma",
+    "a final norm": "ln_post.weight",
+    "attention pooling": "attn_pool.probe",
+    "a projection": "proj",
+}
+
+
+def _nearest(key: str, candidates: list[str]) -> str:
+    close = difflib.get_close_matches(key, candidates, n=1, cutoff=0.8)
+    return f" (nearest missing: {close[0]})" if close else ""
+
+
+def _count(keys: list[str], noun: str) -> str:
+    return f"{len(keys)} {noun}{'' if len(keys) == 1 else 's'}"
+
+
+def _few(keys: list[str], shown: int = 3) -> str:
+    return ", ".join(keys[:shown]) + (", …" if len(keys) > shown else "")

@@ -1,0 +1,81 @@
+"""From the name of an encoder, a path or a folder to one file on this machine."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from pathlib import Path
+
+from pe_spatial.backbones.variants import VARIANTS
+from pe_spatial.backbones.weights.files import SUFFIXES, WeightsError
+
+FOLDER_VARIABLE = "PE_SPATIAL_WEIGHTS"
+
+
+def find(source: str | Path) -> Path:
+    """Return the file that holds the weights.
+
+    Args:
+        source: the name of a released encoder (``PE-Spatial-B16-512``): taken from the folder that the environment
+            variable ``PE_SPATIAL_WEIGHTS`` names, else from the cache of the Hugging Face hub, else downloaded to it; or
+            the path of a file; or a folder with a single checkpoint.
+
+    Raises:
+        FileNotFoundError: nothing is there; for an encoder, the message says where to put which file.
+        WeightsError: a folder with several checkpoints.
+    """
+    if isinstance(source, str) and source in VARIANTS:
+        return _local_copy(source) or _download(source)
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return _only_checkpoint(path)
+    if path.is_file():
+        return path
+    close = difflib.get_close_matches(str(source), VARIANTS, n=1)
+    hint = f"did you mean the encoder {close[0]!r}? " if close else ""
+    raise FileNotFoundError(
+        f"no weights at {str(source)!r}: {hint}give an existing .pt, .pth or .safetensors file, or one of {', '.join(VARIANTS)}"
+    )
+
+
+def _local_copy(name: str) -> Path | None:
+    folder = os.environ.get(FOLDER_VARIABLE)
+    if not folder:
+        return None
+    root = Path(folder).expanduser()
+    candidates = [parent / f"{name}{suffix}" for parent in (root, root / name) for suffix in SUFFIXES]
+    return next((path for path in candidates if path.is_file()), None)
+
+
+def _download(name: str) -> Path:
+    """Fetch the official file; the hub's client caches it, resumes a broken download and shows its progress."""
+    file_name = f"{name}.pt"
+    try:
+        from huggingface_hub import hf_hub_download
+
+        return Path(hf_hub_download(repo_id=f"facebook/{name}", filename=file_name))
+    # the client's transport decides what is raised (its own errors, httpx, requests, OSError): each means "not here"
+    except Exception as error:
+        reason = str(error).strip().splitlines() or [""]
+        raise FileNotFoundError(
+            f"{file_name} is not on this machine and cannot be fetched from https://huggingface.co/facebook/{name} "
+            f"({type(error).__name__}: {reason[0][:200]}). Download it where there is a network, then put {file_name} into "
+            f"{_suggested_folder()} or pass its path instead of the name {name!r}"
+        ) from error
+
+
+def _suggested_folder() -> str:
+    folder = os.environ.get(FOLDER_VARIABLE)
+    return (
+        f"the folder {folder} ({FOLDER_VARIABLE})" if folder else f"a folder and set {FOLDER_VARIABLE} to that folder,"
+    )
+
+
+def _only_checkpoint(folder: Path) -> Path:
+    found = sorted(path for path in folder.iterdir() if path.suffix in SUFFIXES and path.is_file())
+    if not found:
+        raise FileNotFoundError(f"no .pt, .pth or .safetensors file in the folder {folder}; give the path of the file")
+    if len(found) > 1:
+        names = ", ".join(path.name for path in found[:8])
+        raise WeightsError(f"{len(found)} checkpoints in the folder {folder}: {names}; give the path of one of them")
+    return found[0]
