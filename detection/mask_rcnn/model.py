@@ -1,0 +1,130 @@
+"""Mask R-CNN on a simple feature pyramid, with the semantics of Detectron2's ViTDet configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from mmengine.model import BaseModel
+from mmengine.registry import MODELS
+from mmengine.structures import BaseDataElement
+from torch import Tensor
+
+from detection.mask_rcnn.boxes import Target
+from detection.mask_rcnn.class_losses import FederatedLoss
+from detection.mask_rcnn.postprocess import rescale
+
+
+@MODELS.register_module()
+class MaskRCNN(BaseModel):
+    """Detector of objects with boxes and masks.
+
+    Args:
+        num_classes: K; labels are 0…K-1.
+        backbone: settings of a backbone with ``channels`` and ``strides``; its last map feeds the neck.
+        neck: settings of the pyramid; ``in_channels`` and ``stride`` are those of the backbone.
+        rpn: settings of :class:`RPN`.
+        roi_heads: settings of :class:`RoIHeads`.
+        data_preprocessor: settings of the preprocessor.
+
+    Raises:
+        ValueError: ``num_classes`` below 1, or a channel count in the settings that the part before does not deliver.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        backbone: Mapping[str, Any],
+        neck: Mapping[str, Any],
+        rpn: Mapping[str, Any] | None = None,
+        roi_heads: Mapping[str, Any] | None = None,
+        data_preprocessor: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(data_preprocessor=dict(data_preprocessor) if data_preprocessor else None)
+        if num_classes < 1:
+            raise ValueError(f"num_classes is {num_classes}; a detector needs at least one class")
+        self.num_classes = num_classes
+        self.backbone = MODELS.build(dict(backbone))
+        self.neck = _build("neck", {**neck}, in_channels=self.backbone.channels[-1], stride=self.backbone.strides[-1])
+        channels = set(self.neck.channels)
+        if len(channels) != 1:
+            raise ValueError(f"the neck's maps have {self.neck.channels} channels; the heads need equal numbers")
+        shared = {"in_channels": channels.pop()}
+        strides = tuple(self.neck.strides)
+        self.rpn = _build("rpn", {"type": "RPN", **(rpn or {})}, strides=strides, **shared)
+        # the coarsest map only proposes
+        self.roi_heads = _build(
+            "roi_heads",
+            {"type": "RoIHeads", **(roi_heads or {})},
+            strides=strides[:-1],
+            num_classes=num_classes,
+            **shared,
+        )
+
+    def forward(
+        self, inputs: Tensor, data_samples: Sequence[BaseDataElement] | None = None, mode: str = "tensor"
+    ) -> Any:
+        """Run on ``inputs`` [B, 3, H, W], normalised and padded.
+
+        Args:
+            inputs: images.
+            data_samples: one per image with the metainfo ``img_shape`` and ``ori_shape`` (H, W); for ``loss`` also
+                ``gt_instances`` (``bboxes`` [G, 4] xyxy in input pixels, ``labels`` [G], ``masks`` [G, h, w] bool).
+            mode: ``loss`` returns a dict of five scalars; ``predict`` fills ``pred_instances`` in the original frame
+                and returns the samples; ``tensor`` returns the pyramid's maps.
+        """
+        features = self.neck(self.backbone(inputs))
+        if mode == "tensor":
+            return features
+        if data_samples is None:
+            raise ValueError(f"mode {mode!r} needs data_samples")
+        image_sizes = [tuple(sample.img_shape[:2]) for sample in data_samples]
+        if mode == "loss":
+            targets = [self._target(sample, inputs) for sample in data_samples]
+            proposals, losses = self.rpn.loss(features, image_sizes, targets)
+            return {**losses, **self.roi_heads.loss(features[:-1], proposals, targets)}
+        if mode == "predict":
+            proposals = [boxes for boxes, _ in self.rpn.predict(features, image_sizes)]
+            found = self.roi_heads.predict(features[:-1], proposals, image_sizes)
+            for sample, detections, size in zip(data_samples, found, image_sizes, strict=True):
+                sample.pred_instances = rescale(detections, size, tuple(sample.ori_shape[:2]))
+            return list(data_samples)
+        raise ValueError(f"mode is {mode!r}; use 'loss', 'predict' or 'tensor'")
+
+    def bind_dataset(self, metainfo: Mapping[str, Any]) -> None:
+        """Check the model against the training data and take from it what the losses need.
+
+        Args:
+            metainfo: of the data set; ``classes`` are the names of its classes, ``image_counts`` the number of images
+                with each class (needed by :class:`FederatedLoss`).
+
+        Raises:
+            ValueError: the number of classes is not the model's.
+        """
+        classes = metainfo.get("classes")
+        if classes is not None and len(classes) != self.num_classes:
+            raise ValueError(
+                f"the model has num_classes={self.num_classes}, the data set has {len(classes)} classes "
+                f"({', '.join(map(str, classes[:5]))}{', …' if len(classes) > 5 else ''}); "
+                f"set model.num_classes={len(classes)}"
+            )
+        if isinstance(self.roi_heads.class_loss, FederatedLoss):
+            self.roi_heads.class_loss.set_frequencies(metainfo["image_counts"])
+
+    def _target(self, sample: BaseDataElement, inputs: Tensor) -> Target:
+        """Objects of a sample on the device; boxes without area cannot be learnt from and are left out."""
+        truth = sample.gt_instances
+        boxes = torch.as_tensor(truth.bboxes).to(inputs.device, torch.float32)
+        labels = truth.labels.to(inputs.device)
+        masks = torch.as_tensor(truth.masks).to(inputs.device)
+        keep = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
+        return Target(boxes[keep], labels[keep], masks[keep])
+
+
+def _build(part: str, settings: Mapping[str, Any], **given: Any) -> Any:  # noqa: ANN401 - any registered module
+    """Build a part with the values that the part before it fixes; a setting that contradicts one is an error."""
+    for key, value in given.items():
+        if key in settings and settings[key] != value:
+            raise ValueError(f"{part}.{key} is {settings[key]!r}, but {value!r} arrives; leave it out of the config")
+    return MODELS.build({**settings, **given})

@@ -1,0 +1,52 @@
+"""RoIAlign over a pyramid: each box is read from the level that suits its size."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torchvision.ops import roi_align
+
+
+class RoIPooler:
+    """Crops of boxes, [sum of N, C, size, size].
+
+    A box of 56 cells of the finest map (224 pixels at stride 4) is read two levels up, and one level further with
+    every doubling (equation 1 of "Feature Pyramid Networks for Object Detection").
+
+    Args:
+        size: cells along each side of a crop.
+        strides: strides of the maps in pixels, finest first, each twice the one before.
+
+    Raises:
+        ValueError: strides that do not double.
+    """
+
+    def __init__(self, size: int, strides: Sequence[float]) -> None:
+        if any(b != 2 * a for a, b in zip(strides, strides[1:], strict=False)):
+            raise ValueError(f"strides {tuple(strides)} do not double from map to map; boxes cannot be given a level")
+        self.size = size
+        self.strides = tuple(strides)
+
+    def levels(self, boxes: Tensor) -> Tensor:
+        """Index of the map for each of ``boxes`` [N, 4]."""
+        side = ((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])).sqrt()
+        level = (2 + torch.log2(side / (56 * self.strides[0]) + 1e-8)).floor()
+        return level.clamp(0, len(self.strides) - 1).long()
+
+    def __call__(self, features: Sequence[Tensor], boxes: Sequence[Tensor]) -> Tensor:
+        """Crop ``boxes`` (per image [N, 4] xyxy, input pixels) out of ``features`` (per level [B, C, H, W])."""
+        image = torch.repeat_interleave(
+            torch.arange(len(boxes), device=features[0].device),
+            torch.tensor([len(b) for b in boxes], device=features[0].device),
+        )
+        rois = torch.cat([image[:, None].float(), torch.cat(list(boxes)).float()], dim=1)  # [N, 5]
+        level = self.levels(rois[:, 1:])
+        crops, order = [], []
+        # every level takes part even without boxes, so that each keeps a (zero) gradient
+        for i, (feature, stride) in enumerate(zip(features, self.strides, strict=True)):
+            index = (level == i).nonzero().squeeze(1)
+            crops.append(roi_align(feature, rois[index], self.size, 1 / stride, sampling_ratio=0, aligned=True))
+            order.append(index)
+        return torch.cat(crops)[torch.cat(order).argsort()]

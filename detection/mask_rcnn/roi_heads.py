@@ -1,0 +1,163 @@
+"""Box and mask heads on proposals: what they learn from and what they find. B images, R sampled boxes, K classes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from mmengine.registry import MODELS
+from torch import Tensor, nn
+from torchvision.ops import batched_nms, clip_boxes_to_image
+
+from detection.mask_rcnn.box_head import BoxPredictor
+from detection.mask_rcnn.boxes import Assigner, DeltaCoder, Target
+from detection.mask_rcnn.mask_head import crop_masks, mask_loss
+from detection.mask_rcnn.pooler import RoIPooler
+
+
+class Detections(NamedTuple):
+    """Found objects of one image, best first: boxes [N, 4] xyxy in pixels of the input, scores [N], labels [N] and,
+    once the mask head has run, masks [N, 28, 28], the probability of each cell of the box."""
+
+    boxes: Tensor
+    scores: Tensor
+    labels: Tensor
+    masks: Tensor | None = None
+
+
+class SampledBoxes(NamedTuple):
+    """Proposals of one image that the losses see: boxes [R, 4], labels [R] with K for background, and ``owner`` [R],
+    the row of their object."""
+
+    boxes: Tensor
+    labels: Tensor
+    owner: Tensor
+
+
+@MODELS.register_module()
+class RoIHeads(nn.Module):
+    """The second stage.
+
+    Args:
+        in_channels: channels of every map of the pyramid.
+        strides: strides of the maps that boxes are read from, finest first.
+        num_classes: K.
+        box_head: settings of the box head, ``ConvFCBoxHead`` unless ``type`` says otherwise.
+        mask_head: settings of the mask head, ``ConvUpsampleMaskHead`` unless ``type`` says otherwise.
+        class_loss: ``SoftmaxLoss`` or ``FederatedLoss``.
+        samples: proposals per image that the losses see, at most a quarter of them objects.
+        score_threshold: detections must score more.
+        max_detections: kept per image.
+    """
+
+    nms_threshold = 0.5
+
+    def __init__(
+        self,
+        in_channels: int,
+        strides: Sequence[float],
+        num_classes: int,
+        box_head: Mapping[str, Any] | None = None,
+        mask_head: Mapping[str, Any] | None = None,
+        class_loss: Mapping[str, Any] | None = None,
+        samples: int = 512,
+        score_threshold: float = 0.05,
+        max_detections: int = 100,
+    ) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.score_threshold = score_threshold
+        self.max_detections = max_detections
+        self.box_head = MODELS.build({"type": "ConvFCBoxHead", "in_channels": in_channels, **(box_head or {})})
+        self.box_predictor = BoxPredictor(self.box_head.out_channels, num_classes)
+        self.mask_head = MODELS.build(
+            {
+                "type": "ConvUpsampleMaskHead",
+                "in_channels": in_channels,
+                "num_classes": num_classes,
+                **(mask_head or {}),
+            }
+        )
+        self.class_loss = MODELS.build({"type": "SoftmaxLoss", **(class_loss or {})})
+        self.box_pooler = RoIPooler(self.box_head.resolution, strides)
+        self.mask_pooler = RoIPooler(self.mask_head.resolution, strides)
+        self.coder = DeltaCoder((10.0, 10.0, 5.0, 5.0))
+        self.assigner = Assigner((0.5, 0.5), samples, positive_fraction=0.25)
+
+    def loss(
+        self, features: Sequence[Tensor], proposals: Sequence[Tensor], targets: Sequence[Target]
+    ) -> dict[str, Tensor]:
+        """Losses of class, box (L1, over all sampled boxes) and mask (over the sampled objects).
+
+        Args:
+            features: maps [B, C, H, W], finest first.
+            proposals: per image [P, 4]; the true boxes are added to them.
+            targets: per image the objects.
+        """
+        sampled = [self._sample(boxes, target) for boxes, target in zip(proposals, targets, strict=True)]
+        labels = torch.cat([s.labels for s in sampled])
+        logits, deltas = self._boxes(features, [s.boxes for s in sampled])
+        wanted = torch.cat([self._offsets(s, t) for s, t in zip(sampled, targets, strict=True)])  # [objects, 4]
+        objects = (labels < self.num_classes).nonzero().squeeze(1)
+        predicted = deltas.reshape(len(labels), self.num_classes, 4)[objects, labels[objects]]
+        return {
+            "loss_cls": self.class_loss(logits, labels),
+            "loss_box_reg": F.l1_loss(predicted, wanted, reduction="sum") / max(len(labels), 1),
+            "loss_mask": self._mask_loss(features, sampled, targets),
+        }
+
+    def predict(
+        self, features: Sequence[Tensor], proposals: Sequence[Tensor], image_sizes: Sequence[tuple[int, int]]
+    ) -> list[Detections]:
+        """Find the objects among ``proposals``; boxes are clipped to ``image_sizes`` (H, W)."""
+        logits, deltas = self._boxes(features, proposals)
+        scores = self.class_loss.scores(logits)
+        boxes = self.coder.decode(deltas, torch.cat(list(proposals)))  # [R, K, 4]
+        counts = [len(p) for p in proposals]
+        found = [
+            self._detect(b, s, size)
+            for b, s, size in zip(boxes.split(counts), scores.split(counts), image_sizes, strict=True)
+        ]
+        crops = self.mask_pooler(features, [d.boxes for d in found])
+        masks = self.mask_head(crops, torch.cat([d.labels for d in found])).sigmoid()
+        return [d._replace(masks=m) for d, m in zip(found, masks.split([len(d.boxes) for d in found]), strict=True)]
+
+    def _boxes(self, features: Sequence[Tensor], boxes: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        return self.box_predictor(self.box_head(self.box_pooler(features, boxes)))
+
+    def _sample(self, proposals: Tensor, target: Target) -> SampledBoxes:
+        """Draw proposals to learn from; the true boxes are among the candidates so that objects are never missing."""
+        boxes = torch.cat([proposals, target.boxes.to(proposals.dtype)])
+        match = self.assigner.match(boxes, target.boxes)
+        drawn = torch.cat(self.assigner.sample(match.label))
+        if len(target.labels) == 0:
+            labels = torch.full_like(drawn, self.num_classes)
+        else:
+            labels = torch.where(match.label == 1, target.labels[match.owner], self.num_classes)[drawn]
+        return SampledBoxes(boxes[drawn], labels, match.owner[drawn])
+
+    def _offsets(self, sampled: SampledBoxes, target: Target) -> Tensor:
+        """Offsets [objects, 4] from the sampled boxes that are objects to their true boxes."""
+        is_object = sampled.labels < self.num_classes
+        return self.coder.encode(target.boxes[sampled.owner[is_object]], sampled.boxes[is_object])
+
+    def _mask_loss(
+        self, features: Sequence[Tensor], sampled: Sequence[SampledBoxes], targets: Sequence[Target]
+    ) -> Tensor:
+        objects = [SampledBoxes(*(field[s.labels < self.num_classes] for field in s)) for s in sampled]
+        crops = self.mask_pooler(features, [o.boxes for o in objects])
+        logits = self.mask_head(crops, torch.cat([o.labels for o in objects]))
+        wanted = [
+            crop_masks(t.masks, o.owner, o.boxes, logits.shape[-1]) for o, t in zip(objects, targets, strict=True)
+        ]
+        return mask_loss(logits, torch.cat(wanted))
+
+    def _detect(self, boxes: Tensor, scores: Tensor, image_size: tuple[int, int]) -> Detections:
+        """Threshold, suppress within each class and keep the best, from boxes [P, K, 4] and scores [P, K]."""
+        finite = boxes.flatten(1).isfinite().all(dim=1) & scores.isfinite().all(dim=1)
+        row, label = ((scores > self.score_threshold) & finite[:, None]).nonzero(as_tuple=True)
+        box, score = clip_boxes_to_image(boxes[row, label], image_size), scores[row, label]
+        keep = batched_nms(box, score, label, self.nms_threshold)[: self.max_detections]
+        return Detections(box[keep], score[keep], label[keep])
