@@ -2,17 +2,28 @@
 
 from pe_spatial.backbones.weights.files import WeightsError, read_tensor_file, write_tensor_file
 from pe_spatial.backbones.weights.layouts import Layout, recognise, to_detectron2, to_official, to_timm, unwrap
-from pe_spatial.backbones.weights.loading import WeightsReport, expected_shapes, load_state_dict, load_weights
+from pe_spatial.backbones.weights.loading import (
+    WeightsReport,
+    check_values,
+    expected_shapes,
+    fitting_variants,
+    load_state_dict,
+    load_weights,
+    read_encoder,
+)
 from pe_spatial.backbones.weights.source import find
 
 __all__ = [
     "Layout",
     "WeightsError",
     "WeightsReport",
+    "check_values",
     "expected_shapes",
     "find",
+    "fitting_variants",
     "load_state_dict",
     "load_weights",
+    "read_encoder",
     "read_tensor_file",
     "recognise",
     "to_detectron2",

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import pickle
 import re
+import shutil
 import struct
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -97,13 +97,14 @@ def _unreadable(path: Path, error: Exception) -> WeightsError:
     culprit = _CODE.search(reason) if isinstance(error, pickle.UnpicklingError) else None
     if culprit:
         return WeightsError(
-            f"{path} stores Python objects ({culprit.group(1).rstrip('.')}) besides tensors, and unpickling them could run "
-            "any code: refused. Save only its state dict (torch.save(model.state_dict(), ...)), or convert it to "
+            f"{path} stores Python objects ({culprit.group(1).rstrip('.')}) besides tensors, and unpickling them could "
+            "run any code: refused. Save only its state dict (torch.save(model.state_dict(), ...)), or convert it to "
             ".safetensors where you trust it"
         )
     first_line = reason.strip().splitlines()[0] if reason.strip() else type(error).__name__
     return WeightsError(
-        f"{path} ({path.stat().st_size:,} bytes) is truncated or corrupt ({first_line[:160]}); delete it and fetch it again"
+        f"{path} ({path.stat().st_size:,} bytes) is truncated or corrupt ({first_line[:160]}); "
+        "delete it and fetch it again"
     )
 
 
@@ -119,35 +120,47 @@ def write_tensor_file(tensors: Mapping[str, Tensor], path: Path, wrap: str | Non
         WeightsError: another suffix.
         OSError: the folder does not exist or cannot be written, or the disk is full; no partial file stays behind.
     """
+    from safetensors import SafetensorError
+
     if path.suffix not in SUFFIXES:
         raise WeightsError(
             f"{path} ends in {path.suffix or 'no suffix'!r}; a tensor file ends in {', '.join(SUFFIXES)}"
         )
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    temporary = Path(name)
+    # a strided view would drag its whole storage into the file
+    flat = {key: tensor.detach().contiguous() for key, tensor in tensors.items()}
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.writing")
     try:
-        os.close(handle)
-        _write(tensors, temporary, path.suffix, wrap)
+        temporary.touch()  # fails with the system's own words where the folder cannot be written
+        try:
+            _write(flat, temporary, path.suffix, wrap)
+        except (RuntimeError, SafetensorError) as error:  # how the two writers report what the system refused
+            needed = sum(tensor.nbytes for tensor in flat.values())
+            raise OSError(
+                f"{path} cannot be written ({str(error).splitlines()[0][:160]}): it needs {needed:,} bytes and "
+                f"{shutil.disk_usage(path.parent).free:,} are free; free some space or write to another disk"
+            ) from error
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
-        temporary.chmod(0o666 & ~_umask())  # mkstemp gives 0600
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def _write(tensors: Mapping[str, Tensor], path: Path, suffix: str, wrap: str | None) -> None:
-    # a strided view would drag its whole storage into the file
-    flat = {key: tensor.detach().contiguous() for key, tensor in tensors.items()}
+def _write(tensors: dict[str, Tensor], path: Path, suffix: str, wrap: str | None) -> None:
     if suffix == ".safetensors":
         from safetensors.torch import save_file
 
-        save_file(flat, path, metadata={"format": "pt"})
+        save_file(_unshared(tensors), path, metadata={"format": "pt"})
     else:
-        torch.save({wrap: flat} if wrap else flat, path)
+        torch.save({wrap: tensors} if wrap else tensors, path)
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def _unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copy tensors that share their memory with an earlier one; safetensors refuses those."""
+    seen: set[int] = set()
+    result = {}
+    for key, tensor in tensors.items():
+        storage = tensor.untyped_storage().data_ptr()
+        result[key] = tensor.clone() if storage in seen else tensor
+        seen.add(storage)
+    return result

@@ -24,6 +24,8 @@ ROTARY_REASON = "rotary tables, which are recomputed"
 _ROTARY = re.compile(r"(^|\.)(rope|rope_win|rope_glb)\.")
 _BLOCK_INDEX = re.compile(r"(?<=blocks\.)\d+(?=\.)")
 
+_HEAD = ("ln_post.", "attn_pool.", "proj")
+
 # what ends the name of an encoder's root: the part of its prefix before the last dot
 _FAMILY_OF_ROOT = {"": "official", "visual": "CLIP", "net": "Detectron2", "body": "DETA", "encoder": "pe_spatial"}
 
@@ -74,7 +76,8 @@ def recognise(keys: Iterable[str], container: str = "") -> Layout:
     timm = _roots(names, "patch_embed.proj.weight", "blocks.")
     if len(official) + len(timm) > 1:
         raise WeightsError(
-            f"the file holds {len(official) + len(timm)} encoders, under {sorted(official + timm)}; save the one you want alone"
+            f"the file holds {len(official) + len(timm)} encoders, under {sorted(official + timm)}; "
+            "save the one that you want alone"
         )
     if timm:
         return Layout("timm", timm[0], container)
@@ -84,9 +87,9 @@ def recognise(keys: Iterable[str], container: str = "") -> Layout:
             root = ""
         return Layout(_FAMILY_OF_ROOT.get(root, "official (nested)"), official[0], container)
     raise WeightsError(
-        f"no Perception Encoder among the {len(names)} tensors of the file (first: {', '.join(names[:3]) or 'none'}): known are "
-        "the official layout, CLIP and training checkpoints, timm, Detectron2 and DETA, all with `conv1.weight` or "
-        "`patch_embed.proj.weight`; name another file"
+        f"no Perception Encoder among the {len(names)} tensors of the file (first: {', '.join(names[:3]) or 'none'}); "
+        "known are the official layout, CLIP and training checkpoints, timm, Detectron2 and DETA, all with "
+        "`conv1.weight` or `patch_embed.proj.weight`; name another file"
     )
 
 
@@ -112,18 +115,34 @@ def to_official(tensors: Mapping[str, Tensor], layout: Layout) -> tuple[dict[str
         else:
             encoder[key.removeprefix(layout.prefix)] = tensor
     if layout.family == "timm":
-        return from_timm(encoder, layout, ignored), ignored
+        return _from_timm(encoder, layout, ignored), ignored
     table = encoder.get("positional_embedding")
     if table is not None and table.ndim == 3 and table.shape[0] == 1:
         encoder["positional_embedding"] = table[0]  # [1, N, C] -> [N, C]
     return encoder, ignored
 
 
-def to_detectron2(state: Mapping[str, Tensor], prefix: str = "backbone.net.") -> dict[str, Tensor]:
-    """Name an encoder as the Detectron2 backbone does, its position table [1, N, C]; without its rotary buffers."""
-    encoder = dict(state)
-    encoder["positional_embedding"] = encoder["positional_embedding"][None]
-    return {prefix + key: tensor for key, tensor in encoder.items()}
+def to_detectron2(
+    state: Mapping[str, Tensor], prefix: str = "backbone.net."
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Name an encoder as the Detectron2 backbone does, its position table [1, N, C]; without its rotary buffers.
+
+    Returns:
+        The renamed encoder, and the keys that the backbone has no place for, each with the reason: the class token,
+        which windows leave out, and PE-Core's head.
+    """
+    encoder: dict[str, Tensor] = {}
+    dropped: dict[str, str] = {}
+    for key, tensor in state.items():
+        if key == "class_embedding":
+            dropped[key] = "class token, which windows leave out"
+        elif key.startswith(_HEAD):
+            dropped[key] = "head of PE-Core, which detection does not use"
+        elif key == "positional_embedding":
+            encoder[prefix + key] = tensor[int("class_embedding" in state) :][None]  # [N, C] -> [1, h * w, C]
+        else:
+            encoder[prefix + key] = tensor
+    return encoder, dropped
 
 
 def _modules(pairs: Mapping[str, str]) -> dict[str, str]:
@@ -185,7 +204,7 @@ def to_timm(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return renamed
 
 
-def from_timm(state: Mapping[str, Tensor], layout: Layout, ignored: dict[str, str]) -> dict[str, Tensor]:
+def _from_timm(state: Mapping[str, Tensor], layout: Layout, ignored: dict[str, str]) -> dict[str, Tensor]:
     """Inverse of :func:`to_timm`; notes in ``ignored`` the zero bias of the head.
 
     Raises:
@@ -198,7 +217,7 @@ def from_timm(state: Mapping[str, Tensor], layout: Layout, ignored: dict[str, st
         elif key == "head.bias":
             if tensor.count_nonzero():
                 raise WeightsError(
-                    "`head.bias` is not zero, and the official projection has no bias: this is a fine-tuned classifier; "
+                    "`head.bias` is not zero and the official projection has no bias: this is a fine-tuned classifier; "
                     "remove `head.*` from the file and use a variant without output_dim"
                 )
             ignored[layout.prefix + key] = "zero bias that timm adds to the projection"

@@ -6,7 +6,7 @@ import difflib
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -103,19 +103,13 @@ def load_state_dict(
         WeightsError: the file cannot be read, holds no encoder or another one, or holds NaN or Inf.
     """
     path = find(source)
-    tensors, container = unwrap(read_tensor_file(path))
-    try:
-        layout = recognise(tensors, container)
-        found, ignored = to_official(tensors, layout)
-    except WeightsError as error:
-        raise WeightsError(f"{path}: {error}") from error
-    report = WeightsReport(path, layout, ignored=ignored)
+    found, report = read_encoder(path)
     _leave_out_head(found, config, report)
     _resize_patches(found, config, report)
     expected = expected_shapes(config)
     if {key: tensor.shape for key, tensor in found.items()} != expected:
         raise WeightsError(_misfit(path, config, {key: tensor.shape for key, tensor in found.items()}))
-    _check_values(path, found)
+    check_values(path, found)
     state = {key: found[key] for key in expected}
     if dtype is not None:
         state = _cast(state, dtype, report)
@@ -125,7 +119,22 @@ def load_state_dict(
     return state, report
 
 
-@lru_cache(maxsize=None)
+def read_encoder(path: Path) -> tuple[dict[str, Tensor], WeightsReport]:
+    """Return what a file holds of an encoder, named as in the official layout but not checked against any.
+
+    Raises:
+        WeightsError: the file cannot be read or holds no encoder.
+    """
+    tensors, container = unwrap(read_tensor_file(path))
+    try:
+        layout = recognise(tensors, container)
+        encoder, ignored = to_official(tensors, layout)
+    except WeightsError as error:
+        raise WeightsError(f"{path}: {error}") from error
+    return encoder, WeightsReport(path, layout, ignored=ignored)
+
+
+@cache
 def expected_shapes(config: EncoderConfig) -> Shapes:
     """Keys and shapes of an encoder, in the order of its state dict; nothing is allocated."""
     with torch.device("meta"):
@@ -133,8 +142,12 @@ def expected_shapes(config: EncoderConfig) -> Shapes:
 
 
 def fitting_variants(shapes: Shapes) -> list[str]:
-    """Names of the released encoders that have exactly these keys and shapes."""
-    return [name for name, config in VARIANTS.items() if expected_shapes(config) == shapes]
+    """Names of the released encoders with these keys and shapes, at any patch size: loading can bridge that."""
+    return [name for name, config in VARIANTS.items() if _any_patch(expected_shapes(config)) == _any_patch(shapes)]
+
+
+def _any_patch(shapes: Shapes) -> dict[str, torch.Size]:
+    return {key: shape[:2] if key == "conv1.weight" else shape for key, shape in shapes.items()}
 
 
 def _leave_out_head(state: dict[str, Tensor], config: EncoderConfig, report: WeightsReport) -> None:
@@ -162,21 +175,25 @@ def _resize_patches(state: dict[str, Tensor], config: EncoderConfig, report: Wei
     report.conversions.append(f"patch embedding resized bicubically from {old} to {size}x{size} pixels")
 
 
-def _check_values(path: Path, state: Mapping[str, Tensor]) -> None:
-    """Refuse weights that are not finite real numbers; one pass over each tensor, nothing is allocated."""
+def check_values(path: Path, state: Mapping[str, Tensor]) -> None:
+    """Refuse weights that are not finite floating-point numbers; one pass over each tensor, nothing is allocated.
+
+    Raises:
+        WeightsError: the tensors that are broken.
+    """
     integers = [key for key, tensor in state.items() if not tensor.is_floating_point()]
     if integers:
         dtypes = ", ".join(sorted({str(state[key].dtype).removeprefix("torch.") for key in integers}))
         raise WeightsError(
-            f"{path}: {_count(integers, 'tensor')} hold {dtypes}, not floating-point numbers ({_few(integers)}); quantised weights "
-            "cannot be loaded, export them as float32, bfloat16 or float16"
+            f"{path}: {_count(integers, 'tensor')} of {dtypes}, not floating-point numbers ({_few(integers)}); "
+            "quantised weights cannot be loaded, export them as float32, bfloat16 or float16"
         )
     # the extremes of a tensor are finite exactly when all of it is: aminmax propagates NaN
     broken = [key for key, tensor in state.items() if not all(x.isfinite() for x in torch.aminmax(tensor))]
     if broken:
         raise WeightsError(
-            f"{path}: {_count(broken, 'tensor')} of {len(state)} hold NaN or Inf ({_few(broken)}); the file is damaged or its "
-            "training diverged: fetch it again or take an earlier checkpoint"
+            f"{path}: NaN or Inf in {_count(broken, 'tensor')} of {len(state)} ({_few(broken)}); the file is damaged "
+            "or its training diverged: fetch it again or take an earlier checkpoint"
         )
 
 

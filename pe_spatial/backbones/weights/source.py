@@ -16,9 +16,9 @@ def find(source: str | Path) -> Path:
     """Return the file that holds the weights.
 
     Args:
-        source: the name of a released encoder (``PE-Spatial-B16-512``): taken from the folder that the environment
-            variable ``PE_SPATIAL_WEIGHTS`` names, else from the cache of the Hugging Face hub, else downloaded to it; or
-            the path of a file; or a folder with a single checkpoint.
+        source: the name of a released encoder (``PE-Spatial-B16-512``), whose file is taken from the folder that the
+            environment variable ``PE_SPATIAL_WEIGHTS`` names, else from the cache of the Hugging Face hub, else
+            downloaded to it; or the path of a file; or a folder with a single checkpoint.
 
     Raises:
         FileNotFoundError: nothing is there; for an encoder, the message says where to put which file.
@@ -34,7 +34,8 @@ def find(source: str | Path) -> Path:
     close = difflib.get_close_matches(str(source), VARIANTS, n=1)
     hint = f"did you mean the encoder {close[0]!r}? " if close else ""
     raise FileNotFoundError(
-        f"no weights at {str(source)!r}: {hint}give an existing .pt, .pth or .safetensors file, or one of {', '.join(VARIANTS)}"
+        f"no weights at {str(source)!r}: {hint}give an existing .pt, .pth or .safetensors file, or one of "
+        f"{', '.join(VARIANTS)}"
     )
 
 
@@ -59,8 +60,8 @@ def _download(name: str) -> Path:
         reason = str(error).strip().splitlines() or [""]
         raise FileNotFoundError(
             f"{file_name} is not on this machine and cannot be fetched from https://huggingface.co/facebook/{name} "
-            f"({type(error).__name__}: {reason[0][:200]}). Download it where there is a network, then put {file_name} into "
-            f"{_suggested_folder()} or pass its path instead of the name {name!r}"
+            f"({type(error).__name__}: {reason[0][:200]}). Download it where there is a network, then put {file_name} "
+            f"into {_suggested_folder()} or pass its path instead of the name {name!r}"
         ) from error
 
 

@@ -1,0 +1,161 @@
+"""Convert weights between the layouts in which Perception Encoders and their detectors travel.
+
+    python tools/convert_weights.py PE-Spatial-B16-512 pe_b.safetensors --to timm
+    python tools/convert_weights.py my_run/best.pth encoder.safetensors --to official
+    python tools/convert_weights.py PE-Spatial-G14-448 pe_g_p16.pth --to detectron2 --patch-size 16
+    python tools/convert_weights.py mask_rcnn_PEspatial_G_coco36ep.pth mask_rcnn_g.pth --to pe_spatial
+    python tools/convert_weights.py mask_rcnn_g.pth for_detectron2.pth --to detectron2
+
+The source is the name of an encoder or a file in any known layout. `official` and `timm` take the encoder alone, also
+out of a detector. `detectron2` converts a Mask R-CNN of ours whole, and any other file as an encoder. `pe_spatial`
+converts a Mask R-CNN of Detectron2 to ours.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from detection.conversion import RotaryGeometry, from_detectron2, is_detectron2, is_ours, to_detectron2
+from pe_spatial.backbones import EncoderConfig, get_variant
+from pe_spatial.backbones.weights import (
+    WeightsError,
+    check_values,
+    find,
+    fitting_variants,
+    load_state_dict,
+    read_encoder,
+    read_tensor_file,
+    to_timm,
+    unwrap,
+    write_tensor_file,
+)
+from pe_spatial.backbones.weights import to_detectron2 as encoder_to_detectron2
+from pe_spatial.backbones.weights.files import SUFFIXES
+
+# a Detectron2 or mmengine program looks for the tensors under this key of a .pt or .pth file
+WRAP = {"official": None, "timm": None, "detectron2": "model", "pe_spatial": "state_dict"}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the tool; returns the exit status: 0, or 2 for input that cannot be converted."""
+    options = parse(arguments)
+    try:
+        check_target(options.target, options.force)
+        source = find(options.source)
+        tensors, notes = convert(source, options)
+        write_tensor_file(tensors, options.target, WRAP[options.to])
+    except (ValueError, KeyError, OSError) as error:
+        print(f"error: {error.args[0] if isinstance(error, KeyError) else error}", file=sys.stderr)
+        return 2
+    for note in notes:
+        print(note)
+    size = options.target.stat().st_size
+    print(f"Wrote {len(tensors)} tensors in the {options.to} layout to {options.target} ({size:,} bytes).")
+    return 0
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("source", help="name of an encoder, or a .pt, .pth or .safetensors file")
+    add("target", type=Path, help="file to write; its suffix (.pt, .pth, .safetensors) is the format")
+    add("--to", required=True, choices=sorted(WRAP), help="layout to write")
+    add("--variant", help="name of the encoder, or its fields as JSON; needed where the shapes do not tell")
+    add("--patch-size", type=int, help="resample the patch embedding of an encoder to this size")
+    add("--dtype", choices=("float32", "bfloat16", "float16"), help="type to store; default: that of the source")
+    add("--force", action="store_true", help="overwrite the target")
+    geometry = parser.add_argument_group("geometry of a detector, for --to detectron2")
+    geometry.add_argument("--image-size", type=int, default=1024, help="side of its input in pixels (%(default)s)")
+    geometry.add_argument(
+        "--window", type=int, default=32, help="side of its attention windows in patches (%(default)s)"
+    )
+    geometry.add_argument(
+        "--global-blocks", type=int, nargs="*", default=[12, 24, 36, 49], help="blocks without windows (12 24 36 49)"
+    )
+    return parser.parse_args(arguments)
+
+
+def check_target(target: Path, force: bool) -> None:
+    if target.suffix not in SUFFIXES:
+        raise WeightsError(f"{target} must end in {', '.join(SUFFIXES)}: the suffix is the format")
+    if target.exists() and not force:
+        raise WeightsError(f"{target} exists; pass --force to overwrite it, or choose another name")
+    if not target.parent.is_dir():
+        raise FileNotFoundError(f"the folder {target.parent} does not exist; create it first")
+
+
+def convert(source: Path, options: argparse.Namespace) -> tuple[dict[str, Tensor], list[str]]:
+    """Return what is to be written, and the lines of the report."""
+    tensors, _ = unwrap(read_tensor_file(source))
+    if options.to == "pe_spatial" and not is_detectron2(list(tensors)):
+        raise WeightsError(
+            f"{source} holds no Mask R-CNN of Detectron2 (no key begins with `proposal_generator.`), and only that is "
+            "converted to pe_spatial; PEBackbone(weights=...) loads an encoder as it is"
+        )
+    if options.to == "pe_spatial" or (options.to == "detectron2" and is_ours(list(tensors))):
+        return convert_detector(source, tensors, options)
+    return convert_encoder(source, options)
+
+
+def convert_encoder(source: Path, options: argparse.Namespace) -> tuple[dict[str, Tensor], list[str]]:
+    config = encoder_config(source, options)
+    state, report = load_state_dict(source, config, getattr(torch, options.dtype) if options.dtype else None)
+    notes = [f"Read {config.name}: {report}"]
+    if options.to == "timm":
+        state = to_timm(state)
+    elif options.to == "detectron2":
+        state, dropped = encoder_to_detectron2(state)
+        notes += summarise(dropped)
+    return state, notes
+
+
+def convert_detector(
+    source: Path, tensors: dict[str, Tensor], options: argparse.Namespace
+) -> tuple[dict[str, Tensor], list[str]]:
+    if options.patch_size:
+        raise WeightsError("--patch-size applies to encoders; a detector keeps the patch size that it was trained with")
+    check_values(source, tensors)
+    if options.to == "pe_spatial":
+        result, dropped = from_detectron2(tensors)
+    else:
+        config = encoder_config(source, options)
+        geometry = RotaryGeometry(config.head_dim, options.image_size, options.window, tuple(options.global_blocks))
+        result, dropped = to_detectron2(tensors, geometry)
+    if options.dtype:
+        result = {key: tensor.to(getattr(torch, options.dtype)) for key, tensor in result.items()}
+    return result, [f"Read a Mask R-CNN of {len(tensors)} tensors from {source}.", *summarise(dropped)]
+
+
+def encoder_config(source: Path, options: argparse.Namespace) -> EncoderConfig:
+    """The encoder that the user named, or the one that the shapes fit; with the patch size that is wanted."""
+    state, _ = read_encoder(source)
+    if options.variant:
+        given = options.variant
+        config = get_variant(json.loads(given) if given.startswith("{") else given)
+    else:
+        names = fitting_variants({key: tensor.shape for key, tensor in state.items()})
+        if not names:
+            raise WeightsError(
+                f"the shapes in {source} are those of no released encoder; describe it, for example --variant "
+                '\'{"base": "PE-Spatial-T16-512", "width": 128, "depth": 4, "heads": 4, "image_size": 128}\''
+            )
+        config = get_variant(names[0])
+    patch = options.patch_size or state["conv1.weight"].shape[-1]
+    return replace(config, patch_size=patch, image_size=patch * config.grid_size)
+
+
+def summarise(dropped: Mapping[str, str]) -> list[str]:
+    return [f"Dropped {count} tensors: {reason}." for reason, count in Counter(dropped.values()).items()]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
