@@ -9,6 +9,8 @@ from .loading import (
     LoadInstances,
     LoadLabelMap,
     UnreadableFile,
+    decode_mask,
+    encode_mask,
     read_image,
     to_image,
 )
@@ -33,6 +35,8 @@ __all__ = [
     "SanitizeInstances",
     "UnreadableFile",
     "boxes_of_masks",
+    "decode_mask",
+    "encode_mask",
     "find_images",
     "read_image",
     "seeded",

@@ -218,6 +218,12 @@ def decode_mask(segmentation: Any, size: tuple[int, int]) -> NDArray[np.bool_]:
     return coco_mask.decode(rle).astype(bool)
 
 
+def encode_mask(mask: NDArray[np.bool_]) -> dict[str, Any]:
+    """A bool mask [H, W] as a compressed COCO RLE {size, counts} that JSON can hold; `decode_mask` inverts it."""
+    rle = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
+    return {"size": [int(side) for side in rle["size"]], "counts": rle["counts"].decode("ascii")}
+
+
 # --- maps -------------------------------------------------------------------------------------------------------------
 @TRANSFORMS.register_module()
 class LoadLabelMap:

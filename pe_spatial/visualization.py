@@ -1,0 +1,286 @@
+"""Pictures of predictions and of features. Images are uint8 RGB tensors [3, H, W]; nothing is changed in place."""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+from torch.nn import functional as F
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2 import functional as TF
+
+# below this many pixels on the shorter side, a picture is enlarged before anything is written into it
+_LEGIBLE = 480
+
+# a path through the colour map at equal steps, dark blue through green and orange to light yellow: near is light
+_DEPTH_COLORS = (
+    (13, 8, 60),
+    (36, 61, 130),
+    (31, 120, 130),
+    (64, 165, 90),
+    (170, 190, 60),
+    (245, 200, 90),
+    (255, 250, 205),
+)
+
+
+# --- colours ----------------------------------------------------------------------------------------------------------
+@lru_cache
+def _palette(count: int) -> tuple[tuple[int, int, int], ...]:
+    colors = [(0, 0, 0)]
+    for n in range(1, count):
+        hue = (n - 1) * 0.61803398875 % 1  # the golden ratio keeps neighbours apart, however many there are
+        value = (1.0, 0.8, 0.62)[(n - 1) // 5 % 3]
+        ramp = [min(max(abs((hue + shift) % 1 * 6 - 3) - 1, 0.0), 1.0) for shift in (0, 2 / 3, 1 / 3)]
+        red, green, blue = (round(255 * value * (0.15 + 0.85 * level)) for level in ramp)
+        colors.append((red, green, blue))
+    return tuple(colors)
+
+
+def palette(count: int = 256) -> Tensor:
+    """Distinct colours, uint8 [count, 3]; colour 0 is black, for background and for PNG palettes."""
+    return torch.tensor(_palette(count), dtype=torch.uint8)
+
+
+def _color(index: int) -> tuple[int, int, int]:
+    return _palette(256)[1 + index % 255]
+
+
+# --- instances --------------------------------------------------------------------------------------------------------
+def overlay_masks(image: Tensor, masks: Tensor, colors: Sequence[int] | None = None, opacity: float = 0.45) -> Tensor:
+    """Tint the pixels of masks and outline them; later masks lie on top.
+
+    Args:
+        image: uint8 [3, H, W].
+        masks: bool [N, H, W], or integer ids [H, W] with 0 = background.
+        colors: One colour number per mask (equal numbers, equal colours); by default each has its own.
+        opacity: Of the tint.
+
+    Raises:
+        ValueError: The masks have another size than the image.
+    """
+    if masks.ndim == 2:
+        ids = masks.unique()
+        ids = ids[ids != 0]
+        masks, colors = masks == ids[:, None, None], [int(n) - 1 for n in ids] if colors is None else colors
+    if masks.shape[-2:] != image.shape[-2:]:
+        raise ValueError(
+            f"masks of {tuple(masks.shape[-2:])} (H, W) on an image of {tuple(image.shape[-2:])}; resize one"
+        )
+    canvas = image.float()
+    for number, mask in enumerate(masks.bool()):
+        color = torch.tensor(_color(number if colors is None else colors[number]), dtype=torch.float32)[:, None]
+        canvas[:, mask] = (1 - opacity) * canvas[:, mask] + opacity * color
+        canvas[:, _outline(mask)] = color
+    return canvas.round().to(torch.uint8)
+
+
+def _outline(mask: Tensor) -> Tensor:
+    """The pixels of a mask [H, W] that touch its outside; those at the edge of the image do not count."""
+    padded = F.pad(mask[None, None].float(), (1, 1, 1, 1), mode="replicate")
+    return mask & (F.max_pool2d(1 - padded, 3, stride=1)[0, 0] > 0)
+
+
+def draw_boxes(
+    image: Tensor, boxes: Tensor, captions: Sequence[str] | None = None, colors: Sequence[int] | None = None
+) -> Tensor:
+    """Boxes with captions. Pixels are kept: a small image needs `enlarge` first if captions are to be read.
+
+    Args:
+        image: uint8 [3, H, W].
+        boxes: [N, 4] xyxy, pixels.
+        captions: One per box.
+        colors: One colour number per box; by default each has its own.
+    """
+    picture = Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
+    draw = ImageDraw.Draw(picture)
+    thickness = max(1, round(min(picture.size) / 320))
+    font = ImageFont.load_default(size=max(11, min(picture.size) / 36))
+    colored = [_color(number if colors is None else colors[number]) for number in range(len(boxes))]
+    corners = boxes.round().int().tolist()
+    for (x1, y1, x2, y2), color in zip(corners, colored, strict=True):
+        draw.rectangle((x1, y1, max(x1, x2 - 1), max(y1, y2 - 1)), outline=color, width=thickness)
+    for corner, caption, color in zip(corners, captions or (), colored, strict=captions is not None):
+        _write(draw, corner, caption, color, font)
+    return TF.pil_to_tensor(picture)
+
+
+def _write(
+    draw: ImageDraw.ImageDraw,
+    box: Sequence[int],
+    caption: str,
+    color: tuple[int, int, int],
+    font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
+) -> None:
+    """A caption on a plate of the box's colour: above the box, or inside it where there is no room above."""
+    left, top, right, bottom = draw.textbbox((0, 0), caption, font=font)
+    width, height = right - left + 6, bottom - top + 6
+    x = max(0, min(box[0], draw.im.size[0] - width))
+    y = box[1] - height if box[1] >= height else min(box[1], draw.im.size[1] - height)
+    draw.rectangle((x, y, x + width - 1, y + height - 1), fill=color)
+    luminance = 0.299 * color[0] + 0.587 * color[1] + 0.114 * color[2]
+    draw.text((x + 3 - left, y + 3 - top), caption, font=font, fill=(0, 0, 0) if luminance > 130 else (255, 255, 255))
+
+
+def enlarge(image: Tensor) -> tuple[Tensor, int]:
+    """A small image at a whole multiple of its size, so that captions can be read; and that factor (1: unchanged)."""
+    H, W = image.shape[-2:]
+    factor = -(-_LEGIBLE // min(H, W))
+    return (
+        TF.resize(image, [H * factor, W * factor], interpolation=InterpolationMode.BICUBIC) if factor > 1 else image
+    ), factor
+
+
+def draw_instances(image: Tensor, instances: Any, classes: Sequence[str], threshold: float = 0.5) -> Tensor:
+    """Masks, boxes and "class score" captions of detections or annotations; one colour per class.
+
+    Args:
+        image: uint8 [3, H, W]. A small one comes back enlarged by a whole factor.
+        instances: mmengine InstanceData in the pixels of `image`: `bboxes`, `labels`, and where they exist `scores` and
+            `masks`.
+        classes: Names by label.
+        threshold: Instances with a lower score are left out; it does not matter without scores.
+
+    Raises:
+        ValueError: A label has no name.
+    """
+    data = {key: instances[key].cpu() for key in ("bboxes", "labels", "scores", "masks") if key in instances}
+    if "scores" in data:  # the best last, so that it lies on top
+        order = data["scores"].float().argsort()
+        order = order[data["scores"][order] >= threshold]
+        data = {key: value[order] for key, value in data.items()}
+    labels = data["labels"].tolist()
+    if labels and max(labels) >= len(classes):
+        raise ValueError(f"label {max(labels)} has no name among {len(classes)} classes; pass those of the dataset")
+    canvas, factor = enlarge(image.cpu())
+    if "masks" in data:
+        masks = data["masks"].bool().repeat_interleave(factor, -2).repeat_interleave(factor, -1)
+        canvas = overlay_masks(canvas, masks, labels)
+    scores = data["scores"].tolist() if "scores" in data else [None] * len(labels)
+    captions = [
+        classes[label] if score is None else f"{classes[label]} {score:.2f}"
+        for label, score in zip(labels, scores, strict=True)
+    ]
+    return draw_boxes(canvas, data["bboxes"].float() * factor, captions, labels)
+
+
+# --- features ---------------------------------------------------------------------------------------------------------
+def pca_rgb(features: Tensor) -> Tensor:
+    """Features as colours: half-blurred, projected on their three principal components, read as a colour in LCh.
+
+    The blur takes the edge off tokens with outlying features, which would otherwise own the components (Perception
+    Encoder, appendix B.3.2). The first component is the lightness; the other two are the plane whose angle is the hue
+    and whose radius is the chroma, so that similar features have similar colours without a seam.
+
+    Args:
+        features: [C, h, w], or [T, C, h, w] for T maps that share one basis (the frames of a video), so that equal
+            features have equal colours in all of them.
+
+    Returns:
+        uint8 RGB [3, h, w] or [T, 3, h, w].
+
+    Raises:
+        ValueError: Fewer than three channels, or values that are not finite.
+    """
+    maps = features.detach().float().cpu()
+    maps = maps if features.ndim == 4 else maps[None]  # [T, C, h, w]
+    if maps.ndim != 4 or maps.shape[1] < 3:
+        raise ValueError(
+            f"features of shape {tuple(features.shape)} are not [C, h, w] or [T, C, h, w] with C of 3 or more"
+        )
+    if not maps.isfinite().all():
+        raise ValueError(
+            "features hold NaN or infinite values; check the weights and the precision of the forward pass"
+        )
+    blurred = TF.gaussian_blur(maps, [3, 3], [1.0, 1.0]) if min(maps.shape[-2:]) > 1 else maps
+    tokens = (0.5 * maps + 0.5 * blurred).permute(0, 2, 3, 1)  # [T, h, w, C]
+    components = _principal(tokens.flatten(0, 2)).reshape(*tokens.shape[:3], 3)
+    colors = _lab_to_rgb(_spread(components)).permute(0, 3, 1, 2)  # [T, 3, h, w]
+    return colors if features.ndim == 4 else colors[0]
+
+
+def _principal(tokens: Tensor) -> Tensor:
+    """Coordinates [N, 3] of tokens [N, C] on their principal axes; signs are fixed by each axis' largest entry."""
+    centered = (tokens - tokens.mean(0)).double()
+    axes = torch.linalg.eigh(centered.T @ centered).eigenvectors[:, -3:].flip(1)  # [C, 3]
+    signs = axes.gather(0, axes.abs().argmax(0, keepdim=True)).sign()
+    return (centered @ (axes * signs)).float()
+
+
+def _spread(components: Tensor) -> Tensor:
+    """Principal coordinates [..., 3] to CIE Lab: lightness 20…90, chroma up to about 60."""
+    flat = components.flatten(0, -2)
+    low, high = _quantile(flat[:, 0], 0.01), _quantile(flat[:, 0], 0.99)
+    lightness = 20 + 70 * ((components[..., 0] - low) / (high - low).clamp_min(1e-12)).clamp(0, 1)
+    radius = _quantile(flat[:, 1:].norm(dim=1), 0.98).clamp_min(1e-12)
+    chroma = components[..., 1:] / radius
+    chroma = 60 * chroma / chroma.norm(dim=-1, keepdim=True).clamp_min(1)
+    return torch.cat([lightness[..., None], chroma], dim=-1)
+
+
+def _quantile(values: Tensor, fraction: float) -> Tensor:
+    # torch.quantile refuses more than 16 million values
+    return values.sort().values[round(fraction * (len(values) - 1))]
+
+
+def _lab_to_rgb(lab: Tensor) -> Tensor:
+    """CIE Lab (D65) [..., 3] to uint8 sRGB; colours outside the gamut are clipped (CIE 15, IEC 61966-2-1)."""
+    y = (lab[..., 0] + 16) / 116
+    f = torch.stack([y + lab[..., 1] / 500, y, y - lab[..., 2] / 200], dim=-1)
+    xyz = torch.where(f > 6 / 29, f**3, 3 * (6 / 29) ** 2 * (f - 4 / 29)) * torch.tensor([0.95047, 1.0, 1.08883])
+    to_linear = torch.tensor([[3.2406, -1.5372, -0.4986], [-0.9689, 1.8758, 0.0415], [0.0557, -0.2040, 1.0570]])
+    linear = (xyz @ to_linear.T).clamp(0, 1)
+    srgb = torch.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear.clamp_min(1e-8) ** (1 / 2.4) - 0.055)
+    return (255 * srgb).round().to(torch.uint8)
+
+
+# --- depth ------------------------------------------------------------------------------------------------------------
+def colorize_depth(
+    depth: Tensor, near: float | None = None, far: float | None = None, scale_bar: bool = False
+) -> Tensor:
+    """Depth as colours, light is near; pixels without a measurement (0) are black.
+
+    Args:
+        depth: [H, W] or [1, H, W], metres.
+        near, far: Metres at the ends of the colour scale, by default the 2 % and 98 % quantiles of the measurements.
+            Pictures to be compared need the same.
+        scale_bar: Append a bar at the right with its ends in metres; a small picture is enlarged by a whole factor.
+
+    Returns:
+        uint8 RGB [3, H, W], wider with the bar.
+    """
+    metres = depth.detach().float().cpu().reshape(depth.shape[-2:])
+    measured = metres[metres > 0]
+    if len(measured) == 0:
+        measured = torch.ones(1)
+    near = float(_quantile(measured, 0.02)) if near is None else near
+    far = float(_quantile(measured, 0.98)) if far is None else far
+    picture = _depth_colors(metres, near, far)
+    if not scale_bar:
+        return picture
+    factor = enlarge(picture)[1]
+    picture = picture.repeat_interleave(factor, -2).repeat_interleave(factor, -1)
+    H = picture.shape[1]
+    bar = _depth_colors(torch.linspace(near, far, H)[:, None].expand(H, max(12, H // 24)), near, far)
+    canvas = torch.full((3, H, max(56, H // 8)), 255, dtype=torch.uint8)
+    canvas[:, :, 4 : 4 + bar.shape[2]] = bar
+    return torch.cat([picture, _label_ends(canvas, 8 + bar.shape[2], near, far)], dim=2)
+
+
+def _depth_colors(metres: Tensor, near: float, far: float) -> Tensor:
+    stops = torch.tensor(_DEPTH_COLORS, dtype=torch.float32)  # [S, 3]
+    place = (1 - ((metres - near) / max(far - near, 1e-6)).clamp(0, 1)) * (len(stops) - 1)
+    lower = place.floor().long().clamp(max=len(stops) - 2)
+    color = torch.lerp(stops[lower], stops[lower + 1], (place - lower)[..., None])  # [H, W, 3]
+    return (color * (metres > 0)[..., None]).round().to(torch.uint8).permute(2, 0, 1)
+
+
+def _label_ends(strip: Tensor, x: int, near: float, far: float) -> Tensor:
+    picture = Image.fromarray(strip.permute(1, 2, 0).contiguous().numpy())
+    draw = ImageDraw.Draw(picture)
+    font = ImageFont.load_default(size=max(11, picture.height / 40))
+    draw.text((x, 2), f"{near:.1f} m", font=font, fill=(0, 0, 0), anchor="lt")
+    draw.text((x, picture.height - 3), f"{far:.1f} m", font=font, fill=(0, 0, 0), anchor="lb")
+    return TF.pil_to_tensor(picture)
