@@ -50,7 +50,7 @@ class DeltaCoder:
     def decode(self, deltas: Tensor, reference: Tensor) -> Tensor:
         """Boxes [N, K, 4] from offsets [N, K * 4] and ``reference`` [N, 4]."""
         decoded = self._coder.decode_single(deltas.float(), reference.float())
-        return decoded.reshape(len(reference), -1, 4)
+        return decoded.reshape(len(reference), deltas.shape[1] // 4, 4)
 
 
 class Assigner:

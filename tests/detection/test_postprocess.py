@@ -1,0 +1,63 @@
+import torch
+import torch.nn.functional as F
+
+from detection.mask_rcnn import postprocess
+from detection.mask_rcnn.postprocess import paste_masks, rescale
+from detection.mask_rcnn.roi_heads import Detections
+
+
+def sample_whole_image(masks, boxes, size):
+    """The same by torch's own sampler: the image's pixel centres in coordinates of the mask."""
+    H, W = size
+    x = (torch.arange(W) + 0.5 - boxes[:, None, 0]) / (boxes[:, 2] - boxes[:, 0])[:, None] * 2 - 1  # [N, W]
+    y = (torch.arange(H) + 0.5 - boxes[:, None, 1]) / (boxes[:, 3] - boxes[:, 1])[:, None] * 2 - 1
+    grid = torch.stack([x[:, None].expand(-1, H, -1), y[:, :, None].expand(-1, -1, W)], dim=-1)
+    return F.grid_sample(masks[:, None], grid, align_corners=False)[:, 0]
+
+
+def test_pasting_equals_grid_sample(monkeypatch):
+    torch.manual_seed(0)
+    masks = torch.rand(12, 28, 28)
+    corner = torch.rand(12, 2) * 50 - 10
+    boxes = torch.cat([corner, corner + 0.5 + torch.rand(12, 2) * 60], dim=1)
+    expected = sample_whole_image(masks, boxes, (60, 70))
+    certain = (expected - 0.5).abs() > 1e-5
+    for pixels_at_once in (2**26, 5000):
+        monkeypatch.setattr(postprocess, "_MAX_PIXELS", pixels_at_once)
+        drawn = paste_masks(masks, boxes, (60, 70))
+        assert torch.equal(drawn[certain], (expected >= 0.5)[certain])
+
+
+def test_a_full_mask_is_its_box():
+    drawn = paste_masks(torch.ones(1, 28, 28), torch.tensor([[10.0, 20, 40, 50]]), (64, 64))
+    expected = torch.zeros(1, 64, 64, dtype=torch.bool)
+    expected[0, 20:50, 10:40] = True
+    assert torch.equal(drawn, expected)
+
+
+def test_pasting_is_single_precision_under_autocast():
+    torch.manual_seed(0)
+    masks, boxes = torch.rand(5, 28, 28), torch.tensor([[3.0, 5, 60, 50]]).expand(5, 4)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        drawn = paste_masks(masks, boxes, (64, 64))
+    assert torch.equal(drawn, paste_masks(masks, boxes, (64, 64)))
+
+
+def test_detections_arrive_in_the_original_frame():
+    found = Detections(
+        boxes=torch.tensor([[10.0, 20, 30, 40], [99.0, 0, 120, 10], [120, 0, 130, 10]]),
+        scores=torch.tensor([0.9, 0.8, 0.7]),
+        labels=torch.tensor([2, 1, 0]),
+        masks=torch.ones(3, 28, 28),
+    )
+    result = rescale(found, image_size=(50, 100), original_size=(100, 400))
+    # x is stretched by 4 and y by 2; the second box is cut at the border, the third lies outside
+    assert result.bboxes.tolist() == [[40, 40, 120, 80], [396, 0, 400, 20]]
+    assert result.labels.tolist() == [2, 1]
+    assert result.masks.shape == (2, 100, 400)
+    assert result.masks[0].sum() == 80 * 40
+
+
+def test_nothing_found():
+    empty = Detections(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64), torch.zeros(0, 28, 28))
+    assert rescale(empty, (10, 10), (20, 20)).masks.shape == (0, 20, 20)
