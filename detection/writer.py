@@ -1,0 +1,102 @@
+"""Detections of many images as one COCO file, and as drawn pictures."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from mmengine.structures import BaseDataElement
+from pycocotools import mask as coco_mask
+from torch import Tensor
+
+from pe_spatial.visualization import draw_instances
+
+
+class DetectionWriter:
+    """Collects the detections of a run of ``tools/predict.py``; safe to call from several threads.
+
+    ``predictions.json`` is a COCO data set: ``images`` (``file_name`` relative to the input; frames of a video also have
+    ``frame``, from 0), ``categories`` with the ids of the training data, and ``annotations`` with ``score``, ``bbox``
+    [x, y, width, height] in pixels of the original image, ``area`` and ``segmentation`` as compressed RLE.
+
+    Args:
+        folder: where the file goes.
+        metainfo: of the model: ``classes`` and, where the ids do not count from 1, ``category_ids``.
+        threshold: detections that score less are left out.
+    """
+
+    def __init__(self, folder: Path, metainfo: Mapping[str, Any], threshold: float = 0.5) -> None:
+        if not 0 <= threshold <= 1:
+            raise ValueError(f"threshold {threshold} is no score; give a number from 0 to 1")
+        self.path = folder / "predictions.json"
+        self.classes: Sequence[str] = metainfo["classes"]
+        self.category_ids: Sequence[int] = metainfo.get("category_ids") or range(1, len(self.classes) + 1)
+        self.threshold = threshold
+        self._images: list[dict[str, Any]] = []
+        self._annotations: dict[int, list[dict[str, Any]]] = {}
+        self._lock = threading.Lock()
+
+    def write(self, name: str, image: Tensor, sample: BaseDataElement, frame: int | None = None) -> Tensor:
+        """Take the detections of one image and draw them.
+
+        Args:
+            name: file name in the record.
+            image: [3, H, W] uint8 RGB, the original image.
+            sample: with ``pred_instances`` in the frame of ``image``.
+            frame: number of the frame where ``name`` is a video.
+
+        Returns:
+            [3, H', W'] uint8 RGB; small images come back enlarged.
+        """
+        found = sample.pred_instances.to("cpu")
+        found = found[found.scores >= self.threshold]
+        height, width = image.shape[-2:]
+        entry = {"file_name": name, "height": height, "width": width, **({} if frame is None else {"frame": frame})}
+        rows = [
+            {
+                "category_id": int(self.category_ids[label]),
+                "bbox": [round(v, 2) for v in (x1, y1, x2 - x1, y2 - y1)],
+                "score": round(score, 5),
+                **_encode(mask),
+                "iscrowd": 0,
+            }
+            for (x1, y1, x2, y2), score, label, mask in zip(
+                found.bboxes.tolist(), found.scores.tolist(), found.labels.tolist(), found.masks, strict=True
+            )
+        ]
+        with self._lock:
+            entry["id"] = len(self._images) + 1
+            self._images.append(entry)
+            self._annotations[entry["id"]] = rows
+        return draw_instances(image, found, self.classes, self.threshold)
+
+    def close(self) -> Path:
+        """Write the file, whole or not at all, in the order of the names, and return its path."""
+        images = sorted(self._images, key=lambda entry: (entry["file_name"], entry.get("frame", 0)))
+        annotations = []
+        for number, entry in enumerate(images, start=1):
+            for row in self._annotations[entry["id"]]:
+                annotations.append({"id": len(annotations) + 1, "image_id": number, **row})
+        content = {
+            "images": [{**entry, "id": number} for number, entry in enumerate(images, start=1)],
+            "categories": [
+                {"id": int(number), "name": name} for number, name in zip(self.category_ids, self.classes, strict=True)
+            ],
+            "annotations": annotations,
+        }
+        partial = self.path.with_suffix(".json.writing")
+        partial.write_text(json.dumps(content))
+        partial.replace(self.path)
+        return self.path
+
+
+def _encode(mask: Tensor) -> dict[str, Any]:
+    rle = coco_mask.encode(np.asfortranarray(mask.numpy().astype(np.uint8)))
+    return {
+        "area": int(coco_mask.area(rle)),
+        "segmentation": {"size": rle["size"], "counts": rle["counts"].decode("ascii")},
+    }
