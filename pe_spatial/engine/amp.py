@@ -1,0 +1,45 @@
+"""bfloat16 mixed precision that works on CPU and CUDA alike (mmengine's AmpOptimWrapper is CUDA only)."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from mmengine.optim import OptimWrapper
+from mmengine.registry import OPTIM_WRAPPERS
+from torch import nn
+
+
+@OPTIM_WRAPPERS.register_module()
+class Bf16OptimWrapper(OptimWrapper):
+    """Runs the forward pass under bfloat16 autocast; weights, gradients and optimizer stay float32.
+
+    bfloat16 has float32's range, so there is no loss scaling.
+    """
+
+    @contextmanager
+    def optim_context(self, model: nn.Module) -> Iterator[None]:
+        """Autocast on the device of the model's parameters."""
+        device = next(model.parameters()).device.type
+        with super().optim_context(model), torch.autocast(device, dtype=torch.bfloat16):
+            yield
+
+
+def evaluation_autocast(config: Any, device: torch.device) -> torch.autocast:
+    """The autocast context that mmengine's test loop uses for this config: `test_cfg.fp16` switches it on.
+
+    Its type is the training's (see `prepare_evaluation`); a CPU knows bfloat16 only.
+    """
+    prepare_evaluation(config)
+    loop = config.get("test_cfg") or config.get("val_cfg") or {}
+    dtype = torch.get_autocast_dtype("cuda") if device.type == "cuda" else torch.bfloat16
+    return torch.autocast(device.type, dtype=dtype, enabled=loop.get("fp16", False))
+
+
+def prepare_evaluation(config: Any) -> None:
+    """Let `val_cfg.fp16` and `test_cfg.fp16` mean bfloat16 where the model is trained in it.
+
+    mmengine's loops take CUDA's default autocast type, which is float16.
+    """
+    if (config.get("optim_wrapper") or {}).get("type") == "Bf16OptimWrapper":
+        torch.set_autocast_dtype("cuda", torch.bfloat16)

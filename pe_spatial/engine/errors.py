@@ -1,0 +1,30 @@
+"""Errors that a user can mend; the command line shows their message without a traceback."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class UserError(Exception):
+    """Something outside the code is wrong: the message names the value, the rule and the remedy."""
+
+
+class ConfigError(UserError, ValueError):
+    """A config file or an override."""
+
+
+class CheckpointError(UserError, RuntimeError):
+    """A checkpoint that is missing, damaged, foreign, or cannot be written."""
+
+
+class DivergedError(UserError, FloatingPointError):
+    """The loss is no longer finite."""
+
+
+def suggest(name: str, options: Iterable[str]) -> str:
+    """ "did you mean …?", or the options themselves where none is near (none: an empty text)."""
+    choices = sorted(options)
+    near = get_close_matches(name, choices, n=1, cutoff=0.6)
+    if near:
+        return f"did you mean {near[0]!r}?"
+    shown = ", ".join(choices[:30]) + (", …" if len(choices) > 30 else "")
+    return f"it knows: {shown}" if shown else "it takes none"

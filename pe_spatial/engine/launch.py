@@ -1,0 +1,144 @@
+"""From a loaded config to a finished run: what `tools/train_net.py` calls."""
+
+import logging
+import warnings
+from pathlib import Path
+from typing import Any, Literal
+
+from mmengine.config import Config
+from mmengine.dist import is_main_process
+from mmengine.runner import Runner
+
+from pe_spatial.engine.amp import prepare_evaluation
+from pe_spatial.engine.checkpoint import BEST_POINTER, LAST_POINTER, find_best, find_last, load_checkpoint
+from pe_spatial.engine.distributed import set_up
+from pe_spatial.engine.errors import CheckpointError, UserError
+from pe_spatial.engine.progress import METRICS_FILE
+
+
+def train(config: Config, resume: Literal["no", "yes", "if-any"] = "no") -> Runner:
+    """Train in `config.work_dir`.
+
+    Args:
+        config: A loaded config with `work_dir`.
+        resume: Whether to continue from the last complete checkpoint of the work folder.
+
+    Raises:
+        CheckpointError: Nothing to resume from.
+        UserError: The folder holds another run.
+    """
+    set_up(config)
+    folder = Path(config.work_dir)
+    last = find_last(folder)
+    if resume == "yes" and last is None:
+        raise CheckpointError(f"--resume: {folder} has no complete checkpoint; start without --resume")
+    if resume != "no" and last is not None:
+        config.load_from = str(last)
+        config.resume = True
+    elif last is not None:
+        raise UserError(
+            f"{folder} already holds a run ({last.name}); continue it with --resume or set another --work-dir"
+        )
+    elif is_main_process():
+        for leftover in (METRICS_FILE, LAST_POINTER, BEST_POINTER):  # of a run that never reached a checkpoint
+            (folder / leftover).unlink(missing_ok=True)
+    runner = build_runner(config)
+    runner.train()
+    return runner
+
+
+def evaluate(config: Config, checkpoint: str | Path | None = None) -> dict[str, Any]:
+    """Score a checkpoint on the test data, or on the validation data where a config has no test data.
+
+    What it writes goes to the folder `evaluation` below the work folder.
+
+    Args:
+        config: A loaded config with `work_dir`.
+        checkpoint: A file; None takes the best of the work folder, or its last.
+
+    Returns:
+        The metrics.
+
+    Raises:
+        CheckpointError: No checkpoint.
+    """
+    set_up(config)
+    folder = Path(config.work_dir)
+    path = checkpoint or find_best(folder) or find_last(folder)
+    if path is None:
+        raise CheckpointError(f"--eval-only: {folder} has no checkpoint; name one with --checkpoint")
+    load_checkpoint(path)  # fails here, with a clear error, rather than after the data are loaded
+    for part in ("dataloader", "evaluator", "cfg"):
+        if config.get(f"test_{part}") is None:
+            config[f"test_{part}"] = config.get(f"val_{part}")
+    for part in ("train_dataloader", "train_cfg", "param_scheduler", "val_dataloader", "val_evaluator", "val_cfg"):
+        config[part] = None
+    prepare_evaluation(config)
+    config.optim_wrapper = None
+    config.load_from = str(path)
+    config.work_dir = str(folder / "evaluation")
+    runner = build_runner(config)
+    runner.logger.info(f"scoring {path}")
+    return runner.test()
+
+
+def build_runner(config: Config) -> Runner:
+    """mmengine's Runner with a readable console; everything that a user can get wrong is built here.
+
+    Raises:
+        UserError: A value that the model, the data or another part refuses.
+    """
+    _silence_harmless_warnings()
+    prepare_evaluation(config)
+    if config.get("resume") or config.get("load_from"):
+        drop_pretrained(config.model)
+    level = config.get("log_level", "INFO")
+    # mmengine shows environment, config and hooks at construction; they are in files of the work folder
+    runner = Runner.from_cfg(Config({**config.to_dict(), "log_level": "WARNING"}, filename=config.filename))
+    runner.cfg.log_level = level
+    runner.dump_config()
+    _set_console(runner.logger, level)
+    return runner
+
+
+def drop_pretrained(model: Any) -> None:
+    """Forget where backbones get their first weights from: a checkpoint is loaded over them anyway."""
+    if isinstance(model, dict):
+        if model.get("weights"):
+            model["weights"] = None
+        for value in model.values():
+            drop_pretrained(value)
+    elif isinstance(model, list):
+        for value in model:
+            drop_pretrained(value)
+
+
+class _Console(logging.Formatter):
+    """`12:30:01 message`; what is above INFO says so."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        prefix = "" if record.levelno <= logging.INFO else f"{record.levelname.lower()}: "
+        return f"{self.formatTime(record, '%H:%M:%S')} {prefix}{record.getMessage()}"
+
+
+_NOISE = ("Advance dataloader", "Loads checkpoint by", "Load checkpoint from", "resumed epoch:")
+
+
+def _set_console(logger: logging.Logger, level: str) -> None:
+    for handler in logger.handlers:
+        is_file = isinstance(handler, logging.FileHandler)
+        if is_file or is_main_process():
+            handler.setLevel(level)
+        if not is_file:
+            handler.setFormatter(_Console())
+            handler.addFilter(lambda record: not record.getMessage().startswith(_NOISE))
+
+
+def _silence_harmless_warnings() -> None:
+    for message in (
+        ".*Fail to import ..MultiScaleDeformableAttention",
+        ".*lr_scheduler.step.*before.*optimizer.step",
+        ".*pin_memory. argument is set as true but no accelerator",
+        ".*torch.jit.script",
+    ):
+        warnings.filterwarnings("ignore", message)
