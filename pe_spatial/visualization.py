@@ -264,7 +264,7 @@ def colorize_depth(
     picture = picture.repeat_interleave(factor, -2).repeat_interleave(factor, -1)
     H = picture.shape[1]
     bar = _depth_colors(torch.linspace(near, far, H)[:, None].expand(H, max(12, H // 24)), near, far)
-    canvas = torch.full((3, H, max(56, H // 8)), 255, dtype=torch.uint8)
+    canvas = torch.full((3, H, max(72, H // 6)), 255, dtype=torch.uint8)
     canvas[:, :, 4 : 4 + bar.shape[2]] = bar
     return torch.cat([picture, _label_ends(canvas, 8 + bar.shape[2], near, far)], dim=2)
 
