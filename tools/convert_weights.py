@@ -20,6 +20,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -139,8 +140,7 @@ def encoder_config(source: Path, options: argparse.Namespace) -> EncoderConfig:
     """The encoder that the user named, or the one that the shapes fit; with the patch size that is wanted."""
     state, _ = read_encoder(source)
     if options.variant:
-        given = options.variant
-        config = get_variant(json.loads(given) if given.startswith("{") else given)
+        config = get_variant(read_fields(options.variant) if options.variant.startswith("{") else options.variant)
     else:
         names = fitting_variants({key: tensor.shape for key, tensor in state.items()})
         if not names:
@@ -151,6 +151,13 @@ def encoder_config(source: Path, options: argparse.Namespace) -> EncoderConfig:
         config = get_variant(names[0])
     patch = options.patch_size or state["conv1.weight"].shape[-1]
     return replace(config, patch_size=patch, image_size=patch * config.grid_size)
+
+
+def read_fields(text: str) -> dict[str, Any]:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise WeightsError(f"--variant {text!r} is not JSON ({error}); quote it for the shell in '...'") from error
 
 
 def summarise(dropped: Mapping[str, str]) -> list[str]:

@@ -112,6 +112,8 @@ def to_official(tensors: Mapping[str, Tensor], layout: Layout) -> tuple[dict[str
             ignored[key] = outside
         elif _ROTARY.search(key):
             ignored[key] = ROTARY_REASON
+        elif layout.family == "DETA" and key.startswith(layout.prefix + "fpn"):
+            ignored[key] = outside  # DETA keeps its pyramid inside the encoder
         else:
             encoder[key.removeprefix(layout.prefix)] = tensor
     if layout.family == "timm":
