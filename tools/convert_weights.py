@@ -3,12 +3,12 @@
     python tools/convert_weights.py PE-Spatial-B16-512 pe_b.safetensors --to timm
     python tools/convert_weights.py my_run/best.pth encoder.safetensors --to official
     python tools/convert_weights.py PE-Spatial-G14-448 pe_g_p16.pth --to detectron2 --patch-size 16
-    python tools/convert_weights.py mask_rcnn_PEspatial_G_coco36ep.pth mask_rcnn_g.pth --to pe_spatial
-    python tools/convert_weights.py mask_rcnn_g.pth for_detectron2.pth --to detectron2
+    python tools/convert_weights.py mask_rcnn_PEspatial_G_coco36ep.pth g.pth --to pe_spatial --config pe_g_coco.yaml
+    python tools/convert_weights.py g.pth for_detectron2.pth --to detectron2
 
 The source is the name of an encoder or a file in any known layout. `official` and `timm` take the encoder alone, also
 out of a detector. `detectron2` converts a Mask R-CNN of ours whole, and any other file as an encoder. `pe_spatial`
-converts a Mask R-CNN of Detectron2 to ours.
+converts a Mask R-CNN of Detectron2 to ours; with its config the result describes itself, as prediction needs it.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from mmengine.registry import DATASETS, MODELS
 from torch import Tensor
 
 from detection.conversion import RotaryGeometry, from_detectron2, is_detectron2, is_ours, to_detectron2
@@ -41,6 +42,10 @@ from pe_spatial.backbones.weights import (
 )
 from pe_spatial.backbones.weights import to_detectron2 as encoder_to_detectron2
 from pe_spatial.backbones.weights.files import SUFFIXES
+from pe_spatial.engine.checkpoint import save_checkpoint
+from pe_spatial.engine.checkpoint_hook import compare_keys, describe
+from pe_spatial.engine.config import load_config
+from pe_spatial.engine.errors import UserError
 
 # a Detectron2 or mmengine program looks for the tensors under this key of a .pt or .pth file
 WRAP = {"official": None, "timm": None, "detectron2": "model", "pe_spatial": "state_dict"}
@@ -50,11 +55,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the tool; returns the exit status: 0, or 2 for input that cannot be converted."""
     options = parse(arguments)
     try:
-        check_target(options.target, options.force)
+        check_target(options)
         source = find(options.source)
         tensors, notes = convert(source, options)
-        write_tensor_file(tensors, options.target, WRAP[options.to])
-    except (ValueError, KeyError, OSError) as error:
+        if options.config:
+            save_checkpoint(
+                {"meta": {}, "state_dict": tensors, "pe_spatial": description(options, tensors)}, options.target
+            )
+        else:
+            write_tensor_file(tensors, options.target, WRAP[options.to])
+    except (ValueError, KeyError, OSError, UserError) as error:
         print(f"error: {error.args[0] if isinstance(error, KeyError) else error}", file=sys.stderr)
         return 2
     for note in notes:
@@ -74,6 +84,10 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--patch-size", type=int, help="resample the patch embedding of an encoder to this size")
     add("--dtype", choices=("float32", "bfloat16", "float16"), help="type to store; default: that of the source")
     add("--force", action="store_true", help="overwrite the target")
+    add(
+        "--config",
+        help="config of the detector: makes the result of --to pe_spatial a checkpoint that describes itself",
+    )
     geometry = parser.add_argument_group("geometry of a detector, for --to detectron2")
     geometry.add_argument("--image-size", type=int, default=1024, help="side of its input in pixels (%(default)s)")
     geometry.add_argument(
@@ -85,10 +99,13 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def check_target(target: Path, force: bool) -> None:
+def check_target(options: argparse.Namespace) -> None:
+    target = options.target
     if target.suffix not in SUFFIXES:
         raise WeightsError(f"{target} must end in {', '.join(SUFFIXES)}: the suffix is the format")
-    if target.exists() and not force:
+    if options.config and (options.to != "pe_spatial" or target.suffix == ".safetensors"):
+        raise WeightsError("--config goes with --to pe_spatial and a .pt or .pth file; leave it out or change them")
+    if target.exists() and not options.force:
         raise WeightsError(f"{target} exists; pass --force to overwrite it, or choose another name")
     if not target.parent.is_dir():
         raise FileNotFoundError(f"the folder {target.parent} does not exist; create it first")
@@ -134,6 +151,21 @@ def convert_detector(
     if options.dtype:
         result = {key: tensor.to(getattr(torch, options.dtype)) for key, tensor in result.items()}
     return result, [f"Read a Mask R-CNN of {len(tensors)} tensors from {source}.", *summarise(dropped)]
+
+
+def description(options: argparse.Namespace, tensors: dict[str, Tensor]) -> dict[str, Any]:
+    """What lets a checkpoint do without its config file; checks first that the config's model has these tensors."""
+    config = load_config(options.config)
+    config.model.backbone.weights = None  # they come from the checkpoint
+    with torch.device("meta"):
+        differences = compare_keys(MODELS.build(config.model), tensors)
+    if differences:
+        raise WeightsError(
+            f"{options.source} does not fit the model of {options.config}: {differences}; name its own config"
+        )
+    dataset = config.get("train_dataloader", {}).get("dataset", {})
+    known = DATASETS.get(dataset["type"]) if "type" in dataset else None
+    return describe(config.to_dict(), {**getattr(known, "METAINFO", {}), **dataset.get("metainfo", {})})
 
 
 def encoder_config(source: Path, options: argparse.Namespace) -> EncoderConfig:

@@ -15,6 +15,7 @@ import detection  # noqa: F401 - registers the detector
 from detection.conversion import RotaryGeometry, from_detectron2, is_detectron2, is_ours, to_detectron2
 from pe_spatial.backbones import VARIANTS, EncoderConfig
 from pe_spatial.backbones.weights import WeightsError, expected_shapes, load_state_dict, read_tensor_file
+from pe_spatial.engine.checkpoint import load_checkpoint, read_config
 
 ROOT = Path(__file__).parents[2]
 DATA = ROOT / "tests" / "data"
@@ -208,6 +209,38 @@ def test_tool_takes_a_detector_there_and_back(detector, tmp_path, capsys):
     assert_same(read_tensor_file(tmp_path / "back.pth")["model"], tiny_checkpoint())
 
 
+def write_config(path, **model):
+    backbone = {"type": "PEBackbone", "variant": TINY, "weights": "PE-Spatial-G14-448"}
+    config = {
+        "custom_imports": {"imports": ["detection"]},
+        "model": {
+            "type": "MaskRCNN",
+            "num_classes": 80,
+            "backbone": backbone,
+            "neck": {"type": "SimpleFeaturePyramid"},
+            **model,
+        },
+        "train_dataloader": {"dataset": {"metainfo": {"classes": ["disc", "box"]}}},
+    }
+    path.write_text(json.dumps(config))  # JSON is YAML
+    return path
+
+
+def test_tool_makes_a_checkpoint_that_describes_itself(detector, tmp_path, capsys):
+    config = write_config(tmp_path / "detector.yaml")
+    assert run(detector, tmp_path / "ours.pth", "--to", "pe_spatial", "--config", config) == 0
+    content = load_checkpoint(tmp_path / "ours.pth")
+    described = read_config(content, "ours.pth")
+    assert described["model"]["backbone"]["weights"] is None  # nothing is left to fetch
+    assert content["pe_spatial"]["metainfo"]["classes"] == ["disc", "box"]
+    model = build_on_meta(TINY, 80)
+    model.load_state_dict(content["state_dict"], strict=True, assign=True)
+    wrong = write_config(tmp_path / "wrong.yaml", num_classes=3)
+    assert run(detector, tmp_path / "x.pth", "--to", "pe_spatial", "--config", wrong) == 2
+    assert "does not fit the model of" in capsys.readouterr().err
+    assert not (tmp_path / "x.pth").exists()
+
+
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
 @pytest.mark.parametrize("layout", ["timm", "detectron2"])
 def test_tool_takes_an_encoder_there_and_back(detector, tmp_path, layout, suffix):
@@ -254,6 +287,8 @@ def test_tool_does_not_overwrite(detector, tmp_path, capsys):
             "does not fit PE-Spatial-G14-448",
         ),
         (["theirs.pth", "x.pth", "--to", "pe_spatial", "--patch-size", "14"], "--patch-size applies to encoders"),
+        (["theirs.pth", "x.pth", "--to", "pe_spatial", "--config", "missing.yaml"], "missing.yaml"),
+        (["theirs.pth", "x.safetensors", "--to", "pe_spatial", "--config", "a.yaml"], "--config goes with"),
         (["encoder.pth", "x.pth", "--to", "pe_spatial"], "holds no Mask R-CNN of Detectron2"),
         (["broken.pth", "x.pth", "--to", "pe_spatial"], "NaN or Inf in 1 tensor"),
     ],
