@@ -1,0 +1,198 @@
+"""NYUv2, KITTI and folders of your own, as pairs of an image and a depth map."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from mmengine.registry import DATASETS
+
+from depth.loading import DEPTH_SUFFIXES, LoadDepthMap
+from depth.ranges import checked_range
+from pe_spatial.data import DenseDataset, UnreadableFile
+from pe_spatial.data.loading import is_image_name, natural_order
+
+
+class DepthDataset(DenseDataset):
+    """Records with `img_path`, `depth_path` and `depth_scale`; a subclass writes `load_data_list`.
+
+    Args:
+        *args, **kwargs: Those of `DenseDataset`.
+        depth_scale: Metres per unit of the PNG files; None where there are none.
+        depth_range: Where given, at least one pixel of the data set must lie inside, (least, greatest) in metres.
+    """
+
+    METAINFO = {"depth_unit": "metres"}
+
+    def __init__(
+        self,
+        *args: Any,
+        depth_scale: float | None = None,
+        depth_range: Sequence[float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if depth_scale is not None and not depth_scale > 0:
+            raise ValueError(f"depth_scale {depth_scale} is not a positive number of metres per unit of the PNG files")
+        self.depth_scale = depth_scale
+        self.depth_range = None if depth_range is None else checked_range(depth_range)
+        super().__init__(*args, **kwargs)
+
+    def full_init(self) -> None:
+        """Load the records and look at the first depth maps.
+
+        Raises:
+            ValueError: No record, a depth map in another unit, or none with a pixel in `depth_range`.
+        """
+        if self._fully_initialized:
+            return
+        super().full_init()
+        if self.depth_range is not None:
+            self._require_range(*self.depth_range)
+
+    def _require_range(self, least: float, greatest: float) -> None:
+        """Read depth maps until one has a pixel in the range, which is the first one of any sensible data set."""
+        loader = LoadDepthMap(allow_empty=True, allow_invalid=True)
+        nearest, farthest = float("inf"), 0.0
+        for depth in self._depth_maps(loader):
+            measured = depth[depth > 0]
+            if ((measured >= least) & (measured <= greatest)).any():
+                return
+            if len(measured):
+                nearest, farthest = min(nearest, float(measured.min())), max(farthest, float(measured.max()))
+        raise ValueError(
+            f"no pixel of {type(self).__name__} ({len(self)} depth maps) lies inside depth_range {least:g} to "
+            f"{greatest:g} m: its measurements reach from {nearest:g} to {farthest:g} m; correct depth_range or "
+            "depth_scale"
+        )
+
+    def _depth_maps(self, loader: LoadDepthMap) -> Iterator[np.ndarray]:
+        for index in range(len(self)):
+            record = self.get_data_info(index)
+            try:
+                yield loader.read(record["depth_path"], record["depth_scale"])
+            except UnreadableFile:
+                if self.unreadable == "raise":
+                    raise
+
+    def _record(self, number: int, img_path: str | Path, depth_path: str | Path) -> dict[str, Any]:
+        return {
+            "img_path": str(img_path),
+            "img_id": number,
+            "depth_path": str(depth_path),
+            "depth_scale": self.depth_scale,
+        }
+
+
+class SplitFileDataset(DepthDataset):
+    """Pairs from a split file with one line per pair: image, depth map, and (ignored) the focal length.
+
+    This is the format of the Eigen splits that BTS, AdaBins and DINOv3 use. Paths are relative to the folders; a
+    leading slash is dropped. Pairs whose depth map is `None` (45 of KITTI's 697 test images) are left out.
+
+    Args:
+        ann_file: The split file, relative to `data_root`.
+        data_prefix: The folders `img_path` and `depth_path`, relative to `data_root`.
+        **kwargs: Those of `DepthDataset`.
+    """
+
+    def load_data_list(self) -> list[dict[str, Any]]:
+        """One record per line.
+
+        Raises:
+            ValueError: A line of another form.
+        """
+        folders = self.data_prefix
+        records: list[dict[str, Any]] = []
+        for number, line in enumerate(Path(self.ann_file).read_text(encoding="utf-8").splitlines(), start=1):
+            fields = line.split()
+            if not fields:
+                continue
+            if len(fields) not in (2, 3):
+                raise ValueError(f"{self.ann_file}:{number}: {line!r} is not 'image depth [focal length]'")
+            if fields[1] == "None":
+                continue
+            image, depth = (field.lstrip("/") for field in fields[:2])
+            records.append(
+                self._record(
+                    len(records), Path(folders.get("img_path", ""), image), Path(folders.get("depth_path", ""), depth)
+                )
+            )
+        return records
+
+
+@DATASETS.register_module()
+class NyuDepth(SplitFileDataset):
+    """NYUv2, Eigen split: 24231 pairs to train (BTS's list) and 654 to test, 480x640, PNG in millimetres."""
+
+    METAINFO = {**DepthDataset.METAINFO, "dataset": "NYUv2"}
+
+    def __init__(self, *args: Any, depth_scale: float = 0.001, **kwargs: Any) -> None:
+        super().__init__(*args, depth_scale=depth_scale, **kwargs)
+
+
+@DATASETS.register_module()
+class KittiDepth(SplitFileDataset):
+    """KITTI, Eigen split, improved ground truth: 23158 pairs to train and 652 to test, PNG in 1/256 metres."""
+
+    METAINFO = {**DepthDataset.METAINFO, "dataset": "KITTI"}
+
+    def __init__(self, *args: Any, depth_scale: float = 1 / 256, **kwargs: Any) -> None:
+        super().__init__(*args, depth_scale=depth_scale, **kwargs)
+
+
+@DATASETS.register_module()
+class DepthFolder(DepthDataset):
+    """Your own pairs: a folder of images and one of depth maps (.png, .npy, .exr), named alike but for the suffix.
+
+    Subfolders are searched, and are part of the name.
+
+    Args:
+        data_prefix: The folders `img_path` and `depth_path`, relative to `data_root`.
+        **kwargs: Those of `DepthDataset`.
+    """
+
+    def load_data_list(self) -> list[dict[str, Any]]:
+        """One record per image.
+
+        Raises:
+            FileNotFoundError: A folder is missing.
+            ValueError: An image without a depth map, or with two; or a depth map without an image.
+        """
+        images = _by_name(self._folder("img_path"), None)
+        depths = _by_name(self._folder("depth_path"), DEPTH_SUFFIXES)
+        for missing, kind, folder in (
+            (images.keys() - depths.keys(), "no depth map", "depth_path"),
+            (depths.keys() - images.keys(), "no image", "img_path"),
+        ):
+            if missing:
+                shown = ", ".join(sorted(missing)[:3]) + (", …" if len(missing) > 3 else "")
+                raise ValueError(
+                    f"{kind} for {len(missing)} of {len(images | depths)} names ({shown}) in "
+                    f"{self.data_prefix[folder]}; names must agree but for the suffix"
+                )
+        names = natural_order(images)
+        return [self._record(number, images[name], depths[name]) for number, name in enumerate(names)]
+
+    def _folder(self, key: str) -> Path:
+        if key not in self.data_prefix:
+            raise ValueError(
+                f"data_prefix {self.data_prefix} lacks {key}; it names the folders img_path and depth_path"
+            )
+        folder = Path(self.data_prefix[key])
+        if not folder.is_dir():
+            raise FileNotFoundError(f"{folder} (data_prefix.{key}) is not a folder")
+        return folder
+
+
+def _by_name(folder: Path, suffixes: Sequence[str] | None) -> dict[str, Path]:
+    """Files below a folder by their path without folder and suffix; images where no suffixes are given."""
+    found: dict[str, Path] = {}
+    for path in sorted(folder.rglob("*")):
+        wanted = is_image_name(path) if suffixes is None else path.suffix.lower() in suffixes
+        if not wanted or path.name.startswith("."):
+            continue
+        name = path.relative_to(folder).with_suffix("").as_posix()
+        if name in found:
+            raise ValueError(f"{found[name]} and {path} have one name; keep one of them")
+        found[name] = path
+    return found

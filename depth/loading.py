@@ -1,0 +1,163 @@
+"""Depth files to metres: 16-bit PNG with a stated scale, .npy and .exr of metres.
+
+Whatever a file holds that cannot be depth is an error that names the file, not a pixel that silently counts as missing:
+a wrong unit, in particular, would train without a complaint.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.registry import TRANSFORMS
+from numpy.typing import NDArray
+from PIL import Image
+from torchvision import tv_tensors
+
+from pe_spatial.data import UnreadableFile
+
+DEPTH_SUFFIXES = (".png", ".npy", ".exr")
+# the median depth of a picture in metres, from the endoscope to the aerial photograph; beyond, the unit is wrong
+_PLAUSIBLE = (0.02, 400.0)
+# how an .exr channel that holds depth is called: the standard's name, then those that exporters use
+_EXR_CHANNELS = ("Z", "Y", "V", "R", "depth.Z", "Depth.Z", "Depth.V")
+
+
+@TRANSFORMS.register_module()
+class LoadDepthMap:
+    """`depth_path` to `depth`: float32 [1, H, W] metres, 0 = no measurement.
+
+    The scale of a PNG comes with the record, for it belongs to the data set: `depth_scale`, metres per unit.
+
+    Args:
+        allow_empty: Accept maps without any measurement.
+        allow_invalid: Negative values and NaN mark missing measurements in these files, as 0 and infinity always do.
+        allow_any_unit: Do not ask whether the median depth is plausible.
+    """
+
+    def __init__(self, allow_empty: bool = False, allow_invalid: bool = False, allow_any_unit: bool = False) -> None:
+        self.allow_empty = allow_empty
+        self.allow_invalid = allow_invalid
+        self.allow_any_unit = allow_any_unit
+
+    def __call__(self, sample: dict[str, Any]) -> dict[str, Any]:
+        """Load one depth map in the frame of the decoded image.
+
+        Raises:
+            UnreadableFile: The file is missing, damaged or of another format.
+            ValueError: Another size than the image, or contents that are not depth in the stated unit.
+        """
+        if "ori_shape" not in sample:
+            raise ValueError("LoadDepthMap needs the size of the image; put LoadImage before it in the pipeline")
+        depth = self.read(sample["depth_path"], sample.get("depth_scale"))
+        if depth.shape != tuple(sample["ori_shape"]):
+            raise ValueError(
+                f"{sample['depth_path']} is {depth.shape} (H, W) but its image {sample.get('img_path', '')} is "
+                f"{tuple(sample['ori_shape'])}; depth and image must be of one frame: render or register the depth map "
+                "at the size of the image"
+            )
+        return {**sample, "depth": tv_tensors.Mask(torch.from_numpy(depth)[None])}
+
+    def read(self, path: str | Path, scale: float | None) -> NDArray[np.float32]:
+        """One checked depth map [H, W] in metres; errors as above."""
+        metres = read_depth(path, scale)
+        present = ~np.isinf(metres)
+        invalid = present & ~(metres >= 0)
+        if invalid.any() and not self.allow_invalid:
+            raise ValueError(
+                f"{path}: {int(np.isnan(metres).sum())} pixels are NaN and {int((metres < 0).sum())} negative; 0 and "
+                "infinity mark missing measurements: correct the file, or set allow_invalid=True if these do too"
+            )
+        metres = np.where(present & ~invalid, metres, np.float32(0))
+        measured = metres[metres > 0]
+        if len(measured) == 0:
+            if self.allow_empty:
+                return metres
+            raise ValueError(f"{path}: no pixel holds a measurement; remove the file, or set allow_empty=True")
+        if not self.allow_any_unit:
+            _check_unit(path, float(np.median(measured)), scale)
+        return metres
+
+
+def read_depth(path: str | Path, scale: float | None) -> NDArray[np.float32]:
+    """A depth file as float32 [H, W] in metres, unchecked: infinite, NaN and negative values as they are.
+
+    Args:
+        path: .png, .npy or .exr.
+        scale: Metres per unit of a PNG: 0.001 for millimetres, 1/256 for KITTI. The others hold metres.
+
+    Raises:
+        UnreadableFile: The file is missing, damaged or of another format.
+        ValueError: A PNG without a scale.
+    """
+    suffix = Path(path).suffix.lower()
+    if suffix not in _READERS:
+        raise UnreadableFile(f"{path} is not one of {', '.join(DEPTH_SUFFIXES)}; convert it to one of them")
+    if suffix == ".png" and not (scale is not None and scale > 0):
+        raise ValueError(
+            f"{path}: a PNG needs its scale, metres per unit, but the data set says {scale}; set depth_scale "
+            "(0.001 for millimetres)"
+        )
+    try:
+        values = _READERS[suffix](path)
+        if values.ndim != 2:
+            raise ValueError(f"an array of shape {values.shape} is not a depth map [H, W]")
+    except MissingReader:
+        raise
+    except Exception as error:  # what decoders raise on damaged files is of every kind
+        reason = "no such file" if isinstance(error, FileNotFoundError) else f"{type(error).__name__}: {error}"
+        raise UnreadableFile(f"{path} cannot be read: {reason}") from error
+    return values.astype(np.float32) * np.float32(scale) if suffix == ".png" else values.astype(np.float32)
+
+
+class MissingReader(ImportError):  # noqa: N818 - names what is missing
+    """A package that reads a format is not installed."""
+
+
+def _read_png(path: str | Path) -> NDArray[Any]:
+    with Image.open(path) as image:
+        if not image.mode.startswith("I"):
+            raise ValueError(f"mode {image.mode} has 8 bits per value, too few for depth; save 16-bit greyscale")
+        return np.array(image)
+
+
+def _read_npy(path: str | Path) -> NDArray[Any]:
+    return np.load(path, allow_pickle=False)
+
+
+def _read_exr(path: str | Path) -> NDArray[Any]:
+    if not Path(path).exists():
+        raise FileNotFoundError(path)
+    try:
+        import OpenEXR
+    except ImportError:
+        raise MissingReader(f"{path}: .exr needs the package OpenEXR; pip install 'pe_spatial[exr]'") from None
+    with OpenEXR.File(str(path), separate_channels=True) as file:
+        channels = {name: channel.pixels for name, channel in file.channels().items()}
+    names = list(channels) if len(channels) == 1 else [name for name in _EXR_CHANNELS if name in channels]
+    if not names:
+        raise ValueError(f"none of its channels {', '.join(channels)} is called {', '.join(_EXR_CHANNELS)}")
+    return channels[names[0]]
+
+
+_READERS: dict[str, Callable[[str | Path], NDArray[Any]]] = {".png": _read_png, ".npy": _read_npy, ".exr": _read_exr}
+
+
+def _check_unit(path: str | Path, median: float, scale: float | None) -> None:
+    if _PLAUSIBLE[0] <= median <= _PLAUSIBLE[1]:
+        return
+    factor, unit = (0.001, "millimetres") if median > _PLAUSIBLE[1] else (1000.0, "metres")
+    likely = f"; it looks like {unit}, with a median of {median * factor:.3g} m" if _in_room(median * factor) else ""
+    if Path(path).suffix.lower() == ".png":
+        remedy = f"depth_scale {scale:g} may have to be {factor * (scale or 1):.3g}"
+    else:
+        remedy = f"{Path(path).suffix} files hold metres: multiply the values by {factor:g}"
+    raise ValueError(
+        f"{path}: the median depth is {median:.3g} m, outside {_PLAUSIBLE[0]:g} to {_PLAUSIBLE[1]:g} m{likely}. "
+        f"{remedy}; if the unit is right, set allow_any_unit=True"
+    )
+
+
+def _in_room(median: float) -> bool:
+    return _PLAUSIBLE[0] <= median <= _PLAUSIBLE[1]

@@ -1,0 +1,165 @@
+"""The measures of depth estimation, per image in float64, and the metric that averages them over a data set."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from mmengine.evaluator import BaseMetric
+from mmengine.logging import print_log
+from mmengine.registry import METRICS
+from torch import Tensor
+
+from depth.alignment import ALIGNMENTS
+from depth.crops import CROPS
+from depth.ranges import checked_range
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A function of prediction and measurement, both float64 [P] over the valid pixels of one image."""
+
+    function: Callable[[Tensor, Tensor], Tensor]
+    lower_is_better: bool
+    meaning: str
+
+    @property
+    def arrow(self) -> str:
+        """The direction of improvement."""
+        return "↓" if self.lower_is_better else "↑"
+
+
+def _log_error(p: Tensor, t: Tensor) -> Tensor:
+    return p.log() - t.log()
+
+
+def _within(factor: float) -> Callable[[Tensor, Tensor], Tensor]:
+    return lambda p, t: (torch.maximum(p / t, t / p) < factor).double().mean()
+
+
+MEASURES: dict[str, Measure] = {
+    "rmse": Measure(lambda p, t: (p - t).square().mean().sqrt(), True, "root of the mean squared error, metres"),
+    "rmse_log": Measure(lambda p, t: _log_error(p, t).square().mean().sqrt(), True, "the same of ln depth"),
+    "abs_rel": Measure(lambda p, t: ((p - t).abs() / t).mean(), True, "mean error / depth"),
+    "sq_rel": Measure(lambda p, t: ((p - t).square() / t).mean(), True, "mean squared error / depth, metres"),
+    "log10": Measure(lambda p, t: (_log_error(p, t) / torch.log(t.new_tensor(10.0))).abs().mean(), True, "mean error"),
+    "silog": Measure(lambda p, t: 100 * _log_error(p, t).std(correction=0), True, "100 x deviation of the ln error"),
+    "delta1": Measure(_within(1.25), False, "share of pixels within a factor of 1.25"),
+    "delta2": Measure(_within(1.25**2), False, "within 1.25 squared"),
+    "delta3": Measure(_within(1.25**3), False, "within 1.25 cubed"),
+}
+
+
+@METRICS.register_module()
+class DepthErrorMetric(BaseMetric):
+    """RMSE, RMSE-log, AbsRel, SqRel, log10, SILog and the deltas: the mean over images of the value of each image.
+
+    A pixel counts where its measurement lies strictly inside the range and the crop, as in the code of BTS, AdaBins
+    and DINOv2. The prediction is aligned first, where that is asked for, and then clamped to the range.
+
+    The results are called `depth/rmse`, and `depth_median_aligned/rmse` or `depth_scale_shift_aligned/rmse` with an
+    alignment: numbers with and without one must not be compared.
+
+    Args:
+        depth_range: (least, greatest) measured depth that counts, in metres.
+        crop: The region that counts; None for the whole frame.
+        alignment: What is fitted to the measurement, per image, before judging; a relative model needs one.
+        collect_device: Where mmengine gathers results of several processes.
+    """
+
+    def __init__(
+        self,
+        depth_range: Sequence[float],
+        crop: Literal["nyu_eigen", "garg", "kitti_eigen"] | None = None,
+        alignment: Literal["median", "scale_shift"] | None = None,
+        collect_device: str = "cpu",
+    ) -> None:
+        for name, value, known in (("crop", crop, CROPS), ("alignment", alignment, ALIGNMENTS)):
+            if value is not None and value not in known:
+                raise ValueError(f"{name}={value!r} is not one of {', '.join(known)} or null")
+        self.depth_range = checked_range(depth_range)
+        self.crop = crop
+        self.alignment = alignment
+        super().__init__(collect_device, prefix="depth" if alignment is None else f"depth_{alignment}_aligned")
+
+    def process(self, data_batch: Any, data_samples: Sequence[dict[str, Any]]) -> None:
+        """Judge predictions in the frame of their measurement.
+
+        Args:
+            data_batch: Not used.
+            data_samples: With `pred_depth` and `gt_depth`, data [1, H, W] of one size, and `depth_is_metric`.
+
+        Raises:
+            ValueError: A relative prediction without an alignment, different sizes, or a prediction that is not finite.
+        """
+        for sample in data_samples:
+            self.results.append(self._judge(sample))
+
+    def _judge(self, sample: dict[str, Any]) -> dict[str, Any]:
+        name = sample.get("img_path")
+        if not sample["depth_is_metric"] and self.alignment is None:
+            raise ValueError(
+                "the model predicts relative depth, which metric evaluation cannot judge; set alignment to "
+                f"{' or '.join(ALIGNMENTS)} in {type(self).__name__}, or evaluate a metric checkpoint"
+            )
+        prediction, target = (sample[key]["data"].cpu() for key in ("pred_depth", "gt_depth"))
+        if prediction.shape != target.shape:
+            raise ValueError(
+                f"{name}: the prediction is {tuple(prediction.shape[-2:])} (H, W) but the depth map "
+                f"{tuple(target.shape[-2:])}; load depth after the last resize of the validation pipeline"
+            )
+        if self.crop is not None:
+            region = CROPS[self.crop](target.shape[-2], target.shape[-1])
+            prediction, target = prediction[(..., *region)], target[(..., *region)]
+        # compared in the precision of the files: 0.001 of float32 lies above 0.001 of float64
+        measured = target[target > 0]
+        extremes = (float(measured.min()), float(measured.max())) if len(measured) else None
+        valid = (target > self.depth_range[0]) & (target < self.depth_range[1])
+        values = self._measure(prediction[valid], target[valid], name) if valid.any() else None
+        return {"values": values, "extremes": extremes}
+
+    def _measure(self, prediction: Tensor, target: Tensor, name: str | None) -> dict[str, float]:
+        if not prediction.isfinite().all():
+            raise ValueError(f"{name}: the prediction holds NaN or infinite values; the training has diverged")
+        prediction, target = prediction.double(), target.double()
+        if self.alignment is not None:
+            prediction = ALIGNMENTS[self.alignment](prediction, target)
+        return depth_errors(prediction.clamp(*self.depth_range), target)
+
+    def compute_metrics(self, results: list[dict[str, Any]]) -> dict[str, float]:
+        """The mean of every measure over the images that have a valid pixel; the others are counted and logged.
+
+        Raises:
+            ValueError: No image has one.
+        """
+        judged = [result["values"] for result in results if result["values"] is not None]
+        if not judged:
+            measured = [result["extremes"] for result in results if result["extremes"] is not None]
+            least, greatest = (min(m[0] for m in measured), max(m[1] for m in measured)) if measured else (None, None)
+            found = "no measurement at all" if least is None else f"measurements of {least:g} to {greatest:g} m"
+            raise ValueError(
+                f"no pixel lies inside the range {self.depth_range} m: the {len(results)} depth maps hold {found}"
+                f"{f' in the crop {self.crop}' if self.crop else ''}; correct depth_range or the scale of the files"
+            )
+        means = {name: sum(values[name] for values in judged) / len(judged) for name in MEASURES}
+        if len(judged) < len(results):
+            print_log(
+                f"{len(results) - len(judged)} of {len(results)} depth maps have no valid pixel", logger="current"
+            )
+        print_log(f"{self.prefix}: {table(means)}", logger="current")
+        return means
+
+
+def depth_errors(prediction: Tensor, target: Tensor) -> dict[str, float]:
+    """All `MEASURES` of one image.
+
+    Args:
+        prediction, target: Positive depth in metres, [P], at least one pixel.
+    """
+    prediction, target = prediction.double(), target.double()
+    return {name: float(measure.function(prediction, target)) for name, measure in MEASURES.items()}
+
+
+def table(values: dict[str, float]) -> str:
+    """Values with their directions, on one line."""
+    return "  ".join(f"{name}{MEASURES[name].arrow} {value:.4f}" for name, value in values.items())

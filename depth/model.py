@@ -1,0 +1,120 @@
+"""DepthModel: a backbone and a head that predict depth at the size of the image."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from mmengine.model import BaseModel
+from mmengine.registry import MODELS
+from mmengine.structures import BaseDataElement, PixelData
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from depth.tiling import DepthTiling
+
+
+@MODELS.register_module()
+class DepthModel(BaseModel):
+    """Depth from single images.
+
+    Args:
+        backbone: Config of a backbone that keeps the contract of `pe_spatial.backbones`.
+        head: Config of a head (see `depth.heads`); `in_channels` may be left out and are then the backbone's.
+        losses: Configs of the losses (see `depth.losses`), summed with their own weights.
+        metric: Whether the predicted values are metres. A model whose losses leave the scale open is relative.
+        flip_test: Predict the mean of an image and of its mirror image.
+        tiling: Arguments of `DepthTiling` for images larger than a tile; None predicts every image as a whole.
+        data_preprocessor: Config of the batch preparation; pads to multiples of the patch size.
+    """
+
+    def __init__(
+        self,
+        backbone: Mapping[str, Any],
+        head: Mapping[str, Any],
+        losses: Sequence[Mapping[str, Any]],
+        metric: bool = True,
+        flip_test: bool = False,
+        tiling: Mapping[str, Any] | None = None,
+        data_preprocessor: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(data_preprocessor=data_preprocessor)
+        self.backbone = MODELS.build(backbone)
+        self.head = MODELS.build({"in_channels": self.backbone.channels, **head})
+        if tuple(self.head.in_channels) != tuple(self.backbone.channels):
+            raise ValueError(
+                f"the head takes maps of {tuple(self.head.in_channels)} channels but the backbone returns "
+                f"{tuple(self.backbone.channels)}; correct in_channels or leave it out"
+            )
+        self.losses = nn.ModuleList(MODELS.build(loss) for loss in losses)
+        if metric and not any(loss.fixes_scale for loss in self.losses):
+            raise ValueError(
+                "no loss fixes the overall scale, so the values cannot be metres; set metric=False, or invariance "
+                "below 1 in ScaleInvariantLogLoss"
+            )
+        self.metric = metric
+        self.flip_test = flip_test
+        self.tiling = None if tiling is None else DepthTiling(**tiling)
+        self._check_tile()
+
+    def _check_tile(self) -> None:
+        stride = max(self.backbone.strides)
+        if self.tiling is not None and any(side % stride for side in self.tiling.tile):
+            raise ValueError(
+                f"tile {self.tiling.tile} (H, W) is not a multiple of the patch size {stride}; use "
+                f"{tuple(side // stride * stride or stride for side in self.tiling.tile)}"
+            )
+
+    def forward(
+        self, inputs: Tensor, data_samples: list[BaseDataElement] | None = None, mode: str = "tensor"
+    ) -> dict[str, Tensor] | list[BaseDataElement] | Tensor:
+        """Run the model.
+
+        Args:
+            inputs: Normalised images [B, 3, H, W], H and W multiples of the patch size.
+            data_samples: For "loss" with `gt_depth` padded like the images; for "predict" with the metainfo of
+                `DensePreprocessor`.
+            mode: "loss" for a dict of losses; "predict" for data samples with `pred_depth` [1, h, w] in the frame of
+                the original image and the metainfo `depth_is_metric`, `depth_unit` and `depth_range`; "tensor" for
+                depth [B, 1, H, W].
+
+        Raises:
+            ValueError: Another mode, or "loss" or "predict" without data samples.
+        """
+        if mode == "tensor":
+            return self._depth(inputs)
+        if mode not in ("loss", "predict"):
+            raise ValueError(f"mode={mode!r} is not one of 'loss', 'predict', 'tensor'")
+        if data_samples is None:
+            raise ValueError(f"mode={mode!r} needs data_samples")
+        return self._loss(inputs, data_samples) if mode == "loss" else self._predict(inputs, data_samples)
+
+    def _depth(self, inputs: Tensor) -> Tensor:
+        depth = self.head(self.backbone(inputs))
+        return F.interpolate(depth, size=inputs.shape[-2:], mode="bilinear", align_corners=False)  # [B, 1, H, W]
+
+    def _loss(self, inputs: Tensor, data_samples: list[BaseDataElement]) -> dict[str, Tensor]:
+        target = torch.stack([sample.gt_depth.data for sample in data_samples])  # [B, 1, H, W]
+        least, greatest = self.head.depth_range
+        valid = (target >= least) & (target <= greatest)
+        depth = self._depth(inputs)
+        return {f"loss_{loss.name}": loss(depth, target, valid) for loss in self.losses}
+
+    def _predict(self, inputs: Tensor, data_samples: list[BaseDataElement]) -> list[BaseDataElement]:
+        depth = self._depth_of_mirrors if self.flip_test else self._depth
+        batch = depth(inputs) if self.tiling is None else self.tiling(depth, inputs)
+        for sample, padded in zip(data_samples, batch, strict=True):
+            height, width = sample.img_shape
+            image = padded[None, :, :height, :width].float()
+            frame = F.interpolate(image, size=tuple(sample.ori_shape), mode="bilinear", align_corners=False)[0]
+            sample.set_field(PixelData(data=frame), "pred_depth", dtype=PixelData)
+            sample.set_metainfo(
+                {
+                    "depth_is_metric": self.metric,
+                    "depth_unit": "metres" if self.metric else "relative",
+                    "depth_range": self.head.depth_range,
+                }
+            )
+        return data_samples
+
+    def _depth_of_mirrors(self, inputs: Tensor) -> Tensor:
+        return (self._depth(inputs) + self._depth(inputs.flip(-1)).flip(-1)) / 2

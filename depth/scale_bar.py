@@ -1,0 +1,59 @@
+"""The legend of a colour map of depth: a bar with round numbers, the unit, and whether the values are metric."""
+
+import math
+
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+from torchvision.transforms.v2 import functional as F
+
+from pe_spatial.visualization import colorize_depth, enlarge
+
+
+def depth_picture(depth: Tensor, near: float, far: float, is_metric: bool) -> Tensor:
+    """Depth as colours beside its legend.
+
+    Args:
+        depth: [1, H, W], 0 = no measurement.
+        near, far: Ends of the colour scale, in the unit of `depth`.
+        is_metric: The unit is metres; otherwise it is the model's own.
+
+    Returns:
+        uint8 RGB [3, H', W']. A small map is enlarged by a whole factor.
+    """
+    colors = colorize_depth(depth, near, far)
+    factor = enlarge(colors)[1]
+    colors = colors.repeat_interleave(factor, -2).repeat_interleave(factor, -1)
+    height = colors.shape[-2]
+    return torch.cat([colors, _legend(height, near, far, is_metric)], dim=-1)
+
+
+def _legend(height: int, near: float, far: float, is_metric: bool) -> Tensor:
+    """White strip [3, height, W] with the title, the bar (near above) and its ticks."""
+    size = max(11, height // 36)
+    font = ImageFont.load_default(size=size)
+    title = ("metric depth", "unit: m") if is_metric else ("relative depth", "no unit")
+    width = int(max(font.getlength(line) for line in title)) + 2 * size // 2 + 4
+    canvas = Image.new("RGB", (width, height), "white")
+    draw = ImageDraw.Draw(canvas)
+    for number, line in enumerate(title):
+        draw.text((size // 2, size // 2 + int(1.3 * size) * number), line, font=font, fill="black")
+    top, bottom = 4 * size, height - size
+    bar = colorize_depth(torch.linspace(max(near, 1e-6), far, bottom - top)[:, None].expand(-1, 2 * size), near, far)
+    canvas.paste(F.to_pil_image(bar), (size // 2, top))
+    for value in round_values(near, far):
+        y = top + (bottom - 1 - top) * (value - near) / max(far - near, 1e-12)
+        right = size // 2 + 2 * size
+        draw.line((right, y, right + size // 3, y), fill="black", width=max(1, size // 12))
+        draw.text((right + size // 2 + 2, y), f"{value:.6g}", font=font, fill="black", anchor="lm")
+    return F.pil_to_tensor(canvas)
+
+
+def round_values(near: float, far: float, count: int = 6) -> list[float]:
+    """About `count` multiples of 1, 2 or 5 times a power of ten in the range, at least one."""
+    span = max(far - near, 1e-12)
+    power = 10 ** math.floor(math.log10(span / count))
+    step = next(power * factor for factor in (1, 2, 5, 10, 20) if span / (power * factor) <= count)
+    first = math.ceil(near / step - 1e-9)
+    values = [step * number for number in range(first, math.floor(far / step + 1e-9) + 1)]
+    return values or [near]
