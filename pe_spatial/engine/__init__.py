@@ -12,7 +12,11 @@ from pe_spatial.engine.errors import CheckpointError, ConfigError, DivergedError
 from pe_spatial.engine.fsdp import FullyShardedModel, FullyShardHook
 from pe_spatial.engine.guards import IterationSeedHook, LossGuardHook
 from pe_spatial.engine.optim import LayerDecayConstructor
+from pe_spatial.engine.pictures import PictureHook, draw_prediction
+from pe_spatial.engine.predictor import Predictor
 from pe_spatial.engine.progress import ProgressHook
+from pe_spatial.engine.report import RunReportHook
+from pe_spatial.engine.stream import Source, find_sources, stream
 
 __all__ = [
     "AtomicCheckpointHook",
@@ -25,13 +29,20 @@ __all__ = [
     "IterationSeedHook",
     "LayerDecayConstructor",
     "LossGuardHook",
+    "PictureHook",
+    "Predictor",
     "ProgressHook",
+    "RunReportHook",
+    "Source",
     "UserError",
     "describe",
+    "draw_prediction",
     "find_best",
     "find_config",
     "find_last",
+    "find_sources",
     "load_checkpoint",
     "load_config",
     "save_checkpoint",
+    "stream",
 ]

@@ -38,7 +38,7 @@ def load_config(name: str | Path, overrides: Sequence[str] = ()) -> Config:
         origins[_apply(config, override)] = f"override '{override}'"
     for key in [key for key in config if key.startswith("_")]:
         config.pop(key)
-    _import_packages(config.get("custom_imports") or {}, path)
+    import_packages(config)
     _normalise(config)
     problems = list(find_problems(config))
     if problems:
@@ -171,16 +171,20 @@ def _child(node: Any, part: str, where: str, override: str) -> Any:
 
 
 # --- after merging ----------------------------------------------------------------------------------------------------
-def _import_packages(custom_imports: dict[str, Any], path: Path) -> None:
-    """Import what registers the names that a config may use."""
-    modules = custom_imports.get("imports", [])
+def import_packages(config: Any) -> None:
+    """Import what registers the names that a config may use.
+
+    Raises:
+        ConfigError: `custom_imports` names a module that does not exist.
+    """
+    modules = (config.get("custom_imports") or {}).get("imports", [])
     for module in ["pe_spatial.backbones", "pe_spatial.data", "pe_spatial.engine", *_as_list(modules)]:
         try:
             import_module(module)
         except ModuleNotFoundError as error:
             if error.name is None or not module.startswith(error.name):
                 raise  # the module is there, something that it imports is not
-            raise ConfigError(f"{path}: custom_imports: there is no module {module!r}") from error
+            raise ConfigError(f"{config.filename}: custom_imports: there is no module {module!r}") from error
 
 
 def _as_list(value: Any) -> list[Any]:
@@ -198,3 +202,15 @@ def _normalise(config: Config) -> None:
     mmengine_names = {"runtime_info", "timer", "sampler_seed", "logger", "param_scheduler", "checkpoint"}
     for name in [name for name, hook in hooks.items() if hook is None and name not in mmengine_names]:
         hooks.pop(name)  # switched off; mmengine accepts null only for hooks of its own
+
+
+def drop_pretrained(model: Any) -> None:
+    """Forget where backbones get their first weights from: a checkpoint is loaded over them anyway."""
+    if isinstance(model, dict):
+        if model.get("weights"):
+            model["weights"] = None
+        for value in model.values():
+            drop_pretrained(value)
+    elif isinstance(model, list):
+        for value in model:
+            drop_pretrained(value)

@@ -11,6 +11,7 @@ from mmengine.runner import Runner
 
 from pe_spatial.engine.amp import prepare_evaluation
 from pe_spatial.engine.checkpoint import BEST_POINTER, LAST_POINTER, find_best, find_last, load_checkpoint
+from pe_spatial.engine.config import drop_pretrained
 from pe_spatial.engine.distributed import set_up
 from pe_spatial.engine.errors import CheckpointError, UserError
 from pe_spatial.engine.progress import METRICS_FILE
@@ -99,18 +100,6 @@ def build_runner(config: Config) -> Runner:
     runner.dump_config()
     _set_console(runner.logger, level)
     return runner
-
-
-def drop_pretrained(model: Any) -> None:
-    """Forget where backbones get their first weights from: a checkpoint is loaded over them anyway."""
-    if isinstance(model, dict):
-        if model.get("weights"):
-            model["weights"] = None
-        for value in model.values():
-            drop_pretrained(value)
-    elif isinstance(model, list):
-        for value in model:
-            drop_pretrained(value)
 
 
 class _Console(logging.Formatter):

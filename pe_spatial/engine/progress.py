@@ -49,7 +49,7 @@ class ProgressHook(Hook):
         values["memory"] = peak_memory()
         runner.logger.info(_train_line(values, done, runner.max_iters, runner.message_hub.get_info("eta")))
         runner.visualizer.add_scalars({f"train/{name}": value for name, value in values.items()}, step=done)
-        _append(Path(runner.work_dir), {"mode": "train", **_scalars(values), "iter": done})
+        _append(Path(runner.work_dir), {"mode": "train", **scalars(values), "iter": done})
 
     def after_val_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """A line now and then during a long evaluation."""
@@ -68,7 +68,7 @@ class ProgressHook(Hook):
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, Any] | None = None) -> None:
         """Show the metrics."""
-        self._metrics = _scalars(metrics or {})
+        self._metrics = scalars(metrics or {})
         runner.logger.info(f"validation  {_metrics_line(self._metrics)}")
 
     def after_val(self, runner: Runner) -> None:
@@ -79,7 +79,7 @@ class ProgressHook(Hook):
 
     def after_test_epoch(self, runner: Runner, metrics: dict[str, Any] | None = None) -> None:
         """Show the metrics."""
-        runner.logger.info(f"test  {_metrics_line(_scalars(metrics or {}))}")
+        runner.logger.info(f"test  {_metrics_line(scalars(metrics or {}))}")
 
     def after_run(self, runner: Runner) -> None:
         """Flush TensorBoard."""
@@ -139,7 +139,8 @@ def _metrics_line(metrics: dict[str, Any]) -> str:
     return "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())
 
 
-def _scalars(values: dict[str, Any]) -> dict[str, float]:
+def scalars(values: dict[str, Any]) -> dict[str, float]:
+    """Those entries that are numbers."""
     return {name: float(value) for name, value in values.items() if _is_scalar(value)}
 
 

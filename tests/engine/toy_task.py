@@ -1,4 +1,4 @@
-"""A task of a few hundred parameters: a box from the mean colours of a small image. Imported by tests and by their runs."""
+"""A task of a few hundred parameters: a box from the mean colours of a small image."""
 
 import os
 from pathlib import Path
@@ -8,8 +8,7 @@ import torch
 import torch.nn.functional as F
 from mmengine.evaluator import BaseMetric
 from mmengine.model import BaseModel
-from mmengine.registry import METRICS, MODELS
-from mmengine.registry import DATASETS
+from mmengine.registry import DATASETS, METRICS, MODELS
 from mmengine.structures import InstanceData
 from PIL import Image
 from torch import nn
@@ -71,7 +70,7 @@ class ToyModel(BaseModel):
             scale = float("nan") if self.steps == self.explode_at else 1.0
             target = torch.tensor([[s.metainfo["img_id"] % 3 - 1.0] * 4 for s in data_samples], device=x.device)
             return {"loss_box": F.mse_loss(x.float(), target) * scale, "loss_size": x.float().square().mean() * 0.01}
-        for row, sample in zip(x.float().sigmoid(), data_samples):
+        for row, sample in zip(x.float().sigmoid(), data_samples, strict=True):
             H, W = sample.metainfo["ori_shape"]
             boxes = torch.stack([row[:2] * 0.5, row[:2] * 0.5 + row[2:] * 0.5]).reshape(1, 4)
             boxes = boxes * torch.tensor([W, H, W, H], device=x.device)
