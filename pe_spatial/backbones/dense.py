@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
+from mmengine.logging import print_log
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
@@ -30,7 +32,8 @@ class PEBackbone(nn.Module):
         global_blocks: blocks that attend globally although there are windows.
         rope: ``extrapolate``, ``interpolate`` or the side of a grid; see :class:`VisionTransformer`.
         pos_embed: ``bilinear``, ``bicubic`` or ``tile``.
-        patch_size: resample the patch embedding to this size after the weights are loaded; None keeps the variant's.
+        patch_size: patches of another size over the same grid of positions; weights of the variant's own size are
+            resampled while they are loaded. None keeps the variant's.
         drop_path: skipping probability of the last block; it falls linearly to 0 in the first.
         checkpointing: save memory in training by computing the blocks twice.
         frozen: True freezes everything; a number freezes the embeddings and that many blocks.
@@ -59,10 +62,13 @@ class PEBackbone(nn.Module):
         weights: str | None = None,
     ) -> None:
         super().__init__()
+        config = get_variant(variant)
+        if patch_size is not None:
+            config = replace(config, patch_size=patch_size, image_size=patch_size * config.grid_size)
         # with weights to come, the encoder is built without memory of its own: there is never a second copy
         with torch.device("meta" if weights is not None else torch.get_default_device()):
             self.encoder = VisionTransformer(
-                get_variant(variant),
+                config,
                 window=window,
                 global_blocks=global_blocks,
                 rope=rope,
@@ -73,11 +79,9 @@ class PEBackbone(nn.Module):
         if weights is not None:
             from pe_spatial.backbones.weights import load_weights
 
-            load_weights(self.encoder, weights)
-        if patch_size is not None:
-            self.encoder.resize_patches(patch_size)
-        self.config = self.encoder.config
-        self.patch_size = self.config.patch_size
+            print_log(f"Encoder weights: {load_weights(self.encoder, weights)}", "current")
+        self.config = config
+        self.patch_size = config.patch_size
         self.layers = tuple(resolve_blocks(layers, self.config.depth))
         if not self.layers:
             raise ValueError("layers is empty; name at least one block, for example [-1] for the last")

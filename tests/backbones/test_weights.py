@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 
-from pe_spatial.backbones import VARIANTS, EncoderConfig, VisionTransformer
+from pe_spatial.backbones import VARIANTS, EncoderConfig, PEBackbone, VisionTransformer, dense
 from pe_spatial.backbones.weights import (
     WeightsError,
     expected_shapes,
@@ -256,6 +256,19 @@ def test_patches_are_resized_over_the_same_grid(tmp_path):
     expected = F.interpolate(state["conv1.weight"], (16, 16), mode="bicubic", align_corners=False)
     assert_same(found, {**state, "conv1.weight": expected})
     assert report.conversions == ["patch embedding resized bicubically from 14x14 to 16x16 pixels"]
+
+
+def test_a_backbone_resamples_only_patches_of_another_size(tmp_path, monkeypatch):
+    logged = []
+    monkeypatch.setattr(dense, "print_log", lambda message, logger: logged.append(message))
+    trained = PEBackbone(SPATIAL, patch_size=16)  # a detector's encoder, for which the variant has patches of 14
+    path = save({"state_dict": prefixed("backbone.", trained.state_dict())}, tmp_path / "trained.pth")
+    assert_same(PEBackbone(SPATIAL, patch_size=16, weights=str(path)).state_dict(), trained.state_dict())
+    other = save(random_state(SPATIAL), tmp_path / "other.pth")
+    backbone = PEBackbone(SPATIAL, patch_size=16, weights=str(other))
+    assert "resized bicubically from 14x14 to 16x16" in logged[-1]
+    assert backbone.encoder.conv1.weight.shape == (32, 3, 16, 16)
+    assert (backbone.patch_size, backbone.strides, backbone.config.grid_size) == (16, (16,), 4)
 
 
 def test_patches_are_not_resized_over_another_grid(tmp_path):
