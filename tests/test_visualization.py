@@ -1,0 +1,204 @@
+import numpy as np
+import pytest
+import torch
+from mmengine.structures import InstanceData
+
+from pe_spatial.data.synthetic import CLASSES, draw_scene
+from pe_spatial.visualization import (
+    colorize_depth,
+    draw_boxes,
+    draw_instances,
+    enlarge,
+    overlay_masks,
+    palette,
+    pca_rgb,
+)
+
+
+@pytest.fixture
+def scene():
+    return draw_scene(3, (96, 128))
+
+
+@pytest.fixture
+def image(scene):
+    return torch.from_numpy(scene.image).permute(2, 0, 1)
+
+
+def instances_of(scene, **more):
+    return InstanceData(
+        bboxes=torch.from_numpy(scene.boxes),
+        labels=torch.from_numpy(scene.labels),
+        masks=torch.from_numpy(scene.masks),
+        **more,
+    )
+
+
+# --- colours ----------------------------------------------------------------------------------------------------------
+def test_colours_are_distinct_and_do_not_depend_on_how_many_there_are():
+    colors = palette(256)
+    assert colors.shape == (256, 3)
+    assert colors.dtype == torch.uint8
+    assert colors[0].tolist() == [0, 0, 0]
+    assert len({tuple(color) for color in colors.tolist()}) == 256
+    assert torch.equal(palette(20), colors[:20])
+    distances = torch.cdist(colors[:12].float(), colors[:12].float()) + 1e6 * torch.eye(12)
+    assert distances.min() > 40
+
+
+# --- masks and boxes --------------------------------------------------------------------------------------------------
+def test_only_the_pixels_of_a_mask_change(image, scene):
+    before = image.clone()
+    masks = torch.from_numpy(scene.masks)
+    drawn = overlay_masks(image, masks)
+    changed = (drawn != image).any(0)
+    assert torch.equal(image, before)
+    assert not changed[~masks.any(0)].any()
+    assert changed[masks.any(0)].float().mean() > 0.95
+
+
+def test_ids_and_masks_are_drawn_alike(image, scene):
+    assert torch.equal(
+        overlay_masks(image, torch.from_numpy(scene.ids)), overlay_masks(image, torch.from_numpy(scene.masks))
+    )
+    assert torch.equal(overlay_masks(image, torch.zeros(0, 96, 128, dtype=torch.bool)), image)
+
+
+def test_full_and_no_opacity(image):
+    mask = torch.zeros(1, 96, 128, dtype=torch.bool)
+    mask[0, 20:60, 30:90] = True
+    solid = overlay_masks(image, mask, colors=[4], opacity=1)
+    assert (solid[:, mask[0]] == palette()[5][:, None]).all()
+    outline = (overlay_masks(image, mask, opacity=0) != image).any(0)
+    assert not outline[21:59, 31:89].any()
+    assert outline.sum() > 180
+    edge = torch.zeros(1, 96, 128, dtype=torch.bool)
+    edge[0, :, :50] = True  # reaches three edges of the image: only its open side has an outline
+    assert not (overlay_masks(image, edge, opacity=0) != image).any(0)[:, :49].any()
+
+
+def test_masks_of_another_size_are_refused(image):
+    with pytest.raises(ValueError, match=r"masks of \(48, 64\).*image of \(96, 128\)"):
+        overlay_masks(image, torch.zeros(1, 48, 64, dtype=torch.bool))
+
+
+def test_box_edges_lie_inside_the_box():
+    blank = torch.zeros(3, 40, 60, dtype=torch.uint8)
+    drawn = draw_boxes(blank, torch.tensor([[10.0, 5, 30, 25]])).any(0)
+    rows, columns = drawn.nonzero().T
+    assert (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1) == (10, 5, 30, 25)
+    assert not drawn[6:24, 11:29].any()
+    assert torch.equal(draw_boxes(blank, torch.zeros(0, 4)), blank)
+
+
+def test_degenerate_boxes_and_captions_beyond_the_edges_do_not_fail():
+    blank = torch.zeros(3, 40, 60, dtype=torch.uint8)
+    boxes = torch.tensor([[5.0, 5, 5, 5], [-20, -9, 3, 4], [55, 38, 90, 70]])
+    drawn = draw_boxes(blank, boxes, ["a", "a long caption on a small image", "c"])
+    assert drawn.shape == blank.shape
+    with pytest.raises(ValueError, match="zip"):
+        draw_boxes(blank, boxes, ["a"])
+
+
+def test_small_images_are_enlarged_by_a_whole_factor(image):
+    large, factor = enlarge(image)
+    assert factor == 5
+    assert large.shape == (3, 480, 640)
+    restored = torch.nn.functional.avg_pool2d(large.float(), factor)
+    assert (restored - image).abs().mean() < 2
+    assert enlarge(large)[1] == 1
+
+
+def test_instances_below_the_threshold_are_not_drawn(image, scene):
+    scored = instances_of(scene, scores=torch.full((len(scene.labels),), 0.4))
+    assert torch.equal(draw_instances(image, scored, CLASSES, threshold=0.5), enlarge(image)[0])
+    assert not torch.equal(draw_instances(image, scored, CLASSES, threshold=0.3), enlarge(image)[0])
+    assert torch.equal(draw_instances(image, scored[:0], CLASSES), enlarge(image)[0])
+
+
+def test_annotations_without_scores_or_masks_are_drawn(image, scene):
+    annotations = InstanceData(bboxes=torch.from_numpy(scene.boxes), labels=torch.from_numpy(scene.labels))
+    assert draw_instances(image, annotations, CLASSES).shape == (3, 480, 640)
+    with pytest.raises(ValueError, match=r"label \d has no name among 0 classes"):
+        draw_instances(image, annotations, ())
+
+
+# --- features ---------------------------------------------------------------------------------------------------------
+def test_equal_features_have_equal_colours_and_different_ones_do_not():
+    generator = torch.Generator().manual_seed(0)
+    prototypes = torch.randn(3, 32, generator=generator)
+    regions = torch.zeros(16, 24, dtype=torch.long)
+    regions[:, 8:16], regions[:, 16:] = 1, 2
+    colors = pca_rgb(prototypes[regions].permute(2, 0, 1))
+    assert colors.shape == (3, 16, 24)
+    assert colors.dtype == torch.uint8
+    inside = [colors[:, 2:-2, start + 2 : start + 6].flatten(1).float() for start in (0, 8, 16)]  # away from the blur
+    assert all(region.std(1).max() < 1 for region in inside)
+    means = torch.stack([region.mean(1) for region in inside])
+    assert (torch.cdist(means, means) + 1e6 * torch.eye(3)).min() > 60
+
+
+def test_colours_ignore_scale_offset_and_rotation_of_the_features():
+    generator = torch.Generator().manual_seed(1)
+    features = torch.randn(8, 12, 14, generator=generator) * torch.arange(8, 0, -1)[:, None, None]
+    expected = pca_rgb(features).int()
+    assert (pca_rgb(7 * features + 3).int() - expected).abs().max() <= 1
+
+
+def test_frames_share_one_basis():
+    generator = torch.Generator().manual_seed(2)
+    frame, other = torch.randn(2, 8, 12, 14, generator=generator)
+    shared = pca_rgb(torch.stack([frame, other, frame]))
+    assert shared.shape == (3, 3, 12, 14)
+    assert torch.equal(shared[0], shared[2])
+    assert not torch.equal(shared[0], shared[1])
+    assert torch.equal(pca_rgb(frame[None])[0], pca_rgb(frame))
+
+
+def test_half_precision_constant_and_tiny_maps_give_finite_colours():
+    features = torch.randn(8, 6, 6, generator=torch.Generator().manual_seed(3))
+    assert (pca_rgb(features.bfloat16()).int() - pca_rgb(features).int()).abs().float().mean() < 5
+    assert pca_rgb(torch.ones(8, 6, 6)).float().flatten(1).std(1).max() == 0
+    assert pca_rgb(features[:, :1, :2]).shape == (3, 1, 2)
+
+
+def test_wrong_features_are_refused():
+    with pytest.raises(ValueError, match=r"\(2, 6, 6\).*3 or more"):
+        pca_rgb(torch.zeros(2, 6, 6))
+    with pytest.raises(ValueError, match="not"):
+        pca_rgb(torch.zeros(6, 6))
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        pca_rgb(torch.full((4, 6, 6), torch.nan))
+
+
+# --- depth ------------------------------------------------------------------------------------------------------------
+def test_near_is_light_far_is_dark_and_missing_is_black():
+    depth = torch.linspace(1, 9, 50).repeat(4, 1)
+    depth[0, 0] = 0
+    colors = colorize_depth(depth, near=1, far=9)
+    luminance = colors.float().mean(0)
+    assert colors.shape == (3, 4, 50)
+    assert colors[:, 0, 0].tolist() == [0, 0, 0]
+    assert (luminance[1].diff() < 0).all()
+    assert torch.equal(colors, colorize_depth(depth[None], near=1, far=9))
+
+
+def test_the_range_is_that_of_the_measurements_unless_given():
+    depth = torch.linspace(2, 4, 1000).reshape(20, 50)
+    quantiles = depth.flatten().sort().values
+    by_hand = colorize_depth(depth, near=float(quantiles[20]), far=float(quantiles[979]))
+    assert torch.equal(colorize_depth(depth), by_hand)
+    assert torch.equal(colorize_depth(depth, 0.5, 0.6), colorize_depth(torch.full_like(depth, 9), 0.5, 0.6))
+    assert not colorize_depth(torch.zeros(5, 6)).any()
+    assert colorize_depth(torch.full((5, 6), 3.0)).any()
+
+
+def test_the_scale_bar_stands_beside_the_picture(scene):
+    depth = torch.from_numpy(scene.depth)
+    plain, barred = colorize_depth(depth), colorize_depth(depth, scale_bar=True)
+    picture = barred[:, :, : 128 * 5]
+    assert barred.shape[1] == 480
+    assert torch.equal(picture[:, ::5, ::5], plain)
+    bar = barred[:, :, 128 * 5 + 6].float().mean(0)
+    assert (bar.diff() <= 1).all()  # rounded colours
+    assert np.ptp(bar.numpy()) > 100
