@@ -1,5 +1,21 @@
 """Object detection and instance segmentation. Importing this package registers its names with mmengine."""
 
+from detection.coco_files import AnnotationError
+from detection.datasets import CocoInstances
+from detection.hooks import BindDatasetHook
+from detection.lvis import LvisInstances
+from detection.lvis_metric import LvisMetric
 from detection.mask_rcnn import MaskRCNN
+from detection.metrics import CocoMetric
+from detection.sampling import RepeatFactorSampler
 
-__all__ = ["MaskRCNN"]
+__all__ = [
+    "AnnotationError",
+    "BindDatasetHook",
+    "CocoInstances",
+    "CocoMetric",
+    "LvisInstances",
+    "LvisMetric",
+    "MaskRCNN",
+    "RepeatFactorSampler",
+]

@@ -92,6 +92,20 @@ class MaskRCNN(BaseModel):
             return list(data_samples)
         raise ValueError(f"mode is {mode!r}; use 'loss', 'predict' or 'tensor'")
 
+    def check_classes(self, metainfo: Mapping[str, Any]) -> None:
+        """Compare the model with the ``classes`` of a data set.
+
+        Raises:
+            ValueError: their number is not the model's.
+        """
+        classes = metainfo["classes"]
+        if len(classes) != self.num_classes:
+            raise ValueError(
+                f"the model has num_classes={self.num_classes}, the data set has {len(classes)} classes "
+                f"({', '.join(map(str, classes[:5]))}{', …' if len(classes) > 5 else ''}); "
+                f"set model.num_classes={len(classes)}"
+            )
+
     def bind_dataset(self, metainfo: Mapping[str, Any]) -> None:
         """Check the model against the training data and take from it what the losses need.
 
@@ -102,13 +116,7 @@ class MaskRCNN(BaseModel):
         Raises:
             ValueError: the number of classes is not the model's.
         """
-        classes = metainfo.get("classes")
-        if classes is not None and len(classes) != self.num_classes:
-            raise ValueError(
-                f"the model has num_classes={self.num_classes}, the data set has {len(classes)} classes "
-                f"({', '.join(map(str, classes[:5]))}{', …' if len(classes) > 5 else ''}); "
-                f"set model.num_classes={len(classes)}"
-            )
+        self.check_classes(metainfo)
         if isinstance(self.roi_heads.class_loss, FederatedLoss):
             self.roi_heads.class_loss.set_frequencies(metainfo["image_counts"])
 

@@ -1,0 +1,123 @@
+"""Annotation files in COCO's format: reading them, and saying what is wrong with them."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pe_spatial.engine.errors import UserError
+
+_LISTS = ("images", "annotations", "categories")
+
+
+class AnnotationError(UserError, ValueError):
+    """An annotation file that is missing, is not COCO, or contradicts itself or the images."""
+
+
+@dataclass(frozen=True)
+class CocoFile:
+    """The three lists of a COCO file, as they stand in it; ids are unique and refer to entries that exist."""
+
+    images: list[dict[str, Any]]
+    annotations: list[dict[str, Any]]
+    categories: list[dict[str, Any]]
+
+
+def read_coco(path: str | Path) -> CocoFile:
+    """Read and check a file.
+
+    Raises:
+        AnnotationError: no file; not JSON or not COCO (says what was found); an id that is used twice, is no integer,
+            or refers to an image or a category that is not in the file; a box that is not four finite numbers.
+    """
+    content = _parse(Path(path))
+    if not isinstance(content, dict):
+        kind = "detection results or a bare list" if isinstance(content, list) else type(content).__name__
+        raise AnnotationError(f"{path}: {kind} instead of a COCO dictionary with {', '.join(_LISTS)}")
+    missing = [key for key in _LISTS if not isinstance(content.get(key), list)]
+    if missing:
+        found = ", ".join(map(str, list(content)[:8])) or "nothing"
+        raise AnnotationError(f"{path}: not COCO instances: no list of {' and '.join(missing)} (it has: {found})")
+    file = CocoFile(*(content[key] for key in _LISTS))
+    images = _ids(path, "image", file.images)
+    categories = _ids(path, "category", file.categories)
+    _check_references(path, "image_id", file.annotations, images)
+    _check_references(path, "category_id", file.annotations, categories)
+    for annotation in file.annotations:
+        if not _is_box(annotation.get("bbox")):
+            raise AnnotationError(
+                f"{path}: annotation {annotation.get('id')}: bbox is {annotation.get('bbox')!r}, but must be four "
+                "finite numbers [x, y, width, height]"
+            )
+    return file
+
+
+def check_images_exist(paths: Iterable[str], source: str | Path) -> None:
+    """Compare image paths with the listings of their folders; cheaper than asking for every file.
+
+    Raises:
+        AnnotationError: images that are not there.
+    """
+    wanted: dict[Path, list[str]] = {}
+    for path in map(Path, paths):
+        wanted.setdefault(path.parent, []).append(path.name)
+    missing, total = [], 0
+    for folder, names in wanted.items():
+        present = {entry.name for entry in folder.iterdir()} if folder.is_dir() else set()
+        missing += [folder / name for name in names if name not in present]
+        total += len(names)
+    if missing:
+        raise AnnotationError(
+            f"{source}: {len(missing)} of {total} images are not in their folder, for example {missing[0]}; "
+            "check data_root and data_prefix.img_path"
+        )
+
+
+def _parse(path: Path) -> Any:
+    try:
+        text = path.read_bytes()
+    except FileNotFoundError:
+        raise AnnotationError(f"{path}: no such annotation file; check data_root and ann_file") from None
+    except OSError as error:
+        raise AnnotationError(f"{path}: cannot be read: {error.strerror}") from error
+    try:
+        return json.loads(text)
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        start = text[:40].decode("utf-8", "replace").strip()
+        raise AnnotationError(f"{path}: not JSON: {error} (it begins with {start!r})") from None
+
+
+def _ids(path: str | Path, kind: str, entries: Sequence[Mapping[str, Any]]) -> set[int]:
+    ids = [entry.get("id") for entry in entries]
+    wrong = next((i for i in ids if not isinstance(i, int) or isinstance(i, bool)), 0)
+    if wrong != 0:
+        raise AnnotationError(f"{path}: a {kind} has the id {wrong!r}; COCO ids are integers")
+    number, count = Counter(ids).most_common(1)[0] if ids else (0, 0)
+    if count > 1:
+        raise AnnotationError(f"{path}: {kind} id {number} is used {count} times; ids must be unique")
+    return {i for i in ids if i is not None}
+
+
+def _check_references(path: str | Path, key: str, annotations: Sequence[Mapping[str, Any]], known: set[int]) -> None:
+    lost = [annotation for annotation in annotations if annotation.get(key) not in known]
+    if lost:
+        raise AnnotationError(
+            f"{path}: {len(lost)} of {len(annotations)} annotations have a {key} that is not in the file, "
+            f"for example {lost[0].get(key)!r} in annotation {lost[0].get('id')}; known ids: {_range(known)}"
+        )
+
+
+def _range(ids: set[int]) -> str:
+    return f"{min(ids)}…{max(ids)} ({len(ids)} ids)" if ids else "none"
+
+
+def _is_box(box: Any) -> bool:
+    return (
+        isinstance(box, list | tuple)
+        and len(box) == 4
+        and all(isinstance(v, int | float) and v - v == 0 for v in box)  # inf - inf and nan - nan are nan
+    )

@@ -1,0 +1,159 @@
+"""COCO instances as records."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mmengine.logging import print_log
+from mmengine.registry import DATASETS
+
+from detection.coco_files import AnnotationError, CocoFile, check_images_exist, read_coco
+from pe_spatial.data import DenseDataset
+from pe_spatial.engine.errors import suggest
+
+
+@DATASETS.register_module()
+class CocoInstances(DenseDataset):
+    """Boxes and masks from a COCO file.
+
+    Labels 0…K-1 follow the order of the file's category ids, which may have gaps, or that of ``metainfo["classes"]``
+    where it is given; annotations of other classes are then left out. Crowd regions are marked ``ignore``. Boxes are
+    clipped to the image; those without area and masks without a polygon of three points are left out, and one line of
+    the log counts both.
+
+    Args:
+        *args, **kwargs: those of :class:`DenseDataset`.
+        keep_empty: whether images without objects (crowds do not count) stay. Detectron2 trains without them.
+
+    The metainfo gains ``classes``, ``category_ids`` (of each label), ``image_counts`` (images with each class) and
+    ``ann_file``.
+
+    Raises:
+        AnnotationError: see :func:`read_coco`; images that are not in their folder; a class that the file lacks.
+    """
+
+    def __init__(self, *args: Any, keep_empty: bool = True, **kwargs: Any) -> None:
+        self.keep_empty = keep_empty
+        super().__init__(*args, **kwargs)
+
+    def load_data_list(self) -> list[dict[str, Any]]:
+        """Read the annotation file."""
+        file = read_coco(self.ann_file)
+        categories = self._choose(file.categories)
+        label_of = {category["id"]: label for label, category in enumerate(categories)}
+        annotations = defaultdict(list)
+        for annotation in file.annotations:
+            if annotation["category_id"] in label_of:
+                annotations[annotation["image_id"]].append(annotation)
+        repairs: Counter[str] = Counter()
+        records = [self._record(image, annotations[image["id"]], label_of, repairs) for image in file.images]
+        check_images_exist((record["img_path"] for record in records), self.ann_file)
+        self._report(repairs, file)
+        self._metainfo.update(
+            classes=tuple(category["name"] for category in categories),
+            category_ids=tuple(label_of),
+            image_counts=_count_images(records, len(categories)),
+            ann_file=str(self.ann_file),
+            **self.describe(categories),
+        )
+        return records
+
+    def describe(self, categories: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """More metainfo from the chosen categories, for subclasses."""
+        return {}
+
+    def image_file(self, image: Mapping[str, Any]) -> str:
+        """Path of an image below ``data_prefix["img_path"]``."""
+        return image["file_name"]
+
+    def filter_data(self) -> list[dict[str, Any]]:
+        """Leave out images without objects, unless ``keep_empty``."""
+        if self.keep_empty:
+            return self.data_list
+        kept = [r for r in self.data_list if any(not item["ignore"] for item in r["instances"])]
+        if len(kept) < len(self.data_list):
+            dropped = len(self.data_list) - len(kept)
+            print_log(f"{self.ann_file}: left out {dropped} images without objects", logger="current")
+        return kept
+
+    def get_cat_ids(self, idx: int) -> list[int]:
+        """Labels of the objects in an image, each once."""
+        return sorted({item["label"] for item in self.get_data_info(idx)["instances"] if not item["ignore"]})
+
+    def _choose(self, categories: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The categories in the order of their labels."""
+        names = self._metainfo.get("classes")
+        if names is None:
+            return sorted(categories, key=lambda category: category["id"])
+        by_name = {category["name"]: category for category in categories}
+        for name in names:
+            if name not in by_name:
+                raise AnnotationError(f"{self.ann_file}: no category is called {name!r}; {suggest(name, by_name)}")
+        return [by_name[name] for name in names]
+
+    def _record(
+        self,
+        image: Mapping[str, Any],
+        annotations: Sequence[Mapping[str, Any]],
+        label_of: Mapping[int, int],
+        repairs: Counter[str],
+    ) -> dict[str, Any]:
+        try:
+            size = int(image["height"]), int(image["width"])
+            path = Path(self.data_prefix["img_path"]) / self.image_file(image)
+        except KeyError as error:
+            raise AnnotationError(
+                f"{self.ann_file}: image {image['id']} has no {error.args[0]}; COCO images have id, file_name, height "
+                "and width"
+            ) from None
+        instances = [_instance(a, label_of[a["category_id"]], size, repairs) for a in annotations]
+        return {
+            "img_path": str(path),
+            "img_id": image["id"],
+            "height": size[0],
+            "width": size[1],
+            "instances": [item for item in instances if item is not None],
+        }
+
+    def _report(self, repairs: Counter[str], file: CocoFile) -> None:
+        if repairs:
+            counts = ", ".join(f"{count} {what}" for what, count in repairs.items())
+            print_log(
+                f"{self.ann_file}: of {len(file.annotations)} annotations, {counts}",
+                logger="current",
+                level=logging.WARNING,
+            )
+
+
+def _instance(
+    annotation: Mapping[str, Any], label: int, size: tuple[int, int], repairs: Counter[str]
+) -> dict[str, Any] | None:
+    """One instance of a record, or None (counted in ``repairs``) where nothing can be learnt from it."""
+    x, y, width, height = annotation["bbox"]
+    box = [max(x, 0.0), max(y, 0.0), min(x + width, float(size[1])), min(y + height, float(size[0]))]
+    if not (box[2] > box[0] and box[3] > box[1]):
+        repairs["boxes without area in the image left out"] += 1
+        return None
+    if x < -1 or y < -1 or x + width > size[1] + 1 or y + height > size[0] + 1:  # rounding is no news
+        repairs["boxes that leave the image clipped"] += 1
+    instance = {"bbox": box, "label": label, "ignore": bool(annotation.get("iscrowd", 0))}
+    mask = annotation.get("segmentation")
+    if mask is None:
+        return instance  # a data set of boxes: LoadInstances complains if masks are asked for
+    if isinstance(mask, list):
+        mask = [polygon for polygon in mask if len(polygon) >= 6 and len(polygon) % 2 == 0]
+        if not mask:
+            repairs["masks without a polygon of three points left out"] += 1
+            return None
+    return {**instance, "mask": mask}
+
+
+def _count_images(records: Sequence[Mapping[str, Any]], classes: int) -> list[int]:
+    counts = Counter(
+        label for record in records for label in {item["label"] for item in record["instances"] if not item["ignore"]}
+    )
+    return [counts[label] for label in range(classes)]

@@ -1,0 +1,40 @@
+"""A hook that introduces a model and its data to each other."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner
+
+from pe_spatial.engine.errors import ConfigError
+
+
+@HOOKS.register_module()
+class BindDatasetHook(Hook):
+    """Compares the model's classes with those of the data before anything is computed.
+
+    Before training the model's ``bind_dataset`` is called with the metainfo of the data, before validation and testing
+    ``check_classes``. Their complaints arrive as :class:`ConfigError`.
+    """
+
+    def before_train(self, runner: Runner) -> None:
+        """Bind the training data."""
+        self._call(runner, "bind_dataset", runner.train_dataloader)
+
+    def before_val(self, runner: Runner) -> None:
+        """Check the validation data."""
+        self._call(runner, "check_classes", runner.val_dataloader)
+
+    def before_test(self, runner: Runner) -> None:
+        """Check the test data."""
+        self._call(runner, "check_classes", runner.test_dataloader)
+
+    def _call(self, runner: Runner, method: str, loader: Any) -> None:
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        try:
+            getattr(model, method)(loader.dataset.metainfo)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error

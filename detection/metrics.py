@@ -1,0 +1,180 @@
+"""COCO's metrics for detected boxes and masks."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from mmengine.evaluator import BaseMetric
+from mmengine.logging import print_log
+from mmengine.registry import METRICS
+from numpy.typing import NDArray
+from pycocotools import mask as coco_mask
+from torch import Tensor
+
+from detection.average_precision import Backend, average_precision
+from detection.coco_files import read_coco
+
+IouType = Literal["bbox", "segm"]
+_TABLE_LIMIT = 100  # classes that are printed one by one
+
+
+@METRICS.register_module()
+class CocoMetric(BaseMetric):
+    """Average precision and recall, as pycocotools computes them.
+
+    The truth is the annotation file of the data set (metainfo ``ann_file``), crowds included; only the images that were
+    predicted count. The metrics are ``coco/bbox_mAP``, ``…_mAP_50``, ``_75``, ``_s``, ``_m``, ``_l`` and ``…_AR_1``,
+    ``_10``, ``_max``, ``_s``, ``_m``, ``_l``, the same for ``segm``, as fractions, -1 where nothing is defined.
+
+    Args:
+        iou_types: ``bbox``, ``segm`` or both.
+        max_detections: best detections per image and class that count.
+        per_class: whether the metrics also have ``bbox_AP/<class>`` and ``segm_AP/<class>``; the log shows them anyway
+            for up to 100 classes.
+        results_file: where detections are written in COCO's result format; None writes nothing.
+        backend: ``hotcoco``, or ``pycocotools``, which is used too where hotcoco is not installed.
+    """
+
+    default_prefix: ClassVar[str | None] = "coco"
+
+    def __init__(
+        self,
+        iou_types: Sequence[IouType] = ("bbox", "segm"),
+        max_detections: int = 100,
+        per_class: bool = False,
+        results_file: str | None = None,
+        backend: Backend = "hotcoco",
+    ) -> None:
+        super().__init__()
+        if not iou_types or set(iou_types) - {"bbox", "segm"}:
+            raise ValueError(f"iou_types {list(iou_types)} must be 'bbox', 'segm' or both")
+        if backend not in ("hotcoco", "pycocotools"):
+            raise ValueError(f"backend {backend!r} is neither 'hotcoco' nor 'pycocotools'")
+        if backend == "hotcoco" and find_spec("hotcoco") is None:
+            print_log("hotcoco is not installed: evaluating with pycocotools, slowly", "current", logging.WARNING)
+            backend = "pycocotools"
+        self.iou_types = tuple(iou_types)
+        self.max_detections = max_detections
+        self.per_class = per_class
+        self.results_file = results_file
+        self.backend = backend
+        self._truth: dict[str, Any] | None = None
+
+    def process(self, data_batch: Any, data_samples: Sequence[Mapping[str, Any]]) -> None:
+        """Keep the detections of a batch: numbers, and masks as RLE.
+
+        Args:
+            data_batch: not used.
+            data_samples: with ``img_id`` and ``pred_instances`` (``bboxes`` [N, 4] xyxy in the original frame,
+                ``scores``, ``labels`` and, for ``segm``, ``masks`` [N, H, W] bool).
+        """
+        for sample in data_samples:
+            found = sample["pred_instances"]
+            kept = {key: found[key].detach().cpu().numpy() for key in ("bboxes", "scores", "labels")}
+            kept["bboxes"] = np.concatenate([kept["bboxes"][:, :2], kept["bboxes"][:, 2:] - kept["bboxes"][:, :2]], 1)
+            if "segm" in self.iou_types:
+                kept["masks"] = encode_masks(found["masks"])
+            self.results.append({"img_id": sample["img_id"], **kept})
+
+    def compute_metrics(self, results: list[dict[str, Any]]) -> dict[str, float]:
+        """Score all images; an image that several processes were given counts once."""
+        by_image = {result["img_id"]: result for result in results}
+        detections = [row for result in by_image.values() for row in self._rows(result)]
+        if self.results_file is not None:
+            _write(Path(self.results_file), detections)
+        return self.score(detections, sorted(by_image))
+
+    def score(self, detections: Sequence[Mapping[str, Any]], image_ids: Sequence[int]) -> dict[str, float]:
+        """Metrics of detections in COCO's result format, on some images of the data set."""
+        metrics: dict[str, float] = {}
+        classes: dict[str, dict[str, float]] = {}
+        for iou_type in self.iou_types:
+            curves = average_precision(
+                self.truth(),
+                overlap_rows(detections, iou_type),
+                iou_type,
+                image_ids,
+                self.meta("category_ids"),
+                self.max_detections,
+                self.backend,
+            )
+            classes[iou_type] = dict(zip(self.meta("classes"), curves.per_class(), strict=True))
+            metrics |= {f"{iou_type}_{name}": value for name, value in curves.summary().items()}
+            if self.per_class:
+                metrics |= {f"{iou_type}_AP/{name}": value for name, value in classes[iou_type].items()}
+        print_log(_table(metrics, classes), logger="current")
+        return metrics
+
+    def truth(self) -> dict[str, Any]:
+        """The annotation file as COCO's tools need it; read once."""
+        if self._truth is None:
+            file = read_coco(self.meta("ann_file"))
+            annotations = [
+                # an id of 0 would read as "unmatched"
+                {"iscrowd": 0, "area": a["bbox"][2] * a["bbox"][3], **a, "id": number}
+                for number, a in enumerate(file.annotations, start=1)
+            ]
+            self._truth = {"images": file.images, "categories": file.categories, "annotations": annotations}
+        return self._truth
+
+    def meta(self, key: str) -> Any:
+        """An entry of the data set's metainfo.
+
+        Raises:
+            ValueError: it is not there.
+        """
+        if key not in (self.dataset_meta or {}):
+            raise ValueError(f"{type(self).__name__} needs {key!r} in the data set's metainfo; use CocoInstances")
+        return self.dataset_meta[key]
+
+    def _rows(self, result: Mapping[str, Any]) -> list[dict[str, Any]]:
+        category_ids = self.meta("category_ids")
+        rows = [
+            {"image_id": result["img_id"], "category_id": category_ids[label], "bbox": box, "score": score}
+            for box, score, label in zip(*(result[key].tolist() for key in ("bboxes", "scores", "labels")), strict=True)
+        ]
+        for row, mask in zip(rows, result.get("masks", ()), strict=False):
+            row["segmentation"] = mask
+        return rows
+
+
+def encode_masks(masks: Tensor) -> list[dict[str, Any]]:
+    """RLEs, as JSON can hold them, of bool masks [N, H, W]."""
+    columns_first = masks.detach().to("cpu").permute(0, 2, 1).contiguous()  # [N, W, H]
+    array: NDArray[np.uint8] = columns_first.numpy().view(np.uint8).transpose(2, 1, 0)  # [H, W, N], Fortran order
+    rles = coco_mask.encode(array)
+    return [{"size": list(map(int, rle["size"])), "counts": rle["counts"].decode("ascii")} for rle in rles]
+
+
+def overlap_rows(detections: Sequence[Mapping[str, Any]], iou_type: IouType) -> list[dict[str, Any]]:
+    """Detections with either box or mask: COCO's tools take the size of an object from the box if there is one."""
+    other = "segmentation" if iou_type == "bbox" else "bbox"
+    return [{key: value for key, value in row.items() if key != other} for row in detections]
+
+
+def _write(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(rows), encoding="utf-8")
+    partial.replace(path)
+
+
+def _table(metrics: Mapping[str, float], classes: Mapping[str, Mapping[str, float]]) -> str:
+    """The summary, a line per IoU type, and the average precision of every class."""
+    names = [
+        name.split("_", 1)[1] for name in metrics if name.startswith(next(iter(classes)) + "_") and "/" not in name
+    ]
+    lines = [f"{'':6}" + "".join(f"{name:>8}" for name in names)]
+    lines += [f"{kind:6}" + "".join(f"{metrics[f'{kind}_{name}']:8.3f}" for name in names) for kind in classes]
+    table = next(iter(classes.values()))
+    if len(table) <= _TABLE_LIMIT:
+        width = max(len(name) for name in (*table, "mAP of")) + 2
+        lines.append(f"{'mAP of':{width}}" + "".join(f"{kind:>8}" for kind in classes))
+        lines += [f"{name:{width}}" + "".join(f"{classes[kind][name]:8.3f}" for kind in classes) for name in table]
+    return "\n" + "\n".join(lines)
