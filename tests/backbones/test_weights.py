@@ -10,6 +10,7 @@ import huggingface_hub
 import pytest
 import torch
 import torch.nn.functional as F
+from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import save_file
 
 from pe_spatial.backbones import VARIANTS, EncoderConfig, PEBackbone, VisionTransformer, dense
@@ -436,16 +437,20 @@ def no_folder(monkeypatch):
     monkeypatch.delenv(FOLDER_VARIABLE, raising=False)
 
 
-def test_a_name_is_fetched_from_the_hub(monkeypatch, no_folder, tmp_path):
+@pytest.mark.parametrize("cached", [True, False])
+def test_a_name_is_fetched_from_the_cache_or_the_hub(monkeypatch, no_folder, tmp_path, cached):
     asked = []
 
-    def download(**arguments):
-        asked.append(arguments)
+    def download(local_files_only=False, **arguments):
+        asked.append((arguments, local_files_only))
+        if local_files_only and not cached:
+            raise LocalEntryNotFoundError("not in the cache")
         return str(tmp_path / "cached.pt")
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
     assert find("PE-Spatial-B16-512") == tmp_path / "cached.pt"
-    assert asked == [{"repo_id": "facebook/PE-Spatial-B16-512", "filename": "PE-Spatial-B16-512.pt"}]
+    official = {"repo_id": "facebook/PE-Spatial-B16-512", "filename": "PE-Spatial-B16-512.pt"}
+    assert asked == [(official, True)] + ([] if cached else [(official, False)])
 
 
 def test_without_network_the_message_says_where_to_put_the_file(monkeypatch, no_folder, tmp_path):

@@ -50,16 +50,20 @@ def _local_copy(name: str) -> Path | None:
 
 def _download(name: str) -> Path:
     """Fetch the official file; the hub's client caches it, resumes a broken download and shows its progress."""
-    file_name = f"{name}.pt"
+    repository, file_name = f"facebook/{name}", f"{name}.pt"
     try:
         from huggingface_hub import hf_hub_download
+        from huggingface_hub.errors import LocalEntryNotFoundError
 
-        return Path(hf_hub_download(repo_id=f"facebook/{name}", filename=file_name))
+        try:  # the cache alone first: without a network the client would retry for half a minute
+            return Path(hf_hub_download(repo_id=repository, filename=file_name, local_files_only=True))
+        except LocalEntryNotFoundError:
+            return Path(hf_hub_download(repo_id=repository, filename=file_name))
     # the client's transport decides what is raised (its own errors, httpx, requests, OSError): each means "not here"
     except Exception as error:
         reason = str(error).strip().splitlines() or [""]
         raise FileNotFoundError(
-            f"{file_name} is not on this machine and cannot be fetched from https://huggingface.co/facebook/{name} "
+            f"{file_name} is not on this machine and cannot be fetched from https://huggingface.co/{repository} "
             f"({type(error).__name__}: {reason[0][:200]}). Download it where there is a network, then put {file_name} "
             f"into {_suggested_folder()} or pass its path instead of the name {name!r}"
         ) from error
