@@ -89,9 +89,10 @@ def load_state_dict(
     """Return the weights of an encoder in the official layout, in the order of the model, checked against ``config``.
 
     The tensors are views of the mapped file, except those that the report names as converted and the head of a timm
-    file, which splits it differently. Two differences between file and ``config`` are bridged, and reported: a patch embedding of another patch size over the same position grid
-    is resized by plain bicubic interpolation (as for the official detectors, 14 to 16), and the parts of PE-Core's head
-    (ln_post, attn_pool, proj) that follow the last one that ``config`` has are left out.
+    file, which splits it differently. Two differences between file and ``config`` are bridged, and reported: a patch
+    embedding of another patch size over the same position grid is resized by plain bicubic interpolation (as for the
+    official detectors, 14 to 16), and the parts of PE-Core's head (ln_post, attn_pool, proj) that follow the last one
+    that ``config`` has are left out.
 
     Args:
         source: see :func:`find`.
