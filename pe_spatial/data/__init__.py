@@ -1,8 +1,8 @@
 """Samples, loaders, datasets and batches. Importing this package registers their names with mmengine."""
 
-from .dataset import DenseDataset, seeded
-from .images import ImageFolder, find_images
-from .loading import (
+from pe_spatial.data.dataset import DenseDataset, seeded
+from pe_spatial.data.images import ImageFolder, find_images
+from pe_spatial.data.loading import (
     LoadDepth,
     LoadFrames,
     LoadImage,
@@ -14,10 +14,10 @@ from .loading import (
     read_image,
     to_image,
 )
-from .preprocessor import DensePreprocessor
-from .sample import PackSample
-from .sampler import Draw, DrawSampler
-from .transforms import FixedSizeCrop, SanitizeInstances, boxes_of_masks
+from pe_spatial.data.preprocessor import DensePreprocessor
+from pe_spatial.data.sample import PackSample
+from pe_spatial.data.sampler import Draw, DrawSampler
+from pe_spatial.data.transforms import FixedSizeCrop, SanitizeInstances, boxes_of_masks
 
 __all__ = [
     "DenseDataset",

@@ -11,8 +11,8 @@ import torch
 from mmengine.dataset import BaseDataset
 from mmengine.logging import print_log
 
-from .loading import UnreadableFile
-from .sampler import Draw
+from pe_spatial.data.loading import UnreadableFile
+from pe_spatial.data.sampler import Draw
 
 
 class DenseDataset(BaseDataset):

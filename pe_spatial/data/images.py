@@ -7,8 +7,8 @@ from typing import Any
 
 from mmengine.registry import DATASETS
 
-from .dataset import DenseDataset
-from .loading import IMAGE_SUFFIXES, is_image_name, list_images, natural_order
+from pe_spatial.data.dataset import DenseDataset
+from pe_spatial.data.loading import IMAGE_SUFFIXES, is_image_name, list_images, natural_order
 
 
 @DATASETS.register_module()

@@ -10,7 +10,7 @@ from mmengine.structures import BaseDataElement, PixelData
 from torch import Tensor
 from torch.nn import functional as F
 
-from .sample import IGNORE_LABEL
+from pe_spatial.data.sample import IGNORE_LABEL
 
 
 @MODELS.register_module()

@@ -5,6 +5,7 @@ import pytest
 import torch
 from PIL import Image
 from pycocotools import mask as coco_mask
+from pycocotools.coco import COCO
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
@@ -336,3 +337,30 @@ def test_real_label_maps_fit_their_images():
         sample = LoadImage()({"img_path": str(image), "seg_map_path": str(path)})
         labels = LoadLabelMap(zero_is_ignored=True, num_classes=150)(sample)["sem_seg"]
         assert len(labels.unique()) > 3
+
+
+@pytest.mark.skipif(not (REAL / "coco_tiny").is_dir(), reason="no real data beside the repository")
+def test_real_annotations_load_as_pycocotools_reads_them(capsys):
+    coco = COCO(next((REAL / "coco_tiny" / "annotations").glob("*train*.json")))
+    capsys.readouterr()  # COCO prints
+    crowds = 0
+    for image_id, entry in list(coco.imgs.items())[:20]:
+        annotations = coco.loadAnns(coco.getAnnIds(image_id))
+        instances = [
+            {
+                "bbox": [*a["bbox"][:2], a["bbox"][0] + a["bbox"][2], a["bbox"][1] + a["bbox"][3]],
+                "label": 0,
+                "mask": a["segmentation"],
+                "ignore": bool(a["iscrowd"]),
+            }
+            for a in annotations
+        ]
+        path = str(REAL / "coco_tiny" / "train2017" / entry["file_name"])
+        record = {"img_path": path, "height": entry["height"], "width": entry["width"], "instances": instances}
+        loaded = LoadInstances(ignored="keep")(LoadImage()(record))
+        for name, crowd in (("masks", 0), ("ignored_masks", 1)):
+            expected = [coco.annToMask(a) for a in annotations if a["iscrowd"] == crowd]
+            assert len(loaded[name]) == len(expected)
+            assert all((a.numpy() == b).all() for a, b in zip(loaded[name], expected, strict=True))
+        crowds += len(loaded["ignored_masks"])
+    assert crowds > 0
