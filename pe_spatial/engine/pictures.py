@@ -62,7 +62,7 @@ class PictureHook(Hook):
             picture = draw_prediction(read_image(path), sample, classes, self.threshold)
             folder.mkdir(parents=True, exist_ok=True)
             pixels = picture.permute(1, 2, 0).contiguous().numpy()  # [H, W, 3]
-            Image.fromarray(pixels).save(folder / f"{self._drawn:02d}_{Path(path).stem}.png")
+            Image.fromarray(pixels).save(folder / f"{self._drawn:02d}_{Path(path).stem}.jpg", quality=90)
             runner.visualizer.add_image(f"prediction/{self._drawn:02d}", pixels, step=iteration)
             self._drawn += 1
 

@@ -110,7 +110,7 @@ def write_config(folder, images, **changes):
         "accumulate": 1,
         "dropout": 0.2,
         "save": 3,
-        "extra": "",
+        "pictures": "null",
     } | changes
     values["runtime"] = Path(__file__).resolve().parents[2] / "configs" / "_base_" / "runtime.yaml"
     path = Path(folder) / "toy.yaml"
@@ -167,5 +167,5 @@ val_cfg: {{}}
 default_hooks:
   logger: {{interval: 2}}
   checkpoint: {{interval: {save}, best: toy/score}}
-{extra}
+  pictures: {pictures}
 """
