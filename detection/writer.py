@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from mmengine.structures import BaseDataElement
+from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 from torch import Tensor
 
@@ -19,8 +20,8 @@ from pe_spatial.visualization import draw_instances
 class DetectionWriter:
     """Collects the detections of a run of ``tools/predict.py``; safe to call from several threads.
 
-    ``predictions.json`` is a COCO data set: ``images`` (``file_name`` relative to the input; frames of a video also have
-    ``frame``, from 0), ``categories`` with the ids of the training data, and ``annotations`` with ``score``, ``bbox``
+    ``predictions.json`` is a COCO data set: ``images`` (``file_name`` relative to the input; frames of a video have
+    ``frame`` too, from 0), ``categories`` with the ids of the training data, and ``annotations`` with ``score``, ``bbox``
     [x, y, width, height] in pixels of the original image, ``area`` and ``segmentation`` as compressed RLE.
 
     Args:
@@ -36,11 +37,10 @@ class DetectionWriter:
         self.classes: Sequence[str] = metainfo["classes"]
         self.category_ids: Sequence[int] = metainfo.get("category_ids") or range(1, len(self.classes) + 1)
         self.threshold = threshold
-        self._images: list[dict[str, Any]] = []
-        self._annotations: dict[int, list[dict[str, Any]]] = {}
+        self._results: list[tuple[dict[str, Any], list[dict[str, Any]]]] = []
         self._lock = threading.Lock()
 
-    def write(self, name: str, image: Tensor, sample: BaseDataElement, frame: int | None = None) -> Tensor:
+    def write(self, name: str, image: Tensor, sample: BaseDataElement, frame: int | None = None) -> NDArray[np.uint8]:
         """Take the detections of one image and draw them.
 
         Args:
@@ -50,7 +50,7 @@ class DetectionWriter:
             frame: number of the frame where ``name`` is a video.
 
         Returns:
-            [3, H', W'] uint8 RGB; small images come back enlarged.
+            [H', W', 3] uint8 RGB; small images come back enlarged.
         """
         found = sample.pred_instances.to("cpu")
         found = found[found.scores >= self.threshold]
@@ -69,24 +69,21 @@ class DetectionWriter:
             )
         ]
         with self._lock:
-            entry["id"] = len(self._images) + 1
-            self._images.append(entry)
-            self._annotations[entry["id"]] = rows
-        return draw_instances(image, found, self.classes, self.threshold)
+            self._results.append((entry, rows))
+        return draw_instances(image, found, self.classes, self.threshold).permute(1, 2, 0).numpy()
 
     def close(self) -> Path:
         """Write the file, whole or not at all, in the order of the names, and return its path."""
-        images = sorted(self._images, key=lambda entry: (entry["file_name"], entry.get("frame", 0)))
-        annotations = []
-        for number, entry in enumerate(images, start=1):
-            for row in self._annotations[entry["id"]]:
-                annotations.append({"id": len(annotations) + 1, "image_id": number, **row})
+        results = sorted(self._results, key=lambda result: (result[0]["file_name"], result[0].get("frame", 0)))
+        rows = [(number, row) for number, (_, found) in enumerate(results, start=1) for row in found]
         content = {
-            "images": [{**entry, "id": number} for number, entry in enumerate(images, start=1)],
+            "images": [{"id": number, **entry} for number, (entry, _) in enumerate(results, start=1)],
             "categories": [
                 {"id": int(number), "name": name} for number, name in zip(self.category_ids, self.classes, strict=True)
             ],
-            "annotations": annotations,
+            "annotations": [
+                {"id": number, "image_id": image, **row} for number, (image, row) in enumerate(rows, start=1)
+            ],
         }
         partial = self.path.with_suffix(".json.writing")
         partial.write_text(json.dumps(content))

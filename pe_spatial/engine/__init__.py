@@ -16,7 +16,7 @@ from pe_spatial.engine.pictures import PictureHook, draw_prediction
 from pe_spatial.engine.predictor import Predictor
 from pe_spatial.engine.progress import ProgressHook
 from pe_spatial.engine.report import RunReportHook
-from pe_spatial.engine.stream import Source, find_sources, stream
+from pe_spatial.engine.stream import Prediction, Source, find_sources, stream
 
 __all__ = [
     "AtomicCheckpointHook",
@@ -30,6 +30,7 @@ __all__ = [
     "LayerDecayConstructor",
     "LossGuardHook",
     "PictureHook",
+    "Prediction",
     "Predictor",
     "ProgressHook",
     "RunReportHook",

@@ -32,7 +32,7 @@ class Predictor:
         batch_size: How many images of a list go through the model at once.
 
     Attributes:
-        classes: Names by label; empty where the dataset has none.
+        metainfo: Of the dataset that the model was trained on.
         config: The config that the model was trained with.
 
     Raises:
@@ -45,13 +45,19 @@ class Predictor:
         path = _resolve(Path(checkpoint))
         content = load_checkpoint(path)
         self.config = Config(read_config(content, path))
-        self.classes: tuple[str, ...] = tuple((content["pe_spatial"].get("metainfo") or {}).get("classes", ()))
+        self.metainfo: dict[str, Any] = content["pe_spatial"].get("metainfo") or {}
         self.device = _device(device)
         self.batch_size = batch_size
         import_packages(self.config)
         with DefaultScope.overwrite_default_scope(self.config.get("default_scope", "mmengine")):
             self.model = _build(self.config, content["state_dict"], path).to(self.device).eval()
-            self._pipeline = Compose(inference_pipeline(self.config))
+            self._load, *steps = Compose(inference_pipeline(self.config)).transforms
+            self._pipeline = Compose(steps)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names by label; empty where the dataset has none."""
+        return tuple(self.metainfo.get("classes", ()))
 
     def __call__(self, pictures: Picture | Sequence[Picture]) -> Any:
         """Predict.
@@ -70,11 +76,19 @@ class Predictor:
             return self.predict([self.prepare(picture) for picture in pictures])
         return self.predict([self.prepare(pictures)])[0]  # type: ignore[arg-type]
 
+    def load(self, picture: Picture) -> dict[str, Any]:
+        """Load one image as the model's pipeline does: a sample whose `img` is in the frame of the predictions."""
+        if isinstance(picture, str | Path):
+            return self._load({"img_path": str(picture), "img_id": 0})
+        return self._load({"img": picture, "img_path": None, "img_id": 0})
+
     def prepare(self, picture: Picture) -> dict[str, Any]:
         """Load one image and run the pipeline on it; threads may do this while the model works."""
-        if isinstance(picture, str | Path):
-            return self._pipeline({"img_path": str(picture), "img_id": 0})
-        return self._pipeline({"img": picture, "img_path": None, "img_id": 0})
+        return self.transform(self.load(picture))
+
+    def transform(self, sample: dict[str, Any]) -> dict[str, Any]:
+        """Run the pipeline after loading on a sample of `load`."""
+        return self._pipeline(sample)
 
     @torch.no_grad()
     def predict(self, samples: Sequence[dict[str, Any]]) -> list[BaseDataElement]:

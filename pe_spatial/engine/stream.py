@@ -10,25 +10,39 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.structures import BaseDataElement
+from torch import Tensor
 
 from pe_spatial.data.loading import IMAGE_SUFFIXES, UnreadableFile
 from pe_spatial.engine.errors import UserError
 from pe_spatial.engine.predictor import Picture, Predictor
+
+Prepared = tuple[Tensor, dict[str, Any]]  # the original image, and the packed sample
 
 VIDEO_SUFFIXES = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v")
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where a picture comes from: a file, and of a video the number of the frame (from 0)."""
+    """Where a picture comes from: a file, and of a video the number of the frame (from 0) and its frame rate."""
 
     path: Path
     frame: int | None = None
+    frames_per_second: float | None = None
 
     @property
     def name(self) -> str:
         """Without folder and suffix."""
         return self.path.stem if self.frame is None else f"{self.path.stem}_{self.frame:06d}"
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What became of one picture: the image uint8 [3, H, W] and its data sample, or the error of a bad file."""
+
+    source: Source
+    image: Tensor | None = None
+    sample: BaseDataElement | None = None
+    error: Exception | None = None
 
 
 def find_sources(source: str | Path) -> list[Path]:
@@ -47,14 +61,18 @@ def find_sources(source: str | Path) -> list[Path]:
     return found
 
 
-def stream(
-    predictor: Predictor, paths: Sequence[Path], threads: int = 2
-) -> Iterator[tuple[Source, BaseDataElement | Exception]]:
-    """Predictions in the order of the files; for a file that cannot be read, the error instead.
+def count_pictures(paths: Sequence[Path]) -> int | None:
+    """Images and frames in files; None where a video does not tell its length."""
+    counts = [_frame_count(path) if path.suffix.lower() in VIDEO_SUFFIXES else 1 for path in paths]
+    return None if None in counts else sum(filter(None, counts))
+
+
+def stream(predictor: Predictor, paths: Sequence[Path], threads: int = 2) -> Iterator[Prediction]:
+    """Predictions in the order of the files; for a file that cannot be read, one with the error.
 
     The model runs in the caller's thread whenever the next item is asked for.
     """
-    ready: queue.Queue[tuple[Source, Future[dict[str, Any]]] | None] = queue.Queue(2 * (threads + predictor.batch_size))
+    ready: queue.Queue[tuple[Source, Future[Prepared]] | None] = queue.Queue(2 * (threads + predictor.batch_size))
     stop = threading.Event()
     with ThreadPoolExecutor(threads) as pool:
         feeder = threading.Thread(target=_feed, args=(predictor, paths, pool, ready, stop), daemon=True)
@@ -66,23 +84,31 @@ def stream(
             feeder.join()
 
 
-def _predict(predictor: Predictor, ready: queue.Queue[Any]) -> Iterator[tuple[Source, BaseDataElement | Exception]]:
-    waiting: list[tuple[Source, Any]] = []  # prepared pictures and errors, in order
+def _predict(predictor: Predictor, ready: queue.Queue[Any]) -> Iterator[Prediction]:
+    waiting: list[tuple[Source, Prepared | Exception]] = []  # in order
     item: Any = True
     while item is not None:
         item = ready.get()
         if item is not None:
             source, future = item
-            error = future.exception()
-            waiting.append((source, error or future.result()))
-        prepared = [outcome for _, outcome in waiting if not isinstance(outcome, BaseException)]
+            waiting.append((source, _outcome(future)))
+        prepared = [outcome for _, outcome in waiting if not isinstance(outcome, Exception)]
         if item is None or len(prepared) == predictor.batch_size:
-            predictions = iter(predictor.predict(prepared))
+            samples = iter(predictor.predict([inputs for _, inputs in prepared]))
             for source, outcome in waiting:
-                if isinstance(outcome, BaseException) and not isinstance(outcome, OSError | ValueError):
-                    raise outcome  # a bug, not a bad file
-                yield source, outcome if isinstance(outcome, Exception) else next(predictions)
+                if isinstance(outcome, Exception):
+                    yield Prediction(source, error=outcome)
+                else:
+                    yield Prediction(source, image=outcome[0], sample=next(samples))
             waiting = []
+
+
+def _outcome(future: Future[Prepared]) -> Prepared | Exception:
+    """The prepared picture, or what is wrong with its file; anything else is a bug and is raised."""
+    try:
+        return future.result()
+    except (OSError, ValueError) as error:
+        return error
 
 
 def _feed(
@@ -99,10 +125,11 @@ def _feed(
     _put(ready, None, stop)
 
 
-def _prepare(predictor: Predictor, picture: Picture | Exception) -> dict[str, Any]:
+def _prepare(predictor: Predictor, picture: Picture | Exception) -> Prepared:
     if isinstance(picture, Exception):
         raise picture
-    return predictor.prepare(picture)
+    sample = predictor.load(picture)
+    return sample["img"], predictor.transform(sample)
 
 
 def _put(ready: queue.Queue[Any], item: Any, stop: threading.Event) -> bool:
@@ -129,14 +156,25 @@ def _frames(path: Path) -> Iterator[tuple[Source, Picture | Exception]]:
 
     video = cv2.VideoCapture(str(path))
     try:
-        number = 0
+        number, rate = 0, video.get(cv2.CAP_PROP_FPS) or 25.0
         while True:
             found, frame = video.read()
             if not found:
                 break
-            yield Source(path, number), frame[:, :, ::-1]  # OpenCV decodes to BGR
+            yield Source(path, number, rate), frame[:, :, ::-1]  # OpenCV decodes to BGR
             number += 1
         if number == 0:
             yield Source(path), UnreadableFile(f"{path}: not a video that OpenCV can read")
+    finally:
+        video.release()
+
+
+def _frame_count(path: Path) -> int | None:
+    import cv2
+
+    video = cv2.VideoCapture(str(path))
+    try:
+        # 0 or negative where the container does not say
+        return max(int(video.get(cv2.CAP_PROP_FRAME_COUNT)), 0) or None
     finally:
         video.release()
