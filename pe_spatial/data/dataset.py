@@ -57,6 +57,7 @@ class DenseDataset(BaseDataset):
     @property
     def unreadable_indices(self) -> list[int]:
         """Records whose files could not be read so far, in this process or in any of its loader workers."""
+        self.full_init()
         return self._unreadable.nonzero().flatten().tolist()
 
     def __getitem__(self, idx: int) -> dict[str, Any]:

@@ -29,6 +29,12 @@ class Draw(int):
         draw.seed = seed
         return draw
 
+    def __sub__(self, other: int) -> "Draw":  # how mmengine's ConcatDataset finds the row of a part
+        return Draw(int(self) - other, self.number, self.seed)
+
+    def __mod__(self, other: int) -> "Draw":  # how its RepeatDataset does
+        return Draw(int(self) % other, self.number, self.seed)
+
     def __reduce__(self) -> tuple[type["Draw"], tuple[int, int, int]]:  # draws travel to worker processes by pickle
         return Draw, (int(self), self.number, self.seed)
 

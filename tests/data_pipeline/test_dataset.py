@@ -5,7 +5,7 @@ import random
 import numpy as np
 import pytest
 import torch
-from mmengine.dataset import pseudo_collate
+from mmengine.dataset import ConcatDataset, RepeatDataset, pseudo_collate
 from torch.utils.data import DataLoader
 
 from pe_spatial.data import DenseDataset, Draw, DrawSampler, UnreadableFile, seeded
@@ -36,6 +36,13 @@ def test_augmentation_does_not_depend_on_workers_or_on_resuming(noise_dataset):
 def test_augmentation_differs_between_draws(noise_dataset):
     sums = {int(noise_dataset[Draw(3, number, seed)]["inputs"].sum()) for number in range(4) for seed in (5, 6)}
     assert len(sums) == 8
+
+
+def test_wrapped_datasets_are_seeded_by_the_draw_too(noise_dataset):
+    size = len(noise_dataset)
+    expected = noise_dataset[Draw(3, 17, 5)]["inputs"]
+    for wrapper in (ConcatDataset([noise_dataset, noise_dataset]), RepeatDataset(noise_dataset, times=2)):
+        assert torch.equal(wrapper[Draw(size + 3, 17, 5)]["inputs"], expected)
 
 
 def test_plain_indices_use_the_global_generators(noise_dataset):
