@@ -2,6 +2,8 @@
 
 import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,7 +15,7 @@ from pe_spatial.engine.amp import prepare_evaluation
 from pe_spatial.engine.checkpoint import BEST_POINTER, LAST_POINTER, find_best, find_last, load_checkpoint
 from pe_spatial.engine.config import drop_pretrained
 from pe_spatial.engine.distributed import set_up
-from pe_spatial.engine.errors import CheckpointError, UserError
+from pe_spatial.engine.errors import CheckpointError, ConfigError, UserError
 from pe_spatial.engine.progress import METRICS_FILE
 
 
@@ -43,7 +45,9 @@ def train(config: Config, resume: Literal["no", "yes", "if-any"] = "no") -> Runn
     elif is_main_process():
         for leftover in (METRICS_FILE, LAST_POINTER, BEST_POINTER):  # of a run that never reached a checkpoint
             (folder / leftover).unlink(missing_ok=True)
-    runner = build_runner(config)
+    with naming_mistakes():
+        runner = build_runner(config)
+        _ = runner.train_loop, runner.val_loop  # built on first use
     runner.train()
     return runner
 
@@ -78,24 +82,38 @@ def evaluate(config: Config, checkpoint: str | Path | None = None) -> dict[str, 
     config.optim_wrapper = None
     config.load_from = str(path)
     config.work_dir = str(folder / "evaluation")
-    runner = build_runner(config)
+    with naming_mistakes():
+        runner = build_runner(config)
+        _ = runner.test_loop  # built on first use
     runner.logger.info(f"scoring {path}")
     return runner.test()
 
 
-def build_runner(config: Config) -> Runner:
-    """mmengine's Runner with a readable console; everything that a user can get wrong is built here.
+@contextmanager
+def naming_mistakes() -> Iterator[None]:
+    """While model and data are built, a value or file that they refuse is a mistake in the config, not a bug."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (OSError, ValueError) as error:
+        raise UserError(str(error)) from error
+    except TypeError as error:
+        if "missing" not in str(error):
+            raise
+        raise ConfigError(f"{error}; add it to the config") from error
 
-    Raises:
-        UserError: A value that the model, the data or another part refuses.
-    """
+
+def build_runner(config: Config) -> Runner:
+    """mmengine's Runner with a readable console."""
     _silence_harmless_warnings()
     prepare_evaluation(config)
     if config.get("resume") or config.get("load_from"):
         drop_pretrained(config.model)
     level = config.get("log_level", "INFO")
     # mmengine shows environment, config and hooks at construction; they are in files of the work folder
-    runner = Runner.from_cfg(Config({**config.to_dict(), "log_level": "WARNING"}, filename=config.filename))
+    quiet = {**config.to_dict(), "log_level": "WARNING"}
+    runner = Runner.from_cfg(Config(quiet, filename=config.filename, format_python_code=False))
     runner.cfg.log_level = level
     runner.dump_config()
     _set_console(runner.logger, level)

@@ -9,6 +9,8 @@ from mmengine.optim import OptimWrapper
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS, OPTIMIZERS
 from torch import nn
 
+from pe_spatial.engine.errors import ConfigError
+
 
 @dataclass(frozen=True)
 class ParamwiseOptions:
@@ -29,7 +31,7 @@ class ParamwiseOptions:
 
     def __post_init__(self) -> None:
         if not 0 < self.layer_decay <= 1:
-            raise ValueError(f"layer_decay {self.layer_decay} is not in (0, 1]; 1 gives every layer the same rate")
+            raise ConfigError(f"layer_decay {self.layer_decay} is not in (0, 1]; 1 gives every layer the same rate")
 
     def decays(self, name: str, dimensions: int) -> bool:
         """Whether weight decay applies to a parameter, given its dotted name and number of dimensions."""
@@ -61,7 +63,7 @@ class LayerDecayConstructor:
         """Build the wrapper.
 
         Raises:
-            ValueError: Every parameter is frozen, or layer decay is asked of a backbone without `layer_of`.
+            ConfigError: Every parameter is frozen, or layer decay is asked of a backbone without `layer_of`.
         """
         if is_model_wrapper(model):
             model = model.module  # type: ignore[assignment]
@@ -79,7 +81,7 @@ class LayerDecayConstructor:
                 decay = weight_decay if self.options.decays(name, parameter.ndim) else 0.0
                 members.setdefault((self._scale(name, model), decay), []).append(parameter)
         if not members:
-            raise ValueError("every parameter of the model is frozen, so there is nothing to train")
+            raise ConfigError("every parameter of the model is frozen, so there is nothing to train")
         rate = self.optimizer_cfg["lr"]
         return [
             {"params": members[scale, decay], "lr": rate * scale, "weight_decay": decay}
@@ -92,7 +94,7 @@ class LayerDecayConstructor:
             return 1.0
         backbone = model.backbone
         if not hasattr(backbone, "layer_of"):
-            raise ValueError(
+            raise ConfigError(
                 f"layer_decay {decay} needs layer_of(name), which {type(backbone).__name__} lacks; set it to 1"
             )
         return decay ** (backbone.num_layers - backbone.layer_of(name.removeprefix("backbone.")))

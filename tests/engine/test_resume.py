@@ -64,7 +64,8 @@ def die_in_write():
 
     def stream(checkpoint, file):
         if next(saves) < 2:
-            return original(checkpoint, file)
+            original(checkpoint, file)
+            return
         buffer = io.BytesIO()
         original(checkpoint, buffer)
         file.write(buffer.getvalue()[: len(buffer.getvalue()) // 2])
@@ -150,8 +151,8 @@ def reference(tmp_path_factory, images):
 
 @pytest.mark.parametrize(
     "sabotage",
-    [die_in_iteration(8), die_in_write, die_before_pointer, die_in_validation, die_in_iteration(ITERATIONS)],
-    ids=["iteration", "write", "pointer", "validation", "last-iteration"],
+    [die_in_iteration(8), die_in_write, die_before_pointer, die_in_validation],
+    ids=["iteration", "write", "pointer", "validation"],
 )
 def test_a_killed_run_resumes_exactly(reference, tmp_path, sabotage):
     config, uninterrupted = reference
