@@ -1,0 +1,248 @@
+"""Videos with masks: DAVIS 2016 and 2017, YouTube-VOS, and folders of frames.
+
+A record has, besides `video` and `img_id` (its name):
+
+    frame_paths       list of str, in order
+    prompts           {number of a frame: arguments of `tracking.frames.read_mask`}: the objects that are given there
+    annotation_paths  list of str or None, one per frame, or None where nothing is annotated
+    binary            whether annotations tell one object from the background only
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from mmengine.registry import DATASETS, TRANSFORMS
+from mmengine.structures import BaseDataElement
+
+from pe_spatial.data.dataset import DenseDataset
+from pe_spatial.data.loading import list_images
+from tracking.frames import read_mask
+
+Record = dict[str, Any]
+
+
+@TRANSFORMS.register_module()
+class PackVideo:
+    """A record to what a tracker's `forward` takes: nothing is decoded, the tracker reads frame by frame."""
+
+    def __call__(self, record: Record) -> Record:
+        sample = BaseDataElement(metainfo={key: value for key, value in record.items() if key != "sample_idx"})
+        return {"inputs": record["video"], "data_samples": sample}
+
+
+class VideoDataset(DenseDataset):
+    """Base of the video datasets; a subclass says which videos there are and what is given of them.
+
+    Args:
+        data_root: folder of the dataset.
+        split: part of it, as the dataset names it.
+        videos: names to take; None takes all of the split.
+        **kwargs: those of `DenseDataset`.
+    """
+
+    def __init__(
+        self, data_root: str, split: str | None = None, videos: Iterable[str] | None = None, **kwargs: Any
+    ) -> None:
+        self.split = split
+        self.videos = None if videos is None else list(videos)
+        super().__init__(data_root=data_root, pipeline=[{"type": "PackVideo"}], test_mode=True, **kwargs)
+
+    def video_names(self) -> list[str]:
+        """The videos of the split."""
+        raise NotImplementedError
+
+    def load_video(self, name: str) -> Record:
+        """The record of one video."""
+        raise NotImplementedError
+
+    def load_data_list(self) -> list[Record]:
+        """One record per video.
+
+        Raises:
+            FileNotFoundError: no such folder, list, or video.
+        """
+        if not Path(self.data_root).is_dir():
+            raise FileNotFoundError(f"{type(self).__name__}: no folder {self.data_root}; set data_root to the dataset")
+        names = self.video_names()
+        unknown = [name for name in self.videos or () if name not in names]
+        if unknown:
+            raise FileNotFoundError(
+                f"{type(self).__name__}: no video {unknown[0]!r} in {self.data_root}, split {self.split}; it has "
+                f"{', '.join(names[:10])}{', …' if len(names) > 10 else ''}"
+            )
+        return [{"img_id": name, "video": name, **self.load_video(name)} for name in self.videos or names]
+
+
+class _Davis(VideoDataset):
+    """DAVIS: `JPEGImages/480p/NAME/*.jpg`, `Annotations/480p/NAME/*.png`, lists in `ImageSets`.
+
+    Args:
+        data_root: folder of the dataset.
+        split: `train`, `val`, …: a list in `ImageSets`; None takes every folder.
+        videos: names to take; None takes all of the split.
+        resolution: `480p` or `Full-Resolution` (`1080p` in DAVIS 2016).
+    """
+
+    lists: tuple[str, ...] = ()
+    binary = False
+
+    def __init__(
+        self,
+        data_root: str,
+        split: str | None = None,
+        videos: Iterable[str] | None = None,
+        resolution: str = "480p",
+        **kwargs: Any,
+    ) -> None:
+        self.resolution = resolution
+        super().__init__(data_root, split, videos, **kwargs)
+
+    def video_names(self) -> list[str]:
+        frames = Path(self.data_root) / "JPEGImages" / self.resolution
+        if self.split is None:
+            return sorted(path.name for path in frames.iterdir() if path.is_dir()) if frames.is_dir() else []
+        for name in self.lists:
+            path = Path(self.data_root) / "ImageSets" / name.format(self.resolution) / f"{self.split}.txt"
+            if path.is_file():
+                return _read_names(path)
+        raise FileNotFoundError(
+            f"no list {self.split}.txt in {Path(self.data_root) / 'ImageSets'}; restore it, or set split to null for "
+            "every video in the folder"
+        )
+
+    def load_video(self, name: str) -> Record:
+        root = Path(self.data_root)
+        frames = list_images(root / "JPEGImages" / self.resolution / name)
+        annotations = _annotations(root / "Annotations" / self.resolution / name, frames)
+        if annotations[0] is None:
+            raise FileNotFoundError(
+                f"{root / 'Annotations' / self.resolution / name} has no {Path(frames[0]).stem}.png, the mask of the "
+                "first frame, which says what to track"
+            )
+        first = {"path": annotations[0], "binary": self.binary}
+        return {
+            "frame_paths": frames,
+            "prompts": {0: first},
+            "annotation_paths": annotations,
+            "binary": self.binary,
+        }
+
+
+@DATASETS.register_module()
+class Davis2016(_Davis):
+    """DAVIS 2016: everything that moves is one object."""
+
+    lists = ("2016", "{}")
+    binary = True
+
+
+@DATASETS.register_module()
+class Davis2017(_Davis):
+    """DAVIS 2017: several objects, all given on the first frame."""
+
+    lists = ("2017",)
+
+
+@DATASETS.register_module()
+class YouTubeVOS(VideoDataset):
+    """YouTube-VOS: `SPLIT/JPEGImages/NAME`, `SPLIT/Annotations/NAME`, `SPLIT/meta.json`.
+
+    Objects enter on the frame on which they first appear; without `meta.json` the annotations are read to find it.
+    """
+
+    def video_names(self) -> list[str]:
+        frames = self._root / "JPEGImages"
+        if not frames.is_dir():
+            raise FileNotFoundError(f"{frames} is not a folder; YouTube-VOS has SPLIT/JPEGImages and SPLIT/Annotations")
+        return sorted(path.name for path in frames.iterdir() if path.is_dir())
+
+    def load_video(self, name: str) -> Record:
+        frames = list_images(self._root / "JPEGImages" / name)
+        annotations = _annotations(self._root / "Annotations" / name, frames)
+        entries = self._entries(name, annotations)
+        if not entries:
+            raise FileNotFoundError(f"{self._root / 'Annotations' / name} names no object; restore the annotations")
+        prompts = {frame: {"path": annotations[frame], "only": ids} for frame, ids in sorted(entries.items())}
+        return {"frame_paths": frames, "prompts": prompts, "annotation_paths": annotations, "binary": False}
+
+    @property
+    def _root(self) -> Path:
+        return Path(self.data_root) / (self.split or "")
+
+    def _entries(self, name: str, annotations: list[str | None]) -> dict[int, list[int]]:
+        """Objects by the number of the frame on which they first appear."""
+        entries: dict[int, list[int]] = {}
+        meta = self._root / "meta.json"
+        if meta.is_file():
+            numbers = {Path(path).stem: frame for frame, path in enumerate(annotations) if path}
+            for key, item in json.loads(meta.read_text())["videos"][name]["objects"].items():
+                appearances = [numbers[stem] for stem in item["frames"] if stem in numbers]
+                if appearances:
+                    entries.setdefault(min(appearances), []).append(int(key))
+            return entries
+        known: set[int] = set()
+        for frame, path in enumerate(annotations):
+            new = set() if path is None else set(read_mask(path).unique().tolist()) - known - {0}
+            if new:
+                entries[frame] = sorted(new)
+                known |= new
+        return entries
+
+
+@DATASETS.register_module()
+class VideoFolder(VideoDataset):
+    """Folders of frames: every subfolder of `frames`, or `frames` itself, is a video.
+
+    Args:
+        data_root: folder that holds the others.
+        frames: folder of the frames, relative to it.
+        masks: folder of the masks, relative to it: for each video, masks by the names of their frames. The first one
+            says what to track; the others, if there are any, are what is scored.
+        videos: names to take; None takes all.
+    """
+
+    def __init__(
+        self,
+        data_root: str,
+        frames: str = "JPEGImages",
+        masks: str = "Annotations",
+        videos: Iterable[str] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self.frames, self.masks = frames, masks
+        super().__init__(data_root, None, videos, **kwargs)
+
+    def video_names(self) -> list[str]:
+        root = Path(self.data_root) / self.frames
+        folders = sorted(path.name for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
+        return folders or ["."]
+
+    def load_video(self, name: str) -> Record:
+        frames = list_images(Path(self.data_root) / self.frames / name)
+        folder = Path(self.data_root) / self.masks / name
+        annotations = _annotations(folder, frames)
+        first = next((frame for frame, path in enumerate(annotations) if path), None)
+        if first is None:
+            raise FileNotFoundError(f"{folder} has no mask named like a frame; put {Path(frames[0]).stem}.png there")
+        return {
+            "frame_paths": frames,
+            "prompts": {first: {"path": annotations[first]}},
+            "annotation_paths": annotations,
+            "binary": False,
+        }
+
+
+def _annotations(folder: Path, frames: list[str]) -> list[str | None]:
+    """The PNG of each frame, by name, or None."""
+    present = {path.stem: str(path) for path in folder.glob("*.png")}
+    return [present.get(Path(frame).stem) for frame in frames]
+
+
+def _read_names(path: Path) -> list[str]:
+    """Names of videos from a list of names (DAVIS 2017) or of frames and masks (DAVIS 2016)."""
+    lines = [line.split()[0] for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    return list(dict.fromkeys(Path(line).parent.name if "/" in line else line for line in lines))

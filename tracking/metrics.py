@@ -1,0 +1,219 @@
+"""Region similarity J and contour accuracy F of DAVIS (Perazzi et al., 2016), as its official 2017 evaluation counts.
+
+Letters: H, W rows and columns of pixels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from mmengine.evaluator import BaseMetric
+from mmengine.registry import METRICS
+from numpy.typing import NDArray
+
+from tracking.frames import read_mask
+
+Mask = NDArray[np.bool_]
+
+# a contour may be off by this part of the diagonal of the frame
+BOUNDARY = 0.008
+
+
+def region_similarity(prediction: Mask, truth: Mask) -> float:
+    """Return J, intersection over union of two masks [H, W]; 1 if both are empty."""
+    union = np.count_nonzero(prediction | truth)
+    return np.count_nonzero(prediction & truth) / union if union else 1.0
+
+
+def contour_accuracy(prediction: Mask, truth: Mask) -> float:
+    """Return F, the harmonic mean of the precision and the recall of the contour of a mask [H, W].
+
+    A contour pixel counts as found if the other contour passes within ``BOUNDARY`` times the diagonal, rounded up.
+    Where one of the contours is empty the result is 0, where both are, 1.
+    """
+    radius = math.ceil(BOUNDARY * math.hypot(*truth.shape))
+    window = _window(prediction | truth, radius + 1)
+    drawn, true = contour(prediction)[window], contour(truth)[window]
+    count_drawn, count_true = np.count_nonzero(drawn), np.count_nonzero(true)
+    if not count_drawn or not count_true:
+        return float(count_drawn == count_true)
+    precision = np.count_nonzero(drawn & _dilate(true, radius)) / count_drawn
+    recall = np.count_nonzero(true & _dilate(drawn, radius)) / count_true
+    return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
+
+
+def contour(mask: Mask) -> Mask:
+    """Return the pixels of a mask [H, W] that differ from their neighbour to the right, below, or both.
+
+    That is the contour, half a pixel towards the origin. In the last row only the neighbour to the right counts, in the
+    last column only the one below.
+    """
+    padded = np.pad(mask, ((0, 1), (0, 1)), mode="edge")
+    right, below, diagonal = padded[:-1, 1:], padded[1:, :-1], padded[1:, 1:]
+    return (mask ^ right) | (mask ^ below) | (mask ^ diagonal)
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What remains of the values of an object over the frames.
+
+    Args:
+        mean: over the frames.
+        recall: share of the frames above 0.5.
+        decay: mean of the first quarter less that of the last.
+    """
+
+    mean: float
+    recall: float
+    decay: float
+
+
+def summarise(values: Sequence[float]) -> Summary:
+    """Summarise the J or the F of one object on consecutive frames; all NaN if there is none.
+
+    Neighbouring quarters share a frame. (The official code counts frames in 8 bits, which changes the decay of videos
+    of more than 256 frames; here it does not.)
+    """
+    array = np.asarray(values, dtype=float)
+    if not len(array):
+        return Summary(math.nan, math.nan, math.nan)
+    edges = np.round(np.linspace(1, len(array), 5) + 1e-10).astype(int) - 1
+    first, last = array[edges[0] : edges[1] + 1], array[edges[3] : edges[4] + 1]
+    return Summary(float(array.mean()), float((array > 0.5).mean()), float(first.mean() - last.mean()))
+
+
+class VideoScore:
+    """J and F of the objects of one video, frame by frame.
+
+    As in the official evaluation, annotated pixels of 255 are background.
+
+    An object is scored from the frame after the one on which it was given; the last frame of the video is left out, as
+    the official semi-supervised evaluation does.
+
+    Args:
+        name: of the video.
+        entries: for each object number, the number of the frame on which it was given.
+        length: number of frames of the video.
+        binary: everything that is predicted or annotated counts as object 1.
+    """
+
+    def __init__(self, name: str, entries: Mapping[int, int], length: int, binary: bool = False) -> None:
+        self.name = name
+        self.entries = dict(entries)
+        self.length = length
+        self.binary = binary
+        self.values: dict[int, tuple[list[float], list[float]]] = {number: ([], []) for number in entries}
+
+    def wants(self, frame: int) -> bool:
+        """Whether any object is scored on a frame."""
+        return frame < self.length - 1 and any(frame > entry for entry in self.entries.values())
+
+    def add(self, frame: int, prediction: NDArray[np.integer], annotation: str | Path) -> None:
+        """Score a frame.
+
+        Args:
+            frame: its number.
+            prediction: object numbers [H, W].
+            annotation: file of its true mask.
+
+        Raises:
+            UnreadableFile: the annotation cannot be read.
+            ValueError: another size than the annotation, or an object that the video does not have.
+        """
+        if not self.wants(frame):
+            return
+        truth = read_mask(annotation, binary=self.binary).numpy()
+        if prediction.shape != truth.shape:
+            raise ValueError(
+                f"{self.name}, frame {frame}: the result is {prediction.shape} (H, W) but {annotation} is "
+                f"{truth.shape}; write results at the size of the annotation"
+            )
+        if self.binary:
+            prediction = (prediction > 0).astype(np.uint8)
+        unknown = set(np.unique(prediction).tolist()) - {0} - set(self.entries)
+        if unknown:
+            raise ValueError(
+                f"{self.name}, frame {frame}: the result has an object {max(unknown)}, but the video has "
+                f"{sorted(self.entries)}; number objects as the first annotation does"
+            )
+        for number, entry in self.entries.items():
+            if frame > entry:
+                drawn, true = prediction == number, truth == number
+                self.values[number][0].append(region_similarity(drawn, true))
+                self.values[number][1].append(contour_accuracy(drawn, true))
+
+    def results(self) -> list[dict[str, Any]]:
+        """One plain dict per object: video, object, and the values of J and F by frame."""
+        return [{"video": self.name, "object": n, "J": j, "F": f} for n, (j, f) in self.values.items()]
+
+
+def global_scores(results: Iterable[Mapping[str, Any]]) -> dict[str, float]:
+    """Return the official global numbers: means over objects of mean, recall and decay of J and F, and of J&F."""
+    objects = list(results)
+    scores: dict[str, float] = {}
+    for measure in ("J", "F"):
+        summaries = [summarise(item[measure]) for item in objects]
+        for statistic in ("mean", "recall", "decay"):
+            scores[f"{measure}-{statistic}"] = float(np.mean([getattr(s, statistic) for s in summaries]))
+    return {"J&F": (scores["J-mean"] + scores["F-mean"]) / 2, **scores}
+
+
+@METRICS.register_module()
+class JFMetric(BaseMetric):
+    """J&F of a tracker on a dataset of :mod:`tracking.datasets`: the official global numbers."""
+
+    default_prefix = "track"
+
+    def process(self, data_batch: Any, data_samples: Sequence[Mapping[str, Any]]) -> None:
+        """Score videos: `pred_track_ids` [T, H, W] against the files `annotation_paths`.
+
+        Raises:
+            UnreadableFile, ValueError: see :meth:`VideoScore.add`.
+        """
+        for sample in data_samples:
+            score = open_score(sample)
+            for frame, (ids, path) in enumerate(zip(sample["pred_track_ids"], sample["annotation_paths"], strict=True)):
+                if path is not None:
+                    score.add(frame, ids.numpy(), path)
+            self.results += score.results()
+
+    def compute_metrics(self, results: list[dict[str, Any]]) -> dict[str, float]:
+        """Global numbers of all objects."""
+        return global_scores(results)
+
+
+def open_score(record: Mapping[str, Any]) -> VideoScore:
+    """Start to score a video of a dataset; its objects are those of its prompts."""
+    entries: dict[int, int] = {}
+    for frame, given in record["prompts"].items():
+        for number in read_mask(**given).unique().tolist():
+            if number:
+                entries.setdefault(int(number), int(frame))
+    return VideoScore(record["video"], entries, len(record["frame_paths"]), record["binary"])
+
+
+@lru_cache(maxsize=32)
+def _disc(radius: int) -> NDArray[np.uint8]:
+    axis = np.arange(-radius, radius + 1) ** 2
+    return (axis[:, None] + axis <= radius**2).astype(np.uint8)
+
+
+def _dilate(mask: Mask, radius: int) -> Mask:
+    return cv2.dilate(mask.astype(np.uint8), _disc(radius)).astype(bool)
+
+
+def _window(mask: Mask, margin: int) -> tuple[slice, slice]:
+    """The part of a frame outside which nothing happens, for speed."""
+    slices = []
+    for axis in (1, 0):
+        occupied = np.flatnonzero(mask.any(axis=axis))
+        low, high = (occupied[0], occupied[-1] + 1) if len(occupied) else (0, 1)
+        slices.append(slice(max(int(low) - margin, 0), int(high) + margin))
+    return slices[0], slices[1]

@@ -1,0 +1,227 @@
+"""VideoTracker: an encoder whose features carry the labels of objects through a video, without training.
+
+Letters: B frames; H, W rows and columns of pixels; h, w of tokens; C channels; T frames of a video.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from itertools import islice
+from typing import Any, TypeVar
+
+import torch
+from mmengine.model import BaseModel
+from mmengine.registry import MODELS
+from mmengine.structures import BaseDataElement
+from torch import Tensor, nn
+
+from pe_spatial.engine.errors import ConfigError, suggest
+from tracking.decoding import Decoding
+from tracking.frames import open_frames, read_mask
+from tracking.label_tracker import LabelTracker
+from tracking.prompts import Boxes, BoxPrompter, Points, Prompter
+from tracking.propagation import Propagation, unit
+from tracking.resizing import Resizing
+
+Options = TypeVar("Options")
+
+
+@MODELS.register_module()
+class VideoTracker(BaseModel):
+    """Follows objects from frame to frame; memory does not grow with the video.
+
+        tracker.init(first_frame, mask=mask)
+        for frame in frames:
+            ids = tracker.step(frame)
+
+    Args:
+        backbone: of the model registry, with one map as output; its weights are never trained.
+        resizing: fields of :class:`tracking.resizing.Resizing`.
+        propagation: fields of :class:`tracking.propagation.Propagation`.
+        decoding: fields of :class:`tracking.decoding.Decoding`.
+        recent: how many of the last frames serve as context, besides those with given masks.
+        dtype: of the encoder and of the features, ``float32`` or ``bfloat16``.
+        prompter: what turns boxes and points into masks; None takes the box itself.
+        normalisation: what turns frames into the encoder's input; None is PE's mean and deviation.
+
+    Raises:
+        ConfigError: an unknown field, or a backbone with several maps.
+    """
+
+    def __init__(
+        self,
+        backbone: Mapping[str, Any] | nn.Module,
+        resizing: Mapping[str, Any],
+        propagation: Mapping[str, Any] | None = None,
+        decoding: Mapping[str, Any] | None = None,
+        recent: int = 7,
+        dtype: str = "float32",
+        prompter: Mapping[str, Any] | None = None,
+        normalisation: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        if dtype not in ("float32", "bfloat16"):
+            raise ConfigError(f"dtype {dtype!r} is not one of float32, bfloat16")
+        self.dtype = getattr(torch, dtype)
+        module = backbone if isinstance(backbone, nn.Module) else MODELS.build(dict(backbone))
+        self.patch_size: int = module.patch_size  # type: ignore[assignment]
+        self.backbone = module.to(self.dtype).requires_grad_(False).eval()
+        self.normalise = MODELS.build(dict(normalisation or {"type": "DensePreprocessor"}))
+        self.resizing = build_options(Resizing, resizing, "resizing")
+        self.labels = LabelTracker(
+            build_options(Propagation, propagation or {}, "propagation"),
+            build_options(Decoding, decoding or {}, "decoding"),
+            recent,
+        )
+        self.prompter: Prompter = BoxPrompter() if prompter is None else MODELS.build(dict(prompter))
+
+    @property
+    def device(self) -> torch.device:
+        return self.data_preprocessor.device
+
+    @torch.no_grad()
+    def maps(self, frames: Sequence[Tensor]) -> tuple[list[Tensor], tuple[int, int]]:
+        """Run the encoder on frames of one size, uint8 [3, H, W].
+
+        Returns:
+            For every map of the backbone [B, h, w, C] unit vectors; and (H, W) of the encoder's input.
+
+        Raises:
+            ValueError: the frames differ in size.
+        """
+        sizes = {tuple(frame.shape[-2:]) for frame in frames}
+        if len(sizes) > 1:
+            raise ValueError(f"frames of {sorted(sizes)} (H, W) in one video; all must have one size: resize them")
+        resized = [self.resizing(frame.to(self.device), self.patch_size) for frame in frames]
+        images = self.normalise({"inputs": resized})["inputs"].to(self.dtype)  # [B, 3, H, W]
+        maps = [unit(features.permute(0, 2, 3, 1)) for features in self.backbone(images)]
+        return maps, (images.shape[-2], images.shape[-1])
+
+    def init(
+        self, frame: Tensor, *, mask: Tensor | None = None, boxes: Boxes | None = None, points: Points | None = None
+    ) -> Tensor:
+        """Begin a video with its first frame and the objects on it; see :meth:`step`.
+
+        Raises:
+            ValueError: no object is given; or as :meth:`step` says.
+        """
+        if mask is None and not boxes and not points:
+            raise ValueError("nothing to track: give a mask, boxes or points for the first frame")
+        self.labels.reset()
+        return self.step(frame, mask=mask, boxes=boxes, points=points)
+
+    def step(
+        self,
+        frame: Tensor,
+        *,
+        mask: Tensor | None = None,
+        boxes: Boxes | None = None,
+        points: Points | None = None,
+    ) -> Tensor:
+        """Follow the objects into the next frame.
+
+        Objects that are given with a frame enter there, or are corrected if their number is known.
+
+        Args:
+            frame: uint8 [3, H, W] RGB, of the size of the frames before.
+            mask: integers [H, W], 0 = not said.
+            boxes: xyxy in pixels of the frame, by object number.
+            points: (x, y, True for on the object or False for beside it), by object number.
+
+        Returns:
+            uint8 [H, W] on the tracker's device: object numbers, 0 = background.
+
+        Raises:
+            ValueError: a frame or a mask of another size, a mask without objects, more than 255 objects.
+        """
+        maps, input_size = self.maps([frame])
+        return self.follow(maps[0][0], input_size, frame, self.prompt(frame, mask, boxes, points))
+
+    def track(
+        self, frames: Iterable[Tensor], masks: Mapping[int, Tensor] | Callable[[int], Tensor | None], batch: int = 1
+    ) -> Iterator[Tensor]:
+        """Follow objects through a video; the encoder sees ``batch`` frames at a time, and no more are in memory.
+
+        Goes on where the tracker stands: call ``labels.reset()`` before another video.
+
+        Args:
+            frames: uint8 [3, H, W]; a file, a camera or a generator.
+            masks: by number of the frame, or a function of it.
+            batch: frames per pass of the encoder.
+
+        Yields:
+            As :meth:`step` returns.
+
+        Raises:
+            ValueError: see :meth:`step`; and no object on the first frame that is given at all.
+        """
+        look_up = masks.get if isinstance(masks, Mapping) else masks
+        iterator = iter(frames)
+        while chunk := list(islice(iterator, batch)):
+            maps, input_size = self.maps(chunk)
+            for frame, features in zip(chunk, maps[0], strict=True):
+                yield self.follow(features, input_size, frame, look_up(self.labels.frame))
+
+    def follow(self, features: Tensor, input_size: tuple[int, int], frame: Tensor, mask: Tensor | None) -> Tensor:
+        """:meth:`step` with features [h, w, C] of :meth:`maps`."""
+        height, width = frame.shape[-2:]
+        return self.labels.step(features, input_size, (height, width), mask)
+
+    def prompt(
+        self, frame: Tensor, mask: Tensor | None, boxes: Boxes | None = None, points: Points | None = None
+    ) -> Tensor | None:
+        """Make one mask [H, W] of all that is given; a mask goes before boxes and points."""
+        if not boxes and not points:
+            return mask
+        drawn = self.prompter(frame, boxes or {}, points or {})
+        return drawn if mask is None else torch.where(mask > 0, mask, drawn.to(mask))
+
+    def forward(
+        self, inputs: Any, data_samples: Sequence[BaseDataElement] | None = None, mode: str = "tensor"
+    ) -> list[BaseDataElement]:
+        """Track the videos of a dataset of :mod:`tracking.datasets`, as a Runner's test loop asks for it.
+
+        Args:
+            inputs: names of the videos; unused.
+            data_samples: one per video, with the metainfo ``frame_paths`` and ``prompts``.
+            mode: ``predict``.
+
+        Returns:
+            The data samples with ``pred_track_ids``, uint8 [T, H, W] on the CPU.
+
+        Raises:
+            ValueError: another mode, for there is nothing to train.
+        """
+        if mode != "predict" or data_samples is None:
+            raise ValueError(f"mode {mode!r}: a tracker without training has no losses, only mode='predict'")
+        for sample in data_samples:
+            self.labels.reset()
+            frames = (frame.image for frame in open_frames(sample.frame_paths))
+            masks = self.track(frames, {number: read_mask(**given) for number, given in sample.prompts.items()})
+            sample.pred_track_ids = torch.stack([ids.cpu() for ids in masks])
+        return list(data_samples)
+
+    def train(self, mode: bool = True) -> VideoTracker:
+        """Stay in evaluation mode: nothing is trained."""
+        del mode
+        return super().train(False)
+
+
+def build_options(kind: type[Options], values: Mapping[str, Any] | Options, section: str) -> Options:
+    """Build a dataclass of options from a section of a config.
+
+    Raises:
+        ConfigError: an unknown field, with the nearest known one; or a value that its class refuses.
+    """
+    if isinstance(values, kind):
+        return values
+    assert is_dataclass(kind) and isinstance(values, Mapping)
+    known = {field.name for field in fields(kind)}
+    for name in values:
+        if name not in known:
+            raise ConfigError(f"{section} has no option {name!r}; {suggest(name, known)}")
+    try:
+        return kind(**values)
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"{section}: {error}") from error

@@ -1,0 +1,153 @@
+"""From boxes and points to masks: by themselves, or through SAM 2."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from mmengine.registry import MODELS
+from torch import Tensor
+
+Boxes = Mapping[int, Sequence[float]]  # object number -> x1, y1, x2, y2 in pixels
+Points = Mapping[int, Sequence[tuple[float, float, bool]]]  # object number -> x, y, whether on the object
+
+
+class Prompter(Protocol):
+    """Draws one mask of several objects."""
+
+    def __call__(self, frame: Tensor, boxes: Boxes, points: Points) -> Tensor:
+        """Return int64 [H, W] with the numbers of the objects for a frame uint8 [3, H, W]."""
+
+
+@MODELS.register_module()
+class BoxPrompter:
+    """Takes a box for the object, and for points a small square around each point on the object.
+
+    Args:
+        point_size: side of that square in pixels; the tracker then follows that part of the object.
+    """
+
+    def __init__(self, point_size: int = 32) -> None:
+        if point_size < 1:
+            raise ValueError(f"point_size {point_size} is not a positive number of pixels")
+        self.point_size = point_size
+
+    def __call__(self, frame: Tensor, boxes: Boxes, points: Points) -> Tensor:
+        """Draw; where objects overlap, the smaller one lies on top.
+
+        Raises:
+            ValueError: a box without area in the frame, a point outside it, or an object without a point on it.
+        """
+        size = (frame.shape[-2], frame.shape[-1])
+        check_prompts(size, boxes, points)
+        mask = torch.zeros(size, dtype=torch.int64)
+        for number, (x1, y1, x2, y2) in sorted(boxes.items(), key=lambda item: -_area(item[1])):
+            mask[max(round(y1), 0) : round(y2), max(round(x1), 0) : round(x2)] = number
+        half = self.point_size / 2
+        for number, marks in points.items():
+            for x, y, on_object in marks:
+                if on_object:
+                    rows = slice(max(round(y - half), 0), max(round(y + half), 1))
+                    mask[rows, max(round(x - half), 0) : max(round(x + half), 1)] = number
+        return mask
+
+
+@MODELS.register_module()
+class Sam2Prompter:
+    """Takes the mask that SAM 2.1 draws for the boxes and points; needs the package ``sam2``.
+
+    Args:
+        weights: a checkpoint ``sam2.1_hiera_*.pt`` on this machine.
+        size: ``tiny``, ``small``, ``base_plus`` or ``large``; None reads it from the name of the file.
+        device: where SAM 2 runs.
+
+    Raises:
+        ValueError: the size is not known.
+        FileNotFoundError: there is no such file.
+        ModuleNotFoundError: ``sam2`` is not installed.
+    """
+
+    def __init__(self, weights: str, size: str | None = None, device: str = "cpu") -> None:
+        path = Path(weights).expanduser()
+        if not path.is_file():
+            raise FileNotFoundError(f"no SAM 2 weights at {weights}; give the path of a sam2.1_hiera_*.pt file")
+        size = size or next((name for name in _SAM2_CONFIGS if name in path.stem), None)
+        if size not in _SAM2_CONFIGS:
+            raise ValueError(
+                f"the size of SAM 2 is not in the name of {path.name}; set size to one of {[*_SAM2_CONFIGS]}"
+            )
+        self.predictor = _build_sam2(path, _SAM2_CONFIGS[size], device)
+
+    @torch.no_grad()
+    def __call__(self, frame: Tensor, boxes: Boxes, points: Points) -> Tensor:
+        """Draw; where objects overlap, the smaller one lies on top.
+
+        Raises:
+            ValueError: a box without area in the frame, a point outside it, or an object without a point on it.
+        """
+        size = (frame.shape[-2], frame.shape[-1])
+        check_prompts(size, boxes, points)
+        self.predictor.set_image(frame.permute(1, 2, 0).cpu().numpy())
+        masks = {number: self._draw(boxes.get(number), points.get(number, ())) for number in {*boxes, *points}}
+        result = torch.zeros(size, dtype=torch.int64)
+        for number in sorted(masks, key=lambda number: -int(masks[number].sum())):
+            result[masks[number]] = number
+        return result
+
+    def _draw(self, box: Sequence[float] | None, marks: Sequence[tuple[float, float, bool]]) -> Tensor:
+        places = torch.tensor([mark[:2] for mark in marks], dtype=torch.float32).numpy() if marks else None
+        kinds = torch.tensor([int(mark[2]) for mark in marks]).numpy() if marks else None
+        masks, _, _ = self.predictor.predict(
+            point_coords=places,
+            point_labels=kinds,
+            box=None if box is None else torch.tensor(list(box)).numpy(),
+            multimask_output=False,
+        )
+        return torch.from_numpy(masks[0] > 0)
+
+
+def check_prompts(size: tuple[int, int], boxes: Boxes, points: Points) -> None:
+    """Raise ValueError for boxes and points that cannot mean an object on a frame of ``size`` (H, W)."""
+    height, width = size
+    for number in {*boxes, *points}:
+        if not 1 <= number <= 255:
+            raise ValueError(f"object number {number} is outside 1…255")
+    for number, (x1, y1, x2, y2) in boxes.items():
+        if not (max(x1, 0) < min(x2, width) and max(y1, 0) < min(y2, height)):
+            raise ValueError(
+                f"box {[x1, y1, x2, y2]} of object {number} has no area in a frame of {width} x {height}; give "
+                "x1,y1,x2,y2 in pixels with x1 < x2 and y1 < y2"
+            )
+    for number, marks in points.items():
+        for x, y, _ in marks:
+            if not (0 <= x < width and 0 <= y < height):
+                raise ValueError(f"point ({x}, {y}) of object {number} is outside the frame of {width} x {height}")
+        if number not in boxes and not any(on_object for _, _, on_object in marks):
+            raise ValueError(f"object {number} has no point on it; give at least one, or a box")
+
+
+_SAM2_CONFIGS = {"tiny": "t", "small": "s", "base_plus": "b+", "large": "l"}
+
+
+def _build_sam2(weights: Path, letter: str, device: str) -> Any:
+    """Build SAM 2.1 without Hydra's global state, which its own builder needs for itself."""
+    try:
+        from hydra.utils import instantiate
+        from omegaconf import OmegaConf
+        from sam2.sam2_image_predictor import SAM2ImagePredictor
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"SAM 2 weights are given but {error.name} is not installed; pip install sam2==1.1.0, or leave the weights "
+            "out and the box itself is the mask"
+        ) from error
+    config = OmegaConf.load(str(files("sam2") / f"configs/sam2.1/sam2.1_hiera_{letter}.yaml"))
+    model = instantiate(config.model, _recursive_=True)
+    model.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True)["model"])
+    return SAM2ImagePredictor(model.to(device).eval())
+
+
+def _area(box: Sequence[float]) -> float:
+    return (box[2] - box[0]) * (box[3] - box[1])
