@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,44 +19,39 @@ from torch import Tensor
 from depth.ranges import checked_range
 from depth.scale_bar import depth_picture
 
-_LARGEST = 65535
+_LARGEST = 65535  # of 16 bits
 
 
 class DepthWriter:
     """Takes the predictions of a run of ``tools/predict.py``; safe to call from several threads.
 
-    Metric depth is written as ``<name>_depth_mm.png`` (16 bits, millimetres) and, on request, ``<name>_depth_m.npy``
-    (float32, metres). Relative depth is written as ``<name>_depth_relative.png``, in which 65535 stands for the far end
-    of the model's range, and ``<name>_depth_relative.npy``. The PNG says the same in its text entries, and
-    ``depth.json`` for every file, with the extremes. 16 bits end at 65.535 m: pixels beyond are saturated, counted in
-    ``depth.json`` and reported; the .npy has them.
+    Below ``depth/``, which mirrors the input, metric depth is ``<name>_depth_mm.png`` (16 bits, millimetres) and, on
+    request, ``<name>_depth_m.npy`` (float32, metres). Relative depth is ``<name>_depth_relative.png``, in which 65535
+    stands for the far end of the model's range, and ``<name>_depth_relative.npy``. The frames of a video are in a
+    folder of its name. The PNG says the same in its text entries, and ``depth.json`` for every file, with the extremes.
+
+    16 bits end at 65.535 m: pixels beyond are saturated, counted in ``depth.json`` and reported; the .npy has them.
 
     Args:
         folder: where the files go.
-        metainfo: of the model; not needed, for predictions carry their own.
         npy: write .npy files too.
         color_range: (near, far) of the colour maps. None takes each image's own 2 % and 98 % quantiles, and the model's
             range for the frames of a video, so that a colour means the same in all of them.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        metainfo: Mapping[str, Any] | None = None,
-        npy: bool = False,
-        color_range: Sequence[float] | None = None,
-    ) -> None:
+    def __init__(self, folder: Path, npy: bool = False, color_range: Sequence[float] | None = None) -> None:
         self.folder = Path(folder)
         self.npy = npy
         self.color_range = None if color_range is None else checked_range(color_range)
         self._entries: list[dict[str, Any]] = []
+        self._names: dict[str, str] = {}
         self._lock = threading.Lock()
 
     def write(self, name: str, image: Tensor, sample: BaseDataElement, frame: int | None = None) -> NDArray[np.uint8]:
         """Write the depth of one image and draw it.
 
         Args:
-            name: file name in the record.
+            name: file name in the list, relative to the input.
             image: [3, H, W] uint8 RGB, the original image.
             sample: with ``pred_depth`` in the frame of ``image`` and the metainfo of ``DepthModel``.
             frame: number of the frame where ``name`` is a video.
@@ -67,59 +62,56 @@ class DepthWriter:
         depth = sample.pred_depth.data.float().cpu()  # [1, H, W]
         values = depth[0].numpy()
         is_metric, far = bool(sample.depth_is_metric), float(sample.depth_range[1])
-        stem = self.folder / Path(name).with_suffix("" if frame is None else f".{frame:06d}")
+        stem = self._stem(name, frame)
+        units = 1000.0 if is_metric else _LARGEST / far
+        near_color, far_color = self._colors_of(values, sample, frame)
         entry: dict[str, Any] = {
             "file_name": name,
             **({} if frame is None else {"frame": frame}),
             "kind": "metric" if is_metric else "relative",
+            "unit": "metres" if is_metric else "none",
             "min": round(float(values.min()), 5),
             "max": round(float(values.max()), 5),
-            "unit": "metres" if is_metric else "none",
+            "color_range": [near_color, far_color],
+            "png": f"{stem}_depth_{'mm' if is_metric else 'relative'}.png",
+            "png_units_per_unit": units,
+            "saturated_pixels": int((values * units >= _LARGEST + 0.5).sum()),
         }
-        stem.parent.mkdir(parents=True, exist_ok=True)
-        entry["png"] = self._write_png(stem, values, 1000.0 if is_metric else _LARGEST / far, is_metric, entry)
+        (self.folder / stem).parent.mkdir(parents=True, exist_ok=True)
+        _save_png(self.folder / entry["png"], values * units, entry)
         if self.npy:
-            entry["npy"] = self._relative(_save_npy(stem, values, is_metric))
-        near, far = self._colors_of(depth, sample, frame)
-        entry["color_range"] = [near, far]
+            entry["npy"] = f"{stem}_depth_{'m' if is_metric else 'relative'}.npy"
+            np.save(self.folder / entry["npy"], values)
         with self._lock:
             self._entries.append(entry)
-        return depth_picture(depth, near, far, is_metric).permute(1, 2, 0).numpy()
+        return depth_picture(depth, near_color, far_color, is_metric).permute(1, 2, 0).numpy()
 
-    def _write_png(
-        self, stem: Path, values: NDArray[np.float32], units: float, is_metric: bool, entry: dict[str, Any]
-    ) -> str:
-        scaled = np.round(values.astype(np.float64) * units)
-        saturated = int((scaled > _LARGEST).sum())
-        if saturated:
-            entry["saturated_pixels"] = saturated
-        path = stem.with_name(f"{stem.name}_depth_{'mm' if is_metric else 'relative'}.png")
-        text = PngInfo()
-        text.add_text("depth", entry["kind"])
-        text.add_text("unit", "millimetres" if is_metric else f"1/{units:.6g} of the model's unit")
-        Image.fromarray(np.clip(scaled, 0, _LARGEST).astype(np.uint16)).save(path, pnginfo=text)
-        entry["png_unit"] = f"1/{units:.6g}"
-        return self._relative(path)
+    def _stem(self, name: str, frame: int | None) -> str:
+        """The path of the files of an image without their endings; two images never have the same."""
+        with self._lock:
+            stem = Path(name).with_suffix("").as_posix()
+            if self._names.setdefault(stem, name) != name:  # a.jpg and a.png
+                stem = name
+        return f"depth/{stem}" if frame is None else f"depth/{stem}/{frame:06d}"
 
-    def _relative(self, path: Path) -> str:
-        return path.relative_to(self.folder).as_posix()
-
-    def _colors_of(self, depth: Tensor, sample: BaseDataElement, frame: int | None) -> tuple[float, float]:
+    def _colors_of(
+        self, values: NDArray[np.float32], sample: BaseDataElement, frame: int | None
+    ) -> tuple[float, float]:
         if self.color_range is not None:
             return self.color_range
         if frame is not None:
             return float(sample.depth_range[0]), float(sample.depth_range[1])
-        near, far = np.quantile(depth.numpy(), (0.02, 0.98))
+        near, far = np.quantile(values, (0.02, 0.98))
         return float(near), float(max(far, near * (1 + 1e-3)))
 
     def close(self) -> Path:
         """Write ``depth.json``, whole or not at all, in the order of the names, and return its path."""
         entries = sorted(self._entries, key=lambda entry: (entry["file_name"], entry.get("frame", 0)))
-        saturated = [entry for entry in entries if "saturated_pixels" in entry]
+        saturated = sum(entry["saturated_pixels"] > 0 for entry in entries)
         if saturated:
             print_log(
-                f"{len(saturated)} depth maps have pixels beyond {_LARGEST / 1000} m, the end of 16 bits in "
-                "millimetres; they are saturated in the PNG files: write .npy files too",
+                f"{saturated} depth maps have pixels beyond {_LARGEST / 1000} m, the end of 16 bits in millimetres; "
+                "they are saturated in the PNG files: write .npy files too",
                 logger="current",
             )
         path = self.folder / "depth.json"
@@ -129,7 +121,9 @@ class DepthWriter:
         return path
 
 
-def _save_npy(stem: Path, values: NDArray[np.float32], is_metric: bool) -> Path:
-    path = stem.with_name(f"{stem.name}_depth_{'m' if is_metric else 'relative'}.npy")
-    np.save(path, values)
-    return path
+def _save_png(path: Path, values: NDArray[np.float32], entry: dict[str, Any]) -> None:
+    text = PngInfo()
+    text.add_text("depth", entry["kind"])
+    metric = entry["kind"] == "metric"
+    text.add_text("unit", "millimetres" if metric else f"1/{entry['png_units_per_unit']:.6g} of the model's own")
+    Image.fromarray(np.clip(np.round(values), 0, _LARGEST).astype(np.uint16)).save(path, pnginfo=text)

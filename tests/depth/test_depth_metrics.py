@@ -1,4 +1,4 @@
-"""Each measure at three points (perfect, degenerate, by hand), against an independent implementation, and the metric."""
+"""Each measure when perfect, degenerate, by hand and against an independent implementation; and the metric."""
 
 import math
 
