@@ -108,7 +108,7 @@ class _Davis(VideoDataset):
         for name in self.lists:
             path = Path(self.data_root) / "ImageSets" / name.format(self.resolution) / f"{self.split}.txt"
             if path.is_file():
-                return _read_names(path)
+                return read_names(path)
         raise FileNotFoundError(
             f"no list {self.split}.txt in {Path(self.data_root) / 'ImageSets'}; restore it, or set split to null for "
             "every video in the folder"
@@ -242,7 +242,7 @@ def _annotations(folder: Path, frames: list[str]) -> list[str | None]:
     return [present.get(Path(frame).stem) for frame in frames]
 
 
-def _read_names(path: Path) -> list[str]:
+def read_names(path: Path) -> list[str]:
     """Names of videos from a list of names (DAVIS 2017) or of frames and masks (DAVIS 2016)."""
     lines = [line.split()[0] for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     return list(dict.fromkeys(Path(line).parent.name if "/" in line else line for line in lines))

@@ -30,10 +30,12 @@ class Frame:
     """A picture of a video.
 
     Args:
+        number: its place in the source, from 0; frames that are skipped count.
         name: of its file without suffix, or its five-digit number.
         image: uint8 [3, H, W] RGB.
     """
 
+    number: int
     name: str
     image: Tensor
 
@@ -91,7 +93,7 @@ class ImageFrames:
         Raises:
             UnreadableFile: a file is missing or damaged (unless skipped).
         """
-        for path in self.paths:
+        for number, path in enumerate(self.paths):
             try:
                 image = read_image(path)
             except UnreadableFile as error:
@@ -99,7 +101,7 @@ class ImageFrames:
                     raise UnreadableFile(f"{error}; restore it, or skip such frames (--skip-unreadable)") from error
                 self.skipped.append(path.stem)
                 continue
-            yield Frame(path.stem, image.as_subclass(torch.Tensor))
+            yield Frame(number, path.stem, image.as_subclass(torch.Tensor))
 
 
 class VideoFrames:
@@ -146,7 +148,8 @@ class VideoFrames:
                         break
                 else:
                     failures = 0
-                    yield Frame(f"{number:05d}", torch.from_numpy(picture[..., ::-1].copy()).permute(2, 0, 1))
+                    image = torch.from_numpy(picture[..., ::-1].copy()).permute(2, 0, 1)  # OpenCV has BGR
+                    yield Frame(number, f"{number:05d}", image)
                 number += 1
         finally:
             capture.release()

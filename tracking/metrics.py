@@ -6,8 +6,7 @@ Letters: H, W rows and columns of pixels.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from mmengine.registry import METRICS
 from numpy.typing import NDArray
 
 from tracking.frames import read_mask
+from tracking.scores import ScoreTable
 
 Mask = NDArray[np.bool_]
 
@@ -58,35 +58,6 @@ def contour(mask: Mask) -> Mask:
     padded = np.pad(mask, ((0, 1), (0, 1)), mode="edge")
     right, below, diagonal = padded[:-1, 1:], padded[1:, :-1], padded[1:, 1:]
     return (mask ^ right) | (mask ^ below) | (mask ^ diagonal)
-
-
-@dataclass(frozen=True)
-class Summary:
-    """What remains of the values of an object over the frames.
-
-    Args:
-        mean: over the frames.
-        recall: share of the frames above 0.5.
-        decay: mean of the first quarter less that of the last.
-    """
-
-    mean: float
-    recall: float
-    decay: float
-
-
-def summarise(values: Sequence[float]) -> Summary:
-    """Summarise the J or the F of one object on consecutive frames; all NaN if there is none.
-
-    Neighbouring quarters share a frame. (The official code counts frames in 8 bits, which changes the decay of videos
-    of more than 256 frames; here it does not.)
-    """
-    array = np.asarray(values, dtype=float)
-    if not len(array):
-        return Summary(math.nan, math.nan, math.nan)
-    edges = np.round(np.linspace(1, len(array), 5) + 1e-10).astype(int) - 1
-    first, last = array[edges[0] : edges[1] + 1], array[edges[3] : edges[4] + 1]
-    return Summary(float(array.mean()), float((array > 0.5).mean()), float(first.mean() - last.mean()))
 
 
 class VideoScore:
@@ -154,17 +125,6 @@ class VideoScore:
         return [{"video": self.name, "object": n, "J": j, "F": f} for n, (j, f) in self.values.items()]
 
 
-def global_scores(results: Iterable[Mapping[str, Any]]) -> dict[str, float]:
-    """Return the official global numbers: means over objects of mean, recall and decay of J and F, and of J&F."""
-    objects = list(results)
-    scores: dict[str, float] = {}
-    for measure in ("J", "F"):
-        summaries = [summarise(item[measure]) for item in objects]
-        for statistic in ("mean", "recall", "decay"):
-            scores[f"{measure}-{statistic}"] = float(np.mean([getattr(s, statistic) for s in summaries]))
-    return {"J&F": (scores["J-mean"] + scores["F-mean"]) / 2, **scores}
-
-
 @METRICS.register_module()
 class JFMetric(BaseMetric):
     """J&F of a tracker on a dataset of :mod:`tracking.datasets`: the official global numbers."""
@@ -186,7 +146,7 @@ class JFMetric(BaseMetric):
 
     def compute_metrics(self, results: list[dict[str, Any]]) -> dict[str, float]:
         """Global numbers of all objects."""
-        return global_scores(results)
+        return ScoreTable(results).totals
 
 
 def open_score(record: Mapping[str, Any]) -> VideoScore:
@@ -197,6 +157,21 @@ def open_score(record: Mapping[str, Any]) -> VideoScore:
             if number:
                 entries.setdefault(int(number), int(frame))
     return VideoScore(record["video"], entries, len(record["frame_paths"]), record["binary"])
+
+
+def score_folder(record: Mapping[str, Any], folder: Path) -> VideoScore:
+    """Score the result PNGs of any tracker for a video of a dataset, `folder`/00000.png and so on.
+
+    Raises:
+        UnreadableFile: a result or an annotation is missing or damaged.
+        ValueError: see :meth:`VideoScore.add`.
+    """
+    score = open_score(record)
+    for number, (frame, path) in enumerate(zip(record["frame_paths"], record["annotation_paths"], strict=True)):
+        if path is not None and score.wants(number):
+            result = read_mask(folder / f"{Path(frame).stem}.png", binary=record["binary"])
+            score.add(number, result.numpy(), path)
+    return score
 
 
 @lru_cache(maxsize=32)
