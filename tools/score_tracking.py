@@ -1,6 +1,6 @@
 """Score the result PNGs of any tracker: DAVIS's J and F with mean, recall and decay, per object and overall.
 
-    python tools/score_tracking.py --results OUT --annotations DAVIS/Annotations/480p --videos DAVIS/ImageSets/2017/val.txt
+    python tools/score_tracking.py --results OUT --annotations DAVIS/Annotations/480p --videos DAVIS/.../val.txt
     python tools/score_tracking.py --results OUT --annotations DAVIS2016/Annotations/480p --binary
     python tools/score_tracking.py --results OUT --config tracking/dino_pe_spatial_b16_davis2017 [key=value ...]
 
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.output:
             write_whole(options.output, json.dumps(table.as_dict(), indent=1).encode())
     except (UserError, ValueError, OSError) as error:
-        console.print(f"error: {error}", markup=False, highlight=False)
+        console.print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
         return 2
     return 0
 

@@ -1,13 +1,13 @@
 """Track objects through a video, a folder of frames, a camera, or every video of a data set.
 
-    python tools/track.py --config tracking/dino_pe_spatial_b16_davis2017 --input video.mp4 --mask first.png --output OUT
+    python tools/track.py --config tracking/dino_pe_spatial_b16_davis2017 --input a.mp4 --mask first.png --output OUT
     python tools/track.py --config ... --input frames/ --box 120,80,260,300 --box 300,90,410,250 --output OUT
     python tools/track.py --config ... --input frames/ --mask first.png --at 57:fixed.png --output OUT
     python tools/track.py --config ... --output OUT test_dataloader.dataset.data_root=DAVIS
 
-A mask is a PNG of object numbers, 0 = background (0 and 255 alone: one object). A mask given with --at says where objects
-are on a later frame, counted from 0: objects that enter there, or corrections. Without --input, the data set of the config
-is tracked, and scored where it has annotations.
+A mask is a PNG of object numbers, 0 = background (0 and 255 alone: one object). A mask given with --at says where
+objects are on a later frame, counted from 0: objects that enter there, or corrections. Without --input, the data set of
+the config is tracked, and scored where it has annotations.
 
 OUT/NAME/*.png are palette masks in the layout of DAVIS, OUT/NAME.mp4 shows them, OUT/NAME.json has the boxes, and
 OUT/scores.json the scores. Interrupted, the same command goes on where it stopped.
@@ -59,9 +59,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     # what a user can mend; anything else is a defect and shows its traceback
     except (UserError, ValueError, KeyError, OSError, ModuleNotFoundError) as error:
-        console.print(
-            f"error: {error.args[0] if isinstance(error, KeyError) else error}", markup=False, highlight=False
-        )
+        message = error.args[0] if isinstance(error, KeyError) else error
+        console.print(f"error: {message}", markup=False, highlight=False, soft_wrap=True)
         return 2
     return 0
 
@@ -105,8 +104,8 @@ def run(options: argparse.Namespace) -> None:
     seconds = time.monotonic() - started
     if counted:
         print(
-            f"{counted} frames in {seconds:.1f} s, {counted / seconds:.2f} frames/s with reading and writing; peak memory "
-            f"{peak_memory()}; {options.output}"
+            f"{counted} frames in {seconds:.1f} s, {counted / seconds:.2f} frames/s with reading and writing; "
+            f"peak memory {peak_memory()}; {options.output}"
         )
     else:
         print(f"nothing left to do: {options.output} is complete")

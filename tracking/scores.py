@@ -59,7 +59,7 @@ class ScoreTable:
 
     @cached_property
     def totals(self) -> dict[str, float]:
-        """The official global numbers: means over objects of the statistics of J and F, and J&F; NaN without objects."""
+        """The official global numbers: J&F, and means over objects of the statistics of J and F."""
         totals: dict[str, float] = {}
         for measure, column in (("J", 2), ("F", 3)):
             for statistic in STATISTICS:
