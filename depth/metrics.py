@@ -42,7 +42,7 @@ MEASURES: dict[str, Measure] = {
     "rmse_log": Measure(lambda p, t: _log_error(p, t).square().mean().sqrt(), True, "the same of ln depth"),
     "abs_rel": Measure(lambda p, t: ((p - t).abs() / t).mean(), True, "mean error / depth"),
     "sq_rel": Measure(lambda p, t: ((p - t).square() / t).mean(), True, "mean squared error / depth, metres"),
-    "log10": Measure(lambda p, t: (_log_error(p, t) / torch.log(t.new_tensor(10.0))).abs().mean(), True, "mean error"),
+    "log10": Measure(lambda p, t: (p.log10() - t.log10()).abs().mean(), True, "mean error of log10 depth"),
     "silog": Measure(lambda p, t: 100 * _log_error(p, t).std(correction=0), True, "100 x deviation of the ln error"),
     "delta1": Measure(_within(1.25), False, "share of pixels within a factor of 1.25"),
     "delta2": Measure(_within(1.25**2), False, "within 1.25 squared"),
@@ -157,7 +157,7 @@ def depth_errors(prediction: Tensor, target: Tensor) -> dict[str, float]:
         prediction, target: Positive depth in metres, [P], at least one pixel.
     """
     prediction, target = prediction.double(), target.double()
-    return {name: float(measure.function(prediction, target)) for name, measure in MEASURES.items()}
+    return {name: measure.function(prediction, target).item() for name, measure in MEASURES.items()}
 
 
 def table(values: dict[str, float]) -> str:

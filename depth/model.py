@@ -101,7 +101,7 @@ class DepthModel(BaseModel):
 
     def _predict(self, inputs: Tensor, data_samples: list[BaseDataElement]) -> list[BaseDataElement]:
         depth = self._depth_of_mirrors if self.flip_test else self._depth
-        batch = depth(inputs) if self.tiling is None else self.tiling(depth, inputs)
+        batch = depth(inputs) if self.tiling is None else self.tiling(depth, inputs, max(self.backbone.strides))
         for sample, padded in zip(data_samples, batch, strict=True):
             height, width = sample.img_shape
             image = padded[None, :, :height, :width].float()

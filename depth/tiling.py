@@ -4,18 +4,23 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 Place = tuple[int, int]  # top, left
 Predict = Callable[[Tensor], Tensor]
+
+# How much the whole picture weighs in a tile's scale, against 1 for a neighbour that covers all of it. The overlaps
+# must win, or there would be seams; what they leave open, the scale of all, is then the whole picture's.
+_ANCHOR = 0.05
 
 
 class DepthTiling:
     """Runs a model on overlapping tiles and joins them without seams.
 
-    Neighbouring tiles see different context and disagree by a factor. One factor per tile is solved for, in least
-    squares over all overlaps, such that the tiles agree; its geometric mean over the tiles is 1, so that metric depth
-    keeps its scale and consistent tiles are not changed. The tiles are then blended with weights that fall linearly to
-    the border of a tile.
+    Tiles see different context and disagree by a factor; and a part of a picture looks nearer than it is. One factor
+    per tile is solved for, in least squares, such that overlapping tiles agree and, with a small weight, that each
+    agrees with the whole picture, reduced to the size of a tile. The tiles are then blended with weights that fall
+    linearly to the border of a tile.
 
     Args:
         tile: (H, W) of a tile in pixels, multiples of the patch size.
@@ -30,62 +35,70 @@ class DepthTiling:
         self.tile = (int(tile[0]), int(tile[1]))
         self.overlap = overlap
 
-    def __call__(self, predict: Predict, images: Tensor) -> Tensor:
+    def __call__(self, predict: Predict, images: Tensor, multiple: int = 1) -> Tensor:
         """Depth of a batch.
 
         Args:
-            predict: Images [B, 3, h, w] to positive depth [B, 1, h, w]; h and w are those of a tile, or less where
-                the image is smaller.
+            predict: Images [B, 3, h, w] to positive depth [B, 1, h, w]; h and w are at most those of a tile.
             images: [B, 3, H, W].
+            multiple: H, W, h and w are multiples of it.
 
         Returns:
             [B, 1, H, W]; `predict(images)` itself where one tile covers everything.
         """
         size = (images.shape[-2], images.shape[-1])
+        if size[0] <= self.tile[0] and size[1] <= self.tile[1]:
+            return predict(images)
         height, width = (min(t, s) for t, s in zip(self.tile, size, strict=True))
         places = [(y, x) for y in _starts(size[0], height, self.overlap) for x in _starts(size[1], width, self.overlap)]
         tiles = [predict(images[..., y : y + height, x : x + width]).float() for y, x in places]
-        if len(tiles) == 1:
-            return tiles[0]
-        factors = torch.stack([match_scales([tile[b] for tile in tiles], places) for b in range(len(images))])
-        weight = _ramp(height)[:, None] * _ramp(width)  # [h, w]
-        total = torch.zeros(len(images), 1, *size, device=images.device)
-        weights = torch.zeros(size, device=images.device)
+        whole = self._whole(predict, images, multiple)
+        factors = torch.stack([match_scales([tile[b] for tile in tiles], places, whole[b]) for b in range(len(images))])
+        weight = (_ramp(height)[:, None] * _ramp(width)).to(images.device)  # [h, w]
+        total, weights = torch.zeros_like(whole), torch.zeros_like(whole)
         for number, (tile, (y, x)) in enumerate(zip(tiles, places, strict=True)):
-            scaled = tile * factors[:, number, None, None, None].to(tile)
-            total[..., y : y + height, x : x + width] += weight.to(tile) * scaled
-            weights[y : y + height, x : x + width] += weight.to(tile)
+            total[..., y : y + height, x : x + width] += weight * tile * factors[:, number, None, None, None].to(tile)
+            weights[..., y : y + height, x : x + width] += weight
         return total / weights
 
+    def _whole(self, predict: Predict, images: Tensor, multiple: int) -> Tensor:
+        """The depth of the reduced pictures, enlarged again, [B, 1, H, W]."""
+        size = images.shape[-2:]
+        scale = min(t / s for t, s in zip(self.tile, size, strict=True))
+        reduced = [max(int(side * scale) // multiple, 1) * multiple for side in size]
+        small = F.interpolate(images, size=reduced, mode="bilinear", align_corners=False, antialias=True)
+        return F.interpolate(predict(small).float(), size=size, mode="bilinear", align_corners=False)
 
-def match_scales(tiles: Sequence[Tensor], places: Sequence[Place]) -> Tensor:
-    """Factors [N] that make overlapping tiles agree, with the product 1.
 
-    Minimises the sum over pairs of n_ij * (f_i + d_ij - f_j)², where f is the logarithm of a factor, d_ij the median of
-    ln(tile_i / tile_j) over the overlap and n_ij its number of pixels. Tiles must be joined by overlaps.
+def match_scales(tiles: Sequence[Tensor], places: Sequence[Place], whole: Tensor) -> Tensor:
+    """Factors [N] that make overlapping tiles agree with each other and with the whole picture.
+
+    With f the logarithm of a factor, d_ij the median of ln(tile_i / tile_j) over the overlap of two tiles, n_ij its
+    share of a tile, and g_i the median of ln(tile_i / whole), this minimises
+    sum_ij n_ij (f_i - f_j + d_ij)² + 0.05 sum_i (f_i + g_i)².
 
     Args:
         tiles: Positive depth, each [1, h, w], all of one size.
-        places: Where the upper left corner of each lies.
+        places: Where the upper left corner of each lies in the whole.
+        whole: Positive depth [1, H, W].
     """
-    count = len(tiles)
     height, width = tiles[0].shape[-2:]
-    normal = torch.full((count, count), 1.0 / count, dtype=torch.float64)  # the mean of f is 0
-    right = torch.zeros(count, dtype=torch.float64)
-    for i in range(count):
-        for j in range(i + 1, count):
-            dy, dx = places[j][0] - places[i][0], places[j][1] - places[i][1]
+    logs = [tile.double().log() for tile in tiles]
+    normal = _ANCHOR * torch.eye(len(tiles), dtype=torch.float64)
+    right = torch.zeros(len(tiles), dtype=torch.float64)
+    for i, (y, x) in enumerate(places):
+        right[i] -= _ANCHOR * (logs[i] - whole[..., y : y + height, x : x + width].double().log()).median().cpu()
+        for j in range(i + 1, len(tiles)):
+            dy, dx = places[j][0] - y, places[j][1] - x
             if abs(dy) >= height or abs(dx) >= width:
                 continue
-            first, second = _shared(tiles[i], dy, dx), _shared(tiles[j], -dy, -dx)
-            difference = (first.double().log() - second.double().log()).median().cpu()
-            weight = first.numel() / (height * width)
-            normal[i, i] += weight
-            normal[j, j] += weight
-            normal[i, j] -= weight
-            normal[j, i] -= weight
-            right[i] -= weight * difference
-            right[j] += weight * difference
+            difference = _shared(logs[i], dy, dx) - _shared(logs[j], -dy, -dx)
+            weight = difference.numel() / (height * width)
+            pull = weight * difference.median().cpu()
+            normal[[i, j], [i, j]] += weight
+            normal[[i, j], [j, i]] -= weight
+            right[i] -= pull
+            right[j] += pull
     return torch.linalg.solve(normal, right).exp()
 
 
