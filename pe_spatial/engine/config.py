@@ -147,6 +147,8 @@ def _apply(config: Config, override: str) -> str:
     if isinstance(node, list):
         _child(node, last, key, override)
         node[int(last)] = value
+    elif not isinstance(node, dict | Config):
+        _child(node, last, key, override)
     elif last in node:
         if isinstance(node[last], dict) and not isinstance(value, dict | None):
             raise ConfigError(f"override '{override}': {key} is a section with the keys {', '.join(node[last])}")

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Iterator, Sequence, Set
+from contextlib import suppress
 from functools import cache
 from importlib import import_module
 from typing import Any
@@ -133,11 +134,11 @@ def _resolve(name: str, registry: str | None, scope: str) -> tuple[Callable[...,
     """What a `type` builds, or what is wrong with it."""
     preferred = [registry] if registry else []
     for key in [*preferred, *(key for key in _REGISTRIES if key != registry)]:
-        with _REGISTRIES[key].switch_scope_and_registry(scope) as current:
-            try:
-                return current.get(name), ""
-            except RuntimeError:  # mmengine's word for "not registered"
-                continue
+        # "not registered" is a RuntimeError or None
+        with _REGISTRIES[key].switch_scope_and_registry(scope) as current, suppress(RuntimeError):
+            factory = current.get(name)
+            if factory is not None:
+                return factory, ""
     module_name, _, attribute = name.rpartition(".")
     if not module_name:
         known = [key for each in preferred or _REGISTRIES for key in _names(_REGISTRIES[each])]

@@ -47,8 +47,8 @@ def train(config: Config, resume: Literal["no", "yes", "if-any"] = "no") -> Runn
             (folder / leftover).unlink(missing_ok=True)
     with naming_mistakes():
         runner = build_runner(config)
-        _ = runner.train_loop, runner.val_loop  # built on first use
-    runner.train()
+    with naming_mistakes(runner):
+        runner.train()
     return runner
 
 
@@ -84,24 +84,23 @@ def evaluate(config: Config, checkpoint: str | Path | None = None) -> dict[str, 
     config.work_dir = str(folder / "evaluation")
     with naming_mistakes():
         runner = build_runner(config)
-        _ = runner.test_loop  # built on first use
     runner.logger.info(f"scoring {path}")
-    return runner.test()
+    with naming_mistakes(runner):
+        return runner.test()
 
 
 @contextmanager
-def naming_mistakes() -> Iterator[None]:
-    """While model and data are built, a value or file that they refuse is a mistake in the config, not a bug."""
+def naming_mistakes(runner: Runner | None = None) -> Iterator[None]:
+    """Until the runner's loop begins, a value or file that a part refuses is a mistake in the config, not a bug."""
     try:
         yield
     except UserError:
         raise
-    except (OSError, ValueError) as error:
-        raise UserError(str(error)) from error
-    except TypeError as error:
-        if "missing" not in str(error):
+    except (OSError, ValueError, TypeError) as error:
+        has_begun = runner is not None and "loop_stage" in runner.message_hub.runtime_info
+        if has_begun or (isinstance(error, TypeError) and "missing" not in str(error)):
             raise
-        raise ConfigError(f"{error}; add it to the config") from error
+        raise ConfigError(str(error)) from error
 
 
 def build_runner(config: Config) -> Runner:

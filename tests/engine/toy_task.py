@@ -1,5 +1,6 @@
 """A task of a few hundred parameters: a box from the mean colours of a small image."""
 
+import itertools
 import os
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from PIL import Image
 from torch import nn
 
 from pe_spatial.data import DenseDataset
+from pe_spatial.engine import load_config
 
 
 @DATASETS.register_module()
@@ -116,6 +118,17 @@ def write_config(folder, images, **changes):
     path = Path(folder) / "toy.yaml"
     path.write_text(TEMPLATE.format(**values, images=images))
     return path
+
+
+def load(path, work_dir, *overrides):
+    """A loaded config with a work folder. mmengine keeps loggers by name and second: no two runs may share both."""
+    config = load_config(path, overrides)
+    config.work_dir = str(work_dir)
+    config.experiment_name = f"toy{next(_runs)}"
+    return config
+
+
+_runs = itertools.count()
 
 
 def environment():
