@@ -14,7 +14,7 @@ _norm = partial(LayerNorm2d, eps=1e-6)
 
 
 class _ConvNorm(nn.Conv2d):
-    """A convolution of stride 1 without bias that keeps the size, and a LayerNorm over channels under the name ``norm``."""
+    """A convolution without bias that keeps the size, and a LayerNorm over channels under the name ``norm``."""
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int) -> None:
         super().__init__(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=False)
@@ -28,8 +28,8 @@ class _ConvNorm(nn.Conv2d):
 class SimpleFeaturePyramid(nn.Module):
     """Maps of 1/4, 1/2, 1, 2 and 4 times the stride of one map (Li et al., 2022, arXiv:2203.16527).
 
-    p2 and p3 come from transposed convolutions, p4 from the map itself, p5 from max pooling; each passes a 1x1 and a 3x3
-    convolution. p6 is every second cell of p5. The parameter names are those of Detectron2's ``SimpleFeaturePyramid``.
+    p2 and p3 come from transposed convolutions, p4 from the map itself, p5 from max pooling; each passes a 1x1 and a
+    3x3 convolution. p6 is every second cell of p5. Parameter names are those of Detectron2's ``SimpleFeaturePyramid``.
 
     Args:
         in_channels: channels of the backbone's map; a multiple of 4.
@@ -48,7 +48,7 @@ class SimpleFeaturePyramid(nn.Module):
         super().__init__()
         if in_channels % 4:
             raise ValueError(
-                f"in_channels {in_channels} is not a multiple of 4; p2 divides it by four: change the width"
+                f"in_channels {in_channels} is not a multiple of 4 and p2 has a quarter of it; change the width"
             )
         half, quarter = in_channels // 2, in_channels // 4
 
@@ -76,8 +76,6 @@ class SimpleFeaturePyramid(nn.Module):
             ValueError: there is more than one map.
         """
         if len(maps) != 1:
-            raise ValueError(
-                f"the pyramid is built from 1 map, got {len(maps)}; name one block in the backbone's layers"
-            )
+            raise ValueError(f"the pyramid takes 1 map, got {len(maps)}; name one block in the backbone's layers")
         levels = [stage(maps[0]) for stage in (self.simfp_2, self.simfp_3, self.simfp_4, self.simfp_5)]
         return (*levels, F.max_pool2d(levels[-1], kernel_size=1, stride=2))

@@ -1,7 +1,7 @@
 """Rotary positions on a 2-D grid: one function makes the table, one applies it.
 
-A head of D channels holds D/2 pairs of neighbouring channels. A pair is rotated by (position x frequency); the first D/4
-pairs follow the column (x), the others the row (y), with the frequencies 10000^(-4i/D), i = 0..D/4-1.
+A head of D channels holds D/2 pairs of neighbouring channels. A pair is rotated by (position x frequency); the first
+D/4 pairs follow the column (x), the others the row (y), with the frequencies 10000^(-4i/D), i = 0..D/4-1.
 
 Letters: N tokens, H heads, D channels of a head.
 """

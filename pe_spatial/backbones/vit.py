@@ -2,8 +2,8 @@
 
 Module names and parameter layouts are those of the official checkpoints, so a state dict is a checkpoint.
 
-Letters: B images, N tokens (class token first, where there is one, then patches row by row), C channels, h and w rows and
-columns of patches.
+Letters: B images, N tokens (class token first, where there is one, then patches row by row), C channels, h and w rows
+and columns of patches.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ class Attention(nn.Module):
         self.out_proj = nn.Linear(width, width)
 
     def forward(self, x: Tensor, rope: Tensor) -> Tensor:
-        """Map [B, N, C] to [B, N, C]; ``rope`` is the table of the N tokens."""
-        qkv = F.linear(x, self.in_proj_weight, self.in_proj_bias)
+        """Map [..., N, C] to [..., N, C]; ``rope`` is the table of the N tokens."""
+        qkv = F.linear(x.flatten(0, -3), self.in_proj_weight, self.in_proj_bias)  # [B, N, 3C]
         q, k, v = qkv.unflatten(-1, (3, self.heads, -1)).unbind(2)  # views [B, N, H, D]
         q, k = apply_rotary(q, rope), apply_rotary(k, rope)
-        x = F.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))  # [B, H, N, D]
-        return self.out_proj(x.transpose(1, 2).flatten(2))
+        y = F.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))  # [B, H, N, D]
+        return self.out_proj(y.transpose(1, 2).flatten(2)).view_as(x)
 
 
 class MLP(nn.Module):
@@ -67,13 +67,11 @@ class Block(nn.Module):
 
     Args:
         config: the encoder.
-        window: side of square attention windows in patches; None attends globally.
         drop_path: probability that a residual branch is skipped in training.
     """
 
-    def __init__(self, config: EncoderConfig, window: int | None = None, drop_path: float = 0.0) -> None:
+    def __init__(self, config: EncoderConfig, drop_path: float = 0.0) -> None:
         super().__init__()
-        self.window = window
         self.attn = Attention(config.width, config.heads)
         self.ls_1 = self.ls_2 = None
         if config.layer_scale is not None:
@@ -84,20 +82,19 @@ class Block(nn.Module):
         self.mlp = MLP(config.width, config.mlp_dim)
         self.drop_path = StochasticDepth(drop_path, "row")
 
-    def forward(self, x: Tensor, rope: Tensor, grid: tuple[int, int]) -> Tensor:
-        """Map [B, N, C] to [B, N, C].
+    def forward(self, x: Tensor, rope: Tensor, real: Tensor | None = None) -> Tensor:
+        """Map tokens to tokens.
 
         Args:
-            x: tokens; without class token if the block has windows.
-            rope: rotary table of the tokens that attend to each other: those of a window, or all.
-            grid: rows and columns of the patches.
+            x: [B, N, C], or in windows [B, windows, N, C]; the N tokens attend to each other.
+            rope: rotary table of the N tokens.
+            real: [windows, N, 1], 0 where a token only pads its window; None without padding. Padding takes part in
+                attention as a zero after the norm, like in the official detectors.
         """
         y = self.ln_1(x)
-        if self.window is None:
-            y = self.attn(y, rope)
-        else:
-            y = merge_windows(self.attn(split_windows(y, grid, self.window), rope), grid, self.window)
-        x = self._add(x, y, self.ls_1)
+        if real is not None:
+            y = y * real
+        x = self._add(x, self.attn(y, rope), self.ls_1)
         return self._add(x, self.mlp(self.ln_2(x)), self.ls_2)
 
     def _add(self, x: Tensor, branch: Tensor, scale: LayerScale | None) -> Tensor:
@@ -109,27 +106,32 @@ def split_windows(x: Tensor, grid: tuple[int, int], size: int) -> Tensor:
     """Cut a map into windows, padded with zeros at the bottom and the right to whole windows.
 
     Args:
-        x: [B, h * w, C].
+        x: [B, h * w, C], row by row.
         grid: (h, w).
         size: side of a window.
 
     Returns:
-        [B * windows, size * size, C]
+        [B, windows, size * size, C], windows and their tokens row by row.
     """
     height, width = grid
-    x = x.unflatten(1, grid)
-    x = F.pad(x, (0, 0, 0, -width % size, 0, -height % size))
+    x = F.pad(x.unflatten(1, grid), (0, 0, 0, -width % size, 0, -height % size))
     x = x.unflatten(2, (-1, size)).unflatten(1, (-1, size)).transpose(2, 3)  # [B, rows, columns, size, size, C]
-    return x.flatten(3, 4).flatten(0, 2)
+    return x.flatten(3, 4).flatten(1, 2)
 
 
 def merge_windows(x: Tensor, grid: tuple[int, int], size: int) -> Tensor:
-    """Undo :func:`split_windows`: [B * windows, size * size, C] to [B, h * w, C]; the padding is cut off."""
+    """Undo :func:`split_windows`: [B, windows, size * size, C] to [B, h * w, C]; the padding is cut off."""
     height, width = grid
-    rows, columns = -(-height // size), -(-width // size)
-    x = x.unflatten(0, (-1, rows, columns)).unflatten(3, (size, size)).transpose(2, 3)
+    x = x.unflatten(2, (size, size)).unflatten(1, (-(-height // size), -1)).transpose(2, 3)
     x = x.flatten(3, 4).flatten(1, 2)  # [B, rows * size, columns * size, C]
     return x[:, :height, :width].flatten(1, 2)
+
+
+def real_tokens(x: Tensor, grid: tuple[int, int], size: int) -> Tensor | None:
+    """Return [windows, size * size, 1]: 1 for tokens of the map ``x``, 0 for padding; None if whole windows fit."""
+    if not any(cells % size for cells in grid):
+        return None
+    return split_windows(x.new_ones(1, grid[0] * grid[1], 1), grid, size)[0]
 
 
 class AttentionPool(nn.Module):
@@ -208,11 +210,11 @@ class VisionTransformer(nn.Module):
         self.conv1 = nn.Conv2d(3, width, config.patch_size, stride=config.patch_size, bias=False)
         self.ln_pre = nn.LayerNorm(width)
         self.ln_post = nn.LayerNorm(width) if config.ln_post else None
-        everywhere = set(resolve_blocks(global_blocks, config.depth)) if window is not None else set()
+        everywhere = resolve_blocks(global_blocks, config.depth)
+        self.window = window
+        self.windowed = [window is not None and i not in everywhere for i in range(config.depth)]
         rates = torch.linspace(0, drop_path, config.depth, device="cpu").tolist()
-        self.transformer = Transformer(
-            [Block(config, None if i in everywhere else window, rates[i]) for i in range(config.depth)]
-        )
+        self.transformer = Transformer([Block(config, rate) for rate in rates])
         self.attn_pool = AttentionPool(width, config.pool_heads) if config.attn_pool else None
         self.reset_parameters()
 
@@ -257,16 +259,21 @@ class VisionTransformer(nn.Module):
         wanted = resolve_blocks(layers, self.config.depth)
         grid = self.grid(x)
         x = self._embed(x, grid)
-        rope_global = self._rope(grid, x.device)
+        # what a block needs besides its tokens: the rotary table, and which tokens are real where windows are padded
+        context: tuple[Tensor, Tensor | None] = (self._rope(grid, x.device), None)
+        size = self.window or 0  # without windows no block is windowed and the size is not used
+        if size:
+            window_context = (self._rope((size, size), x.device), real_tokens(x, grid, size))
+        in_windows = False
         outputs: dict[int, Tensor] = {}
-        for i, block in enumerate(self.transformer.resblocks[: max(wanted, default=-1) + 1]):
-            rope = rope_global if block.window is None else self._rope((block.window, block.window), x.device)
-            if self.checkpointing and self.training and torch.is_grad_enabled():
-                x = checkpoint(block, x, rope, grid, use_reentrant=False)
-            else:
-                x = block(x, rope, grid)
+        for i in range(max(wanted, default=-1) + 1):
+            if self.windowed[i] != in_windows:  # runs of equal blocks share one layout: moving is rare
+                in_windows = self.windowed[i]
+                x = (split_windows if in_windows else merge_windows)(x, grid, size)
+            x = self._run(i, x, *(window_context if in_windows else context))
             if i in wanted:
-                outputs[i] = x if self.ln_post is None or not norm else self.ln_post(x)
+                tokens = merge_windows(x, grid, size) if in_windows else x
+                outputs[i] = tokens if self.ln_post is None or not norm else self.ln_post(tokens)
         return [outputs[i] for i in wanted]
 
     def grid(self, x: Tensor) -> tuple[int, int]:
@@ -296,6 +303,12 @@ class VisionTransformer(nn.Module):
         self.config = replace(self.config, patch_size=size, image_size=size * self.config.grid_size)
         self.conv1 = nn.Conv2d(3, self.config.width, size, stride=size, bias=False, device="meta")
         self.conv1.weight = nn.Parameter(resized.to(kernel.dtype), requires_grad=kernel.requires_grad)
+
+    def _run(self, i: int, x: Tensor, rope: Tensor, real: Tensor | None) -> Tensor:
+        block = self.transformer.resblocks[i]
+        if self.checkpointing and self.training and torch.is_grad_enabled():
+            return checkpoint(block, x, rope, real, use_reentrant=False)
+        return block(x, rope, real)
 
     def _rope(self, grid: tuple[int, int], device: torch.device) -> Tensor:
         return rotary_table(*grid, self.config.head_dim, device, reference=self.rope_reference, cls_token=self.has_cls)
@@ -341,9 +354,7 @@ def resolve_blocks(indices: Sequence[int], depth: int) -> list[int]:
     """
     for index in indices:
         if not -depth <= index < depth:
-            raise ValueError(
-                f"block {index} does not exist; the encoder has the blocks 0 to {depth - 1} (or -{depth} to -1)"
-            )
+            raise ValueError(f"block {index} does not exist; use 0 to {depth - 1}, or -{depth} to -1 from the end")
     return [index % depth for index in indices]
 
 
