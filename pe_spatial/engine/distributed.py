@@ -13,30 +13,30 @@ from torch import distributed as dist
 from pe_spatial.engine.errors import UserError
 
 
-def set_up(config: Any) -> None:
-    """Join the process group that torchrun or srun has started, if any, and let the config say so.
+def set_up(config: Any) -> dict[str, Any]:
+    """Join the process group that torchrun or srun has started, if any.
 
     mmengine cannot do it without CUDA: its launcher selects a CUDA device and its DDP wrapper asks for one.
 
-    Args:
-        config: Changed in place: `launcher` and, on the CPU, `model_wrapper_cfg`.
+    Returns:
+        The config entries with which mmengine's Runner uses that group.
     """
     adopt_slurm(os.environ)
     set_threads(config)
     if "RANK" not in os.environ or int(os.environ["WORLD_SIZE"]) == 1:
-        return
+        return {"launcher": "none"}
     use_cuda = torch.cuda.is_available()
     if use_cuda:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     if not dist.is_initialized():
         seconds = ((config.get("env_cfg") or {}).get("dist_cfg") or {}).get("timeout", 1800)
         dist.init_process_group("nccl" if use_cuda else "gloo", timeout=timedelta(seconds=seconds))
-    config.launcher = "pytorch"
     wrapper = config.get("model_wrapper_cfg")
     if not use_cuda and (wrapper is None or wrapper.get("type") == "MMDistributedDataParallel"):
         unused = config.get("find_unused_parameters", False)
         defaults = {"type": "MMDistributedDataParallel", "broadcast_buffers": False, "find_unused_parameters": unused}
-        config.model_wrapper_cfg = {**defaults, **(wrapper or {}), "device_ids": None}
+        return {"launcher": "pytorch", "model_wrapper_cfg": {**defaults, **(wrapper or {}), "device_ids": None}}
+    return {"launcher": "pytorch"}
 
 
 def adopt_slurm(environment: MutableMapping[str, str]) -> None:

@@ -30,23 +30,23 @@ def train(config: Config, resume: Literal["no", "yes", "if-any"] = "no") -> Runn
         CheckpointError: Nothing to resume from.
         UserError: The folder holds another run.
     """
-    set_up(config)
+    changes = set_up(config)
     folder = Path(config.work_dir)
     last = find_last(folder)
     if resume == "yes" and last is None:
         raise CheckpointError(f"--resume: {folder} has no complete checkpoint; start without --resume")
     if resume != "no" and last is not None:
-        config.load_from = str(last)
-        config.resume = True
+        # the order of the data depends on the seed, so it must be known before mmengine reads the checkpoint
+        seed = load_checkpoint(last).get("meta", {}).get("seed")
+        randomness = {**(config.get("randomness") or {}), "seed": seed}
+        changes |= {"resume": True, "load_from": str(last), "randomness": randomness}
     elif last is not None:
-        raise UserError(
-            f"{folder} already holds a run ({last.name}); continue it with --resume or set another --work-dir"
-        )
+        raise UserError(f"{folder} holds a run ({last.name}); continue it with --resume or set another --work-dir")
     elif is_main_process():
         for leftover in (METRICS_FILE, LAST_POINTER, BEST_POINTER):  # of a run that never reached a checkpoint
             (folder / leftover).unlink(missing_ok=True)
     with naming_mistakes():
-        runner = build_runner(config)
+        runner = build_runner(config, changes)
     with naming_mistakes(runner):
         runner.train()
     return runner
@@ -67,23 +67,19 @@ def evaluate(config: Config, checkpoint: str | Path | None = None) -> dict[str, 
     Raises:
         CheckpointError: No checkpoint.
     """
-    set_up(config)
+    changes = set_up(config)
     folder = Path(config.work_dir)
     path = checkpoint or find_best(folder) or find_last(folder)
     if path is None:
         raise CheckpointError(f"--eval-only: {folder} has no checkpoint; name one with --checkpoint")
     load_checkpoint(path)  # fails here, with a clear error, rather than after the data are loaded
     for part in ("dataloader", "evaluator", "cfg"):
-        if config.get(f"test_{part}") is None:
-            config[f"test_{part}"] = config.get(f"val_{part}")
-    for part in ("train_dataloader", "train_cfg", "param_scheduler", "val_dataloader", "val_evaluator", "val_cfg"):
-        config[part] = None
-    prepare_evaluation(config)
-    config.optim_wrapper = None
-    config.load_from = str(path)
-    config.work_dir = str(folder / "evaluation")
+        given = config.get(f"test_{part}")
+        changes[f"test_{part}"] = config.get(f"val_{part}") if given is None else given
+        changes[f"train_{part}"] = changes[f"val_{part}"] = None
+    changes |= {"optim_wrapper": None, "param_scheduler": None, "resume": False, "load_from": str(path)}
     with naming_mistakes():
-        runner = build_runner(config)
+        runner = build_runner(config, {**changes, "work_dir": str(folder / "evaluation")})
     runner.logger.info(f"scoring {path}")
     with naming_mistakes(runner):
         return runner.test()
@@ -103,19 +99,23 @@ def naming_mistakes(runner: Runner | None = None) -> Iterator[None]:
         raise ConfigError(str(error)) from error
 
 
-def build_runner(config: Config) -> Runner:
-    """mmengine's Runner with a readable console."""
+def build_runner(config: Config, changes: dict[str, Any]) -> Runner:
+    """mmengine's Runner with a readable console.
+
+    Args:
+        config: What is asked for; the work folder and the checkpoints record it.
+        changes: Top-level entries that hold for this process only.
+    """
     _silence_harmless_warnings()
     prepare_evaluation(config)
-    if config.get("resume") or config.get("load_from"):
-        drop_pretrained(config.model)
-    level = config.get("log_level", "INFO")
     # mmengine shows environment, config and hooks at construction; they are in files of the work folder
-    quiet = {**config.to_dict(), "log_level": "WARNING"}
-    runner = Runner.from_cfg(Config(quiet, filename=config.filename, format_python_code=False))
-    runner.cfg.log_level = level
+    settings = {**config.to_dict(), **changes, "log_level": "WARNING"}
+    if settings.get("resume") or settings.get("train_cfg") is None:
+        drop_pretrained(settings["model"])
+    runner = Runner.from_cfg(Config(settings, filename=config.filename, format_python_code=False))
+    runner.cfg = Config(config.to_dict(), filename=config.filename, format_python_code=False)
     runner.dump_config()
-    _set_console(runner.logger, level)
+    _set_console(runner.logger, config.get("log_level", "INFO"))
     return runner
 
 

@@ -35,9 +35,8 @@ def test_prediction_equals_evaluation(finished, predictor, images, tmp_path):
     """Every prediction that Runner.test scores is the Predictor's, to the bit."""
     path, run = finished
     config = load(path, tmp_path / "run", f"load_from={run / 'iter_6.pth'}")
-    for part in ("dataloader", "evaluator", "cfg"):
-        config[f"test_{part}"] = config[f"val_{part}"]
-    runner = build_runner(config)
+    test = {f"test_{part}": config[f"val_{part}"] for part in ("dataloader", "evaluator", "cfg")}
+    runner = build_runner(config, test)
     scored = []
     metric = runner.test_loop.evaluator.metrics[0]
     original = metric.process

@@ -28,6 +28,8 @@ def test_the_resolved_config_loads_again(finished):
     config = load_config(run / "toy.yaml")
     assert config.model.type == "ToyModel"
     assert config.log_level == "INFO"
+    assert "launcher" not in config
+    assert "resume" not in config
 
 
 def test_metrics_are_recorded_line_by_line(finished):
@@ -127,6 +129,19 @@ def test_nothing_to_resume_is_an_error_unless_asked_for(finished, tmp_path):
         train(load(path, tmp_path / "a"), "yes")
     train(load(path, tmp_path / "a", "train_cfg.max_iters=1"), "if-any")
     assert (tmp_path / "a" / "iter_1.pth").exists()
+
+
+def test_a_run_without_a_seed_resumes_with_the_one_it_drew(finished, tmp_path):
+    path, _ = finished
+    seedless = ["randomness.seed=null", "default_hooks.logger.interval=1", "log_processor.window_size=1"]
+    train(load(path, tmp_path / "whole", *seedless))
+    (tmp_path / "whole" / "iter_6.pth").rename(tmp_path / "expected.pth")
+    (tmp_path / "whole" / "metrics.jsonl").rename(tmp_path / "expected.jsonl")
+    train(load(path, tmp_path / "whole", *seedless), "yes")
+    ours, theirs = (
+        load_checkpoint(file)["state_dict"] for file in (tmp_path / "whole" / "iter_6.pth", tmp_path / "expected.pth")
+    )
+    assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
 
 
 def test_a_finished_run_resumes_to_nothing(finished, tmp_path):
