@@ -105,7 +105,7 @@ def match(
             f"a frame of {tuple(query.shape[:2])} tokens cannot be matched with a context of {(h, w)}; frames of one "
             "video must have one size"
         )
-    tile = tile or (8 if query.device.type == "cpu" else 32)
+    tile = min(tile or (8 if query.device.type == "cpu" else 32), max(h, w))
     outside = _outside(how, tile, query)
     excluded = None if valid is None else query.new_zeros(valid.shape).masked_fill_(~valid, -math.inf)  # [G, S]
     groups = 1 if excluded is None else len(excluded)
@@ -163,7 +163,7 @@ def _tiles(h: int, w: int, tile: int, radius: float | None) -> Iterator[Tile]:
             yield slice(top, bottom), slice(left, right), key_rows, key_columns
 
 
-def _outside(how: Propagation, tile: int, like: Tensor) -> Tensor | None:
+def _outside(how: Propagation, tile: int, query: Tensor) -> Tensor | None:
     """What to add to an affinity: -inf outside the neighbourhood of a query, 0 inside; None if all is inside.
 
     Returns:
@@ -171,16 +171,16 @@ def _outside(how: Propagation, tile: int, like: Tensor) -> Tensor | None:
     """
     if how.radius is None:
         return None
-    reach = int(how.radius)
-    places = torch.arange(tile, device=like.device)
-    keys = torch.arange(-reach, tile + reach, device=like.device)
+    reach = min(int(how.radius), max(query.shape[:2]) - 1)
+    places = torch.arange(tile, device=query.device)
+    keys = torch.arange(-reach, tile + reach, device=query.device)
     distance = (keys[:, None] - places).abs()  # [y, tile]
     dy, dx = distance[:, None, :, None], distance[None, :, None, :]
     if how.shape == "square":
         inside = torch.maximum(dy, dx) <= how.radius
     else:
         inside = dy**2 + dx**2 <= how.radius**2
-    return like.new_zeros(inside.shape).masked_fill_(~inside, -math.inf)
+    return query.new_zeros(inside.shape).masked_fill_(~inside, -math.inf)
 
 
 def _cut(outside: Tensor, tile: int, where: Tile) -> Tensor:

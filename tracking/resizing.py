@@ -42,7 +42,7 @@ class Resizing:
                 f"short_side {self.short_side} and tokens {self.tokens}: give exactly one, short_side in pixels or "
                 "tokens for a square grid"
             )
-        if min(self.short_side or 1, self.tokens or 1, self.long_multiple) < 1:
+        if min(size for size in (self.short_side, self.tokens, self.long_multiple) if size is not None) < 1:
             raise ValueError(f"{self}: sizes must be positive")
         if self.rounding not in ROUNDING:
             raise ValueError(f"rounding {self.rounding!r} is unknown; use one of {', '.join(ROUNDING)}")
