@@ -1,0 +1,139 @@
+import cv2
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from pe_spatial.data.loading import UnreadableFile
+from tracking.frames import missing_numbers, open_frames, read_mask
+
+
+def write_frames(folder, names, size=(24, 32)):
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, name in enumerate(names):
+        Image.fromarray(np.full((*size, 3), 20 * number, np.uint8)).save(folder / f"{name}.png")
+    return folder
+
+
+def write_video(path, count=6, size=(48, 64)):
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), 12, size[::-1])
+    for number in range(count):
+        writer.write(np.full((*size, 3), (0, 0, 40 * number), np.uint8))  # BGR: shades of red
+    writer.release()
+    return path
+
+
+def test_a_folder_gives_its_images_in_natural_order(tmp_path):
+    frames = open_frames(write_frames(tmp_path / "clip", ["9", "10", "11"]))
+    assert (frames.name, frames.count) == ("clip", 3)
+    assert [(frame.number, frame.name) for frame in frames] == [(0, "9"), (1, "10"), (2, "11")]
+    image = next(iter(frames)).image
+    assert image.dtype == torch.uint8 and image.shape == (3, 24, 32)
+
+
+def test_a_video_is_decoded_as_rgb(tmp_path):
+    frames = open_frames(write_video(tmp_path / "street.mp4"))
+    assert (frames.name, frames.count, frames.rate) == ("street", 6, 12)
+    pictures = list(frames)
+    assert [frame.name for frame in pictures] == [f"{number:05d}" for number in range(6)]
+    red, green, blue = pictures[5].image.float().mean(dim=(1, 2))
+    assert red > 150 and green < 30 and blue < 30
+
+
+def test_gaps_in_a_numbering_are_found():
+    assert missing_numbers(["00000", "00001", "00003", "00004"]) == ["00002"]
+    assert missing_numbers(["00000", "00005", "00010", "00020", "00025"]) == ["00015"]
+    assert missing_numbers(["a1", "a2", "a9"]) == missing_numbers(["1", "7"]) == missing_numbers(["1", "1", "1"]) == []
+
+
+def test_a_missing_frame_stops_and_is_named_unless_skipped(tmp_path):
+    folder = write_frames(tmp_path, ["00000", "00001", "00003", "00004"])
+    with pytest.raises(UnreadableFile, match="frame 00002 is missing"):
+        open_frames(folder)
+    frames = open_frames(folder, skip_unreadable=True)
+    assert len(list(frames)) == 4 and frames.skipped == ["00002"]
+
+
+def test_a_damaged_frame_stops_and_is_named_unless_skipped(tmp_path):
+    folder = write_frames(tmp_path, ["00000", "00001", "00002"])
+    (folder / "00001.png").write_bytes((folder / "00001.png").read_bytes()[:40])
+    with pytest.raises(UnreadableFile, match=r"00001\.png.*--skip-unreadable"):
+        list(open_frames(folder))
+    frames = open_frames(folder, skip_unreadable=True)
+    assert [(frame.number, frame.name) for frame in frames] == [(0, "00000"), (2, "00002")]
+    assert frames.skipped == ["00001"]
+
+
+class FailingCapture:
+    """Stands for a decoder that fails at some frames, as damaged files make it."""
+
+    def __init__(self, count, failing):
+        self.count, self.failing, self.place = count, failing, 0
+
+    def isOpened(self):
+        return True
+
+    def get(self, key):
+        return {cv2.CAP_PROP_FRAME_COUNT: self.count, cv2.CAP_PROP_FPS: 25}[key]
+
+    def grab(self):
+        return True
+
+    def read(self):
+        self.place += 1
+        return (False, None) if self.place - 1 in self.failing else (True, np.zeros((8, 8, 3), np.uint8))
+
+    def release(self):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("failing", "named", "decoded"), [({3}, "frame 3 of 10", 9), (set(range(6, 10)), "frame 6 of 10", 6)]
+)
+def test_a_video_frame_that_cannot_be_decoded_stops_unless_skipped(tmp_path, monkeypatch, failing, named, decoded):
+    path = tmp_path / "damaged.mp4"
+    path.touch()
+    monkeypatch.setattr(cv2, "VideoCapture", lambda source: FailingCapture(10, failing))
+    with pytest.raises(UnreadableFile, match=named):
+        list(open_frames(path))
+    assert len(list(open_frames(path, skip_unreadable=True))) == decoded
+
+
+def test_an_announced_length_that_is_a_little_too_large_is_no_damage(tmp_path, monkeypatch):
+    path = tmp_path / "long.mp4"
+    path.touch()
+    monkeypatch.setattr(cv2, "VideoCapture", lambda source: FailingCapture(10, {9}))
+    assert len(list(open_frames(path))) == 9
+
+
+def test_nothing_to_read(tmp_path):
+    with pytest.raises(FileNotFoundError, match="holds no image"):
+        open_frames(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.mp4"):
+        open_frames(tmp_path / "nowhere.mp4")
+    (tmp_path / "text.mp4").write_text("no video")
+    with pytest.raises(UnreadableFile, match="cannot be opened"):
+        open_frames(tmp_path / "text.mp4")
+    with pytest.raises(FileNotFoundError, match="no frames"):
+        open_frames([])
+
+
+def test_masks(tmp_path):
+    path = tmp_path / "mask.png"
+    ids = np.array([[0, 1, 2, 255]], np.uint8)
+    image = Image.fromarray(ids)
+    image.putpalette(list(range(256)) * 3)
+    image.save(path)
+    assert read_mask(path).tolist() == [[0, 1, 2, 0]]
+    assert read_mask(path, only=[2]).tolist() == [[0, 0, 2, 0]]
+    assert read_mask(path, binary=True).tolist() == [[0, 1, 1, 1]]
+    Image.fromarray(np.array([[0, 255]], np.uint8)).save(path)
+    assert read_mask(path).tolist() == [[0, 1]]
+    Image.fromarray(np.zeros((2, 2, 3), np.uint8)).save(path)
+    with pytest.raises(ValueError, match="holds colours"):
+        read_mask(path)
+    path.write_bytes(path.read_bytes()[:30])
+    with pytest.raises(UnreadableFile, match="cannot be read"):
+        read_mask(path)
+    with pytest.raises(UnreadableFile, match="no such file"):
+        read_mask(tmp_path / "none.png")
