@@ -53,6 +53,8 @@ class CocoInstances(DenseDataset):
         records = [self._record(image, annotations[image["id"]], label_of, repairs) for image in file.images]
         check_images_exist((record["img_path"] for record in records), self.ann_file)
         self._report(repairs, file)
+        objects = Counter(item["label"] for r in records for item in r["instances"] if not item["ignore"])
+        self._object_counts = [objects[label] for label in range(len(categories))]
         self._metainfo.update(
             classes=tuple(category["name"] for category in categories),
             category_ids=tuple(label_of),
@@ -83,6 +85,10 @@ class CocoInstances(DenseDataset):
     def get_cat_ids(self, idx: int) -> list[int]:
         """Labels of the objects in an image, each once."""
         return sorted({item["label"] for item in self.get_data_info(idx)["instances"] if not item["ignore"]})
+
+    def class_counts(self) -> dict[str, int]:
+        """Number of objects of each class."""
+        return dict(zip(self.metainfo["classes"], self._object_counts, strict=True))
 
     def _choose(self, categories: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         """The categories in the order of their labels."""

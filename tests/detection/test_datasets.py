@@ -58,6 +58,8 @@ def test_images_of_each_class_are_counted(tmp_path, content):
     data = dataset(tmp_path, content)
     per_image = [data.get_cat_ids(i) for i in range(len(data))]
     assert data.metainfo["image_counts"] == [sum(label in labels for labels in per_image) for label in range(3)]
+    objects = [a["category_id"] for a in content["annotations"] if not a["iscrowd"]]
+    assert data.class_counts() == {name: objects.count(n) for name, n in (("car", 2), ("dog", 5), ("tree", 9))}
     expected = {a["category_id"] for a in content["annotations"] if a["image_id"] == 10 and not a["iscrowd"]}
     assert {(2, 5, 9)[label] for label in per_image[0]} == expected
 

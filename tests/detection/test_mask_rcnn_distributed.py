@@ -1,0 +1,57 @@
+"""Two processes under torchrun train as one process with the same global batch."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from small_runs import CONFIG, overrides, write_strips
+
+from pe_spatial.engine import load_checkpoint
+
+ROOT = Path(__file__).parents[2]
+ITERATIONS = 3
+
+
+def run(launcher, work_dir, changes):
+    command = [*launcher, "tools/train_net.py", "--config", CONFIG, "--work-dir", str(work_dir), *changes]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def records(work_dir):
+    lines = map(json.loads, (work_dir / "metrics.jsonl").read_text().splitlines())
+    return [line for line in lines if line["mode"] == "train"]
+
+
+@pytest.fixture(scope="module")
+def work_dirs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("distributed")
+    write_strips(folder / "data")
+    run([sys.executable], folder / "one", overrides(folder / "data", ITERATIONS, batch_size=2))
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    run(torchrun, folder / "two", overrides(folder / "data", ITERATIONS, batch_size=1))
+    return folder / "one", folder / "two"
+
+
+def test_gradients_agree(work_dirs):
+    """The log of two processes has the first one's losses; that both halves count shows in the gradient's norm."""
+    one, two = ([row["grad_norm"] for row in records(folder)] for folder in work_dirs)
+    assert len(one) == ITERATIONS
+    assert two == pytest.approx(one, rel=1e-4)
+
+
+def test_weights_agree(work_dirs):
+    one, two = (load_checkpoint(folder / f"iter_{ITERATIONS}.pth")["state_dict"] for folder in work_dirs)
+    assert one.keys() == two.keys()
+    for key, value in one.items():
+        torch.testing.assert_close(two[key], value, atol=2e-5, rtol=0, msg=lambda text, key=key: f"{key}: {text}")
+
+
+def test_metrics_agree(work_dirs):
+    one, two = (json.loads((folder / "result.json").read_text())["metrics"] for folder in work_dirs)
+    assert two == pytest.approx(one, abs=1e-3)

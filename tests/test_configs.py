@@ -1,0 +1,113 @@
+"""Every config loads, and everything that it names can be built; the names that we register are ours alone."""
+
+import importlib
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine import registry
+from mmengine.config import Config
+from mmengine.dataset import Compose
+from mmengine.registry import DATASETS, HOOKS, METRICS, MODELS, OPTIM_WRAPPER_CONSTRUCTORS, DefaultScope, Registry
+
+from pe_spatial.engine import load_config
+from pe_spatial.engine.launch import drop_pretrained
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("pe_spatial", "detection", "segmentation", "depth", "tracking")
+CONFIGS = sorted(path for path in (ROOT / "configs").rglob("*.yaml") if "_base_" not in path.parts)
+MAX_LINES = 60
+
+
+def name_of(path):
+    return str(path.relative_to(ROOT / "configs"))
+
+
+@pytest.fixture(params=CONFIGS, ids=name_of)
+def path(request):
+    return request.param
+
+
+@pytest.fixture
+def config(path):
+    loaded = load_config(path)
+    with DefaultScope.overwrite_default_scope(loaded.get("default_scope", "mmengine")):
+        yield loaded
+
+
+def test_everything_is_built(config):
+    """The model without memory, the optimizer's groups, pipelines, metrics and hooks; data sets need their data."""
+    drop_pretrained(config.model)
+    with torch.device("meta"):
+        model = MODELS.build(config.model)
+    wrapper = config.get("optim_wrapper")
+    if wrapper and "constructor" in wrapper:
+        constructor = OPTIM_WRAPPER_CONSTRUCTORS.get(wrapper.constructor)
+        built = {key: value for key, value in wrapper.items() if key not in ("constructor", "paramwise_cfg")}
+        groups = constructor(built, wrapper.get("paramwise_cfg")).parameter_groups(model)
+        trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        assert sum(p.numel() for group in groups for p in group["params"]) == trainable
+    for split in ("train", "val", "test"):
+        loader = config.get(f"{split}_dataloader")
+        if loader:
+            assert DATASETS.get(loader.dataset.type) is not None
+            Compose(loader.dataset.get("pipeline", []))
+        evaluator = config.get(f"{split}_evaluator")
+        for metric in evaluator if isinstance(evaluator, list) else [evaluator] if evaluator else []:
+            METRICS.build(metric)
+    for hook in [*(config.get("custom_hooks") or []), *(config.get("default_hooks") or {}).values()]:
+        if hook is not None:
+            HOOKS.build(hook)
+
+
+def test_a_resolved_config_is_a_config(config, tmp_path):
+    """What a run writes into its folder can be run again."""
+    config.dump(tmp_path / "resolved.yaml")
+    again = load_config(tmp_path / "resolved.yaml")
+    assert again.to_dict() == Config(config.to_dict()).to_dict()
+
+
+def test_a_config_is_one_screen_that_opens_with_what_it_is(path):
+    lines = path.read_text().splitlines()
+    assert lines[0].startswith("# ")
+    assert len(lines) <= MAX_LINES, f"{len(lines)} lines; a config is one screen of at most {MAX_LINES}"
+
+
+@pytest.mark.parametrize(
+    "path", [p for p in CONFIGS if "mask_rcnn" in p.name or p.name == "pe_g_coco.yaml"], ids=name_of
+)
+def test_a_detector_names_its_command_its_cost_and_its_score(path):
+    header = "\n".join(line for line in path.read_text().splitlines()[:15] if line.startswith("#"))
+    assert f"--config {name_of(path)}" in header
+    assert "Cost:" in header
+    assert "Expect" in header
+
+
+def registered():
+    """(registry, name, class) of all that our packages register in mmengine's root registries."""
+    for package in PACKAGES:
+        if (ROOT / package / "__init__.py").exists():
+            importlib.import_module(package)
+    for package in ("backbones", "data", "engine", "alignment"):
+        if (ROOT / "pe_spatial" / package / "__init__.py").exists():
+            importlib.import_module(f"pe_spatial.{package}")
+    for kind, root in vars(registry).items():
+        if isinstance(root, Registry):
+            for name, item in root.module_dict.items():
+                if item.__module__.split(".")[0] in PACKAGES:
+                    yield kind, name, item
+
+
+def test_our_names_are_taken_by_nobody():
+    """A child registry of mmseg would shadow a name of ours; one of mmcv's would have failed at its registration."""
+    pytest.importorskip("mmcv")
+    mmseg_registries = pytest.importorskip("mmseg.registry")
+    importlib.import_module("mmcv.transforms")
+    importlib.import_module("mmseg.utils").register_all_modules(init_default_scope=False)
+    ours = list(registered())
+    assert {"MaskRCNN", "PEBackbone", "CocoMetric", "DrawSampler"} <= {name for _, name, _ in ours}
+    for kind, name, item in ours:
+        child = getattr(mmseg_registries, kind, None)
+        if child is not None:
+            found = child.module_dict.get(name)
+            assert found is None or found is item, f"{kind}: {name} is also a name of {found.__module__}"
