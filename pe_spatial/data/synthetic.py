@@ -23,14 +23,18 @@ from PIL import Image
 CLASSES = ("disc", "box", "triangle")
 SEMANTIC_CLASSES = ("wall", "floor", *CLASSES)
 # an object of which less than this fraction is visible is taken out of its scene
-MIN_VISIBLE = 0.2
+MIN_VISIBLE = 0.25
 
 _PHOTOGRAPHS = ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg")
 _PHOTOGRAPH_SIZE = 128
 # projected diameters, camera height and radii are relative to the shorter side of the image and to one metre
-_DIAMETERS = (0.14, 0.52)
+_DIAMETERS = (0.18, 0.55)
 _RADII = (0.3, 0.6)
 _CAMERA_HEIGHT = 1.8
+# as real categories have typical looks: discs mostly red, boxes blue, triangles green, and none far from upright
+_HUES = (0.0, 0.62, 0.3)
+_TYPICAL = 0.8
+_TILT = 0.5
 # no outline reaches further than this many radii from its centre
 _REACH = 1.25
 
@@ -86,15 +90,15 @@ class Scene:
 def draw_scene(
     seed: int | Sequence[int], size: int | tuple[int, int] = 128, photographs: Sequence[NDArray[np.uint8]] = ()
 ) -> Scene:
-    """One scene of one to six objects.
+    """One scene of one to five objects.
 
     Args:
         seed: Equal seeds give equal scenes.
         size: Height and width in pixels, or one number for both; 32 or more.
-        photographs: RGB arrays [H, W, 3] to cut textures from (see `load_photographs`); half of the surfaces use one.
+        photographs: RGB arrays [H, W, 3] to cut textures from (see `load_photographs`); two surfaces in five use one.
     """
     rng = np.random.default_rng(seed)
-    return _paint(_furnish(rng, size, photographs, count=int(rng.integers(1, 7))), time=0)
+    return _paint(_furnish(rng, size, photographs, count=int(rng.integers(1, 6))), time=0)
 
 
 def draw_video(
@@ -184,17 +188,30 @@ class _Texture:
         return (upper * (1 - down) + lower * down) / 255
 
 
-def _texture(rng: np.random.Generator, photographs: Sequence[NDArray[np.uint8]], vivid: bool) -> _Texture:
-    # vivid objects before a muted room: that they differ in more than their outline is what makes them easy to learn
-    hue, saturation, value = rng.uniform(), rng.uniform(0.6, 1) if vivid else rng.uniform(0, 0.35), rng.uniform(0.55, 1)
-    dark = _rgb(hue, saturation, value * (0.45 if vivid else 0.8))
+def _room_texture(rng: np.random.Generator, photographs: Sequence[NDArray[np.uint8]]) -> _Texture:
+    """Muted, so that objects stand out."""
+    hue, saturation, value = rng.uniform(), rng.uniform(0, 0.35), rng.uniform(0.55, 1)
     light = _rgb(hue + rng.uniform(-0.12, 0.12), saturation, value)
-    photograph = photographs[int(rng.integers(len(photographs)))] if photographs and rng.uniform() < 0.5 else None
-    if photograph is not None and not vivid:
-        photograph = (70 + 0.35 * photograph + 40 * light).astype(np.uint8)
+    return _texture(rng, np.stack([_rgb(hue, saturation, 0.85 * value), light]), photographs, opacity=0.3)
+
+
+def _thing_texture(rng: np.random.Generator, label: int, photographs: Sequence[NDArray[np.uint8]]) -> _Texture:
+    """Vivid, and mostly of a hue that is typical of the class."""
+    hue = rng.normal(_HUES[label], 0.05) if rng.uniform() < _TYPICAL else rng.uniform()
+    saturation, value = rng.uniform(0.6, 1), rng.uniform(0.6, 1)
+    light = _rgb(hue + rng.uniform(-0.06, 0.06), saturation, value)
+    return _texture(rng, np.stack([_rgb(hue, saturation, 0.6 * value), light]), photographs, opacity=0.6)
+
+
+def _texture(
+    rng: np.random.Generator, colors: Array, photographs: Sequence[NDArray[np.uint8]], opacity: float
+) -> _Texture:
+    photograph = photographs[int(rng.integers(len(photographs)))] if photographs and rng.uniform() < 0.4 else None
+    if photograph is not None:  # printed on the surface
+        photograph = (opacity * photograph + 255 * (1 - opacity) * colors[1]).astype(np.uint8)
     return _Texture(
         pattern=_PATTERNS[rng.integers(len(_PATTERNS))],
-        colors=np.stack([dark, light]),
+        colors=colors,
         frequency=rng.uniform(0.8, 2),
         phase=rng.uniform(size=2),
         photograph=photograph,
@@ -273,9 +290,9 @@ def _furnish(
     camera = Camera((H, W), focal, W / 2, H * rng.uniform(0.3, 0.5), _CAMERA_HEIGHT)
     room = _Room(
         camera=camera,
-        wall_distance=rng.uniform(11, 13),  # behind the farthest object: 2 * 0.6 / 0.14 = 8.6 m, swaying to 10.6
-        wall=_texture(rng, photographs, vivid=False),
-        floor=_texture(rng, (), vivid=False),
+        wall_distance=rng.uniform(9, 12),  # behind the farthest object: 2 * 0.6 / 0.18 = 6.7 m, swaying to 8.3
+        wall=_room_texture(rng, photographs),
+        floor=_room_texture(rng, ()),
         things=tuple(_thing(rng, camera, photographs) for _ in range(count)),
         grain=int(rng.integers(2**31)),
     )
@@ -288,14 +305,15 @@ def _thing(rng: np.random.Generator, camera: Camera, photographs: Sequence[NDArr
     diameter = min(H, W) * np.exp(rng.uniform(*np.log(_DIAMETERS)))
     distance = 2 * camera.focal * radius / diameter
     lowest = min(0.95 * H, camera.cy + camera.focal * camera.height / distance - _REACH * diameter / 2)
-    center = np.array([rng.uniform(0.08, 0.92) * W, rng.uniform(min(0.15 * H, lowest), lowest)])
+    center = np.array([rng.uniform(0.1, 0.9) * W, rng.uniform(min(0.15 * H, lowest), lowest)])
+    label = int(rng.integers(len(CLASSES)))
     return _Thing(
-        label=int(rng.integers(len(CLASSES))),
+        label=label,
         radius=radius,
         center=center,
         distance=float(distance),
-        angle=rng.uniform(0, 2 * np.pi),
-        texture=_texture(rng, photographs, vivid=True),
+        angle=rng.uniform(-_TILT, _TILT),
+        texture=_thing_texture(rng, label, photographs),
         velocity=rng.uniform(-0.02, 0.02, 2) * min(H, W),
         spin=rng.uniform(-0.08, 0.08),
         sway=np.array([rng.uniform(0, 0.12), rng.uniform(0.1, 0.3), rng.uniform(0, 2 * np.pi)]),

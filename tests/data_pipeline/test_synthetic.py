@@ -150,6 +150,17 @@ def test_objects_stand_out_from_the_room(scenes):
     assert np.median(contrasts) > 40
 
 
+def test_classes_have_typical_colours_and_exceptions(scenes):
+    """Discs are mostly red, boxes blue, triangles green: the channel that leads in the mean colour of an object."""
+    leading = {label: [] for label in range(len(CLASSES))}
+    for scene in scenes:
+        for label, mask in zip(scene.labels, scene.masks, strict=True):
+            leading[int(label)].append(scene.image[mask].mean(0).argmax())
+    for label, channel in enumerate((0, 2, 1)):
+        share = np.mean(np.array(leading[label]) == channel)
+        assert 0.6 < share < 1
+
+
 def test_videos_keep_their_objects(video):
     assert len(video) == 25
     for frame in video:
