@@ -166,7 +166,7 @@ def _write(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _table(metrics: Mapping[str, float], classes: Mapping[str, Mapping[str, float]]) -> str:
-    """The summary, a line per IoU type, and the average precision of every class."""
+    """The summary, a line per IoU type, and the average precision of every class, side by side if they are many."""
     names = [
         name.split("_", 1)[1] for name in metrics if name.startswith(next(iter(classes)) + "_") and "/" not in name
     ]
@@ -175,6 +175,8 @@ def _table(metrics: Mapping[str, float], classes: Mapping[str, Mapping[str, floa
     table = next(iter(classes.values()))
     if len(table) <= _TABLE_LIMIT:
         width = max(len(name) for name in (*table, "mAP of")) + 2
-        lines.append(f"{'mAP of':{width}}" + "".join(f"{kind:>8}" for kind in classes))
-        lines += [f"{name:{width}}" + "".join(f"{classes[kind][name]:8.3f}" for kind in classes) for name in table]
+        cells = [f"{name:{width}}" + "".join(f"{classes[kind][name]:7.3f}" for kind in classes) for name in table]
+        columns = 1 if len(cells) <= 10 else 4
+        lines.append("    ".join([f"{'mAP of':{width}}" + "".join(f"{kind:>7}" for kind in classes)] * columns))
+        lines += ["    ".join(cells[i : i + columns]) for i in range(0, len(cells), columns)]
     return "\n" + "\n".join(lines)

@@ -15,6 +15,7 @@ from torchvision.ops import batched_nms, clip_boxes_to_image
 
 from detection.mask_rcnn.anchors import grid_anchors
 from detection.mask_rcnn.boxes import IGNORED, Assigner, DeltaCoder, Target
+from pe_spatial.engine.errors import DivergedError
 
 
 class RPNHead(nn.Module):
@@ -106,13 +107,13 @@ class RPN(nn.Module):
         Both losses are sums over the sampled anchors divided by ``samples * B``; the offsets' is L1.
 
         Raises:
-            FloatingPointError: logits or offsets are not finite.
+            DivergedError: logits or offsets are not finite.
         """
         logits, deltas = self.head(features)
         anchors = self._anchors(features)
         all_logits, all_deltas, all_anchors = torch.cat(logits, 1), torch.cat(deltas, 1), torch.cat(anchors)
         if not (all_logits.isfinite().all() and all_deltas.isfinite().all()):
-            raise FloatingPointError("the region proposals hold Inf or NaN: training diverged; lower the learning rate")
+            raise DivergedError("region proposals hold Inf or NaN: training diverged; lower the learning rate")
         with torch.no_grad():
             labels, offsets = self._regression_targets(all_anchors, targets)
             proposals = self._proposals(anchors, logits, deltas, image_sizes, self.pre_nms[0], self.post_nms[0])

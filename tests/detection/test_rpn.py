@@ -3,6 +3,7 @@ import torch
 
 from detection.mask_rcnn import RPN
 from detection.mask_rcnn.boxes import Target
+from pe_spatial.engine import DivergedError
 
 STRIDES = (4, 8)
 SIZES = ((16, 16), (8, 8))
@@ -93,7 +94,7 @@ def test_divergence_is_named():
     rpn = build()
     maps = features()
     maps[0][0, 0, 0, 0] = torch.nan
-    with pytest.raises(FloatingPointError, match="diverged"):
+    with pytest.raises(DivergedError, match="diverged"):
         rpn.loss(maps, [(64, 64)] * 2, [target(), target()])
 
 
