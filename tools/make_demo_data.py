@@ -40,7 +40,7 @@ FORMATS = ("coco", "labels", "depth", "davis")
 SPLITS = ("train", "val")
 MARKER = "demo.json"
 # raised when the drawing or the layout changes, so that an older dataset is not taken for a current one
-VERSION = 2
+VERSION = 3
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

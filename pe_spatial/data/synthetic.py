@@ -33,7 +33,7 @@ _RADII = (0.3, 0.6)
 _CAMERA_HEIGHT = 1.8
 # as real categories have typical looks: discs mostly red, boxes blue, triangles green, and none far from upright
 _HUES = (0.0, 0.62, 0.3)
-_TYPICAL = 0.8
+_TYPICAL = 0.9
 _TILT = 0.5
 # no outline reaches further than this many radii from its centre
 _REACH = 1.25
