@@ -136,7 +136,9 @@ def _train_line(values: dict[str, Any], done: int, total: int, eta: float) -> st
 
 
 def _metrics_line(metrics: dict[str, Any]) -> str:
-    return "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())
+    shown = [f"{name} {value:.4f}" for name, value in list(metrics.items())[:6]]
+    more = f"  and {len(metrics) - 6} more in the result card" if len(metrics) > 6 else ""
+    return "  ".join(shown) + more
 
 
 def scalars(values: dict[str, Any]) -> dict[str, float]:
