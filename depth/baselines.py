@@ -1,5 +1,6 @@
 """What a model has to beat: the same depth everywhere."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -29,7 +30,7 @@ def best_constants(
         raise ValueError(f"alignment={metric.alignment!r} makes all constants equal; leave it out")
     least, greatest = metric.depth_range
     best: dict[str, tuple[float, float]] = {}
-    for constant in torch.logspace(*torch.tensor([least, greatest]).log10().tolist(), number).tolist():
+    for constant in torch.linspace(math.log(least), math.log(greatest), number).exp().tolist():
         values = _judge(metric, targets, constant)
         for name, measure in MEASURES.items():
             sign = 1 if measure.lower_is_better else -1

@@ -49,7 +49,7 @@ def _legend(height: int, near: float, far: float, is_metric: bool) -> Tensor:
     return F.pil_to_tensor(canvas)
 
 
-def round_values(near: float, far: float, count: int = 6) -> list[float]:
+def round_values(near: float, far: float, count: int = 8) -> list[float]:
     """About `count` multiples of 1, 2 or 5 times a power of ten in the range, at least one."""
     span = max(far - near, 1e-12)
     power = 10 ** math.floor(math.log10(span / count))
