@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from mmengine.structures import BaseDataElement
 from numpy.typing import NDArray
-from pycocotools import mask as coco_mask
 from torch import Tensor
 
+from detection.metrics import encode_masks
 from pe_spatial.visualization import draw_instances
 
 
@@ -21,8 +21,8 @@ class DetectionWriter:
     """Collects the detections of a run of ``tools/predict.py``; safe to call from several threads.
 
     ``predictions.json`` is a COCO data set: ``images`` (``file_name`` relative to the input; frames of a video have
-    ``frame`` too, from 0), ``categories`` with the ids of the training data, and ``annotations`` with ``score``, ``bbox``
-    [x, y, width, height] in pixels of the original image, ``area`` and ``segmentation`` as compressed RLE.
+    ``frame`` too, from 0), ``categories`` with the ids of the training data, and ``annotations`` with ``score``,
+    ``bbox`` [x, y, width, height] in pixels of the original image, ``area`` and ``segmentation`` as compressed RLE.
 
     Args:
         folder: where the file goes.
@@ -59,13 +59,19 @@ class DetectionWriter:
         rows = [
             {
                 "category_id": int(self.category_ids[label]),
-                "bbox": [round(v, 2) for v in (x1, y1, x2 - x1, y2 - y1)],
+                "bbox": [round(value, 2) for value in (x1, y1, x2 - x1, y2 - y1)],
                 "score": round(score, 5),
-                **_encode(mask),
+                "area": area,
+                "segmentation": rle,
                 "iscrowd": 0,
             }
-            for (x1, y1, x2, y2), score, label, mask in zip(
-                found.bboxes.tolist(), found.scores.tolist(), found.labels.tolist(), found.masks, strict=True
+            for (x1, y1, x2, y2), score, label, area, rle in zip(
+                found.bboxes.tolist(),
+                found.scores.tolist(),
+                found.labels.tolist(),
+                found.masks.flatten(1).sum(1).tolist(),
+                encode_masks(found.masks),
+                strict=True,
             )
         ]
         with self._lock:
@@ -89,11 +95,3 @@ class DetectionWriter:
         partial.write_text(json.dumps(content))
         partial.replace(self.path)
         return self.path
-
-
-def _encode(mask: Tensor) -> dict[str, Any]:
-    rle = coco_mask.encode(np.asfortranarray(mask.numpy().astype(np.uint8)))
-    return {
-        "area": int(coco_mask.area(rle)),
-        "segmentation": {"size": rle["size"], "counts": rle["counts"].decode("ascii")},
-    }

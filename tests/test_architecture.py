@@ -26,7 +26,9 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "detection": ({"pe_spatial", "detection"}, {"pycocotools", "hotcoco", "rich", "cv2"}),
     "segmentation": ({"pe_spatial", "segmentation"}, {"mmseg", "mmcv"}),
     "depth": ({"pe_spatial", "depth"}, set()),
-    "tracking": ({"pe_spatial", "tracking"}, {"cv2"}),
+    "depth.loading": ({"pe_spatial", "depth"}, {"OpenEXR"}),
+    "tracking": ({"pe_spatial", "tracking"}, {"cv2", "scipy"}),
+    "tracking.prompts": ({"pe_spatial", "tracking"}, {"sam2", "hydra", "omegaconf"}),
 }
 
 

@@ -5,7 +5,7 @@
     python tools/predict.py --checkpoint model.pth --input street.mp4 --output OUT
 
 OUT/pictures mirrors the input: a drawn picture per image, a drawn video per video. Detections of all of them are in
-OUT/predictions.json in COCO's format.
+OUT/predictions.json in COCO's format; depth is in 16-bit PNG files and OUT/depth.json.
 
 Exit status: 0 done, 1 some files could not be read (the rest is done; they are named at the end), 2 a mistake in the
 command or the files, 130 interrupted (what was done is written).
@@ -27,6 +27,7 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from depth.writer import DepthWriter
 from detection.writer import DetectionWriter
 from pe_spatial.engine import Predictor, UserError
 from pe_spatial.engine.stream import Prediction, Source, count_pictures, find_sources, stream
@@ -44,6 +45,7 @@ def make_writer(predictor: Predictor, options: argparse.Namespace) -> Writer:
     """The writer of the task that the checkpoint was trained for."""
     makers: dict[str, Callable[[], Writer]] = {
         "MaskRCNN": lambda: DetectionWriter(options.output, predictor.metainfo, options.threshold),
+        "DepthModel": lambda: DepthWriter(options.output, predictor.metainfo, options.npy),
     }
     model = predictor.config.model.type
     if model not in makers:
@@ -100,6 +102,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--input", required=True, help="an image, a video, a folder, or a glob pattern in quotes")
     parser.add_argument("--output", required=True, type=Path, help="a folder")
     parser.add_argument("--threshold", type=float, default=0.5, help="lowest score of a detection (default 0.5)")
+    parser.add_argument("--npy", action="store_true", help="write depth as .npy files too")
     parser.add_argument("--limit", type=int, help="stop after this many files")
     parser.add_argument("--batch-size", type=int, default=1, help="images that go through the model at once")
     parser.add_argument("--device", help="for example cuda:1 or cpu; default: CUDA if there is any")
