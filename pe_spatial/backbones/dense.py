@@ -91,6 +91,7 @@ class PEBackbone(nn.Module):
         self.num_layers = self.config.depth + 1
         self.frozen_layers = _count_frozen(frozen, self.num_layers)
         self._fix_parameters()
+        self.train()
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Map normalised images [B, 3, H, W] to one [B, C, h, w] for every entry of ``layers``.

@@ -46,6 +46,9 @@ class EncoderConfig:
     output_dim: int | None = None
 
     def __post_init__(self) -> None:
+        for name in ("patch_size", "width", "depth", "heads", "image_size", "pool_heads"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{self.name}: {name} {getattr(self, name)} is not positive; give at least 1")
         if self.width % self.heads or (self.width // self.heads) % 4:
             raise ValueError(
                 f"{self.name}: width {self.width} over {self.heads} heads gives {self.width / self.heads:g} channels a "
@@ -55,6 +58,10 @@ class EncoderConfig:
             raise ValueError(
                 f"{self.name}: image_size {self.image_size} is not a multiple of patch_size {self.patch_size}; "
                 f"use {self.image_size // self.patch_size * self.patch_size} or another patch size"
+            )
+        if self.attn_pool and self.width % self.pool_heads:
+            raise ValueError(
+                f"{self.name}: width {self.width} does not divide among {self.pool_heads} pool_heads; change either"
             )
 
     @property

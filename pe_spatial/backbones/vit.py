@@ -9,7 +9,6 @@ and columns of patches.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -197,6 +196,10 @@ class VisionTransformer(nn.Module):
             raise ValueError(f"pos_embed {pos_embed!r} is unknown; use one of {', '.join(POSITION_MODES)}")
         if window is not None and window < 1:
             raise ValueError(f"window {window} is not positive; use None for global attention")
+        if global_blocks and window is None:
+            raise ValueError(f"global_blocks {list(global_blocks)} without a window: all blocks are global; set window")
+        if not 0 <= drop_path < 1:
+            raise ValueError(f"drop_path {drop_path} is not a probability below 1; use 0 to drop nothing")
         self.config = config
         self.pos_embed = pos_embed
         self.rope_reference = _rope_reference(rope, config)
@@ -293,19 +296,6 @@ class VisionTransformer(nn.Module):
                     f"example with DensePreprocessor(size_divisor={patch})"
                 )
         return x.shape[-2] // patch, x.shape[-1] // patch
-
-    def resize_patches(self, size: int) -> None:
-        """Give the encoder patches of another size: the kernel is resized bicubically, the grid of positions is kept.
-
-        This is how the official detectors turn patch 14 at 448 pixels into patch 16 at 512.
-        """
-        kernel = self.conv1.weight
-        if size == self.config.patch_size:
-            return
-        resized = F.interpolate(kernel.detach().float(), size=(size, size), mode="bicubic", align_corners=False)
-        self.config = replace(self.config, patch_size=size, image_size=size * self.config.grid_size)
-        self.conv1 = nn.Conv2d(3, self.config.width, size, stride=size, bias=False, device="meta")
-        self.conv1.weight = nn.Parameter(resized.to(kernel.dtype), requires_grad=kernel.requires_grad)
 
     def _run(self, i: int, x: Tensor, rope: Tensor, real: Tensor | None) -> Tensor:
         block = self.transformer.resblocks[i]
