@@ -16,11 +16,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -71,25 +73,35 @@ class Report:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the tool; returns its exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_arguments(parser)
+    add_tracking(parser)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="CPU threads (all cores)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to this file")
     options = parser.parse_args(arguments)
-    report = benchmark(options)
-    print(report)
-    if options.output:
-        options.output.write_text(json.dumps({**asdict(report), "ratio": report.ratio}, indent=1))
+    torch.set_num_threads(options.threads)
+    report = options.run(options)
+    if options.json:
+        options.json.write_text(json.dumps(report, indent=2) + "\n")
     return 0
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_tracking(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this benchmark, and what runs it, without those that all benchmarks share."""
     add = parser.add_argument
     add("--grid", type=int, nargs=2, default=(30, 52), metavar=("ROWS", "COLUMNS"), help="tokens (default 30 52)")
     add("--channels", type=int, default=192, help="of a token: 192 for PE-Spatial-T, 768 B, 1536 G (default 192)")
     add("--frames", type=int, default=50, help="of the clip (default 50)")
     add("--objects", type=int, default=2, help="that are tracked (default 2)")
     add("--dtype", choices=("float32", "bfloat16"), default="float32", help="of our features")
-    add("--device", default="cpu")
     add("--clock", choices=("wall", "cpu"), default="wall", help="cpu: time of this process, for a busy machine")
-    add("--output", type=Path, help="a JSON file for the numbers")
+    parser.set_defaults(run=run_tracking)
+
+
+def run_tracking(options: argparse.Namespace) -> dict[str, Any]:
+    """Run, print, and return the figures."""
+    report = benchmark(options)
+    print(report)
+    return {**asdict(report), "ratio": report.ratio}
 
 
 @torch.no_grad()

@@ -46,6 +46,7 @@ from tracking.results import VideoResults, open_results, write_whole
 from tracking.scores import ScoreTable
 
 console = Console(stderr=True)
+Given = Callable[[Frame], Tensor | None]
 Observer = Callable[[Frame, Tensor], None]
 
 
@@ -79,6 +80,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     add("--at", action="append", default=[], metavar="FRAME:PNG", help="objects that enter or are corrected on a frame")
     add("--weights", help="encoder weights instead of the config's: a file, a name, or 'none' for random ones")
     add("--sam2", help="weights of SAM 2.1, which turn boxes and points into masks; default: the box itself")
+    add("--limit", type=int, help="track only the first frames of --input")
     add("--batch", type=int, default=1, help="frames per pass of the encoder (default 1)")
     add("--device", help="default: cuda if there is one")
     add("--mot", action="store_true", help="write the boxes in MOTChallenge's format too")
@@ -88,6 +90,8 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     options = parser.parse_intermixed_args(arguments)
     if options.batch < 1:
         parser.error(f"--batch {options.batch} is not a positive number of frames")
+    if options.limit is not None and (options.limit < 1 or options.input is None):
+        parser.error(f"--limit {options.limit}: a positive number of frames of --input")
     if options.input is None and (options.mask or options.box or options.point or options.at):
         parser.error("--mask, --box, --point and --at belong to --input; a data set brings its own masks")
     return options
@@ -130,10 +134,10 @@ def build_tracker(config: Config, device: str | None) -> VideoTracker:
 # --- one video of the user's ------------------------------------------------------------------------------------------
 def track_input(options: argparse.Namespace, config: Config) -> int:
     """Track the video of --input; returns the number of frames tracked now."""
-    frames = open_frames(options.input, options.skip_unreadable)
+    frames = limited(open_frames(options.input, options.skip_unreadable), options.limit)
     masks = read_prompts(options)
     boxes, points = parse_boxes(options.box), parse_points(options.point)
-    if 0 not in masks and not boxes and not points and not masks:
+    if not masks and not boxes and not points:
         raise UserError("nothing to track: give --mask, --box or --point for the first frame, or --at for a later one")
     source = Path(options.input)
     run_identity = {
@@ -143,19 +147,27 @@ def track_input(options: argparse.Namespace, config: Config) -> int:
         "boxes": options.box,
         "points": options.point,
         "skip_unreadable": options.skip_unreadable,
+        "limit": options.limit,
     }
     open_results(options.output, json.loads(json.dumps(run_identity)))
     with open_video(options, frames.name, frames.rate) as results:
         if results.finished:
             return 0
         tracker = build_tracker(config, options.device)
-        if boxes or points:
-            first = next(iter(frames)).image
-            drawn = tracker.prompt(first, masks.get(0), boxes, points)
-            assert drawn is not None
-            masks[0] = drawn
+
+        def given(frame: Frame) -> Tensor | None:
+            mask = masks.get(frame.number)
+            return tracker.prompt(frame.image, mask, boxes, points) if frame.number == 0 else mask
+
         with make_progress() as progress:
-            return track_video(tracker, frames, masks, results, options.batch, progress)
+            return track_video(tracker, frames, given, results, options.batch, progress)
+
+
+def limited(frames: Frames, limit: int | None) -> Frames:
+    """The first frames of a video."""
+    if limit is not None:
+        frames.count = limit if frames.count is None else min(limit, frames.count)
+    return frames
 
 
 def read_prompts(options: argparse.Namespace) -> dict[int, Tensor]:
@@ -247,14 +259,14 @@ def track_record(
         if path is not None:
             score.add(frame.number, ids.cpu().numpy(), path)
 
-    return track_video(tracker, frames, masks, results, batch, progress, observe)
+    return track_video(tracker, frames, lambda frame: masks.get(frame.number), results, batch, progress, observe)
 
 
 # --- any video --------------------------------------------------------------------------------------------------------
 def track_video(
     tracker: VideoTracker,
     frames: Frames,
-    masks: Mapping[int, Tensor],
+    given: Given,
     results: VideoResults,
     batch: int,
     progress: Progress,
@@ -263,7 +275,7 @@ def track_video(
     """Track one video and write its results; returns the number of frames tracked now."""
     tracker.labels.reset()
     task = progress.add_task(results.name, total=frames.count, speed="")
-    iterator = iter(frames)
+    iterator = islice(frames, frames.count)
     done = restore(tracker, results, iterator, progress, task, observe)
     waiting: deque[Frame] = deque()  # frames that the encoder has seen and the tracker has not
 
@@ -274,7 +286,7 @@ def track_video(
 
     started, counted = time.monotonic(), 0
     try:
-        for counted, ids in enumerate(tracker.track(images(), lambda _: masks.get(waiting[0].number), batch), start=1):
+        for counted, ids in enumerate(tracker.track(images(), lambda _: given(waiting[0]), batch), start=1):
             frame = waiting.popleft()
             observe(frame, ids)
             results.write(frame, ids)

@@ -1,5 +1,7 @@
 """Training-free tracking of objects in videos on the features of Perception Encoders, and its exact DAVIS scores."""
 
+import pe_spatial.backbones
+import pe_spatial.data  # noqa: F401 (both register what the configs of a tracker name)
 from tracking.baselines import RawColour, RepeatedMask
 from tracking.datasets import Davis2016, Davis2017, PackVideo, VideoDataset, VideoFolder, YouTubeVOS
 from tracking.decoding import Decoding

@@ -44,7 +44,7 @@ class ResultsError(UserError, RuntimeError):
 
 
 def open_results(folder: Path, run: Mapping[str, Any]) -> None:
-    """Prepare a folder for a run; the same run continues in its own folder.
+    """Prepare a folder for a run; the same run continues in its own folder. A run that left no result does not count.
 
     Args:
         folder: may exist.
@@ -54,7 +54,7 @@ def open_results(folder: Path, run: Mapping[str, Any]) -> None:
         ResultsError: the folder holds something else, or the results of another run.
     """
     marker = folder / RUN_FILE
-    if marker.is_file():
+    if marker.is_file() and any(path.is_file() and path != marker for path in folder.rglob("*")):
         found = json.loads(marker.read_text(encoding="utf-8"))
         different = sorted(key for key in {*run, *found} if run.get(key) != found.get(key))
         if different:
@@ -64,7 +64,7 @@ def open_results(folder: Path, run: Mapping[str, Any]) -> None:
                 f"{found.get(key)!r}, now {run.get(key)!r}); choose another --output, or delete that folder"
             )
         return
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if folder.exists() and not marker.is_file() and (not folder.is_dir() or any(folder.iterdir())):
         raise ResultsError(f"{folder} exists and is not a folder of this tool's results; choose another --output")
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(marker, json.dumps(run, indent=2).encode())

@@ -44,7 +44,7 @@ def test_by_hand():
     truth[100:200, 100:200] = True
     prediction[100:200, 150:250] = True
     assert region_similarity(prediction, truth) == pytest.approx(5000 / 15000)
-    # the tolerance is ceil(0.008 * sqrt(2) * 1000) = 12: of two sides a half and 12 pixels more, and the ends of a third
+    # the tolerance is ceil(0.008 * sqrt(2) * 1000) = 12: half of two sides and 12 pixels more, and the ends of a third
     found = np.count_nonzero(contour(prediction) & near(contour(truth), 12)) / np.count_nonzero(contour(prediction))
     assert contour_accuracy(prediction, truth) == pytest.approx(found)
     assert found == pytest.approx((2 * 62 + 2 * 12) / 400, abs=0.01)

@@ -1,0 +1,94 @@
+import csv
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
+
+import benchmark_tracking
+import sweep_layers
+from mmengine.registry import DATASETS, MODELS
+from test_track import CONFIG, root  # noqa: F401 (a fixture)
+
+from pe_spatial.engine.config import load_config
+from tracking.metrics import JFMetric
+
+
+def run(root, out, *arguments):  # noqa: F811
+    return sweep_layers.main(["--config", str(root / "tiny.yaml"), "--output", str(out), "--device", "cpu", *arguments])
+
+
+def rows(out):
+    with (out / "table.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_every_layer_scores_as_it_does_alone(root, tmp_path):  # noqa: F811
+    assert run(root, tmp_path / "out") == 0
+    table = {int(row["layer"]): float(row["J&F"]) for row in rows(tmp_path / "out")}
+    assert table.keys() == {0, 1}
+    for layer, expected in table.items():
+        config = load_config(root / "tiny.yaml", [f"model.backbone.layers=[{layer}]"])
+        sweep_layers.torch.manual_seed(0)
+        tracker, dataset, metric = (
+            MODELS.build(config.model),
+            DATASETS.build(config.test_dataloader.dataset),
+            JFMetric(),
+        )
+        for sample in (dataset[n] for n in range(len(dataset))):
+            done = tracker.test_step({"inputs": [sample["inputs"]], "data_samples": [sample["data_samples"]]})
+            metric.process(None, [item.to_dict() for item in done])
+        assert metric.compute_metrics(metric.results)["J&F"] == pytest.approx(expected, abs=2e-3)
+    assert Image.open(tmp_path / "out/plot.png").size[0] > 600
+
+
+def test_variations_are_compared_in_one_table_and_go_on_after_an_interruption(root, tmp_path, monkeypatch):  # noqa: F811
+    vary = ("--layers", "-1", "--vary", "model.backbone.rope=extrapolate,interpolate")
+    evaluated = []
+    evaluate = sweep_layers.evaluate
+
+    def once(task, config, options, setting):
+        if len(evaluated) == 1:
+            raise KeyboardInterrupt
+        evaluated.append(setting)
+        return evaluate(task, config, options, setting)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sweep_layers, "evaluate", once)
+        assert run(root, tmp_path / "out", *vary) == 130
+    monkeypatch.setattr(sweep_layers, "evaluate", lambda *a: evaluated.append(a[-1]) or evaluate(*a))
+    assert run(root, tmp_path / "out", *vary) == 0
+    assert [item["model.backbone.rope"] for item in evaluated] == ["extrapolate", "interpolate"]
+    table = rows(tmp_path / "out")
+    assert [row["model.backbone.rope"] for row in table] == ["extrapolate", "interpolate"]
+    assert table[0]["J&F"] != table[1]["J&F"] and {row["layer"] for row in table} == {"1"}
+    assert (tmp_path / "out/table.md").read_text().startswith("| rope | layer | J&F |")
+
+
+def test_another_sweep_in_the_folder_and_wrong_layers_are_refused(root, tmp_path, capsys):  # noqa: F811
+    (tmp_path / "sweep.json").write_text(json.dumps({"results": {}, "config": "other"}))
+    assert run(root, tmp_path) == 2
+    assert "another sweep" in capsys.readouterr().err
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes/mine.txt").write_text("")
+    assert run(root, tmp_path / "notes") == 2
+    for layers, message in (("0,9", "no block 9"), ("first", "--layers first")):
+        assert run(root, tmp_path / "new", "--layers", layers) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_a_config_without_a_sweep_is_named(root, tmp_path, capsys):  # noqa: F811
+    (tmp_path / "other.yaml").write_text(CONFIG.replace("imports: [tracking]", "imports: [json]").replace("ROOT", "."))
+    assert sweep_layers.main(["--config", str(tmp_path / "other.yaml"), "--output", str(tmp_path / "out")]) == 2
+    assert capsys.readouterr().err
+
+
+def test_the_benchmark_compares_equal_results(tmp_path, capsys):
+    clip = ["--threads", "1", "--grid", "5", "9", "--channels", "8", "--frames", "10"]
+    assert benchmark_tracking.main([*clip, "--json", str(tmp_path / "report.json")]) == 0
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["difference"] < 1e-5 and report["ratio"] > 0
+    assert "times as fast" in capsys.readouterr().out
