@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 
+from pe_spatial.engine import ConfigError
+
 Region = tuple[slice, slice]  # rows, columns
 
 
@@ -9,10 +11,10 @@ def nyu_eigen(height: int, width: int) -> Region:
     """Rows 45-470 and columns 41-600: where the colours of NYUv2 lie over measured depth.
 
     Raises:
-        ValueError: Another frame than 480x640, in which the numbers have no meaning.
+        ConfigError: Another frame than 480x640, in which the numbers have no meaning.
     """
     if (height, width) != (480, 640):
-        raise ValueError(
+        raise ConfigError(
             f"the crop nyu_eigen is defined on 480x640 but the depth map is {height}x{width}; judge in the frame of "
             "NYUv2 or choose another crop"
         )

@@ -16,12 +16,17 @@ from PIL import Image
 from torchvision import tv_tensors
 
 from pe_spatial.data import UnreadableFile
+from pe_spatial.engine import UserError
 
 DEPTH_SUFFIXES = (".png", ".npy", ".exr")
 # the median depth of a picture in metres, from the endoscope to the aerial photograph; beyond, the unit is wrong
 _PLAUSIBLE = (0.02, 400.0)
 # how an .exr channel that holds depth is called: the standard's name, then those that exporters use
 _EXR_CHANNELS = ("Z", "Y", "V", "R", "depth.Z", "Depth.Z", "Depth.V")
+
+
+class DepthFileError(UserError, ValueError):
+    """A depth file holds what cannot be depth as its data set declares it; it is not skipped like an unreadable one."""
 
 
 @TRANSFORMS.register_module()
@@ -46,13 +51,13 @@ class LoadDepthMap:
 
         Raises:
             UnreadableFile: The file is missing, damaged or of another format.
-            ValueError: Another size than the image, or contents that are not depth in the stated unit.
+            DepthFileError: Another size than the image, or contents that are not depth in the stated unit.
         """
         if "ori_shape" not in sample:
             raise ValueError("LoadDepthMap needs the size of the image; put LoadImage before it in the pipeline")
         depth = self.read(sample["depth_path"], sample.get("depth_scale"))
         if depth.shape != tuple(sample["ori_shape"]):
-            raise ValueError(
+            raise DepthFileError(
                 f"{sample['depth_path']} is {depth.shape} (H, W) but its image {sample.get('img_path', '')} is "
                 f"{tuple(sample['ori_shape'])}; depth and image must be of one frame: render or register the depth map "
                 "at the size of the image"
@@ -65,7 +70,7 @@ class LoadDepthMap:
         present = ~np.isinf(metres)
         invalid = present & ~(metres >= 0)
         if invalid.any() and not self.allow_invalid:
-            raise ValueError(
+            raise DepthFileError(
                 f"{path}: {int(np.isnan(metres).sum())} pixels are NaN and {int((metres < 0).sum())} negative; 0 and "
                 "infinity mark missing measurements: correct the file, or set allow_invalid=True if these do too"
             )
@@ -74,7 +79,7 @@ class LoadDepthMap:
         if len(measured) == 0:
             if self.allow_empty:
                 return metres
-            raise ValueError(f"{path}: no pixel holds a measurement; remove the file, or set allow_empty=True")
+            raise DepthFileError(f"{path}: no pixel holds a measurement; remove the file, or set allow_empty=True")
         if not self.allow_any_unit:
             _check_unit(path, float(np.median(measured)), scale)
         return metres
@@ -89,13 +94,13 @@ def read_depth(path: str | Path, scale: float | None) -> NDArray[np.float32]:
 
     Raises:
         UnreadableFile: The file is missing, damaged or of another format.
-        ValueError: A PNG without a scale.
+        DepthFileError: A PNG without a scale.
     """
     suffix = Path(path).suffix.lower()
     if suffix not in _READERS:
         raise UnreadableFile(f"{path} is not one of {', '.join(DEPTH_SUFFIXES)}; convert it to one of them")
     if suffix == ".png" and not (scale is not None and scale > 0):
-        raise ValueError(
+        raise DepthFileError(
             f"{path}: a PNG needs its scale, metres per unit, but the data set says {scale}; set depth_scale "
             "(0.001 for millimetres)"
         )
@@ -153,7 +158,7 @@ def _check_unit(path: str | Path, median: float, scale: float | None) -> None:
         remedy = f"depth_scale {scale:g} may have to be {factor * (scale or 1):.3g}"
     else:
         remedy = f"{Path(path).suffix} files hold metres: multiply the values by {factor:g}"
-    raise ValueError(
+    raise DepthFileError(
         f"{path}: the median depth is {median:.3g} m, outside {_PLAUSIBLE[0]:g} to {_PLAUSIBLE[1]:g} m{likely}. "
         f"{remedy}; if the unit is right, set allow_any_unit=True"
     )

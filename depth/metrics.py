@@ -13,6 +13,7 @@ from torch import Tensor
 from depth.alignment import ALIGNMENTS
 from depth.crops import CROPS
 from depth.ranges import checked_range
+from pe_spatial.engine import ConfigError, DivergedError
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,8 @@ class DepthErrorMetric(BaseMetric):
             data_samples: With `pred_depth` and `gt_depth`, data [1, H, W] of one size, and `depth_is_metric`.
 
         Raises:
-            ValueError: A relative prediction without an alignment, different sizes, or a prediction that is not finite.
+            ConfigError: A relative prediction without an alignment, or another size than the measurement.
+            DivergedError: A prediction that is not finite.
         """
         for sample in data_samples:
             self.results.append(self._judge(sample))
@@ -98,13 +100,13 @@ class DepthErrorMetric(BaseMetric):
     def _judge(self, sample: dict[str, Any]) -> dict[str, Any]:
         name = sample.get("img_path")
         if not sample["depth_is_metric"] and self.alignment is None:
-            raise ValueError(
+            raise ConfigError(
                 "the model predicts relative depth, which metric evaluation cannot judge; set alignment to "
                 f"{' or '.join(ALIGNMENTS)} in {type(self).__name__}, or evaluate a metric checkpoint"
             )
         prediction, target = (sample[key]["data"].cpu() for key in ("pred_depth", "gt_depth"))
         if prediction.shape != target.shape:
-            raise ValueError(
+            raise ConfigError(
                 f"{name}: the prediction is {tuple(prediction.shape[-2:])} (H, W) but the depth map "
                 f"{tuple(target.shape[-2:])}; load depth after the last resize of the validation pipeline"
             )
@@ -120,7 +122,7 @@ class DepthErrorMetric(BaseMetric):
 
     def _measure(self, prediction: Tensor, target: Tensor, name: str | None) -> dict[str, float]:
         if not prediction.isfinite().all():
-            raise ValueError(f"{name}: the prediction holds NaN or infinite values; the training has diverged")
+            raise DivergedError(f"{name}: the prediction holds NaN or infinite values; the training has diverged")
         prediction, target = prediction.double(), target.double()
         if self.alignment is not None:
             prediction = ALIGNMENTS[self.alignment](prediction, target)
@@ -130,14 +132,14 @@ class DepthErrorMetric(BaseMetric):
         """The mean of every measure over the images that have a valid pixel; the others are counted and logged.
 
         Raises:
-            ValueError: No image has one.
+            ConfigError: No image has one.
         """
         judged = [result["values"] for result in results if result["values"] is not None]
         if not judged:
             measured = [result["extremes"] for result in results if result["extremes"] is not None]
             least, greatest = (min(m[0] for m in measured), max(m[1] for m in measured)) if measured else (None, None)
             found = "no measurement at all" if least is None else f"measurements of {least:g} to {greatest:g} m"
-            raise ValueError(
+            raise ConfigError(
                 f"no pixel lies inside the range {self.depth_range} m: the {len(results)} depth maps hold {found}"
                 f"{f' in the crop {self.crop}' if self.crop else ''}; correct depth_range or the scale of the files"
             )

@@ -10,6 +10,7 @@ from mmengine.structures import BaseDataElement, PixelData
 from depth.alignment import align_median, align_scale_shift
 from depth.crops import CROPS
 from depth.metrics import MEASURES, DepthErrorMetric, depth_errors
+from pe_spatial.engine import ConfigError, DivergedError
 
 
 def sample(prediction, target, name="a.png", metric=True):
@@ -196,7 +197,7 @@ def test_invalid_pixels_take_no_part_in_the_alignment():
 # --- bad input --------------------------------------------------------------------------------------------------------
 def test_a_relative_prediction_cannot_be_judged_as_metric():
     target = np.ones((3, 3))
-    with pytest.raises(ValueError, match="relative depth, which metric evaluation cannot judge; set alignment"):
+    with pytest.raises(ConfigError, match="relative depth, which metric evaluation cannot judge; set alignment"):
         evaluate([sample(target, target, metric=False)])
 
 
@@ -206,7 +207,7 @@ def test_another_size_is_an_error():
 
 
 def test_a_prediction_that_is_not_finite_is_an_error():
-    with pytest.raises(ValueError, match="b.png: the prediction holds NaN"):
+    with pytest.raises(DivergedError, match="b.png: the prediction holds NaN"):
         evaluate([sample(np.full((2, 2), np.nan), np.ones((2, 2)), "b.png")])
 
 

@@ -107,4 +107,4 @@ def test_a_small_model_fits_it(picture, depth_range, request):
         predictions = model.eval().test_step(pseudo_collate([validation[0]]))
     metric.process(None, [sample.to_dict() for sample in predictions])
     scores = metric.evaluate(1)
-    assert scores["depth/abs_rel"] < 0.05 and scores["depth/delta1"] > 0.97
+    assert scores["depth/abs_rel"] < 0.05 and scores["depth/delta1"] > 0.95
