@@ -54,7 +54,7 @@ def test_equals_the_reference(name):
     assert np.abs(result - data[name]).max() <= 1e-5
 
 
-@pytest.mark.parametrize("grid", [(5, 7), (9, 4), (1, 1), (17, 20)])
+@pytest.mark.parametrize("grid", [(5, 7), (9, 4), (1, 1), (13, 11)])
 @pytest.mark.parametrize(
     "how",
     [
@@ -122,10 +122,10 @@ class Largest(TorchDispatchMode):
 
 def test_the_affinity_exists_only_for_a_tile_and_its_neighbourhood(random):
     how = Propagation(radius=3)
-    query, keys, _ = drawn(random, 40, 48, 2, c=4)
+    query, keys, _ = drawn(random, 24, 32, 2, c=4)
     with Largest() as largest:
         match(query, keys, how, tile=4)
-    assert largest.numel <= max(4**2 * (4 + 2 * 3) ** 2 * 2, 40 * 48 * how.topk)
+    assert largest.numel <= max(4**2 * (4 + 2 * 3) ** 2 * 2, 24 * 32 * how.topk)
 
 
 def test_clear_errors(random):

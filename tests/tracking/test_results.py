@@ -66,10 +66,18 @@ def test_a_folder_with_other_things_is_refused(tmp_path):
 
 
 def test_a_folder_of_another_run_is_refused_and_the_same_run_goes_on(tmp_path):
-    open_results(tmp_path / "out", RUN)
+    write(tmp_path / "out")
     open_results(tmp_path / "out", dict(RUN))
     with pytest.raises(ResultsError, match=r"input differ; input was 'b', now 'c'"):
         open_results(tmp_path / "out", {**RUN, "input": "c"})
+
+
+def test_a_run_that_left_no_result_makes_room(tmp_path):
+    open_results(tmp_path / "out", {"input": "misspelled"})
+    with VideoResults(tmp_path / "out", "clip", 10):
+        pass
+    open_results(tmp_path / "out", RUN)
+    assert json.loads((tmp_path / "out/run.json").read_text()) == RUN
 
 
 def test_an_interruption_leaves_whole_files_and_the_state(tmp_path):
