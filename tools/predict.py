@@ -45,7 +45,7 @@ def make_writer(predictor: Predictor, options: argparse.Namespace) -> Writer:
     """The writer of the task that the checkpoint was trained for."""
     makers: dict[str, Callable[[], Writer]] = {
         "MaskRCNN": lambda: DetectionWriter(options.output, predictor.metainfo, options.threshold),
-        "DepthModel": lambda: DepthWriter(options.output, predictor.metainfo, options.npy),
+        "DepthModel": lambda: DepthWriter(options.output, options.npy, options.depth_colors),
     }
     model = predictor.config.model.type
     if model not in makers:
@@ -103,6 +103,13 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--output", required=True, type=Path, help="a folder")
     parser.add_argument("--threshold", type=float, default=0.5, help="lowest score of a detection (default 0.5)")
     parser.add_argument("--npy", action="store_true", help="write depth as .npy files too")
+    parser.add_argument(
+        "--depth-colors",
+        type=float,
+        nargs=2,
+        metavar=("NEAR", "FAR"),
+        help="ends of the colour scale of depth; default: each image's own, and for a video the range of the model",
+    )
     parser.add_argument("--limit", type=int, help="stop after this many files")
     parser.add_argument("--batch-size", type=int, default=1, help="images that go through the model at once")
     parser.add_argument("--device", help="for example cuda:1 or cpu; default: CUDA if there is any")
