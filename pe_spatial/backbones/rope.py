@@ -3,7 +3,7 @@
 A head of D channels holds D/2 pairs of neighbouring channels. A pair is rotated by (position x frequency); the first
 D/4 pairs follow the column (x), the others the row (y), with the frequencies 10000^(-4i/D), i = 0..D/4-1.
 
-Letters: N tokens, H heads, D channels of a head.
+Letters: N tokens, B images, H heads, D channels of a head.
 """
 
 from __future__ import annotations
@@ -49,14 +49,13 @@ def apply_rotary(x: Tensor, table: Tensor) -> Tensor:
     """Rotate queries or keys, in float32 whatever their type is.
 
     Args:
-        x: [B, N, H, D], any strides with a contiguous last dimension.
+        x: [B, H, N, D], any strides with a contiguous last dimension.
         table: [N, D/2, 2] from :func:`rotary_table`.
 
     Returns:
-        [B, N, H, D] of the type of ``x``.
+        [B, H, N, D] of the type of ``x``.
     """
-    pairs = x.float().unflatten(-1, (-1, 2))  # [B, N, H, D/2, 2]
-    table = table.unsqueeze(1)  # [N, 1, D/2, 2]
+    pairs = x.float().unflatten(-1, (-1, 2))  # [B, H, N, D/2, 2]
     if torch.compiler.is_compiling():  # real arithmetic fuses with its neighbours, complex arithmetic does not
         (a, b), (cos, sin) = pairs.unbind(-1), table.unbind(-1)
         rotated = torch.stack((a * cos - b * sin, a * sin + b * cos), dim=-1)

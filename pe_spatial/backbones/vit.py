@@ -36,11 +36,10 @@ class Attention(nn.Module):
         """Map [..., N, C] to [..., N, C]; ``rope`` is the table of the N tokens."""
         qkv = F.linear(x.flatten(0, -3), self.in_proj_weight, self.in_proj_bias)  # [B, N, 3C]
         q, k, v = qkv.unflatten(-1, (3, self.heads, -1)).unbind(2)  # views [B, N, H, D]
-        q, k = apply_rotary(q, rope), apply_rotary(k, rope)
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # [B, H, N, D]
-        if x.device.type == "cpu":  # the kernel reads keys and values once per block of queries: dense rows pay off
-            k, v = k.contiguous(), v.contiguous()
-        y = F.scaled_dot_product_attention(q, k, v)
+        if x.device.type == "cpu":  # what follows reads q, k and v again and again: dense rows repay the copy there
+            q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
+        y = F.scaled_dot_product_attention(apply_rotary(q, rope), apply_rotary(k, rope), v)
         return self.out_proj(y.transpose(1, 2).flatten(2)).view_as(x)
 
 

@@ -13,26 +13,26 @@ HEAD = 16
 
 def rotate_by_definition(x, height, width, offset=0, scale_y=1.0, scale_x=1.0):
     """Multiply pair i of the token at (row, column) by exp(j position frequency), one by one in double precision."""
-    pairs = torch.view_as_complex(x.double().unflatten(-1, (-1, 2)).contiguous())  # [B, N, H, D/2]
+    pairs = torch.view_as_complex(x.double().unflatten(-1, (-1, 2)).contiguous())  # [B, H, N, D/2]
     quarter = x.shape[-1] // 4
     for n in range(height * width):
         row, column = divmod(n, width)
         for i in range(quarter):
             frequency = 10000.0 ** (-i / quarter)
-            pairs[:, n, :, i] *= torch.exp(torch.tensor(1j * (column * scale_x + offset) * frequency))
-            pairs[:, n, :, quarter + i] *= torch.exp(torch.tensor(1j * (row * scale_y + offset) * frequency))
+            pairs[:, :, n, i] *= torch.exp(torch.tensor(1j * (column * scale_x + offset) * frequency))
+            pairs[:, :, n, quarter + i] *= torch.exp(torch.tensor(1j * (row * scale_y + offset) * frequency))
     return torch.view_as_real(pairs).flatten(-2)
 
 
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (3, 5), (9, 2)])
 def test_rotation_follows_the_definition(height, width):
-    x = torch.randn(2, height * width, 3, HEAD)
+    x = torch.randn(2, 3, height * width, HEAD)
     rotated = apply_rotary(x, rotary_table(height, width, HEAD, CPU))
     torch.testing.assert_close(rotated.double(), rotate_by_definition(x, height, width), atol=3e-6, rtol=0)
 
 
 def test_reference_rescales_both_axes_to_a_grid():
-    x = torch.randn(1, 15, 1, HEAD)
+    x = torch.randn(1, 1, 15, HEAD)
     rotated = apply_rotary(x, rotary_table(3, 5, HEAD, CPU, reference=8))
     expected = rotate_by_definition(x, 3, 5, scale_y=8 / 3, scale_x=8 / 5)
     torch.testing.assert_close(rotated.double(), expected, atol=3e-6, rtol=0)
@@ -41,18 +41,18 @@ def test_reference_rescales_both_axes_to_a_grid():
 
 
 def test_class_token_is_not_rotated_and_patches_start_at_one():
-    x = torch.randn(1, 13, 2, HEAD)
+    x = torch.randn(1, 2, 13, HEAD)
     rotated = apply_rotary(x, rotary_table(3, 4, HEAD, CPU, cls_token=True))
-    assert torch.equal(rotated[:, 0], x[:, 0])
+    assert torch.equal(rotated[:, :, 0], x[:, :, 0])
     torch.testing.assert_close(
-        rotated[:, 1:].double(), rotate_by_definition(x[:, 1:], 3, 4, offset=1), atol=3e-6, rtol=0
+        rotated[:, :, 1:].double(), rotate_by_definition(x[:, :, 1:], 3, 4, offset=1), atol=3e-6, rtol=0
     )
 
 
 def test_scores_depend_on_differences_of_positions_only():
-    q, k = torch.randn(2, 1, 1, 1, HEAD).expand(2, 1, 30, 1, HEAD)
+    q, k = torch.randn(2, 1, 1, 1, HEAD).expand(2, 1, 1, 30, HEAD)
     table = rotary_table(5, 6, HEAD, CPU)
-    scores = torch.einsum("bnhd,bmhd->nm", apply_rotary(q, table), apply_rotary(k, table)).reshape(5, 6, 5, 6)
+    scores = torch.einsum("bhnd,bhmd->nm", apply_rotary(q, table), apply_rotary(k, table)).reshape(5, 6, 5, 6)
     torch.testing.assert_close(scores[:4, :5, :4, :5], scores[1:, 1:, 1:, 1:], atol=1e-5, rtol=0)
     assert not torch.allclose(scores[0, 0, 0, 1], scores[0, 1, 0, 0])  # but their sign matters
 
@@ -60,7 +60,7 @@ def test_scores_depend_on_differences_of_positions_only():
 @pytest.mark.parametrize("compiled", [False, True])
 def test_bfloat16_is_rotated_in_float32(compiled):
     table = rotary_table(40, 40, HEAD, CPU)
-    x = torch.randn(1, 1600, 1, HEAD).bfloat16()
+    x = torch.randn(1, 1, 1600, HEAD).bfloat16()
     rotate = torch.compile(apply_rotary, backend="eager", fullgraph=True) if compiled else apply_rotary
     rotated = rotate(x, table)
     assert rotated.dtype == torch.bfloat16
@@ -73,7 +73,7 @@ def test_the_arithmetic_of_compiled_graphs_gives_the_same():
 
     compiled = torch.compile(score, backend="eager", fullgraph=True)
     for height, width, reference in ((3, 4, None), (6, 2, 8), (5, 5, None)):
-        q = torch.randn(2, 1 + height * width, 2, HEAD)
+        q = torch.randn(2, 2, 1 + height * width, HEAD)
         torch.testing.assert_close(
             compiled(q, height, width, reference), score(q, height, width, reference), atol=1e-6, rtol=0
         )
@@ -81,7 +81,7 @@ def test_the_arithmetic_of_compiled_graphs_gives_the_same():
 
 def test_gradient_is_the_inverse_rotation():
     table = rotary_table(4, 4, HEAD, CPU)
-    x = torch.randn(1, 16, 2, HEAD, requires_grad=True)
+    x = torch.randn(1, 2, 16, HEAD, requires_grad=True)
     y = apply_rotary(x, table)
     y.backward(y.detach())
     torch.testing.assert_close(x.grad, x.detach(), atol=1e-6, rtol=0)
@@ -105,7 +105,7 @@ def test_a_forward_pass_computes_no_angles(monkeypatch):
 def test_a_table_made_in_inference_mode_serves_training():
     with torch.inference_mode():
         rotary_table(11, 13, HEAD, CPU)
-    x = torch.randn(1, 143, 1, HEAD, requires_grad=True)
+    x = torch.randn(1, 1, 143, HEAD, requires_grad=True)
     apply_rotary(x, rotary_table(11, 13, HEAD, CPU)).sum().backward()
     assert x.grad is not None
 
