@@ -30,7 +30,7 @@ demo: $(VENV)/.installed-demo
 	$(BIN)/python tools/predict.py --checkpoint $(DEMO)/run --input $(DEMO)/data/images/val --output $(DEMO)/predictions --limit 16
 
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest tests $(PYTEST_ARGS)
+	$(BIN)/python -m pytest tests -n auto --dist loadfile $(PYTEST_ARGS)
 
 lint: $(VENV)/.installed-test $(VENV)/.installed-lint
 	$(BIN)/ruff check .

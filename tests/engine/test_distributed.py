@@ -1,13 +1,13 @@
 """Several processes (gloo, CPU) compute what one computes with the same global batch."""
 
 import json
-import multiprocessing
 import os
 import socket
 
 import pytest
 import torch
 import toy_task
+from children import CONTEXT
 
 from pe_spatial.engine import UserError, load_checkpoint, load_config
 from pe_spatial.engine.checkpoint import read_best
@@ -44,11 +44,10 @@ def rank(number, world_size, port, config_path, work_dir, overrides, resume):
 
 
 def launch(config_path, work_dir, world_size=2, overrides=(), resume="no"):
-    """Like torchrun, but forked: torch is not imported again."""
+    """Like torchrun, but torch is not imported again."""
     port = free_port()
-    context = multiprocessing.get_context("fork")
     processes = [
-        context.Process(target=rank, args=(number, world_size, port, config_path, work_dir, overrides, resume))
+        CONTEXT.Process(target=rank, args=(number, world_size, port, config_path, work_dir, overrides, resume))
         for number in range(world_size)
     ]
     for process in processes:

@@ -1,17 +1,17 @@
 """A run killed with SIGKILL at any moment and resumed equals the run that was never interrupted, bit for bit."""
 
-import importlib
 import io
 import json
-import multiprocessing
 import os
 import random
 import signal
 import time
+from functools import partial
 
 import pytest
 import torch
 import toy_task
+from children import CONTEXT
 from mmengine.registry import HOOKS
 
 from pe_spatial.engine import checkpoint as files
@@ -22,8 +22,8 @@ ITERATIONS = 12
 
 
 def in_child(function, *arguments):
-    """Run in a forked process and return it; torch is not imported again."""
-    process = multiprocessing.get_context("fork").Process(target=function, args=arguments)
+    """Run in a process of its own and return it."""
+    process = CONTEXT.Process(target=function, args=arguments)
     process.start()
     return process
 
@@ -49,12 +49,8 @@ def die():
 
 def die_in_iteration(number):
     """Between the optimizer's step and the hooks that record it."""
-
-    def sabotage():
-        hook = HOOKS.get("LossGuardHook")
-        hook.after_train_iter = lambda self, runner, **kwargs: die() if runner.iter + 1 == number else None
-
-    return sabotage
+    hook = HOOKS.get("LossGuardHook")
+    hook.after_train_iter = lambda self, runner, **kwargs: die() if runner.iter + 1 == number else None
 
 
 def die_in_write():
@@ -135,9 +131,6 @@ def records(folder):
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
-    importlib.import_module("torch.utils.tensorboard")  # once here instead of once in every child
-    importlib.import_module("matplotlib.pyplot")
-    importlib.import_module("yapf.yapflib.yapf_api")
     return toy_task.write_images(tmp_path_factory.mktemp("images"))
 
 
@@ -151,7 +144,7 @@ def reference(tmp_path_factory, images):
 
 @pytest.mark.parametrize(
     "sabotage",
-    [die_in_iteration(8), die_in_write, die_before_pointer, die_in_validation],
+    [partial(die_in_iteration, 8), die_in_write, die_before_pointer, die_in_validation],
     ids=["iteration", "write", "pointer", "validation"],
 )
 def test_a_killed_run_resumes_exactly(reference, tmp_path, sabotage):

@@ -3,7 +3,6 @@
 import importlib.util
 import itertools
 import json
-import multiprocessing
 import os
 import signal
 import subprocess
@@ -17,6 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests" / "engine"))
 
 import toy_task  # noqa: E402
+from children import CONTEXT  # noqa: E402
 
 SCRIPT = ROOT / "tools" / "train_net.py"
 runs = itertools.count()
@@ -134,7 +134,7 @@ def in_child(log, *arguments):
 def test_an_interrupted_run_says_how_to_go_on_and_does(config, call, tmp_path):
     endless = ["train_cfg.max_iters=100000", "train_cfg.val_interval=99999"]
     arguments = (tmp_path / "err", "--config", config, "--work-dir", tmp_path / "run", *endless)
-    process = multiprocessing.get_context("fork").Process(target=in_child, args=arguments)
+    process = CONTEXT.Process(target=in_child, args=arguments)
     process.start()
     while process.is_alive() and not (tmp_path / "run" / "last_checkpoint").exists():
         time.sleep(0.05)
