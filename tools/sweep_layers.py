@@ -193,6 +193,7 @@ def plot(path: Path, rows: list[Row], task: ModuleType, keys: list[str]) -> None
         axes.annotate(f"{best[metric]:.3f}", (best["layer"], best[metric]), (0, 9), textcoords="offset points")
     axes.set(xlabel="layer (from 0)", ylabel=metric, title="Best layer circled")
     axes.margins(y=0.15)
+    axes.locator_params(axis="x", integer=True)
     axes.grid(alpha=0.3)
     if len(curves) > 1:
         axes.legend(fontsize="small")
