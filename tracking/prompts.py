@@ -86,12 +86,16 @@ class Sam2Prompter:
         """Draw; where objects overlap, the smaller one lies on top.
 
         Raises:
-            ValueError: a box without area in the frame, a point outside it, or an object without a point on it.
+            ValueError: a box without area in the frame, a point outside it, an object without a point on it, or one of
+                which SAM 2 finds nothing.
         """
         size = (frame.shape[-2], frame.shape[-1])
         check_prompts(size, boxes, points)
         self.predictor.set_image(frame.permute(1, 2, 0).cpu().numpy())
         masks = {number: self._draw(boxes.get(number), points.get(number, ())) for number in {*boxes, *points}}
+        empty = [number for number, mask in masks.items() if not mask.any()]
+        if empty:
+            raise ValueError(f"SAM 2 finds nothing at the prompts of object {empty[0]}; move them, or give a mask")
         result = torch.zeros(size, dtype=torch.int64)
         for number in sorted(masks, key=lambda number: -int(masks[number].sum())):
             result[masks[number]] = number

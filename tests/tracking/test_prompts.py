@@ -68,3 +68,5 @@ def test_what_sam2_draws_becomes_one_mask():
     prompter.predictor = Predictor()
     mask = prompter(FRAME, {1: (0, 0, 30, 30), 2: (10, 10, 20, 20)}, {})
     assert (mask == 2).sum() == 64 and (mask == 1).sum() == 28 * 28 - 64
+    with pytest.raises(ValueError, match="finds nothing at the prompts of object 4"):
+        prompter(FRAME, {4: (10, 10, 12, 12)}, {})
