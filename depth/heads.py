@@ -42,8 +42,9 @@ class LinearBinsHead(nn.Module):
         """Depth at the resolution of the maps."""
         logits = self.linear(self.norm(torch.cat(list(maps), dim=1)))  # [B, bins, h, w]
         weights = logits.float().relu() + 0.1
-        centres = torch.linspace(*self.depth_range, logits.shape[1], device=logits.device)
-        return torch.einsum("bkhw,k->bhw", weights, centres)[:, None] / weights.sum(dim=1, keepdim=True)
+        centres = torch.linspace(*self.depth_range, logits.shape[1], device=logits.device)[:, None, None]
+        # a product of matrices would be done in bfloat16 under autocast, in which 8 m and 8.03 m are one
+        return (weights * centres).sum(dim=1, keepdim=True) / weights.sum(dim=1, keepdim=True)
 
 
 @MODELS.register_module()

@@ -209,13 +209,22 @@ def test_a_relative_model_says_so():
         DepthErrorMetric([0.1, 10]).process(None, [sample.to_dict()])
 
 
-def test_prediction_in_bfloat16_is_close():
-    net = model("DPTDepthHead", (0, 1, 2, 3))
+@pytest.mark.parametrize(("head", "layers"), [("LinearBinsHead", (3,)), ("DPTDepthHead", (0, 1, 2, 3))])
+def test_prediction_in_bfloat16_is_close(head, layers):
+    net = model(head, layers)
     expected = net.test_step(batch((32, 40)))[0].pred_depth.data
     with torch.autocast("cpu", dtype=torch.bfloat16):
         actual = net.test_step(batch((32, 40)))[0].pred_depth.data
     assert actual.dtype == torch.float32
     assert F.l1_loss(actual, expected) < 0.05
+
+
+def test_bins_are_weighed_in_full_precision_under_autocast():
+    head = LinearBinsHead([4], [1.0, 9.07]).eval()
+    nn.init.zeros_(head.linear.weight)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        depth = head([torch.randn(1, 4, 3, 3)])
+    assert torch.allclose(depth, torch.tensor(5.035), atol=1e-4)  # bfloat16 has 5.03125 and 5.0625
 
 
 # --- errors at construction -------------------------------------------------------------------------------------------
