@@ -63,7 +63,7 @@ def run_backbone(args: argparse.Namespace) -> dict:
     size = args.size or config.image_size
     print(f"{config.name}, {args.batch} x 3 x {size} x {size}, {device_name(args.device)}, torch {torch.__version__}")
     timm_name = find_timm_name(config)
-    print(f"{'dtype':6} {'mode':9} {'pass':9} {'ours ms':>10} {'timm ms':>10} {'timm/ours':>10}")
+    print(f"{'dtype':6} {'mode':9} {'pass':9} {'ours ms':>10} {'timm ms':>10} {'timm/ours':>10}", flush=True)
     rows = []
     for dtype, mode, direction in product(args.dtype, args.mode, args.passes):
         torch.compiler.reset()
@@ -75,8 +75,10 @@ def run_backbone(args: argparse.Namespace) -> dict:
             make_step(model.to(args.device, DTYPES[dtype]), call, x, mode == "compiled", direction == "backward")
             for model, call in models
         ]
-        times = [milliseconds(t) for t in time_alternating(steps, args.rounds, args.device)]
-        ratio = times[1] / times[0] if timm_name else None
+        seconds = time_alternating(steps, args.rounds, args.device)
+        times = [statistics.median(t) * 1e3 for t in seconds]
+        # neighbours in time share what else the machine does, so the ratio is taken inside each round
+        ratio = statistics.median(b / a for a, b in zip(*seconds, strict=True)) if timm_name else None
         cells = [f"{t:10.2f}" for t in times] + ([f"{ratio:10.2f}"] if ratio else ["  timm is missing"])
         print(f"{dtype:6} {mode:9} {direction:9} {' '.join(cells)}", flush=True)
         rows.append({"dtype": dtype, "mode": mode, "pass": direction, "ours_ms": times[0]})
@@ -143,10 +145,6 @@ def time_alternating(steps: Sequence[Callable[[], None]], rounds: int, device: s
             if number:  # the first round warms up
                 times[i].append(time.perf_counter() - start)
     return times
-
-
-def milliseconds(seconds: Sequence[float]) -> float:
-    return statistics.median(seconds) * 1e3
 
 
 def synchronize(device: str) -> None:
