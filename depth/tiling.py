@@ -9,18 +9,14 @@ from torch.nn import functional as F
 Place = tuple[int, int]  # top, left
 Predict = Callable[[Tensor], Tensor]
 
-# How much the whole picture weighs in a tile's scale, against 1 for a neighbour that covers all of it. The overlaps
-# must win, or there would be seams; what they leave open, the scale of all, is then the whole picture's.
-_ANCHOR = 0.05
-
 
 class DepthTiling:
     """Runs a model on overlapping tiles and joins them without seams.
 
     Tiles see different context and disagree by a factor; and a part of a picture looks nearer than it is. One factor
-    per tile is solved for, in least squares, such that overlapping tiles agree and, with a small weight, that each
-    agrees with the whole picture, reduced to the size of a tile. The tiles are then blended with weights that fall
-    linearly to the border of a tile.
+    per tile is solved for, in least squares, such that overlapping tiles agree and that each agrees with the whole
+    picture, reduced to the size of a tile: without it, the errors of neighbours would add up over the picture. The
+    tiles are then blended with weights that fall linearly to the border of a tile, which hides what still differs.
 
     Args:
         tile: (H, W) of a tile in pixels, multiples of the patch size.
@@ -75,7 +71,8 @@ def match_scales(tiles: Sequence[Tensor], places: Sequence[Place], whole: Tensor
 
     With f the logarithm of a factor, d_ij the median of ln(tile_i / tile_j) over the overlap of two tiles, n_ij its
     share of a tile, and g_i the median of ln(tile_i / whole), this minimises
-    sum_ij n_ij (f_i - f_j + d_ij)² + 0.05 sum_i (f_i + g_i)².
+    sum_ij n_ij (f_i - f_j + d_ij)² + sum_i (f_i + g_i)²: the whole picture counts as much as a neighbour that covers
+    all of a tile.
 
     Args:
         tiles: Positive depth, each [1, h, w], all of one size.
@@ -84,10 +81,10 @@ def match_scales(tiles: Sequence[Tensor], places: Sequence[Place], whole: Tensor
     """
     height, width = tiles[0].shape[-2:]
     logs = [tile.double().log() for tile in tiles]
-    normal = _ANCHOR * torch.eye(len(tiles), dtype=torch.float64)
+    normal = torch.eye(len(tiles), dtype=torch.float64)
     right = torch.zeros(len(tiles), dtype=torch.float64)
     for i, (y, x) in enumerate(places):
-        right[i] -= _ANCHOR * (logs[i] - whole[..., y : y + height, x : x + width].double().log()).median().cpu()
+        right[i] -= (logs[i] - whole[..., y : y + height, x : x + width].double().log()).median().cpu()
         for j in range(i + 1, len(tiles)):
             dy, dx = places[j][0] - y, places[j][1] - x
             if abs(dy) >= height or abs(dx) >= width:

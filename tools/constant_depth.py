@@ -23,7 +23,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--config", required=True, help="a YAML file, or its name below configs/")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="config entries to change; values are YAML")
     options = parser.parse_intermixed_args(arguments)
-    MMLogger.get_instance("constant", log_level=logging.WARNING)
+    MMLogger.get_instance("constant").setLevel(logging.WARNING)
     try:
         config = load_config(options.config, options.overrides)
         dataset = DATASETS.build(config.val_dataloader.dataset)
