@@ -23,9 +23,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.registry import DATASETS, MODELS
+from mmengine.config import Config
+from mmengine.registry import MODELS
 from torch import Tensor
+from torchvision.models.detection import MaskRCNN_ResNet50_FPN_V2_Weights
 
+from detection.coco_files import read_coco
 from detection.conversion import RotaryGeometry, from_detectron2, is_detectron2, is_ours, to_detectron2
 from pe_spatial.backbones import EncoderConfig, get_variant
 from pe_spatial.backbones.weights import (
@@ -164,8 +167,25 @@ def description(options: argparse.Namespace, tensors: dict[str, Tensor]) -> dict
             f"{options.source} does not fit the model of {options.config}: {differences}; name its own config"
         )
     dataset = config.get("train_dataloader", {}).get("dataset", {})
-    known = DATASETS.get(dataset["type"]) if "type" in dataset else None
-    return describe(config.to_dict(), {**getattr(known, "METAINFO", {}), **dataset.get("metainfo", {})})
+    stated = dataset.get("metainfo", {})
+    return describe(config.to_dict(), stated if "classes" in stated else known_classes(config, dataset))
+
+
+def known_classes(config: Config, dataset: Mapping[str, Any]) -> dict[str, Any]:
+    """Names and ids of a detector's classes, from the annotation file of its config or, for COCO, from torchvision."""
+    path = Path(dataset.get("data_root") or "", dataset.get("ann_file") or "")
+    if path.is_file():
+        categories = sorted(read_coco(path).categories, key=lambda category: category["id"])
+        rows = [(category["id"], category["name"]) for category in categories]
+    else:
+        named = enumerate(MaskRCNN_ResNet50_FPN_V2_Weights.COCO_V1.meta["categories"])  # the place is COCO's id
+        rows = [(number, name) for number, name in named if name not in ("__background__", "N/A")]
+    if len(rows) != config.model.num_classes:
+        raise WeightsError(
+            f"{path}: no annotation file with the {config.model.num_classes} classes of {config.filename}; they "
+            "name what the detector finds: see the first lines of the data set's config for where the file belongs"
+        )
+    return {"classes": [name for _, name in rows], "category_ids": [number for number, _ in rows]}
 
 
 def encoder_config(source: Path, options: argparse.Namespace) -> EncoderConfig:

@@ -226,6 +226,18 @@ def write_config(path, **model):
     return path
 
 
+def test_classes_of_coco_are_known_without_its_files(detector, tmp_path):
+    path = write_config(tmp_path / "coco.yaml")
+    content = json.loads(path.read_text())
+    content["train_dataloader"]["dataset"] = {"type": "CocoInstances", "data_root": "nowhere", "ann_file": "none.json"}
+    path.write_text(json.dumps(content))
+    assert run(detector, tmp_path / "ours.pth", "--to", "pe_spatial", "--config", path) == 0
+    metainfo = load_checkpoint(tmp_path / "ours.pth")["pe_spatial"]["metainfo"]
+    assert len(metainfo["classes"]) == len(metainfo["category_ids"]) == 80
+    assert (metainfo["classes"][0], metainfo["category_ids"][0]) == ("person", 1)
+    assert (metainfo["classes"][-1], metainfo["category_ids"][-1]) == ("toothbrush", 90)
+
+
 def test_tool_makes_a_checkpoint_that_describes_itself(detector, tmp_path, capsys):
     config = write_config(tmp_path / "detector.yaml")
     assert run(detector, tmp_path / "ours.pth", "--to", "pe_spatial", "--config", config) == 0
