@@ -3,6 +3,9 @@
     python tools/benchmark.py backbone --variant PE-Spatial-T16-512
     python tools/benchmark.py backbone --variant PE-Spatial-B16-512 --device cuda --dtype bf16 --mode eager,compiled \
         --pass forward,backward --batch 8 --json backbone.json
+    python tools/benchmark.py tracking --channels 768
+
+A subcommand that needs more than a few functions lives in a file of its own beside this one.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from itertools import product
 from pathlib import Path
 
 import torch
+from benchmark_tracking import add_tracking
 from torch import Tensor, nn
 
 from pe_spatial.backbones import EncoderConfig, VisionTransformer, get_variant
@@ -29,7 +33,10 @@ TIMM_SIZES = {"T": "tiny", "S": "small", "B": "base", "L": "large", "G": "gigant
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True, metavar="what")
-    add_backbone(commands.add_parser("backbone", help="an encoder against timm's model of the same name"))
+    for name, (add, purpose) in SUBCOMMANDS.items():
+        command = commands.add_parser(name, help=purpose)
+        add_common(command)
+        add(command)
     args = parser.parse_args(arguments)
     if args.device == "cpu":
         torch.set_num_threads(args.threads)
@@ -42,12 +49,11 @@ def add_common(parser: argparse.ArgumentParser) -> None:
     """Add the options that every subcommand has."""
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="CPU threads (all cores)")
-    parser.add_argument("--rounds", type=int, default=10, help="timed rounds, after one to warm up")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to this file")
 
 
 def add_backbone(parser: argparse.ArgumentParser) -> None:
-    add_common(parser)
+    parser.add_argument("--rounds", type=int, default=10, help="timed rounds, after one to warm up")
     parser.add_argument("--variant", default="PE-Spatial-T16-512", help="official name of the encoder")
     parser.add_argument("--dtype", type=choices(DTYPES), default=["fp32"], help="fp32, bf16 or both with a comma")
     parser.add_argument("--mode", type=choices(["eager", "compiled"]), default=["eager"])
@@ -172,6 +178,11 @@ def choices(allowed: Sequence[str] | dict[str, torch.dtype]) -> Callable[[str], 
 
     return parse
 
+
+SUBCOMMANDS = {
+    "backbone": (add_backbone, "an encoder against timm's model of the same name"),
+    "tracking": (add_tracking, "label propagation against the logic of DINO's script"),
+}
 
 if __name__ == "__main__":
     main()

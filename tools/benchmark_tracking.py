@@ -1,7 +1,7 @@
 """Time label propagation against the logic of DINO's script on the same features, interleaved in one run.
 
-    python tools/benchmark_tracking.py                          480p: 30 x 52 tokens of PE-Spatial-T, 50 frames
-    python tools/benchmark_tracking.py --channels 768 --dtype bfloat16 --device cuda
+    python tools/benchmark.py tracking                          480p: 30 x 52 tokens of PE-Spatial-T, 50 frames
+    python tools/benchmark.py tracking --channels 768 --dtype bfloat16 --device cuda
 
 Both propagate the labels of a clip of random features, frame by frame in turn: the first frame and the last 7 as
 context, radius 12, top 5. The script builds its neighbourhood mask with nested loops, once; then it computes the whole
@@ -15,13 +15,9 @@ that only some queries of a tile need, border handling and the selection.
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -68,21 +64,6 @@ class Report:
                 f"  largest difference of a soft label on the last frame: {self.difference:.1e}",
             )
         )
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the tool; returns its exit status."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_tracking(parser)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="CPU threads (all cores)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to this file")
-    options = parser.parse_args(arguments)
-    torch.set_num_threads(options.threads)
-    report = options.run(options)
-    if options.json:
-        options.json.write_text(json.dumps(report, indent=2) + "\n")
-    return 0
 
 
 def add_tracking(parser: argparse.ArgumentParser) -> None:
@@ -230,7 +211,3 @@ class Script:
         self.features.append(frame.flatten(0, 1).T)
         if len(self.features) > 8:  # the first one stays
             del self.features[1], self.labels[1]
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -33,7 +33,7 @@ def test_an_alignment_makes_no_sense():
 
 
 def test_the_tool_prints_every_measure(tmp_path, capsys):
-    from tools import constant_depth
+    import constant_depth
 
     for folder in ("images/val", "depth/val"):
         (tmp_path / folder).mkdir(parents=True)

@@ -2,11 +2,11 @@
 
 import json
 
+import benchmark
 import pytest
 import torch
 
 from pe_spatial.backbones import get_variant
-from tools import benchmark
 
 SMALL = ["backbone", "--variant", "PE-Spatial-T16-512", "--device", "cpu", "--threads", "1", "--size", "64"]
 
@@ -68,3 +68,11 @@ def test_a_misspelled_choice_is_named(capsys):
     with pytest.raises(SystemExit):
         benchmark.main([*SMALL, "--dtype", "fp16"])
     assert "'fp16' is not one of fp32, bf16" in capsys.readouterr().err
+
+
+def test_tracking_compares_equal_results(tmp_path, capsys):
+    clip = ["tracking", "--device", "cpu", "--threads", "1", "--grid", "5", "9", "--channels", "8", "--frames", "10"]
+    benchmark.main([*clip, "--json", str(tmp_path / "report.json")])
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["difference"] < 1e-5 and report["ratio"] > 0
+    assert "times as fast" in capsys.readouterr().out

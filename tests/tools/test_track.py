@@ -1,18 +1,13 @@
 import json
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
+import score_tracking
 import torch
+import track
 from PIL import Image
 
 from pe_spatial.data.synthetic import draw_video
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
-
-import score_tracking
-import track
 
 CONFIG = """
 custom_imports: {imports: [tracking]}
