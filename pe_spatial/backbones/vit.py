@@ -32,14 +32,20 @@ class Attention(nn.Module):
         self.in_proj_bias = nn.Parameter(torch.zeros(3 * width))
         self.out_proj = nn.Linear(width, width)
 
-    def forward(self, x: Tensor, rope: Tensor) -> Tensor:
-        """Map [..., N, C] to [..., N, C]; ``rope`` is the table of the N tokens."""
+    def forward(self, x: Tensor, rope: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Map [..., N, C] to [..., N, C].
+
+        Args:
+            x: tokens.
+            rope: the rotary table of the N tokens.
+            mask: bool [B, 1, N, N], True where the token of the row attends to that of the column; None: everywhere.
+        """
         qkv = F.linear(x.flatten(0, -3), self.in_proj_weight, self.in_proj_bias)  # [B, N, 3C]
         q, k, v = qkv.unflatten(-1, (3, self.heads, -1)).unbind(2)  # views [B, N, H, D]
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # [B, H, N, D]
         if x.device.type == "cpu":  # what follows reads q, k and v again and again: dense rows repay the copy there
             q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
-        y = F.scaled_dot_product_attention(apply_rotary(q, rope), apply_rotary(k, rope), v)
+        y = F.scaled_dot_product_attention(apply_rotary(q, rope), apply_rotary(k, rope), v, attn_mask=mask)
         return self.out_proj(y.transpose(1, 2).flatten(2)).view_as(x)
 
 
@@ -83,7 +89,7 @@ class Block(nn.Module):
         self.mlp = MLP(config.width, config.mlp_dim)
         self.drop_path = StochasticDepth(drop_path, "row")
 
-    def forward(self, x: Tensor, rope: Tensor, real: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, rope: Tensor, real: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         """Map tokens to tokens.
 
         Args:
@@ -91,11 +97,12 @@ class Block(nn.Module):
             rope: rotary table of the N tokens.
             real: [windows, N, 1], 0 where a token only pads its window; None without padding. Padding takes part in
                 attention as a zero after the norm, like in the official detectors.
+            mask: which token attends to which; see :class:`Attention`.
         """
         y = self.ln_1(x)
         if real is not None:
             y = y * real
-        x = self._add(x, self.attn(y, rope), self.ls_1)
+        x = self._add(x, self.attn(y, rope, mask), self.ls_1)
         return self._add(x, self.mlp(self.ln_2(x)), self.ls_2)
 
     def _add(self, x: Tensor, branch: Tensor, scale: LayerScale | None) -> Tensor:
