@@ -2,7 +2,6 @@
 
 from detection.coco_files import AnnotationError
 from detection.datasets import CocoInstances
-from detection.hooks import BindDatasetHook
 from detection.lvis import LvisInstances
 from detection.lvis_metric import LvisMetric
 from detection.mask_rcnn import MaskRCNN
@@ -11,7 +10,6 @@ from detection.sampling import RepeatFactorSampler
 
 __all__ = [
     "AnnotationError",
-    "BindDatasetHook",
     "CocoInstances",
     "CocoMetric",
     "LvisInstances",

@@ -113,7 +113,7 @@ def boxes_of_masks(masks: Tensor) -> Tensor:
     """
     extents = []
     for occupied in (_any(masks, 1), _any(masks, 2)):  # [N, W], [N, H]
-        positions = torch.arange(1, occupied.shape[1] + 1)
+        positions = torch.arange(1, occupied.shape[1] + 1, device=masks.device)
         last = (occupied * positions).amax(dim=1)
         first = torch.where(last > 0, occupied.int().argmax(dim=1), 0)
         extents.append((first, last))

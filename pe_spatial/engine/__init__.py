@@ -5,6 +5,7 @@ a safe one and its loader of local checkpoints by one that never unpickles.
 """
 
 from pe_spatial.engine.amp import Bf16OptimWrapper
+from pe_spatial.engine.binding import BindDatasetHook
 from pe_spatial.engine.checkpoint import find_best, find_last, load_checkpoint, save_checkpoint
 from pe_spatial.engine.checkpoint_hook import AtomicCheckpointHook, describe
 from pe_spatial.engine.config import find_config, load_config
@@ -21,6 +22,7 @@ from pe_spatial.engine.stream import Prediction, Source, find_sources, stream
 __all__ = [
     "AtomicCheckpointHook",
     "Bf16OptimWrapper",
+    "BindDatasetHook",
     "CheckpointError",
     "ConfigError",
     "DivergedError",
