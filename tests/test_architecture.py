@@ -23,12 +23,23 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
         {"pe_spatial.backbones", "pe_spatial.data", "pe_spatial.engine", "pe_spatial.visualization"},
         {"yaml", "psutil", "rich", "cv2", "safetensors"},
     ),
+    "pe_spatial.engine.sam2_model": ({"pe_spatial.backbones"}, {"sam2", "hydra", "omegaconf"}),
+    "pe_spatial.alignment": (
+        {
+            "pe_spatial.alignment",
+            "pe_spatial.backbones",
+            "pe_spatial.data",
+            "pe_spatial.engine",
+            "pe_spatial.visualization",
+        },
+        set(),
+    ),
     "detection": ({"pe_spatial", "detection"}, {"pycocotools", "hotcoco", "rich", "cv2"}),
     "segmentation": ({"pe_spatial", "segmentation"}, {"mmseg", "mmcv"}),
     "depth": ({"pe_spatial", "depth"}, set()),
     "depth.loading": ({"pe_spatial", "depth"}, {"OpenEXR"}),
     "tracking": ({"pe_spatial", "tracking"}, {"cv2", "scipy"}),
-    "tracking.prompts": ({"pe_spatial", "tracking"}, {"sam2", "hydra", "omegaconf"}),
+    "tracking.prompts": ({"pe_spatial", "tracking"}, {"sam2"}),
 }
 
 

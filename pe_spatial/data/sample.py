@@ -21,12 +21,15 @@ tv_tensors together.
     ignored_masks   tv_tensors.Mask bool [M, H, W]
     sem_seg         tv_tensors.Mask int64 [1, H, W], 255 = ignore
     depth           tv_tensors.Mask float32 [1, H, W], metres, 0 = no measurement
+    mask_logits     a teacher's masks on a grid of tokens, [K, h, w] (pe_spatial.alignment's TokenMap)
+    token_mask      bool [1, h, w], the tokens that are hidden from a student
     ori_shape       (H, W) of the decoded image; everything else of the record passes through untouched
 
 A *packed sample* is `{"inputs": uint8 tensor [3, H, W], "data_samples": BaseDataElement}`. The data sample holds
-`gt_instances` (InstanceData: bboxes, labels, masks), `ignored_instances` (bboxes, masks), `gt_sem_seg`, `gt_depth`
-and, of videos, `gt_track_ids` (PixelData), each only where the sample has it, and the metainfo `img_path`, `img_id`,
-`ori_shape` and `img_shape`, both (H, W). mmengine's `pseudo_collate` batches packed samples into lists.
+`gt_instances` (InstanceData: bboxes, labels, masks), `ignored_instances` (bboxes, masks), `gt_sem_seg`, `gt_depth`,
+`mask_logits`, `token_mask` and, of videos, `gt_track_ids` (PixelData), each only where the sample has it, and the
+metainfo `img_path`, `img_id`, `ori_shape` and `img_shape`, both (H, W). mmengine's `pseudo_collate` batches packed
+samples into lists.
 """
 
 from collections.abc import Mapping
@@ -44,7 +47,12 @@ _INSTANCE_FIELDS = {
     "gt_instances": {"bboxes": "boxes", "labels": "labels", "masks": "masks"},
     "ignored_instances": {"bboxes": "ignored_boxes", "masks": "ignored_masks"},
 }
-_PIXEL_FIELDS = {"gt_sem_seg": "sem_seg", "gt_depth": "depth"}
+_PIXEL_FIELDS = {
+    "gt_sem_seg": "sem_seg",
+    "gt_depth": "depth",
+    "mask_logits": "mask_logits",
+    "token_mask": "token_mask",
+}
 
 
 @TRANSFORMS.register_module()

@@ -1,0 +1,172 @@
+"""MaskLogitTeacher: what SAM 2.1 says about every point of a grid, as one map of features.
+
+A point prompt stands on the centre of every patch; SAM answers each with the logits of a mask. Brought down to the patch
+grid and stacked, the logits are a feature map: the vector of a patch says, for every prompt, how surely the patch belongs
+to the prompt's segment, so that patches of one segment have similar vectors. Only the cosines between patches are
+learnt from. They do not change when the channels are permuted (flipping an image only renumbers its prompts) or rotated.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from mmengine.registry import MODELS
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pe_spatial.engine.sam2_model import build_sam2, find_sam2_weights
+
+Kept = Literal["stable", "best", "single"]
+Interpolation = Literal["area", "bilinear"]
+
+
+@MODELS.register_module()
+class MaskLogitTeacher(nn.Module):
+    """SAM 2.1 as the frozen teacher of locality; needs the package `sam2`.
+
+    The paper leaves open which of SAM's masks it kept and how it resized them. The defaults here are reasoned:
+    `kept="stable"` is the one way in which SAM 2's own automatic generator gives exactly one mask for a point (1,024
+    points, 1,024 channels), and the thresholds that the paper quotes are that generator's. `interpolation="area"` lets
+    every logit of a patch count. `clamp=32` is SAM 2's own range for logits that are used again; it keeps one surely
+    rejected patch from ruling a cosine, and gives a cache a known range.
+
+    Args:
+        weights: A `sam2.1_hiera_*.pt` file; None looks for the official name in the folder PE_SPATIAL_WEIGHTS; "random"
+            draws them (always the same), to try the code.
+        size: `tiny`, `small`, `base_plus` or `large`.
+        grid: Patches of the student (rows, columns), or one number for both; channels are their product.
+        kept: `single`, the mask token for single answers; `best`, of the three masks for ambiguous prompts the one with
+            the highest predicted IoU; `stable`, the single mask where it hardly changes with the threshold, else the best.
+        interpolation: From SAM's logits (a quarter of `image_size`) to the grid: the mean over a patch (`area`), or the
+            value at its centre (`bilinear`).
+        clamp: Logits are first limited to ±clamp; None leaves them.
+        image_size: Side of the square that SAM sees. It was trained at 1024.
+        prompts_per_batch: Prompts decoded at once; changes time and memory only.
+
+    Raises:
+        ValueError: An option or a size of SAM that does not exist.
+        FileNotFoundError: No weights; says what to fetch and where to put it.
+        ModuleNotFoundError: `sam2` is not installed.
+    """
+
+    def __init__(
+        self,
+        weights: str | None = None,
+        size: str = "large",
+        grid: int | Sequence[int] = 32,
+        kept: Kept = "stable",
+        interpolation: Interpolation = "area",
+        clamp: float | None = 32.0,
+        image_size: int = 1024,
+        prompts_per_batch: int = 64,
+    ) -> None:
+        super().__init__()
+        _check_options(kept, interpolation, clamp, prompts_per_batch)
+        rows, columns = (grid, grid) if isinstance(grid, int) else grid
+        if min(rows, columns) < 1 or max(rows, columns) > image_size // 4:
+            raise ValueError(
+                f"grid {(rows, columns)} (rows, columns) is not between 1 and the {image_size // 4} logits that SAM gives "
+                f"per side at image_size {image_size}"
+            )
+        self.grid = (rows, columns)
+        self.kept = kept
+        self.interpolation = interpolation
+        self.clamp = clamp
+        self.prompts_per_batch = prompts_per_batch
+        self._description = {
+            "size": size, "image_size": image_size, "grid": [rows, columns],
+            "kept": kept, "interpolation": interpolation, "clamp": clamp,
+        }  # fmt: skip
+        self.sam = _build(size, weights, image_size)
+        self.sam.sam_mask_decoder.dynamic_multimask_via_stability = kept == "stable"
+        self.requires_grad_(False)
+        statistics = torch.tensor([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]])  # ImageNet's, which SAM 2 expects
+        self.register_buffer("statistics", statistics.view(2, 1, 3, 1, 1), persistent=False)
+        self.eval()
+
+    @property
+    def channels(self) -> int:
+        """One per prompt; channel k belongs to the patch k in row-major order."""
+        return self.grid[0] * self.grid[1]
+
+    def train(self, mode: bool = True) -> "MaskLogitTeacher":
+        """Stay in evaluation mode: SAM's decoder chooses its masks differently in training."""
+        return super().train(False)
+
+    def describe(self) -> dict[str, Any]:
+        """Everything that its maps depend on, as JSON: the options and a hash of SAM's weights."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.sam.state_dict().items()):
+            digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+            digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
+        return {"teacher": "SAM 2.1", **self._description, "weights_sha256": digest.hexdigest()}
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> Tensor:
+        """The maps of a batch.
+
+        Args:
+            images: [B, 3, H, W] of any size, with PE's normalisation (mean = std = 0.5).
+
+        Returns:
+            Logits [B, K, h, w] with (h, w) the grid and K = h·w prompts.
+        """
+        side = self._description["image_size"]
+        pixels = F.interpolate(images.float(), (side, side), mode="bilinear", antialias=True)
+        pixels = (pixels / 2 + 0.5 - self.statistics[0]) / self.statistics[1]
+        return torch.stack([self._answers(image[None]) for image in pixels])
+
+    def _answers(self, pixels: Tensor) -> Tensor:
+        """Maps [K, h, w] of one image [1, 3, S, S]: one embedding, prompts in batches."""
+        *details, embedding = self.sam.forward_image(pixels)["backbone_fpn"]
+        embedding = embedding + self.sam.no_mem_embed.view(1, -1, 1, 1)
+        maps = [self._decode(embedding, details, points) for points in self._points().split(self.prompts_per_batch)]
+        return torch.cat(maps)
+
+    def _points(self) -> Tensor:
+        """Centres (x, y) of the patches [K, 2], in pixels of SAM's square, row by row."""
+        rows, columns = self.grid
+        centers = torch.cartesian_prod((torch.arange(rows) + 0.5) / rows, (torch.arange(columns) + 0.5) / columns)
+        return centers.flip(1).to(self.statistics) * self._description["image_size"]
+
+    def _decode(self, embedding: Tensor, details: list[Tensor], points: Tensor) -> Tensor:
+        """Maps [n, h, w] of prompts [n, 2]; SAM's own upsampling to the image's size would cost 16 times the memory."""
+        labels = torch.ones(len(points), 1, dtype=torch.int, device=points.device)
+        encoder = self.sam.sam_prompt_encoder
+        sparse, dense = encoder(points=(points[:, None], labels), boxes=None, masks=None)
+        logits, quality, _, _ = self.sam.sam_mask_decoder(
+            image_embeddings=embedding,
+            image_pe=encoder.get_dense_pe(),
+            sparse_prompt_embeddings=sparse,
+            dense_prompt_embeddings=dense,
+            multimask_output=self.kept == "best",
+            repeat_image=True,
+            high_res_features=details,
+        )  # [n, 1 or 3, S/4, S/4], [n, 1 or 3]
+        kept = logits[torch.arange(len(points), device=points.device), quality.argmax(1)][:, None].float()
+        if self.clamp is not None:
+            kept = kept.clamp(-self.clamp, self.clamp)
+        return F.interpolate(kept, self.grid, mode=self.interpolation)[:, 0]
+
+
+def _check_options(kept: str, interpolation: str, clamp: float | None, prompts_per_batch: int) -> None:
+    for name, value, choices in (
+        ("kept", kept, get_args(Kept)),
+        ("interpolation", interpolation, get_args(Interpolation)),
+    ):
+        if value not in choices:
+            raise ValueError(f"{name} {value!r} is not one of {', '.join(choices)}")
+    if clamp is not None and not clamp > 0:
+        raise ValueError(f"clamp {clamp} is not a positive logit; None leaves the logits as they are")
+    if prompts_per_batch < 1:
+        raise ValueError(f"prompts_per_batch {prompts_per_batch} must be at least 1")
+
+
+def _build(size: str, weights: str | Path | None, image_size: int) -> Any:
+    if weights != "random":
+        return build_sam2(size, find_sam2_weights(size, weights), image_size)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return build_sam2(size, None, image_size)
