@@ -10,7 +10,7 @@ from mmengine.registry import DATASETS
 from depth.loading import DEPTH_SUFFIXES, LoadDepthMap
 from depth.ranges import checked_range
 from pe_spatial.data import DenseDataset, UnreadableFile
-from pe_spatial.data.loading import is_image_name, natural_order
+from pe_spatial.data.pairs import pair_by_name
 
 
 class DepthDataset(DenseDataset):
@@ -158,41 +158,5 @@ class DepthFolder(DepthDataset):
             FileNotFoundError: A folder is missing.
             ValueError: An image without a depth map, or with two; or a depth map without an image.
         """
-        images = _by_name(self._folder("img_path"), None)
-        depths = _by_name(self._folder("depth_path"), DEPTH_SUFFIXES)
-        for missing, kind, folder in (
-            (images.keys() - depths.keys(), "no depth map", "depth_path"),
-            (depths.keys() - images.keys(), "no image", "img_path"),
-        ):
-            if missing:
-                shown = ", ".join(sorted(missing)[:3]) + (", …" if len(missing) > 3 else "")
-                raise ValueError(
-                    f"{kind} for {len(missing)} of {len(images | depths)} names ({shown}) in "
-                    f"{self.data_prefix[folder]}; names must agree but for the suffix"
-                )
-        names = natural_order(images)
-        return [self._record(number, images[name], depths[name]) for number, name in enumerate(names)]
-
-    def _folder(self, key: str) -> Path:
-        if key not in self.data_prefix:
-            raise ValueError(
-                f"data_prefix {self.data_prefix} lacks {key}; it names the folders img_path and depth_path"
-            )
-        folder = Path(self.data_prefix[key])
-        if not folder.is_dir():
-            raise FileNotFoundError(f"{folder} (data_prefix.{key}) is not a folder")
-        return folder
-
-
-def _by_name(folder: Path, suffixes: Sequence[str] | None) -> dict[str, Path]:
-    """Files below a folder by their path without folder and suffix; images where no suffixes are given."""
-    found: dict[str, Path] = {}
-    for path in sorted(folder.rglob("*")):
-        wanted = is_image_name(path) if suffixes is None else path.suffix.lower() in suffixes
-        if not wanted or path.name.startswith("."):
-            continue
-        name = path.relative_to(folder).with_suffix("").as_posix()
-        if name in found:
-            raise ValueError(f"{found[name]} and {path} have one name; keep one of them")
-        found[name] = path
-    return found
+        pairs = pair_by_name(self.data_prefix, "depth_path", DEPTH_SUFFIXES, "depth map")
+        return [self._record(number, *pair) for number, pair in enumerate(pairs)]

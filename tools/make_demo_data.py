@@ -5,6 +5,7 @@
     OUT/images/{train,val}/000001.jpg              one scene in six is for validation
     OUT/annotations/instances_{train,val}.json     coco: boxes and masks (RLE)
     OUT/labels/{train,val}/000001.png              labels: class indices wall, floor, disc, box, triangle
+    OUT/classes.yaml                               labels: the names, colours and folders for SegmentationFolder
     OUT/depth/{train,val}/000001.png               depth: 16 bits, millimetres
     OUT/davis/{JPEGImages,Annotations}/480p/...    davis: videos with object ids, ImageSets/2017/val.txt
     OUT/demo.json                                  the arguments; written last, so it marks a complete dataset
@@ -40,7 +41,7 @@ FORMATS = ("coco", "labels", "depth", "davis")
 SPLITS = ("train", "val")
 MARKER = "demo.json"
 # raised when the drawing or the layout changes, so that an older dataset is not taken for a current one
-VERSION = 3
+VERSION = 4
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -156,7 +157,7 @@ def write_scenes(out: Path, scenes: Iterator[Scene], formats: Sequence[str]) -> 
         split, name = SPLITS[number % 6 == 0], f"{number:06d}"
         Image.fromarray(scene.image).save(out / "images" / split / f"{name}.jpg", quality=95)
         if "labels" in formats:
-            save_indices(out / "labels" / split / f"{name}.png", scene.semantic)
+            save_indices(out / "labels" / split / f"{name}.png", scene.semantic, class_colors(256))
         if "depth" in formats:
             millimetres = (1000 * scene.depth).round().astype(np.uint16)
             Image.fromarray(millimetres).save(out / "depth" / split / f"{name}.png")
@@ -167,7 +168,20 @@ def write_scenes(out: Path, scenes: Iterator[Scene], formats: Sequence[str]) -> 
             path = out / "annotations" / f"instances_{split}.json"
             path.write_text(json.dumps(content), encoding="utf-8")
     if "labels" in formats:
-        (out / "labels" / "classes.txt").write_text("\n".join(SEMANTIC_CLASSES) + "\n", encoding="utf-8")
+        (out / "classes.yaml").write_text(class_list(), encoding="utf-8")
+
+
+def class_colors(count: int) -> NDArray[np.uint8]:
+    """Colours of the classes [count, 3]; black is left for pixels without a label."""
+    return np.concatenate([palette(count)[1:].numpy(), np.zeros((1, 3), np.uint8)])
+
+
+def class_list() -> str:
+    """The description that SegmentationFolder reads."""
+    colors = class_colors(len(SEMANTIC_CLASSES) + 1).tolist()
+    lines = [f"  {name}: {color}" for name, color in zip(SEMANTIC_CLASSES, colors, strict=False)]
+    folders = [f"{kind}: {{{', '.join(f'{s}: {kind}/{s}' for s in SPLITS)}}}" for kind in ("images", "labels")]
+    return "\n".join(["classes:", *lines, *folders, ""])
 
 
 def empty_coco() -> dict[str, list[Any]]:
@@ -193,9 +207,9 @@ def add_to_coco(coco: dict[str, list[Any]], image_id: int, file_name: str, scene
         )
 
 
-def save_indices(path: Path, indices: NDArray[np.integer]) -> None:
+def save_indices(path: Path, indices: NDArray[np.integer], colors: NDArray[np.uint8]) -> None:
     image = Image.fromarray(indices.astype(np.uint8))
-    image.putpalette(palette(256).numpy().tobytes())
+    image.putpalette(colors.tobytes())
     image.save(path)
 
 
@@ -210,7 +224,7 @@ def write_davis(out: Path, videos: Iterator[list[Scene]]) -> None:
         annotations.mkdir(parents=True)
         for time, scene in enumerate(video):
             Image.fromarray(scene.image).save(frames / f"{time:05d}.jpg", quality=95)
-            save_indices(annotations / f"{time:05d}.png", scene.ids)
+            save_indices(annotations / f"{time:05d}.png", scene.ids, palette(256).numpy())
     listing = out / "ImageSets" / "2017" / "val.txt"
     listing.parent.mkdir(parents=True)
     listing.write_text("".join(f"{name}\n" for name in names), encoding="utf-8")

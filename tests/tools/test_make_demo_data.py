@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 from pycocotools.coco import COCO
 
@@ -83,7 +84,10 @@ def test_label_maps_and_depth_are_those_of_the_scenes(written):
     with Image.open(written / "labels" / "val" / "000006.png") as labels:
         assert labels.mode == "P"
         assert (np.asarray(labels) == scene.semantic).all()
-    assert (written / "labels" / "classes.txt").read_text().split() == list(SEMANTIC_CLASSES)
+    content = yaml.safe_load((written / "classes.yaml").read_text())
+    assert list(content["classes"]) == list(SEMANTIC_CLASSES)
+    assert content["images"]["val"] == "images/val"
+    assert content["labels"]["val"] == "labels/val"
     with Image.open(written / "depth" / "val" / "000006.png") as depth:
         assert depth.mode.startswith("I")
         assert np.allclose(np.asarray(depth) / 1000, scene.depth, atol=0.00051)

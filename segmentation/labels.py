@@ -1,0 +1,137 @@
+"""What the values of a label file stand for."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from pe_spatial.data import UnreadableFile
+from pe_spatial.data.sample import IGNORE_LABEL
+from pe_spatial.engine import UserError
+
+Color = tuple[int, int, int]
+
+
+class LabelError(UserError, ValueError):
+    """Labels that contradict their class list; they are not skipped like an unreadable file."""
+
+
+@dataclass(frozen=True)
+class LabelFormat:
+    """How the values of a data set's label files stand for its classes.
+
+    Args:
+        classes: Names by index.
+        meaning: Class index by value of the file; 255 marks "no label". Other values are errors.
+        colors: Class index (or 255) by colour, for files that hold colours instead of values.
+    """
+
+    classes: tuple[str, ...]
+    meaning: Mapping[int, int]
+    colors: Mapping[Color, int]
+
+    @classmethod
+    def counting(
+        cls,
+        classes: Sequence[str],
+        zero_is_ignored: bool = False,
+        ignored: Iterable[int] = (IGNORE_LABEL,),
+        colors: Mapping[Color, int] | None = None,
+    ) -> "LabelFormat":
+        """Values that count the classes from 0, or from 1 with 0 for "no label"."""
+        meaning = dict.fromkeys(ignored, IGNORE_LABEL)
+        meaning |= {value: index for index, value in enumerate(range(zero_is_ignored, len(classes) + zero_is_ignored))}
+        if zero_is_ignored:
+            meaning[0] = IGNORE_LABEL
+        return cls(tuple(classes), meaning, colors or {})
+
+    def __post_init__(self) -> None:
+        if not 1 <= len(self.classes) <= IGNORE_LABEL:
+            raise LabelError(
+                f"a class list of {len(self.classes)} classes; name 1 to {IGNORE_LABEL} classes ({IGNORE_LABEL} marks "
+                "pixels without a label)"
+            )
+        if len(set(self.classes)) < len(self.classes):
+            twice = next(name for name in self.classes if self.classes.count(name) > 1)
+            raise LabelError(f"the class list names {twice!r} more than once; names must differ")
+
+    def read(self, path: str | Path) -> NDArray[np.int64]:
+        """A label file as class indices [H, W], 255 where nothing is labelled.
+
+        Raises:
+            UnreadableFile: The file is missing, damaged or no image.
+            LabelError: A value or a colour that is not in the class list.
+        """
+        values = read_values(path)
+        return self._of_values(path, values) if values.ndim == 2 else self._of_colors(path, values)
+
+    def _of_values(self, path: str | Path, values: NDArray[np.int64]) -> NDArray[np.int64]:
+        table = np.full(max(int(values.max(initial=0)), *self.meaning) + 1, -1)
+        table[list(self.meaning)] = list(self.meaning.values())
+        labels = table[values] if values.min(initial=0) >= 0 else np.where(values < 0, -1, table[values])
+        if (labels < 0).any():
+            wrong, counts = np.unique(values[labels < 0], return_counts=True)
+            raise LabelError(
+                f"{path}: {_list(wrong.tolist(), counts.tolist())} outside the class list of {len(self.classes)} "
+                f"classes, whose values are {self._expected()}; {self._remedy(wrong.tolist(), values)}"
+            )
+        return labels
+
+    def _of_colors(self, path: str | Path, values: NDArray[np.int64]) -> NDArray[np.int64]:
+        if not self.colors:
+            raise LabelError(
+                f"{path} holds colours, not class indices; save it as greyscale or palette PNG, or give the class list "
+                "the colour of every class"
+            )
+        packed = (values[..., 0] << 16) | (values[..., 1] << 8) | values[..., 2]
+        known = {(r << 16) | (g << 8) | b: index for (r, g, b), index in self.colors.items()}
+        present, inverse, counts = np.unique(packed, return_inverse=True, return_counts=True)
+        labels = np.array([known.get(color, -1) for color in present.tolist()])
+        if (labels < 0).any():
+            wrong = [(c >> 16, c >> 8 & 255, c & 255) for c in present[labels < 0].tolist()]
+            raise LabelError(
+                f"{path}: {_list(wrong, counts[labels < 0].tolist(), 'colour')} not among the colours of the "
+                f"{len(self.classes)} classes; correct the file (a lossy format such as JPEG blurs colours), add the "
+                "colour to a class, or name it under ignore"
+            )
+        return labels[inverse.reshape(packed.shape)]
+
+    def _expected(self) -> str:
+        values = sorted(self.meaning)
+        runs = np.split(values, np.flatnonzero(np.diff(values) != 1) + 1)
+        return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}…{run[-1]}" for run in runs)
+
+    def _remedy(self, wrong: list[int], values: NDArray[np.int64]) -> str:
+        present = np.unique(values).tolist()
+        if len(self.classes) == 2 and set(present) <= {0, 255}:
+            return "a binary mask of 0 and 255: save it with the values 0 and 1"
+        if wrong == [len(self.classes)] and 0 in self.meaning and self.meaning[0] == 0:
+            return "the files may count classes from 1: set zero_is_ignored, or add the missing class"
+        return f"correct the file or the class list, or mark such pixels {IGNORE_LABEL}"
+
+
+def read_values(path: str | Path) -> NDArray[np.int64]:
+    """The values of a label file [H, W] (palette PNGs: their indices), or its colours [H, W, 3].
+
+    Raises:
+        UnreadableFile: The file is missing, damaged or no image.
+    """
+    try:
+        with Image.open(path) as image:
+            if image.mode in ("P", "L", "1", "I", "I;16"):
+                return np.array(image).astype(np.int64)
+            if image.mode in ("RGB", "RGBA"):
+                return np.array(image.convert("RGB")).astype(np.int64)
+            raise ValueError(f"mode {image.mode} is neither class indices nor colours; save greyscale or palette PNG")
+    except Exception as error:  # what decoders raise on damaged files is of every kind
+        reason = "no such file" if isinstance(error, FileNotFoundError) else f"{type(error).__name__}: {error}"
+        raise UnreadableFile(f"{path} cannot be read: {reason}") from error
+
+
+def _list(values: Sequence[object], counts: Sequence[int], noun: str = "value") -> str:
+    shown = ", ".join(f"{value} ({count} pixels)" for value, count in list(zip(values, counts, strict=True))[:5])
+    plural, verb = ("s", "are") if len(values) > 1 else ("", "is")
+    return f"{noun}{plural} {shown}{', …' if len(values) > 5 else ''} {verb}"

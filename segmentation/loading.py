@@ -1,0 +1,37 @@
+"""Label files to `sem_seg`, by the label format of their data set."""
+
+from typing import Any
+
+import torch
+from mmengine.registry import TRANSFORMS
+from torchvision import tv_tensors
+
+from segmentation.labels import LabelError
+
+
+@TRANSFORMS.register_module()
+class LoadSegmentation:
+    """`seg_map_path` to `sem_seg`: int64 [1, H, W] class indices in the frame of the decoded image, 255 = no label.
+
+    What the values of the file stand for comes with the record (`label_format`), for it belongs to the data set.
+    """
+
+    def __call__(self, sample: dict[str, Any]) -> dict[str, Any]:
+        """Load one label map.
+
+        Raises:
+            UnreadableFile: The file is missing, damaged or no image.
+            LabelError: Another size than the image, or a value outside the class list.
+        """
+        if "ori_shape" not in sample:
+            raise ValueError("LoadSegmentation needs the size of the image; put LoadImage before it in the pipeline")
+        rest = {key: value for key, value in sample.items() if key != "label_format"}
+        path = sample["seg_map_path"]
+        labels = torch.from_numpy(sample["label_format"].read(path))[None]  # [1, H, W]
+        size, expected = tuple(labels.shape[-2:]), tuple(sample["ori_shape"])
+        if size != expected:
+            raise LabelError(
+                f"{path} is {size} (H, W) but its image {sample.get('img_path', '')} is {expected}; image and label "
+                "map must have one size"
+            )
+        return {**rest, "sem_seg": tv_tensors.Mask(labels)}

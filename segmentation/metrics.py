@@ -1,0 +1,100 @@
+"""Mean intersection over union."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from mmengine.evaluator import BaseMetric
+from mmengine.logging import print_log
+from mmengine.registry import METRICS
+from torch import Tensor
+
+from pe_spatial.data.sample import IGNORE_LABEL
+from pe_spatial.engine import ConfigError
+
+
+@METRICS.register_module()
+class MeanIoUMetric(BaseMetric):
+    """mIoU, mean class accuracy and pixel accuracy in percent, over all pixels of a data set that have a label.
+
+    The numbers are those of mmseg's IoUMetric, which counts in float32 and rounds to two decimals; here pixels are
+    integers. A class that neither occurs in the labels nor was predicted has no IoU and is left out of the mean; one
+    that was only predicted has an IoU of 0, and no accuracy. The table of all classes goes to the log.
+
+    The results are called `seg/mIoU`, `seg/mAcc` and `seg/aAcc`.
+    """
+
+    default_prefix = "seg"
+
+    def process(self, data_batch: Any, data_samples: Sequence[dict[str, Any]]) -> None:
+        """Count the pixels of predictions in the frame of their labels.
+
+        Args:
+            data_batch: Not used.
+            data_samples: With `pred_sem_seg` and `gt_sem_seg`, data [1, H, W] of one size.
+
+        Raises:
+            ConfigError: No label, another size than the label, or a class that the data set does not have.
+        """
+        classes = self.dataset_meta["classes"]
+        for sample in data_samples:
+            name = sample.get("img_path")
+            if "gt_sem_seg" not in sample:
+                raise ConfigError(f"{name}: no label map; add LoadSegmentation to the validation pipeline")
+            prediction, target = (sample[key]["data"] for key in ("pred_sem_seg", "gt_sem_seg"))
+            if prediction.shape != target.shape:
+                raise ConfigError(
+                    f"{name}: the prediction is {tuple(prediction.shape[-2:])} (H, W) but the label map "
+                    f"{tuple(target.shape[-2:])}; load labels after the last resize of the validation pipeline"
+                )
+            self.results.append(class_areas(prediction, target.to(prediction.device), len(classes), name).cpu())
+
+    def compute_metrics(self, results: list[Tensor]) -> dict[str, float]:
+        """The three numbers from the summed areas.
+
+        Raises:
+            ConfigError: No pixel has a label.
+        """
+        correct, predicted, labelled = torch.stack(results).sum(0).double()  # [K] each
+        if labelled.sum() == 0:
+            raise ConfigError(f"none of the {len(results)} label maps has a labelled pixel; check the label files")
+        iou = 100 * correct / (labelled + predicted - correct)  # [K], NaN where a class does not occur
+        accuracy = 100 * correct / labelled
+        print_log(_table(self.dataset_meta["classes"], iou, accuracy, labelled / labelled.sum()), logger="current")
+        return {
+            "mIoU": iou.nanmean().item(),
+            "mAcc": accuracy.nanmean().item(),
+            "aAcc": (100 * correct.sum() / labelled.sum()).item(),
+        }
+
+
+def class_areas(prediction: Tensor, target: Tensor, num_classes: int, name: str | None = None) -> Tensor:
+    """Pixels of each class, int64 [3, K]: predicted rightly, predicted, labelled. Pixels labelled 255 do not count.
+
+    Args:
+        prediction, target: Class indices of one shape.
+        num_classes: K.
+        name: Of the image, for messages.
+
+    Raises:
+        ConfigError: An index of K or more.
+    """
+    counted = target != IGNORE_LABEL
+    target, prediction = target[counted].long(), prediction[counted].long()
+    for kind, indices in (("label", target), ("prediction", prediction)):
+        if len(indices) and not 0 <= int(indices.min()) <= int(indices.max()) < num_classes:
+            raise ConfigError(
+                f"{name}: {kind} {int(indices.max())} is outside 0…{num_classes - 1}, the classes of the data set; "
+                "num_classes of the head must be theirs"
+            )
+    groups = (target[target == prediction], prediction, target)
+    return torch.stack([torch.bincount(group, minlength=num_classes) for group in groups])
+
+
+def _table(classes: Sequence[str], iou: Tensor, accuracy: Tensor, share: Tensor) -> str:
+    width = max(len("class"), *map(len, classes))
+    rows = [f"{'class':<{width}}  {'IoU':>6}  {'acc':>6}  share of pixels"]
+    for name, *values in zip(classes, iou.tolist(), accuracy.tolist(), share.tolist(), strict=True):
+        first, second = (f"{value:6.2f}" if value == value else "     –" for value in values[:2])
+        rows.append(f"{name:<{width}}  {first}  {second}  {values[2]:.2%}")
+    return "\n".join(rows)
