@@ -1,6 +1,7 @@
 """Evaluate every layer of a frozen encoder, from one pass per image: which layer is best for a task, and by how much.
 
     python tools/sweep_layers.py --config tracking/pe448_pe_spatial_b16_davis2017 --output OUT
+    python tools/sweep_layers.py --config depth/linear_pe_spatial_b16_nyu_38k --output OUT
     python tools/sweep_layers.py --config ... --output OUT --layers 5,8,11 test_dataloader.dataset.data_root=DAVIS
     python tools/sweep_layers.py --config tracking/dinov3_pe_spatial_b16_davis2017 --output OUT --layers -1 \
         --vary model.backbone.rope=extrapolate,interpolate --vary model.resizing.short_side=480,960,1440
@@ -8,6 +9,9 @@
 The last command compares extrapolated with interpolated rotary positions at sizes above those of pretraining: --vary
 repeats the sweep for every combination of values. OUT/table.md and OUT/table.csv hold the numbers, OUT/plot.png shows
 them. Interrupted, the same command goes on with the next combination.
+
+Tracking needs no training. Of depth, the config's probe is trained on every layer, all of them side by side, in
+OUT/runs; that resumes as any training does.
 
 A task takes part with a module `<task>/layers.py` of a package that the config imports. Its `METRIC` is the
 column that is plotted, `HIGHER_IS_BETTER` says which end of it is good, and `evaluate_layers(config, layers, device,
@@ -138,7 +142,8 @@ def find_task(config: Config) -> ModuleType:
 def evaluate(task: ModuleType, config: Config, options: argparse.Namespace, setting: dict[str, str]) -> list[Row]:
     """One combination: a row per layer."""
     layers = parse_layers(options.layers, get_variant(config.model.backbone.variant).depth)
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TextColumn("{task.completed} images"))
+    config.work_dir = str(options.output / "runs" / ("_".join(f"{k}={v}" for k, v in setting.items()) or "all"))
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TextColumn("{task.completed} steps"))
     with Progress(*columns, TimeElapsedColumn(), console=console) as progress:
         line = progress.add_task(" ".join(f"{k}={v}" for k, v in setting.items()) or "layers", total=None)
         prefix = progress.tasks[0].description

@@ -2,13 +2,14 @@
 
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
 from mmengine.config import Config
 from mmengine.dist import is_main_process
+from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from pe_spatial.engine.amp import prepare_evaluation
@@ -19,12 +20,13 @@ from pe_spatial.engine.errors import CheckpointError, ConfigError, UserError
 from pe_spatial.engine.progress import METRICS_FILE
 
 
-def train(config: Config, resume: Literal["no", "yes", "if-any"] = "no") -> Runner:
+def train(config: Config, resume: Literal["no", "yes", "if-any"] = "no", hooks: Sequence[Hook] = ()) -> Runner:
     """Train in `config.work_dir`.
 
     Args:
         config: A loaded config with `work_dir`.
         resume: Whether to continue from the last complete checkpoint of the work folder.
+        hooks: Of the caller, beside those of the config.
 
     Raises:
         CheckpointError: Nothing to resume from.
@@ -47,6 +49,8 @@ def train(config: Config, resume: Literal["no", "yes", "if-any"] = "no") -> Runn
             (folder / leftover).unlink(missing_ok=True)
     with naming_mistakes():
         runner = build_runner(config, changes)
+    for hook in hooks:
+        runner.register_hook(hook)
     with naming_mistakes(runner):
         runner.train()
     return runner

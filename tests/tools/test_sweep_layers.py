@@ -1,6 +1,7 @@
 import csv
 import json
 
+import make_demo_data
 import pytest
 import sweep_layers
 from mmengine.registry import DATASETS, MODELS
@@ -78,3 +79,21 @@ def test_a_config_without_a_sweep_is_named(root, tmp_path, capsys):  # noqa: F81
     (tmp_path / "other.yaml").write_text(CONFIG.replace("imports: [tracking]", "imports: [json]").replace("ROOT", "."))
     assert sweep_layers.main(["--config", str(tmp_path / "other.yaml"), "--output", str(tmp_path / "out")]) == 2
     assert capsys.readouterr().err
+
+
+def test_depth_probes_of_all_layers_are_trained_from_one_command(tmp_path, capsys):
+    data = tmp_path / "data"
+    make_demo_data.main([str(data), "--images", "6", "--size", "32", "--formats", "depth"])
+    config = "demo/depth_linear_tiny_shapes.yaml"
+    changes = [f"{split}_dataloader.dataset.data_root={data}" for split in ("train", "val")]
+    changes += ["model.backbone.frozen=true", "model.backbone.variant.depth=2", "train_cfg.max_iters=3"]
+    changes += ["train_dataloader.batch_size=2", "param_scheduler=[]"]
+    out = tmp_path / "out"
+    assert sweep_layers.main(["--config", config, "--output", str(out), *changes]) == 0
+    table = rows(out)
+    assert [row["layer"] for row in table] == ["0", "1"]
+    assert all(float(row["depth/rmse"]) > 0 for row in table)
+    assert (out / "plot.png").stat().st_size > 1000
+    refused = ["--config", config, "--output", str(tmp_path / "other"), "model.backbone.frozen=false", *changes[:2]]
+    assert sweep_layers.main(refused) == 2
+    assert "frozen: true" in capsys.readouterr().err
