@@ -14,6 +14,7 @@ from torch import Tensor
 from detection.mask_rcnn.boxes import Target
 from detection.mask_rcnn.class_losses import FederatedLoss
 from detection.mask_rcnn.postprocess import rescale
+from pe_spatial.engine.binding import check_class_count
 
 
 @MODELS.register_module()
@@ -98,13 +99,7 @@ class MaskRCNN(BaseModel):
         Raises:
             ValueError: their number is not the model's.
         """
-        classes = metainfo["classes"]
-        if len(classes) != self.num_classes:
-            raise ValueError(
-                f"the model has num_classes={self.num_classes}, the data set has {len(classes)} classes "
-                f"({', '.join(map(str, classes[:5]))}{', …' if len(classes) > 5 else ''}); "
-                f"set model.num_classes={len(classes)}"
-            )
+        check_class_count(self.num_classes, metainfo)
 
     def bind_dataset(self, metainfo: Mapping[str, Any]) -> None:
         """Check the model against the training data and take from it what the losses need.

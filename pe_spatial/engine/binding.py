@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from mmengine.hooks import Hook
@@ -38,3 +39,18 @@ class BindDatasetHook(Hook):
             getattr(model, method)(loader.dataset.metainfo)
         except ValueError as error:
             raise ConfigError(str(error)) from error
+
+
+def check_class_count(num_classes: int, metainfo: Mapping[str, Any]) -> None:
+    """Compare a model's number of classes with the ``classes`` of a data set.
+
+    Raises:
+        ValueError: they differ.
+    """
+    classes = metainfo["classes"]
+    if len(classes) != num_classes:
+        raise ValueError(
+            f"the model has num_classes={num_classes}, the data set has {len(classes)} classes "
+            f"({', '.join(map(str, classes[:5]))}{', …' if len(classes) > 5 else ''}); "
+            f"set model.num_classes={len(classes)}"
+        )

@@ -1,0 +1,120 @@
+"""mmseg's encoder-decoder over our backbones, with what belongs together linked."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mmengine.registry import MODELS, DefaultScope
+from mmengine.structures import BaseDataElement
+from mmseg.models.segmentors import EncoderDecoder
+from torch import Tensor
+from torch.nn import functional as F
+
+from pe_spatial.engine.binding import check_class_count
+from segmentation.logits import Window
+from segmentation.semantic import predict_semantic
+from segmentation.windows import check_window, pad_to_multiple
+
+HeadConfig = Mapping[str, Any]
+
+
+@MODELS.register_module()
+class SemanticSegmentor(EncoderDecoder):
+    """A backbone, a decode head of mmseg (or `LinearHead`) and optionally a neck and auxiliary heads.
+
+    Losses, heads and their configs are mmseg's (`type: mmseg.UPerHead`). What differs from its `EncoderDecoder`:
+    classes and channels are given once, images may have any size (they are padded to whole patches on the way in), a
+    padded batch is judged in the frame of its images, and full-size scores are not kept.
+
+    Args:
+        num_classes: K, of all heads.
+        backbone: Config of a backbone with `channels` and `strides`.
+        decode_head: Config of a head; `num_classes` and `in_channels` follow from the model. `in_index` chooses maps.
+        neck: Config of a module from the backbone's last map to several; `in_channels` and `stride` follow.
+        auxiliary_head: Config of a second head that is used in training only, or a list of them.
+        window: `size` and `stride`, both (H, W), of the window that slides over images in evaluation; None takes them
+            whole.
+        data_preprocessor: Config of the preprocessor.
+
+    Raises:
+        ValueError: No class, or a value in a head's config that contradicts the model.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        backbone: Mapping[str, Any],
+        decode_head: HeadConfig,
+        neck: Mapping[str, Any] | None = None,
+        auxiliary_head: HeadConfig | Sequence[HeadConfig] | None = None,
+        window: Mapping[str, Any] | None = None,
+        data_preprocessor: Mapping[str, Any] | None = None,
+    ) -> None:
+        super(EncoderDecoder, self).__init__(data_preprocessor=data_preprocessor)
+        if num_classes < 1:
+            raise ValueError(f"num_classes is {num_classes}; a segmenter needs at least one class")
+        # mmseg's parts look for their own parts in mmseg's scope, whatever that of the config is
+        with DefaultScope.overwrite_default_scope("mmseg"):
+            self.backbone = MODELS.build(backbone)
+            maps = self.backbone.channels
+            if neck is not None:
+                arriving = {"in_channels": maps[-1], "stride": self.backbone.strides[-1]}
+                self.neck = MODELS.build(_linked("neck", neck, arriving))
+                maps = self.neck.channels
+            self._init_decode_head(_head("decode_head", decode_head, maps, num_classes))
+            if isinstance(auxiliary_head, Sequence):
+                auxiliary_head = [_head("auxiliary_head", head, maps, num_classes) for head in auxiliary_head]
+            elif auxiliary_head is not None:
+                auxiliary_head = _head("auxiliary_head", auxiliary_head, maps, num_classes)
+            self._init_auxiliary_head(auxiliary_head)
+        self.window: Window | None = None if window is None else check_window(**window)
+        self.train_cfg = self.test_cfg = None
+
+    def encode_decode(self, inputs: Tensor, batch_img_metas: Sequence[Mapping[str, Any]] = ()) -> Tensor:
+        """Scores [B, K, H, W] of images [B, 3, H, W]; the metainfo is not needed."""
+        padded = pad_to_multiple(inputs, int(max(self.backbone.strides)))
+        scores = self.decode_head(self.extract_feat(padded))
+        scores = F.interpolate(
+            scores, size=padded.shape[-2:], mode="bilinear", align_corners=self.decode_head.align_corners
+        )
+        return scores[:, :, : inputs.shape[-2], : inputs.shape[-1]]
+
+    def segment_logits(self, inputs: Tensor) -> Tensor:
+        """See `SemanticModel`."""
+        return self.encode_decode(inputs)
+
+    def probabilities(self, scores: Tensor) -> Tensor:
+        """See `SemanticModel`."""
+        return scores.softmax(dim=-3)
+
+    def predict(
+        self, inputs: Tensor, data_samples: Sequence[BaseDataElement] | None = None
+    ) -> Sequence[BaseDataElement]:
+        """Fill `pred_sem_seg` in the frame of the original images."""
+        if data_samples is None:
+            size = tuple(inputs.shape[-2:])
+            data_samples = [BaseDataElement(metainfo={"img_shape": size, "ori_shape": size}) for _ in inputs]
+        return predict_semantic(self, inputs, data_samples)
+
+    def check_classes(self, metainfo: Mapping[str, Any]) -> None:
+        """Compare the model with the `classes` of a data set; ValueError if their number differs."""
+        check_class_count(self.num_classes, metainfo)
+
+    bind_dataset = check_classes
+
+
+def _head(part: str, config: HeadConfig, maps: Sequence[int], num_classes: int) -> dict[str, Any]:
+    index = config.get("in_index", -1)
+    many = isinstance(index, Sequence)
+    for i in index if many else [index]:
+        if not -len(maps) <= i < len(maps):
+            raise ValueError(f"{part}.in_index {index} names a map that is not among the {len(maps)} that arrive")
+    channels = [maps[i] for i in index] if many else maps[index]
+    return _linked(part, config, {"in_channels": channels, "num_classes": num_classes})
+
+
+def _linked(part: str, config: Mapping[str, Any], arriving: Mapping[str, Any]) -> dict[str, Any]:
+    """A config with the values that the parts before it fix; one that contradicts them is an error."""
+    for key, value in arriving.items():
+        if key in config and config[key] != value:
+            raise ValueError(f"{part}.{key} is {config[key]!r}, but {value!r} arrives; leave it out of the config")
+    return {**config, **arriving}

@@ -1,0 +1,37 @@
+"""From the scores of a semantic model to the class of every pixel of the original image."""
+
+from collections.abc import Sequence
+
+from mmengine.structures import BaseDataElement, PixelData
+from torch import Tensor
+from torch.nn import functional as F
+
+from segmentation.logits import SemanticModel
+from segmentation.windows import slide
+
+
+def predict_semantic(
+    model: SemanticModel, inputs: Tensor, data_samples: Sequence[BaseDataElement]
+) -> list[BaseDataElement]:
+    """Fill `pred_sem_seg` of the data samples, through the model's window if it has one.
+
+    Args:
+        model: The model.
+        inputs: Normalised and padded images [B, 3, H, W].
+        data_samples: With the metainfo `img_shape`, the size before the padding, and `ori_shape`.
+    """
+    if model.window is None:
+        scores = model.segment_logits(inputs)
+    else:
+        scores = slide(model.segment_logits, inputs, model.window)
+    for sample, each in zip(data_samples, scores, strict=True):
+        set_semantic(sample, each)
+    return list(data_samples)
+
+
+def set_semantic(sample: BaseDataElement, scores: Tensor) -> None:
+    """Give one data sample its `pred_sem_seg` from scores [K, H, W] in the frame of the padded input."""
+    height, width = sample.img_shape[:2]
+    image = scores[None, :, :height, :width].float()
+    frame = F.interpolate(image, size=tuple(sample.ori_shape[:2]), mode="bilinear", align_corners=False)[0]
+    sample.set_field(PixelData(data=frame.argmax(dim=0, keepdim=True)), "pred_sem_seg", dtype=PixelData)
