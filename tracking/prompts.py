@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from mmengine.registry import MODELS
 from torch import Tensor
+
+from pe_spatial.engine.sam2_model import SAM2_SIZES, build_sam2
 
 Boxes = Mapping[int, Sequence[float]]  # object number -> x1, y1, x2, y2 in pixels
 Points = Mapping[int, Sequence[tuple[float, float, bool]]]  # object number -> x, y, whether on the object
@@ -74,12 +75,13 @@ class Sam2Prompter:
         path = Path(weights).expanduser()
         if not path.is_file():
             raise FileNotFoundError(f"no SAM 2 weights at {weights}; give the path of a sam2.1_hiera_*.pt file")
-        size = size or next((name for name in _SAM2_CONFIGS if name in path.stem), None)
-        if size not in _SAM2_CONFIGS:
-            raise ValueError(
-                f"the size of SAM 2 is not in the name of {path.name}; set size to one of {[*_SAM2_CONFIGS]}"
-            )
-        self.predictor = _build_sam2(path, _SAM2_CONFIGS[size], device)
+        size = size or next((name for name in SAM2_SIZES if name in path.stem), None)
+        if size not in SAM2_SIZES:
+            raise ValueError(f"the size of SAM 2 is not in the name of {path.name}; set size to one of {[*SAM2_SIZES]}")
+        model = build_sam2(size, path).to(device)
+        from sam2.sam2_image_predictor import SAM2ImagePredictor
+
+        self.predictor = SAM2ImagePredictor(model)
 
     @torch.no_grad()
     def __call__(self, frame: Tensor, boxes: Boxes, points: Points) -> Tensor:
@@ -131,26 +133,6 @@ def check_prompts(size: tuple[int, int], boxes: Boxes, points: Points) -> None:
                 raise ValueError(f"point ({x}, {y}) of object {number} is outside the frame of {width} x {height}")
         if number not in boxes and not any(on_object for _, _, on_object in marks):
             raise ValueError(f"object {number} has no point on it; give at least one, or a box")
-
-
-_SAM2_CONFIGS = {"tiny": "t", "small": "s", "base_plus": "b+", "large": "l"}
-
-
-def _build_sam2(weights: Path, letter: str, device: str) -> Any:
-    """Build SAM 2.1 without Hydra's global state, which its own builder needs for itself."""
-    try:
-        from hydra.utils import instantiate
-        from omegaconf import OmegaConf
-        from sam2.sam2_image_predictor import SAM2ImagePredictor
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            f"SAM 2 weights are given but {error.name} is not installed; pip install sam2==1.1.0, or leave the weights "
-            "out and the box itself is the mask"
-        ) from error
-    config = OmegaConf.load(str(files("sam2") / f"configs/sam2.1/sam2.1_hiera_{letter}.yaml"))
-    model = instantiate(config.model, _recursive_=True)
-    model.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True)["model"])
-    return SAM2ImagePredictor(model.to(device).eval())
 
 
 def _area(box: Sequence[float]) -> float:

@@ -3,7 +3,8 @@
 Importing this package registers its names with mmengine.
 """
 
+from pe_spatial.alignment.sam_teacher import MaskLogitTeacher
 from pe_spatial.alignment.teachers import MaskTeacher, Teacher
 from pe_spatial.alignment.token_map import TokenMap
 
-__all__ = ["MaskTeacher", "Teacher", "TokenMap"]
+__all__ = ["MaskLogitTeacher", "MaskTeacher", "Teacher", "TokenMap"]

@@ -1,9 +1,10 @@
 """MaskLogitTeacher: what SAM 2.1 says about every point of a grid, as one map of features.
 
-A point prompt stands on the centre of every patch; SAM answers each with the logits of a mask. Brought down to the patch
-grid and stacked, the logits are a feature map: the vector of a patch says, for every prompt, how surely the patch belongs
-to the prompt's segment, so that patches of one segment have similar vectors. Only the cosines between patches are
-learnt from. They do not change when the channels are permuted (flipping an image only renumbers its prompts) or rotated.
+A point prompt stands on the centre of every patch; SAM answers each with the logits of a mask. Brought down to the
+patch grid and stacked, the logits are a feature map: the vector of a patch says, for every prompt, how surely the patch
+belongs to the prompt's segment, so that patches of one segment have similar vectors. Only the cosines between patches
+are learnt from. They do not change when the channels are permuted (flipping an image only renumbers its prompts) or
+rotated.
 """
 
 import hashlib
@@ -13,9 +14,11 @@ from typing import Any, Literal, get_args
 
 import torch
 from mmengine.registry import MODELS
-from torch import Tensor, nn
+from mmengine.structures import BaseDataElement
+from torch import Tensor
 from torch.nn import functional as F
 
+from pe_spatial.alignment.teachers import MaskTeacher
 from pe_spatial.engine.sam2_model import build_sam2, find_sam2_weights
 
 Kept = Literal["stable", "best", "single"]
@@ -23,7 +26,7 @@ Interpolation = Literal["area", "bilinear"]
 
 
 @MODELS.register_module()
-class MaskLogitTeacher(nn.Module):
+class MaskLogitTeacher(MaskTeacher):
     """SAM 2.1 as the frozen teacher of locality; needs the package `sam2`.
 
     The paper leaves open which of SAM's masks it kept and how it resized them. The defaults here are reasoned:
@@ -36,9 +39,9 @@ class MaskLogitTeacher(nn.Module):
         weights: A `sam2.1_hiera_*.pt` file; None looks for the official name in the folder PE_SPATIAL_WEIGHTS; "random"
             draws them (always the same), to try the code.
         size: `tiny`, `small`, `base_plus` or `large`.
-        grid: Patches of the student (rows, columns), or one number for both; channels are their product.
         kept: `single`, the mask token for single answers; `best`, of the three masks for ambiguous prompts the one with
-            the highest predicted IoU; `stable`, the single mask where it hardly changes with the threshold, else the best.
+            the highest predicted IoU; `stable`, the single mask where it hardly changes with the threshold, else the
+            best.
         interpolation: From SAM's logits (a quarter of `image_size`) to the grid: the mean over a patch (`area`), or the
             value at its centre (`bilinear`).
         clamp: Logits are first limited to ±clamp; None leaves them.
@@ -51,11 +54,12 @@ class MaskLogitTeacher(nn.Module):
         ModuleNotFoundError: `sam2` is not installed.
     """
 
+    statistics: Tensor
+
     def __init__(
         self,
         weights: str | None = None,
         size: str = "large",
-        grid: int | Sequence[int] = 32,
         kept: Kept = "stable",
         interpolation: Interpolation = "area",
         clamp: float | None = 32.0,
@@ -64,36 +68,23 @@ class MaskLogitTeacher(nn.Module):
     ) -> None:
         super().__init__()
         _check_options(kept, interpolation, clamp, prompts_per_batch)
-        rows, columns = (grid, grid) if isinstance(grid, int) else grid
-        if min(rows, columns) < 1 or max(rows, columns) > image_size // 4:
-            raise ValueError(
-                f"grid {(rows, columns)} (rows, columns) is not between 1 and the {image_size // 4} logits that SAM gives "
-                f"per side at image_size {image_size}"
-            )
-        self.grid = (rows, columns)
         self.kept = kept
         self.interpolation = interpolation
         self.clamp = clamp
         self.prompts_per_batch = prompts_per_batch
+        self.image_size = image_size
         self._description = {
-            "size": size, "image_size": image_size, "grid": [rows, columns],
-            "kept": kept, "interpolation": interpolation, "clamp": clamp,
-        }  # fmt: skip
-        self.sam = _build(size, weights, image_size)
+            "size": size,
+            "image_size": image_size,
+            "kept": kept,
+            "interpolation": interpolation,
+            "clamp": clamp,
+        }
+        self.sam: Any = _build(size, weights, image_size)
         self.sam.sam_mask_decoder.dynamic_multimask_via_stability = kept == "stable"
-        self.requires_grad_(False)
         statistics = torch.tensor([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]])  # ImageNet's, which SAM 2 expects
         self.register_buffer("statistics", statistics.view(2, 1, 3, 1, 1), persistent=False)
-        self.eval()
-
-    @property
-    def channels(self) -> int:
-        """One per prompt; channel k belongs to the patch k in row-major order."""
-        return self.grid[0] * self.grid[1]
-
-    def train(self, mode: bool = True) -> "MaskLogitTeacher":
-        """Stay in evaluation mode: SAM's decoder chooses its masks differently in training."""
-        return super().train(False)
+        self.train(False)
 
     def describe(self) -> dict[str, Any]:
         """Everything that its maps depend on, as JSON: the options and a hash of SAM's weights."""
@@ -103,36 +94,33 @@ class MaskLogitTeacher(nn.Module):
             digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
         return {"teacher": "SAM 2.1", **self._description, "weights_sha256": digest.hexdigest()}
 
-    @torch.no_grad()
-    def forward(self, images: Tensor) -> Tensor:
-        """The maps of a batch.
-
-        Args:
-            images: [B, 3, H, W] of any size, with PE's normalisation (mean = std = 0.5).
-
-        Returns:
-            Logits [B, K, h, w] with (h, w) the grid and K = h·w prompts.
-        """
-        side = self._description["image_size"]
-        pixels = F.interpolate(images.float(), (side, side), mode="bilinear", antialias=True)
+    def forward(self, inputs: Tensor, data_samples: Sequence[BaseDataElement], grid: tuple[int, int]) -> Tensor:
+        """See `Teacher`. Channel k of the K = h·w belongs to the prompt on token k, counted row by row."""
+        del data_samples
+        side = self.image_size
+        if min(grid) < 1 or max(grid) > side // 4:
+            raise ValueError(
+                f"grid {grid} of tokens is not between 1 and the {side // 4} logits that SAM gives per side at "
+                f"image_size {side}"
+            )
+        pixels = F.interpolate(inputs.float(), (side, side), mode="bilinear", antialias=True)
         pixels = (pixels / 2 + 0.5 - self.statistics[0]) / self.statistics[1]
-        return torch.stack([self._answers(image[None]) for image in pixels])
+        return torch.stack([self._answers(image[None], grid) for image in pixels])
 
-    def _answers(self, pixels: Tensor) -> Tensor:
+    def _answers(self, pixels: Tensor, grid: tuple[int, int]) -> Tensor:
         """Maps [K, h, w] of one image [1, 3, S, S]: one embedding, prompts in batches."""
         *details, embedding = self.sam.forward_image(pixels)["backbone_fpn"]
         embedding = embedding + self.sam.no_mem_embed.view(1, -1, 1, 1)
-        maps = [self._decode(embedding, details, points) for points in self._points().split(self.prompts_per_batch)]
-        return torch.cat(maps)
+        points = self._points(grid).split(self.prompts_per_batch)
+        return torch.cat([self._brought_down(self._decode(embedding, details, batch), grid) for batch in points])
 
-    def _points(self) -> Tensor:
-        """Centres (x, y) of the patches [K, 2], in pixels of SAM's square, row by row."""
-        rows, columns = self.grid
-        centers = torch.cartesian_prod((torch.arange(rows) + 0.5) / rows, (torch.arange(columns) + 0.5) / columns)
-        return centers.flip(1).to(self.statistics) * self._description["image_size"]
+    def _points(self, grid: tuple[int, int]) -> Tensor:
+        """Centres (x, y) of the tokens [K, 2], in pixels of SAM's square, row by row."""
+        rows, columns = ((torch.arange(side) + 0.5) / side for side in grid)
+        return torch.cartesian_prod(rows, columns).flip(1).to(self.statistics) * self.image_size
 
     def _decode(self, embedding: Tensor, details: list[Tensor], points: Tensor) -> Tensor:
-        """Maps [n, h, w] of prompts [n, 2]; SAM's own upsampling to the image's size would cost 16 times the memory."""
+        """Logits [n, 1, S/4, S/4] of the mask that is kept for each of the points [n, 2]."""
         labels = torch.ones(len(points), 1, dtype=torch.int, device=points.device)
         encoder = self.sam.sam_prompt_encoder
         sparse, dense = encoder(points=(points[:, None], labels), boxes=None, masks=None)
@@ -145,10 +133,13 @@ class MaskLogitTeacher(nn.Module):
             repeat_image=True,
             high_res_features=details,
         )  # [n, 1 or 3, S/4, S/4], [n, 1 or 3]
-        kept = logits[torch.arange(len(points), device=points.device), quality.argmax(1)][:, None].float()
+        return logits[torch.arange(len(points), device=points.device), quality.argmax(1)][:, None].float()
+
+    def _brought_down(self, logits: Tensor, grid: tuple[int, int]) -> Tensor:
+        # never brought up to the size of the image first, as SAM does: that takes 16 times the memory
         if self.clamp is not None:
-            kept = kept.clamp(-self.clamp, self.clamp)
-        return F.interpolate(kept, self.grid, mode=self.interpolation)[:, 0]
+            logits = logits.clamp(-self.clamp, self.clamp)
+        return F.interpolate(logits, grid, mode=self.interpolation)[:, 0]  # [n, h, w]
 
 
 def _check_options(kept: str, interpolation: str, clamp: float | None, prompts_per_batch: int) -> None:

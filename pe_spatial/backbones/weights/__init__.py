@@ -11,9 +11,10 @@ from pe_spatial.backbones.weights.loading import (
     load_weights,
     read_encoder,
 )
-from pe_spatial.backbones.weights.source import find
+from pe_spatial.backbones.weights.source import FOLDER_VARIABLE, find
 
 __all__ = [
+    "FOLDER_VARIABLE",
     "Layout",
     "WeightsError",
     "WeightsReport",

@@ -1,0 +1,84 @@
+"""SAM 2.1 from the package `sam2` (an extra: `pip install sam2==1.1.0`), which is imported when a model is built."""
+
+import os
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from pe_spatial.backbones.weights import FOLDER_VARIABLE, read_tensor_file
+
+SAM2_SIZES = {"tiny": "t", "small": "s", "base_plus": "b+", "large": "l"}
+_RELEASE = "https://dl.fbaipublicfiles.com/segment_anything_2/092824"
+
+
+def find_sam2_weights(size: str, weights: str | Path | None = None) -> Path:
+    """The checkpoint of one size of SAM 2.1.
+
+    Args:
+        size: One of `SAM2_SIZES`.
+        weights: A file; None looks into the folder that the environment variable PE_SPATIAL_WEIGHTS names.
+
+    Raises:
+        ValueError: The size is not known.
+        FileNotFoundError: There is no such file; says what to fetch and where to put it.
+    """
+    check_sam2_size(size)
+    name = f"sam2.1_hiera_{size}.pt"
+    folder = os.environ.get(FOLDER_VARIABLE)
+    path = Path(weights).expanduser() if weights else Path(folder or "").expanduser() / name
+    if (weights or folder) and path.is_file():
+        return path
+    place = f"into {folder} ({FOLDER_VARIABLE})" if folder else f"into a folder, set {FOLDER_VARIABLE} to that folder,"
+    looked = f"no SAM 2.1 weights at {path}" if weights or folder else f"no SAM 2.1 weights: {FOLDER_VARIABLE} is unset"
+    raise FileNotFoundError(
+        f"{looked}; fetch {_RELEASE}/{name} and put it {place} or give its path. To try the code without it, ask for "
+        "weights='random'"
+    )
+
+
+def build_sam2(size: str, weights: str | Path | None, image_size: int = 1024) -> Any:
+    """SAM 2.1 in evaluation mode on the CPU.
+
+    Hydra, which its package configures itself with, keeps its global state: nothing else that uses Hydra is disturbed.
+
+    Args:
+        size: One of `SAM2_SIZES`.
+        weights: A checkpoint of that size; None draws random weights from torch's global generator.
+        image_size: Side of the square images that it takes, a multiple of 32; other values than 1024 are for tests.
+
+    Raises:
+        ModuleNotFoundError: `sam2` is not installed.
+        ValueError: The size is not known, or the checkpoint is of another one.
+    """
+    check_sam2_size(size)
+    if image_size < 64 or image_size % 32:
+        raise ValueError(
+            f"image_size {image_size} of SAM 2 is not a multiple of 32 of at least 64; it was trained at 1024"
+        )
+    try:
+        from hydra.utils import instantiate
+        from omegaconf import OmegaConf
+        from sam2.modeling import sam2_base  # noqa: F401 - instantiate would hide which package is missing
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"SAM 2 needs {error.name}, which is not installed; pip install sam2==1.1.0"
+        ) from error
+    config = OmegaConf.load(str(files("sam2") / f"configs/sam2.1/sam2.1_hiera_{SAM2_SIZES[size]}.yaml"))
+    config.model.image_size = image_size
+    model = instantiate(config.model, _recursive_=True)
+    if weights is not None:
+        content = read_tensor_file(Path(weights))
+        try:
+            model.load_state_dict(content.get("model", content))
+        except RuntimeError as error:
+            raise ValueError(
+                f"{weights} does not hold SAM 2.1 {size}: {str(error).splitlines()[1].strip()[:160]}; name the size "
+                f"that the file is of, one of {', '.join(SAM2_SIZES)}"
+            ) from error
+    return model.eval()
+
+
+def check_sam2_size(size: str) -> None:
+    """Raise ValueError for a size that SAM 2.1 was not released in."""
+    if size not in SAM2_SIZES:
+        raise ValueError(f"size {size!r} of SAM 2.1 is not one of {', '.join(SAM2_SIZES)}")
