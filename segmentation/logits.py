@@ -31,10 +31,20 @@ class SemanticModel(Protocol):
     Attributes:
         num_classes: K.
         window: How images are cut in evaluation; None takes them whole.
+        stride: Images are padded to multiples of it before `score_map`.
+        align_corners: How a score map is enlarged to its image.
     """
 
     num_classes: int
     window: Window | None
+    stride: int
+    align_corners: bool
+
+    def score_map(self, inputs: Tensor) -> Tensor:
+        """Class scores [B, K, h, w] at the model's own resolution of images [B, 3, H, W], multiples of `stride`.
+
+        They become scores of pixels by bilinear interpolation to (H, W).
+        """
 
     def segment_logits(self, inputs: Tensor) -> Tensor:
         """Class scores [B, K, H, W] of normalised images [B, 3, H, W] of any size.

@@ -7,12 +7,11 @@ from mmengine.registry import MODELS, DefaultScope
 from mmengine.structures import BaseDataElement
 from mmseg.models.segmentors import EncoderDecoder
 from torch import Tensor
-from torch.nn import functional as F
 
 from pe_spatial.engine.binding import check_class_count
 from segmentation.logits import Window
-from segmentation.semantic import predict_semantic
-from segmentation.windows import check_window, pad_to_multiple
+from segmentation.semantic import enlarge_score_map, predict_semantic
+from segmentation.windows import check_window
 
 HeadConfig = Mapping[str, Any]
 
@@ -69,18 +68,22 @@ class SemanticSegmentor(EncoderDecoder):
         self.window: Window | None = None if window is None else check_window(**window)
         self.train_cfg = self.test_cfg = None
 
-    def encode_decode(self, inputs: Tensor, batch_img_metas: Sequence[Mapping[str, Any]] = ()) -> Tensor:
-        """Scores [B, K, H, W] of images [B, 3, H, W]; the metainfo is not needed."""
-        padded = pad_to_multiple(inputs, int(max(self.backbone.strides)))
-        scores = self.decode_head(self.extract_feat(padded))
-        scores = F.interpolate(
-            scores, size=padded.shape[-2:], mode="bilinear", align_corners=self.decode_head.align_corners
-        )
-        return scores[:, :, : inputs.shape[-2], : inputs.shape[-1]]
+    @property
+    def stride(self) -> int:
+        """See `SemanticModel`."""
+        return int(max(self.backbone.strides))
+
+    def score_map(self, inputs: Tensor) -> Tensor:
+        """See `SemanticModel`."""
+        return self.decode_head(self.extract_feat(inputs))
 
     def segment_logits(self, inputs: Tensor) -> Tensor:
         """See `SemanticModel`."""
-        return self.encode_decode(inputs)
+        return enlarge_score_map(self, inputs)
+
+    def encode_decode(self, inputs: Tensor, batch_img_metas: Sequence[Mapping[str, Any]] = ()) -> Tensor:
+        """mmseg's name for `segment_logits`; the metainfo is not needed."""
+        return self.segment_logits(inputs)
 
     def probabilities(self, scores: Tensor) -> Tensor:
         """See `SemanticModel`."""

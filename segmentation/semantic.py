@@ -7,7 +7,16 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from segmentation.logits import SemanticModel
-from segmentation.windows import slide
+from segmentation.windows import pad_to_multiple, slide
+
+
+def enlarge_score_map(model: SemanticModel, inputs: Tensor) -> Tensor:
+    """The model's `segment_logits` by way of its `score_map`: pad to whole patches, enlarge, cut the padding off."""
+    padded = pad_to_multiple(inputs, model.stride)
+    scores = F.interpolate(
+        model.score_map(padded), size=padded.shape[-2:], mode="bilinear", align_corners=model.align_corners
+    )
+    return scores[:, :, : inputs.shape[-2], : inputs.shape[-1]]
 
 
 def predict_semantic(
