@@ -2,6 +2,7 @@
 
 from detection.coco_files import AnnotationError
 from detection.datasets import CocoInstances
+from detection.deta import DETA
 from detection.lvis import LvisInstances
 from detection.lvis_metric import LvisMetric
 from detection.mask_rcnn import MaskRCNN
@@ -9,6 +10,7 @@ from detection.metrics import CocoMetric
 from detection.sampling import RepeatFactorSampler
 
 __all__ = [
+    "DETA",
     "AnnotationError",
     "CocoInstances",
     "CocoMetric",

@@ -4,17 +4,24 @@ The metainfo of each has `classes`, names by index, and `palette`, [[r, g, b], �
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from mmengine.registry import DATASETS
 from mmseg.utils import class_names
 
 from pe_spatial.data import DenseDataset
 from pe_spatial.data.pairs import pair_by_name
+from pe_spatial.data.sample import IGNORE_LABEL
 from segmentation.class_list import read_class_list
-from segmentation.labels import LabelFormat
+from segmentation.labels import LabelError, LabelFormat
 
 LABEL_SUFFIXES = (".png", ".bmp", ".tif", ".tiff")
+# the label ids of Cityscapes' 19 evaluated classes, in the order of their train ids
+_CITYSCAPES_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
+# COCO's category ids that no annotation uses; pixel maps hold category id - 1
+_COCO_UNUSED = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83, 91)
+
+Numbering = Literal["ids", "train_ids"]
 
 
 def _classes_of(name: str) -> dict[str, Any]:
@@ -61,6 +68,108 @@ class ADE20K(SegmentationDataset):
 
     METAINFO = {**_classes_of("ade"), "dataset": "ADE20K"}
     label_format = LabelFormat.counting(METAINFO["classes"], zero_is_ignored=True)
+
+
+class _NumberedTwice(SegmentationDataset):
+    """A data set whose label maps come in two numberings, in files that end differently.
+
+    Args:
+        numbering: "ids": the files of the archive; "train_ids": files converted to 0…K-1, which end in `labelTrainIds`.
+        **kwargs: Those of `SegmentationDataset`.
+    """
+
+    ends: dict[Numbering, tuple[str, str]]
+    formats: dict[Numbering, LabelFormat]
+
+    def __init__(self, numbering: Numbering = "ids", **kwargs: Any) -> None:
+        if numbering not in self.ends:
+            raise ValueError(f"numbering={numbering!r} is not one of {', '.join(map(repr, self.ends))}")
+        self.stem_ends, self.label_format = self.ends[numbering], self.formats[numbering]
+        super().__init__(**kwargs)
+
+
+@DATASETS.register_module()
+class Cityscapes(_NumberedTwice):
+    """Cityscapes, fine annotations: 19 evaluated classes; 2975 images to train, 500 to validate.
+
+    Args:
+        numbering: "ids": `*_gtFine_labelIds.png` of the archive, where the other classes become "no label";
+            "train_ids": `*_gtFine_labelTrainIds.png`, which the cityscapesScripts write.
+        **kwargs: Those of `SegmentationDataset`.
+    """
+
+    METAINFO = {**_classes_of("cityscapes"), "dataset": "Cityscapes"}
+    ends = {
+        "ids": ("_leftImg8bit", "_gtFine_labelIds"),
+        "train_ids": ("_leftImg8bit", "_gtFine_labelTrainIds"),
+    }
+    formats = {
+        "ids": LabelFormat(
+            METAINFO["classes"],
+            dict.fromkeys((*range(34), IGNORE_LABEL), IGNORE_LABEL)  # 255: the licence plates' -1 in 8 bits
+            | {value: index for index, value in enumerate(_CITYSCAPES_IDS)},
+        ),
+        "train_ids": LabelFormat.counting(METAINFO["classes"]),
+    }
+
+
+@DATASETS.register_module()
+class COCOStuff(_NumberedTwice):
+    """COCO-Stuff 164k: 80 things and 91 stuff classes on the images of COCO 2017.
+
+    Args:
+        numbering: "ids": `stuffthingmaps` of the archive, whose values 0…181 leave out the ids that COCO does not use;
+            "train_ids": files `*_labelTrainIds.png` with the values 0…170.
+        **kwargs: Those of `SegmentationDataset`.
+    """
+
+    METAINFO = {**_classes_of("cocostuff"), "dataset": "COCO-Stuff"}
+    ends = {"ids": ("", ""), "train_ids": ("", "_labelTrainIds")}
+    formats = {
+        "ids": LabelFormat(
+            METAINFO["classes"],
+            {IGNORE_LABEL: IGNORE_LABEL}
+            | {number - 1: index for index, number in enumerate(n for n in range(1, 183) if n not in _COCO_UNUSED)},
+        ),
+        "train_ids": LabelFormat.counting(METAINFO["classes"]),
+    }
+
+
+@DATASETS.register_module()
+class PascalVOC(SegmentationDataset):
+    """Pascal VOC 2012: background and 20 classes; 1464 images to train, 1449 to validate. 255: borders.
+
+    With the label maps of the SBD in one folder `SegmentationClassAug` and a list of 10582 names the same class is the
+    augmented training set.
+
+    Args:
+        ann_file: List of names, such as `ImageSets/Segmentation/train.txt`.
+        data_prefix: The folders `img_path` (.jpg) and `seg_map_path` (.png).
+        **kwargs: Those of `DenseDataset`.
+    """
+
+    METAINFO = {**_classes_of("voc"), "dataset": "Pascal VOC 2012"}
+    label_format = LabelFormat.counting(METAINFO["classes"])
+
+    def load_data_list(self) -> list[dict[str, Any]]:
+        """One record per name.
+
+        Raises:
+            LabelError: No such list, or a name without an image or a label map.
+        """
+        if not Path(self.ann_file).is_file():
+            raise LabelError(f"{self.ann_file}: no such list of names; check data_root and ann_file")
+        names = Path(self.ann_file).read_text(encoding="utf-8").split()
+        images, labels = (Path(self.data_prefix[key]) for key in ("img_path", "seg_map_path"))
+        for folder, suffix in ((images, ".jpg"), (labels, ".png")):
+            present = {path.name for path in folder.glob(f"*{suffix}")}
+            missing = [name for name in names if f"{name}{suffix}" not in present]
+            if missing:
+                raise LabelError(
+                    f"{self.ann_file}: {len(missing)} of {len(names)} names have no {suffix} in {folder}, for example "
+                    f"{missing[0]}"
+                )
+        return [_record(number, images / f"{n}.jpg", labels / f"{n}.png") for number, n in enumerate(names)]
 
 
 @DATASETS.register_module()

@@ -1,8 +1,9 @@
 """What the values of a label file stand for."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,7 +32,7 @@ class LabelFormat:
 
     classes: tuple[str, ...]
     meaning: Mapping[int, int]
-    colors: Mapping[Color, int]
+    colors: Mapping[Color, int] = field(default_factory=dict)
 
     @classmethod
     def counting(
@@ -129,6 +130,22 @@ def read_values(path: str | Path) -> NDArray[np.int64]:
     except Exception as error:  # what decoders raise on damaged files is of every kind
         reason = "no such file" if isinstance(error, FileNotFoundError) else f"{type(error).__name__}: {error}"
         raise UnreadableFile(f"{path} cannot be read: {reason}") from error
+
+
+def check_size(path: str | Path, labels: NDArray[np.int64], sample: Mapping[str, Any]) -> None:
+    """Compare labels [H, W] with the `ori_shape` of their sample.
+
+    Raises:
+        LabelError: They differ.
+        ValueError: No image was loaded before.
+    """
+    if "ori_shape" not in sample:
+        raise ValueError(f"{path}: labels need the size of their image; put LoadImage first in the pipeline")
+    if labels.shape != tuple(sample["ori_shape"]):
+        raise LabelError(
+            f"{path} is {labels.shape} (H, W) but its image {sample.get('img_path', '')} is "
+            f"{tuple(sample['ori_shape'])}; image and label map must have one size"
+        )
 
 
 def _list(values: Sequence[object], counts: Sequence[int], noun: str = "value") -> str:

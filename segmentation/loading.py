@@ -6,7 +6,7 @@ import torch
 from mmengine.registry import TRANSFORMS
 from torchvision import tv_tensors
 
-from segmentation.labels import LabelError
+from segmentation.labels import check_size
 
 
 @TRANSFORMS.register_module()
@@ -23,15 +23,8 @@ class LoadSegmentation:
             UnreadableFile: The file is missing, damaged or no image.
             LabelError: Another size than the image, or a value outside the class list.
         """
-        if "ori_shape" not in sample:
-            raise ValueError("LoadSegmentation needs the size of the image; put LoadImage before it in the pipeline")
-        rest = {key: value for key, value in sample.items() if key != "label_format"}
         path = sample["seg_map_path"]
-        labels = torch.from_numpy(sample["label_format"].read(path))[None]  # [1, H, W]
-        size, expected = tuple(labels.shape[-2:]), tuple(sample["ori_shape"])
-        if size != expected:
-            raise LabelError(
-                f"{path} is {size} (H, W) but its image {sample.get('img_path', '')} is {expected}; image and label "
-                "map must have one size"
-            )
-        return {**rest, "sem_seg": tv_tensors.Mask(labels)}
+        labels = sample["label_format"].read(path)
+        check_size(path, labels, sample)
+        rest = {key: value for key, value in sample.items() if key != "label_format"}
+        return {**rest, "sem_seg": tv_tensors.Mask(torch.from_numpy(labels)[None])}  # [1, H, W]

@@ -38,6 +38,7 @@ def config(path):
 def test_everything_is_built(config):
     """The model without memory, the optimizer's groups, pipelines, metrics and hooks; data sets need their data."""
     drop_pretrained(config.model)
+    drop_pretrained(list((config.model.get("teachers") or {}).values()))
     with torch.device("meta"):
         model = MODELS.build(config.model)
     wrapper = config.get("optim_wrapper")

@@ -6,6 +6,8 @@
     OUT/annotations/instances_{train,val}.json     coco: boxes and masks (RLE)
     OUT/labels/{train,val}/000001.png              labels: class indices wall, floor, disc, box, triangle
     OUT/classes.yaml                               labels: the names, colours and folders for SegmentationFolder
+    OUT/annotations/panoptic_{train,val}.json      panoptic: COCO's format; wall and floor are stuff
+    OUT/panoptic/{train,val}/000001.png            panoptic: ids of the segments
     OUT/depth/{train,val}/000001.png               depth: 16 bits, millimetres
     OUT/davis/{JPEGImages,Annotations}/480p/...    davis: videos with object ids, ImageSets/2017/val.txt
     OUT/demo.json                                  the arguments; written last, so it marks a complete dataset
@@ -37,7 +39,7 @@ from pe_spatial.data.synthetic import (
 )
 from pe_spatial.visualization import palette
 
-FORMATS = ("coco", "labels", "depth", "davis")
+FORMATS = ("coco", "labels", "panoptic", "depth", "davis")
 SPLITS = ("train", "val")
 MARKER = "demo.json"
 # raised when the drawing or the layout changes, so that an older dataset is not taken for a current one
@@ -148,11 +150,12 @@ def draw_scenes(count: int, seed: int, size: int, photographs: list[NDArray[np.u
 
 def write_scenes(out: Path, scenes: Iterator[Scene], formats: Sequence[str]) -> None:
     """Images, and of them the truth in each of the formats. Image ids count the scenes from 1 over both splits."""
-    folders = ["images", *(name for name in ("labels", "depth") if name in formats)]
+    folders = ["images", *(name for name in ("labels", "panoptic", "depth") if name in formats)]
     for folder in folders:
         for split in SPLITS:
             (out / folder / split).mkdir(parents=True)
     coco = {split: empty_coco() for split in SPLITS}
+    panoptic = {split: empty_panoptic() for split in SPLITS}
     for number, scene in enumerate(scenes, 1):
         split, name = SPLITS[number % 6 == 0], f"{number:06d}"
         Image.fromarray(scene.image).save(out / "images" / split / f"{name}.jpg", quality=95)
@@ -161,12 +164,16 @@ def write_scenes(out: Path, scenes: Iterator[Scene], formats: Sequence[str]) -> 
         if "depth" in formats:
             millimetres = (1000 * scene.depth).round().astype(np.uint16)
             Image.fromarray(millimetres).save(out / "depth" / split / f"{name}.png")
+        if "panoptic" in formats:
+            ids = add_to_panoptic(panoptic[split], number, name, scene)
+            Image.fromarray(ids).save(out / "panoptic" / split / f"{name}.png")
         add_to_coco(coco[split], number, f"{name}.jpg", scene)
-    if "coco" in formats:
-        (out / "annotations").mkdir()
-        for split, content in coco.items():
-            path = out / "annotations" / f"instances_{split}.json"
-            path.write_text(json.dumps(content), encoding="utf-8")
+    for kind, key, contents in (("instances", "coco", coco), ("panoptic", "panoptic", panoptic)):
+        if key in formats:
+            (out / "annotations").mkdir(exist_ok=True)
+            for split, content in contents.items():
+                path = out / "annotations" / f"{kind}_{split}.json"
+                path.write_text(json.dumps(content), encoding="utf-8")
     if "labels" in formats:
         (out / "classes.yaml").write_text(class_list(), encoding="utf-8")
 
@@ -205,6 +212,32 @@ def add_to_coco(coco: dict[str, list[Any]], image_id: int, file_name: str, scene
                 "iscrowd": 0,
             }
         )
+
+
+def empty_panoptic() -> dict[str, list[Any]]:
+    things = len(SEMANTIC_CLASSES) - len(CLASSES)
+    categories = [
+        {"id": number + 1, "name": name, "isthing": int(number >= things), "color": color}
+        for number, (name, color) in enumerate(
+            zip(SEMANTIC_CLASSES, class_colors(len(SEMANTIC_CLASSES) + 1).tolist(), strict=False)
+        )
+    ]
+    return {"images": [], "annotations": [], "categories": categories}
+
+
+def add_to_panoptic(panoptic: dict[str, list[Any]], image_id: int, name: str, scene: Scene) -> NDArray[np.uint8]:
+    """Describe the visible segments: the objects, numbered from 1, and above them wall and floor. Returns the PNG."""
+    height, width = scene.camera.size
+    stuff = len(scene.labels) + 1 + scene.semantic.astype(np.int64)
+    ids = np.where(scene.ids > 0, scene.ids, stuff)  # [H, W]
+    present, first, counts = np.unique(ids, return_index=True, return_counts=True)
+    segments = [
+        {"id": int(n), "category_id": int(label) + 1, "area": int(area), "iscrowd": 0}
+        for n, label, area in zip(present, scene.semantic.ravel()[first], counts, strict=True)
+    ]
+    panoptic["images"].append({"id": image_id, "file_name": f"{name}.jpg", "height": height, "width": width})
+    panoptic["annotations"].append({"image_id": image_id, "file_name": f"{name}.png", "segments_info": segments})
+    return np.stack([ids & 255, ids >> 8, np.zeros_like(ids)], axis=-1).astype(np.uint8)
 
 
 def save_indices(path: Path, indices: NDArray[np.integer], colors: NDArray[np.uint8]) -> None:

@@ -5,10 +5,16 @@ Letters: B images; H, W rows and columns of pixels; h, w of tokens; K channels o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+import torch
+from mmengine.registry import MODELS
 from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pe_spatial.backbones import EncoderConfig, PEBackbone
 
 
 class Teacher(nn.Module):
@@ -52,3 +58,165 @@ class MaskTeacher(Teacher):
     pipeline loads them as the sample's `mask_logits` (a `TokenMap`), so that they are flipped and cropped with the
     image.
     """
+
+
+@MODELS.register_module()
+class EncoderTeacher(Teacher):
+    """A frozen encoder, such as PE-Spatial-G for a smaller student.
+
+    An encoder of another patch size sees the image resized to the student's grid of tokens: a student with patches of
+    16 at 512 pixels and a teacher with patches of 14 at 448 share 32x32 tokens.
+
+    Args:
+        variant: See `PEBackbone`.
+        weights: An official name or a file; None draws random weights.
+        layer: Block whose output is taken: a number from 0 (or from the end if negative), or a fraction of the depth.
+        dtype: Of weights and arithmetic, `float32` or `bfloat16`, which halves the teacher's memory.
+
+    Raises:
+        ValueError: A fraction outside (0, 1], or an unknown type.
+    """
+
+    def __init__(
+        self,
+        variant: str | EncoderConfig | Mapping[str, Any],
+        weights: str | None = None,
+        layer: int | float = -1,
+        dtype: str = "float32",
+    ) -> None:
+        super().__init__()
+        if dtype not in ("float32", "bfloat16"):
+            raise ValueError(f"dtype {dtype!r} is not one of float32, bfloat16")
+        backbone = PEBackbone(variant, weights=weights, frozen=True)
+        depth = backbone.config.depth
+        backbone.layers = (block_number(layer, depth),)
+        self.channels = backbone.config.width
+        _drop_unused(backbone)
+        self.backbone = backbone.to(getattr(torch, dtype))
+        self.train()
+
+    def forward(self, inputs: Tensor, data_samples: Sequence[BaseDataElement], grid: tuple[int, int]) -> Tensor:
+        """See `Teacher.forward`; K is the width of the encoder."""
+        del data_samples
+        size = tuple(cells * self.backbone.patch_size for cells in grid)
+        if tuple(inputs.shape[-2:]) != size:
+            inputs = F.interpolate(inputs, size, mode="bilinear", antialias=True, align_corners=False)
+        dtype = next(self.backbone.parameters()).dtype
+        return self.backbone(inputs.to(dtype))[0]
+
+
+@MODELS.register_module()
+class LayerTeacher(EncoderTeacher):
+    """A frozen copy of the model that the student starts from, read at a layer whose tokens still mean what they show.
+
+    The paper takes block 41 of PE-Core-G's 50, counted from 1, which is the default fraction of 0.82; the authors say
+    that any near it would do.
+
+    Args:
+        variant: Of the initial model, not of the student, which may have LayerScale on top.
+        weights: Those that the student starts from.
+        layer: See `EncoderTeacher`.
+        dtype: See `EncoderTeacher`.
+    """
+
+    def __init__(
+        self,
+        variant: str | EncoderConfig | Mapping[str, Any],
+        weights: str | None = None,
+        layer: int | float = 0.82,
+        dtype: str = "float32",
+    ) -> None:
+        super().__init__(variant, weights, layer, dtype)
+
+
+@MODELS.register_module()
+class CachedMaskTeacher(MaskTeacher):
+    """Maps that were computed once and that the pipeline has loaded as `mask_logits`; see tools/cache_teacher.py."""
+
+    def forward(self, inputs: Tensor, data_samples: Sequence[BaseDataElement], grid: tuple[int, int]) -> Tensor:
+        """See `Teacher.forward`.
+
+        Raises:
+            ValueError: A sample without maps.
+        """
+        for sample in data_samples:
+            if "mask_logits" not in sample:
+                raise ValueError(
+                    f"{sample.get('img_path')}: CachedMaskTeacher needs mask_logits; load them in the pipeline from what "
+                    "tools/cache_teacher.py wrote"
+                )
+        return _stack([sample.mask_logits.data.to(inputs.device) for sample in data_samples])
+
+
+@MODELS.register_module()
+class InstanceMaskTeacher(MaskTeacher):
+    """The exact masks of annotated instances, as if a perfect segmenter had answered a prompt in every cell of the grid.
+
+    A prompt yields +1 inside the segment that it hits and -1 outside; a token that a segment covers in part lies
+    between. Prompts on one segment give the same mask, so there is one channel per segment, weighted by the root of the
+    number of its prompts: the cosines are those of all prompts. What no instance covers is one more segment.
+    """
+
+    def forward(self, inputs: Tensor, data_samples: Sequence[BaseDataElement], grid: tuple[int, int]) -> Tensor:
+        """See `Teacher.forward`; K is the largest number of instances in the batch, and one.
+
+        Raises:
+            ValueError: A sample without `gt_instances.masks`.
+        """
+        size = (inputs.shape[-2], inputs.shape[-1])
+        return _stack([self._logits(_masks(sample, size).to(inputs.device), grid) for sample in data_samples])
+
+    def _logits(self, masks: Tensor, grid: tuple[int, int]) -> Tensor:
+        """[N, H, W] bool to [N + 1, h, w]."""
+        segments = torch.cat((masks, ~masks.any(dim=0, keepdim=True)))  # [N + 1, H, W]
+        cover = F.adaptive_avg_pool2d(segments.float(), grid)  # [N + 1, h, w]
+        rows, columns = (
+            ((torch.arange(cells, device=masks.device) + 0.5) * side / cells).long()
+            for cells, side in zip(grid, masks.shape[1:], strict=True)
+        )
+        prompts = segments[:, rows[:, None], columns].sum(dim=(1, 2))  # [N + 1]
+        return (2 * cover - 1) * prompts.sqrt()[:, None, None]
+
+
+def block_number(layer: int | float, depth: int) -> int:
+    """Turn a layer of a config into the number of a block from 0.
+
+    Args:
+        layer: A number from 0, or from the end if negative; or a fraction of the depth: 0.82 of 50 is block 41 counted
+            from 1, hence 40.
+        depth: Blocks of the encoder.
+
+    Raises:
+        ValueError: A fraction outside (0, 1], or a block that does not exist.
+    """
+    if isinstance(layer, float):
+        if not 0 < layer <= 1:
+            raise ValueError(f"layer {layer} is not a fraction of the depth in (0, 1]; write a block as a whole number")
+        return max(round(layer * depth), 1) - 1
+    if not -depth <= layer < depth:
+        raise ValueError(f"layer {layer} does not exist; use 0 to {depth - 1}, -{depth} to -1, or a fraction of {depth}")
+    return layer % depth
+
+
+def _stack(maps: Sequence[Tensor]) -> Tensor:
+    """Maps [K, h, w] as one [B, K, h, w], filled up with channels of zeros."""
+    channels = max(len(logits) for logits in maps)
+    return torch.stack([F.pad(logits, (0, 0, 0, 0, 0, channels - len(logits))) for logits in maps])
+
+
+def _drop_unused(backbone: PEBackbone) -> None:
+    """Free the blocks after the layer that is read, and PE-Core's head."""
+    encoder = backbone.encoder
+    encoder.transformer.resblocks = encoder.transformer.resblocks[: backbone.layers[0] + 1]
+    encoder.attn_pool = encoder.ln_post = encoder.proj = None
+
+
+def _masks(sample: BaseDataElement, size: tuple[int, int]) -> Tensor:
+    """The masks of a sample, padded like its image."""
+    if "gt_instances" not in sample or "masks" not in sample.gt_instances:
+        raise ValueError(
+            f"{sample.get('img_path')}: InstanceMaskTeacher needs gt_instances.masks; put LoadInstances with masks into "
+            "the pipeline, or take another teacher"
+        )
+    masks = sample.gt_instances.masks
+    return F.pad(masks, (0, size[1] - masks.shape[2], 0, size[0] - masks.shape[1]))

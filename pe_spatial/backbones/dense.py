@@ -38,6 +38,8 @@ class PEBackbone(nn.Module):
         checkpointing: save memory in training by computing the blocks twice.
         frozen: True freezes everything; a number freezes the embeddings and that many blocks.
         weights: an official name or a file; None draws random weights.
+        adapt: how the weights may differ from the variant, for training them further: ``layer_scale``, ``positions``;
+            see :func:`pe_spatial.backbones.weights.load_state_dict`.
 
     Attributes:
         channels: channels of every map.
@@ -60,6 +62,7 @@ class PEBackbone(nn.Module):
         checkpointing: bool = False,
         frozen: bool | int = False,
         weights: str | None = None,
+        adapt: Sequence[str] = (),
     ) -> None:
         super().__init__()
         config = get_variant(variant)
@@ -79,7 +82,7 @@ class PEBackbone(nn.Module):
         if weights is not None:
             from pe_spatial.backbones.weights import load_weights
 
-            print_log(f"Encoder weights: {load_weights(self.encoder, weights)}", "current")
+            print_log(f"Encoder weights: {load_weights(self.encoder, weights, adapt)}", "current")
         self.config = config
         self.patch_size = config.patch_size
         self.layers = tuple(resolve_blocks(layers, self.config.depth))

@@ -207,12 +207,16 @@ def _normalise(config: Config) -> None:
 
 
 def drop_pretrained(model: Any) -> None:
-    """Forget where backbones get their first weights from: a checkpoint is loaded over them anyway."""
+    """Forget where backbones get their first weights from: a checkpoint is loaded over them anyway.
+
+    What stands below `teachers` keeps its source: teachers are no part of a checkpoint.
+    """
     if isinstance(model, dict):
         if model.get("weights"):
             model["weights"] = None
-        for value in model.values():
-            drop_pretrained(value)
+        for key, value in model.items():
+            if key != "teachers":
+                drop_pretrained(value)
     elif isinstance(model, list):
         for value in model:
             drop_pretrained(value)

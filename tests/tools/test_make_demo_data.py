@@ -93,6 +93,22 @@ def test_label_maps_and_depth_are_those_of_the_scenes(written):
         assert np.allclose(np.asarray(depth) / 1000, scene.depth, atol=0.00051)
 
 
+def test_panoptic_segments_are_the_objects_and_the_visible_stuff(written):
+    scene = draw_scene([4, 0, 5], 64)
+    content = json.loads((written / "annotations" / "panoptic_val.json").read_text())
+    annotation = next(a for a in content["annotations"] if a["image_id"] == 6)
+    with Image.open(written / "panoptic" / "val" / annotation["file_name"]) as image:
+        ids = np.asarray(image).astype(int) @ [1, 256, 65536]
+    names = {category["id"]: category["name"] for category in content["categories"]}
+    for segment in annotation["segments_info"]:
+        mask = ids == segment["id"]
+        assert mask.sum() == segment["area"]
+        assert {SEMANTIC_CLASSES[label] for label in scene.semantic[mask]} == {names[segment["category_id"]]}
+    objects = [n for n in range(1, len(scene.labels) + 1) if (ids == n).any()]
+    assert all(((ids == n) == scene.masks[n - 1]).all() for n in objects)
+    assert set(np.unique(ids)) == {segment["id"] for segment in annotation["segments_info"]}
+
+
 def test_videos_have_the_layout_of_davis(written):
     root = written / "davis"
     names = (root / "ImageSets" / "2017" / "val.txt").read_text().split()

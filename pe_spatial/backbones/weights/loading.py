@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -14,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pe_spatial.backbones.variants import VARIANTS, EncoderConfig
-from pe_spatial.backbones.vit import VisionTransformer
+from pe_spatial.backbones.vit import VisionTransformer, resize_positions
 from pe_spatial.backbones.weights.files import WeightsError, read_tensor_file
 from pe_spatial.backbones.weights.layouts import Layout, recognise, to_official, unwrap
 from pe_spatial.backbones.weights.source import find
@@ -62,7 +63,7 @@ def _by_reason(ignored: Mapping[str, str]) -> list[str]:
     return [f"{_count(keys, 'tensor')} ({reason}: {_few(keys, 2)})" for reason, keys in groups.items()]
 
 
-def load_weights(module: VisionTransformer, source: str | Path) -> WeightsReport:
+def load_weights(module: VisionTransformer, source: str | Path, adapt: Sequence[str] = ()) -> WeightsReport:
     """Put weights into an encoder, in its own dtype.
 
     On the CPU or on the meta device the encoder takes over the views of the mapped file, so no second copy exists;
@@ -72,19 +73,20 @@ def load_weights(module: VisionTransformer, source: str | Path) -> WeightsReport
     Args:
         module: the encoder, on any device.
         source: see :func:`find`.
+        adapt: see :func:`load_state_dict`.
 
     Raises:
         FileNotFoundError: see :func:`find`.
         WeightsError: see :func:`load_state_dict`.
     """
     parameter = next(module.parameters())
-    state, report = load_state_dict(source, module.config, dtype=parameter.dtype)
+    state, report = load_state_dict(source, module.config, dtype=parameter.dtype, adapt=adapt)
     module.load_state_dict(state, strict=True, assign=parameter.device.type in ("cpu", "meta"))
     return report
 
 
 def load_state_dict(
-    source: str | Path, config: EncoderConfig, dtype: torch.dtype | None = None
+    source: str | Path, config: EncoderConfig, dtype: torch.dtype | None = None, adapt: Sequence[str] = ()
 ) -> tuple[dict[str, Tensor], WeightsReport]:
     """Return the weights of an encoder in the official layout, in the order of the model, checked against ``config``.
 
@@ -98,14 +100,22 @@ def load_state_dict(
         source: see :func:`find`.
         config: the encoder to fill.
         dtype: type to cast to; None keeps that of the file.
+        adapt: differences that are bridged only where they are named: ``layer_scale``, a file without LayerScale for an
+            encoder with it, whose factors begin at ``config.layer_scale``; ``positions``, a position table of another
+            square grid, which is resized bicubically.
 
     Raises:
         FileNotFoundError: see :func:`find`.
         WeightsError: the file cannot be read, holds no encoder or another one, or holds NaN or Inf.
     """
+    for name in adapt:
+        if name not in _ADAPTATIONS:
+            raise WeightsError(f"adapt: {name!r} is not one of {', '.join(_ADAPTATIONS)}")
     path = find(source)
     found, report = read_encoder(path)
     _leave_out_head(found, config, report)
+    for name in adapt:
+        _ADAPTATIONS[name](found, config, report)
     _resize_patches(found, config, report)
     expected = expected_shapes(config)
     if {key: tensor.shape for key, tensor in found.items()} != expected:
@@ -160,6 +170,32 @@ def _leave_out_head(state: dict[str, Tensor], config: EncoderConfig, report: Wei
         for key in [key for key in state if key.startswith(part)]:
             report.ignored[report.layout.prefix + key] = f"head that {config.name} does not have"
             del state[key]
+
+
+def _add_layer_scale(state: dict[str, Tensor], config: EncoderConfig, report: WeightsReport) -> None:
+    missing = [key for key in expected_shapes(config) if key.endswith(".gamma") and key not in state]
+    if config.layer_scale is None or not missing or any(key.endswith(".gamma") for key in state):
+        return
+    like = next(iter(state.values()))
+    for key in missing:
+        state[key] = torch.full((config.width,), config.layer_scale, dtype=like.dtype)
+    report.conversions.append(f"LayerScale added, {_count(missing, 'tensor')} of {config.layer_scale:g}")
+
+
+def _resize_table(state: dict[str, Tensor], config: EncoderConfig, report: WeightsReport) -> None:
+    table, first = state.get("positional_embedding"), int(config.cls_token)
+    if table is None or table.ndim != 2 or table.shape == expected_shapes(config)["positional_embedding"]:
+        return
+    side = math.isqrt(len(table) - first)
+    if side * side != len(table) - first:
+        return  # no square grid: the strict check names the difference
+    grid = (config.grid_size, config.grid_size)
+    resized = resize_positions(table[first:], side, grid, "bicubic")
+    state["positional_embedding"] = torch.cat((table[:first], resized))
+    report.conversions.append(f"position table resized bicubically from {side}x{side} to {grid[0]}x{grid[1]}")
+
+
+_ADAPTATIONS = {"layer_scale": _add_layer_scale, "positions": _resize_table}
 
 
 def _resize_patches(state: dict[str, Tensor], config: EncoderConfig, report: WeightsReport) -> None:
@@ -226,7 +262,18 @@ def _misfit(path: Path, config: EncoderConfig, shapes: Shapes) -> str:
     if reshaped:
         shown = [f"{key} is {list(shapes[key])}, not {list(expected[key])}" for key in reshaped[:3]]
         differences.append(f"{_count(reshaped, 'tensor')} of another shape ({_few(shown + reshaped[3:])})")
-    return f"{path} does not fit {config.name}: {'; '.join(differences)}. {_remedy(config, shapes)}"
+    remedy = _remedy(config, shapes) + _remedy_by_adapting(missing, unexpected, reshaped)
+    return f"{path} does not fit {config.name}: {'; '.join(differences)}. {remedy}"
+
+
+def _remedy_by_adapting(missing: list[str], unexpected: list[str], reshaped: list[str]) -> str:
+    """What else to do where nothing but what can be adapted differs; else empty."""
+    if unexpected or not all(key.endswith(".gamma") for key in missing):
+        return ""
+    if not set(reshaped) <= {"positional_embedding", "conv1.weight"}:
+        return ""
+    names = ["layer_scale"] * bool(missing) + ["positions"] * ("positional_embedding" in reshaped)
+    return f". To train it further in the new shape, set adapt: [{', '.join(names)}]" if names else ""
 
 
 def _remedy(config: EncoderConfig, shapes: Shapes) -> str:
