@@ -1,0 +1,251 @@
+"""Data sets that know every object apart: COCO's panoptic format, and instances painted into label maps.
+
+The samples of both have `sem_seg`, and with `instances=True` of their loader also `boxes`, `labels` and `masks` of the
+things, and `ignored_boxes` and `ignored_masks` of crowds. Labels are rows of the metainfo's `classes` everywhere; the
+metainfo says which classes are things (countable) in `is_thing`, one truth value by class.
+
+No pixel belongs to two objects. Where instances overlap, the smallest (by its own mask) is on top, for what is small
+usually stands in front of or is part of what is large; crowd regions lie under everything. The masks and boxes of a
+sample are those of the visible parts, and objects of which nothing is visible are left out.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.fileio import load
+from mmengine.registry import DATASETS, TRANSFORMS
+from numpy.typing import NDArray
+from torchvision import tv_tensors
+
+from pe_spatial.data import DenseDataset, boxes_of_masks, decode_mask
+from pe_spatial.data.sample import IGNORE_LABEL
+from pe_spatial.visualization import palette
+from segmentation.labels import LabelError, check_size, read_values
+
+Segment = dict[str, Any]  # label: row of classes, is_thing: bool, ignore: bool (crowd)
+
+
+# --- loaders ----------------------------------------------------------------------------------------------------------
+@TRANSFORMS.register_module()
+class LoadPanoptic:
+    """`seg_map_path`, a PNG of segment ids, and `segments` to `sem_seg` and the instances.
+
+    An id is R + 256 G + 65536 B, 0 where nothing is labelled.
+
+    Args:
+        instances: Load the things as `boxes`, `labels` and `masks` too.
+    """
+
+    def __init__(self, instances: bool = True) -> None:
+        self.instances = instances
+
+    def __call__(self, sample: dict[str, Any]) -> dict[str, Any]:
+        """Load one panoptic map.
+
+        Raises:
+            UnreadableFile: The file is missing, damaged or no image.
+            LabelError: Another size than the image, or an id that the record does not have.
+        """
+        path = sample["seg_map_path"]
+        values = read_values(path)
+        ids = values if values.ndim == 2 else values @ np.array([1, 256, 65536])
+        check_size(path, ids, sample)
+        rest = {key: value for key, value in sample.items() if key != "segments"}
+        order = {segment["id"]: row for row, segment in enumerate(sample["segments"])}
+        present, inverse, counts = np.unique(ids, return_inverse=True, return_counts=True)
+        rows = np.array([order.get(number, -1) for number in present.tolist()])
+        unknown = (rows < 0) & (present != 0)
+        if unknown.any():
+            raise LabelError(
+                f"{path}: segment {present[unknown][0]} ({counts[unknown][0]} pixels) is not among the "
+                f"{len(order)} segments that the annotation file lists for it; the two files must be of one version"
+            )
+        return {**rest, **_sample_of(rows[inverse.reshape(ids.shape)], sample["segments"], self.instances)}
+
+
+@TRANSFORMS.register_module()
+class LoadInstanceLabels:
+    """`instances` to `sem_seg`, painted by the overlap rule of this module. `LoadInstances` is not needed beside it.
+
+    Args:
+        instances: Load their visible parts as `boxes`, `labels` and `masks` too.
+    """
+
+    def __init__(self, instances: bool = False) -> None:
+        self.instances = instances
+
+    def __call__(self, sample: dict[str, Any]) -> dict[str, Any]:
+        """Paint one label map.
+
+        Raises:
+            LabelError: A mask that cannot be decoded, or the record is not of `InstanceLabels`.
+        """
+        if "uncovered" not in sample or "ori_shape" not in sample:
+            raise LabelError(
+                f"{sample.get('img_path')}: LoadInstanceLabels needs a record of InstanceLabels and LoadImage before it"
+            )
+        size = tuple(sample["ori_shape"])
+        items = sample["instances"]
+        masks = [_decode(item, size, sample.get("img_path")) for item in items]
+        order = sorted(range(len(items)), key=lambda n: (not items[n]["ignore"], -int(masks[n].sum())))
+        rows = np.full(size, -1)
+        for n in order:
+            rows[masks[n]] = n
+        segments = [{"label": item["label"], "is_thing": True, "ignore": item["ignore"]} for item in items]
+        rest = {key: value for key, value in sample.items() if key not in ("instances", "uncovered")}
+        return {**rest, **_sample_of(rows, segments, self.instances, sample["uncovered"])}
+
+
+def _decode(item: Mapping[str, Any], size: tuple[int, int], name: str | None) -> NDArray[np.bool_]:
+    try:
+        return decode_mask(item["mask"], size)
+    except (KeyError, ValueError, TypeError) as error:
+        raise LabelError(
+            f"{name}: the mask of box {list(item['bbox'])} cannot be decoded: {error!r}; give polygons "
+            "[[x, y, x, y, …], …] of three points or more, or an RLE of the image's size"
+        ) from error
+
+
+def _sample_of(
+    rows: NDArray[np.int64], segments: Sequence[Segment], instances: bool, uncovered: int = IGNORE_LABEL
+) -> dict[str, Any]:
+    """The sample's keys from a map of rows of `segments` [H, W], -1 where there is none."""
+    of_row = np.array([segment["label"] for segment in segments] + [uncovered])
+    loaded: dict[str, Any] = {"sem_seg": tv_tensors.Mask(torch.from_numpy(of_row[rows])[None])}  # -1: the last
+    if instances:
+        visible = set(np.unique(rows).tolist())
+        things = [row for row, segment in enumerate(segments) if segment["is_thing"] and row in visible]
+        kept = [row for row in things if not segments[row]["ignore"]]
+        crowds = [row for row in things if segments[row]["ignore"]]
+        loaded["boxes"], loaded["masks"] = _boxes_and_masks(rows, kept)
+        loaded["labels"] = torch.tensor([segments[row]["label"] for row in kept], dtype=torch.int64)
+        loaded["ignored_boxes"], loaded["ignored_masks"] = _boxes_and_masks(rows, crowds)
+    return loaded
+
+
+def _boxes_and_masks(rows: NDArray[np.int64], kept: Sequence[int]) -> tuple[tv_tensors.BoundingBoxes, tv_tensors.Mask]:
+    masks = torch.from_numpy(rows == np.array(kept, dtype=np.int64)[:, None, None])  # [N, H, W]
+    boxes = boxes_of_masks(masks) if len(masks) else torch.zeros(0, 4)
+    canvas = (rows.shape[0], rows.shape[1])
+    return tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=canvas), tv_tensors.Mask(masks)
+
+
+# --- data sets --------------------------------------------------------------------------------------------------------
+@DATASETS.register_module()
+class CocoPanoptic(DenseDataset):
+    """COCO's panoptic format: a JSON file of images, segments and categories, and a folder of PNGs of segment ids.
+
+    Labels follow the order of the category ids, which may have gaps.
+
+    Args:
+        ann_file: The JSON file, relative to `data_root`.
+        data_prefix: The folders `img_path` and `seg_map_path`, relative to `data_root`.
+        **kwargs: Those of `DenseDataset`.
+    """
+
+    def load_data_list(self) -> list[dict[str, Any]]:
+        """One record per annotated image.
+
+        Raises:
+            LabelError: Not a panoptic file; an image or a category that it does not list.
+        """
+        content = _read_json(self.ann_file)
+        categories = sorted(content["categories"], key=lambda category: category["id"])
+        label_of = {category["id"]: label for label, category in enumerate(categories)}
+        things = [bool(category.get("isthing", 1)) for category in categories]
+        self._metainfo.update(_describe(categories, things))
+        images = {image["id"]: image for image in content["images"]}
+        records = []
+        for annotation in content["annotations"]:
+            image = images.get(annotation["image_id"])
+            wrong = [s["category_id"] for s in annotation["segments_info"] if s["category_id"] not in label_of]
+            if image is None or wrong:
+                what = f"category {wrong[0]}" if wrong else f"image {annotation['image_id']}"
+                raise LabelError(f"{self.ann_file}: {annotation['file_name']} refers to {what}, which it does not list")
+            records.append(
+                {
+                    "img_path": str(Path(self.data_prefix["img_path"], image["file_name"])),
+                    "img_id": image["id"],
+                    "height": image["height"],
+                    "width": image["width"],
+                    "seg_map_path": str(Path(self.data_prefix["seg_map_path"], annotation["file_name"])),
+                    "segments": [_segment(info, label_of, things) for info in annotation["segments_info"]],
+                }
+            )
+        return records
+
+
+def _read_json(path: str) -> dict[str, Any]:
+    if not Path(path).is_file():
+        raise LabelError(f"{path}: no such annotation file; check data_root and ann_file")
+    try:
+        content = load(path)
+    except ValueError as error:
+        raise LabelError(f"{path}: not JSON: {error}") from None
+    is_panoptic = isinstance(content, dict) and all(k in content for k in ("images", "annotations", "categories"))
+    if not is_panoptic or any("segments_info" not in annotation for annotation in content["annotations"]):
+        raise LabelError(
+            f"{path}: not COCO's panoptic format (images, categories, annotations with segments_info); instances are "
+            "read by InstanceLabels"
+        )
+    return content
+
+
+def _describe(categories: Sequence[Mapping[str, Any]], things: Sequence[bool]) -> dict[str, Any]:
+    own = palette(len(categories) + 1)[1:].tolist()
+    return {
+        "classes": tuple(category["name"] for category in categories),
+        "palette": [list(c.get("color", color)) for c, color in zip(categories, own, strict=True)],
+        "is_thing": tuple(things),
+    }
+
+
+def _segment(info: Mapping[str, Any], label_of: Mapping[int, int], things: Sequence[bool]) -> Segment:
+    label = label_of[info["category_id"]]
+    return {"id": info["id"], "label": label, "is_thing": things[label], "ignore": bool(info.get("iscrowd", 0))}
+
+
+@DATASETS.register_module()
+class InstanceLabels(DenseDataset):
+    """Any data set of instances (COCO, LVIS) as label maps, painted on the fly by `LoadInstanceLabels`.
+
+    The package of the source must be imported too: `custom_imports: {imports: [segmentation, detection]}`.
+
+    Args:
+        source: Config of a data set whose records have `instances` with masks, such as `CocoInstances`.
+        background: Name of the class of the pixels without an instance, which becomes class 0; None leaves them
+            unlabelled.
+        **kwargs: Those of `DenseDataset`.
+    """
+
+    def __init__(self, source: Mapping[str, Any], background: str | None = "background", **kwargs: Any) -> None:
+        self.source = dict(source)
+        self.background = background
+        super().__init__(**kwargs)
+
+    def load_data_list(self) -> list[dict[str, Any]]:
+        """The source's records, with labels moved on by one where there is a background.
+
+        Raises:
+            LabelError: The source has no masks.
+        """
+        source = DATASETS.build(self.source)
+        shift = 0 if self.background is None else 1
+        names = [self.background] if self.background is not None else []
+        names += source.metainfo["classes"]
+        things = [False] * shift + [True] * (len(names) - shift)
+        self._metainfo.update(_describe([{"name": name} for name in names], things))
+        if self.background is not None:
+            self._metainfo["palette"] = palette(len(names)).tolist()  # the background is black
+        records = []
+        for index in range(len(source)):
+            record = source.get_data_info(index)
+            # the source has counted instances whose mask is no region, and left the mask out
+            moved = [{**item, "label": item["label"] + shift} for item in record["instances"] if "mask" in item]
+            records.append({**record, "instances": moved, "uncovered": 0 if shift else IGNORE_LABEL})
+        if records and not any(record["instances"] for record in records):
+            raise LabelError(f"{source.ann_file}: no instance has a mask; label maps are made from masks")
+        return records
