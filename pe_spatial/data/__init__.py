@@ -1,7 +1,7 @@
 """Samples, loaders, datasets and batches. Importing this package registers their names with mmengine."""
 
 from pe_spatial.data.dataset import DenseDataset, seeded
-from pe_spatial.data.images import ImageFolder, find_images
+from pe_spatial.data.images import ImageFolder, ImageList, find_images
 from pe_spatial.data.loading import (
     LoadDepth,
     LoadFrames,
@@ -17,6 +17,7 @@ from pe_spatial.data.loading import (
 from pe_spatial.data.preprocessor import DensePreprocessor
 from pe_spatial.data.sample import PackSample
 from pe_spatial.data.sampler import Draw, DrawSampler
+from pe_spatial.data.tar import TarImages, open_images
 from pe_spatial.data.transforms import FixedSizeCrop, SanitizeInstances, boxes_of_masks
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "DrawSampler",
     "FixedSizeCrop",
     "ImageFolder",
+    "ImageList",
     "LoadDepth",
     "LoadFrames",
     "LoadImage",
@@ -33,11 +35,13 @@ __all__ = [
     "LoadLabelMap",
     "PackSample",
     "SanitizeInstances",
+    "TarImages",
     "UnreadableFile",
     "boxes_of_masks",
     "decode_mask",
     "encode_mask",
     "find_images",
+    "open_images",
     "read_image",
     "seeded",
     "to_image",

@@ -33,7 +33,7 @@ class DenseDataset(BaseDataset):
         super().__init__(*args, **kwargs)
 
     def full_init(self) -> None:
-        """Load the records.
+        """Load the records; a step of the pipeline with a method `check_dataset` may then refuse this dataset.
 
         Raises:
             ValueError: No record is left.
@@ -44,6 +44,9 @@ class DenseDataset(BaseDataset):
         self._require_records(len(self))
         # shared among the worker processes, which only ever set entries to True: no lock is needed
         self._unreadable = torch.zeros(len(self), dtype=torch.bool).share_memory_()
+        for step in self.pipeline.transforms:
+            if hasattr(step, "check_dataset"):
+                step.check_dataset(self)
 
     def _serialize_data(self) -> tuple[np.ndarray, np.ndarray]:
         self._require_records(len(self.data_list))  # mmengine's own message speaks of concatenating no arrays

@@ -1,6 +1,7 @@
 """Unlabelled images: a folder, a glob or a list file."""
 
 import glob
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,16 @@ from pe_spatial.data.dataset import DenseDataset
 from pe_spatial.data.loading import IMAGE_SUFFIXES, is_image_name, list_images, natural_order
 
 
+class ImageList(DenseDataset):
+    """Base of datasets of unlabelled images: `img_id` counts from 0 through a list that can be told from another."""
+
+    def identities(self) -> list[tuple[str, int]]:
+        """Name and bytes of every image, by `img_id`; they are the same wherever the whole list is moved."""
+        raise NotImplementedError
+
+
 @DATASETS.register_module()
-class ImageFolder(DenseDataset):
+class ImageFolder(ImageList):
     """Images without labels; `img_id` counts them from 0 in their order.
 
     Args:
@@ -28,6 +37,15 @@ class ImageFolder(DenseDataset):
     def load_data_list(self) -> list[dict[str, Any]]:
         """One record per image."""
         return [{"img_path": path, "img_id": number} for number, path in enumerate(find_images(self.source))]
+
+    def identities(self) -> list[tuple[str, int]]:
+        """Paths below the deepest folder that holds all images; a file that is gone has 0 bytes."""
+        paths = [os.path.abspath(path) for path in find_images(self.source)]
+        root = os.path.commonpath([os.path.dirname(path) for path in paths])
+        return [
+            (Path(os.path.relpath(path, root)).as_posix(), os.stat(path).st_size if os.path.isfile(path) else 0)
+            for path in paths
+        ]
 
 
 def find_images(source: str | Path | Sequence[str | Path]) -> list[str]:

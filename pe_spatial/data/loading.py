@@ -7,6 +7,7 @@ validation pipeline; a prediction is then judged at the resolution of its annota
 
 import re
 from collections.abc import Iterable, Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,17 +31,30 @@ class UnreadableFile(OSError):  # noqa: N818 - names the state of the file, as F
 
 
 # --- images -----------------------------------------------------------------------------------------------------------
-def read_image(path: str | Path, apply_exif: bool = True) -> tv_tensors.Image:
+def read_image(
+    path: str | Path, apply_exif: bool = True, archive: tuple[str, int, int] | None = None
+) -> tv_tensors.Image:
     """The image as uint8 RGB [3, H, W].
 
     Greyscale, palette and CMYK images are converted, 16-bit greyscale is reduced to its upper 8 bits, and an alpha
     channel is dropped (the stored colours count, also where they are transparent).
 
+    Args:
+        path: A file; where `archive` is given, only the name of the image.
+        apply_exif: Turn the image as its EXIF orientation says.
+        archive: (file, offset, bytes) of an image that lies in a larger file.
+
     Raises:
         UnreadableFile: The file is missing, damaged or no image.
     """
-    with _naming(path), Image.open(path) as image:
+    with _naming(path), Image.open(path if archive is None else _cut_out(*archive)) as image:
         return to_image(ImageOps.exif_transpose(image) if apply_exif else image)
+
+
+def _cut_out(path: str, offset: int, num_bytes: int) -> BytesIO:
+    with open(path, "rb") as file:
+        file.seek(offset)
+        return BytesIO(file.read(num_bytes))
 
 
 def to_image(image: Image.Image | NDArray[np.uint8] | Tensor) -> tv_tensors.Image:
@@ -101,7 +115,10 @@ class LoadImage:
             UnreadableFile: The file is missing, damaged or no image.
             ValueError: The image has another size than its record says.
         """
-        image = to_image(sample["img"]) if "img" in sample else read_image(sample["img_path"], self.apply_exif)
+        if "img" in sample:
+            image = to_image(sample["img"])
+        else:
+            image = read_image(sample["img_path"], self.apply_exif, sample.get("archive"))
         size = (image.shape[-2], image.shape[-1])
         recorded = (sample.get("height", size[0]), sample.get("width", size[1]))
         if recorded != size:

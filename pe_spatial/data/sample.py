@@ -3,6 +3,7 @@
 A *record* is what a dataset's `load_data_list` yields: a picklable dict of paths and small lists. Nothing is decoded.
 
     img_path      str, the image file
+    archive       (file, offset, bytes), where the image lies inside a larger file: then img_path is only its name
     img_id        int or str, unique in the dataset
     height, width int, optional: checked against the decoded image
     instances     list of {bbox: [x1, y1, x2, y2], label: 0…K-1, mask: polygons or RLE, ignore: bool}
