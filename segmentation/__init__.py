@@ -8,10 +8,15 @@ from segmentation.datasets import (
     SegmentationDataset,
     SegmentationFolder,
 )
+from segmentation.heads import LinearHead
 from segmentation.labels import LabelError, LabelFormat
 from segmentation.loading import LoadSegmentation
+from segmentation.logits import SemanticModel, Window
+from segmentation.mask_decoder import MaskAnnealingHook, MaskCriterion, MaskDecoder
 from segmentation.metrics import MeanIoUMetric
 from segmentation.panoptic import CocoPanoptic, InstanceLabels, LoadInstanceLabels, LoadPanoptic
+from segmentation.panoptic_quality import PanopticMetric
+from segmentation.segmentor import SemanticSegmentor
 from segmentation.transforms import MixedCrop
 
 __all__ = [
@@ -22,12 +27,20 @@ __all__ = [
     "InstanceLabels",
     "LabelError",
     "LabelFormat",
+    "LinearHead",
     "LoadInstanceLabels",
     "LoadPanoptic",
     "LoadSegmentation",
+    "MaskAnnealingHook",
+    "MaskCriterion",
+    "MaskDecoder",
     "MeanIoUMetric",
     "MixedCrop",
+    "PanopticMetric",
     "PascalVOC",
     "SegmentationDataset",
     "SegmentationFolder",
+    "SemanticModel",
+    "SemanticSegmentor",
+    "Window",
 ]

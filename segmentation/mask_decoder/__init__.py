@@ -1,0 +1,7 @@
+"""A mask decoder inside the encoder: queries among its tokens, masks by dot product, matched losses."""
+
+from segmentation.mask_decoder.annealing import MaskAnnealingHook
+from segmentation.mask_decoder.criterion import MaskCriterion, Masks
+from segmentation.mask_decoder.model import MaskDecoder
+
+__all__ = ["MaskAnnealingHook", "MaskCriterion", "MaskDecoder", "Masks"]

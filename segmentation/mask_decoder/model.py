@@ -1,0 +1,201 @@
+"""An encoder-only mask transformer (EoMT, arXiv:2503.19108) on a Perception Encoder."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from mmengine.model import BaseModel
+from mmengine.registry import MODELS
+from mmengine.structures import BaseDataElement, PixelData
+from torch import Tensor
+
+from pe_spatial.engine.binding import check_class_count
+from segmentation.logits import Window
+from segmentation.mask_decoder.criterion import Masks
+from segmentation.mask_decoder.head import MaskHead
+from segmentation.mask_decoder.postprocess import frame_resize, instances_of, panoptic_of, semantic_scores
+from segmentation.mask_decoder.queries import QueryTokens, attention_mask, run_block
+from segmentation.mask_decoder.targets import segments_of_sample
+from segmentation.semantic import enlarge_score_map, predict_semantic
+from segmentation.windows import check_window
+
+OUTPUTS = ("semantic", "instance", "panoptic")
+
+
+@MODELS.register_module()
+class MaskDecoder(BaseModel):
+    """Masks of classes, of objects, or of both, from learned queries in the last blocks of the encoder.
+
+    The encoder needs no decoder beside it: queries are further tokens of its last blocks, and a mask is the dot product
+    of a query with the upscaled patch tokens. In training the queries also answer before each of these blocks, and may
+    be confined to their own masks (`MaskAnnealingHook`); evaluation is always that of a plain encoder.
+
+    Args:
+        num_classes: K.
+        backbone: Config of a `PEBackbone` whose only map is that of the last block.
+        things: Labels of countable classes, each object of which is a mask of its own; or a number n for the first n.
+        outputs: What is predicted, of "semantic", "instance" and "panoptic".
+        num_queries: Q; more than there are segments in an image.
+        num_blocks: L, blocks that the queries take part in.
+        criterion: Config of the loss.
+        least_score, least_visible: See `panoptic_of`.
+        max_instances: Objects that are kept per image.
+        window: For semantic outputs alone: `size` and `stride`, both (H, W), of a window over the images.
+        data_preprocessor: Config of the preprocessor; pads to multiples of the patch size.
+
+    Attributes:
+        masking: Probability per block that a query attends only to its own mask in training; all 0 at first.
+
+    Raises:
+        ValueError: An option outside its range, or two that contradict each other.
+    """
+
+    align_corners = False
+
+    def __init__(
+        self,
+        num_classes: int,
+        backbone: Mapping[str, Any],
+        things: int | Sequence[int] = (),
+        outputs: Sequence[str] = ("semantic",),
+        num_queries: int = 100,
+        num_blocks: int = 4,
+        criterion: Mapping[str, Any] | None = None,
+        least_score: float = 0.8,
+        least_visible: float = 0.8,
+        max_instances: int = 100,
+        window: Mapping[str, Any] | None = None,
+        data_preprocessor: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(data_preprocessor=dict(data_preprocessor) if data_preprocessor else None)
+        if num_classes < 1:
+            raise ValueError(f"num_classes is {num_classes}; a segmenter needs at least one class")
+        self.num_classes = num_classes
+        self.things = frozenset(range(things) if isinstance(things, int) else things)
+        self.outputs = tuple(outputs)
+        self.window: Window | None = None if window is None else check_window(**window)
+        self._check_outputs()
+        self.backbone = MODELS.build(backbone)
+        encoder = self.backbone.encoder
+        if self.backbone.layers != (encoder.config.depth - 1,):
+            raise ValueError(
+                f"layers {self.backbone.layers} of the backbone: masks come from the last block alone, [-1]"
+            )
+        self.queries = QueryTokens(encoder, num_queries, num_blocks)
+        self.head = MaskHead(encoder.config.width, num_classes, self.backbone.patch_size)
+        self.criterion = MODELS.build({"type": "MaskCriterion", **(criterion or {})})
+        self.least_score = least_score
+        self.least_visible = least_visible
+        self.max_instances = max_instances
+        self.masking: Sequence[float] = [0.0] * num_blocks
+
+    def _check_outputs(self) -> None:
+        unknown = [name for name in self.outputs if name not in OUTPUTS]
+        if unknown or not self.outputs:
+            raise ValueError(f"outputs {list(self.outputs)} must be some of {', '.join(OUTPUTS)}")
+        outside = [label for label in self.things if not 0 <= label < self.num_classes]
+        if outside:
+            raise ValueError(f"thing {outside[0]} is no label of {self.num_classes} classes (0…{self.num_classes - 1})")
+        if "instance" in self.outputs and not self.things:
+            raise ValueError("outputs has 'instance' but no class is countable; set things")
+        if self.window is not None and self.outputs != ("semantic",):
+            raise ValueError("objects cannot be joined across windows; set window=None, or outputs=['semantic']")
+
+    @property
+    def stride(self) -> int:
+        """See `SemanticModel`."""
+        return self.backbone.patch_size
+
+    def forward(
+        self, inputs: Tensor, data_samples: Sequence[BaseDataElement] | None = None, mode: str = "tensor"
+    ) -> Any:
+        """Run on normalised images [B, 3, H, W], H and W multiples of the patch size.
+
+        Args:
+            inputs: Images.
+            data_samples: For "loss" with `gt_sem_seg`, `gt_instances` (labels, masks; all of countable classes), or
+                both, and `ignored_instances`; for "predict" with the metainfo of `DensePreprocessor`.
+            mode: "loss" for a dict of losses; "predict" for data samples in the form that `segmentation.logits` gives;
+                "tensor" for the `Masks` of all queries.
+
+        Raises:
+            ValueError: Another mode, or "loss" or "predict" without data samples.
+        """
+        if mode == "tensor":
+            return self._decode(inputs)[-1]
+        if mode not in ("loss", "predict"):
+            raise ValueError(f"mode={mode!r} is not one of 'loss', 'predict', 'tensor'")
+        if data_samples is None:
+            raise ValueError(f"mode={mode!r} needs data_samples")
+        if mode == "predict":
+            return self._predict(inputs, data_samples)
+        size = (inputs.shape[-2], inputs.shape[-1])
+        segments = [segments_of_sample(sample, size, self.things) for sample in data_samples]
+        return self.criterion(self._decode(inputs), segments)
+
+    def _decode(self, inputs: Tensor) -> list[Masks]:
+        """What the queries say: in training before each of their blocks and after the last, otherwise only there."""
+        encoder = self.backbone.encoder
+        grid = encoder.grid(inputs)
+        tokens = self.queries.join(encoder, inputs)
+        rope = self.queries.rope(encoder, grid, inputs.device)
+        answers = []
+        for block, probability in zip(self.queries.blocks(encoder), self.masking, strict=True):
+            mask = None
+            if self.training:
+                answers.append(self.head(*self.queries.split(tokens, grid), grid))
+                mask = attention_mask(answers[-1].logits, grid, tokens.shape[1], probability)
+            tokens = run_block(encoder, block, tokens, rope, mask)
+        return [*answers, self.head(*self.queries.split(tokens, grid), grid)]
+
+    def _predict(self, inputs: Tensor, data_samples: Sequence[BaseDataElement]) -> list[BaseDataElement]:
+        if self.outputs == ("semantic",):
+            return predict_semantic(self, inputs, data_samples)
+        found = self._decode(inputs)[-1]
+        size = (inputs.shape[-2], inputs.shape[-1])
+        for sample, logits, class_logits in zip(data_samples, *found, strict=True):
+            self._fill(sample, logits, class_logits, size)
+        return list(data_samples)
+
+    def _fill(self, sample: BaseDataElement, logits: Tensor, class_logits: Tensor, size: tuple[int, int]) -> None:
+        resize = frame_resize(size, tuple(sample.img_shape[:2]), tuple(sample.ori_shape[:2]))
+        if "semantic" in self.outputs:
+            scores = resize(semantic_scores(logits[None], class_logits[None])[0])
+            sample.set_field(PixelData(data=scores.argmax(0, keepdim=True)), "pred_sem_seg", dtype=PixelData)
+        if "instance" in self.outputs:
+            sample.pred_instances = instances_of(logits, class_logits, self.things, resize, self.max_instances)
+        if "panoptic" in self.outputs:
+            thresholds = self.least_score, self.least_visible
+            ids, segments = panoptic_of(logits, class_logits, self.things, resize, *thresholds)
+            sample.set_field(PixelData(data=ids[None]), "pred_panoptic", dtype=PixelData)
+            sample.set_metainfo({"segments": segments})
+
+    def score_map(self, inputs: Tensor) -> Tensor:
+        """See `SemanticModel`."""
+        return semantic_scores(*self._decode(inputs)[-1])
+
+    def segment_logits(self, inputs: Tensor) -> Tensor:
+        """See `SemanticModel`; the scores are sums of probabilities, not logits."""
+        return enlarge_score_map(self, inputs)
+
+    def probabilities(self, scores: Tensor) -> Tensor:
+        """See `SemanticModel`."""
+        return scores / scores.sum(dim=-3, keepdim=True).clamp_min(torch.finfo(scores.dtype).tiny)
+
+    def check_classes(self, metainfo: Mapping[str, Any]) -> None:
+        """Compare the model with a data set's `classes` and, where it knows, which of them are countable.
+
+        Raises:
+            ValueError: They differ.
+        """
+        check_class_count(self.num_classes, metainfo)
+        known = metainfo.get("is_thing")
+        countable = None if known is None else {label for label, is_thing in enumerate(known) if is_thing}
+        if known is not None and (self.things or "panoptic" in self.outputs) and countable != self.things:
+            raise ValueError(
+                f"the model has things={sorted(self.things)}, the data set has {sorted(countable or ())}: "
+                f"{', '.join(metainfo['classes'][label] for label in sorted(countable or ())[:5]) or 'none'}; set "
+                "model.things accordingly"
+            )
+
+    bind_dataset = check_classes

@@ -1,0 +1,119 @@
+"""Queries among the tokens of an encoder's last blocks."""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from pe_spatial.backbones.rope import rotary_table
+from pe_spatial.backbones.vit import VisionTransformer
+
+
+class QueryTokens(nn.Module):
+    """Learned queries that take part in the attention of an encoder's last blocks like any other token.
+
+    The order of tokens is queries, class token (where the encoder has one), patches. Queries and class token have no
+    place in the image: their rotary angle is 0, the identity.
+
+    Args:
+        encoder: Whose blocks are used; it is not kept.
+        count: Q.
+        blocks: How many of the last blocks.
+
+    Raises:
+        ValueError: No query; no block, or all; or windowed attention in one of the blocks.
+    """
+
+    def __init__(self, encoder: VisionTransformer, count: int, blocks: int) -> None:
+        super().__init__()
+        depth = encoder.config.depth
+        if count < 1:
+            raise ValueError(f"num_queries {count} is not positive; EoMT uses 100 for semantic masks, 200 for objects")
+        if not 0 < blocks < depth:
+            raise ValueError(f"num_blocks {blocks} is not among 1 to {depth - 1}: the encoder has {depth} blocks")
+        if any(encoder.windowed[-blocks:]):
+            raise ValueError(
+                f"one of the last {blocks} blocks attends in windows, where queries have no place; name these blocks "
+                "in the backbone's global_blocks"
+            )
+        self.count = count
+        self.first = depth - blocks
+        self.tokens = nn.Parameter(torch.randn(count, encoder.config.width))
+
+    def rope(self, encoder: VisionTransformer, grid: tuple[int, int], device: torch.device) -> Tensor:
+        """The rotary table [N, D/2, 2] of all tokens."""
+        table = rotary_table(
+            *grid,
+            encoder.config.head_dim,
+            device,
+            reference=encoder.rope_reference,
+            cls_token=encoder.has_cls,
+        )
+        identity = table.new_tensor([1.0, 0.0]).expand(self.count, table.shape[1], 2)  # (cos, sin) of the angle 0
+        return torch.cat([identity, table])
+
+    def join(self, encoder: VisionTransformer, inputs: Tensor) -> Tensor:
+        """Tokens [B, N, C] before the first of the blocks."""
+        tokens = encoder.forward_features(inputs, [self.first - 1])[0]
+        queries = self.tokens.to(tokens.dtype).expand(len(tokens), -1, -1)
+        return torch.cat([queries, tokens], dim=1)
+
+    def split(self, tokens: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Queries [B, Q, C] and patches [B, h * w, C] among all tokens; the class token is left out."""
+        return tokens[:, : self.count], tokens[:, -grid[0] * grid[1] :]
+
+    def blocks(self, encoder: VisionTransformer) -> Iterator[nn.Module]:
+        """The blocks, to be called like `run_block`."""
+        yield from encoder.transformer.resblocks[self.first :]
+
+
+def run_block(
+    encoder: VisionTransformer, block: nn.Module, tokens: Tensor, rope: Tensor, mask: Tensor | None
+) -> Tensor:
+    """One block, recomputed in the backward pass where the encoder does so."""
+    if encoder.checkpointing and encoder.training and torch.is_grad_enabled():
+        return checkpoint(block, tokens, rope, None, mask, use_reentrant=False)
+    return block(tokens, rope, None, mask)
+
+
+@torch.no_grad()
+def attention_mask(logits: Tensor, grid: tuple[int, int], tokens: int, probability: float) -> Tensor | None:
+    """Which token attends to which when queries look only into their own masks.
+
+    A query whose mask is empty attends everywhere, and so does each query with 1 - `probability`, independently. All
+    other tokens attend everywhere, and queries to all tokens that are not patches.
+
+    Args:
+        logits: Masks [B, Q, h', w'] that the queries have so far.
+        grid: (h, w) of the patches, the last h * w of the tokens; the queries are the first Q.
+        tokens: N.
+        probability: Of a query to be masked.
+
+    Returns:
+        bool [B, 1, N, N], or None if no query is masked.
+    """
+    if probability <= 0:
+        return None
+    inside = F.interpolate(logits.float(), grid, mode="bilinear", align_corners=False).flatten(2) > 0  # [B, Q, h * w]
+    free = torch.rand(inside.shape[:2], device=logits.device) >= probability
+    inside |= (free | ~inside.any(2))[:, :, None]
+    mask = logits.new_ones(len(logits), 1, tokens, tokens, dtype=torch.bool)
+    mask[:, 0, : inside.shape[1], -inside.shape[2] :] = inside
+    return mask
+
+
+def masking_probabilities(progress: float, blocks: int, power: float = 0.9) -> Sequence[float]:
+    """How often queries are masked in each block, by the schedule of EoMT.
+
+    The run is cut into blocks + 2 equal parts. All queries are masked in the first; in part n + 2 the probability of
+    block n falls from 1 to 0 as (1 - progress within the part) ** power; in the last no query is masked any more.
+
+    Args:
+        progress: Share of the training that is done, 0…1.
+        blocks: Number of blocks.
+        power: Of the fall.
+    """
+    parts = progress * (blocks + 2)
+    return [max(0.0, min(1.0, 2 + block - parts)) ** power for block in range(blocks)]

@@ -1,0 +1,84 @@
+"""What a mask decoder is to find in an image: segments, each a class and a mask."""
+
+from collections.abc import Collection
+from typing import NamedTuple
+
+import torch
+from mmengine.structures import BaseDataElement
+from torch import Tensor
+from torch.nn import functional as F
+
+from pe_spatial.data.sample import IGNORE_LABEL
+
+
+class Segments(NamedTuple):
+    """The truth about one image.
+
+    Args:
+        labels: int64 [G].
+        masks: bool [G, H, W]; objects may overlap.
+        real: bool [H, W], False where nothing is known: no label, a crowd, padding.
+    """
+
+    labels: Tensor
+    masks: Tensor
+    real: Tensor
+
+
+def segments_of(
+    size: tuple[int, int],
+    things: Collection[int],
+    sem_seg: Tensor | None = None,
+    instances: tuple[Tensor, Tensor] | None = None,
+    ignored: Tensor | None = None,
+) -> Segments:
+    """Segments from a label map, from objects, or from both.
+
+    With both, every object is a segment, and so is all area of a class of the label map that is not a thing. With a
+    label map alone, all area of a class is one segment.
+
+    Args:
+        size: (H, W).
+        things: Labels of countable classes.
+        sem_seg: int64 [H, W], 255 = no label.
+        instances: labels [N] and masks bool [N, H, W]; both of countable classes only.
+        ignored: Masks bool [M, H, W] of crowds.
+
+    Raises:
+        ValueError: Neither a label map nor objects.
+    """
+    if sem_seg is None and instances is None:
+        raise ValueError("a sample without gt_sem_seg and gt_instances has no segments; load one of the two")
+    some = sem_seg if sem_seg is not None else instances[1]  # type: ignore[index]
+    real = torch.ones(size, dtype=torch.bool, device=some.device)
+    labels = torch.zeros(0, dtype=torch.int64, device=some.device)
+    masks = torch.zeros(0, *size, dtype=torch.bool, device=some.device)
+    if sem_seg is not None:
+        real &= sem_seg != IGNORE_LABEL
+        labels = sem_seg[real].unique()
+        if instances is not None and len(things):
+            labels = labels[~torch.isin(labels, torch.tensor(sorted(things), device=labels.device))]
+        masks = sem_seg == labels[:, None, None]  # [G, H, W]
+    if instances is not None:
+        visible = instances[1].flatten(1).any(1)
+        labels = torch.cat([labels, instances[0][visible]])
+        masks = torch.cat([masks, instances[1][visible]])
+        real |= instances[1].any(0)  # an object is known although the label map may not be
+    if ignored is not None and len(ignored):
+        real &= ~ignored.any(0) | masks.any(0)
+    return Segments(labels, masks, real)
+
+
+def segments_of_sample(sample: BaseDataElement, size: tuple[int, int], things: Collection[int]) -> Segments:
+    """Segments of a training sample, padded to `size` (H, W), the size of the batch."""
+    height, width = sample.img_shape[:2]
+    instances = ignored = sem_seg = None
+    if "gt_instances" in sample:
+        instances = sample.gt_instances.labels, sample.gt_instances.masks
+    if "masks" in sample.get("ignored_instances", ()):
+        ignored = sample.ignored_instances.masks
+    if "gt_sem_seg" in sample:
+        sem_seg = sample.gt_sem_seg.data[0, :height, :width]
+    found = segments_of((height, width), things, sem_seg, instances, ignored)
+    padding = (0, size[1] - width, 0, size[0] - height)
+    return Segments(found.labels, F.pad(found.masks, padding), F.pad(found.real, padding))

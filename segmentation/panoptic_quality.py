@@ -1,0 +1,157 @@
+"""Panoptic quality (Kirillov et al., arXiv:1801.00868)."""
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import torch
+from mmengine.evaluator import BaseMetric
+from mmengine.logging import print_log
+from mmengine.registry import METRICS
+from torch import Tensor
+
+from pe_spatial.engine import ConfigError
+from segmentation.mask_decoder.targets import segments_of
+
+# rows of a tally: sum of the IoUs of matches, matches, unmatched predictions, unmatched truth
+_IOU, _MATCHED, _FALSE, _MISSED = range(4)
+
+
+@METRICS.register_module()
+class PanopticMetric(BaseMetric):
+    """PQ, SQ and RQ in percent, of all classes, of things and of stuff: means over the classes that occur.
+
+    A prediction and a segment of the truth match if they have one class and an IoU above one half; pixels of which
+    nothing is known count neither for nor against. A prediction that lies mostly there is not counted as false.
+
+    The results are called `panoptic/PQ`, `…/SQ`, `…/RQ`, and the same with `_things` and `_stuff`.
+    """
+
+    default_prefix = "panoptic"
+
+    def process(self, data_batch: Any, data_samples: Sequence[dict[str, Any]]) -> None:
+        """Judge predictions in the frame of their annotation.
+
+        Args:
+            data_batch: Not used.
+            data_samples: With `pred_panoptic` [1, H, W], `segments`, and `gt_sem_seg`, `gt_instances` or both.
+
+        Raises:
+            ConfigError: The data set does not say which classes are things; or no panoptic prediction, or one of
+                another size than the annotation.
+        """
+        things = self._things()
+        for sample in data_samples:
+            name = sample.get("img_path")
+            if "pred_panoptic" not in sample:
+                raise ConfigError(f"{name}: no panoptic prediction; add 'panoptic' to model.outputs")
+            predicted = sample["pred_panoptic"]["data"][0]
+            truth = self._truth(sample, predicted, things)
+            self.results.append(tally(predicted, sample["segments"], *truth, len(self.dataset_meta["classes"])))
+
+    def _truth(self, sample: Mapping[str, Any], predicted: Tensor, things: Collection[int]) -> tuple[Tensor, Tensor]:
+        """Segment ids [H, W], 0 where nothing is known, and the label of each id from 1 on."""
+        size = (predicted.shape[0], predicted.shape[1])
+        sem_seg = sample["gt_sem_seg"]["data"][0] if "gt_sem_seg" in sample else None
+        found = sample.get("gt_instances")
+        instances = None if found is None else (found["labels"], found["masks"])
+        ignored = sample.get("ignored_instances", {}).get("masks")
+        for part in (sem_seg, None if instances is None else instances[1]):
+            if part is not None and tuple(part.shape[-2:]) != size:
+                raise ConfigError(
+                    f"{sample.get('img_path')}: the prediction is {size} (H, W) but the annotation "
+                    f"{tuple(part.shape[-2:])}; load annotations after the last resize of the validation pipeline"
+                )
+        truth = segments_of(size, things, sem_seg, instances, ignored)
+        ids = torch.zeros(size, dtype=torch.int64, device=truth.real.device)
+        for number, mask in enumerate(truth.masks, start=1):  # what comes later lies on top
+            ids[mask] = number
+        ids[~truth.real] = 0
+        return ids.to(predicted.device), truth.labels
+
+    def _things(self) -> frozenset[int]:
+        if "is_thing" not in self.dataset_meta:
+            raise ConfigError(
+                f"{type(self).__name__} needs 'is_thing', one truth value by class, in the data set's metainfo; use "
+                "CocoPanoptic or InstanceLabels, or set dataset.metainfo.is_thing"
+            )
+        return frozenset(label for label, is_thing in enumerate(self.dataset_meta["is_thing"]) if is_thing)
+
+    def compute_metrics(self, results: list[Tensor]) -> dict[str, float]:
+        """The measures from the summed tallies.
+
+        Raises:
+            ConfigError: No class occurs.
+        """
+        total = torch.stack(results).sum(0)
+        things, classes = self._things(), self.dataset_meta["classes"]
+        quality = panoptic_quality(total)  # [3, K]
+        if quality[0].isnan().all():
+            raise ConfigError(f"none of the {len(results)} images has a segment, true or predicted")
+        print_log(_table(classes, quality), logger="current")
+        is_thing = torch.tensor([label in things for label in range(len(classes))])
+        groups = {"": is_thing | ~is_thing, "_things": is_thing, "_stuff": ~is_thing}
+        return {
+            f"{name}{suffix}": row[group].nanmean().item()
+            for suffix, group in groups.items()
+            if group.any()
+            for name, row in zip(("PQ", "SQ", "RQ"), quality, strict=True)
+        }
+
+
+def tally(
+    predicted: Tensor, segments: Sequence[Mapping[str, Any]], truth: Tensor, labels: Tensor, num_classes: int
+) -> Tensor:
+    """Count one image.
+
+    Args:
+        predicted: Segment ids [H, W], 0 where nothing was found.
+        segments: `id` and `label` of every predicted segment.
+        truth: Segment ids [H, W] from 1 to G, 0 where nothing is known.
+        labels: Of the true segments, [G].
+        num_classes: K.
+
+    Returns:
+        float64 [4, K] on the CPU: per class the sum of the IoUs of matches, their number, and the numbers of unmatched
+        predictions and of unmatched true segments.
+    """
+    result = torch.zeros(4, num_classes, dtype=torch.float64)
+    count, true_count = max([0, *(segment["id"] for segment in segments)]) + 1, len(labels) + 1
+    pairs = predicted.long() * true_count + truth.long()
+    overlap = torch.bincount(pairs.flatten(), minlength=count * true_count).reshape(count, true_count).double().cpu()
+    area, true_area = overlap.sum(1), overlap.sum(0)
+    missed = {number for number in range(1, true_count) if true_area[number] > 0}
+    true_labels = labels.tolist()
+    for segment in segments:
+        row, label = overlap[segment["id"]], segment["label"]
+        # what lies where nothing is known belongs to no union
+        known = area[segment["id"]] - row[0]
+        iou = row / (known + true_area - row).clamp_min(1)
+        hits = [n for n in range(1, true_count) if true_labels[n - 1] == label and iou[n] > 0.5]
+        if hits:  # never more than one: two halves leave no room
+            result[_IOU, label] += iou[hits[0]]
+            result[_MATCHED, label] += 1
+            missed.discard(hits[0])
+        elif area[segment["id"]] > 0 and row[0] <= 0.5 * area[segment["id"]]:
+            result[_FALSE, label] += 1
+    for number in missed:
+        result[_MISSED, true_labels[number - 1]] += 1
+    return result
+
+
+def panoptic_quality(total: Tensor) -> Tensor:
+    """PQ, SQ and RQ in percent, [3, K], from summed tallies [4, K]; NaN for classes that do not occur."""
+    iou, matched, false, missed = total
+    occurs = matched + false + missed > 0
+    recognition = matched / (matched + false / 2 + missed / 2)
+    segmentation = torch.where(matched > 0, iou / matched.clamp_min(1), torch.zeros_like(iou))
+    quality = 100 * torch.stack([segmentation * recognition, segmentation, recognition])
+    return torch.where(occurs, quality, torch.nan)
+
+
+def _table(classes: Sequence[str], quality: Tensor) -> str:
+    width = max(len("class"), *map(len, classes))
+    rows = [f"{'class':<{width}}  {'PQ':>6}  {'SQ':>6}  {'RQ':>6}"]
+    for name, *values in zip(classes, *quality.tolist(), strict=True):
+        cells = (f"{value:6.2f}" if value == value else "     –" for value in values)
+        rows.append(f"{name:<{width}}  {'  '.join(cells)}")
+    return "\n".join(rows)
