@@ -118,25 +118,20 @@ def read_index(tar: str | Path, index_folder: str | Path | None = None) -> list[
             return [(name, offset, size) for name, offset, size in content["members"]]
     except (OSError, ValueError, AttributeError):
         pass  # missing or damaged: it is only a copy of what the tar says
-    members = _scan(path, state.st_size)
+    members = _scan(path)
     _write(index, json.dumps({**stamp, "members": members}))
     return members
 
 
-def _scan(path: Path, num_bytes: int) -> list[Member]:
+def _scan(path: Path) -> list[Member]:
     try:
         with tarfile.open(path, "r:") as tar:
             files = [(member.name, member.offset_data, member.size) for member in tar if member.isreg()]
     except tarfile.TarError as error:
         raise UnreadableFile(
-            f"{path} cannot be read as a plain tar: {error}; a compressed one must be unpacked (gunzip), for its "
-            "images cannot be reached one by one"
+            f"{path} is no whole, plain tar ({error}): copy a truncated one again, and unpack a compressed one (gunzip), "
+            "for its images cannot be reached one by one"
         ) from error
-    for name, offset, size in files:
-        if offset + size > num_bytes:
-            raise UnreadableFile(
-                f"{path} is truncated: {name} ends at byte {offset + size} of {num_bytes}; copy the tar again"
-            )
     return [member for member in files if is_image_name(Path(member[0]))]
 
 

@@ -109,11 +109,11 @@ def test_an_index_may_lie_elsewhere_or_nowhere(shards, tmp_path_factory):
 def test_what_is_no_plain_whole_tar_is_named(shards):
     whole = (shards / "train-2.tar").read_bytes()
     (shards / "packed.tar").write_bytes(gzip.compress(whole))
-    with pytest.raises(UnreadableFile, match=r"packed\.tar .*gunzip"):
+    with pytest.raises(UnreadableFile, match=r"packed\.tar is no.*gunzip"):
         TarImages(shards / "packed.tar")
     _, offset, _ = read_index(shards / "train-2.tar")[-1]
     (shards / "cut.tar").write_bytes(whole[: offset + 10])
-    with pytest.raises(UnreadableFile, match=r"cut\.tar is truncated: deep/2"):
+    with pytest.raises(UnreadableFile, match=r"cut\.tar is no whole.*unexpected end.*copy"):
         TarImages(shards / "cut.tar")
     with pytest.raises(FileNotFoundError, match="no tar file"):
         TarImages(shards / "none-*.tar")
