@@ -129,7 +129,7 @@ def _scan(path: Path) -> list[Member]:
             files = [(member.name, member.offset_data, member.size) for member in tar if member.isreg()]
     except tarfile.TarError as error:
         raise UnreadableFile(
-            f"{path} is no whole, plain tar ({error}): copy a truncated one again, and unpack a compressed one (gunzip), "
+            f"{path} is no whole, plain tar ({error}): copy a truncated one again, unpack a compressed one (gunzip), "
             "for its images cannot be reached one by one"
         ) from error
     return [member for member in files if is_image_name(Path(member[0]))]
