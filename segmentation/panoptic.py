@@ -143,8 +143,14 @@ class CocoPanoptic(DenseDataset):
     Args:
         ann_file: The JSON file, relative to `data_root`.
         data_prefix: The folders `img_path` and `seg_map_path`, relative to `data_root`.
+        instance_file: The JSON file of the same images' instances, relative to `data_root`, that masks are scored
+            against (`CocoMetric`); its category ids are those of the panoptic file. Only the metainfo names it.
         **kwargs: Those of `DenseDataset`.
     """
+
+    def __init__(self, *, instance_file: str = "", **kwargs: Any) -> None:
+        self.instance_file = instance_file
+        super().__init__(**kwargs)
 
     def load_data_list(self) -> list[dict[str, Any]]:
         """One record per annotated image.
@@ -157,6 +163,9 @@ class CocoPanoptic(DenseDataset):
         label_of = {category["id"]: label for label, category in enumerate(categories)}
         things = [bool(category.get("isthing", 1)) for category in categories]
         self._metainfo.update(_describe(categories, things))
+        self._metainfo["category_ids"] = tuple(label_of)
+        if self.instance_file:
+            self._metainfo["ann_file"] = str(Path(self.data_root, self.instance_file))
         images = {image["id"]: image for image in content["images"]}
         records = []
         for annotation in content["annotations"]:
@@ -238,6 +247,10 @@ class InstanceLabels(DenseDataset):
         names += source.metainfo["classes"]
         things = [False] * shift + [True] * (len(names) - shift)
         self._metainfo.update(_describe([{"name": name} for name in names], things))
+        known = source.metainfo
+        if "category_ids" in known:  # what masks are scored against; the background has an id that no object has
+            ids = known["category_ids"]
+            self._metainfo.update(category_ids=(*[min(ids) - 1] * shift, *ids), ann_file=known["ann_file"])
         if self.background is not None:
             self._metainfo["palette"] = palette(len(names)).tolist()  # the background is black
         records = []

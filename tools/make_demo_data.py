@@ -43,7 +43,7 @@ FORMATS = ("coco", "labels", "panoptic", "depth", "davis")
 SPLITS = ("train", "val")
 MARKER = "demo.json"
 # raised when the drawing or the layout changes, so that an older dataset is not taken for a current one
-VERSION = 4
+VERSION = 5
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -191,8 +191,13 @@ def class_list() -> str:
     return "\n".join(["classes:", *lines, *folders, ""])
 
 
+def category_id(name: str) -> int:
+    """The same in instances and panoptic segments, so that masks of the one can be scored against the other."""
+    return SEMANTIC_CLASSES.index(name) + 1
+
+
 def empty_coco() -> dict[str, list[Any]]:
-    categories = [{"id": number, "name": name, "supercategory": "shape"} for number, name in enumerate(CLASSES, 1)]
+    categories = [{"id": category_id(name), "name": name, "supercategory": "shape"} for name in CLASSES]
     return {"images": [], "annotations": [], "categories": categories}
 
 
@@ -205,7 +210,7 @@ def add_to_coco(coco: dict[str, list[Any]], image_id: int, file_name: str, scene
             {
                 "id": len(coco["annotations"]) + 1,
                 "image_id": image_id,
-                "category_id": int(label) + 1,
+                "category_id": category_id(CLASSES[label]),
                 "bbox": [x1, y1, x2 - x1, y2 - y1],
                 "area": int(mask.sum()),
                 "segmentation": encode_mask(mask),
@@ -217,7 +222,7 @@ def add_to_coco(coco: dict[str, list[Any]], image_id: int, file_name: str, scene
 def empty_panoptic() -> dict[str, list[Any]]:
     things = len(SEMANTIC_CLASSES) - len(CLASSES)
     categories = [
-        {"id": number + 1, "name": name, "isthing": int(number >= things), "color": color}
+        {"id": category_id(name), "name": name, "isthing": int(number >= things), "color": color}
         for number, (name, color) in enumerate(
             zip(SEMANTIC_CLASSES, class_colors(len(SEMANTIC_CLASSES) + 1).tolist(), strict=False)
         )

@@ -61,7 +61,7 @@ def test_the_written_coco_files_hold_the_scenes(written):
         coco = COCO(written / "annotations" / f"instances_{split}.json")
         assert len(coco.imgs) == count
         assert [category["name"] for category in coco.loadCats(coco.getCatIds())] == list(CLASSES)
-        assert min(coco.anns) == min(coco.cats) == 1
+        assert min(coco.anns) == 1 and min(coco.cats) == 1 + SEMANTIC_CLASSES.index(CLASSES[0])
         for image_id, entry in coco.imgs.items():
             scene = draw_scene([4, 0, image_id - 1], 64)
             with Image.open(written / "images" / split / entry["file_name"]) as image:
@@ -71,7 +71,7 @@ def test_the_written_coco_files_hold_the_scenes(written):
             for annotation, label, box, mask in zip(annotations, scene.labels, scene.boxes, scene.masks, strict=True):
                 x, y, width, height = annotation["bbox"]
                 assert [x, y, x + width, y + height] == box.tolist()
-                assert annotation["category_id"] == label + 1
+                assert coco.loadCats(annotation["category_id"])[0]["name"] == CLASSES[label]
                 assert annotation["area"] == mask.sum()
                 assert (coco.annToMask(annotation).astype(bool) == mask).all()
                 assert (decode_mask(annotation["segmentation"], (64, 64)) == mask).all()
