@@ -1,5 +1,6 @@
 """Object detection and instance segmentation. Importing this package registers its names with mmengine."""
 
+import detection.checks  # noqa: F401 - registers what the data set doctor asks
 from detection.coco_files import AnnotationError
 from detection.datasets import CocoInstances
 from detection.deta import DETA

@@ -12,6 +12,7 @@ import numpy as np
 from mmengine.structures import BaseDataElement
 from numpy.typing import NDArray
 from torch import Tensor
+from torchvision.ops import box_area
 
 from detection.metrics import encode_masks
 from pe_spatial.visualization import draw_instances
@@ -22,7 +23,8 @@ class DetectionWriter:
 
     ``predictions.json`` is a COCO data set: ``images`` (``file_name`` relative to the input; frames of a video have
     ``frame`` too, from 0), ``categories`` with the ids of the training data, and ``annotations`` with ``score``,
-    ``bbox`` [x, y, width, height] in pixels of the original image, ``area`` and ``segmentation`` as compressed RLE.
+    ``bbox`` [x, y, width, height] in pixels of the original image, ``area`` and, if the model has masks, ``segmentation``
+    as compressed RLE; without masks the area is the box's.
 
     Args:
         folder: where the file goes.
@@ -56,23 +58,16 @@ class DetectionWriter:
         found = found[found.scores >= self.threshold]
         height, width = image.shape[-2:]
         entry = {"file_name": name, "height": height, "width": width, **({} if frame is None else {"frame": frame})}
+        columns = zip(found.bboxes.tolist(), found.scores.tolist(), found.labels.tolist(), _shapes(found), strict=True)
         rows = [
             {
                 "category_id": int(self.category_ids[label]),
                 "bbox": [round(value, 2) for value in (x1, y1, x2 - x1, y2 - y1)],
                 "score": round(score, 5),
-                "area": area,
-                "segmentation": rle,
                 "iscrowd": 0,
+                **shape,
             }
-            for (x1, y1, x2, y2), score, label, area, rle in zip(
-                found.bboxes.tolist(),
-                found.scores.tolist(),
-                found.labels.tolist(),
-                found.masks.flatten(1).sum(1).tolist(),
-                encode_masks(found.masks),
-                strict=True,
-            )
+            for (x1, y1, x2, y2), score, label, shape in columns
         ]
         with self._lock:
             self._results.append((entry, rows))
@@ -95,3 +90,11 @@ class DetectionWriter:
         partial.write_text(json.dumps(content))
         partial.replace(self.path)
         return self.path
+
+
+def _shapes(found: Any) -> list[dict[str, Any]]:
+    """``area`` and, where there are masks, ``segmentation`` of every instance."""
+    if "masks" not in found:
+        return [{"area": round(area, 2)} for area in box_area(found.bboxes).tolist()]
+    areas = found.masks.flatten(1).sum(1).tolist()
+    return [{"area": a, "segmentation": rle} for a, rle in zip(areas, encode_masks(found.masks), strict=True)]

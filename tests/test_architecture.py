@@ -34,8 +34,13 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
         },
         set(),
     ),
+    "pe_spatial.alignment.cache": (
+        {"pe_spatial.alignment", "pe_spatial.data", "pe_spatial.engine"},
+        {"safetensors"},
+    ),
     "detection": ({"pe_spatial", "detection"}, {"pycocotools", "hotcoco", "rich", "cv2"}),
     "detection.deta": ({"pe_spatial", "detection"}, {"scipy"}),
+    "detection.detectron2_adapter": ({"pe_spatial", "detection"}, {"detectron2"}),
     "segmentation": ({"pe_spatial", "segmentation"}, {"mmseg", "mmcv"}),
     "segmentation.mask_decoder": ({"pe_spatial", "segmentation"}, {"scipy"}),
     "depth": ({"pe_spatial", "depth"}, set()),

@@ -1,0 +1,8 @@
+"""DETA: the pyramid, deformable attention, the two-stage transformer, its losses, and the model that joins them."""
+
+from detection.deta.model import DETA
+from detection.deta.neck import DetaPyramid
+from detection.deta.postprocess import NMSPostprocess, TopKPostprocess
+from detection.deta.transformer import DetaTransformer
+
+__all__ = ["DETA", "DetaPyramid", "DetaTransformer", "NMSPostprocess", "TopKPostprocess"]

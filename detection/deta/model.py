@@ -1,0 +1,173 @@
+"""DETA: a two-stage deformable DETR with box refinement, trained by overlap or one to one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+import torch
+from mmengine.model import BaseModel
+from mmengine.registry import MODELS
+from mmengine.structures import BaseDataElement
+from torch import Tensor
+
+from detection.deta import proposals
+from detection.deta.boxes import to_centres, to_corners
+from detection.deta.criterion import Criterion
+from detection.deta.matching import IoUMatching, Objects, OneToOneMatching
+from detection.deta.tokens import TokenGrid
+from detection.deta.transformer import Chooser, Predictions
+from pe_spatial.engine.binding import check_class_count
+
+
+class _Kind(NamedTuple):
+    """Who answers for an object, which tokens become queries, and what is done with what the queries say."""
+
+    matching: type[IoUMatching] | type[OneToOneMatching]
+    choose: Chooser
+    postprocess: str
+
+
+_KINDS = {
+    "iou": _Kind(IoUMatching, proposals.spread, "NMSPostprocess"),
+    "one_to_one": _Kind(OneToOneMatching, proposals.best, "TopKPostprocess"),
+}
+
+
+@MODELS.register_module()
+class DETA(BaseModel):
+    """Detector of objects with boxes.
+
+    Args:
+        num_classes: K; labels are 0…K-1.
+        backbone: settings of a backbone with ``channels`` and ``strides``; its last map feeds the neck.
+        neck: settings of the pyramid; ``in_channels`` and ``stride`` are those of the backbone.
+        transformer: settings of :class:`DetaTransformer`.
+        matching: ``iou`` is DETA; ``one_to_one`` is a two-stage Deformable DETR, with DETR's matching, the best tokens
+            as queries and no suppression.
+        loss_weights: of the focal, the L1 and the generalised IoU loss.
+        postprocess: settings of a post-processor; see :mod:`detection.deta.postprocess`. None takes the one that goes
+            with ``matching``.
+        float32_transformer: whether the transformer computes in float32 under autocast, as the authors' does.
+        data_preprocessor: settings of the preprocessor.
+
+    Raises:
+        ValueError: ``num_classes`` below 1, a matching that does not exist, or maps of different numbers of channels.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        backbone: Mapping[str, Any],
+        neck: Mapping[str, Any],
+        transformer: Mapping[str, Any] | None = None,
+        matching: Literal["iou", "one_to_one"] = "iou",
+        loss_weights: Sequence[float] = (1.0, 5.0, 2.0),
+        postprocess: Mapping[str, Any] | None = None,
+        float32_transformer: bool = True,
+        data_preprocessor: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(data_preprocessor=dict(data_preprocessor) if data_preprocessor else None)
+        if num_classes < 1:
+            raise ValueError(f"num_classes is {num_classes}; a detector needs at least one class")
+        if matching not in _KINDS:
+            raise ValueError(f"matching {matching!r} is unknown; use {' or '.join(map(repr, _KINDS))}")
+        if len(loss_weights) != 3:
+            raise ValueError(f"loss_weights {list(loss_weights)} must be three: focal, L1 and generalised IoU loss")
+        self.num_classes = num_classes
+        self.matching = matching
+        self.float32_transformer = float32_transformer
+        self.backbone = MODELS.build(dict(backbone))
+        self.neck = MODELS.build(
+            {**neck, "in_channels": self.backbone.channels[-1], "stride": self.backbone.strides[-1]}
+        )
+        channels = set(self.neck.channels)
+        if len(channels) != 1:
+            raise ValueError(f"the neck's maps have {self.neck.channels} channels; the transformer needs equal numbers")
+        given = {"num_classes": num_classes, "channels": channels.pop(), "levels": len(self.neck.channels)}
+        self.transformer = MODELS.build({"type": "DetaTransformer", **(transformer or {}), **given})
+        kind = _KINDS[matching]
+        self._choose = kind.choose
+        self.criterion = Criterion(kind.matching(), loss_weights)
+        self.postprocess = MODELS.build(dict(postprocess or {"type": kind.postprocess}))
+
+    def forward(
+        self, inputs: Tensor, data_samples: Sequence[BaseDataElement] | None = None, mode: str = "tensor"
+    ) -> Any:
+        """Run on ``inputs`` [B, 3, H, W], normalised and padded at the right and the bottom.
+
+        Args:
+            inputs: images.
+            data_samples: one per image with the metainfo ``img_shape`` and ``ori_shape`` (H, W); for ``loss`` also
+                ``gt_instances`` (``bboxes`` [G, 4] xyxy in input pixels, ``labels`` [G]).
+            mode: ``loss`` returns a dict of scalars; ``predict`` fills ``pred_instances`` in the original frame and
+                returns the samples; ``tensor`` returns :class:`Predictions`, relative to the images without padding.
+        """
+        if mode not in ("loss", "predict", "tensor"):
+            raise ValueError(f"mode is {mode!r}; use 'loss', 'predict' or 'tensor'")
+        size = (inputs.shape[-2], inputs.shape[-1])
+        if data_samples is None:
+            if mode != "tensor":
+                raise ValueError(f"mode {mode!r} needs data_samples")
+            image_sizes = [size] * len(inputs)
+        else:
+            image_sizes = [(sample.img_shape[0], sample.img_shape[1]) for sample in data_samples]
+        if mode == "predict":
+            assert data_samples is not None
+            for sample, (boxes, scores) in zip(data_samples, self.detect(inputs, data_samples), strict=True):
+                sample.pred_instances = self.postprocess(boxes, scores)
+            return list(data_samples)
+        predictions = self._predict(inputs, image_sizes)
+        if mode == "tensor":
+            return predictions
+        assert data_samples is not None
+        targets = [self._objects(sample, inputs) for sample in data_samples]
+        return self.criterion(predictions, targets)
+
+    def detect(self, inputs: Tensor, data_samples: Sequence[BaseDataElement]) -> list[tuple[Tensor, Tensor]]:
+        """What the last layer says of every image, before post-processing.
+
+        Args:
+            inputs: [B, 3, H, W].
+            data_samples: with ``img_shape`` and ``ori_shape``.
+
+        Returns:
+            Boxes [Q, 4] (xyxy, pixels of the original image, not clipped) and scores [Q, K] for every image.
+        """
+        predictions = self._predict(inputs, [(s.img_shape[0], s.img_shape[1]) for s in data_samples])
+        last = predictions.layers[-1]
+        found = []
+        for boxes, logits, sample in zip(last.boxes, last.logits, data_samples, strict=True):
+            height, width = sample.ori_shape[:2]
+            found.append((to_corners(boxes) * boxes.new_tensor([width, height] * 2), logits.float().sigmoid()))
+        return found
+
+    def _predict(self, inputs: Tensor, image_sizes: Sequence[tuple[int, int]]) -> Predictions:
+        maps = self.neck(self.backbone(inputs))
+        grid = TokenGrid.of(maps, image_sizes, (inputs.shape[-2], inputs.shape[-1]))
+        if not self.float32_transformer:
+            return self.transformer(maps, grid, self._choose)
+        with torch.autocast(inputs.device.type, enabled=False):
+            return self.transformer([m.float() for m in maps], grid, self._choose)
+
+    def check_classes(self, metainfo: Mapping[str, Any]) -> None:
+        """Compare the model with the ``classes`` of a data set.
+
+        Raises:
+            ValueError: their number is not the model's.
+        """
+        check_class_count(self.num_classes, metainfo)
+
+    def bind_dataset(self, metainfo: Mapping[str, Any]) -> None:
+        """Check the model against the training data; see :meth:`check_classes`."""
+        self.check_classes(metainfo)
+
+    def _objects(self, sample: BaseDataElement, inputs: Tensor) -> Objects:
+        """Objects of a sample on the device; boxes without area cannot be learnt from and are left out."""
+        truth = sample.gt_instances
+        height, width = sample.img_shape[:2]
+        boxes = torch.as_tensor(truth.bboxes).to(inputs.device, torch.float32)
+        labels = truth.labels.to(inputs.device)
+        keep = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
+        boxes = to_centres(boxes[keep]) / boxes.new_tensor([width, height] * 2)
+        return Objects(boxes, labels[keep])

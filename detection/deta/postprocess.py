@@ -1,0 +1,61 @@
+"""From the boxes and scores of an image's queries to its detections.
+
+A post-processor is a module that maps boxes [Q, 4] (xyxy, pixels of the original image) and scores [Q, K] of Q queries
+and K classes to ``InstanceData`` with ``bboxes`` [N, 4], ``scores`` [N] and ``labels`` [N], the best first. It is
+registered and named by ``model.postprocess``.
+"""
+
+from __future__ import annotations
+
+import torch
+from mmengine.registry import MODELS
+from mmengine.structures import InstanceData
+from torch import Tensor, nn
+from torchvision.ops import batched_nms
+
+
+@MODELS.register_module()
+class TopKPostprocess(nn.Module):
+    """The best pairs of query and class, as they are: enough for a model that was trained one to one."""
+
+    def __init__(self, max_detections: int = 100) -> None:
+        super().__init__()
+        self.max_detections = max_detections
+
+    def forward(self, boxes: Tensor, scores: Tensor) -> InstanceData:
+        """See the module."""
+        return best_pairs(boxes, scores, self.max_detections)
+
+
+@MODELS.register_module()
+class NMSPostprocess(nn.Module):
+    """Non-maximum suppression within every class.
+
+    Args:
+        threshold: IoU above which the weaker of two boxes goes.
+        candidates: best pairs of query and class that take part.
+        max_detections: how many are kept.
+    """
+
+    def __init__(self, threshold: float = 0.7, candidates: int = 10000, max_detections: int = 100) -> None:
+        super().__init__()
+        self.threshold = threshold
+        self.candidates = candidates
+        self.max_detections = max_detections
+
+    def forward(self, boxes: Tensor, scores: Tensor) -> InstanceData:
+        """See the module."""
+        found = best_pairs(boxes, scores, self.candidates)
+        kept = batched_nms(found.bboxes, found.scores, found.labels, self.threshold)[: self.max_detections]
+        return found[kept]
+
+
+def best_pairs(boxes: Tensor, scores: Tensor, number: int) -> InstanceData:
+    """The ``number`` best pairs of query and class, the best first; boxes [Q, 4], scores [Q, K]."""
+    flat = scores.flatten()
+    values, index = flat.topk(min(number, len(flat)))
+    return InstanceData(
+        bboxes=boxes[torch.div(index, scores.shape[1], rounding_mode="floor")],
+        scores=values,
+        labels=index % scores.shape[1],
+    )

@@ -1,0 +1,175 @@
+"""The two-stage deformable transformer: an encoder that proposes boxes, a decoder that refines them layer by layer.
+
+Zhu et al., 2021 (arXiv:2010.04159) with the queries of Ouyang-Zhang et al., 2022 (arXiv:2212.06137). Parameter names
+are those of the official checkpoints, except that the heads live here only.
+
+Letters: B images, S tokens of all levels, Q queries, C channels, K classes, L levels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from mmengine.registry import MODELS
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from detection.deta.boxes import inverse_sigmoid
+from detection.deta.layers import MLP, DecoderLayer, EncoderLayer, LayerOptions
+from detection.deta.tokens import TokenGrid, sine_code
+
+Chooser = Callable[[Tensor, Tensor, TokenGrid, int], Tensor]
+
+_PRIOR = 0.01  # what an untrained head gives every class
+
+
+class Prediction(NamedTuple):
+    """Logits [B, N, K] and boxes [B, N, 4] (cx, cy, w, h, relative to the image without padding) of N queries or
+    tokens, and the boxes [B, N, 4] that these were refined from."""
+
+    logits: Tensor
+    boxes: Tensor
+    references: Tensor
+
+
+class Predictions(NamedTuple):
+    """What the encoder predicts of every token (column 0 of its logits is objectness), and every decoder layer of
+    every query."""
+
+    encoder: Prediction
+    layers: list[Prediction]
+
+
+@MODELS.register_module()
+class DetaTransformer(nn.Module):
+    """Encoder, choice of queries, decoder and the heads of both.
+
+    Args:
+        num_classes: K.
+        channels: C, of every level.
+        levels: L.
+        num_queries: Q.
+        encoder_layers: their number.
+        decoder_layers: their number.
+        checkpointing: save memory in training by computing encoder layers twice.
+        layer: fields of :class:`LayerOptions` other than channels and levels.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        channels: int,
+        levels: int,
+        num_queries: int = 900,
+        encoder_layers: int = 6,
+        decoder_layers: int = 6,
+        checkpointing: bool = False,
+        layer: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        options = LayerOptions(channels, levels, **(layer or {}))
+        self.num_queries = num_queries
+        self.checkpointing = checkpointing
+        self.encoder = _Stack([EncoderLayer(options) for _ in range(encoder_layers)])
+        self.decoder = _Stack([DecoderLayer(options) for _ in range(decoder_layers)])
+        self.level_embed = nn.Parameter(torch.empty(levels, channels))
+        self.enc_output, self.enc_output_norm = _linear_norm(channels)
+        self.pos_trans, self.pos_trans_norm = _linear_norm(2 * channels)
+        self.pix_trans, self.pix_trans_norm = _linear_norm(channels)
+        # one pair of heads a decoder layer, and the last one for the encoder
+        self.class_embed = nn.ModuleList(_class_head(channels, num_classes) for _ in range(decoder_layers + 1))
+        self.bbox_embed = nn.ModuleList(_box_head(channels) for _ in range(decoder_layers + 1))
+        nn.init.normal_(self.level_embed)
+
+    def forward(self, maps: Sequence[Tensor], grid: TokenGrid, choose: Chooser) -> Predictions:
+        """Predict from the maps [B, C, h, w] of the levels.
+
+        Args:
+            maps: as many as levels, in the order of ``grid``.
+            grid: geometry of their cells.
+            choose: picks the tokens that become queries; see :mod:`detection.deta.proposals`.
+
+        Raises:
+            ValueError: the maps have fewer cells than there are queries.
+        """
+        tokens = torch.cat([m.flatten(2).transpose(1, 2) for m in maps], dim=1)  # [B, S, C]
+        if tokens.shape[1] < self.num_queries:
+            raise ValueError(
+                f"{self.num_queries} queries are to be chosen among the {tokens.shape[1]} cells of levels "
+                f"{list(grid.shapes)}; lower transformer.num_queries or use larger images"
+            )
+        tokens = self._encode(tokens, grid)
+        memory, proposals = self._propose(tokens, grid)
+        # what is chosen is no function to differentiate
+        with torch.no_grad():
+            chosen = choose(proposals.logits[..., 0], proposals.boxes, grid, self.num_queries)
+            boxes = proposals.boxes.gather(1, chosen[..., None].expand(-1, -1, 4))
+            features = memory.gather(1, chosen[..., None].expand(-1, -1, memory.shape[-1]))
+        return Predictions(proposals, self._decode(features, boxes, tokens, grid))
+
+    def _encode(self, tokens: Tensor, grid: TokenGrid) -> Tensor:
+        positions = grid.positions(tokens.shape[-1]) + self.level_embed[grid.levels]  # [B, S, C]
+        references = grid.centres[:, :, None] * grid.ratios[:, None]  # [B, S, L, 2]
+        for layer in self.encoder.layers:
+            if self.checkpointing and self.training and torch.is_grad_enabled():
+                tokens = checkpoint(layer, tokens, positions, references, grid, use_reentrant=False)
+            else:
+                tokens = layer(tokens, positions, references, grid)
+        return tokens
+
+    def _propose(self, tokens: Tensor, grid: TokenGrid) -> tuple[Tensor, Prediction]:
+        """Features of the tokens as objects, and what they predict; tokens that cannot propose look like nothing."""
+        anchors = grid.anchors
+        usable = ((anchors > 0.01) & (anchors < 0.99)).all(dim=-1) & ~grid.padding  # [B, S]
+        anchors = anchors.masked_fill(~usable[..., None], 1.0)
+        memory = self.enc_output_norm(self.enc_output(tokens.masked_fill(~usable[..., None], 0.0)))
+        shift = torch.where(usable[..., None], anchors.logit(), torch.inf)
+        boxes = (self.bbox_embed[-1](memory).float() + shift).sigmoid()
+        return memory, Prediction(self.class_embed[-1](memory), boxes, anchors)
+
+    def _decode(self, features: Tensor, boxes: Tensor, tokens: Tensor, grid: TokenGrid) -> list[Prediction]:
+        """Refine boxes [B, Q, 4] with features [B, Q, C] of the tokens that propose them."""
+        channels = features.shape[-1]
+        codes = self.pos_trans_norm(self.pos_trans(sine_code(boxes, channels // 2)))  # [B, Q, 2C]
+        positions, queries = codes.split(channels, dim=-1)
+        queries = queries + self.pix_trans_norm(self.pix_trans(features))
+        ratios = grid.ratios.repeat(1, 1, 2)[:, None]  # [B, 1, L, 4]
+        layers = []
+        # the encoder's heads come last and are not used here
+        for layer, classify, refine in zip(self.decoder.layers, self.class_embed, self.bbox_embed, strict=False):
+            queries = layer(queries, positions, boxes[:, :, None] * ratios, tokens, grid)
+            refined = (refine(queries).float() + inverse_sigmoid(boxes)).sigmoid()
+            layers.append(Prediction(classify(queries), refined, boxes))
+            boxes = refined.detach()
+        return layers
+
+
+class _Stack(nn.Module):
+    """Layers under the name that they have in the official checkpoints."""
+
+    def __init__(self, layers: list[nn.Module]) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+
+
+def _class_head(channels: int, num_classes: int) -> nn.Linear:
+    head = nn.Linear(channels, num_classes)
+    nn.init.constant_(head.bias, -math.log((1 - _PRIOR) / _PRIOR))
+    return head
+
+
+def _box_head(channels: int) -> MLP:
+    """A head that leaves boxes where they are until it is trained."""
+    head = MLP(channels, channels, 4, depth=3)
+    for parameter in head.layers[-1].parameters():
+        nn.init.zeros_(parameter)
+    return head
+
+
+def _linear_norm(channels: int) -> tuple[nn.Linear, nn.LayerNorm]:
+    linear = nn.Linear(channels, channels)
+    nn.init.xavier_uniform_(linear.weight)
+    return linear, nn.LayerNorm(channels)

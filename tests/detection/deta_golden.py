@@ -1,0 +1,51 @@
+"""Weights and pictures of the official DETA whose results are in `tests/data/deta*`; see that folder's tests."""
+
+import json
+import zlib
+from pathlib import Path
+
+import numpy as np
+import torch
+
+DATA = Path(__file__).parents[1] / "data"
+SIZES = ((224, 256), (256, 192))  # of the pictures, padded to 256 x 256
+ENCODER = {
+    "name": "golden",
+    "patch_size": 16,
+    "width": 64,
+    "depth": 4,
+    "heads": 4,
+    "mlp_ratio": 4.0,
+    "image_size": 128,
+    "cls_token": False,
+    "layer_scale": 0.1,
+}
+
+
+def official_weights():
+    """State dict of the official model, second names of the heads included."""
+    shapes = json.loads((DATA / "deta_keys.json").read_text())
+    names = [key for key in shapes if not key.startswith(("transformer.decoder.bbox", "transformer.decoder.class"))]
+    weights = {key: torch.from_numpy(fill(key, shapes[key])) for key in names}
+    return weights | {key: weights[key.removeprefix("transformer.decoder.")] for key in shapes if key not in weights}
+
+
+def fill(key, shape):
+    x = np.random.default_rng(zlib.crc32(key.encode())).standard_normal(shape).astype(np.float32)
+    if key.startswith("bbox_embed") and key.endswith("layers.2.weight"):
+        x = x * np.float32(0.1)
+    if len(shape) >= 2:
+        return x / np.float32(np.sqrt(np.prod(shape[1:])))
+    if key.endswith("gamma"):
+        return np.float32(0.1) + np.float32(0.02) * x
+    if key.endswith("weight"):
+        return 1 + np.float32(0.1) * x
+    return np.float32(0.02) * x
+
+
+def pictures():
+    batch = torch.zeros(2, 3, 256, 256)
+    for seed, (height, width) in enumerate(SIZES):
+        image = np.random.default_rng(seed).standard_normal((3, height, width)).astype(np.float32)
+        batch[seed, :, :height, :width] = torch.from_numpy(image)
+    return batch
