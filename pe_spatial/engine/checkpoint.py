@@ -42,6 +42,11 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def is_full_disk(error: OSError) -> bool:
+    """Whether a write failed for want of space, be it of the disk, a quota or a limit."""
+    return error.errno in _NO_SPACE
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a small text file atomically."""
     write_atomically(path, lambda file: file.write(text.encode()))
@@ -60,7 +65,7 @@ def save_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
     try:
         write_atomically(path, lambda file: _stream(checkpoint, file))
     except OSError as error:
-        if error.errno not in _NO_SPACE:
+        if not is_full_disk(error):
             raise CheckpointError(f"{path} cannot be written: {error.strerror}") from error
         raise CheckpointError(_full_disk(path, needed, shutil.disk_usage(path.parent).free)) from error
 

@@ -39,6 +39,25 @@ def set_up(config: Any) -> dict[str, Any]:
     return {"launcher": "pytorch"}
 
 
+def join_processes() -> tuple[int, int]:
+    """Join the processes that torchrun or srun has started for work that is split by files, each on its own device.
+
+    Unlike a training's, the group is for words at the end, not for tensors, and a process may wait days for another.
+
+    Returns:
+        The number of this process and how many there are: (0, 1) for a single one.
+    """
+    adopt_slurm(os.environ)
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or "RANK" not in os.environ:
+        return 0, 1
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
+    set_threads({})
+    if not dist.is_initialized():
+        dist.init_process_group("gloo", timeout=timedelta(days=365))
+    return dist.get_rank(), dist.get_world_size()
+
+
 def adopt_slurm(environment: MutableMapping[str, str]) -> None:
     """Turn the variables of a step that srun started with several tasks into those of torchrun.
 

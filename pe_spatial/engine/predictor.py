@@ -42,7 +42,7 @@ class Predictor:
     def __init__(self, checkpoint: str | Path, device: str | torch.device | None = None, batch_size: int = 1) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size {batch_size} must be at least 1")
-        path = _resolve(Path(checkpoint))
+        path = resolve_checkpoint(checkpoint)
         content = load_checkpoint(path)
         self.config = Config(read_config(content, path))
         self.metainfo: dict[str, Any] = content["pe_spatial"].get("metainfo") or {}
@@ -131,7 +131,13 @@ def _build(config: Any, state_dict: dict[str, Tensor], path: Path) -> BaseModel:
     return model
 
 
-def _resolve(path: Path) -> Path:
+def resolve_checkpoint(checkpoint: str | Path) -> Path:
+    """The file that a checkpoint, or the work folder of a training run, stands for.
+
+    Raises:
+        CheckpointError: A folder without a complete checkpoint.
+    """
+    path = Path(checkpoint)
     if not path.is_dir():
         return path
     found = find_best(path) or find_last(path)
