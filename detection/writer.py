@@ -23,7 +23,7 @@ class DetectionWriter:
 
     ``predictions.json`` is a COCO data set: ``images`` (``file_name`` relative to the input; frames of a video have
     ``frame`` too, from 0), ``categories`` with the ids of the training data, and ``annotations`` with ``score``,
-    ``bbox`` [x, y, width, height] in pixels of the original image, ``area`` and, if the model has masks, ``segmentation``
+    ``bbox`` [x, y, width, height] in pixels of the original image, ``area`` and, of models with masks, ``segmentation``
     as compressed RLE; without masks the area is the box's.
 
     Args:
