@@ -43,8 +43,15 @@ def is_ours(keys: Sequence[str]) -> bool:
     return any(key.startswith("rpn.head.") for key in keys) and any(key.startswith(_ENCODER_HERE) for key in keys)
 
 
-def from_detectron2(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
+def from_detectron2(
+    tensors: Mapping[str, Tensor], class_token: bool = False
+) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Rename the state dict of a Detectron2 detector to that of our :class:`MaskRCNN`.
+
+    Args:
+        tensors: the state dict.
+        class_token: whether our encoder has a class token. Windows leave it out and Detectron2 does not store it; it
+            and its row of the position table become zeros here, which nothing reads.
 
     Returns:
         The renamed tensors, and the keys that were dropped, each with the reason.
@@ -57,6 +64,10 @@ def from_detectron2(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], d
     dropped |= {key: "pixel statistics, which the config holds" for key in tensors if key in _STATISTICS}
     rest = {key: tensor for key, tensor in tensors.items() if key not in encoder_part and key not in dropped}
     ours = _rename(rest, _PREFIXES)
+    if class_token and "class_embedding" not in encoder:
+        table = encoder["positional_embedding"]  # [h * w, C]
+        encoder["class_embedding"] = table.new_zeros(table.shape[1])
+        encoder["positional_embedding"] = torch.cat([table.new_zeros(1, table.shape[1]), table])
     return {**{_ENCODER_HERE + key: tensor for key, tensor in encoder.items()}, **ours}, dropped
 
 

@@ -15,7 +15,7 @@ from pe_spatial.engine.launch import drop_pretrained
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("pe_spatial", "detection", "segmentation", "depth", "tracking")
-CONFIGS = sorted(path for path in (ROOT / "configs").rglob("*.yaml") if "_base_" not in path.parts)
+CONFIGS = sorted(path for path in (ROOT / "configs").rglob("*.yaml") if not {"_base_", "detectron2"} & {*path.parts})
 MAX_LINES = 60
 
 

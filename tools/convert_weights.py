@@ -146,7 +146,7 @@ def convert_detector(
         raise WeightsError("--patch-size applies to encoders; a detector keeps the patch size that it was trained with")
     check_values(source, tensors)
     if options.to == "pe_spatial":
-        result, dropped = from_detectron2(tensors)
+        result, dropped = from_detectron2(tensors, has_class_token(options))
     else:
         config = encoder_config(source, options)
         geometry = RotaryGeometry(config.head_dim, options.image_size, options.window, tuple(options.global_blocks))
@@ -154,6 +154,13 @@ def convert_detector(
     if options.dtype:
         result = {key: tensor.to(getattr(torch, options.dtype)) for key, tensor in result.items()}
     return result, [f"Read a Mask R-CNN of {len(tensors)} tensors from {source}.", *summarise(dropped)]
+
+
+def has_class_token(options: argparse.Namespace) -> bool:
+    """Whether the encoder of the detector that is to be written has a class token; G, the default, has none."""
+    if options.config:
+        return get_variant(load_config(options.config).model.backbone.variant).cls_token
+    return bool(options.variant) and named_variant(options.variant).cls_token
 
 
 def description(options: argparse.Namespace, tensors: dict[str, Tensor]) -> dict[str, Any]:
@@ -192,7 +199,7 @@ def encoder_config(source: Path, options: argparse.Namespace) -> EncoderConfig:
     """The encoder that the user named, or the one that the shapes fit; with the patch size that is wanted."""
     state, _ = read_encoder(source)
     if options.variant:
-        config = get_variant(read_fields(options.variant) if options.variant.startswith("{") else options.variant)
+        config = named_variant(options.variant)
     else:
         names = fitting_variants({key: tensor.shape for key, tensor in state.items()})
         if not names:
@@ -203,6 +210,11 @@ def encoder_config(source: Path, options: argparse.Namespace) -> EncoderConfig:
         config = get_variant(names[0])
     patch = options.patch_size or state["conv1.weight"].shape[-1]
     return replace(config, patch_size=patch, image_size=patch * config.grid_size)
+
+
+def named_variant(text: str) -> EncoderConfig:
+    """The encoder of --variant: a name, or fields as JSON."""
+    return get_variant(read_fields(text) if text.startswith("{") else text)
 
 
 def read_fields(text: str) -> dict[str, Any]:

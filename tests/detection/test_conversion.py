@@ -121,6 +121,32 @@ def test_what_detection_does_not_use_is_dropped_with_its_reason():
     assert theirs["backbone.net.positional_embedding"].shape == (1, 576, 192)
 
 
+def test_a_class_token_comes_back_as_zeros():
+    torch.manual_seed(0)
+    variant = {**TINY, "cls_token": True}
+    model = MODELS.build(
+        {
+            "type": "MaskRCNN",
+            "num_classes": 3,
+            "backbone": {"type": "PEBackbone", "variant": variant, "window": 4},
+            "neck": {"type": "SimpleFeaturePyramid"},
+        }
+    )
+    tensors = model.state_dict()
+    theirs, _ = to_detectron2(tensors)
+    ours, dropped = from_detectron2(theirs, class_token=True)
+    assert not dropped
+    assert ours.keys() == tensors.keys()
+    table, token = "backbone.encoder.positional_embedding", "backbone.encoder.class_embedding"
+    assert torch.equal(ours[table][1:], tensors[table][1:])
+    assert not ours[table][0].any() and not ours[token].any()
+    assert all(torch.equal(ours[key], tensor) for key, tensor in tensors.items() if key not in (table, token))
+    image = torch.randn(1, 3, 64, 64)
+    before = model.eval()(image)
+    model.load_state_dict(ours)
+    assert all(torch.equal(one, two) for one, two in zip(before, model(image), strict=True))
+
+
 # --- rotary buffers ---------------------------------------------------------------------------------------------------
 def rotary_by_definition(side, head_dim, reference):
     """One number at a time: pair i of D/4 turns by 10000^(-4i/D) per position; columns first, then rows."""
