@@ -29,8 +29,8 @@ class CocoInstances(DenseDataset):
         *args, **kwargs: those of :class:`DenseDataset`.
         keep_empty: whether images without objects (crowds do not count) stay. Detectron2 trains without them.
 
-    The metainfo gains ``classes``, ``category_ids`` (of each label), ``image_counts`` (images with each class) and
-    ``ann_file``.
+    The metainfo gains ``classes``, ``category_ids`` (of each label), ``image_counts`` (images with each class),
+    ``most_objects`` (of one image) and ``ann_file``.
 
     Raises:
         AnnotationError: see :func:`read_coco`; images that are not in their folder; a class that the file lacks.
@@ -55,10 +55,12 @@ class CocoInstances(DenseDataset):
         self._report(repairs, file)
         objects = Counter(item["label"] for r in records for item in r["instances"] if not item["ignore"])
         self._object_counts = [objects[label] for label in range(len(categories))]
+        most = max((sum(not item["ignore"] for item in record["instances"]) for record in records), default=0)
         self._metainfo.update(
             classes=tuple(category["name"] for category in categories),
             category_ids=tuple(label_of),
             image_counts=_count_images(records, len(categories)),
+            most_objects=most,
             ann_file=str(self.ann_file),
             **self.describe(categories),
         )

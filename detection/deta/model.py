@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import torch
+from mmengine.logging import print_log
 from mmengine.model import BaseModel
 from mmengine.registry import MODELS
 from mmengine.structures import BaseDataElement
@@ -18,6 +20,8 @@ from detection.deta.matching import IoUMatching, Objects, OneToOneMatching
 from detection.deta.tokens import TokenGrid
 from detection.deta.transformer import Chooser, Predictions
 from pe_spatial.engine.binding import check_class_count
+
+_QUERIES = "model.transformer.num_queries"
 
 
 class _Kind(NamedTuple):
@@ -159,8 +163,23 @@ class DETA(BaseModel):
         check_class_count(self.num_classes, metainfo)
 
     def bind_dataset(self, metainfo: Mapping[str, Any]) -> None:
-        """Check the model against the training data; see :meth:`check_classes`."""
+        """Check the model against the training data.
+
+        Raises:
+            ValueError: the number of classes is not the model's, or an image has more objects than there are queries
+                and every object needs one of its own. Matched by IoU, a query may answer for several: a warning.
+        """
         self.check_classes(metainfo)
+        most = metainfo.get("most_objects", 0)
+        if most > self.transformer.num_queries:
+            message = self._too_many(f"an image of the training data has {most}")
+            if self.matching == "one_to_one":
+                raise ValueError(message)
+            print_log(message, "current", logging.WARNING)
+
+    def _too_many(self, found: str) -> str:
+        queries = self.transformer.num_queries
+        return f"{found} objects, but the model finds at most as many as its {queries} queries; set {_QUERIES} higher"
 
     def _objects(self, sample: BaseDataElement, inputs: Tensor) -> Objects:
         """Objects of a sample on the device; boxes without area cannot be learnt from and are left out."""
@@ -169,5 +188,13 @@ class DETA(BaseModel):
         boxes = torch.as_tensor(truth.bboxes).to(inputs.device, torch.float32)
         labels = truth.labels.to(inputs.device)
         keep = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
-        boxes = to_centres(boxes[keep]) / boxes.new_tensor([width, height] * 2)
-        return Objects(boxes, labels[keep])
+        boxes, labels = boxes[keep], labels[keep]
+        if len(labels) and not 0 <= labels.min() <= labels.max() < self.num_classes:
+            raise ValueError(
+                f"{sample.get('img_path')}: labels {labels.min()} to {labels.max()}, but the model has "
+                f"num_classes={self.num_classes}, labels 0 to {self.num_classes - 1}; set model.num_classes to the "
+                "number of classes of the data"
+            )
+        if len(labels) > self.transformer.num_queries and self.matching == "one_to_one":
+            raise ValueError(self._too_many(f"{sample.get('img_path')}: {len(labels)}"))
+        return Objects(to_centres(boxes) / boxes.new_tensor([width, height] * 2), labels)

@@ -1,6 +1,8 @@
 """Parameter groups with layer-wise learning-rate decay."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from math import prod
 from typing import Any
 
 from mmengine.logging import print_log
@@ -22,16 +24,25 @@ class ParamwiseOptions:
         norm_decay: Whether weight decay applies to normalisation layers and to layer scale.
         bias_decay: … to biases.
         embedding_decay: … to position embeddings and to class tokens.
+        rate_factors: More factors on the learning rate, by a part of the parameter's dotted name.
     """
 
     layer_decay: float = 1.0
     norm_decay: bool = True
     bias_decay: bool = True
     embedding_decay: bool = True
+    rate_factors: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not 0 < self.layer_decay <= 1:
             raise ConfigError(f"layer_decay {self.layer_decay} is not in (0, 1]; 1 gives every layer the same rate")
+        for part, factor in self.rate_factors.items():
+            if not factor > 0:
+                raise ConfigError(f"rate_factors.{part} {factor} is not above 0; freeze what is not to be trained")
+
+    def rate_factor(self, name: str) -> float:
+        """Product of the factors that name a part of a parameter's dotted name."""
+        return prod(factor for part, factor in self.rate_factors.items() if part in name)
 
     def decays(self, name: str, dimensions: int) -> bool:
         """Whether weight decay applies to a parameter, given its dotted name and number of dimensions."""
@@ -74,12 +85,14 @@ class LayerDecayConstructor:
 
     def parameter_groups(self, model: nn.Module) -> list[dict[str, Any]]:
         """Groups for a torch optimizer, from the largest learning rate to the smallest."""
+        self._check_names(model)
         weight_decay = self.optimizer_cfg.get("weight_decay", 0.0)
         members: dict[tuple[float, float], list[nn.Parameter]] = {}
         for name, parameter in model.named_parameters():
             if parameter.requires_grad:
                 decay = weight_decay if self.options.decays(name, parameter.ndim) else 0.0
-                members.setdefault((self._scale(name, model), decay), []).append(parameter)
+                scale = self._scale(name, model) * self.options.rate_factor(name)
+                members.setdefault((scale, decay), []).append(parameter)
         if not members:
             raise ConfigError("every parameter of the model is frozen, so there is nothing to train")
         rate = self.optimizer_cfg["lr"]
@@ -87,6 +100,12 @@ class LayerDecayConstructor:
             {"params": members[scale, decay], "lr": rate * scale, "weight_decay": decay}
             for scale, decay in sorted(members, reverse=True)
         ]
+
+    def _check_names(self, model: nn.Module) -> None:
+        names = [name for name, _ in model.named_parameters()]
+        for part in self.options.rate_factors:
+            if not any(part in name for name in names):
+                raise ConfigError(f"rate_factors: no parameter's name contains {part!r}")
 
     def _scale(self, name: str, model: Any) -> float:
         decay = self.options.layer_decay

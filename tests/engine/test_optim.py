@@ -66,6 +66,17 @@ def test_frozen_parameters_are_left_out():
         build(model)
 
 
+def test_factors_by_name_come_on_top_of_the_layers():
+    settings, _ = build(layer_decay=0.5, rate_factors={"blocks.0": 0.1, "head": 0.3})
+    assert settings["backbone.blocks.0.0.weight"][0] == pytest.approx(0.25 * 0.1)
+    assert settings["backbone.blocks.1.0.weight"][0] == 0.5
+    assert settings["head.bias"][0] == pytest.approx(0.3)
+    with pytest.raises(ConfigError, match="no parameter's name contains 'heads'"):
+        build(rate_factors={"heads": 0.1})
+    with pytest.raises(ConfigError, match=r"rate_factors.head 0 is not above 0"):
+        build(rate_factors={"head": 0})
+
+
 def test_wrong_options_are_refused():
     with pytest.raises(ConfigError, match=r"layer_decay 1.5"):
         build(layer_decay=1.5)
