@@ -3,5 +3,6 @@
 from segmentation.mask_decoder.annealing import MaskAnnealingHook
 from segmentation.mask_decoder.criterion import MaskCriterion, Masks
 from segmentation.mask_decoder.model import MaskDecoder
+from segmentation.mask_decoder.schedule import StagedWarmupPolyLR
 
-__all__ = ["MaskAnnealingHook", "MaskCriterion", "MaskDecoder", "Masks"]
+__all__ = ["MaskAnnealingHook", "MaskCriterion", "MaskDecoder", "Masks", "StagedWarmupPolyLR"]
