@@ -142,15 +142,15 @@ class CachedMaskTeacher(MaskTeacher):
         for sample in data_samples:
             if "mask_logits" not in sample:
                 raise ValueError(
-                    f"{sample.get('img_path')}: CachedMaskTeacher needs mask_logits; load them in the pipeline from what "
-                    "tools/cache_teacher.py wrote"
+                    f"{sample.get('img_path')}: CachedMaskTeacher needs mask_logits; load them in the pipeline from "
+                    "what tools/cache_teacher.py wrote"
                 )
         return _stack([sample.mask_logits.data.to(inputs.device) for sample in data_samples])
 
 
 @MODELS.register_module()
 class InstanceMaskTeacher(MaskTeacher):
-    """The exact masks of annotated instances, as if a perfect segmenter had answered a prompt in every cell of the grid.
+    """The exact masks of annotated instances, as if a perfect segmenter had answered a prompt in every cell.
 
     A prompt yields +1 inside the segment that it hits and -1 outside; a token that a segment covers in part lies
     between. Prompts on one segment give the same mask, so there is one channel per segment, weighted by the root of the
@@ -194,7 +194,9 @@ def block_number(layer: int | float, depth: int) -> int:
             raise ValueError(f"layer {layer} is not a fraction of the depth in (0, 1]; write a block as a whole number")
         return max(round(layer * depth), 1) - 1
     if not -depth <= layer < depth:
-        raise ValueError(f"layer {layer} does not exist; use 0 to {depth - 1}, -{depth} to -1, or a fraction of {depth}")
+        raise ValueError(
+            f"layer {layer} does not exist; use 0 to {depth - 1}, -{depth} to -1, or a fraction of {depth}"
+        )
     return layer % depth
 
 
@@ -215,8 +217,8 @@ def _masks(sample: BaseDataElement, size: tuple[int, int]) -> Tensor:
     """The masks of a sample, padded like its image."""
     if "gt_instances" not in sample or "masks" not in sample.gt_instances:
         raise ValueError(
-            f"{sample.get('img_path')}: InstanceMaskTeacher needs gt_instances.masks; put LoadInstances with masks into "
-            "the pipeline, or take another teacher"
+            f"{sample.get('img_path')}: InstanceMaskTeacher needs gt_instances.masks; put LoadInstances with masks "
+            "into the pipeline, or take another teacher"
         )
     masks = sample.gt_instances.masks
     return F.pad(masks, (0, size[1] - masks.shape[2], 0, size[0] - masks.shape[1]))

@@ -2,6 +2,7 @@
 
 import math
 import random
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,9 @@ from mmengine.dist import get_rank
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
+from mmengine.structures import BaseDataElement
 
+from pe_spatial.engine.checkpoint import write_atomically
 from pe_spatial.engine.errors import DivergedError
 
 
@@ -35,7 +38,11 @@ class IterationSeedHook(Hook):
 
 @HOOKS.register_module()
 class LossGuardHook(Hook):
-    """Stops a run whose loss is NaN or infinite, before its weights reach a checkpoint."""
+    """Stops a run whose loss is NaN or infinite, before its weights reach a checkpoint.
+
+    The batch goes to `diverged_iter_N_rank_R.pth` in the work folder: `iter`, `losses`, `inputs` and `data_samples` (as
+    dicts), before normalisation. With the last checkpoint and `--resume` the same iteration comes again, exactly.
+    """
 
     priority = "ABOVE_NORMAL"
 
@@ -49,9 +56,30 @@ class LossGuardHook(Hook):
         """
         if outputs is None or math.isfinite(outputs["loss"].item()):
             return
-        terms = ", ".join(f"{name} {value.item():.4g}" for name, value in outputs.items() if "loss" in name)
+        losses = {name: value.item() for name, value in outputs.items() if "loss" in name}
+        terms = ", ".join(f"{name} {value:.4g}" for name, value in losses.items())
+        path = Path(runner.work_dir) / f"diverged_iter_{runner.iter + 1}_rank_{get_rank()}.pth"
+        _save_batch(data_batch, losses, runner.iter + 1, path)
         raise DivergedError(
             f"the loss is not finite in iteration {runner.iter + 1}: {terms}. Lower the learning rate, lengthen the "
             "warm-up, clip gradients (optim_wrapper.clip_grad) or, with float16, train in bfloat16; --resume continues "
-            "from the last checkpoint"
+            f"from the last checkpoint. The batch is in {path}"
         )
+
+
+def _save_batch(batch: Any, losses: dict[str, float], iteration: int, path: Path) -> None:
+    """Write a batch as plain containers of tensors, which torch loads with weights_only."""
+    content = _plain({"iter": iteration, "losses": losses, **(batch if isinstance(batch, dict) else {"inputs": batch})})
+    write_atomically(path, lambda file: torch.save(content, file))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, BaseDataElement):
+        return {name: _plain(item) for name, item in value.all_items()}
+    if isinstance(value, dict):
+        return {name: _plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, torch.Tensor):
+        return value.detach().cpu()
+    return value if isinstance(value, int | float | str | None) else str(value)

@@ -1,0 +1,257 @@
+"""SpatialAlignment: a student learns from frozen teachers what its tokens mean and which of them belong together.
+
+Letters: B images; H, W rows and columns of pixels; h, w of tokens, N = h w; C channels of the student, K of a teacher.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from mmengine.model import BaseModel
+from mmengine.registry import MODELS
+from mmengine.structures import BaseDataElement
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pe_spatial.alignment.global_tokens import watch_global_tokens
+from pe_spatial.alignment.losses import locality_loss, semantic_loss, target_similarity
+from pe_spatial.alignment.teachers import Teacher
+from pe_spatial.backbones import PEBackbone
+from pe_spatial.engine.errors import ConfigError, suggest
+
+Fill = Literal["zero", "mean", "learned"]
+
+
+@dataclass(frozen=True)
+class SemanticOptions:
+    """What the tokens shall mean: those of a teacher.
+
+    Args:
+        teacher: Its name among the model's `teachers`.
+        weight: Of the loss.
+        projection: Compare after a linear layer from the student's width to the teacher's; it is not exported. Needed
+            where the widths differ.
+    """
+
+    teacher: str
+    weight: float = 1.0
+    projection: bool = False
+
+
+@dataclass(frozen=True)
+class LocalityOptions:
+    """Which tokens shall be alike: those that are alike for a teacher.
+
+    Args:
+        teacher: Its name among the model's `teachers`.
+        weight: Of the loss.
+        temperature: See `locality_loss`; null compares with the teacher's cosines as they are.
+    """
+
+    teacher: str
+    weight: float = 1.0
+    temperature: float | None = 20.0
+
+
+@MODELS.register_module()
+class SpatialAlignment(BaseModel):
+    """Spatial alignment of a Perception Encoder.
+
+    The student sees images of which the tokens in `token_mask` (see `HideTokens`) are hidden, the teachers the same
+    images whole; both losses are taken over all tokens, hidden or not.
+
+    Args:
+        student: Config of a `PEBackbone` with one map, the last block's.
+        teachers: Configs by name; see `pe_spatial.alignment.teachers`.
+        semantic: Fields of `SemanticOptions`; None leaves the loss out.
+        locality: Fields of `LocalityOptions`; None leaves the loss out.
+        fill: What stands in the place of a hidden token. `zero` is the colour that PE normalises to 0: as the patch
+            embedding has no bias, the token keeps its position and nothing else, and no parameter is added. `mean` is
+            the mean colour of the image. `learned` is a patch that is trained along, as in MaskFeat, and not exported.
+        data_preprocessor: Config of the batch preparation.
+
+    Raises:
+        ConfigError: No loss, an unknown teacher or one that no loss uses, a student with several maps, or widths that
+            differ without a projection.
+    """
+
+    def __init__(
+        self,
+        student: Mapping[str, Any],
+        teachers: Mapping[str, Mapping[str, Any]],
+        semantic: Mapping[str, Any] | None = None,
+        locality: Mapping[str, Any] | None = None,
+        fill: Fill = "zero",
+        data_preprocessor: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(data_preprocessor=dict(data_preprocessor or {"type": "DensePreprocessor"}))
+        self._student_config = {**student, "weights": None}
+        self.student: PEBackbone = MODELS.build(dict(student))
+        if len(self.student.channels) != 1:
+            raise ConfigError(f"student.layers {list(self.student.layers)}: alignment trains one map; give one layer")
+        self.semantic = None if semantic is None else SemanticOptions(**semantic)
+        self.locality = None if locality is None else LocalityOptions(**locality)
+        _check_names(teachers, self.semantic, self.locality)
+        self._teachers = {name: MODELS.build(dict(teacher)).train() for name, teacher in teachers.items()}
+        self.projection = self._build_projection()
+        if fill not in ("zero", "mean", "learned"):
+            raise ConfigError(f"fill {fill!r} is not one of zero, mean, learned")
+        self.fill = fill
+        patch = self.student.patch_size
+        self.hidden_patch = nn.Parameter(torch.zeros(3, patch, patch)) if fill == "learned" else None
+
+    @property
+    def teachers(self) -> Mapping[str, Teacher]:
+        """By name. They are no submodules: neither checkpoints, optimizers nor distributed wrappers touch them."""
+        return self._teachers
+
+    def build_student(self) -> PEBackbone:
+        """Another backbone like the student, with random weights."""
+        return MODELS.build(dict(self._student_config))
+
+    def forward(
+        self, inputs: Tensor, data_samples: list[BaseDataElement] | None = None, mode: str = "tensor"
+    ) -> dict[str, Tensor] | list[BaseDataElement] | Tensor:
+        """Run the model.
+
+        Args:
+            inputs: Normalised images [B, 3, H, W], H and W multiples of the patch size.
+            data_samples: For "loss" optionally with `token_mask`; the others are what the teachers need.
+            mode: "loss" for `loss_semantic` and `loss_locality`; "predict" for data samples whose `alignment` says how
+                well the student agrees with its teachers on the whole image; "tensor" for its map [B, C, h, w].
+
+        Raises:
+            ValueError: Another mode, or "loss" or "predict" without data samples.
+            ConfigError: A teacher's map lies on another grid than the student's tokens.
+        """
+        if mode == "tensor":
+            return self.student(inputs)[0]
+        if mode not in ("loss", "predict"):
+            raise ValueError(f"mode={mode!r} is not one of 'loss', 'predict', 'tensor'")
+        if data_samples is None:
+            raise ValueError(f"mode={mode!r} needs data_samples")
+        return self._loss(inputs, data_samples) if mode == "loss" else self._predict(inputs, data_samples)
+
+    def _loss(self, inputs: Tensor, data_samples: list[BaseDataElement]) -> dict[str, Tensor]:
+        targets = self._targets(inputs, data_samples)
+        tokens = _tokens(self.student(self._hide(inputs, data_samples))[0])  # [B, N, C]
+        losses = {}
+        if self.semantic is not None:
+            loss = semantic_loss(self.projection(tokens), targets[self.semantic.teacher])
+            losses["loss_semantic"] = self.semantic.weight * loss
+        if self.locality is not None:
+            loss = locality_loss(tokens, targets[self.locality.teacher], self.locality.temperature)
+            losses["loss_locality"] = self.locality.weight * loss
+        return losses
+
+    def _predict(self, inputs: Tensor, data_samples: list[BaseDataElement]) -> list[BaseDataElement]:
+        """Each sample's `alignment`: a dict of floats, see `AlignmentMetric`."""
+        targets = self._targets(inputs, data_samples)
+        with watch_global_tokens(self.student.encoder) as shares:
+            tokens = _tokens(self.student(inputs)[0]).float()  # [B, N, C]
+        projected = self.projection(tokens)
+        for number, sample in enumerate(data_samples):
+            values = {"global_tokens": max((float(share[number]) for share in shares), default=0.0)}
+            if self.semantic is not None:
+                target = targets[self.semantic.teacher][number].float()
+                values["semantic_cosine"] = float(F.cosine_similarity(projected[number], target, dim=-1).mean())
+            if self.locality is not None:
+                wanted = target_similarity(_cosines(targets[self.locality.teacher][number]), self.locality.temperature)
+                difference = _cosines(tokens[number]) - wanted
+                values["locality_error"] = float(difference.square().mean())
+                values["locality_agreement"] = _correlation(_cosines(tokens[number]), wanted)
+            sample.set_metainfo({"alignment": values})
+        return data_samples
+
+    @torch.no_grad()
+    def _targets(self, inputs: Tensor, data_samples: list[BaseDataElement]) -> dict[str, Tensor]:
+        """Tokens [B, N, K] of every teacher."""
+        grid = self.student.encoder.grid(inputs)
+        targets = {}
+        for name, teacher in self.teachers.items():
+            features = teacher(inputs, data_samples, grid)
+            if tuple(features.shape[2:]) != grid:
+                raise ConfigError(
+                    f"teacher {name} ({type(teacher).__name__}) gives {tuple(features.shape[2:])} tokens (rows, "
+                    f"columns) and the student {grid}; make the maps for the student's grid, or resize the images to "
+                    f"{tuple(side * self.student.patch_size for side in features.shape[2:])} pixels"
+                )
+            targets[name] = _tokens(features)
+        return targets
+
+    def _hide(self, inputs: Tensor, data_samples: list[BaseDataElement]) -> Tensor:
+        """Replace the hidden patches of images [B, 3, H, W]."""
+        if not all("token_mask" in sample for sample in data_samples):
+            return inputs
+        patch = self.student.patch_size
+        hidden = torch.stack([sample.token_mask.data for sample in data_samples]).to(inputs.device)  # [B, 1, h, w]
+        grid = self.student.encoder.grid(inputs)
+        if tuple(hidden.shape[2:]) != grid:
+            raise ConfigError(
+                f"token_mask has {tuple(hidden.shape[2:])} tokens (rows, columns) and the student {grid}; set "
+                f"patch_size {patch} in HideTokens, after the last resize"
+            )
+        hidden = hidden.repeat_interleave(patch, 2).repeat_interleave(patch, 3)  # [B, 1, H, W]
+        if self.hidden_patch is not None:
+            return torch.where(hidden, self.hidden_patch.repeat(1, *grid), inputs)
+        colour = inputs.mean(dim=(2, 3), keepdim=True) if self.fill == "mean" else inputs.new_zeros(())
+        return torch.where(hidden, colour, inputs)
+
+    def _build_projection(self) -> nn.Module:
+        if self.semantic is None:
+            return nn.Identity()
+        width, teacher = self.student.channels[0], self._teachers[self.semantic.teacher]
+        if teacher.channels is None:
+            raise ConfigError(
+                f"semantic.teacher {self.semantic.teacher}: {type(teacher).__name__} has no fixed channels and can "
+                "only teach locality; name an encoder"
+            )
+        if self.semantic.projection:
+            return nn.Linear(width, teacher.channels)
+        if teacher.channels != width:
+            raise ConfigError(
+                f"semantic.teacher {self.semantic.teacher} has {teacher.channels} channels and the student {width}; "
+                "set semantic.projection: true"
+            )
+        return nn.Identity()
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> SpatialAlignment:
+        """Move the teachers too, where they are no submodules."""
+        for teacher in self._teachers.values():
+            teacher._apply(fn)
+        return super()._apply(fn, recurse)
+
+
+def _check_names(teachers: Mapping[str, Any], *losses: SemanticOptions | LocalityOptions | None) -> None:
+    used = [loss.teacher for loss in losses if loss is not None]
+    if not used:
+        raise ConfigError("neither semantic nor locality is given, so there is nothing to learn; give at least one")
+    for name in used:
+        if name not in teachers:
+            raise ConfigError(f"there is no teacher {name!r}; {suggest(name, teachers)}")
+    for name in teachers:
+        if name not in used:
+            raise ConfigError(f"teacher {name!r} is used by neither loss; remove it or name it in semantic or locality")
+
+
+def _tokens(features: Tensor) -> Tensor:
+    """[B, K, h, w] as [B, N, K]."""
+    return features.flatten(2).transpose(1, 2)
+
+
+def _cosines(tokens: Tensor) -> Tensor:
+    """[N, K] to [N, N]."""
+    unit = F.normalize(tokens.float(), dim=-1)
+    return unit @ unit.T
+
+
+def _correlation(a: Tensor, b: Tensor) -> float:
+    """Pearson's, of what stands off the diagonal of two matrices [N, N]; 0 where one of them is constant."""
+    outside = ~torch.eye(len(a), dtype=torch.bool, device=a.device)
+    a, b = a[outside].double(), b[outside].double()
+    a, b = a - a.mean(), b - b.mean()
+    scale = (a.norm() * b.norm()).clamp_min(1e-12)
+    return float(a @ b / scale)

@@ -1,0 +1,183 @@
+"""Measure what each loss of spatial alignment does, on drawn data: a table over seeds.
+
+    python tools/make_demo_data.py demo/data --images 720 --size 128 --videos 6 --video-size 128 192 --force
+    python tools/measure_alignment.py demo/data demo/effect --seeds 3
+
+For every seed a small encoder is trained on whole pictures (tools/make_demo_encoder.py) and then aligned with the
+semantic loss alone, the locality loss alone and both, all else equal (configs/demo/alignment_tiny_shapes.yaml). Frozen,
+each is judged by
+
+    J&F    label propagation through drawn videos, without training (tracking)
+    mIoU   a linear probe: logistic regression from single tokens to wall, floor, disc, box, triangle
+
+OUT holds every encoder, `results.json` and `table.md`. Interrupted, the same command goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import mean, stdev
+
+import torch
+from make_demo_encoder import ENCODER, normalise
+from make_demo_encoder import main as make_demo_encoder
+from torch import Tensor
+from torch.nn import functional as F
+
+from pe_spatial.alignment.hooks import try_student
+from pe_spatial.alignment.teachers import block_number
+from pe_spatial.backbones import PEBackbone
+from pe_spatial.data import LoadLabelMap, read_image
+from pe_spatial.data.synthetic import SEMANTIC_CLASSES
+from pe_spatial.engine import find_last, load_config
+from pe_spatial.engine.checkpoint import write_text
+from pe_spatial.engine.launch import train
+
+CONFIG = "demo/alignment_tiny_shapes"
+LOSSES = {"semantic": ("semantic",), "locality": ("locality",), "both": ("semantic", "locality")}
+BEFORE = ("before, last layer", "before, the teacher's layer")
+MEASURES = ("J&F", "mIoU")
+PROBE_IMAGES = 200
+
+Results = dict[str, dict[str, dict[str, float]]]  # seed -> row -> measure
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the tool; returns its exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path, help="folder of tools/make_demo_data.py: coco, labels and davis")
+    parser.add_argument("out", type=Path, help="folder to write")
+    parser.add_argument("--seeds", type=int, default=3, help="how many (3)")
+    parser.add_argument("--pretraining", type=int, default=300, help="iterations of the encoder's own training (300)")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes of the config, for all trainings")
+    options = parser.parse_intermixed_args(arguments)
+    path = options.out / "results.json"
+    results: Results = json.loads(path.read_text()) if path.is_file() else {}
+    for seed in range(options.seeds):
+        rows = results.setdefault(str(seed), {})
+        folder = options.out / f"seed_{seed}"
+        core = folder / "core.pt"
+        pretraining = ["--seed", str(seed), "--iterations", str(options.pretraining)]
+        make_demo_encoder([str(options.data), str(core), *pretraining])
+        depth = load_config(CONFIG, options.overrides).model.teachers.core.layer
+        layers = (-1, block_number(depth, ENCODER.depth))
+        candidates = [(row, layer, None) for row, layer in zip(BEFORE, layers, strict=True)]
+        candidates += [(f"after, {name}", -1, name) for name in LOSSES]
+        for row, layer, losses in candidates:
+            if row not in rows:
+                weights = core if losses is None else align(options, seed, losses, core)
+                rows[row] = judge(options.data, weights, layer)
+                write_text(path, json.dumps(results, indent=2) + "\n")
+                print(f"seed {seed}, {row}: " + ", ".join(f"{key} {value:.3f}" for key, value in rows[row].items()))
+    text = table(results)
+    write_text(options.out / "table.md", text)
+    print(text, end="")
+    return 0
+
+
+def align(options: argparse.Namespace, seed: int, name: str, core: Path) -> Path:
+    """Train a student with some of the losses; returns its weights."""
+    work_dir = options.out / f"seed_{seed}" / name
+    config = load_config(CONFIG, options.overrides)
+    model = config.model
+    model.student.weights = model.teachers.core.weights = str(core)
+    for loss in ("semantic", "locality"):
+        if loss not in LOSSES[name]:
+            model.teachers.pop(model[loss].teacher)
+            model[loss] = None
+    for loader in (config.train_dataloader, config.val_dataloader):
+        loader.dataset.data_root = str(options.data)
+    config.custom_hooks = [{"type": "StudentExportHook"}]
+    config.val_dataloader = config.val_evaluator = config.val_cfg = None
+    config.randomness.seed = seed
+    config.work_dir, config.experiment_name = str(work_dir), f"{work_dir.parent.name}_{name}"
+    if find_last(work_dir) is None or not (work_dir / "student.pt").is_file():
+        train(config, "if-any")
+    return work_dir / "student.pt"
+
+
+# --- what an encoder is worth -----------------------------------------------------------------------------------------
+def judge(data: Path, weights: Path, layer: int) -> dict[str, float]:
+    """The measures of one layer of an encoder."""
+    variant = {"base": ENCODER, "ln_post": False, "attn_pool": False, "output_dim": None}
+    backbone = PEBackbone(variant, [layer], weights=str(weights), frozen=True).eval()
+    miou = probe(backbone, data)
+    trial = next(hook for hook in load_config(CONFIG).custom_hooks if hook.type == "StudentTrialHook")
+    dataset = {**trial.dataset, "data_root": str(data / "davis")}
+    tracked = try_student(backbone, trial.model, dataset, trial.metric)
+    return {"J&F": tracked["track/J&F"], "mIoU": miou}
+
+
+def probe(backbone: PEBackbone, data: Path) -> float:
+    """mIoU of a linear classifier of single tokens, at the resolution of the labels of the held-out images."""
+    tokens, labels = describe(backbone, data, "train", PROBE_IMAGES)
+    centre, spread = tokens.mean(dim=(0, 2, 3), keepdim=True), tokens.std(dim=(0, 2, 3), keepdim=True)
+    shares = F.one_hot(labels, len(SEMANTIC_CLASSES)).movedim(-1, 1).float()  # [M, classes, H, W]
+    shares = F.adaptive_avg_pool2d(shares, tokens.shape[2:])
+    classifier = fit((tokens - centre) / spread, shares)
+    tokens, labels = describe(backbone, data, "val", None)
+    with torch.no_grad():
+        logits = F.interpolate(classifier((tokens - centre) / spread), labels.shape[1:], mode="bilinear")
+    confusion = torch.bincount(labels.flatten() * len(SEMANTIC_CLASSES) + logits.argmax(1).flatten())
+    confusion = F.pad(confusion, (0, len(SEMANTIC_CLASSES) ** 2 - len(confusion))).view(len(SEMANTIC_CLASSES), -1)
+    union = confusion.sum(0) + confusion.sum(1) - confusion.diag()
+    return float((confusion.diag() / union.clamp_min(1)).mean())
+
+
+@torch.no_grad()
+def describe(backbone: PEBackbone, data: Path, split: str, limit: int | None) -> tuple[Tensor, Tensor]:
+    """Maps [M, C, h, w] and class indices [M, H, W] of the first images of a split."""
+    load, maps, labels = LoadLabelMap(), [], []
+    for path in sorted((data / "images" / split).iterdir())[:limit]:
+        image = read_image(path).as_subclass(Tensor)
+        maps.append(backbone(normalise(image[None]))[0])
+        record = {"seg_map_path": data / "labels" / split / f"{path.stem}.png", "ori_shape": image.shape[-2:]}
+        labels.append(load({"img": image, **record})["sem_seg"].as_subclass(Tensor))
+    return torch.cat(maps), torch.cat(labels)
+
+
+def fit(tokens: Tensor, shares: Tensor) -> torch.nn.Conv2d:
+    """Logistic regression of the shares [M, classes, h, w] of a token's pixels on its features [M, C, h, w]."""
+    classifier = torch.nn.Conv2d(tokens.shape[1], shares.shape[1], 1)
+    torch.nn.init.zeros_(classifier.weight)
+    torch.nn.init.zeros_(classifier.bias)
+    optimizer = torch.optim.LBFGS(classifier.parameters(), max_iter=100, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = F.cross_entropy(classifier(tokens), shares) + 1e-4 * classifier.weight.square().sum()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    return classifier
+
+
+def table(results: Results) -> str:
+    """Mean and standard deviation over seeds, and the mean difference to the encoder before, as Markdown."""
+    seeds = [rows for rows in results.values() if len(rows) == len(BEFORE) + len(LOSSES)]
+    lines = [f"| {len(seeds)} seeds | J&F | mIoU |", "|---|---|---|"]
+    for row in seeds[0] if seeds else ():
+        cells = []
+        for measure in MEASURES:
+            values = [rows[row][measure] for rows in seeds]
+            cell = spread(values)
+            if row != BEFORE[0]:
+                gains = [rows[row][measure] - rows[BEFORE[0]][measure] for rows in seeds]
+                cell += f" (paired {mean(gains):+.3f}, {sum(gain > 0 for gain in gains)} of {len(gains)} up)"
+            cells.append(cell)
+        lines.append(f"| {row} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def spread(values: list[float]) -> str:
+    """Mean and sample deviation."""
+    return f"{mean(values):.3f}" + (f" ± {stdev(values):.3f}" if len(values) > 1 else "")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
