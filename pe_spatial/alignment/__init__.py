@@ -3,7 +3,9 @@
 Importing this package registers its names with mmengine.
 """
 
+from pe_spatial.alignment.cache import CacheError, TeacherCache
 from pe_spatial.alignment.hooks import StudentExportHook, StudentTrialHook, student_state
+from pe_spatial.alignment.loading import LoadTeacherMap
 from pe_spatial.alignment.losses import locality_loss, semantic_loss
 from pe_spatial.alignment.metrics import AlignmentMetric
 from pe_spatial.alignment.model import SpatialAlignment
@@ -21,11 +23,13 @@ from pe_spatial.alignment.transforms import HideTokens, RandomAspect
 
 __all__ = [
     "AlignmentMetric",
+    "CacheError",
     "CachedMaskTeacher",
     "EncoderTeacher",
     "HideTokens",
     "InstanceMaskTeacher",
     "LayerTeacher",
+    "LoadTeacherMap",
     "MaskLogitTeacher",
     "MaskTeacher",
     "RandomAspect",
@@ -33,6 +37,7 @@ __all__ = [
     "StudentExportHook",
     "StudentTrialHook",
     "Teacher",
+    "TeacherCache",
     "TokenMap",
     "locality_loss",
     "semantic_loss",

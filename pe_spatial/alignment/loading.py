@@ -1,0 +1,54 @@
+"""Maps of a teacher's cache in a training pipeline."""
+
+from typing import Any
+
+from mmengine.registry import TRANSFORMS
+
+from pe_spatial.alignment.cache import CacheError, TeacherCache
+from pe_spatial.alignment.token_map import TokenMap
+from pe_spatial.data import ImageList
+
+
+@TRANSFORMS.register_module()
+class LoadTeacherMap:
+    """Adds the cached map of an image as its `mask_logits`; stands right after LoadImage.
+
+    The map is of the image as it is on disk. The transforms that follow move it together with the image, so that a
+    token's vector remains that of the place that the token looks at. Three things differ from a teacher that sees the
+    augmented image itself: colours are jittered for the student alone; a crop keeps the prompts outside it, as further
+    channels that tell segments apart; and between the tokens of the cache the map is interpolated.
+
+    Args:
+        cache: Folder of a complete cache of the very images of the dataset, an `ImageFolder` or `TarImages`.
+
+    Raises:
+        CacheError: It is no cache, or shards are missing or damaged.
+    """
+
+    def __init__(self, cache: str) -> None:
+        self.cache = TeacherCache(cache)
+        self.cache.check_complete()
+
+    def check_dataset(self, dataset: Any) -> None:
+        """Called by the dataset.
+
+        Raises:
+            CacheError: The cache is of another list of images.
+        """
+        if not isinstance(dataset, ImageList):
+            raise CacheError(
+                f"{self.cache.folder} belongs to a list of images, but {type(dataset).__name__} is none; use "
+                "ImageFolder or TarImages"
+            )
+        self.cache.check_images(dataset.identities())
+
+    def __call__(self, sample: dict[str, Any]) -> dict[str, Any]:
+        """Load one map.
+
+        Raises:
+            CacheError: The shard is damaged; names it.
+            UnreadableFile: The image could not be read when the cache was made.
+        """
+        if "ori_shape" not in sample or sample["img"].shape[-2:] != sample["ori_shape"]:
+            raise ValueError("LoadTeacherMap needs the image as it is on disk; put it right after LoadImage")
+        return {**sample, "mask_logits": TokenMap(self.cache.read(sample["img_id"]), sample["ori_shape"])}

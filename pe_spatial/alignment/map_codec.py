@@ -1,0 +1,74 @@
+"""How maps of a mask teacher are stored: 8-bit numbers, of all channels or of their principal ones.
+
+Training uses nothing of a map but the cosines between its tokens. A rotation of the channels does not change them, and
+moving the map (flips, crops, interpolation between tokens) commutes with it. So a map may be rotated onto its principal
+axes; the masks of 1,024 prompts are those of a few dozen segments over and over, hence most axes hold nothing.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from pe_spatial.alignment.losses import target_similarity
+
+_LEVELS = 127
+
+
+class MapCodec:
+    """Codes maps [K, h, w] as int8, with one float32 scale per channel.
+
+    Args:
+        rank: Keep that many principal channels, strongest first; None keeps the channels as they are.
+    """
+
+    def __init__(self, rank: int | None = None) -> None:
+        if rank is not None and rank < 1:
+            raise ValueError(f"rank {rank} must be at least 1; None keeps all channels")
+        self.rank = rank
+
+    def describe(self) -> dict[str, Any]:
+        """As JSON."""
+        return {"dtype": "int8", "rank": self.rank}
+
+    def encode(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Codes int8 [R, h, w] and scales [R] of a map [K, h, w], R = K or the rank.
+
+        Raises:
+            ValueError: The map has values that are not finite.
+        """
+        if not features.isfinite().all():
+            raise ValueError("the teacher's map has NaN or infinite values; check its weights and its precision")
+        kept = features.float() if self.rank is None else principal_channels(features, self.rank)
+        scales = kept.abs().amax((1, 2)).clamp_min(torch.finfo(torch.float32).tiny * _LEVELS) / _LEVELS
+        return (kept / scales[:, None, None]).round().to(torch.int8).cpu(), scales.cpu()
+
+    @staticmethod
+    def decode(codes: Tensor, scales: Tensor) -> Tensor:
+        """The float32 map [R, h, w]."""
+        return codes.float() * scales[:, None, None]
+
+
+def principal_channels(features: Tensor, rank: int) -> Tensor:
+    """Rotate the channels of a map [K, h, w] so that the first `rank` (returned) hold as much of it as can be.
+
+    Inner products between tokens are those of the map, up to what the other channels hold. Channels beyond the number
+    of tokens are 0.
+    """
+    tokens = features.flatten(1).T.double()  # [N, K]
+    energies, axes = torch.linalg.eigh(tokens @ tokens.T)  # ascending; far cheaper than a decomposition of the map
+    kept = (axes * energies.clamp_min(0).sqrt()).flip(1)[:, :rank].T.float()  # [<=R, N]
+    return F.pad(kept, (0, 0, 0, rank - len(kept))).unflatten(1, features.shape[1:])
+
+
+def added_error(features: Tensor, decoded: Tensor, temperature: float = 20.0) -> tuple[float, float]:
+    """Mean and largest difference that coding makes in the matrix that the locality loss compares with."""
+    first, second = (_targets(item, temperature) for item in (features, decoded.to(features.device)))
+    difference = (first - second).abs()
+    return float(difference.mean()), float(difference.max())
+
+
+def _targets(features: Tensor, temperature: float) -> Tensor:
+    tokens = F.normalize(features.flatten(1).float(), dim=0)
+    return target_similarity((tokens.T @ tokens).clamp(-1, 1), temperature)
