@@ -1,5 +1,6 @@
 """Depth models on Perception Encoder backbones. Importing this package registers their names with mmengine."""
 
+import depth.checks  # noqa: F401 - registers what the data set doctor asks
 from depth.datasets import DepthFolder, KittiDepth, NyuDepth
 from depth.heads import DPTDepthHead, LinearBinsHead
 from depth.loading import LoadDepthMap, read_depth

@@ -242,6 +242,7 @@ class InstanceLabels(DenseDataset):
             LabelError: The source has no masks.
         """
         source = DATASETS.build(self.source)
+        self.ann_file = source.ann_file
         shift = 0 if self.background is None else 1
         names = [self.background] if self.background is not None else []
         names += source.metainfo["classes"]

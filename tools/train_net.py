@@ -25,6 +25,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--checkpoint", type=Path, help="with --eval-only; default: the best, else the last, of work-dir"
     )
+    parser.add_argument("--no-data-check", action="store_true", help="do not look at samples of the data first")
     parser.add_argument("--traceback", action="store_true", help="show where an error comes from, also for mistakes")
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument("--resume", action="store_true", help="continue the run in work-dir from its last checkpoint")
@@ -40,6 +41,8 @@ def parse_arguments() -> argparse.Namespace:
 def run(options: argparse.Namespace) -> None:
     config = load_config(options.config, options.overrides)
     config.work_dir = str(options.work_dir or config.get("work_dir") or Path("work_dirs") / Path(config.filename).stem)
+    if options.no_data_check:
+        config.get("default_hooks", {}).pop("data_check", None)
     if options.eval_only:
         evaluate(config, options.checkpoint)
     else:

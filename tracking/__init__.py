@@ -2,6 +2,7 @@
 
 import pe_spatial.backbones
 import pe_spatial.data  # noqa: F401 (both register what the configs of a tracker name)
+import tracking.checks  # noqa: F401 - registers what the data set doctor asks
 from tracking.baselines import RawColour, RepeatedMask
 from tracking.datasets import Davis2016, Davis2017, PackVideo, VideoDataset, VideoFolder, YouTubeVOS
 from tracking.decoding import Decoding

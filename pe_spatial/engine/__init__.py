@@ -9,6 +9,7 @@ from pe_spatial.engine.binding import BindDatasetHook
 from pe_spatial.engine.checkpoint import find_best, find_last, load_checkpoint, save_checkpoint
 from pe_spatial.engine.checkpoint_hook import AtomicCheckpointHook, describe
 from pe_spatial.engine.config import find_config, load_config
+from pe_spatial.engine.doctor import DataCheckHook
 from pe_spatial.engine.errors import CheckpointError, ConfigError, DivergedError, UserError
 from pe_spatial.engine.fsdp import FullyShardedModel, FullyShardHook
 from pe_spatial.engine.guards import IterationSeedHook, LossGuardHook
@@ -25,6 +26,7 @@ __all__ = [
     "BindDatasetHook",
     "CheckpointError",
     "ConfigError",
+    "DataCheckHook",
     "DivergedError",
     "FullyShardHook",
     "FullyShardedModel",

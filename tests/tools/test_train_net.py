@@ -118,10 +118,21 @@ def test_an_unreadable_image_is_named(call, tmp_path, workers):
     images = toy_task.write_images(tmp_path / "images", count=2)
     (images / "02.png").write_text("no image")
     config = toy_task.write_config(tmp_path, images, num_workers=workers, max_iters=20, val_interval=20)
-    code, _, err = call("--config", config, "--work-dir", tmp_path / "run")
+    code, _, err = call("--config", config, "--work-dir", tmp_path / "run", "--no-data-check")
     assert code == 2
     assert "02.png" in err
     assert len(err.strip().splitlines()) == 1
+
+
+def test_an_unreadable_image_is_found_before_training(call, tmp_path):
+    images = toy_task.write_images(tmp_path / "images", count=2)
+    (images / "02.png").write_text("no image")
+    config = toy_task.write_config(tmp_path, images, max_iters=20, val_interval=20)
+    code, out, err = call("--config", config, "--work-dir", tmp_path / "run")
+    assert code == 2
+    assert "train data: files that cannot be read" in err
+    assert "02.png" in err
+    assert "1/20" not in out + err
 
 
 def in_child(log, *arguments):

@@ -1,0 +1,157 @@
+"""What the data set doctor asks of label maps."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from pe_spatial.data import UnreadableFile
+from pe_spatial.data.sample import IGNORE_LABEL
+from pe_spatial.engine.doctor import (
+    ClassCounter,
+    DatasetCheck,
+    Finding,
+    Histogram,
+    absent_classes,
+    register_check,
+)
+from segmentation.datasets import SegmentationDataset
+from segmentation.labels import LabelFormat, read_values
+from segmentation.panoptic import CocoPanoptic, InstanceLabels
+
+# what a few label maps say may be chance
+_ENOUGH = 5
+
+
+@register_check
+class LabelMapCheck(DatasetCheck):
+    """Pixels of each class, and label maps without any label."""
+
+    def __init__(self, dataset: Any) -> None:
+        super().__init__(dataset)
+        self._counter = ClassCounter("pixels", dataset.metainfo["classes"])
+        self._loaded = self._unlabelled_pixels = self._pixels = 0
+
+    @classmethod
+    def concerns(cls, dataset: Any, record: dict[str, Any]) -> bool:
+        """All data sets of this package."""
+        return isinstance(dataset, SegmentationDataset | CocoPanoptic | InstanceLabels)
+
+    def look(self, record: dict[str, Any], sample: dict[str, Any] | None) -> Any:
+        """Pixels of each of 256 labels."""
+        if sample is None or "sem_seg" not in sample:
+            return None
+        name = record.get("seg_map_path", record["img_path"])
+        return name, torch.bincount(sample["sem_seg"].flatten(), minlength=IGNORE_LABEL + 1).tolist()
+
+    def collect(self, seen: Any) -> Iterable[Finding]:
+        """Count."""
+        if seen is None:
+            return
+        name, counts = seen
+        self._loaded += 1
+        self._pixels += sum(counts)
+        self._unlabelled_pixels += counts[IGNORE_LABEL]
+        self._counter.add(counts[: len(self._counter.names)])
+        if counts[IGNORE_LABEL] == sum(counts):
+            yield Finding("warning", "label maps without a labelled pixel", name)
+
+    def finish(self) -> Iterable[Finding]:
+        """The share of pixels without a label, and the classes that never occur."""
+        if self._pixels:
+            yield Finding("note", f"{self._unlabelled_pixels / self._pixels:.1%} of the pixels have no label")
+        yield from absent_classes(self.histogram(), self._loaded == len(self.dataset))
+
+    def histogram(self) -> Histogram:
+        """Pixels by class."""
+        return self._counter.histogram()
+
+
+@dataclass
+class _Value:
+    """A value of label files: how many pixels and files have it, and one of these."""
+
+    pixels: int = 0
+    files: int = 0
+    example: str = ""
+
+
+@register_check
+class LabelValueCheck(DatasetCheck):
+    """The values that label files hold, against those that the class list expects: wrong numberings, 0/255 masks."""
+
+    def __init__(self, dataset: Any) -> None:
+        super().__init__(dataset)
+        self._format: LabelFormat = dataset.label_format
+        self._values: dict[int, _Value] = {}
+        self._sets: Counter[bool] = Counter()  # whether a file holds nothing but 0 and 255
+
+    @classmethod
+    def concerns(cls, dataset: Any, record: dict[str, Any]) -> bool:
+        """Data sets of label files."""
+        return isinstance(dataset, SegmentationDataset)
+
+    def look(self, record: dict[str, Any], sample: dict[str, Any] | None) -> Any:
+        """The values of the file with their pixels; also of a file that the loader has refused."""
+        try:
+            values = read_values(record["seg_map_path"])
+        except UnreadableFile:
+            return None
+        if values.ndim != 2:
+            return None
+        present, counts = np.unique(values, return_counts=True)
+        return record["seg_map_path"], present.tolist(), counts.tolist()
+
+    def collect(self, seen: Any) -> Iterable[Finding]:
+        """Count."""
+        if seen is not None:
+            name, present, counts = seen
+            self._sets[{IGNORE_LABEL} <= set(present) <= {0, IGNORE_LABEL}] += 1
+            for value, count in zip(present, counts, strict=True):
+                entry = self._values.setdefault(value, _Value(example=name))
+                entry.pixels += count
+                entry.files += 1
+        return ()
+
+    def finish(self) -> Iterable[Finding]:
+        """Values outside the class list, and the marks of a wrong numbering."""
+        for value, entry in sorted(self._values.items()):
+            if value not in self._format.meaning:
+                example = f"{value}: {entry.pixels} pixels in {entry.files} files, for example {entry.example}"
+                yield Finding("error", "label values outside the class list", example)
+        files = self._sets.total()
+        if files and self._sets[True] == files and (files >= min(_ENOUGH, len(self.dataset))):
+            yield Finding(
+                "error",
+                "binary masks of 0 and 255",
+                f"all {files} label maps hold only 0 and 255, and 255 means no label: save objects with the value 1",
+            )
+        elif files >= min(_ENOUGH, len(self.dataset)):
+            yield from self._numbering(files == len(self.dataset))
+
+    def _numbering(self, complete: bool) -> Iterator[Finding]:
+        """Whether the files count from 0 or from 1, told by the ends of the range of values."""
+        count, present = len(self._format.classes), self._values.keys()
+        counted = self._format.meaning.get(0)
+        if count < 2:
+            return
+        if counted == 0 and count in present and 0 not in present and count not in self._format.meaning:
+            yield Finding(
+                "error",
+                "zero_is_ignored is probably missing",
+                f"the files hold 1…{count} and never 0, so they count the classes from 1: set zero_is_ignored",
+            )
+        if self._format.meaning != LabelFormat.counting(self._format.classes, zero_is_ignored=True).meaning:
+            return
+        # every class seen but the last, and 0 in use: the last class would have the value that never occurs
+        if complete and count not in present and {0, *range(1, count)} <= present:
+            zero = self._values[0]
+            yield Finding(
+                "error",
+                "zero_is_ignored is probably wrong",
+                f"the files hold 0…{count - 1} and never {count}, so they count the classes from 0, and the "
+                f"{zero.pixels} pixels of class {self._format.classes[0]!r} would be dropped: unset zero_is_ignored",
+            )

@@ -1,0 +1,96 @@
+"""What the data set doctor asks of videos."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from torch import Tensor
+
+from pe_spatial.data import UnreadableFile, read_image
+from pe_spatial.engine.doctor import ClassCounter, DatasetCheck, Finding, Histogram, register_check
+from pe_spatial.visualization import overlay_masks
+from tracking.datasets import VideoDataset
+from tracking.frames import read_mask
+
+Size = tuple[int, int]
+
+
+@register_check
+class VideoCheck(DatasetCheck):
+    """Frames and masks of every video: whether they can be read, are of one size, and show what is to be tracked."""
+
+    def __init__(self, dataset: Any) -> None:
+        super().__init__(dataset)
+        self._counter = ClassCounter("frames", [])
+
+    @classmethod
+    def concerns(cls, dataset: Any, record: dict[str, Any]) -> bool:
+        """All data sets of this package."""
+        return isinstance(dataset, VideoDataset)
+
+    def look(self, record: dict[str, Any], sample: dict[str, Any] | None) -> Any:
+        """Read everything."""
+        findings: list[Finding] = []
+        size = self._frames(record, findings)
+        masks = self._masks(record, size, findings)
+        return record["video"], len(record["frame_paths"]), masks, findings
+
+    def _frames(self, record: dict[str, Any], findings: list[Finding]) -> Size | None:
+        """The size (H, W) of the first frame that can be read."""
+        first: Size | None = None
+        for path in record["frame_paths"]:
+            try:
+                height, width = read_image(path).shape[-2:]
+            except UnreadableFile as error:
+                findings.append(Finding("error", "files that cannot be read", str(error)))
+                continue
+            first = first or (height, width)
+            if (height, width) != first:
+                example = f"{path} is {(height, width)} (H, W), the first frame of the video {first}"
+                findings.append(Finding("error", "frames of another size than their video", example))
+        return first
+
+    def _masks(self, record: dict[str, Any], size: Size | None, findings: list[Finding]) -> int:
+        """How many masks there are."""
+        paths = [path for path in record["annotation_paths"] or () if path is not None]
+        for path in paths:
+            try:
+                mask = read_mask(path, binary=record["binary"])
+            except (UnreadableFile, ValueError) as error:
+                findings.append(Finding("error", "masks that cannot be read", str(error)))
+                continue
+            if size is not None and tuple(mask.shape) != size:
+                example = f"{path} is {tuple(mask.shape)} (H, W), the frames {size}"
+                findings.append(Finding("error", "masks of another size than their video", example))
+        for frame, prompt in record["prompts"].items():
+            try:
+                shown = bool(read_mask(**prompt).any())
+            except (UnreadableFile, ValueError):
+                continue  # counted above
+            if not shown:
+                example = f"{prompt['path']} (frame {frame}) holds no object to track"
+                findings.append(Finding("error", "first masks without an object", example))
+        return len(paths)
+
+    def collect(self, seen: Any) -> Iterable[Finding]:
+        """Count, and pass on."""
+        video, frames, masks, findings = seen
+        self._counter.names.append(video)
+        self._counter.counts.append(frames)
+        self._counter.images.append(masks)
+        return findings
+
+    def histogram(self) -> Histogram:
+        """Frames, and masks, of every video."""
+        counter = self._counter
+        return Histogram(
+            counter.unit, counter.names, counter.counts, counter.images, kind="video", images_unit=" masks"
+        )
+
+    def draw(self, record: dict[str, Any]) -> Tensor | None:
+        """The first frame with the masks that say what to track."""
+        frame, prompt = next(iter(record["prompts"].items()))
+        try:
+            image, mask = read_image(record["frame_paths"][frame]), read_mask(**prompt)
+        except (UnreadableFile, ValueError):
+            return None
+        return overlay_masks(image, mask) if mask.shape == image.shape[-2:] else image
