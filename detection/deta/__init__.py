@@ -2,8 +2,16 @@
 
 from detection.deta.model import DETA
 from detection.deta.neck import DetaPyramid
-from detection.deta.postprocess import NMSPostprocess, TopKPostprocess
+from detection.deta.postprocess import NMSPostprocess, SoftNMSPostprocess, TopKPostprocess
 from detection.deta.start import DetaStartHook
 from detection.deta.transformer import DetaTransformer
 
-__all__ = ["DETA", "DetaPyramid", "DetaStartHook", "DetaTransformer", "NMSPostprocess", "TopKPostprocess"]
+__all__ = [
+    "DETA",
+    "DetaPyramid",
+    "DetaStartHook",
+    "DetaTransformer",
+    "NMSPostprocess",
+    "SoftNMSPostprocess",
+    "TopKPostprocess",
+]

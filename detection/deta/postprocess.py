@@ -13,6 +13,8 @@ from mmengine.structures import InstanceData
 from torch import Tensor, nn
 from torchvision.ops import batched_nms
 
+from detection.nms import Method, Suppression
+
 
 @MODELS.register_module()
 class TopKPostprocess(nn.Module):
@@ -48,6 +50,38 @@ class NMSPostprocess(nn.Module):
         found = best_pairs(boxes, scores, self.candidates)
         kept = batched_nms(found.bboxes, found.scores, found.labels, self.threshold)[: self.max_detections]
         return found[kept]
+
+
+@MODELS.register_module()
+class SoftNMSPostprocess(nn.Module):
+    """Suppression that lowers the scores of boxes that repeat others, and keeps them; see :class:`Suppression`.
+
+    Args:
+        method, threshold, scale: of the suppression; the authors' are the defaults.
+        candidates: best pairs of query and class that take part.
+        max_detections: how many are kept; None keeps all, like the authors.
+    """
+
+    def __init__(
+        self,
+        method: Method = "quad",
+        threshold: float = 0.7,
+        scale: float = 0.5,
+        candidates: int = 2000,
+        max_detections: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.suppress = Suppression(method, threshold, scale)
+        self.candidates = candidates
+        self.max_detections = max_detections
+
+    def forward(self, boxes: Tensor, scores: Tensor) -> InstanceData:
+        """See the module."""
+        found = best_pairs(boxes, scores, self.candidates)
+        kept, lowered = self.suppress(found.bboxes, found.scores, found.labels)
+        found = found[kept[: self.max_detections]]
+        found.scores = lowered[: self.max_detections]
+        return found
 
 
 def best_pairs(boxes: Tensor, scores: Tensor, number: int) -> InstanceData:

@@ -1,0 +1,138 @@
+"""Suppression of detections that repeat each other, hard and soft, without a loop over boxes.
+
+Soft-NMS (Bodla et al., 2017, arXiv:1704.04503) takes the best remaining box again and again and lowers the scores of
+those that overlap it. What a box does to others depends only on who is before it among its own neighbours, so every box
+that beats all of its neighbours can act at once: one round of tensor operations settles all of them. There are as many
+rounds as the longest chain of boxes that wait for each other, not as many as boxes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, get_args
+
+import torch
+from torch import Tensor
+from torchvision.ops import batched_nms, box_iou
+
+Method = Literal["nms", "linear", "quad", "gaussian"]
+_BLOCK = 2**16  # pairs that are compared at once: few, lest a block reaches over classes that it need not compare
+_BLOCK_ROWS = 64  # but no fewer rows than this, lest there are many blocks
+
+
+@dataclass(frozen=True)
+class Suppression:
+    """Suppression within every class.
+
+    Args:
+        method: what a box does to the score of a weaker one that it overlaps by an IoU u: ``nms`` removes it where u
+            exceeds ``threshold``, and ``linear`` and ``quad`` multiply it there by 1 - u and by (1 - u)^scale;
+            ``gaussian`` multiplies it everywhere by exp(-u² / scale).
+        threshold: IoU below which boxes leave each other alone.
+        scale: exponent of ``quad``, or denominator of ``gaussian``.
+        min_score: the soft methods drop what scores no more than this in the end.
+    """
+
+    method: Method = "nms"
+    threshold: float = 0.7
+    scale: float = 0.5
+    min_score: float = 0.001
+
+    def __post_init__(self) -> None:
+        if self.method not in get_args(Method):
+            raise ValueError(f"suppression {self.method!r} is unknown; use one of {', '.join(get_args(Method))}")
+        if not 0 <= self.threshold <= 1:
+            raise ValueError(f"threshold {self.threshold} is no IoU; give a number from 0 to 1")
+        if self.scale <= 0:
+            raise ValueError(f"scale {self.scale} must be above 0; {self.method} would raise scores or divide by 0")
+        if not 0 <= self.min_score < 1:
+            raise ValueError(f"min_score {self.min_score} is no score below 1; give a number from 0 to 1")
+
+    def __call__(self, boxes: Tensor, scores: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Suppress among boxes [N, 4] (xyxy) with scores [N] and labels [N].
+
+        Returns:
+            Indices [M] of what stays, best first, and the scores [M], lowered by the soft methods.
+        """
+        if self.method == "nms":
+            keep = batched_nms(boxes.float(), scores.float(), labels, self.threshold)
+            return keep, scores[keep]
+        pairs = overlapping_pairs(boxes, labels, 0.0 if self.method == "gaussian" else self.threshold)
+        final = settle(scores, pairs._replace(value=self._factor(pairs.value)), self.min_score)
+        keep = (final > self.min_score).nonzero().squeeze(1)
+        keep = keep[final[keep].argsort(descending=True, stable=True)]
+        return keep, final[keep]
+
+    def _factor(self, overlap: Tensor) -> Tensor:
+        if self.method == "gaussian":
+            return torch.exp(-overlap.square() / self.scale)
+        return (1 - overlap) ** (self.scale if self.method == "quad" else 1.0)
+
+
+class Pairs(NamedTuple):
+    """E ordered pairs of boxes: ``source`` [E] acts on ``target`` [E] with ``value`` [E]."""
+
+    source: Tensor
+    target: Tensor
+    value: Tensor
+
+    def where(self, mask: Tensor) -> Pairs:
+        """The pairs of a mask [E]."""
+        return Pairs(self.source[mask], self.target[mask], self.value[mask])
+
+
+def overlapping_pairs(boxes: Tensor, labels: Tensor, threshold: float) -> Pairs:
+    """All pairs of different boxes of one class whose IoU exceeds ``threshold``, in both orders, with the IoU.
+
+    Only boxes of one class are compared, a block at a time, so memory follows the overlaps that there are.
+    """
+    order = labels.argsort(stable=True)
+    sorted_boxes, sorted_labels = boxes[order].float(), labels[order].contiguous()
+    found = list(_blocks(sorted_boxes, sorted_labels, threshold))
+    if not found:
+        nothing = order.new_empty(0)
+        return Pairs(nothing, nothing, boxes.new_empty(0, dtype=torch.float32))
+    source, target, value = (torch.cat(column) for column in zip(*found, strict=True))
+    source, target = order[source], order[target]
+    return Pairs(torch.cat([source, target]), torch.cat([target, source]), torch.cat([value, value]))
+
+
+def _blocks(boxes: Tensor, labels: Tensor, threshold: float) -> Iterator[Pairs]:
+    """Pairs (i, j), i < j, of boxes that are sorted by class, some rows at a time."""
+    ends = torch.searchsorted(labels, labels, right=True)  # of the class of every row
+    room = max(_BLOCK, _BLOCK_ROWS * len(labels))
+    rows = torch.arange(1, len(labels) + 1, device=labels.device)
+    start = 0
+    while start < len(labels):
+        # a block reaches from its first row to the end of the class of its last row; it takes the rows that it can hold
+        sizes = rows[: len(labels) - start] * (ends[start:] - start)
+        stop = start + max(1, int(torch.searchsorted(sizes, room, right=True)))
+        end = int(ends[stop - 1])
+        overlap = box_iou(boxes[start:stop], boxes[start:end])  # [rows, columns]
+        same = labels[start:stop, None] == labels[None, start:end]
+        row, column = ((overlap > threshold) & same).triu(diagonal=1).nonzero(as_tuple=True)
+        yield Pairs(row + start, column + start, overlap[row, column])
+        start = stop
+
+
+def settle(scores: Tensor, pairs: Pairs, min_score: float) -> Tensor:
+    """Final scores [N] of Soft-NMS.
+
+    Args:
+        scores: [N]; of equal ones the first comes first.
+        pairs: who lowers whose score by which factor, in both orders.
+        min_score: boxes that score no more than this act on nobody; their final scores are not exact.
+    """
+    current = scores.float().clone()
+    while len(pairs.source):
+        source, target = current[pairs.source], current[pairs.target]
+        wins = (source > target) | ((source == target) & (pairs.source < pairs.target))
+        waits = torch.zeros(len(scores), dtype=torch.bool, device=scores.device)
+        waits[pairs.target[wins]] = True
+        # scores only fall, so nobody will overtake a box that beats all of its neighbours now
+        acting = pairs.where(~waits[pairs.source])
+        current = current.scatter_reduce(0, acting.target, acting.value, "prod")
+        alive = waits & (current > min_score)
+        pairs = pairs.where(alive[pairs.source] & alive[pairs.target])
+    return current
