@@ -1,4 +1,4 @@
-"""Pictures of predictions and of features. Images are uint8 RGB tensors [3, H, W]; nothing is changed in place."""
+"""Pictures of predictions. Images are uint8 RGB tensors [3, H, W]; nothing is changed in place."""
 
 from collections.abc import Sequence
 from functools import lru_cache
@@ -14,8 +14,8 @@ from torchvision.transforms.v2 import functional as TF
 # below this many pixels on the shorter side, a picture is enlarged before anything is written into it
 _LEGIBLE = 480
 
-# a path through the colour map at equal steps, dark blue through green and orange to light yellow: near is light
-_DEPTH_COLORS = (
+# a path through the colour map at equal steps, dark blue through green and orange to light yellow
+_RAMP = (
     (13, 8, 60),
     (36, 61, 130),
     (31, 120, 130),
@@ -231,76 +231,6 @@ def _legend(height: int, counts: Tensor, classes: Sequence[str], colors: Sequenc
     return TF.pil_to_tensor(picture)
 
 
-# --- features ---------------------------------------------------------------------------------------------------------
-def pca_rgb(features: Tensor) -> Tensor:
-    """Features as colours: half-blurred, projected on their three principal components, read as a colour in LCh.
-
-    The blur takes the edge off tokens with outlying features, which would otherwise own the components (Perception
-    Encoder, appendix B.3.2). The first component is the lightness; the other two are the plane whose angle is the hue
-    and whose radius is the chroma, so that similar features have similar colours without a seam.
-
-    Args:
-        features: [C, h, w], or [T, C, h, w] for T maps that share one basis (the frames of a video), so that equal
-            features have equal colours in all of them.
-
-    Returns:
-        uint8 RGB [3, h, w] or [T, 3, h, w].
-
-    Raises:
-        ValueError: Fewer than three channels, or values that are not finite.
-    """
-    maps = features.detach().float().cpu()
-    maps = maps if features.ndim == 4 else maps[None]  # [T, C, h, w]
-    if maps.ndim != 4 or maps.shape[1] < 3:
-        raise ValueError(
-            f"features of shape {tuple(features.shape)} are not [C, h, w] or [T, C, h, w] with C of 3 or more"
-        )
-    if not maps.isfinite().all():
-        raise ValueError(
-            "features hold NaN or infinite values; check the weights and the precision of the forward pass"
-        )
-    blurred = TF.gaussian_blur(maps, [3, 3], [1.0, 1.0]) if min(maps.shape[-2:]) > 1 else maps
-    tokens = (0.5 * maps + 0.5 * blurred).permute(0, 2, 3, 1)  # [T, h, w, C]
-    components = _principal(tokens.flatten(0, 2)).reshape(*tokens.shape[:3], 3)
-    colors = _lab_to_rgb(_spread(components)).permute(0, 3, 1, 2)  # [T, 3, h, w]
-    return colors if features.ndim == 4 else colors[0]
-
-
-def _principal(tokens: Tensor) -> Tensor:
-    """Coordinates [N, 3] of tokens [N, C] on their principal axes; signs are fixed by each axis' largest entry."""
-    centered = (tokens - tokens.mean(0)).double()
-    axes = torch.linalg.eigh(centered.T @ centered).eigenvectors[:, -3:].flip(1)  # [C, 3]
-    signs = axes.gather(0, axes.abs().argmax(0, keepdim=True)).sign()
-    return (centered @ (axes * signs)).float()
-
-
-def _spread(components: Tensor) -> Tensor:
-    """Principal coordinates [..., 3] to CIE Lab: lightness 20…90, chroma up to about 60."""
-    flat = components.flatten(0, -2)
-    low, high = _quantile(flat[:, 0], 0.01), _quantile(flat[:, 0], 0.99)
-    lightness = 20 + 70 * ((components[..., 0] - low) / (high - low).clamp_min(1e-12)).clamp(0, 1)
-    radius = _quantile(flat[:, 1:].norm(dim=1), 0.98).clamp_min(1e-12)
-    chroma = components[..., 1:] / radius
-    chroma = 60 * chroma / chroma.norm(dim=-1, keepdim=True).clamp_min(1)
-    return torch.cat([lightness[..., None], chroma], dim=-1)
-
-
-def _quantile(values: Tensor, fraction: float) -> Tensor:
-    # torch.quantile refuses more than 16 million values
-    return values.sort().values[round(fraction * (len(values) - 1))]
-
-
-def _lab_to_rgb(lab: Tensor) -> Tensor:
-    """CIE Lab (D65) [..., 3] to uint8 sRGB; colours outside the gamut are clipped (CIE 15, IEC 61966-2-1)."""
-    y = (lab[..., 0] + 16) / 116
-    f = torch.stack([y + lab[..., 1] / 500, y, y - lab[..., 2] / 200], dim=-1)
-    xyz = torch.where(f > 6 / 29, f**3, 3 * (6 / 29) ** 2 * (f - 4 / 29)) * torch.tensor([0.95047, 1.0, 1.08883])
-    to_linear = torch.tensor([[3.2406, -1.5372, -0.4986], [-0.9689, 1.8758, 0.0415], [0.0557, -0.2040, 1.0570]])
-    linear = (xyz @ to_linear.T).clamp(0, 1)
-    srgb = torch.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear.clamp_min(1e-8) ** (1 / 2.4) - 0.055)
-    return (255 * srgb).round().to(torch.uint8)
-
-
 # --- depth ------------------------------------------------------------------------------------------------------------
 def colorize_depth(
     depth: Tensor, near: float | None = None, far: float | None = None, scale_bar: bool = False
@@ -320,8 +250,8 @@ def colorize_depth(
     measured = metres[metres > 0]
     if len(measured) == 0:
         measured = torch.ones(1)
-    near = float(_quantile(measured, 0.02)) if near is None else near
-    far = float(_quantile(measured, 0.98)) if far is None else far
+    near = float(quantile(measured, 0.02)) if near is None else near
+    far = float(quantile(measured, 0.98)) if far is None else far
     picture = _depth_colors(metres, near, far)
     if not scale_bar:
         return picture
@@ -335,11 +265,17 @@ def colorize_depth(
 
 
 def _depth_colors(metres: Tensor, near: float, far: float) -> Tensor:
-    stops = torch.tensor(_DEPTH_COLORS, dtype=torch.float32)  # [S, 3]
-    place = (1 - ((metres - near) / max(far - near, 1e-6)).clamp(0, 1)) * (len(stops) - 1)
+    colors = ramp_colors(1 - (metres - near) / max(far - near, 1e-6))
+    return colors * (metres > 0).to(torch.uint8)
+
+
+def ramp_colors(levels: Tensor) -> Tensor:
+    """Numbers [H, W] as colours uint8 [3, H, W], from dark blue at 0 and below to light yellow at 1 and above."""
+    stops = torch.tensor(_RAMP, dtype=torch.float32)  # [S, 3]
+    place = levels.clamp(0, 1) * (len(stops) - 1)
     lower = place.floor().long().clamp(max=len(stops) - 2)
     color = torch.lerp(stops[lower], stops[lower + 1], (place - lower)[..., None])  # [H, W, 3]
-    return (color * (metres > 0)[..., None]).round().to(torch.uint8).permute(2, 0, 1)
+    return color.round().to(torch.uint8).permute(2, 0, 1)
 
 
 def _label_ends(strip: Tensor, x: int, near: float, far: float) -> Tensor:
@@ -349,3 +285,8 @@ def _label_ends(strip: Tensor, x: int, near: float, far: float) -> Tensor:
     draw.text((x, 2), f"{near:.1f} m", font=font, fill=(0, 0, 0), anchor="lt")
     draw.text((x, picture.height - 3), f"{far:.1f} m", font=font, fill=(0, 0, 0), anchor="lb")
     return TF.pil_to_tensor(picture)
+
+
+def quantile(values: Tensor, fraction: float) -> Tensor:
+    """The number below which a fraction of the values [N] lies; torch.quantile refuses more than 16 million."""
+    return values.sort().values[round(fraction * (len(values) - 1))]

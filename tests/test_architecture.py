@@ -19,6 +19,7 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "pe_spatial.data.loading": ({"pe_spatial.data"}, {"pycocotools"}),
     "pe_spatial.data.synthetic": ({"pe_spatial.data"}, {"skimage"}),
     "pe_spatial.visualization": ({"pe_spatial.backbones", "pe_spatial.data"}, set()),
+    "pe_spatial.feature_pictures": ({"pe_spatial.visualization"}, set()),
     "pe_spatial.engine": (
         {"pe_spatial.backbones", "pe_spatial.data", "pe_spatial.engine", "pe_spatial.visualization"},
         {"yaml", "psutil", "rich", "cv2", "safetensors"},

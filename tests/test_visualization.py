@@ -11,7 +11,6 @@ from pe_spatial.visualization import (
     enlarge,
     overlay_masks,
     palette,
-    pca_rgb,
 )
 
 
@@ -121,54 +120,6 @@ def test_annotations_without_scores_or_masks_are_drawn(image, scene):
     assert draw_instances(image, annotations, CLASSES).shape == (3, 480, 640)
     with pytest.raises(ValueError, match=r"label \d has no name among 0 classes"):
         draw_instances(image, annotations, ())
-
-
-# --- features ---------------------------------------------------------------------------------------------------------
-def test_equal_features_have_equal_colours_and_different_ones_do_not():
-    generator = torch.Generator().manual_seed(0)
-    prototypes = torch.randn(3, 32, generator=generator)
-    regions = torch.zeros(16, 24, dtype=torch.long)
-    regions[:, 8:16], regions[:, 16:] = 1, 2
-    colors = pca_rgb(prototypes[regions].permute(2, 0, 1))
-    assert colors.shape == (3, 16, 24)
-    assert colors.dtype == torch.uint8
-    inside = [colors[:, 2:-2, start + 2 : start + 6].flatten(1).float() for start in (0, 8, 16)]  # away from the blur
-    assert all(region.std(1).max() < 1 for region in inside)
-    means = torch.stack([region.mean(1) for region in inside])
-    assert (torch.cdist(means, means) + 1e6 * torch.eye(3)).min() > 60
-
-
-def test_colours_ignore_scale_offset_and_rotation_of_the_features():
-    generator = torch.Generator().manual_seed(1)
-    features = torch.randn(8, 12, 14, generator=generator) * torch.arange(8, 0, -1)[:, None, None]
-    expected = pca_rgb(features).int()
-    assert (pca_rgb(7 * features + 3).int() - expected).abs().max() <= 1
-
-
-def test_frames_share_one_basis():
-    generator = torch.Generator().manual_seed(2)
-    frame, other = torch.randn(2, 8, 12, 14, generator=generator)
-    shared = pca_rgb(torch.stack([frame, other, frame]))
-    assert shared.shape == (3, 3, 12, 14)
-    assert torch.equal(shared[0], shared[2])
-    assert not torch.equal(shared[0], shared[1])
-    assert torch.equal(pca_rgb(frame[None])[0], pca_rgb(frame))
-
-
-def test_half_precision_constant_and_tiny_maps_give_finite_colours():
-    features = torch.randn(8, 6, 6, generator=torch.Generator().manual_seed(3))
-    assert (pca_rgb(features.bfloat16()).int() - pca_rgb(features).int()).abs().float().mean() < 5
-    assert pca_rgb(torch.ones(8, 6, 6)).float().flatten(1).std(1).max() == 0
-    assert pca_rgb(features[:, :1, :2]).shape == (3, 1, 2)
-
-
-def test_wrong_features_are_refused():
-    with pytest.raises(ValueError, match=r"\(2, 6, 6\).*3 or more"):
-        pca_rgb(torch.zeros(2, 6, 6))
-    with pytest.raises(ValueError, match="not"):
-        pca_rgb(torch.zeros(6, 6))
-    with pytest.raises(ValueError, match="NaN or infinite"):
-        pca_rgb(torch.full((4, 6, 6), torch.nan))
 
 
 # --- depth ------------------------------------------------------------------------------------------------------------
