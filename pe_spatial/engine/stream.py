@@ -214,12 +214,12 @@ def _put(ready: queue.Queue[Any], item: Any, ahead: _Allowance) -> bool:
 def _pictures(paths: Sequence[Path]) -> Iterator[tuple[Source, Picture | Exception]]:
     for path in paths:
         if path.suffix.lower() in VIDEO_SUFFIXES:
-            yield from _frames(path)
+            yield from read_frames(path)
         else:
             yield Source(path), path
 
 
-def _frames(path: Path) -> Iterator[tuple[Source, Picture | Exception]]:
+def read_frames(path: Path) -> Iterator[tuple[Source, Picture | Exception]]:
     """RGB frames [H, W, 3] of a video."""
     import cv2
 
