@@ -5,10 +5,13 @@
     python tools/convert_weights.py PE-Spatial-G14-448 pe_g_p16.pth --to detectron2 --patch-size 16
     python tools/convert_weights.py mask_rcnn_PEspatial_G_coco36ep.pth g.pth --to pe_spatial --config pe_g_coco.yaml
     python tools/convert_weights.py g.pth for_detectron2.pth --to detectron2
+    python tools/convert_weights.py deta_coco_1824pix.pth deta.pth --to pe_spatial \
+        --config deta_pe_spatial_g_coco_3ep_1824px.yaml
 
 The source is the name of an encoder or a file in any known layout. `official` and `timm` take the encoder alone, also
 out of a detector. `detectron2` converts a Mask R-CNN of ours whole, and any other file as an encoder. `pe_spatial`
-converts a Mask R-CNN of Detectron2 to ours; with its config the result describes itself, as prediction needs it.
+converts a Mask R-CNN of Detectron2 or a DETA of the authors to ours; with its config the result describes itself, as
+prediction needs it.
 """
 
 from __future__ import annotations
@@ -30,6 +33,7 @@ from torchvision.models.detection import MaskRCNN_ResNet50_FPN_V2_Weights
 
 from detection.coco_files import read_coco
 from detection.conversion import RotaryGeometry, from_detectron2, is_detectron2, is_ours, to_detectron2
+from detection.deta.conversion import from_authors, is_deta
 from pe_spatial.backbones import EncoderConfig, get_variant
 from pe_spatial.backbones.weights import (
     WeightsError,
@@ -117,10 +121,13 @@ def check_target(options: argparse.Namespace) -> None:
 def convert(source: Path, options: argparse.Namespace) -> tuple[dict[str, Tensor], list[str]]:
     """Return what is to be written, and the lines of the report."""
     tensors, _ = unwrap(read_tensor_file(source))
+    if options.to == "pe_spatial" and is_deta(list(tensors)):
+        return convert_deta(source, tensors, options)
     if options.to == "pe_spatial" and not is_detectron2(list(tensors)):
         raise WeightsError(
-            f"{source} holds no Mask R-CNN of Detectron2 (no key begins with `proposal_generator.`), and only that is "
-            "converted to pe_spatial; PEBackbone(weights=...) loads an encoder as it is"
+            f"{source} holds no Mask R-CNN of Detectron2 (no key begins with `proposal_generator.`) and no DETA of the "
+            "authors (no `transformer.level_embed`), and only those are converted to pe_spatial; "
+            "PEBackbone(weights=...) loads an encoder as it is"
         )
     if options.to == "pe_spatial" or (options.to == "detectron2" and is_ours(list(tensors))):
         return convert_detector(source, tensors, options)
@@ -151,9 +158,34 @@ def convert_detector(
         config = encoder_config(source, options)
         geometry = RotaryGeometry(config.head_dim, options.image_size, options.window, tuple(options.global_blocks))
         result, dropped = to_detectron2(tensors, geometry)
-    if options.dtype:
-        result = {key: tensor.to(getattr(torch, options.dtype)) for key, tensor in result.items()}
+    result = cast(result, options)
     return result, [f"Read a Mask R-CNN of {len(tensors)} tensors from {source}.", *summarise(dropped)]
+
+
+def convert_deta(
+    source: Path, tensors: dict[str, Tensor], options: argparse.Namespace
+) -> tuple[dict[str, Tensor], list[str]]:
+    if options.patch_size:
+        raise WeightsError("--patch-size applies to encoders; a detector keeps the patch size that it was trained with")
+    check_values(source, tensors)
+    category_ids = stated_classes(load_config(options.config)).get("category_ids") if options.config else None
+    result, dropped = from_authors(tensors, category_ids)
+    labels = (
+        "Labels are category ids; with --config they are those of the data set."
+        if category_ids is None
+        else f"Of every class head, the columns of the {len(category_ids)} categories were kept."
+    )
+    return cast(result, options), [
+        f"Read a DETA of {len(tensors)} tensors from {source}.",
+        *summarise(dropped),
+        labels,
+    ]
+
+
+def cast(tensors: dict[str, Tensor], options: argparse.Namespace) -> dict[str, Tensor]:
+    if not options.dtype:
+        return tensors
+    return {key: tensor.to(getattr(torch, options.dtype)) for key, tensor in tensors.items()}
 
 
 def has_class_token(options: argparse.Namespace) -> bool:
@@ -173,9 +205,14 @@ def description(options: argparse.Namespace, tensors: dict[str, Tensor]) -> dict
         raise WeightsError(
             f"{options.source} does not fit the model of {options.config}: {differences}; name its own config"
         )
+    return describe(config.to_dict(), stated_classes(config))
+
+
+def stated_classes(config: Config) -> Mapping[str, Any]:
+    """``classes`` and, if known, ``category_ids`` of the training data of a config."""
     dataset = config.get("train_dataloader", {}).get("dataset", {})
     stated = dataset.get("metainfo", {})
-    return describe(config.to_dict(), stated if "classes" in stated else known_classes(config, dataset))
+    return stated if "classes" in stated else known_classes(config, dataset)
 
 
 def known_classes(config: Config, dataset: Mapping[str, Any]) -> dict[str, Any]:

@@ -46,13 +46,13 @@ def from_authors(
             None keeps all columns: a label is then a category id.
 
     Returns:
-        The renamed tensors, and the keys that were dropped or shortened, each with the reason.
+        The renamed tensors, and the keys that were dropped, each with the reason.
 
     Raises:
         WeightsError: keys without a counterpart; second names with other values; category ids beyond the heads.
     """
     body = {key: tensor for key, tensor in tensors.items() if key.startswith(_ENCODER_THERE) and ".fpn" not in key}
-    encoder, notes = to_official(body, Layout("DETA", _ENCODER_THERE))
+    encoder, dropped = to_official(body, Layout("DETA", _ENCODER_THERE))
     ours = {_ENCODER_HERE + key: tensor for key, tensor in encoder.items()}
     unknown = []
     for key, tensor in tensors.items():
@@ -61,7 +61,7 @@ def from_authors(
         prefix = next((prefix for prefix in _PREFIXES if key.startswith(prefix)), None)
         if key.startswith(_HEADS):
             _check_alias(tensors, key)
-            notes[key] = "second name of a head"
+            dropped[key] = "second name of a head"
         elif prefix is None:
             unknown.append(key)
         else:
@@ -72,8 +72,8 @@ def from_authors(
             "only a two-stage DETA with box refinement on the plain backbone can be converted"
         )
     if category_ids is not None:
-        _choose_columns(ours, category_ids, notes)
-    return ours, notes
+        _choose_columns(ours, category_ids)
+    return ours, dropped
 
 
 def _check_alias(tensors: Mapping[str, Tensor], key: str) -> None:
@@ -82,7 +82,7 @@ def _check_alias(tensors: Mapping[str, Tensor], key: str) -> None:
         raise WeightsError(f"{key} differs from {key.removeprefix(_ALIAS)}, whose second name it is; name another file")
 
 
-def _choose_columns(ours: dict[str, Tensor], category_ids: Sequence[int], notes: dict[str, str]) -> None:
+def _choose_columns(ours: dict[str, Tensor], category_ids: Sequence[int]) -> None:
     heads = [key for key in ours if key.startswith("transformer.class_embed.")]
     columns = len(ours[heads[0]])
     if not category_ids or min(category_ids) < 0 or max(category_ids) >= columns:
@@ -96,5 +96,3 @@ def _choose_columns(ours: dict[str, Tensor], category_ids: Sequence[int], notes:
         if int(key.split(".")[2]) == last:  # the encoder's
             index[0] = 0
         ours[key] = ours[key][index]
-        if len(index) < columns:
-            notes[key.removeprefix("transformer.")] = f"kept {len(index)} of {columns} columns, those of the categories"

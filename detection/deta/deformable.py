@@ -50,35 +50,55 @@ def deformable_attention(
 
 def _sum_samples(value: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor) -> Tensor:
     images, tokens, heads, channels = value.shape
-    device = value.device
-    size = torch.tensor(shapes, device=device).flip(1)[:, None]  # [L, 1, 2]: columns, rows
-    # a place outside by a cell or more contributes nothing, wherever it is
-    place = (locations * size - 0.5).clamp(min=size.new_tensor(-1), max=size)  # [B, Q, H, L, P, 2], in cells
-    corner = place.detach().floor()
-    fraction = place - corner
-    cells = corner.int()[..., None] + torch.arange(2, device=device, dtype=torch.int32)  # [B, Q, H, L, P, 2, 2]
-    share = torch.stack((1 - fraction, fraction), dim=-1) * ((cells >= 0) & (cells < size[..., None]))
-    cells = torch.minimum(cells.clamp(min=0), size[..., None].int() - 1)
-    (x, y), (share_x, share_y) = cells.unbind(-2), share.unbind(-2)  # each [B, Q, H, L, P, 2]
-    rows = y[..., :, None] * size[..., :1, None].int() + x[..., None, :]  # [B, Q, H, L, P, 2, 2]
-    rows = (rows + _first_rows(shapes, device)) * heads + torch.arange(heads, device=device, dtype=torch.int32).view(
-        -1, 1, 1, 1, 1
+    rows, columns, first = _per_sample(shapes, weights.shape[-1], locations)  # each [L * P]
+    x, y = (axis.flatten(-2) for axis in locations.unbind(-1))  # each [B, Q, H, L * P]
+    (left, share_left), (right, share_right) = _neighbours(x, columns)
+    (above, share_above), (below, share_below) = _neighbours(y, rows)
+    # the table holds the heads of a token one after the other
+    image = torch.arange(images, device=value.device, dtype=torch.int32) * tokens
+    head = torch.arange(heads, device=value.device, dtype=torch.int32)
+    origin = (image[:, None, None, None] + first) * heads + head[:, None]  # [B, 1, H, L * P]
+    step = columns.int() * heads
+    upper, lower = above * step + origin, below * step + origin
+    left, right = left * heads, right * heads
+    share_above, share_below = share_above * weights.flatten(-2), share_below * weights.flatten(-2)
+    index = torch.cat((upper + left, upper + right, lower + left, lower + right), dim=-1)  # [B, Q, H, 4 * L * P]
+    share = torch.cat(
+        (share_above * share_left, share_above * share_right, share_below * share_left, share_below * share_right), -1
     )
-    rows = rows + torch.arange(images, device=device, dtype=torch.int32).view(-1, 1, 1, 1, 1, 1, 1) * (tokens * heads)
-    share = share_y[..., :, None] * share_x[..., None, :] * weights[..., None, None]
     summed = F.embedding_bag(
-        rows.flatten(3).flatten(0, 2),  # [B * Q * H, L * P * 4]
+        index.flatten(0, 2),
         value.reshape(-1, channels),  # [B * S * H, D]
-        per_sample_weights=share.flatten(3).flatten(0, 2).to(value.dtype),
+        per_sample_weights=share.flatten(0, 2).to(value.dtype),
         mode="sum",
     )
     return summed.view(images, -1, heads * channels)
 
 
-def _first_rows(shapes: Shapes, device: torch.device) -> Tensor:
-    """Number of the first token of every level, [L, 1, 1, 1]."""
-    counts = torch.tensor([0, *(rows * columns for rows, columns in shapes[:-1])], device=device)
-    return counts.cumsum(0).int().view(-1, 1, 1, 1)
+def _neighbours(place: Tensor, cells: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """The cells before and behind a place on an axis, each as number (int32) and share.
+
+    Args:
+        place: [..., N] from 0 to 1.
+        cells: [N] of the axis. Outside there is nothing: the share is 0 and the number that of some cell.
+    """
+    # further out than a cell there is nothing either, and numbers stay small
+    place = torch.minimum((place * cells - 0.5).clamp(min=-1), cells)
+    before = place.detach().floor()
+    fraction = place - before
+    last = cells - 1
+    share_before = torch.where((before >= 0) & (before <= last), 1 - fraction, 0.0)
+    share_behind = torch.where(before < last, fraction, 0.0)
+    number = torch.minimum(before.clamp(min=0), last).int()
+    return (number, share_before), (torch.minimum(before + 1, last).int(), share_behind)
+
+
+def _per_sample(shapes: Shapes, points: int, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows, columns and number of the first token of the level of every sample, each [L * P]; the number int32."""
+    sizes = like.new_tensor(shapes).repeat_interleave(points, dim=0)  # [L * P, 2]
+    counts = [0, *(rows * columns for rows, columns in shapes[:-1])]
+    first = torch.tensor(counts, device=like.device).cumsum(0).int().repeat_interleave(points)
+    return sizes[:, 0], sizes[:, 1], first
 
 
 class DeformableAttention(nn.Module):
