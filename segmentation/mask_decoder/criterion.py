@@ -68,16 +68,11 @@ class MaskCriterion(nn.Module):
             predictions: Of the same images.
             segments: The truth of every image; masks of one size, that of the padded batch.
         """
-        count = self._count(segments, predictions[0].logits.device)
+        count = predictions[0].logits.new_tensor(sum(len(each.labels) for each in segments), dtype=torch.float32)
+        count = _mean_of_processes(count).clamp_min(1)
         with torch.autocast(predictions[0].logits.device.type, enabled=False):
             losses = [self._losses(Masks(*(t.float() for t in each)), segments, count) for each in predictions]
         return {name: sum(each[name] for each in losses) for name in losses[0]}  # type: ignore[misc]
-
-    def _count(self, segments: Sequence[Segments], device: torch.device) -> Tensor:
-        """Segments per process, the mean over all of them: the same divisor everywhere keeps DDP exact."""
-        count = torch.tensor(float(sum(len(each.labels) for each in segments)), device=device)
-        all_reduce(count)
-        return (count / get_world_size()).clamp_min(1)
 
     def _losses(self, masks: Masks, segments: Sequence[Segments], count: Tensor) -> dict[str, Tensor]:
         matches = [self._match(*each) for each in zip(masks.logits, masks.class_logits, segments, strict=True)]
@@ -105,7 +100,8 @@ class MaskCriterion(nn.Module):
             row[pairs.queries] = truth.labels[pairs.objects]
         weight = logits.new_ones(no_object + 1)
         weight[no_object] = self.no_object_weight
-        return F.cross_entropy(logits.flatten(0, 1), target.flatten(), weight)
+        entropy = F.cross_entropy(logits.flatten(0, 1), target.flatten(), weight, reduction="sum")
+        return entropy / _mean_of_processes(weight[target].sum())
 
     def _mask_losses(
         self, logits: Tensor, segments: Sequence[Segments], matches: Sequence[Match], count: Tensor
@@ -122,6 +118,12 @@ class MaskCriterion(nn.Module):
         probability, target = read.sigmoid() * real, target * real
         dice = 1 - (2 * (probability * target).sum(1) + 1) / (probability.sum(1) + target.sum(1) + 1)
         return entropy.sum() / count, dice.sum() / count
+
+
+def _mean_of_processes(value: Tensor) -> Tensor:
+    """A divisor that is the same everywhere: several processes then have the gradient of one with all their images."""
+    all_reduce(value)
+    return value / get_world_size()
 
 
 def _read_truth(segments: Sequence[Segments], matches: Sequence[Match], points: Tensor) -> tuple[Tensor, Tensor]:
