@@ -67,7 +67,8 @@ def read_class_list(path: str | Path) -> ClassList:
     names, colors = _classes(path, content["classes"])
     ignore = content.get("ignore", [IGNORE_LABEL])
     _require(isinstance(ignore, list), path, "ignore", ignore, "a list of values or of [r, g, b]")
-    _require(isinstance(content.get("zero_is_ignored", False), bool), path, "zero_is_ignored", ignore, "true or false")
+    from_one = content.get("zero_is_ignored", False)
+    _require(isinstance(from_one, bool), path, "zero_is_ignored", from_one, "true or false")
     ignored_values = [value for value in ignore if not isinstance(value, list)]
     _require(all(isinstance(v, int) and v >= 0 for v in ignored_values), path, "ignore", ignore, "0 or more")
     ignored_colors = [_color(path, "ignore", value) for value in ignore if isinstance(value, list)]
@@ -77,7 +78,7 @@ def read_class_list(path: str | Path) -> ClassList:
     try:
         label_format = LabelFormat.counting(
             names,
-            content.get("zero_is_ignored", False),
+            from_one,
             ignored_values,
             {**by_color, **dict.fromkeys(ignored_colors, IGNORE_LABEL)} if colors else {},
         )

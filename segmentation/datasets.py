@@ -25,7 +25,9 @@ Numbering = Literal["ids", "train_ids"]
 
 
 def _classes_of(name: str) -> dict[str, Any]:
-    return {"classes": tuple(class_names.get_classes(name)), "palette": class_names.get_palette(name)}
+    """Names and colours from mmseg's tables; one of its names ends in a space."""
+    names = tuple(entry.strip() for entry in class_names.get_classes(name))
+    return {"classes": names, "palette": class_names.get_palette(name)}
 
 
 class SegmentationDataset(DenseDataset):

@@ -8,7 +8,7 @@ Level = Literal["error", "warning", "note"]
 
 _EXAMPLES = 3
 _BAR = 24
-# longer class lists show their most and least frequent classes only
+# of longer class lists only classes that occur are shown, and of these the most and the least frequent
 _LONGEST_TABLE = 40
 
 
@@ -89,13 +89,14 @@ class Histogram:
         return [name for name, count in zip(self.names, self.counts, strict=True) if count == 0]
 
     def lines(self) -> Iterator[str]:
-        """A table with bars; of a long class list, the most and the least frequent classes."""
+        """A table with bars."""
         total, largest = max(sum(self.counts), 1), max(*self.counts, 1)
         width = min(max(len(self.kind), *map(len, self.names)), 24)
-        rows = range(len(self.names))
-        if len(self.names) > _LONGEST_TABLE:
-            ranked = sorted(rows, key=lambda row: -self.counts[row])
-            rows = [*ranked[: _LONGEST_TABLE // 2], -1, *ranked[-_LONGEST_TABLE // 2 :]]  # type: ignore[assignment]
+        rows = list(range(len(self.names)))
+        if len(rows) > _LONGEST_TABLE:
+            rows = sorted((row for row in rows if self.counts[row]), key=lambda row: -self.counts[row])
+        if len(rows) > _LONGEST_TABLE:
+            rows = [*rows[: _LONGEST_TABLE // 2], -1, *rows[-_LONGEST_TABLE // 2 :]]
         yield f"{self.kind:<{width}}  {self.unit:>14}   share  {self.images_unit}"
         for row in rows:
             if row < 0:

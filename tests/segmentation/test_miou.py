@@ -1,0 +1,94 @@
+"""mIoU against mmseg's, against numbers computed by hand, and at its ends."""
+
+import math
+
+import pytest
+import torch
+from mmengine.structures import PixelData
+
+from pe_spatial.engine import ConfigError
+from segmentation.metrics import MeanIoUMetric, class_areas
+
+mmseg_evaluation = pytest.importorskip("mmseg.evaluation")
+
+
+def sample(prediction, target):
+    return {
+        "img_path": "x.jpg",
+        "pred_sem_seg": {"data": torch.as_tensor(prediction)[None]},
+        "gt_sem_seg": {"data": torch.as_tensor(target)[None]},
+    }
+
+
+def score(metric, samples, classes):
+    metric.dataset_meta = {"classes": classes}
+    for item in samples:
+        metric.process({}, [item])
+    return metric.compute_metrics(metric.results)
+
+
+def test_the_numbers_are_those_of_mmseg():
+    generator = torch.Generator().manual_seed(0)
+    samples = []
+    for height in (30, 41, 7):
+        target = torch.randint(0, 6, (height, 25), generator=generator)
+        prediction = torch.where(torch.rand(height, 25, generator=generator) < 0.6, target, target.roll(1))
+        target[torch.rand(height, 25, generator=generator) < 0.2] = 255
+        samples.append(sample(prediction, target))
+    classes = tuple("abcdefg")  # g never occurs
+    theirs = score(mmseg_evaluation.IoUMetric(), samples, classes)
+    ours = score(MeanIoUMetric(), samples, classes)
+    assert {name: round(value, 2) for name, value in ours.items()} == pytest.approx(theirs, abs=0.006)
+    assert 30 < ours["mIoU"] < 80
+
+
+def test_a_case_computed_by_hand():
+    target = [[0, 0, 0, 1], [1, 1, 255, 255]]
+    prediction = [[0, 0, 1, 1], [1, 2, 0, 1]]
+    metrics = score(MeanIoUMetric(), [sample(prediction, target)], ("a", "b", "c", "d"))
+    # a: 2 of 3 labelled and 2 predicted; b: 2 of 3 and 3; c: predicted only; d: absent, and in no mean
+    assert metrics["mIoU"] == pytest.approx(100 * (2 / 3 + 2 / 4 + 0) / 3)
+    assert metrics["mAcc"] == pytest.approx(100 * (2 / 3 + 2 / 3) / 2)
+    assert metrics["aAcc"] == pytest.approx(100 * 4 / 6)
+
+
+def test_the_truth_scores_100_and_a_wrong_answer_0():
+    target = torch.randint(0, 3, (20, 20), generator=torch.Generator().manual_seed(1))
+    target[0] = 255
+    perfect = score(MeanIoUMetric(), [sample(target.clamp(max=2), target)], ("a", "b", "c"))
+    assert perfect == {"mIoU": 100, "mAcc": 100, "aAcc": 100}
+    wrong = score(MeanIoUMetric(), [sample((target + 1) % 3, target)], ("a", "b", "c"))
+    assert wrong == {"mIoU": 0, "mAcc": 0, "aAcc": 0}
+
+
+def test_areas_of_images_add_up():
+    generator = torch.Generator().manual_seed(2)
+    prediction, target = torch.randint(0, 5, (2, 40, 10), generator=generator)
+    parts = sum(class_areas(prediction[rows], target[rows], 5) for rows in (slice(0, 13), slice(13, 40)))
+    assert torch.equal(parts, class_areas(prediction, target, 5))
+
+
+def test_a_class_that_was_never_labelled_has_no_accuracy():
+    metrics = score(MeanIoUMetric(), [sample([[0, 1]], [[0, 0]])], ("a", "b"))
+    assert not math.isnan(metrics["mAcc"])
+    assert metrics == pytest.approx({"mIoU": 25, "mAcc": 50, "aAcc": 50})
+
+
+@pytest.mark.parametrize(
+    ("prediction", "target", "message"),
+    [
+        ([[0, 1]], [[0], [1]], r"x\.jpg: the prediction is \(1, 2\) \(H, W\) but the label map \(2, 1\)"),
+        ([[0, 2]], [[0, 1]], r"x\.jpg: prediction 2 is outside 0…1, the classes of the data set"),
+        ([[0, 1]], [[0, 3]], r"x\.jpg: label 3 is outside 0…1"),
+        ([[0, 1]], [[255, 255]], "none of the 1 label maps has a labelled pixel"),
+    ],
+)
+def test_what_cannot_be_scored_says_why(prediction, target, message):
+    with pytest.raises(ConfigError, match=message):
+        score(MeanIoUMetric(), [sample(prediction, target)], ("a", "b"))
+
+
+def test_a_missing_label_map_says_which_step_is_missing():
+    without = {"img_path": "x.jpg", "pred_sem_seg": PixelData(data=torch.zeros(1, 2, 2))}
+    with pytest.raises(ConfigError, match=r"x\.jpg: no label map; add LoadSegmentation"):
+        score(MeanIoUMetric(), [without], ("a", "b"))

@@ -1,0 +1,183 @@
+"""Segments and painted instances: who owns a pixel, which objects a sample has, and what contradicts itself."""
+
+import json
+from pathlib import Path
+
+import label_files
+import numpy as np
+import pytest
+import torch
+
+import detection  # noqa: F401 - registers CocoInstances
+import pe_spatial.data  # noqa: F401 - registers the loaders
+from pe_spatial.data import boxes_of_masks, encode_mask
+from segmentation import CocoPanoptic, COCOStuff, InstanceLabels, LabelError
+
+SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
+LOAD = [{"type": "LoadImage"}, {"type": "LoadPanoptic"}, {"type": "PackSample"}]
+SIZE = (12, 16)
+
+
+def box(x1, y1, x2, y2):
+    mask = np.zeros(SIZE, bool)
+    mask[y1:y2, x1:x2] = True
+    return mask
+
+
+# --- COCO's panoptic format -------------------------------------------------------------------------------------------
+def panoptic(root, ids, segments, categories=None):
+    """A data set of one image."""
+    label_files.save_image(root / "images/1.jpg", SIZE)
+    label_files.save(root / "maps/1.png", np.stack([ids % 256, ids // 256 % 256, ids // 65536], -1).astype(np.uint8))
+    content = {
+        "images": [{"id": 1, "file_name": "1.jpg", "height": SIZE[0], "width": SIZE[1]}],
+        "annotations": [{"image_id": 1, "file_name": "1.png", "segments_info": segments}],
+        "categories": categories
+        or [{"id": 7, "name": "sky", "isthing": 0, "color": [1, 2, 3]}, {"id": 3, "name": "cat", "isthing": 1}],
+    }
+    (root / "panoptic.json").write_text(json.dumps(content))
+    prefix = {"img_path": str(root / "images"), "seg_map_path": str(root / "maps")}
+    return CocoPanoptic(ann_file=str(root / "panoptic.json"), data_prefix=prefix, pipeline=LOAD)
+
+
+def scene():
+    """Sky above, two cats that touch, a crowd of cats, and a strip without a label."""
+    ids = np.zeros(SIZE, int)
+    ids[:6] = 70000
+    ids[box(0, 6, 4, 9)] = 1
+    ids[box(4, 6, 9, 9)] = 300
+    ids[box(9, 6, 16, 9)] = 5
+    segments = [
+        {"id": 1, "category_id": 3, "iscrowd": 0},
+        {"id": 70000, "category_id": 7, "iscrowd": 0},
+        {"id": 300, "category_id": 3, "iscrowd": 0},
+        {"id": 5, "category_id": 3, "iscrowd": 1},
+    ]
+    return ids, segments
+
+
+def test_segments_become_a_label_map_things_and_crowds(tmp_path):
+    ids, segments = scene()
+    dataset = panoptic(tmp_path, ids, segments)
+    assert dataset.metainfo["classes"] == ("cat", "sky")  # in the order of the ids
+    assert dataset.metainfo["is_thing"] == (True, False)
+    assert dataset.metainfo["palette"][1] == [1, 2, 3]
+    sample = dataset[0]["data_samples"]
+    labels = sample.gt_sem_seg.data[0].numpy()
+    assert (labels == np.select([ids == 70000, ids > 0], [1, 0], 255)).all()
+    assert sample.gt_instances.labels.tolist() == [0, 0]  # stuff is no instance
+    assert (sample.gt_instances.masks.numpy() == np.stack([ids == 1, ids == 300])).all()
+    assert torch.equal(sample.gt_instances.bboxes, boxes_of_masks(sample.gt_instances.masks))
+    assert (sample.ignored_instances.masks.numpy() == (ids == 5)[None]).all()
+
+
+def test_an_image_without_things_has_empty_instances(tmp_path):
+    dataset = panoptic(tmp_path, np.full(SIZE, 9), [{"id": 9, "category_id": 7}])
+    sample = dataset[0]["data_samples"]
+    assert sample.gt_instances.masks.shape == (0, *SIZE)
+    assert sample.gt_instances.bboxes.shape == (0, 4)
+
+
+def test_files_that_contradict_each_other_are_named(tmp_path):
+    ids, segments = scene()
+    dataset = panoptic(tmp_path, ids, segments[1:])
+    with pytest.raises(LabelError, match=r"1\.png: segment 1 \(12 pixels\) is not among the 3 segments"):
+        dataset[0]
+    with pytest.raises(LabelError, match=r"1\.png refers to category 4, which it does not list"):
+        panoptic(tmp_path, ids, [{"id": 1, "category_id": 4}])
+    (tmp_path / "panoptic.json").write_text(json.dumps({"images": [], "annotations": [{}], "categories": []}))
+    with pytest.raises(LabelError, match="not COCO's panoptic format .* instances are read by InstanceLabels"):
+        CocoPanoptic(ann_file=str(tmp_path / "panoptic.json"))
+    with pytest.raises(LabelError, match="no such annotation file"):
+        CocoPanoptic(ann_file=str(tmp_path / "gone.json"))
+
+
+# --- instances --------------------------------------------------------------------------------------------------------
+def instances(root, objects, background="background", load=None):
+    """A data set of one image with (category id, mask, is crowd) in COCO's format."""
+    label_files.save_image(root / "images/1.jpg", SIZE)
+    annotations = []
+    for number, (category, mask, crowd) in enumerate(objects, 1):
+        y, x = np.nonzero(mask)
+        bounds = [int(v) for v in (x.min(), y.min(), np.ptp(x) + 1, np.ptp(y) + 1)]
+        rle = encode_mask(mask)
+        entry = {"id": number, "image_id": 1, "category_id": category, "bbox": bounds, "segmentation": rle}
+        annotations.append({**entry, "area": int(mask.sum()), "iscrowd": int(crowd)})
+    content = {
+        "images": [{"id": 1, "file_name": "1.jpg", "height": SIZE[0], "width": SIZE[1]}],
+        "annotations": annotations,
+        "categories": [{"id": 5, "name": "dog"}, {"id": 2, "name": "cat"}],
+    }
+    (root / "instances.json").write_text(json.dumps(content))
+    source = {
+        "type": "CocoInstances",
+        "ann_file": str(root / "instances.json"),
+        "data_prefix": {"img_path": str(root / "images")},
+    }
+    pipeline = [{"type": "LoadImage"}, {"type": "LoadInstanceLabels", **(load or {})}, {"type": "PackSample"}]
+    return InstanceLabels(source, background, pipeline=pipeline)
+
+
+LARGE, SMALL, CROWD = box(0, 0, 10, 10), box(2, 2, 5, 5), box(0, 0, 16, 12)
+
+
+@pytest.mark.parametrize("order", [[0, 1, 2], [2, 1, 0], [1, 2, 0]])
+def test_the_smallest_object_is_on_top_and_crowds_below_all(tmp_path, order):
+    objects = [(5, LARGE, False), (2, SMALL, False), (2, CROWD, True)]
+    dataset = instances(tmp_path, [objects[n] for n in order], load={"instances": True})
+    assert dataset.metainfo["classes"] == ("background", "cat", "dog")
+    assert dataset.metainfo["is_thing"] == (False, True, True)
+    sample = dataset[0]["data_samples"]
+    assert (sample.gt_sem_seg.data[0].numpy() == np.where(SMALL, 1, np.where(LARGE, 2, 1))).all()
+    masks = dict(zip(sample.gt_instances.labels.tolist(), sample.gt_instances.masks.numpy(), strict=True))
+    assert (masks[1] == SMALL).all()
+    assert (masks[2] == LARGE & ~SMALL).all()  # no pixel has two owners
+    assert (sample.ignored_instances.masks.numpy() == (CROWD & ~LARGE)[None]).all()
+
+
+def test_hidden_objects_are_left_out(tmp_path):
+    halves = [(2, box(0, 0, 5, 8), False), (2, box(5, 0, 10, 8), False)]
+    sample = instances(tmp_path, [(5, box(0, 0, 10, 8), False), *halves], load={"instances": True})[0]["data_samples"]
+    assert sample.gt_instances.labels.tolist() == [1, 1]
+
+
+@pytest.mark.parametrize(("background", "first", "outside"), [("background", 1, 0), (None, 0, 255)])
+def test_pixels_without_an_instance_are_background_or_unlabelled(tmp_path, background, first, outside):
+    dataset = instances(tmp_path, [(2, SMALL, False)], background)
+    assert len(dataset.metainfo["palette"]) == len(dataset.metainfo["classes"]) == 2 + first
+    sample = dataset[0]["data_samples"]
+    assert (sample.gt_sem_seg.data[0].numpy() == np.where(SMALL, first, outside)).all()
+    assert "gt_instances" not in sample
+
+
+def test_label_maps_need_masks(tmp_path):
+    dataset = instances(tmp_path, [(2, SMALL, False)])
+    content = json.loads((tmp_path / "instances.json").read_text())
+    del content["annotations"][0]["segmentation"]
+    (tmp_path / "instances.json").write_text(json.dumps(content))
+    with pytest.raises(LabelError, match=r"instances\.json: no instance has a mask"):
+        InstanceLabels(dataset.source)
+
+
+def test_coco_tiny_becomes_label_maps():
+    folder = SHARED / "coco_tiny"
+    if not folder.is_dir():
+        pytest.skip("../shared/data/coco_tiny is not there")
+    source = {
+        "type": "CocoInstances",
+        "data_root": str(folder),
+        "ann_file": "annotations/instances_val2017.json",
+        "data_prefix": {"img_path": "val2017"},
+    }
+    steps = [{"type": "LoadImage"}, {"type": "LoadInstanceLabels", "instances": True}, {"type": "PackSample"}]
+    dataset = InstanceLabels(source, pipeline=steps)
+    assert dataset.metainfo["classes"][1:] == COCOStuff.METAINFO["classes"][:80]
+    for index in range(0, len(dataset), 8):
+        sample = dataset[index]["data_samples"]
+        objects, labels = sample.gt_instances, sample.gt_sem_seg.data[0]
+        assert labels.shape == sample.ori_shape
+        assert objects.masks.sum(0).max() <= 1
+        for label, mask in zip(objects.labels, objects.masks, strict=True):
+            assert (labels[mask] == label).all()
+        covered = objects.masks.any(0) | sample.ignored_instances.masks.any(0)
+        assert ((labels != 0) == covered).all()
