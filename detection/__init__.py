@@ -8,6 +8,7 @@ from detection.lvis import LvisInstances
 from detection.lvis_metric import LvisMetric
 from detection.mask_rcnn import MaskRCNN
 from detection.metrics import CocoMetric
+from detection.objects365 import Objects365
 from detection.sampling import RepeatFactorSampler
 
 __all__ = [
@@ -18,5 +19,6 @@ __all__ = [
     "LvisInstances",
     "LvisMetric",
     "MaskRCNN",
+    "Objects365",
     "RepeatFactorSampler",
 ]

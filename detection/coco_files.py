@@ -56,25 +56,17 @@ def read_coco(path: str | Path) -> CocoFile:
     return file
 
 
-def check_images_exist(paths: Iterable[str], source: str | Path) -> None:
-    """Compare image paths with the listings of their folders; cheaper than asking for every file.
-
-    Raises:
-        AnnotationError: images that are not there.
-    """
-    wanted: dict[Path, list[str]] = {}
-    for path in map(Path, paths):
-        wanted.setdefault(path.parent, []).append(path.name)
-    missing, total = [], 0
-    for folder, names in wanted.items():
-        present = {entry.name for entry in folder.iterdir()} if folder.is_dir() else set()
-        missing += [folder / name for name in names if name not in present]
-        total += len(names)
-    if missing:
-        raise AnnotationError(
-            f"{source}: {len(missing)} of {total} images are not in their folder, for example {missing[0]}; "
-            "check data_root and data_prefix.img_path"
-        )
+def find_absent(paths: Iterable[str]) -> list[str]:
+    """The files that do not exist, in order; from the listings of their folders, cheaper than asking for every file."""
+    present: dict[Path, set[str]] = {}
+    absent = []
+    for path in paths:
+        folder, name = Path(path).parent, Path(path).name
+        if folder not in present:
+            present[folder] = {entry.name for entry in folder.iterdir()} if folder.is_dir() else set()
+        if name not in present[folder]:
+            absent.append(path)
+    return absent
 
 
 def _parse(path: Path) -> Any:

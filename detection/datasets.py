@@ -6,12 +6,12 @@ import logging
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from mmengine.logging import print_log
 from mmengine.registry import DATASETS
 
-from detection.coco_files import AnnotationError, CocoFile, check_images_exist, read_coco
+from detection.coco_files import AnnotationError, CocoFile, find_absent, read_coco
 from pe_spatial.data import DenseDataset
 from pe_spatial.engine.errors import suggest
 
@@ -28,6 +28,7 @@ class CocoInstances(DenseDataset):
     Args:
         *args, **kwargs: those of :class:`DenseDataset`.
         keep_empty: whether images without objects (crowds do not count) stay. Detectron2 trains without them.
+        missing: what to do with images of the file that are not in their folder: ``raise`` an error or ``drop`` them.
 
     The metainfo gains ``classes``, ``category_ids`` (of each label), ``image_counts`` (images with each class),
     ``most_objects`` (of one image) and ``ann_file``.
@@ -36,8 +37,13 @@ class CocoInstances(DenseDataset):
         AnnotationError: see :func:`read_coco`; images that are not in their folder; a class that the file lacks.
     """
 
-    def __init__(self, *args: Any, keep_empty: bool = True, **kwargs: Any) -> None:
+    def __init__(
+        self, *args: Any, keep_empty: bool = True, missing: Literal["raise", "drop"] = "raise", **kwargs: Any
+    ) -> None:
+        if missing not in ("raise", "drop"):
+            raise ValueError(f"missing {missing!r} is neither 'raise' nor 'drop'")
         self.keep_empty = keep_empty
+        self.missing = missing
         super().__init__(*args, **kwargs)
 
     def load_data_list(self) -> list[dict[str, Any]]:
@@ -51,7 +57,7 @@ class CocoInstances(DenseDataset):
                 annotations[annotation["image_id"]].append(annotation)
         repairs: Counter[str] = Counter()
         records = [self._record(image, annotations[image["id"]], label_of, repairs) for image in file.images]
-        check_images_exist((record["img_path"] for record in records), self.ann_file)
+        records = self._present(records)
         self._report(repairs, file)
         objects = Counter(item["label"] for r in records for item in r["instances"] if not item["ignore"])
         self._object_counts = [objects[label] for label in range(len(categories))]
@@ -126,6 +132,26 @@ class CocoInstances(DenseDataset):
             "width": size[1],
             "instances": [item for item in instances if item is not None],
         }
+
+    def _present(self, records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The records whose image is in its folder, if others may be left out."""
+        paths = [record["img_path"] for record in records]
+        absent = find_absent(paths)
+        if absent and (self.missing == "raise" or len(absent) == len(records)):
+            raise AnnotationError(
+                f"{self.ann_file}: {len(absent)} of {len(paths)} images are not in their folder, for example "
+                f"{absent[0]}; check data_root and data_prefix.img_path"
+            )
+        if not absent:
+            return records
+        print_log(
+            f"{self.ann_file}: left out {len(absent)} of {len(paths)} images that are not in their folder, for example "
+            f"{absent[0]}",
+            logger="current",
+            level=logging.WARNING,
+        )
+        lost = set(absent)
+        return [record for record in records if record["img_path"] not in lost]
 
     def _report(self, repairs: Counter[str], file: CocoFile) -> None:
         if repairs:

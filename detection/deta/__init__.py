@@ -1,5 +1,6 @@
 """DETA: the pyramid, deformable attention, the two-stage transformer, its losses, and the model that joins them."""
 
+from detection.deta.augmentation import ResizeOrCrop
 from detection.deta.model import DETA
 from detection.deta.neck import DetaPyramid
 from detection.deta.postprocess import NMSPostprocess, SoftNMSPostprocess, TopKPostprocess
@@ -12,6 +13,7 @@ __all__ = [
     "DetaStartHook",
     "DetaTransformer",
     "NMSPostprocess",
+    "ResizeOrCrop",
     "SoftNMSPostprocess",
     "TopKPostprocess",
 ]

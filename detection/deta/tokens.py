@@ -83,11 +83,10 @@ class TokenGrid:
         sizes = self.valid.new_tensor(self.shapes).flip(1)  # [L, 2]
         return self.valid / sizes
 
-    @cached_property
-    def anchors(self) -> Tensor:
-        """[B, S, 4] a square box in every centre (cx, cy, w, h, relative to the image): 0.05 of its sides on the finest
-        level, twice that on the next."""
-        side = (0.05 * 2.0**self.levels).to(self.valid)  # [S]
+    def anchors(self, finest: float) -> Tensor:
+        """[B, S, 4] a box in every centre (cx, cy, w, h, relative to the image): ``finest`` times the image's sides on
+        the finest level, twice that on the next."""
+        side = (finest * 2.0**self.levels).to(self.valid)  # [S]
         return torch.cat((self.centres, side[:, None].expand(-1, 2).expand(len(self.valid), -1, -1)), dim=-1)
 
     def positions(self, channels: int) -> Tensor:

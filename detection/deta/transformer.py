@@ -51,9 +51,10 @@ class DetaTransformer(nn.Module):
         num_classes: K.
         channels: C, of every level.
         levels: L.
-        num_queries: Q.
+        num_queries: Q, at least 1.
         encoder_layers: their number.
         decoder_layers: their number.
+        anchor_size: sides of the anchors on the finest level, relative to the image; twice that on the next.
         checkpointing: save memory in training by computing encoder layers twice.
         layer: fields of :class:`LayerOptions` other than channels and levels.
     """
@@ -66,12 +67,16 @@ class DetaTransformer(nn.Module):
         num_queries: int = 900,
         encoder_layers: int = 6,
         decoder_layers: int = 6,
+        anchor_size: float = 0.05,
         checkpointing: bool = False,
         layer: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         options = LayerOptions(channels, levels, **(layer or {}))
+        if not 0 < anchor_size < 1:
+            raise ValueError(f"anchor_size {anchor_size} is no part of an image; give a number between 0 and 1")
         self.num_queries = num_queries
+        self.anchor_size = anchor_size
         self.checkpointing = checkpointing
         self.encoder = _Stack([EncoderLayer(options) for _ in range(encoder_layers)])
         self.decoder = _Stack([DecoderLayer(options) for _ in range(decoder_layers)])
@@ -122,7 +127,7 @@ class DetaTransformer(nn.Module):
 
     def _propose(self, tokens: Tensor, grid: TokenGrid) -> tuple[Tensor, Prediction]:
         """Features of the tokens as objects, and what they predict; tokens that cannot propose look like nothing."""
-        anchors = grid.anchors
+        anchors = grid.anchors(self.anchor_size)
         usable = ((anchors > 0.01) & (anchors < 0.99)).all(dim=-1) & ~grid.padding  # [B, S]
         anchors = anchors.masked_fill(~usable[..., None], 1.0)
         memory = self.enc_output_norm(self.enc_output(tokens.masked_fill(~usable[..., None], 0.0)))
