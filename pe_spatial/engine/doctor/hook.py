@@ -42,7 +42,9 @@ class DataCheckHook(Hook):
             )
 
     def _look(self, runner: Runner) -> str:
-        loaders = {"train": runner.train_dataloader, "val": runner.val_dataloader}
+        loaders = {"train": runner.train_dataloader}
+        if runner.val_loop is not None:
+            loaders["val"] = runner.val_dataloader
         problems: list[str] = []
         effort = Effort(seconds=self.seconds, thorough=False)
         for split, loader in loaders.items():
