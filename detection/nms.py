@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
 
 import torch
+from mmengine.registry import MODELS
 from torch import Tensor
 from torchvision.ops import batched_nms, box_iou
 
@@ -21,6 +22,7 @@ _BLOCK = 2**16  # pairs that are compared at once: few, lest a block reaches ove
 _BLOCK_ROWS = 64  # but no fewer rows than this, lest there are many blocks
 
 
+@MODELS.register_module()
 @dataclass(frozen=True)
 class Suppression:
     """Suppression within every class.

@@ -3,6 +3,7 @@
     python tools/predict.py --checkpoint work_dirs/NAME --input photo.jpg --output OUT
     python tools/predict.py --checkpoint model.pth --input 'photos/**/*.jpg' --output OUT --threshold 0.3
     python tools/predict.py --checkpoint model.pth --input street.mp4 --output OUT
+    python tools/predict.py --checkpoint model.pth --input photos --output OUT model.tta='{sizes: [1024, 1280]}'
     torchrun --nproc-per-node 8 tools/predict.py --checkpoint seg.pth --input photos --output OUT
 
 OUT/pictures mirrors the input: a drawn picture per image, a drawn video per video. Detections of all of them are in
@@ -101,12 +102,12 @@ class Task:
 
 
 def detect(job: Job) -> tuple[Predictor, Writer]:
-    predictor = Predictor(job.checkpoint, job.options.device, job.options.batch_size)
+    predictor = Predictor(job.checkpoint, job.options.device, job.options.batch_size, job.options.overrides)
     return predictor, DetectionWriter(job.options.output, predictor.metainfo, job.options.threshold)
 
 
 def estimate_depth(job: Job) -> tuple[Predictor, Writer]:
-    predictor = Predictor(job.checkpoint, job.options.device, job.options.batch_size)
+    predictor = Predictor(job.checkpoint, job.options.device, job.options.batch_size, job.options.overrides)
     return predictor, DepthWriter(job.options.output, job.options.npy, job.options.depth_colors)
 
 
@@ -149,6 +150,8 @@ def find_task(checkpoint: Path, options: argparse.Namespace) -> Task:
     if model not in TASKS:
         raise UserError(f"{checkpoint}: tools/predict.py has no writer for {model}; it knows {', '.join(TASKS)}")
     task = TASKS[model]
+    if task.make is segment and options.overrides:
+        raise UserError(f"{options.overrides[0]}: a segmentation model predicts as it was trained; leave it out")
     if task.make is not segment:
         for option in SEGMENTATION_OPTIONS:
             if getattr(options, option):
@@ -233,7 +236,10 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int, default=1, help="images (segmentation: windows) at once")
     parser.add_argument("--device", help="for example cuda:1 or cpu; default: CUDA if there is any")
     parser.add_argument("--no-pictures", action="store_true", help="write the data only")
-    return parser.parse_args(arguments)
+    parser.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="entries of the model's config to change (not segmentation)"
+    )
+    return parser.parse_intermixed_args(arguments)
 
 
 def run(options: argparse.Namespace) -> list[tuple[Path, str]]:

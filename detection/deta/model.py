@@ -19,6 +19,7 @@ from detection.deta.criterion import Criterion
 from detection.deta.matching import IoUMatching, Objects, OneToOneMatching
 from detection.deta.tokens import TokenGrid
 from detection.deta.transformer import Chooser, Predictions
+from detection.tta import build_tta
 from pe_spatial.engine.binding import check_class_count
 
 _QUERIES = "model.transformer.num_queries"
@@ -54,6 +55,7 @@ class DETA(BaseModel):
             with ``matching``.
         float32_transformer: whether the transformer computes in float32 under autocast, as the authors' does.
         data_preprocessor: settings of the preprocessor.
+        tta: settings of :class:`MultiScaleFlip`; None looks at every image once.
 
     Raises:
         ValueError: ``num_classes`` below 1, a matching that does not exist, or maps of different numbers of channels.
@@ -70,6 +72,7 @@ class DETA(BaseModel):
         postprocess: Mapping[str, Any] | None = None,
         float32_transformer: bool = True,
         data_preprocessor: Mapping[str, Any] | None = None,
+        tta: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(data_preprocessor=dict(data_preprocessor) if data_preprocessor else None)
         if num_classes < 1:
@@ -79,6 +82,7 @@ class DETA(BaseModel):
         if len(loss_weights) != 3:
             raise ValueError(f"loss_weights {list(loss_weights)} must be three: focal, L1 and generalised IoU loss")
         self.num_classes = num_classes
+        self.tta = build_tta(tta, self.data_preprocessor)
         self.matching = matching
         self.float32_transformer = float32_transformer
         self.backbone = MODELS.build(dict(backbone))
@@ -127,6 +131,12 @@ class DETA(BaseModel):
         assert data_samples is not None
         targets = [self._objects(sample, inputs) for sample in data_samples]
         return self.criterion(predictions, targets)
+
+    def test_step(self, data: Any) -> list[BaseDataElement]:
+        """Predict a batch of the loader, with test-time augmentation if there is any; validation goes without."""
+        if self.tta is None:
+            return super().test_step(data)
+        return self.tta(self, data)
 
     def detect(self, inputs: Tensor, data_samples: Sequence[BaseDataElement]) -> list[tuple[Tensor, Tensor]]:
         """What the last layer says of every image, before post-processing.

@@ -14,6 +14,7 @@ from torch import Tensor
 from detection.mask_rcnn.boxes import Target
 from detection.mask_rcnn.class_losses import FederatedLoss
 from detection.mask_rcnn.postprocess import rescale
+from detection.tta import build_tta
 from pe_spatial.engine.binding import check_class_count
 
 
@@ -28,6 +29,7 @@ class MaskRCNN(BaseModel):
         rpn: settings of :class:`RPN`.
         roi_heads: settings of :class:`RoIHeads`.
         data_preprocessor: settings of the preprocessor.
+        tta: settings of :class:`MultiScaleFlip`; None looks at every image once.
 
     Raises:
         ValueError: ``num_classes`` below 1, or a channel count in the settings that the part before does not deliver.
@@ -41,11 +43,13 @@ class MaskRCNN(BaseModel):
         rpn: Mapping[str, Any] | None = None,
         roi_heads: Mapping[str, Any] | None = None,
         data_preprocessor: Mapping[str, Any] | None = None,
+        tta: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(data_preprocessor=dict(data_preprocessor) if data_preprocessor else None)
         if num_classes < 1:
             raise ValueError(f"num_classes is {num_classes}; a detector needs at least one class")
         self.num_classes = num_classes
+        self.tta = build_tta(tta, self.data_preprocessor)
         self.backbone = MODELS.build(dict(backbone))
         self.neck = _build("neck", {**neck}, in_channels=self.backbone.channels[-1], stride=self.backbone.strides[-1])
         channels = set(self.neck.channels)
@@ -92,6 +96,12 @@ class MaskRCNN(BaseModel):
                 sample.pred_instances = rescale(detections, size, tuple(sample.ori_shape[:2]))
             return list(data_samples)
         raise ValueError(f"mode is {mode!r}; use 'loss', 'predict' or 'tensor'")
+
+    def test_step(self, data: Any) -> list[BaseDataElement]:
+        """Predict a batch of the loader, with test-time augmentation if there is any; validation goes without."""
+        if self.tta is None:
+            return super().test_step(data)
+        return self.tta(self, data)
 
     def check_classes(self, metainfo: Mapping[str, Any]) -> None:
         """Compare the model with the ``classes`` of a data set.

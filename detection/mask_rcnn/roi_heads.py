@@ -9,12 +9,13 @@ import torch
 import torch.nn.functional as F
 from mmengine.registry import MODELS
 from torch import Tensor, nn
-from torchvision.ops import batched_nms, clip_boxes_to_image
+from torchvision.ops import clip_boxes_to_image
 
 from detection.mask_rcnn.box_head import BoxPredictor
 from detection.mask_rcnn.boxes import Assigner, DeltaCoder, Target
 from detection.mask_rcnn.mask_head import crop_masks, mask_loss
 from detection.mask_rcnn.pooler import RoIPooler
+from detection.nms import Suppression
 
 
 class Detections(NamedTuple):
@@ -47,12 +48,11 @@ class RoIHeads(nn.Module):
         box_head: settings of the box head, ``ConvFCBoxHead`` unless ``type`` says otherwise.
         mask_head: settings of the mask head, ``ConvUpsampleMaskHead`` unless ``type`` says otherwise.
         class_loss: ``SoftmaxLoss`` or ``FederatedLoss``.
+        nms: settings of the :class:`Suppression`; hard, at an IoU of 0.5, unless they say otherwise.
         samples: proposals per image that the losses see, at most a quarter of them objects.
         score_threshold: detections must score more.
         max_detections: kept per image.
     """
-
-    nms_threshold = 0.5
 
     def __init__(
         self,
@@ -62,6 +62,7 @@ class RoIHeads(nn.Module):
         box_head: Mapping[str, Any] | None = None,
         mask_head: Mapping[str, Any] | None = None,
         class_loss: Mapping[str, Any] | None = None,
+        nms: Mapping[str, Any] | None = None,
         samples: int = 512,
         score_threshold: float = 0.05,
         max_detections: int = 100,
@@ -81,6 +82,7 @@ class RoIHeads(nn.Module):
             }
         )
         self.class_loss = MODELS.build({"type": "SoftmaxLoss", **(class_loss or {})})
+        self.suppress: Suppression = MODELS.build({"type": "Suppression", "threshold": 0.5, **(nms or {})})
         self.box_pooler = RoIPooler(self.box_head.resolution, strides)
         self.mask_pooler = RoIPooler(self.mask_head.resolution, strides)
         self.coder = DeltaCoder((10.0, 10.0, 5.0, 5.0))
@@ -159,5 +161,6 @@ class RoIHeads(nn.Module):
         finite = boxes.flatten(1).isfinite().all(dim=1) & scores.isfinite().all(dim=1)
         row, label = ((scores > self.score_threshold) & finite[:, None]).nonzero(as_tuple=True)
         box, score = clip_boxes_to_image(boxes[row, label], image_size), scores[row, label]
-        keep = batched_nms(box, score, label, self.nms_threshold)[: self.max_detections]
-        return Detections(box[keep], score[keep], label[keep])
+        keep, score = self.suppress(box, score, label)
+        keep, score = keep[: self.max_detections], score[: self.max_detections]
+        return Detections(box[keep], score, label[keep])

@@ -46,6 +46,24 @@ def load_config(name: str | Path, overrides: Sequence[str] = ()) -> Config:
     return config
 
 
+def override_config(config: Config, overrides: Sequence[str]) -> None:
+    """Change entries of the config of a checkpoint, whose packages are imported.
+
+    Args:
+        config: Changed in place.
+        overrides: As in :func:`load_config`.
+
+    Raises:
+        ConfigError: An override that does not fit, or an option that does not exist.
+    """
+    origins = {_apply(config, override): f"override '{override}'" for override in overrides}
+    problems = (
+        [f"{_origin(origins, where, Path())}: {what}" for where, what in find_problems(config)] if origins else []
+    )
+    if problems:
+        raise ConfigError("\n".join(problems))
+
+
 def find_config(name: str | Path) -> Path:
     """The config file of that name.
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from pe_spatial.engine.amp import evaluation_autocast
 from pe_spatial.engine.checkpoint import find_best, find_last, load_checkpoint, read_config
 from pe_spatial.engine.checkpoint_hook import compare_keys
-from pe_spatial.engine.config import drop_pretrained, import_packages
+from pe_spatial.engine.config import drop_pretrained, import_packages, override_config
 from pe_spatial.engine.errors import CheckpointError, UserError
 
 Picture = str | Path | Image.Image | NDArray[Any] | Tensor
@@ -30,6 +30,7 @@ class Predictor:
         checkpoint: A file written by `tools/train_net.py`, or a work folder (its best checkpoint, else its last).
         device: E.g. "cuda:1"; None takes CUDA if it is there.
         batch_size: How many images of a list go through the model at once.
+        overrides: Entries of the config to change, as `tools/train_net.py` takes them: `model.tta={sizes: [1024]}`.
 
     Attributes:
         metainfo: Of the dataset that the model was trained on.
@@ -37,9 +38,16 @@ class Predictor:
 
     Raises:
         CheckpointError: The file is missing, damaged, does not describe itself, or does not fit its config.
+        ConfigError: An override that does not fit the config.
     """
 
-    def __init__(self, checkpoint: str | Path, device: str | torch.device | None = None, batch_size: int = 1) -> None:
+    def __init__(
+        self,
+        checkpoint: str | Path,
+        device: str | torch.device | None = None,
+        batch_size: int = 1,
+        overrides: Sequence[str] = (),
+    ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size {batch_size} must be at least 1")
         path = resolve_checkpoint(checkpoint)
@@ -49,6 +57,7 @@ class Predictor:
         self.device = _device(device)
         self.batch_size = batch_size
         import_packages(self.config)
+        override_config(self.config, overrides)
         with DefaultScope.overwrite_default_scope(self.config.get("default_scope", "mmengine")):
             self.model = _build(self.config, content["state_dict"], path).to(self.device).eval()
             self._load, *steps = Compose(inference_pipeline(self.config)).transforms

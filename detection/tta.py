@@ -1,0 +1,144 @@
+"""Test-time augmentation of detectors: every image at several sizes and mirrored, and one list of detections."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from mmengine.model import BaseModel
+from mmengine.registry import MODELS
+from mmengine.structures import BaseDataElement, InstanceData
+from torch import Tensor
+from torchvision.transforms.v2 import functional as F
+
+from detection.nms import Suppression
+
+
+@MODELS.register_module()
+class MultiScaleFlip:
+    """Detections of several views of an image, merged by a second suppression, as the authors of PE do for DETA.
+
+    It is what ``model.tta`` of a detector configures. It works in ``test_step``, so for ``--eval-only`` and for
+    prediction, and not in the validation of a training run.
+
+    Args:
+        sizes: longer side of each view in pixels; the image of the pipeline is resized to it.
+        flip: whether each view is also mirrored.
+        min_boxes: for each size, the side in pixels of the original image of a square; a view's boxes of no larger area
+            are left to the other views. Empty: all boxes of all views count.
+        merge: settings of the :class:`Suppression` that merges; the authors' if empty.
+        max_detections: kept per image; None keeps all, like the authors.
+
+    Raises:
+        ValueError: sizes that are no sizes or repeat each other, or another number of ``min_boxes`` than of sizes.
+    """
+
+    def __init__(
+        self,
+        sizes: Sequence[int],
+        flip: bool = True,
+        min_boxes: Sequence[float] = (),
+        merge: Mapping[str, Any] | None = None,
+        max_detections: int | None = None,
+    ) -> None:
+        if not sizes or any(not isinstance(size, int) or size < 1 for size in sizes) or len(set(sizes)) < len(sizes):
+            raise ValueError(f"tta.sizes {list(sizes)} must be different whole numbers of pixels, at least one")
+        if min_boxes and (len(min_boxes) != len(sizes) or min(min_boxes) < 0):
+            raise ValueError(
+                f"tta.min_boxes {list(min_boxes)} must be one side in pixels for each of sizes {list(sizes)}"
+            )
+        if max_detections is not None and max_detections < 1:
+            raise ValueError(f"tta.max_detections {max_detections} must be at least 1, or null for all")
+        self.views = [
+            (size, flipped, min_box)
+            for size, min_box in zip(sizes, min_boxes or [0.0] * len(sizes), strict=True)
+            for flipped in ((False, True) if flip else (False,))
+        ]
+        self.merge: Suppression = MODELS.build({"type": "Suppression", "method": "quad", **(merge or {})})
+        self.max_detections = max_detections
+        self.largest = max(sizes)
+
+    def __call__(self, model: BaseModel, data: Mapping[str, Any]) -> list[BaseDataElement]:
+        """Do the work of ``model.test_step``.
+
+        Args:
+            model: a detector whose ``predict`` fills ``pred_instances`` in the original frame.
+            data: a batch as it comes from the loader: ``inputs``, uint8 images [3, h, w], and ``data_samples``.
+
+        Returns:
+            The samples with the merged ``pred_instances``, best first.
+        """
+        samples: list[BaseDataElement] = list(data["data_samples"])
+        found = zip(*self._detect(model, list(data["inputs"]), samples), strict=True)
+        for sample, views in zip(samples, found, strict=True):
+            together = InstanceData.cat(list(views))
+            kept, scores = self.merge(together.bboxes, together.scores, together.labels)
+            kept = kept[: self.max_detections]
+            merged = together[kept]
+            merged.scores = scores[: self.max_detections]
+            sample.pred_instances = merged
+        return samples
+
+    def _detect(
+        self, model: BaseModel, images: Sequence[Tensor], samples: Sequence[BaseDataElement]
+    ) -> Iterator[list[InstanceData]]:
+        """For every view, the detections of every image in its original frame."""
+        for size, flipped, min_box in self.views:
+            resized = [_view(image, size, flipped) for image in images]
+            batch = {
+                "inputs": resized,
+                "data_samples": [
+                    BaseDataElement(metainfo={**sample.metainfo, "img_shape": tuple(image.shape[1:])})
+                    for sample, image in zip(samples, resized, strict=True)
+                ],
+            }
+            results = model(**model.data_preprocessor(batch, False), mode="predict")
+            yield [_keep_larger(_unflip(result) if flipped else result.pred_instances, min_box) for result in results]
+
+
+def build_tta(settings: Mapping[str, Any] | None, preprocessor: Any) -> MultiScaleFlip | None:  # noqa: ANN401
+    """A detector's :class:`MultiScaleFlip`, or None for no settings.
+
+    Raises:
+        ValueError: impossible settings, or a view that does not fit the canvas of the detector's ``preprocessor``.
+    """
+    if settings is None:
+        return None
+    try:
+        tta = MODELS.build({"type": "MultiScaleFlip", **settings})
+    except TypeError as error:  # a name that the settings do not have
+        raise ValueError(f"tta: {error}") from error
+    canvas = getattr(preprocessor, "pad_to", None)
+    if canvas is not None and tta.largest > min(canvas):
+        raise ValueError(
+            f"tta.sizes has {tta.largest}, and images are padded to {tuple(canvas)}; leave it out, or set "
+            "model.data_preprocessor.pad_to to something that it fits into"
+        )
+    return tta
+
+
+def _view(image: Tensor, size: int, flipped: bool) -> Tensor:
+    """An image [3, h, w] whose longer side is ``size``."""
+    longer = max(image.shape[1:])
+    height, width = (max(1, side * size // longer) for side in image.shape[1:])
+    if (height, width) != tuple(image.shape[1:]):
+        image = F.resize(image, [height, width], antialias=True)
+    return image.flip(-1) if flipped else image
+
+
+def _unflip(sample: BaseDataElement) -> InstanceData:
+    """The detections of a mirrored image as those of the image."""
+    found = sample.pred_instances
+    x1, y1, x2, y2 = found.bboxes.unbind(1)
+    width = sample.ori_shape[1]
+    found.bboxes = torch.stack([width - x2, y1, width - x1, y2], 1)
+    if "masks" in found:
+        found.masks = found.masks.flip(-1)
+    return found
+
+
+def _keep_larger(found: InstanceData, side: float) -> InstanceData:
+    """The detections whose boxes have more area than a square of that side."""
+    extent = found.bboxes[:, 2:] - found.bboxes[:, :2]
+    return found[extent[:, 0] * extent[:, 1] > side**2]
