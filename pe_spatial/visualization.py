@@ -172,6 +172,7 @@ def draw_classes(
     labels: Tensor,
     classes: Sequence[str],
     colors: Sequence[Sequence[int]],
+    regions: Tensor | None = None,
     opacity: float = 0.5,
     longest: int = 2048,
 ) -> Tensor:
@@ -182,6 +183,7 @@ def draw_classes(
         labels: Integers [H, W]; what is no index of `classes` is not tinted.
         classes: Names by label.
         colors: [[r, g, b], …] by label.
+        regions: Integers [H, W], such as objects, to outline; by default those of one class.
         opacity: Of the tint.
         longest: Larger images are thinned out to this many pixels on the longer side.
 
@@ -196,7 +198,8 @@ def draw_classes(
     table = torch.tensor([*colors, (0, 0, 0)], dtype=torch.int16)  # [K + 1, 3]
     share = torch.full((len(classes) + 1,), round(256 * opacity), dtype=torch.int16)
     share[-1] = 0
-    alpha = torch.where(_borders(known) & (known < len(classes)), 230, share[known])  # [h, w]
+    borders = _borders(known if regions is None else regions[::step, ::step])
+    alpha = torch.where(borders & (known < len(classes)), 230, share[known])  # [h, w]
     tint = table[known].permute(2, 0, 1)  # [3, h, w]
     alpha, tint = (t.repeat_interleave(factor, -2).repeat_interleave(factor, -1) for t in (alpha, tint))
     mixed = canvas + ((tint - canvas) * alpha.int() >> 8)
@@ -224,11 +227,25 @@ def _legend(height: int, counts: Tensor, classes: Sequence[str], colors: Sequenc
     for row, k in enumerate(order[:room]):
         top = line // 2 + row * line
         draw.rectangle((line // 2, top, line // 2 + size, top + size), fill=tuple(colors[k]))
-        share = f"{100 * counts[k] / counts.sum():.0f}%"
+        percent = 100 * int(counts[k]) / int(counts.sum())
+        share = f"{percent:.0f}%" if percent >= 1 else "<1%"
         draw.text((line // 2 + line, top), f"{classes[k]} {share}", font=font, fill=(0, 0, 0))
     if len(order) > room > 0:
         draw.text((line // 2, height - line), f"+ {len(order) - room}", font=font, fill=(0, 0, 0))
     return TF.pil_to_tensor(picture)
+
+
+# --- panels -----------------------------------------------------------------------------------------------------------
+def caption_strip(caption: str, picture: Tensor) -> Tensor:
+    """A picture uint8 [3, H, W] below a light strip with a caption; pictures of one size get strips of one height."""
+    H, W = picture.shape[-2:]
+    size = max(11, min(H, W) / 24)
+    height = round(1.75 * size / 2) * 2
+    strip = Image.new("RGB", (W, height), (245, 245, 245))
+    ImageDraw.Draw(strip).text(
+        (height // 3, height / 2), caption, font=ImageFont.load_default(size), fill=(0, 0, 0), anchor="lm"
+    )
+    return torch.cat([TF.pil_to_tensor(strip), picture.as_subclass(Tensor)], dim=1)
 
 
 # --- depth ------------------------------------------------------------------------------------------------------------
