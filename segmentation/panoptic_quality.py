@@ -115,7 +115,8 @@ def tally(
         predictions and of unmatched true segments.
     """
     result = torch.zeros(4, num_classes, dtype=torch.float64)
-    count, true_count = max([0, *(segment["id"] for segment in segments)]) + 1, len(labels) + 1
+    count = max([int(predicted.max()), *(segment["id"] for segment in segments)]) + 1
+    true_count = len(labels) + 1
     pairs = predicted.long() * true_count + truth.long()
     overlap = torch.bincount(pairs.flatten(), minlength=count * true_count).reshape(count, true_count).double().cpu()
     area, true_area = overlap.sum(1), overlap.sum(0)

@@ -1,0 +1,133 @@
+"""The mask decoder under the Runner: resumed, in bfloat16, replicated and sharded."""
+
+import json
+import os
+import socket
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from pe_spatial.engine import load_checkpoint, load_config
+from pe_spatial.engine.launch import train
+
+sys.path.append(str(Path(__file__).parents[1] / "engine"))
+from children import CONTEXT  # noqa: E402
+
+ITERATIONS = 4
+VARIANT = "{name: t, patch_size: 8, width: 32, depth: 3, heads: 2, mlp_ratio: 2, image_size: 32, cls_token: true}"
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Six images of a bright square on dark ground with their label maps, and the class list."""
+    root = tmp_path_factory.mktemp("squares")
+    for folder in ("images", "labels"):
+        (root / folder).mkdir()
+    rng = np.random.default_rng(0)
+    for number in range(6):
+        pixels, labels = rng.integers(0, 90, (32, 32, 3), dtype=np.uint8), np.zeros((32, 32), np.uint8)
+        y, x = rng.integers(0, 16, 2)
+        pixels[y : y + 16, x : x + 16] += 150
+        labels[y : y + 16, x : x + 16] = 1
+        Image.fromarray(pixels).save(root / "images" / f"{number}.png")
+        Image.fromarray(labels).save(root / "labels" / f"{number}.png")
+    (root / "classes.yaml").write_text("classes: [ground, square]\nimages: {all: images}\nlabels: {all: labels}\n")
+    return root
+
+
+def overrides(data, batch_size, wrapper="OptimWrapper"):
+    changes = [
+        "model.num_classes=2",
+        "model.outputs=[semantic]",
+        "model.things=[]",
+        f"model.backbone.variant={VARIANT}",
+        "model.num_queries=4",
+        "model.num_blocks=2",
+        "model.criterion.points=64",
+        f"train_dataloader.batch_size={batch_size}",
+        "val_evaluator=[{type: MeanIoUMetric}]",
+        f"train_cfg.max_iters={ITERATIONS}",
+        f"train_cfg.val_interval={ITERATIONS}",
+        "param_scheduler=[{type: ConstantLR, factor: 1.0, by_epoch: false}]",
+        "default_hooks.checkpoint={type: AtomicCheckpointHook, interval: 2, keep: 4, best: seg/mIoU}",
+        "default_hooks.pictures=null",
+        "default_hooks.logger.interval=1",
+        f"optim_wrapper.type={wrapper}",
+    ]
+    for loader, split in (("train_dataloader", ""), ("val_dataloader", ", test_mode: true")):
+        dataset = f"type: SegmentationFolder, data_root: {data}, ann_file: classes.yaml, split: all"
+        steps = "[{type: LoadImage}, {type: LoadSegmentation}, {type: PackSample}]"
+        changes.append(f"{loader}.dataset={{{dataset}, pipeline: {steps}{split}}}")
+    return changes
+
+
+def free_port():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def rank(number, world_size, port, work_dir, changes, resume):
+    os.environ.update(
+        RANK=str(number),
+        LOCAL_RANK=str(number),
+        WORLD_SIZE=str(world_size),
+        LOCAL_WORLD_SIZE=str(world_size),
+        MASTER_ADDR="127.0.0.1",
+        MASTER_PORT=str(port),
+        CUDA_VISIBLE_DEVICES="",
+    )
+    torch.set_num_threads(1)
+    config = load_config("demo/seg_mask_decoder_tiny_shapes.yaml", changes)
+    config.work_dir = str(work_dir)
+    train(config, resume)
+
+
+def launch(work_dir, changes, world_size=1, resume="no"):
+    port = free_port()
+    arguments = (world_size, port, work_dir, changes, resume)
+    children = [CONTEXT.Process(target=rank, args=(number, *arguments)) for number in range(world_size)]
+    for child in children:
+        child.start()
+    for child in children:
+        child.join(120)
+    assert [child.exitcode for child in children] == [0] * world_size
+
+
+def weights(folder, iteration=ITERATIONS):
+    return load_checkpoint(folder / f"iter_{iteration}.pth")["state_dict"]
+
+
+def assert_close(ours, theirs, tolerance):
+    assert ours.keys() == theirs.keys()
+    for key in theirs:
+        torch.testing.assert_close(ours[key], theirs[key], rtol=0, atol=tolerance)
+
+
+@pytest.fixture(scope="module")
+def replicated(data, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("replicated") / "run"
+    launch(folder, overrides(data, batch_size=2), world_size=2)
+    return folder
+
+
+def test_a_resumed_run_ends_as_if_it_had_not_been_interrupted(data, tmp_path):
+    changes = overrides(data, batch_size=4, wrapper="Bf16OptimWrapper")
+    launch(tmp_path / "run", changes)
+    expected = weights(tmp_path / "run")
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert lines[-1]["mode"] == "val" and 0 < lines[-1]["seg/mIoU"] <= 100
+    (tmp_path / "run" / f"iter_{ITERATIONS}.pth").unlink()
+    launch(tmp_path / "run", changes, resume="yes")
+    assert_close(weights(tmp_path / "run"), expected, 0)
+
+
+def test_sharded_is_replicated(data, replicated, tmp_path):
+    units = "[backbone.encoder.transformer.resblocks.*]"
+    sharding = [f"model_wrapper_cfg={{type: FullyShardedModel, units: {units}}}"]
+    launch(tmp_path / "run", [*overrides(data, batch_size=2), *sharding], world_size=2)
+    assert_close(weights(tmp_path / "run"), weights(replicated), 1e-5)
