@@ -21,9 +21,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean, stdev
+from typing import Any
 
 import torch
-from make_demo_encoder import ENCODER, normalise
+from make_demo_encoder import ENCODER, load_picture, normalise
 from make_demo_encoder import main as make_demo_encoder
 from torch import Tensor
 from torch.nn import functional as F
@@ -52,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("data", type=Path, help="folder of tools/make_demo_data.py: coco, labels and davis")
     parser.add_argument("out", type=Path, help="folder to write")
     parser.add_argument("--seeds", type=int, default=3, help="how many (3)")
-    parser.add_argument("--pretraining", type=int, default=300, help="iterations of the encoder's own training (300)")
+    parser.add_argument("--pretraining", type=int, default=400, help="iterations of the encoder's own training (400)")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes of the config, for all trainings")
     options = parser.parse_intermixed_args(arguments)
     path = options.out / "results.json"
@@ -133,11 +134,15 @@ def describe(backbone: PEBackbone, data: Path, split: str, limit: int | None) ->
     """Maps [M, C, h, w] and class indices [M, H, W] of the first images of a split."""
     load, maps, labels = LoadLabelMap(), [], []
     for path in sorted((data / "images" / split).iterdir())[:limit]:
-        image = read_image(path).as_subclass(Tensor)
-        maps.append(backbone(normalise(image[None]))[0])
-        record = {"seg_map_path": data / "labels" / split / f"{path.stem}.png", "ori_shape": image.shape[-2:]}
-        labels.append(load({"img": image, **record})["sem_seg"].as_subclass(Tensor))
+        maps.append(backbone(normalise(load_picture(path)[None]))[0])
+        labels.append(load(_record(path, data / "labels" / split))["sem_seg"].as_subclass(Tensor))
     return torch.cat(maps), torch.cat(labels)
+
+
+def _record(path: Path, labels: Path) -> dict[str, Any]:
+    """What `LoadLabelMap` asks for."""
+    image = read_image(path)
+    return {"img": image, "ori_shape": tuple(image.shape[-2:]), "seg_map_path": labels / f"{path.stem}.png"}
 
 
 def fit(tokens: Tensor, shares: Tensor) -> torch.nn.Conv2d:

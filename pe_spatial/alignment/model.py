@@ -147,6 +147,7 @@ class SpatialAlignment(BaseModel):
             losses["loss_locality"] = self.locality.weight * loss
         return losses
 
+    @torch.no_grad()
     def _predict(self, inputs: Tensor, data_samples: list[BaseDataElement]) -> list[BaseDataElement]:
         """Each sample's `alignment`: a dict of floats, see `AlignmentMetric`."""
         targets = self._targets(inputs, data_samples)
