@@ -25,6 +25,7 @@ from segmentation.windows import pad_to_multiple
 LARGEST_WHOLE = 2048 * 2048
 FALLBACK_WINDOW = Window((1024, 1024), (768, 768))
 
+_KINDS = {"semantic": "labels", "panoptic": "panoptic"}  # outputs of a model of objects
 _LARGE = 16_000_000  # pixels from which a second copy of an image is worth avoiding
 
 
@@ -41,11 +42,11 @@ class SegmentationPredictor(Predictor):
         window: how images are cut, in pixels of the model's input; None takes the model's.
         confidence: also give the probability of the class of every pixel.
 
-    Raises:
-        UserError: the checkpoint is of another task.
-    """
+    A model of objects sees every image whole, as in its ``predict``, for objects cannot be joined across windows.
 
-    model: SemanticModel
+    Raises:
+        UserError: the checkpoint is of another task, or it is a model of objects and an option is not for it.
+    """
 
     def __init__(
         self,
@@ -58,9 +59,20 @@ class SegmentationPredictor(Predictor):
         super().__init__(checkpoint, device, batch_size)
         if not isinstance(self.model, SemanticModel):
             raise UserError(f"{checkpoint}: holds a {type(self.model).__name__}, which gives no class map")
+        self.finds_objects = tuple(getattr(self.model, "outputs", ("semantic",))) != ("semantic",)
+        if self.finds_objects and (window is not None or confidence):
+            option = "confidence" if window is None else "window"
+            raise UserError(f"{checkpoint}: {option} is for models of classes alone, and this one finds objects")
         self.window = self.model.window if window is None else window
         self.confidence = confidence
         self._known_cells: dict[tuple[int, int], tuple[int, int]] = {}
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The maps that are predicted, by the names that `SegmentationWriter` has for them."""
+        if not self.finds_objects:
+            return ("labels", "confidence") if self.confidence else ("labels",)
+        return tuple(kind for output, kind in _KINDS.items() if output in self.model.outputs)
 
     def load(self, picture: Picture) -> dict[str, Any]:
         """Load one image; a large one in the memory order of the model, so that there is only one of it."""
@@ -76,7 +88,10 @@ class SegmentationPredictor(Predictor):
         Returns:
             Data samples with ``pred_sem_seg`` [1, H, W], uint8 up to 256 classes, else int32, and where asked for
             ``pred_confidence`` [1, H, W], uint8 from 0 to 255; both on the CPU and in the frame of the original image.
+            Of a model of objects those of its ``predict``.
         """
+        if self.finds_objects:
+            return super().predict(samples)
         with evaluation_autocast(self.config, self.device):
             grids = [self._grid(sample) for sample in samples]
             scores = self._scores(self._windows(samples, grids))

@@ -4,6 +4,8 @@
     python tools/benchmark.py backbone --variant PE-Spatial-B16-512 --device cuda --dtype bf16 --mode eager,compiled \
         --pass forward,backward --batch 8 --json backbone.json
     python tools/benchmark.py tracking --channels 768
+    python tools/benchmark.py deformable
+    python tools/benchmark.py segmentation --input ../shared/data/coco_tiny/val2017 --memory 4000 6000
 
 A subcommand that needs more than a few functions lives in a file of its own beside this one.
 """
@@ -21,6 +23,8 @@ from itertools import product
 from pathlib import Path
 
 import torch
+from benchmark_deformable import add_deformable
+from benchmark_segmentation import add_segmentation
 from benchmark_tracking import add_tracking
 from torch import Tensor, nn
 
@@ -181,6 +185,8 @@ def choices(allowed: Sequence[str] | dict[str, torch.dtype]) -> Callable[[str], 
 
 SUBCOMMANDS = {
     "backbone": (add_backbone, "an encoder against timm's model of the same name"),
+    "deformable": (add_deformable, "DETA's attention against grid_sample"),
+    "segmentation": (add_segmentation, "a folder against mmseg's inferencer"),
     "tracking": (add_tracking, "label propagation against the logic of DINO's script"),
 }
 

@@ -20,6 +20,7 @@ command or the files, 130 interrupted (what was done is written).
 import argparse
 import os
 import sys
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -112,6 +113,7 @@ def estimate_depth(job: Job) -> tuple[Predictor, Writer]:
 
 
 def segment(job: Job) -> tuple[Predictor, Writer]:
+    warnings.filterwarnings("ignore", ".*Fail to import ..MultiScaleDeformableAttention")  # mmcv without extensions
     try:
         from segmentation.predictor import SegmentationPredictor
         from segmentation.windows import check_window
@@ -125,17 +127,24 @@ def segment(job: Job) -> tuple[Predictor, Writer]:
         window = check_window((side, side), (stride, stride))
     predictor = SegmentationPredictor(job.checkpoint, options.device, options.batch_size, window, options.confidence)
     run = {"model": job.checkpoint.stem, "weights": fingerprint(job.checkpoint), "window": options.window}
-    records = Records(options.output / TASKS["SemanticSegmentor"].result, run, job.root, job.rank)
+    records = Records(options.output / SEGMENTATION_LIST, run, job.root, job.rank)
     stems = output_stems(map(job.name, job.paths))
-    wanted = [*(["confidence"] if options.confidence else []), *([] if options.no_pictures else ["pictures"])]
-    return predictor, SegmentationWriter(records, stems, predictor.metainfo, wanted)
+    things = getattr(predictor.model, "things", ())
+    is_thing = [label in things for label in range(predictor.model.num_classes)]
+    metainfo = {"is_thing": is_thing, **predictor.metainfo}
+    writer = SegmentationWriter(
+        records, stems, metainfo, predictor.kinds, options.threshold, draw=not options.no_pictures
+    )
+    return predictor, writer
 
 
+SEGMENTATION_LIST = "segmentation.json"
 TASKS = {
     "MaskRCNN": Task("predictions.json", detect),
     "DETA": Task("predictions.json", detect),
     "DepthModel": Task("depth.json", estimate_depth),
-    "SemanticSegmentor": Task("segmentation.json", segment),
+    "SemanticSegmentor": Task(SEGMENTATION_LIST, segment),
+    "MaskDecoder": Task(SEGMENTATION_LIST, segment),
 }
 SEGMENTATION_OPTIONS = ("window", "confidence")
 
@@ -213,7 +222,9 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--checkpoint", required=True, type=Path, help="a file, or the work folder of a training run")
     parser.add_argument("--input", required=True, help="an image, a video, a folder, or a glob pattern in quotes")
     parser.add_argument("--output", required=True, type=Path, help="a folder")
-    parser.add_argument("--threshold", type=float, default=0.5, help="lowest score of a detection (default 0.5)")
+    parser.add_argument(
+        "--threshold", type=float, default=0.5, help="lowest score of a detection or instance (default 0.5)"
+    )
     parser.add_argument("--npy", action="store_true", help="write depth as .npy files too")
     parser.add_argument(
         "--depth-colors",
