@@ -1,5 +1,6 @@
 """Segmentation models on Perception Encoder backbones. Importing this package registers their names with mmengine."""
 
+import segmentation._mmseg  # noqa: F401 - first, for its silence
 import segmentation.checks  # noqa: F401 - registers what the data set doctor asks
 from segmentation.datasets import (
     ADE20K,
