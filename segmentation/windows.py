@@ -49,19 +49,19 @@ def slide(scores_of: Callable[[Tensor], Tensor], inputs: Tensor, window: Window)
         window: In pixels of `inputs`.
 
     Returns:
-        [B, K, H, W].
+        float32 [B, K, H, W].
     """
     batch, _, height, width = inputs.shape
     total: Tensor | None = None
     count = inputs.new_zeros(height, width)
     for rows, columns in window_places(height, width, window):
-        scores = scores_of(inputs[:, :, rows, columns])
+        scores = scores_of(inputs[:, :, rows, columns]).float()  # sums in bfloat16 would not be means
         if total is None:
             total = scores.new_zeros(batch, scores.shape[1], height, width)
         total[:, :, rows, columns] += scores
         count[rows, columns] += 1
     assert total is not None  # there is always a window
-    return total / count.to(total.dtype)
+    return total / count
 
 
 def pad_to_multiple(inputs: Tensor, divisor: int) -> Tensor:

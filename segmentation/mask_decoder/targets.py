@@ -35,20 +35,24 @@ def segments_of(
     """Segments from a label map, from objects, or from both.
 
     With both, every object is a segment, and so is all area of a class of the label map that is not a thing. With a
-    label map alone, all area of a class is one segment.
+    label map alone, or without things, all area of a class is one segment.
 
     Args:
         size: (H, W).
         things: Labels of countable classes.
         sem_seg: int64 [H, W], 255 = no label.
-        instances: labels [N] and masks bool [N, H, W]; both of countable classes only.
+        instances: labels [N] and masks bool [N, H, W] of things.
         ignored: Masks bool [M, H, W] of crowds.
 
     Raises:
         ValueError: Neither a label map nor objects.
     """
+    if not things:
+        instances = None
     if sem_seg is None and instances is None:
-        raise ValueError("a sample without gt_sem_seg and gt_instances has no segments; load one of the two")
+        raise ValueError(
+            "a sample without gt_sem_seg, and without things in gt_instances, has no segments; load one of the two"
+        )
     some = sem_seg if sem_seg is not None else instances[1]  # type: ignore[index]
     real = torch.ones(size, dtype=torch.bool, device=some.device)
     labels = torch.zeros(0, dtype=torch.int64, device=some.device)
@@ -56,7 +60,7 @@ def segments_of(
     if sem_seg is not None:
         real &= sem_seg != IGNORE_LABEL
         labels = sem_seg[real].unique()
-        if instances is not None and len(things):
+        if instances is not None:
             labels = labels[~torch.isin(labels, torch.tensor(sorted(things), device=labels.device))]
         masks = sem_seg == labels[:, None, None]  # [G, H, W]
     if instances is not None:

@@ -82,6 +82,13 @@ def test_objects_replace_the_area_of_their_class_and_crowds_are_unknown():
     assert torch.equal(found.real, ~crowd[0])
 
 
+def test_without_things_objects_do_not_matter():
+    labels = torch.tensor([[0, 2, 2]])
+    masks = torch.tensor([[[False, True, False]], [[False, False, True]]])
+    found = segments_of((1, 3), (), labels, (torch.tensor([2, 2]), masks))
+    assert found.labels.tolist() == [0, 2]
+
+
 def test_objects_alone_and_nothing_at_all():
     masks = torch.eye(3, dtype=torch.bool)[None]
     found = segments_of((3, 3), {0}, instances=(torch.tensor([0]), masks))
