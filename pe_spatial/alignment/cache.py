@@ -5,9 +5,9 @@
     CACHE/images.jsonl              that list: [name, bytes] of image 0, 1, …
     CACHE/maps-000000.safetensors   the maps of the first `shard_images` images, and so on
 
-A shard holds `codes` int8 [n, R, h, w], `scales` float32 [n, R], `checksums` int64 [n], `errors` float32 [n, 2] (what
-coding adds, see `added_error`; NaN marks an image that could not be read), and in its metadata the fingerprint of the
-cache and its own number.
+A shard holds the records of `MapCodec` (`codes`, `scales`, `lengths`), `checksums` int64 [n], `errors` float32 [n, 2]
+(what coding adds, see `added_error`; NaN marks an image that could not be read), and in its metadata the fingerprint of
+the cache and its own number.
 
 Every file is complete or absent, and a shard that is there is never computed again.
 """
@@ -24,7 +24,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from pe_spatial.alignment.map_codec import MapCodec, added_error
+from pe_spatial.alignment.map_codec import MapCodec, Record, added_error
 from pe_spatial.data import UnreadableFile
 from pe_spatial.engine.checkpoint import write_atomically, write_text
 from pe_spatial.engine.errors import UserError
@@ -32,6 +32,7 @@ from pe_spatial.engine.errors import UserError
 _VERSION = 1
 _HEADER = "cache.json"
 _IMAGES = "images.jsonl"
+_FIELDS = ("codes", "scales", "lengths")
 
 Identity = tuple[str, int]  # name and bytes of an image; see `ImageList.identities`
 
@@ -112,10 +113,10 @@ class TeacherCache:
         with self._open(number) as shard:
             if shard.get_slice("errors")[place].isnan().any():
                 raise UnreadableFile(f"image {row} of {self.folder} could not be read when the cache was made")
-            codes, scales = shard.get_slice("codes")[place], shard.get_slice("scales")[place]
-            if _checksum(codes, scales) != int(shard.get_slice("checksums")[place]):
+            record = {name: shard.get_slice(name)[place] for name in _FIELDS}
+            if _checksum(record) != int(shard.get_slice("checksums")[place]):
                 raise CacheError(self._damaged(number, f"the checksum of image {row} is wrong"))
-        return self.codec.decode(codes, scales)
+        return self.codec.decode(record)
 
     def missing(self) -> list[int]:
         """Numbers of the shards that are not computed yet."""
@@ -183,10 +184,10 @@ class TeacherCache:
         return shard
 
     def _verify(self, number: int, shard: Any) -> None:
-        codes, scales = shard.get_tensor("codes"), shard.get_tensor("scales")
+        columns = {name: shard.get_tensor(name) for name in _FIELDS}
         stored = shard.get_tensor("checksums").tolist()
-        for row, *record, checksum in zip(self.rows(number), codes, scales, stored, strict=True):
-            if _checksum(*record) != checksum:
+        for place, (row, checksum) in enumerate(zip(self.rows(number), stored, strict=True)):
+            if _checksum({name: column[place] for name, column in columns.items()}) != checksum:
                 raise CacheError(self._damaged(number, f"the checksum of image {row} is wrong"))
 
     def _damaged(self, number: int, reason: str) -> str:
@@ -213,16 +214,17 @@ class TeacherCache:
         readable = [record for record in records if record is not None]
         if not readable:
             raise UnreadableFile(f"none of the images {self.rows(number)} of shard {number} can be read")
-        blank = [torch.zeros_like(item) for item in readable[0][:-1]] + [torch.full((2,), torch.nan)]
-        columns = [torch.stack(column) for column in zip(*(record or blank for record in records), strict=True)]
-        tensors = dict(zip(("codes", "scales", "checksums", "errors"), columns, strict=True))
+        blank = {name: torch.zeros_like(item) for name, item in readable[0].items()} | {
+            "errors": torch.full((2,), torch.nan)
+        }
+        tensors = {name: torch.stack([(record or blank)[name] for record in records]) for name in blank}
         content = save(tensors, {"shard": f"{self.fingerprint} {number}"})  # a second key would come in any order
         write_atomically(self.path(number), lambda file: file.write(content))
 
-    def _record(self, features: Tensor) -> list[Tensor]:
-        codes, scales = self.codec.encode(features)
-        error = added_error(features, self.codec.decode(codes, scales))
-        return [codes, scales, torch.tensor(_checksum(codes, scales)), torch.tensor(error)]
+    def _record(self, features: Tensor) -> Record:
+        record = self.codec.encode(features)
+        errors = torch.tensor(added_error(features, self.codec.decode(record)))
+        return {**record, "checksums": torch.tensor(_checksum(record)), "errors": errors}
 
 
 def create_cache(
@@ -299,5 +301,8 @@ def _sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def _checksum(codes: Tensor, scales: Tensor) -> int:
-    return zlib.crc32(scales.numpy().data, zlib.crc32(codes.numpy().data))
+def _checksum(record: Record) -> int:
+    checksum = 0
+    for name in _FIELDS:
+        checksum = zlib.crc32(record[name].numpy().data, checksum)
+    return checksum

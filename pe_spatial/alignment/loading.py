@@ -1,5 +1,6 @@
 """Maps of a teacher's cache in a training pipeline."""
 
+from functools import cached_property
 from typing import Any
 
 from mmengine.registry import TRANSFORMS
@@ -20,25 +21,28 @@ class LoadTeacherMap:
 
     Args:
         cache: Folder of a complete cache of the very images of the dataset, an `ImageFolder` or `TarImages`.
-
-    Raises:
-        CacheError: It is no cache, or shards are missing or damaged.
     """
 
     def __init__(self, cache: str) -> None:
-        self.cache = TeacherCache(cache)
-        self.cache.check_complete()
+        self.folder = cache
+
+    @cached_property
+    def cache(self) -> TeacherCache:
+        """Opened when a dataset comes, so that a config can be looked at without its data."""
+        cache = TeacherCache(self.folder)
+        cache.check_complete()
+        return cache
 
     def check_dataset(self, dataset: Any) -> None:
-        """Called by the dataset.
+        """Called by the dataset at its construction.
 
         Raises:
-            CacheError: The cache is of another list of images.
+            CacheError: It is no cache or of another list of images, or shards are missing or damaged.
         """
         if not isinstance(dataset, ImageList):
             raise CacheError(
-                f"{self.cache.folder} belongs to a list of images, but {type(dataset).__name__} is none; use "
-                "ImageFolder or TarImages"
+                f"{self.folder} belongs to a list of images, but {type(dataset).__name__} is none; use ImageFolder or "
+                "TarImages"
             )
         self.cache.check_images(dataset.identities())
 
@@ -47,6 +51,7 @@ class LoadTeacherMap:
 
         Raises:
             CacheError: The shard is damaged; names it.
+            ValueError: The image has been changed already.
             UnreadableFile: The image could not be read when the cache was made.
         """
         if "ori_shape" not in sample or sample["img"].shape[-2:] != sample["ori_shape"]:

@@ -1,8 +1,9 @@
-"""How maps of a mask teacher are stored: 8-bit numbers, of all channels or of their principal ones.
+"""How maps of a mask teacher are stored: small integers, of all channels or of their principal ones.
 
 Training uses nothing of a map but the cosines between its tokens. A rotation of the channels does not change them, and
 moving the map (flips, crops, interpolation between tokens) commutes with it. So a map may be rotated onto its principal
-axes; the masks of 1,024 prompts are those of a few dozen segments over and over, hence most axes hold nothing.
+axes; the masks of 1,024 prompts are those of a few dozen segments over and over, hence most axes hold nothing. Nor does
+the length of a token's vector change a cosine: it is stored apart, so that short vectors are not rounded away.
 """
 
 from typing import Any
@@ -13,41 +14,46 @@ from torch.nn import functional as F
 
 from pe_spatial.alignment.losses import target_similarity
 
-_LEVELS = 127
+Record = dict[str, Tensor]
 
 
 class MapCodec:
-    """Codes maps [K, h, w] as int8, with one float32 scale per channel.
+    """Codes maps [K, h, w] as integers with one float32 scale per channel and one length per token.
 
     Args:
-        rank: Keep that many principal channels, strongest first; None keeps the channels as they are.
+        rank: Keep that many principal channels, strongest first, in 16 bits, for the first of them outweigh the others
+            by far. None keeps all channels as they are, in 8 bits.
     """
 
     def __init__(self, rank: int | None = None) -> None:
         if rank is not None and rank < 1:
             raise ValueError(f"rank {rank} must be at least 1; None keeps all channels")
         self.rank = rank
+        self.dtype = torch.int8 if rank is None else torch.int16
 
     def describe(self) -> dict[str, Any]:
         """As JSON."""
-        return {"dtype": "int8", "rank": self.rank}
+        return {"dtype": str(self.dtype).removeprefix("torch."), "rank": self.rank}
 
-    def encode(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Codes int8 [R, h, w] and scales [R] of a map [K, h, w], R = K or the rank.
+    def encode(self, features: Tensor) -> Record:
+        """`codes` [R, h, w], `scales` [R] and `lengths` [h, w] of a map [K, h, w]; R = K or the rank.
 
         Raises:
             ValueError: The map has values that are not finite.
         """
         if not features.isfinite().all():
             raise ValueError("the teacher's map has NaN or infinite values; check its weights and its precision")
-        kept = features.float() if self.rank is None else principal_channels(features, self.rank)
-        scales = kept.abs().amax((1, 2)).clamp_min(torch.finfo(torch.float32).tiny * _LEVELS) / _LEVELS
-        return (kept / scales[:, None, None]).round().to(torch.int8).cpu(), scales.cpu()
+        lengths = features.float().norm(dim=0)
+        unit = features.float() / lengths.clamp_min(torch.finfo(torch.float32).tiny)
+        kept = unit if self.rank is None else principal_channels(unit, self.rank)
+        scales = kept.abs().amax((1, 2)).clamp_min(1e-12) / torch.iinfo(self.dtype).max
+        codes = (kept / scales[:, None, None]).round().to(self.dtype)
+        return {"codes": codes.cpu(), "scales": scales.cpu(), "lengths": lengths.cpu()}
 
     @staticmethod
-    def decode(codes: Tensor, scales: Tensor) -> Tensor:
+    def decode(record: Record) -> Tensor:
         """The float32 map [R, h, w]."""
-        return codes.float() * scales[:, None, None]
+        return record["codes"].float() * record["scales"][:, None, None] * record["lengths"]
 
 
 def principal_channels(features: Tensor, rank: int) -> Tensor:
