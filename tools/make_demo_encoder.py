@@ -35,7 +35,7 @@ ENCODER = EncoderConfig(
     name="demo-core",
     patch_size=8,
     width=64,
-    depth=6,
+    depth=4,
     heads=4,
     mlp_ratio=4.0,
     image_size=96,
@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, help="folder of tools/make_demo_data.py, with the format labels")
     parser.add_argument("out", type=Path, help="file to write, .pt or .safetensors")
-    parser.add_argument("--iterations", type=int, default=400)
+    parser.add_argument("--iterations", type=int, default=1000)
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
@@ -98,7 +98,10 @@ def pretrain(pictures: Tensor, shares: Tensor, iterations: int, batch_size: int,
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, iterations, pct_start=0.1)
     for _ in track(range(iterations), description="pretraining"):
         chosen = torch.randint(len(pictures), (batch_size,))
-        loss = divergence(encoder, pictures[chosen], shares[chosen])
+        batch = pictures[chosen], shares[chosen]
+        if torch.rand(()) < 0.5:
+            batch = batch[0].flip(-1), batch[1].flip(1)
+        loss = divergence(encoder, *batch)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(encoder.parameters(), 1.0)

@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("data", type=Path, help="folder of tools/make_demo_data.py: coco, labels and davis")
     parser.add_argument("out", type=Path, help="folder to write")
     parser.add_argument("--seeds", type=int, default=3, help="how many (3)")
-    parser.add_argument("--pretraining", type=int, default=400, help="iterations of the encoder's own training (400)")
+    parser.add_argument("--pretraining", type=int, default=1000, help="iterations of the encoder's own training (1000)")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes of the config, for all trainings")
     options = parser.parse_intermixed_args(arguments)
     path = options.out / "results.json"

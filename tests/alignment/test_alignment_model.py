@@ -180,22 +180,23 @@ def test_another_grid_is_named(core):
         run(build(core), "loss", scene(0, hidden=torch.ones(1, 2, 2, dtype=torch.bool)))
 
 
+MASKS = {"masks": {"type": "InstanceMaskTeacher"}}
+WIDE = {"type": "EncoderTeacher", "variant": {**CORE, "width": 24}}
+TWO_LAYERS = {"type": "PEBackbone", "variant": CORE, "layers": [0, 1]}
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"semantic": None, "locality": None}, "nothing to learn"),
         ({"semantic": {"teacher": "cor"}}, "no teacher 'cor'; did you mean 'core'"),
         ({"semantic": None}, "'core' is used by neither"),
-        ({"semantic": {"teacher": "masks"}, "teachers": {"masks": {"type": "InstanceMaskTeacher"}}}, "only teach local"),
-        (
-            {"teachers": {"core": {"type": "EncoderTeacher", "variant": {**CORE, "width": 24}},
-                          "masks": {"type": "InstanceMaskTeacher"}}},
-            "24 channels and the student 16; set semantic.projection",
-        ),
+        ({"semantic": {"teacher": "masks"}, "teachers": MASKS}, "only teach locality"),
+        ({"teachers": {"core": WIDE, **MASKS}}, "24 channels and the student 16; set semantic.projection"),
         ({"fill": "noise"}, "fill 'noise'"),
-        ({"student": {"type": "PEBackbone", "variant": CORE, "layers": [0, 1]}}, "one map"),
+        ({"student": TWO_LAYERS}, "one map"),
     ],
-)  # fmt: skip
+)
 def test_mistakes_are_found_at_construction(changes, message):
     with pytest.raises(ConfigError, match=message):
         build(**changes)
