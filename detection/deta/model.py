@@ -19,6 +19,7 @@ from detection.deta.criterion import Criterion
 from detection.deta.matching import IoUMatching, Objects, OneToOneMatching
 from detection.deta.tokens import TokenGrid
 from detection.deta.transformer import Chooser, Predictions
+from detection.parts import build_part
 from detection.tta import build_tta
 from pe_spatial.engine.binding import check_class_count
 
@@ -86,14 +87,17 @@ class DETA(BaseModel):
         self.matching = matching
         self.float32_transformer = float32_transformer
         self.backbone = MODELS.build(dict(backbone))
-        self.neck = MODELS.build(
-            {**neck, "in_channels": self.backbone.channels[-1], "stride": self.backbone.strides[-1]}
-        )
+        self.neck = build_part("neck", neck, in_channels=self.backbone.channels[-1], stride=self.backbone.strides[-1])
         channels = set(self.neck.channels)
         if len(channels) != 1:
             raise ValueError(f"the neck's maps have {self.neck.channels} channels; the transformer needs equal numbers")
-        given = {"num_classes": num_classes, "channels": channels.pop(), "levels": len(self.neck.channels)}
-        self.transformer = MODELS.build({"type": "DetaTransformer", **(transformer or {}), **given})
+        self.transformer = build_part(
+            "transformer",
+            {"type": "DetaTransformer", **(transformer or {})},
+            num_classes=num_classes,
+            channels=channels.pop(),
+            levels=len(self.neck.channels),
+        )
         kind = _KINDS[matching]
         self._choose = kind.choose
         self.criterion = Criterion(kind.matching(), loss_weights)

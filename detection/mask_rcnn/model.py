@@ -14,6 +14,7 @@ from torch import Tensor
 from detection.mask_rcnn.boxes import Target
 from detection.mask_rcnn.class_losses import FederatedLoss
 from detection.mask_rcnn.postprocess import rescale
+from detection.parts import build_part
 from detection.tta import build_tta
 from pe_spatial.engine.binding import check_class_count
 
@@ -51,15 +52,17 @@ class MaskRCNN(BaseModel):
         self.num_classes = num_classes
         self.tta = build_tta(tta, self.data_preprocessor)
         self.backbone = MODELS.build(dict(backbone))
-        self.neck = _build("neck", {**neck}, in_channels=self.backbone.channels[-1], stride=self.backbone.strides[-1])
+        self.neck = build_part(
+            "neck", {**neck}, in_channels=self.backbone.channels[-1], stride=self.backbone.strides[-1]
+        )
         channels = set(self.neck.channels)
         if len(channels) != 1:
             raise ValueError(f"the neck's maps have {self.neck.channels} channels; the heads need equal numbers")
         shared = {"in_channels": channels.pop()}
         strides = tuple(self.neck.strides)
-        self.rpn = _build("rpn", {"type": "RPN", **(rpn or {})}, strides=strides, **shared)
+        self.rpn = build_part("rpn", {"type": "RPN", **(rpn or {})}, strides=strides, **shared)
         # the coarsest map only proposes
-        self.roi_heads = _build(
+        self.roi_heads = build_part(
             "roi_heads",
             {"type": "RoIHeads", **(roi_heads or {})},
             strides=strides[:-1],
@@ -133,11 +136,3 @@ class MaskRCNN(BaseModel):
         masks = torch.as_tensor(truth.masks).to(inputs.device)
         keep = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
         return Target(boxes[keep], labels[keep], masks[keep])
-
-
-def _build(part: str, settings: Mapping[str, Any], **given: Any) -> Any:  # noqa: ANN401 - any registered module
-    """Build a part with the values that the part before it fixes; a setting that contradicts one is an error."""
-    for key, value in given.items():
-        if key in settings and settings[key] != value:
-            raise ValueError(f"{part}.{key} is {settings[key]!r}, but {value!r} arrives; leave it out of the config")
-    return MODELS.build({**settings, **given})

@@ -5,12 +5,12 @@ import json
 import numpy as np
 import pytest
 import torch
+from deta_golden import DATA, ENCODER, SIZES, official_weights, pictures
 from mmengine.structures import BaseDataElement, InstanceData
 from torchvision.ops import box_convert
 
 from detection.deta import DETA
 from detection.deta.conversion import from_authors
-from tests.detection.deta_golden import DATA, ENCODER, SIZES, official_weights, pictures
 
 
 @pytest.fixture(scope="module")
