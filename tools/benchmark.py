@@ -5,6 +5,7 @@
         --pass forward,backward --batch 8 --json backbone.json
     python tools/benchmark.py tracking --channels 768
     python tools/benchmark.py deformable
+    python tools/benchmark.py teacher --input photos --image-size 256
     python tools/benchmark.py segmentation --input ../shared/data/coco_tiny/val2017 --memory 4000 6000
 
 A subcommand that needs more than a few functions lives in a file of its own beside this one.
@@ -25,6 +26,7 @@ from pathlib import Path
 import torch
 from benchmark_deformable import add_deformable
 from benchmark_segmentation import add_segmentation
+from benchmark_teacher import add_teacher
 from benchmark_tracking import add_tracking
 from torch import Tensor, nn
 
@@ -187,6 +189,7 @@ SUBCOMMANDS = {
     "backbone": (add_backbone, "an encoder against timm's model of the same name"),
     "deformable": (add_deformable, "DETA's attention against grid_sample"),
     "segmentation": (add_segmentation, "a folder against mmseg's inferencer"),
+    "teacher": (add_teacher, "the teacher of SAM's masks against SAM's automatic generator"),
     "tracking": (add_tracking, "label propagation against the logic of DINO's script"),
 }
 
