@@ -3,14 +3,15 @@
     python tools/make_demo_data.py demo/data --images 720 --size 128 --videos 6 --video-size 128 192 --force
     python tools/measure_alignment.py demo/data demo/effect --seeds 3
 
-For every seed a small encoder is trained on whole pictures (tools/make_demo_encoder.py) and then aligned with the
-semantic loss alone, the locality loss alone and both, all else equal (configs/demo/alignment_tiny_shapes.yaml). Frozen,
-each is judged by
+A small encoder is trained on whole pictures (tools/make_demo_encoder.py) and then, for every seed, aligned with the
+semantic loss alone, the locality loss alone and both, all else equal (configs/demo/alignment_tiny_shapes.yaml). The
+seed decides the order of the images, their augmentation and what is hidden. Frozen, each is judged by
 
     J&F    label propagation through drawn videos, without training (tracking)
     mIoU   a linear probe: logistic regression from single tokens to wall, floor, disc, box, triangle
 
-OUT holds every encoder, `results.json` and `table.md`. Interrupted, the same command goes on.
+The encoder before is judged at its last layer and at the layer that the semantic teacher reads. OUT holds every
+encoder, `results.json` and `table.md`. Interrupted, the same command goes on.
 """
 
 from __future__ import annotations
@@ -42,9 +43,9 @@ CONFIG = "demo/alignment_tiny_shapes"
 LOSSES = {"semantic": ("semantic",), "locality": ("locality",), "both": ("semantic", "locality")}
 BEFORE = ("before, last layer", "before, the teacher's layer")
 MEASURES = ("J&F", "mIoU")
-PROBE_IMAGES = 200
+PROBE_IMAGES = 150
 
-Results = dict[str, dict[str, dict[str, float]]]  # seed -> row -> measure
+Results = dict[str, dict[str, float]]  # row -> measure -> value
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -53,31 +54,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("data", type=Path, help="folder of tools/make_demo_data.py: coco, labels and davis")
     parser.add_argument("out", type=Path, help="folder to write")
     parser.add_argument("--seeds", type=int, default=3, help="how many (3)")
-    parser.add_argument("--pretraining", type=int, default=1000, help="iterations of the encoder's own training (1000)")
+    parser.add_argument("--pretraining", type=int, default=800, help="iterations of the encoder's own training (800)")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes of the config, for all trainings")
     options = parser.parse_intermixed_args(arguments)
     path = options.out / "results.json"
     results: Results = json.loads(path.read_text()) if path.is_file() else {}
+    core = options.out / "core.pt"
+    make_demo_encoder([str(options.data), str(core), "--iterations", str(options.pretraining)])
+    teacher = load_config(CONFIG, options.overrides).model.teachers.core
+    for row, layer in zip(BEFORE, (-1, block_number(teacher.layer, ENCODER.depth)), strict=True):
+        if row not in results:
+            note(path, results, row, judge(options.data, core, layer))
     for seed in range(options.seeds):
-        rows = results.setdefault(str(seed), {})
-        folder = options.out / f"seed_{seed}"
-        core = folder / "core.pt"
-        pretraining = ["--seed", str(seed), "--iterations", str(options.pretraining)]
-        make_demo_encoder([str(options.data), str(core), *pretraining])
-        depth = load_config(CONFIG, options.overrides).model.teachers.core.layer
-        layers = (-1, block_number(depth, ENCODER.depth))
-        candidates = [(row, layer, None) for row, layer in zip(BEFORE, layers, strict=True)]
-        candidates += [(f"after, {name}", -1, name) for name in LOSSES]
-        for row, layer, losses in candidates:
-            if row not in rows:
-                weights = core if losses is None else align(options, seed, losses, core)
-                rows[row] = judge(options.data, weights, layer)
-                write_text(path, json.dumps(results, indent=2) + "\n")
-                print(f"seed {seed}, {row}: " + ", ".join(f"{key} {value:.3f}" for key, value in rows[row].items()))
+        for name in LOSSES:
+            row = f"after, {name}, seed {seed}"
+            if row not in results:
+                note(path, results, row, judge(options.data, align(options, seed, name, core), -1))
     text = table(results)
     write_text(options.out / "table.md", text)
     print(text, end="")
     return 0
+
+
+def note(path: Path, results: Results, row: str, values: dict[str, float]) -> None:
+    """Keep and show a row."""
+    results[row] = values
+    write_text(path, json.dumps(results, indent=2) + "\n")
+    print(f"{row}: " + ", ".join(f"{measure} {value:.3f}" for measure, value in values.items()), flush=True)
 
 
 def align(options: argparse.Namespace, seed: int, name: str, core: Path) -> Path:
@@ -163,25 +166,20 @@ def fit(tokens: Tensor, shares: Tensor) -> torch.nn.Conv2d:
 
 
 def table(results: Results) -> str:
-    """Mean and standard deviation over seeds, and the mean difference to the encoder before, as Markdown."""
-    seeds = [rows for rows in results.values() if len(rows) == len(BEFORE) + len(LOSSES)]
-    lines = [f"| {len(seeds)} seeds | J&F | mIoU |", "|---|---|---|"]
-    for row in seeds[0] if seeds else ():
+    """The encoder before, and mean and standard deviation over seeds after alignment, as Markdown."""
+    lines = ["| encoder | " + " | ".join(MEASURES) + " |", "|---|" + "---|" * len(MEASURES)]
+    for row in BEFORE:
+        lines.append(f"| {row} | " + " | ".join(f"{results[row][measure]:.3f}" for measure in MEASURES) + " |")
+    for name in LOSSES:
+        runs = [values for row, values in results.items() if row.startswith(f"after, {name}, ")]
         cells = []
         for measure in MEASURES:
-            values = [rows[row][measure] for rows in seeds]
-            cell = spread(values)
-            if row != BEFORE[0]:
-                gains = [rows[row][measure] - rows[BEFORE[0]][measure] for rows in seeds]
-                cell += f" (paired {mean(gains):+.3f}, {sum(gain > 0 for gain in gains)} of {len(gains)} up)"
-            cells.append(cell)
-        lines.append(f"| {row} | {' | '.join(cells)} |")
+            values, before = [run[measure] for run in runs], results[BEFORE[0]][measure]
+            better = sum(value > before for value in values)
+            spread = f" ± {stdev(values):.3f}" if len(values) > 1 else ""
+            cells.append(f"{mean(values):.3f}{spread} ({mean(values) - before:+.3f}, {better} of {len(values)} better)")
+        lines.append(f"| after, {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
-
-
-def spread(values: list[float]) -> str:
-    """Mean and sample deviation."""
-    return f"{mean(values):.3f}" + (f" ± {stdev(values):.3f}" if len(values) > 1 else "")
 
 
 if __name__ == "__main__":

@@ -68,17 +68,15 @@ def test_the_demo_encoder_is_a_core_file(data, tmp_path, capsys):
     assert "there already" in capsys.readouterr().out
 
 
-def test_the_table_has_means_and_paired_differences():
-    rows = [*measure_alignment.BEFORE, *(f"after, {name}" for name in measure_alignment.LOSSES)]
-    results = {
-        str(seed): {row: {"J&F": 0.5 + 0.1 * seed + 0.05 * n, "mIoU": 0.4 - 0.01 * n} for n, row in enumerate(rows)}
-        for seed in range(3)
-    }
-    results["3"] = {rows[0]: {"J&F": 0.0, "mIoU": 0.0}}  # not finished: left out
+def test_the_table_compares_with_the_last_layer_before():
+    last, inner = measure_alignment.BEFORE
+    results = {last: {"J&F": 0.5, "mIoU": 0.4}, inner: {"J&F": 0.6, "mIoU": 0.45}}
+    for seed in range(3):
+        for number, name in enumerate(measure_alignment.LOSSES):
+            results[f"after, {name}, seed {seed}"] = {"J&F": 0.4 + 0.1 * seed + 0.05 * number, "mIoU": 0.3}
     text = measure_alignment.table(results)
-    assert text.startswith("| 3 seeds | J&F | mIoU |")
-    assert "| before, last layer | 0.600 ± 0.100 | 0.400 ± 0.000 |" in text
-    assert (
-        "| after, both | 0.800 ± 0.100 (paired +0.200, 3 of 3 up) | 0.360 ± 0.000 (paired -0.040, 0 of 3 up) |" in text
-    )
-    assert len(text.splitlines()) == 2 + len(rows)
+    assert "| before, last layer | 0.500 | 0.400 |" in text
+    assert "| before, the teacher's layer | 0.600 | 0.450 |" in text
+    assert "| after, semantic | 0.500 ± 0.100 (+0.000, 1 of 3 better) | 0.300 ± 0.000 (-0.100, 0 of 3 better) |" in text
+    assert "| after, both | 0.600 ± 0.100 (+0.100, 2 of 3 better) |" in text
+    assert len(text.splitlines()) == 2 + 2 + 3
