@@ -1,8 +1,8 @@
 """The authors' DETA checkpoints: every key has its place, classes find theirs, and starting from another checkpoint."""
 
 import json
-import sys
 
+import convert_weights
 import pytest
 import torch
 from deta_golden import DATA, ENCODER, official_weights
@@ -12,9 +12,6 @@ from detection.deta.conversion import from_authors, is_deta
 from detection.deta.start import compare_sizes, drop_parts
 from pe_spatial.backbones.weights import WeightsError
 from pe_spatial.engine import CheckpointError, ConfigError, Predictor, load_config
-
-sys.path.append(str(DATA.parents[1] / "tools"))
-import convert_weights
 
 COCO = [*range(1, 12), *range(13, 26), 27, 28, *range(31, 45), *range(46, 66), 67, 70, *range(72, 83), *range(84, 91)]
 RECIPE = "deta_pe_spatial_g_coco_3ep_1824px.yaml"
