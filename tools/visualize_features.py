@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +25,7 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
+from mmengine.registry import MODELS
 from PIL import Image
 from rich.console import Console
 from rich.progress import track
@@ -33,8 +34,9 @@ from torch.nn import functional as F
 
 from pe_spatial.backbones import PEBackbone
 from pe_spatial.backbones.vit import resolve_blocks
-from pe_spatial.data import DensePreprocessor, UnreadableFile, read_image, to_image
-from pe_spatial.engine import Predictor, UserError, find_sources
+from pe_spatial.data import UnreadableFile, read_image, to_image
+from pe_spatial.engine import UserError, find_best, find_last, find_sources, load_checkpoint
+from pe_spatial.engine.checkpoint import read_config
 from pe_spatial.engine.outputs import output_stems
 from pe_spatial.engine.stream import VIDEO_SUFFIXES, read_frames, source_root
 from pe_spatial.feature_pictures import FeatureColors, similarity, similarity_rgb
@@ -107,8 +109,7 @@ class Encoder:
     """A frozen backbone that gives the maps of chosen layers."""
 
     backbone: PEBackbone
-    mean: Tensor
-    std: Tensor
+    statistics: Tensor  # mean and standard deviation of the pixels, [2, 3, 1, 1]
     layers: list[int]
     size: int
 
@@ -118,8 +119,8 @@ class Encoder:
         patch = self.backbone.patch_size
         scale = self.size / min(image.shape[-2:])
         target = [max(round(side * scale / patch), 1) * patch for side in image.shape[-2:]]
-        pixels = F.interpolate(image[None].to(self.mean).float(), target, mode="bilinear", antialias=True)
-        batch = (pixels - self.mean) / self.std
+        pixels = F.interpolate(image[None].to(self.statistics), target, mode="bilinear", antialias=True)
+        batch = (pixels - self.statistics[0]) / self.statistics[1]
         encoder = self.backbone.encoder
         skip, grid = int(encoder.has_cls), encoder.grid(batch)
         tokens = encoder.forward_features(batch, self.layers)
@@ -127,30 +128,55 @@ class Encoder:
 
 
 def load_encoder(options: argparse.Namespace) -> Encoder:
-    """The encoder that the command names, on its device.
-
-    Raises:
-        UserError: A checkpoint without an encoder.
-    """
-    statistics: Any = DensePreprocessor()
+    """The encoder that the command names, on its device."""
+    mean = std = (127.5, 127.5, 127.5)
     if options.checkpoint:
-        model = Predictor(options.checkpoint, options.device).model
-        found = [module for module in model.modules() if isinstance(module, PEBackbone)]
-        if not found:
-            raise UserError(f"{options.checkpoint}: {type(model).__name__} has no PEBackbone")
-        backbone = found[0]
-        if hasattr(model.data_preprocessor, "mean"):
-            statistics = model.data_preprocessor  # its padding belongs to the sizes that the task was trained with
+        backbone, preparation = read_backbone(options.checkpoint)
+        mean, std = preparation.get("mean", mean), preparation.get("std", std)
     else:
         weights = None if options.weights == "none" else options.weights or options.encoder
-        backbone = PEBackbone(options.encoder, weights=weights).to(options.device).eval()
-    mean, std = (getattr(statistics, name).to(options.device) for name in ("mean", "std"))
+        backbone = PEBackbone(options.encoder, weights=weights)
     try:
         numbers = [int(part) for part in options.layers.split(",")]
     except ValueError as error:
         raise UserError(f"--layers {options.layers}: write numbers with commas, such as 5,8,-1") from error
     layers = resolve_blocks(numbers, backbone.config.depth)
-    return Encoder(backbone, mean, std, layers, options.size or backbone.config.image_size)
+    statistics = torch.tensor([mean, std], device=options.device).view(2, 3, 1, 1)
+    size = options.size or backbone.config.image_size
+    return Encoder(backbone.to(options.device).eval(), statistics, layers, size)
+
+
+def read_backbone(path: Path) -> tuple[PEBackbone, Mapping[str, Any]]:
+    """The encoder in a checkpoint and the config of its normalisation; neither heads nor teachers are built.
+
+    Raises:
+        UserError: A folder without a checkpoint, or a model without an encoder.
+    """
+    file = (find_best(path) or find_last(path)) if path.is_dir() else path
+    if file is None:
+        raise UserError(f"{path}: a folder without a complete checkpoint")
+    content = load_checkpoint(file)
+    config = read_config(content, file)
+    described = next(find_backbones(config["model"]), None)
+    suffix = "encoder.conv1.weight"
+    first = next((key for key in content["state_dict"] if key.endswith(suffix)), None)
+    if described is None or first is None:
+        raise UserError(f"{file}: {config['model'].get('type')} has no PEBackbone")
+    prefix = first.removesuffix(suffix)
+    backbone = MODELS.build({**described, "weights": None})
+    state = content["state_dict"].items()
+    backbone.load_state_dict({key.removeprefix(prefix): value for key, value in state if key.startswith(prefix)})
+    return backbone, config["model"].get("data_preprocessor") or config.get("data_preprocessor") or {}
+
+
+def find_backbones(config: Any) -> Iterator[dict[str, Any]]:
+    """The configs of encoders in the config of a model, without those of its teachers."""
+    if isinstance(config, dict):
+        if config.get("type") == "PEBackbone":
+            yield config
+        for key, value in config.items():
+            if key != "teachers":
+                yield from find_backbones(value)
 
 
 # --- pictures ---------------------------------------------------------------------------------------------------------
