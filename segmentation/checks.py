@@ -61,7 +61,7 @@ class LabelMapCheck(DatasetCheck):
 
     def finish(self) -> Iterable[Finding]:
         """The share of pixels without a label, and the classes that never occur."""
-        if self._pixels:
+        if self._unlabelled_pixels:
             yield Finding("note", f"{self._unlabelled_pixels / self._pixels:.1%} of the pixels have no label")
         yield from absent_classes(self.histogram(), self._loaded == len(self.dataset))
 

@@ -64,7 +64,7 @@ def run(options: argparse.Namespace) -> bool:
             print(f"drawn: {path}")
     errors = sum(report.findings.count("error") for report in reports)
     warnings = sum(report.findings.count("warning") for report in reports)
-    print(f"{errors} kinds of errors, {warnings} kinds of warnings")
+    print(f"{errors} kind{'s'[errors == 1 :]} of errors, {warnings} kind{'s'[warnings == 1 :]} of warnings")
     return errors == 0
 
 

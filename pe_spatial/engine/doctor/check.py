@@ -112,7 +112,10 @@ class InstanceCheck(DatasetCheck):
 
     def __init__(self, dataset: Any) -> None:
         super().__init__(dataset)
-        self._counter = ClassCounter("objects", dataset.metainfo.get("classes", ()))
+        classes = dataset.metainfo["classes"]
+        is_thing = dataset.metainfo.get("is_thing", [True] * len(classes))
+        self._things = [label for label, countable in enumerate(is_thing) if countable]
+        self._counter = ClassCounter("objects", [classes[label] for label in self._things])
         self._empty: list[str] = []
         self._seen = 0
 
@@ -124,7 +127,7 @@ class InstanceCheck(DatasetCheck):
     def look(self, record: Record, sample: Sample | None) -> Any:
         """Labels of the objects that count."""
         labels = [item["label"] for item in record["instances"] if not item.get("ignore", False)]
-        return record.get("img_path", ""), [labels.count(n) for n in range(len(self._counter.names))]
+        return record.get("img_path", ""), [labels.count(thing) for thing in self._things]
 
     def collect(self, seen: Any) -> Iterable[Finding]:
         """Count."""
