@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +19,7 @@ from pe_spatial.engine import Predictor, UserError
 from pe_spatial.engine.amp import evaluation_autocast
 from pe_spatial.engine.predictor import Picture
 from segmentation.logits import SemanticModel, Window
+from segmentation.probabilities import ProbabilityFile, temporary_name
 from segmentation.sliding import Axis, Grid, Tile, blend
 from segmentation.windows import pad_to_multiple
 
@@ -41,6 +43,7 @@ class SegmentationPredictor(Predictor):
         batch_size: windows, also of different images, that go through the model at once.
         window: how images are cut, in pixels of the model's input; None takes the model's.
         confidence: also give the probability of the class of every pixel.
+        probabilities: a folder for those of all classes; the sample names the file, which the caller moves away.
 
     A model of objects sees every image whole, as in its ``predict``, for objects cannot be joined across windows.
 
@@ -55,23 +58,27 @@ class SegmentationPredictor(Predictor):
         batch_size: int = 1,
         window: Window | None = None,
         confidence: bool = False,
+        probabilities: Path | None = None,
     ) -> None:
         super().__init__(checkpoint, device, batch_size)
         if not isinstance(self.model, SemanticModel):
             raise UserError(f"{checkpoint}: holds a {type(self.model).__name__}, which gives no class map")
         self.finds_objects = tuple(getattr(self.model, "outputs", ("semantic",))) != ("semantic",)
-        if self.finds_objects and (window is not None or confidence):
-            option = "confidence" if window is None else "window"
+        given = {"window": window, "confidence": confidence, "probabilities": probabilities}
+        for option in [name for name, value in given.items() if value] if self.finds_objects else ():
             raise UserError(f"{checkpoint}: {option} is for models of classes alone, and this one finds objects")
         self.window = self.model.window if window is None else window
         self.confidence = confidence
+        self.probabilities = probabilities
+        self._number = count()
         self._known_cells: dict[tuple[int, int], tuple[int, int]] = {}
 
     @property
     def kinds(self) -> tuple[str, ...]:
         """The maps that are predicted, by the names that `SegmentationWriter` has for them."""
         if not self.finds_objects:
-            return ("labels", "confidence") if self.confidence else ("labels",)
+            asked = {"labels": True, "confidence": self.confidence, "probabilities": self.probabilities is not None}
+            return tuple(kind for kind, wanted in asked.items() if wanted)
         return tuple(kind for output, kind in _KINDS.items() if output in self.model.outputs)
 
     def load(self, picture: Picture) -> dict[str, Any]:
@@ -87,8 +94,9 @@ class SegmentationPredictor(Predictor):
 
         Returns:
             Data samples with ``pred_sem_seg`` [1, H, W], uint8 up to 256 classes, else int32, and where asked for
-            ``pred_confidence`` [1, H, W], uint8 from 0 to 255; both on the CPU and in the frame of the original image.
-            Of a model of objects those of its ``predict``.
+            ``pred_confidence`` [1, H, W], uint8 from 0 to 255, both on the CPU and in the frame of the original image;
+            and the metainfo ``probabilities``, the path of a .npy file, float16 [H, W, K]. Of a model of objects those
+            of its ``predict``.
         """
         if self.finds_objects:
             return super().predict(samples)
@@ -159,15 +167,27 @@ class SegmentationPredictor(Predictor):
         yield from self.model.score_map(inputs).float().permute(0, 2, 3, 1).contiguous()
 
     def _label(self, sample: BaseDataElement, tiles: Iterator[Tile]) -> BaseDataElement:
+        if self.probabilities is None:
+            return self._fill(sample, tiles, None)
+        height, width = sample.ori_shape[:2]
+        path = self.probabilities / temporary_name(next(self._number))
+        with ProbabilityFile(path, (height, width, self.model.num_classes)) as file:
+            sample.set_metainfo({"probabilities": path})
+            return self._fill(sample, tiles, file)
+
+    def _fill(self, sample: BaseDataElement, tiles: Iterator[Tile], file: ProbabilityFile | None) -> BaseDataElement:
         height, width = sample.ori_shape[:2]
         labels = np.empty((height, width), np.uint8 if self.model.num_classes <= 256 else np.int32)
         confidence = np.empty((height, width), np.uint8) if self.confidence else None
         for top, left, scores in tiles:
             place = (slice(top, top + scores.shape[0]), slice(left, left + scores.shape[1]))
             labels[place] = best_class(scores)
+            if confidence is not None or file is not None:
+                probabilities = self.model.probabilities(scores.permute(2, 0, 1))  # [K, R, C]
             if confidence is not None:
-                highest = self.model.probabilities(scores.permute(2, 0, 1)).amax(0)
-                confidence[place] = (highest * 255).round().byte().cpu().numpy()
+                confidence[place] = (probabilities.amax(0) * 255).round().byte().cpu().numpy()
+            if file is not None:
+                file.add(top, left, probabilities.permute(1, 2, 0).half().cpu().numpy())
         sample.set_field(PixelData(data=torch.from_numpy(labels)[None]), "pred_sem_seg", dtype=PixelData)
         if confidence is not None:
             sample.set_field(PixelData(data=torch.from_numpy(confidence)[None]), "pred_confidence", dtype=PixelData)

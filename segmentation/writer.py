@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from pe_spatial.data import encode_mask
 from pe_spatial.engine.checkpoint import write_atomically, write_text
 from pe_spatial.engine.outputs import Records
 from pe_spatial.visualization import draw_classes, draw_instances, palette
+from segmentation.probabilities import TEMPORARY
 
 KINDS = {"pred_sem_seg": "labels", "pred_confidence": "confidence", "pred_panoptic": "panoptic"}
 
@@ -30,6 +32,7 @@ class SegmentationWriter:
     * ``labels/<name>.png``: one index per pixel, the row of its class in ``classes`` of ``segmentation.json``. The
       palette holds the colours (more than 256 classes: 16 bits, no palette).
     * ``confidence/<name>.png``: the probability of that class, 255 for 1.
+    * ``probabilities/<name>.npy``: those of all classes, float16 [H, W, K].
     * ``panoptic/<name>.png`` and ``panoptic.json``: COCO's panoptic format; an id is R + 256 G + 65536 B, 0 for none.
     * ``segmentation.json``: the pixels of every class, by file and in total, and of a model of objects the
       ``instances``: label, score, box [x, y, width, height] and mask as compressed RLE.
@@ -39,7 +42,7 @@ class SegmentationWriter:
         stems: names of the files to write by names of the input.
         metainfo: of the model: ``classes`` and optionally ``palette`` [[r, g, b], …], ``is_thing`` by class, and
             ``category_ids`` of COCO's format where they do not count from 1.
-        kinds: the folders that predictions go to, of ``labels``, ``confidence`` and ``panoptic``.
+        kinds: the folders that predictions go to, of ``labels``, ``confidence``, ``probabilities`` and ``panoptic``.
         threshold: instances that score less are left out.
         draw: whether :meth:`write` draws.
     """
@@ -95,6 +98,11 @@ class SegmentationWriter:
             if kind in self.kinds:
                 record[kind] = f"{kind}/{stem}.png"
                 _save(self.folder / record[kind], self._picture_of(kind, sample.get(field).data[0].numpy()))
+        if "probabilities" in self.kinds:
+            record["probabilities"] = f"probabilities/{stem}.npy"
+            place = self.folder / record["probabilities"]
+            place.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(sample.probabilities, place)
         counts = np.zeros(len(self.classes), np.int64)
         if "pred_panoptic" in sample:
             record["segments"] = describe_segments(sample.pred_panoptic.data[0].numpy(), sample.segments)
@@ -136,6 +144,8 @@ class SegmentationWriter:
     def close(self) -> Path:
         """Write ``segmentation.json``, and ``panoptic.json``, whole or not at all; returns the path of the first."""
         self.records.close()
+        for unfinished in (self.folder / "probabilities").glob(f".*{TEMPORARY}"):
+            unfinished.unlink(missing_ok=True)
         files = [record for record in self.records.collect() if self._is_complete(record)]
         total: dict[str, int] = dict.fromkeys(self.classes, 0)
         for record in files:

@@ -125,7 +125,10 @@ def segment(job: Job) -> tuple[Predictor, Writer]:
     if options.window is not None:
         side, stride = options.window
         window = check_window((side, side), (stride, stride))
-    predictor = SegmentationPredictor(job.checkpoint, options.device, options.batch_size, window, options.confidence)
+    scratch = options.output / "probabilities" if options.probabilities else None
+    predictor = SegmentationPredictor(
+        job.checkpoint, options.device, options.batch_size, window, options.confidence, scratch
+    )
     run = {"model": job.checkpoint.stem, "weights": fingerprint(job.checkpoint), "window": options.window}
     records = Records(options.output / SEGMENTATION_LIST, run, job.root, job.rank)
     stems = output_stems(map(job.name, job.paths))
@@ -146,7 +149,7 @@ TASKS = {
     "SemanticSegmentor": Task(SEGMENTATION_LIST, segment),
     "MaskDecoder": Task(SEGMENTATION_LIST, segment),
 }
-SEGMENTATION_OPTIONS = ("window", "confidence")
+SEGMENTATION_OPTIONS = ("window", "confidence", "probabilities")
 
 
 def find_task(checkpoint: Path, options: argparse.Namespace) -> Task:
@@ -242,6 +245,9 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--confidence", action="store_true", help="segmentation: also write the probability of the class of each pixel"
+    )
+    parser.add_argument(
+        "--probabilities", action="store_true", help="segmentation: also write those of all classes (.npy, large)"
     )
     parser.add_argument("--limit", type=int, help="stop after this many files")
     parser.add_argument("--batch-size", type=int, default=1, help="images (segmentation: windows) at once")

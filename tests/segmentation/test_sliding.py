@@ -119,16 +119,25 @@ def test_batches_change_nothing(photos, tmp_path):
         assert (one.pred_sem_seg.data == other.pred_sem_seg.data).float().mean() > 0.999
 
 
-def test_confidence_is_the_probability_of_the_class(photos, tmp_path):
+def test_probabilities_are_those_of_the_whole_image(photos, tmp_path):
     path = save_segmenter(tmp_path / "seg.pth")
-    sample = SegmentationPredictor(path, "cpu", confidence=True)(photos / "c.png")
+    sample = SegmentationPredictor(path, "cpu", confidence=True, probabilities=tmp_path)(photos / "c.png")
     prepared = Predictor(path, "cpu").prepare(photos / "c.png")
     model = build(settings())
     inputs = model.data_preprocessor({"inputs": [prepared["inputs"]]})["inputs"]
     with torch.no_grad():
-        scores = model.segment_logits(inputs)[0, :, :70, :64]
-    highest = scores.softmax(0).amax(0)
-    assert (sample.pred_confidence.data[0] / 255 - highest).abs().max() <= 0.51 / 255
+        expected = model.segment_logits(inputs)[0, :, :70, :64].softmax(0)
+    assert (sample.pred_confidence.data[0] / 255 - expected.amax(0)).abs().max() <= 0.51 / 255
+    found = torch.from_numpy(np.load(sample.probabilities))
+    assert found.dtype == torch.float16 and (found.permute(2, 0, 1) - expected).abs().max() < 1e-3
+
+
+def test_probabilities_that_cannot_be_finished_are_removed(photos, tmp_path, monkeypatch):
+    predict = SegmentationPredictor(save_segmenter(tmp_path / "seg.pth"), "cpu", probabilities=tmp_path / "scratch")
+    monkeypatch.setattr(predictor, "best_class", lambda scores: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        predict(photos / "c.png")
+    assert list((tmp_path / "scratch").iterdir()) == []
 
 
 class LargestFloat(TorchDispatchMode):

@@ -16,8 +16,8 @@ from PIL import Image
 sys.path += [str(Path(__file__).parents[1] / folder) for folder in ("segmentation", "engine")]
 
 from children import CONTEXT  # noqa: E402
+from processes import free_port  # noqa: E402
 from small_segmenters import CLASSES, save_photos, save_segmenter  # noqa: E402
-from test_distributed import free_port  # noqa: E402
 
 from segmentation.predictor import SegmentationPredictor  # noqa: E402
 
@@ -53,10 +53,11 @@ def labels_of(output, name):
 
 def test_a_folder_equals_image_by_image(checkpoint, photos, tmp_path, capsys):
     output = tmp_path / "out"
-    assert run(checkpoint, photos, output, "--confidence") == 1  # one file could not be read
+    assert run(checkpoint, photos, output, "--confidence", "--probabilities") == 1  # one file could not be read
     assert "not read" in (errors := capsys.readouterr().err) and "broken.jpg" in errors
     names = ["b", "more/a", "more/deep/c"]
     expected = [f"{kind}/{name}.png" for kind in ("confidence", "labels", "pictures") for name in names]
+    expected += [f"probabilities/{name}.npy" for name in names]
     assert files_below(output) == [*expected, "segmentation.json"]
     predictor = SegmentationPredictor(checkpoint, "cpu", confidence=True)
     for name in names:
@@ -64,6 +65,8 @@ def test_a_folder_equals_image_by_image(checkpoint, photos, tmp_path, capsys):
         assert np.array_equal(labels_of(output, name), sample.pred_sem_seg.data[0])
         with Image.open(output / "confidence" / f"{name}.png") as image:
             assert np.array_equal(np.asarray(image), sample.pred_confidence.data[0])
+        probabilities = np.load(output / f"probabilities/{name}.npy")  # 16 bits: near ties become ties
+        assert (probabilities.argmax(-1) == labels_of(output, name)).mean() > 0.99
     content = json.loads((output / "segmentation.json").read_text())
     assert [record["file_name"] for record in content["files"]] == [f"{name}.png" for name in names]
     for record, name in zip(content["files"], names, strict=True):
