@@ -7,7 +7,7 @@
 
 Every picture shows the image and, for each layer, its features (Perception Encoder, appendix B.3.2: half-blurred, three
 principal components, a colour in LCh), and with --point the cosine similarity of every token to the one at that pixel.
-All frames of a video share the colours of a layer; images share them with --shared.
+All frames of a video share the colours of a layer, and images do with --shared; two layers never share theirs.
 
 Exit status: 0 done, 1 some files could not be read, 2 a mistake in the command or the files, 130 interrupted.
 """
