@@ -2,6 +2,7 @@ import os
 import re
 import socket
 import sys
+import tarfile
 from pathlib import Path
 
 import cache_teacher
@@ -12,7 +13,8 @@ from PIL import Image
 from torch import nn
 from torch.nn import functional as F
 
-from pe_spatial.alignment.cache import TeacherCache
+from pe_spatial.alignment import CacheError, LoadTeacherMap, TeacherCache
+from pe_spatial.data import LoadImage, PackSample, TarImages
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "engine"))
 
@@ -118,6 +120,20 @@ def test_unreadable_images_stop_it_or_are_left_out(photos, capsys):
     assert run(photos, "--skip-unreadable") == 1
     assert TeacherCache(photos / "cache").missing() == []
     assert cache_teacher.main(["--images", str(photos / "none"), "--output", str(photos / "cache")]) == 2
+
+
+def test_a_tar_gives_the_maps_of_its_images(photos):
+    with tarfile.open(photos / "photos.tar", "w") as tar:
+        for path in sorted((photos / "photos").iterdir()):
+            tar.add(path, path.name)
+    run(photos)
+    assert run(photos, "--images", str(photos / "photos.tar"), "--output", str(photos / "of_tar")) == 0
+    pipeline = [LoadImage(), LoadTeacherMap(str(photos / "of_tar")), PackSample()]
+    for number, packed in enumerate(TarImages(photos / "photos.tar", pipeline=pipeline)):
+        maps = packed["data_samples"].mask_logits.data
+        assert torch.equal(maps, TeacherCache(photos / "cache").read(number))
+    with pytest.raises(CacheError, match=r"0\.png .* in the cache and photos\.tar/0\.png"):
+        TarImages(photos / "photos.tar", pipeline=[LoadImage(), LoadTeacherMap(str(photos / "cache"))])
 
 
 def rank(number, port, root):
