@@ -243,6 +243,16 @@ def test_bfloat16_comes_near(make_scene, float32_transformer):
     torch.testing.assert_close(found.boxes, expected.boxes, atol=0.02, rtol=0)
 
 
+@pytest.mark.parametrize("float32_transformer", [True, False])
+def test_bfloat16_trains(make_scene, float32_transformer):
+    model = build(float32_transformer=float32_transformer).train()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        losses = run(model, [make_scene(0)], "loss")
+    assert all(value.dtype == torch.float32 for value in losses.values())
+    sum(losses.values()).backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.requires_grad)
+
+
 def test_saving_memory_changes_no_gradient(make_scene):
     gradients = []
     plain = settings()["transformer"]
