@@ -1,8 +1,6 @@
-"""Two processes under torchrun train as one process with the same global batch."""
+"""Two processes train as one process with the same global batch."""
 
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -12,15 +10,11 @@ from small_runs import CONFIG, overrides, write_strips
 
 from pe_spatial.engine import load_checkpoint
 
-ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(Path(__file__).parents[1] / "engine"))
+
+from processes import launch  # noqa: E402
+
 ITERATIONS = 3
-
-
-def run(launcher, work_dir, changes):
-    command = [*launcher, "tools/train_net.py", "--config", CONFIG, "--work-dir", str(work_dir), *changes]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
 
 
 def records(work_dir):
@@ -32,9 +26,9 @@ def records(work_dir):
 def work_dirs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("distributed")
     write_strips(folder / "data")
-    run([sys.executable], folder / "one", overrides(folder / "data", ITERATIONS, batch_size=2))
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    run(torchrun, folder / "two", overrides(folder / "data", ITERATIONS, batch_size=1))
+    for name, processes in (("one", 1), ("two", 2)):
+        changes = overrides(folder / "data", ITERATIONS, batch_size=2 // processes)
+        launch(CONFIG, folder / name, processes, changes)
     return folder / "one", folder / "two"
 
 
