@@ -33,7 +33,7 @@ class StudentTrialHook(Hook):
         model: Config of a model that takes a `backbone` and predicts without training (tracking's `VideoTracker`).
         dataset: Config of its data.
         metric: Config of its metric.
-        interval: Do it at every so manieth validation, and at the last one.
+        interval: How many validations apart; the last one is always tried.
     """
 
     priority = "HIGH"  # before the hooks that show, record and compare the metrics
