@@ -162,7 +162,7 @@ class CocoPanoptic(DenseDataset):
         categories = sorted(content["categories"], key=lambda category: category["id"])
         label_of = {category["id"]: label for label, category in enumerate(categories)}
         things = [bool(category.get("isthing", 1)) for category in categories]
-        self._metainfo.update(_describe(categories, things))
+        self._metainfo.update(_describe(self.ann_file, categories, things))
         self._metainfo["category_ids"] = tuple(label_of)
         if self.instance_file:
             self._metainfo["ann_file"] = str(Path(self.data_root, self.instance_file))
@@ -203,7 +203,12 @@ def _read_json(path: str) -> dict[str, Any]:
     return content
 
 
-def _describe(categories: Sequence[Mapping[str, Any]], things: Sequence[bool]) -> dict[str, Any]:
+def _describe(source: str, categories: Sequence[Mapping[str, Any]], things: Sequence[bool]) -> dict[str, Any]:
+    if not 1 <= len(categories) <= IGNORE_LABEL:
+        raise LabelError(
+            f"{source}: {len(categories)} classes; label maps hold 1 to {IGNORE_LABEL} ({IGNORE_LABEL} marks pixels "
+            "without a label)"
+        )
     own = palette(len(categories) + 1)[1:].tolist()
     return {
         "classes": tuple(category["name"] for category in categories),
@@ -247,7 +252,7 @@ class InstanceLabels(DenseDataset):
         names = [self.background] if self.background is not None else []
         names += source.metainfo["classes"]
         things = [False] * shift + [True] * (len(names) - shift)
-        self._metainfo.update(_describe([{"name": name} for name in names], things))
+        self._metainfo.update(_describe(self.ann_file, [{"name": name} for name in names], things))
         known = source.metainfo
         if "category_ids" in known:  # what masks are scored against; the background has an id that no object has
             ids = known["category_ids"]

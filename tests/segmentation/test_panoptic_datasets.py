@@ -150,6 +150,15 @@ def test_pixels_without_an_instance_are_background_or_unlabelled(tmp_path, backg
     assert "gt_instances" not in sample
 
 
+def test_label_maps_hold_at_most_255_classes(tmp_path):
+    dataset = instances(tmp_path, [(2, SMALL, False)])
+    content = json.loads((tmp_path / "instances.json").read_text())
+    content["categories"] += [{"id": number, "name": f"class {number}"} for number in range(6, 260)]
+    (tmp_path / "instances.json").write_text(json.dumps(content))
+    with pytest.raises(LabelError, match=r"instances\.json: 257 classes; label maps hold 1 to 255"):
+        InstanceLabels(dataset.source)
+
+
 def test_label_maps_need_masks(tmp_path):
     dataset = instances(tmp_path, [(2, SMALL, False)])
     content = json.loads((tmp_path / "instances.json").read_text())

@@ -159,6 +159,7 @@ LAYOUTS = {
         "road",
     ),
     "voc2012": ("VOC_ROOT", "JPEGImages/x.jpg", "SegmentationClass/x.png", 15, "person"),
+    "segmentation_folder": ("SEGMENTATION_ROOT", "pictures/x.jpg", "maps/x.png", 2, "car"),
     "coco_stuff": ("COCO_ROOT", "val2017/x.jpg", "stuffthingmaps/val2017/x.png", 181, "wood"),
 }
 
@@ -172,6 +173,7 @@ def test_a_base_config_reads_the_layout_of_the_archive(base, tmp_path, monkeypat
     label_files.save(tmp_path / "gtFine/val/ulm/u_1_gtFine_instanceIds.png", np.zeros((20, 30), np.uint16))
     (tmp_path / "ImageSets/Segmentation").mkdir(parents=True)
     (tmp_path / "ImageSets/Segmentation/val.txt").write_text("x\n")
+    (tmp_path / "data.yaml").write_text("classes: [road, tree, car]\nimages: {val: pictures}\nlabels: {val: maps}\n")
     monkeypatch.setenv(variable, str(tmp_path))
     config = Config.fromfile(ROOT / "configs" / "_base_" / "datasets" / f"{base}.yaml")
     dataset = DATASETS.build(config.val_dataloader.dataset)
