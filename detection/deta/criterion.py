@@ -60,8 +60,8 @@ class Criterion:
 
     def __call__(self, predictions: Predictions, targets: Sequence[Objects]) -> dict[str, Tensor]:
         """``loss_class``, ``loss_bbox`` and ``loss_giou`` of the last layer; those of layer i end in ``_i``, those of
-        the encoder in ``_enc``. All are divided by the number of objects, averaged over processes."""
-        number = predictions.encoder.boxes.new_tensor(float(sum(len(t.labels) for t in targets)))
+        the encoder, if it proposes, in ``_enc``. All are divided by the number of objects, averaged over processes."""
+        number = predictions.layers[-1].boxes.new_tensor(float(sum(len(t.labels) for t in targets)))
         all_reduce(number, "mean")
         count = max(number.item(), 1.0)
         *_, last = predictions.layers
@@ -69,6 +69,8 @@ class Criterion:
         matched = self.matching.decoder(predictions.layers, targets)
         for i, (layer, pairs) in enumerate(zip(predictions.layers, matched, strict=True)):
             losses |= self._named("" if layer is last else f"_{i}", layer, targets, pairs, count)
+        if predictions.encoder is None:
+            return losses
         pairs = self.matching.encoder(predictions.encoder, targets)
         nameless = [Objects(t.boxes, torch.zeros_like(t.labels)) for t in targets]
         return losses | self._named("_enc", predictions.encoder, nameless, pairs, count)

@@ -98,6 +98,11 @@ class DETA(BaseModel):
             channels=channels.pop(),
             levels=len(self.neck.channels),
         )
+        if matching == "iou" and not self.transformer.two_stage:
+            raise ValueError(
+                "matching 'iou' compares the boxes that queries start from, and learnt queries have none; set "
+                "matching: one_to_one or transformer.two_stage: true"
+            )
         kind = _KINDS[matching]
         self._choose = kind.choose
         self.criterion = Criterion(kind.matching(), loss_weights)

@@ -1,4 +1,4 @@
-"""The two-stage deformable transformer: an encoder that proposes boxes, a decoder that refines them layer by layer.
+"""The deformable transformer: an encoder that proposes boxes, and a decoder that refines them layer by layer.
 
 Zhu et al., 2021 (arXiv:2010.04159) with the queries of Ouyang-Zhang et al., 2022 (arXiv:2212.06137). Parameter names
 are those of the official checkpoints, except that the heads live here only.
@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -24,11 +25,12 @@ from detection.deta.tokens import TokenGrid, sine_code
 Chooser = Callable[[Tensor, Tensor, TokenGrid, int], Tensor]
 
 _PRIOR = 0.01  # what an untrained head gives every class
+_SMALL = -2.0  # logit of the size that a point begins with, 0.12 of the image
 
 
 class Prediction(NamedTuple):
     """Logits [B, N, K] and boxes [B, N, 4] (cx, cy, w, h, relative to the image without padding) of N queries or
-    tokens, and the boxes [B, N, 4] that these were refined from."""
+    tokens, and the boxes [B, N, 4], or points [B, N, 2], that these were refined from."""
 
     logits: Tensor
     boxes: Tensor
@@ -36,11 +38,19 @@ class Prediction(NamedTuple):
 
 
 class Predictions(NamedTuple):
-    """What the encoder predicts of every token (column 0 of its logits is objectness), and every decoder layer of
-    every query."""
+    """What the encoder predicts of every token (column 0 of its logits is objectness; None if it proposes nothing), and
+    every decoder layer of every query."""
 
-    encoder: Prediction
+    encoder: Prediction | None
     layers: list[Prediction]
+
+
+class _Queries(NamedTuple):
+    """Where the decoder begins: features and positions [B, Q, C], and boxes [B, Q, 4] or points [B, Q, 2]."""
+
+    features: Tensor
+    positions: Tensor
+    references: Tensor
 
 
 @MODELS.register_module()
@@ -54,6 +64,7 @@ class DetaTransformer(nn.Module):
         num_queries: Q, at least 1.
         encoder_layers: their number.
         decoder_layers: their number.
+        two_stage: whether queries are tokens of the encoder; otherwise they are learnt, and start from points.
         anchor_size: sides of the anchors on the finest level, relative to the image; twice that on the next.
         checkpointing: save memory in training by computing encoder layers twice.
         layer: fields of :class:`LayerOptions` other than channels and levels.
@@ -67,6 +78,7 @@ class DetaTransformer(nn.Module):
         num_queries: int = 900,
         encoder_layers: int = 6,
         decoder_layers: int = 6,
+        two_stage: bool = True,
         anchor_size: float = 0.05,
         checkpointing: bool = False,
         layer: Mapping[str, Any] | None = None,
@@ -76,18 +88,28 @@ class DetaTransformer(nn.Module):
         if not 0 < anchor_size < 1:
             raise ValueError(f"anchor_size {anchor_size} is no part of an image; give a number between 0 and 1")
         self.num_queries = num_queries
+        self.two_stage = two_stage
         self.anchor_size = anchor_size
         self.checkpointing = checkpointing
         self.encoder = _Stack([EncoderLayer(options) for _ in range(encoder_layers)])
         self.decoder = _Stack([DecoderLayer(options) for _ in range(decoder_layers)])
         self.level_embed = nn.Parameter(torch.empty(levels, channels))
-        self.enc_output, self.enc_output_norm = _linear_norm(channels)
-        self.pos_trans, self.pos_trans_norm = _linear_norm(2 * channels)
-        self.pix_trans, self.pix_trans_norm = _linear_norm(channels)
-        # one pair of heads a decoder layer, and the last one for the encoder
-        self.class_embed = nn.ModuleList(_class_head(channels, num_classes) for _ in range(decoder_layers + 1))
-        self.bbox_embed = nn.ModuleList(_box_head(channels) for _ in range(decoder_layers + 1))
         nn.init.normal_(self.level_embed)
+        if two_stage:
+            self.enc_output, self.enc_output_norm = _linear_norm(channels)
+            self.pos_trans, self.pos_trans_norm = _linear_norm(2 * channels)
+            self.pix_trans, self.pix_trans_norm = _linear_norm(channels)
+        else:
+            self.query_embed = nn.Embedding(num_queries, 2 * channels)
+            self.reference_points = nn.Linear(channels, 2)
+            nn.init.xavier_uniform_(self.reference_points.weight)
+            nn.init.zeros_(self.reference_points.bias)
+        # one pair of heads a decoder layer, and the last one for the encoder if it proposes
+        heads = decoder_layers + int(two_stage)
+        self.class_embed = nn.ModuleList(_class_head(channels, num_classes) for _ in range(heads))
+        self.bbox_embed = nn.ModuleList(
+            _box_head(channels, _SMALL if i == 0 and not two_stage else 0) for i in range(heads)
+        )
 
     def forward(self, maps: Sequence[Tensor], grid: TokenGrid, choose: Chooser) -> Predictions:
         """Predict from the maps [B, C, h, w] of the levels.
@@ -98,22 +120,24 @@ class DetaTransformer(nn.Module):
             choose: picks the tokens that become queries; see :mod:`detection.deta.proposals`.
 
         Raises:
-            ValueError: the maps have fewer cells than there are queries.
+            ValueError: the maps have fewer cells than there are queries to be chosen among them.
         """
         tokens = torch.cat([m.flatten(2).transpose(1, 2) for m in maps], dim=1)  # [B, S, C]
-        if tokens.shape[1] < self.num_queries:
+        if self.two_stage and tokens.shape[1] < self.num_queries:
             raise ValueError(
                 f"{self.num_queries} queries are to be chosen among the {tokens.shape[1]} cells of levels "
                 f"{list(grid.shapes)}; lower transformer.num_queries or use larger images"
             )
         tokens = self._encode(tokens, grid)
+        if not self.two_stage:
+            return Predictions(None, self._decode(self._learned(len(tokens)), tokens, grid))
         memory, proposals = self._propose(tokens, grid)
         # what is chosen is no function to differentiate
         with torch.no_grad():
             chosen = choose(proposals.logits[..., 0], proposals.boxes, grid, self.num_queries)
             boxes = proposals.boxes.gather(1, chosen[..., None].expand(-1, -1, 4))
             features = memory.gather(1, chosen[..., None].expand(-1, -1, memory.shape[-1]))
-        return Predictions(proposals, self._decode(features, boxes, tokens, grid))
+        return Predictions(proposals, self._decode(self._proposed(features, boxes), tokens, grid))
 
     def _encode(self, tokens: Tensor, grid: TokenGrid) -> Tensor:
         positions = grid.positions(tokens.shape[-1]) + self.level_embed[grid.levels]  # [B, S, C]
@@ -135,20 +159,28 @@ class DetaTransformer(nn.Module):
         boxes = (self.bbox_embed[-1](memory).float() + shift).sigmoid()
         return memory, Prediction(self.class_embed[-1](memory), boxes, anchors)
 
-    def _decode(self, features: Tensor, boxes: Tensor, tokens: Tensor, grid: TokenGrid) -> list[Prediction]:
-        """Refine boxes [B, Q, 4] with features [B, Q, C] of the tokens that propose them."""
+    def _proposed(self, features: Tensor, boxes: Tensor) -> _Queries:
+        """Queries from features [B, Q, C] of tokens and the boxes [B, Q, 4] that they propose."""
         channels = features.shape[-1]
         codes = self.pos_trans_norm(self.pos_trans(sine_code(boxes, channels // 2)))  # [B, Q, 2C]
         positions, queries = codes.split(channels, dim=-1)
-        queries = queries + self.pix_trans_norm(self.pix_trans(features))
+        return _Queries(queries + self.pix_trans_norm(self.pix_trans(features)), positions, boxes)
+
+    def _learned(self, images: int) -> _Queries:
+        positions, queries = self.query_embed.weight.expand(images, -1, -1).chunk(2, dim=-1)
+        return _Queries(queries, positions, self.reference_points(positions).float().sigmoid())
+
+    def _decode(self, start: _Queries, tokens: Tensor, grid: TokenGrid) -> list[Prediction]:
+        queries, positions, references = start
         ratios = grid.ratios.repeat(1, 1, 2)[:, None]  # [B, 1, L, 4]
         layers = []
         # the encoder's heads come last and are not used here
         for layer, classify, refine in zip(self.decoder.layers, self.class_embed, self.bbox_embed, strict=False):
-            queries = layer(queries, positions, boxes[:, :, None] * ratios, tokens, grid)
-            refined = (refine(queries).float() + inverse_sigmoid(boxes)).sigmoid()
-            layers.append(Prediction(classify(queries), refined, boxes))
-            boxes = refined.detach()
+            known = references.shape[-1]  # of a point, the size is not
+            queries = layer(queries, positions, references[:, :, None] * ratios[..., :known], tokens, grid)
+            refined = (refine(queries).float() + F.pad(inverse_sigmoid(references), (0, 4 - known))).sigmoid()
+            layers.append(Prediction(classify(queries), refined, references))
+            references = refined.detach()
         return layers
 
 
@@ -166,11 +198,14 @@ def _class_head(channels: int, num_classes: int) -> nn.Linear:
     return head
 
 
-def _box_head(channels: int) -> MLP:
-    """A head that leaves boxes where they are until it is trained."""
+def _box_head(channels: int, size: float = 0.0) -> MLP:
+    """A head that leaves boxes where they are until it is trained; ``size`` is added to the logits of their sizes."""
     head = MLP(channels, channels, 4, depth=3)
-    for parameter in head.layers[-1].parameters():
-        nn.init.zeros_(parameter)
+    last = head.layers[-1]
+    assert isinstance(last, nn.Linear)
+    nn.init.zeros_(last.weight)
+    with torch.no_grad():
+        last.bias.copy_(torch.tensor([0.0, 0.0, size, size]))
     return head
 
 

@@ -228,6 +228,25 @@ def test_settings_that_cannot_be(changes, message):
         build(**changes)
 
 
+def test_learnt_queries_start_from_points_and_the_encoder_proposes_nothing(make_scene):
+    model = build(**plain_settings()).eval()
+    with torch.no_grad():
+        predictions = run(model, [make_scene(0)], "tensor")
+    assert predictions.encoder is None
+    first, second = predictions.layers
+    assert first.references.shape == (1, 20, 2) and second.references.shape == (1, 20, 4)
+    torch.testing.assert_close(first.boxes[..., :2], first.references)  # an untrained head moves nothing
+    torch.testing.assert_close(first.boxes[..., 2:], torch.full((1, 20, 2), 0.1192), atol=1e-4, rtol=0)
+    assert set(run(model, [make_scene(0)], "loss")) == {
+        f"loss_{n}{s}" for n in ("class", "bbox", "giou") for s in ("", "_0")
+    }
+
+
+def test_learnt_queries_have_no_boxes_to_overlap():
+    with pytest.raises(ValueError, match="learnt queries have none; set matching: one_to_one"):
+        build(**{**plain_settings(), "matching": "iou"})
+
+
 # --- precision and memory ---------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("float32_transformer", [True, False])
 def test_bfloat16_comes_near(make_scene, float32_transformer):
@@ -265,9 +284,14 @@ def test_saving_memory_changes_no_gradient(make_scene):
 
 
 # --- learning ---------------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("matching", ["iou", "one_to_one"])
-def test_every_parameter_is_reached_and_a_scene_is_learnt(make_scene, matching):
-    model = build(matching=matching).train()
+def plain_settings():
+    """Deformable DETR: learnt queries, matched one to one."""
+    return {"matching": "one_to_one", "transformer": {**settings()["transformer"], "two_stage": False}}
+
+
+@pytest.mark.parametrize("changes", [{}, {"matching": "one_to_one"}, plain_settings()], ids=["iou", "one", "learnt"])
+def test_every_parameter_is_reached_and_a_scene_is_learnt(make_scene, changes):
+    model = build(**changes).train()
     scene = make_scene(3, objects=2)
     optimizer = torch.optim.AdamW(model.parameters(), lr=4e-3)
     first = None

@@ -67,6 +67,8 @@ def test_a_frozen_encoder_is_not_trained():
 
 
 def test_matching_is_a_setting_of_the_same_model():
+    plain = build(load_config("deformable_detr_pe_spatial_b_coco_50ep"))
+    assert isinstance(plain.postprocess, TopKPostprocess) and not plain.transformer.two_stage
     deta = build(load_config("deta_pe_spatial_b_coco_12ep"))
     other = build(load_config("deta_pe_spatial_b_coco_12ep", ["model.matching=one_to_one"]))
     assert isinstance(deta.postprocess, NMSPostprocess)
