@@ -2,6 +2,7 @@
 
     python tools/sweep_layers.py --config tracking/pe448_pe_spatial_b16_davis2017 --output OUT
     python tools/sweep_layers.py --config depth/linear_pe_spatial_b16_nyu_38k --output OUT
+    python tools/sweep_layers.py --config segmentation/linear_pe_spatial_b16_ade20k_40k --output OUT
     python tools/sweep_layers.py --config ... --output OUT --layers 5,8,11 test_dataloader.dataset.data_root=DAVIS
     python tools/sweep_layers.py --config tracking/dinov3_pe_spatial_b16_davis2017 --output OUT --layers -1 \
         --vary model.backbone.rope=extrapolate,interpolate --vary model.resizing.short_side=480,960,1440
@@ -10,8 +11,8 @@ The last command compares extrapolated with interpolated rotary positions at siz
 repeats the sweep for every combination of values. OUT/table.md and OUT/table.csv hold the numbers, OUT/plot.png shows
 them. Interrupted, the same command goes on with the next combination.
 
-Tracking needs no training. Of depth, the config's probe is trained on every layer, all of them side by side, in
-OUT/runs; that resumes as any training does.
+Tracking needs no training. Of depth and segmentation, the config's probe is trained on every layer, all of them side by
+side, in OUT/runs; that resumes as any training does.
 
 A task takes part with a module `<task>/layers.py` of a package that the config imports. Its `METRIC` is the
 column that is plotted, `HIGHER_IS_BETTER` says which end of it is good, and `evaluate_layers(config, layers, device,

@@ -102,6 +102,16 @@ class LayerProbes(BaseModel):
             part = {"type": "OneOfManyMaps", "shared": self.shared, "index": index}
             self.probes[str(layer)] = MODELS.build({**model, "backbone": part, "data_preprocessor": None})
 
+    def bind_dataset(self, metainfo: Mapping[str, Any]) -> None:
+        """Introduce every probe to its training data; for models that `BindDatasetHook` serves."""
+        for probe in self.probes.values():
+            probe.bind_dataset(metainfo)  # type: ignore[operator]
+
+    def check_classes(self, metainfo: Mapping[str, Any]) -> None:
+        """Compare every probe with the data that it is judged on."""
+        for probe in self.probes.values():
+            probe.check_classes(metainfo)  # type: ignore[operator]
+
     def forward(
         self, inputs: Tensor, data_samples: list[BaseDataElement] | None = None, mode: str = "tensor"
     ) -> dict[str, Any] | list[BaseDataElement]:

@@ -81,10 +81,16 @@ def test_a_config_without_a_sweep_is_named(root, tmp_path, capsys):  # noqa: F81
     assert capsys.readouterr().err
 
 
-def test_depth_probes_of_all_layers_are_trained_from_one_command(tmp_path, capsys):
+@pytest.mark.parametrize(
+    ("config", "images", "metric"),
+    [
+        ("demo/depth_linear_tiny_shapes.yaml", "depth", "depth/rmse"),
+        ("demo/seg_linear_tiny_random.yaml", "labels", "seg/mIoU"),
+    ],
+)
+def test_probes_of_all_layers_are_trained_from_one_command(tmp_path, capsys, config, images, metric):
     data = tmp_path / "data"
-    make_demo_data.main([str(data), "--images", "6", "--size", "32", "--formats", "depth"])
-    config = "demo/depth_linear_tiny_shapes.yaml"
+    make_demo_data.main([str(data), "--images", "6", "--size", "32", "--formats", images])
     changes = [f"{split}_dataloader.dataset.data_root={data}" for split in ("train", "val")]
     changes += ["model.backbone.frozen=true", "model.backbone.variant.depth=2", "train_cfg.max_iters=3"]
     changes += ["train_dataloader.batch_size=2", "param_scheduler=[]"]
@@ -92,7 +98,7 @@ def test_depth_probes_of_all_layers_are_trained_from_one_command(tmp_path, capsy
     assert sweep_layers.main(["--config", config, "--output", str(out), *changes]) == 0
     table = rows(out)
     assert [row["layer"] for row in table] == ["0", "1"]
-    assert all(float(row["depth/rmse"]) > 0 for row in table)
+    assert all(float(row[metric]) > 0 for row in table)
     assert (out / "plot.png").stat().st_size > 1000
     refused = ["--config", config, "--output", str(tmp_path / "other"), "model.backbone.frozen=false", *changes[:2]]
     assert sweep_layers.main(refused) == 2
