@@ -6,10 +6,12 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
+from mmengine.dataset import BaseDataset
 from mmengine.registry import DATASETS
 
 from pe_spatial.data import LoadInstances, UnreadableFile, read_image
@@ -108,11 +110,13 @@ def examine(
     return reports
 
 
-def parts(dataset: Any) -> list[Any]:
-    """The data sets that mmengine's wrappers hold."""
+def parts(dataset: Any) -> list[BaseDataset]:
+    """The data sets that mmengine's wrappers hold; foreign ones, which have no records, are left out."""
     if hasattr(dataset, "datasets"):
         return [part for inner in dataset.datasets for part in parts(inner)]
-    return parts(dataset.dataset) if hasattr(dataset, "dataset") else [dataset]
+    if hasattr(dataset, "dataset"):
+        return parts(dataset.dataset)
+    return [dataset] if isinstance(dataset, BaseDataset) else []
 
 
 def compare_splits(reports: Sequence[SplitReport]) -> None:
@@ -142,7 +146,7 @@ def examine_dataset(
     order = _order(len(dataset), effort)
     tiles = min(effort.tiles, len(order))
     drawn = {order[number * len(order) // tiles] for number in range(tiles)}
-    looks = _look_at_all(dataset, checks, order, effort)
+    looks = _look_at_all(_Observer(dataset, checks, effort.thorough), order, effort)
     # a training that skips what cannot be read is not to be stopped by it
     forgiven = not effort.thorough and getattr(dataset, "unreadable", "raise") == "skip"
     for _, (index, look) in zip(track(split, len(order), iter(order)), looks, strict=False):
@@ -171,11 +175,37 @@ def _order(size: int, effort: Effort) -> list[int]:
     return [position * size // wanted for position in range(wanted)]
 
 
-def _look_at_all(
-    dataset: Any, checks: Sequence[DatasetCheck], order: Sequence[int], effort: Effort
-) -> Iterator[tuple[int, _Look]]:
+@dataclass(frozen=True)
+class _Observer:
+    """Looks at single samples of a data set; changes nothing, so that threads can share it."""
+
+    dataset: BaseDataset
+    checks: Sequence[DatasetCheck]
+    identify: bool  # by a hash of the pixels
+
+    @cached_property
+    def loaders(self) -> list[Callable[[Sample], Sample]]:
+        """The first steps of the pipeline, which decode files."""
+        steps = getattr(self.dataset.pipeline, "transforms", ())
+        return [step for step in steps if type(step).__name__.startswith("Load")]
+
+    def look(self, index: int) -> _Look:
+        """Load one sample and show it to the checks."""
+        record = self.dataset.get_data_info(index)
+        findings: list[Finding] = []
+        sample: Sample | None = None
+        try:
+            sample = _load(record, self.loaders)
+        except UnreadableFile as error:
+            findings.append(Finding("error", UNREADABLE, str(error)))
+        except (UserError, OSError, ValueError) as error:
+            findings.append(Finding("error", "samples that the loaders refuse", str(error)))
+        seen = [check.look(record, sample) for check in self.checks]
+        return _Look(sample, findings, _fingerprint(record, sample) if self.identify else None, seen)
+
+
+def _look_at_all(observer: _Observer, order: Sequence[int], effort: Effort) -> Iterator[tuple[int, _Look]]:
     """Look at samples in threads, a few ahead; in their order, until the time is up."""
-    loaders = _loaders(dataset)
     end = None if effort.seconds is None else time.monotonic() + effort.seconds
     waiting: deque[tuple[int, Future[_Look]]] = deque()
     rest = iter(order)
@@ -185,32 +215,11 @@ def _look_at_all(
                 index = next(rest, None)
                 if index is None or (end is not None and time.monotonic() > end):
                     break
-                waiting.append((index, pool.submit(_look_at, dataset, index, loaders, checks, effort.thorough)))
+                waiting.append((index, pool.submit(observer.look, index)))
             if not waiting:
                 return
             index, future = waiting.popleft()
             yield index, future.result()
-
-
-def _loaders(dataset: Any) -> list[Callable[[Sample], Sample]]:
-    steps = getattr(dataset.pipeline, "transforms", ())
-    return [step for step in steps if type(step).__name__.startswith("Load")]
-
-
-def _look_at(
-    dataset: Any, index: int, loaders: Sequence[Callable[[Sample], Sample]], checks: Sequence[DatasetCheck], hash: bool
-) -> _Look:
-    record = dataset.get_data_info(index)
-    findings: list[Finding] = []
-    sample: Sample | None = None
-    try:
-        sample = _load(record, loaders)
-    except UnreadableFile as error:
-        findings.append(Finding("error", UNREADABLE, str(error)))
-    except (UserError, OSError, ValueError) as error:
-        findings.append(Finding("error", "samples that the loaders refuse", str(error)))
-    seen = [check.look(record, sample) for check in checks]
-    return _Look(sample, findings, _fingerprint(record, sample) if hash else None, seen)
 
 
 def _load(record: Record, loaders: Sequence[Callable[[Sample], Sample]]) -> Sample:
