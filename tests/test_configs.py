@@ -76,7 +76,7 @@ def test_a_config_is_one_screen_that_opens_with_what_it_is(path):
 
 
 @pytest.mark.parametrize(
-    "path", [p for p in CONFIGS if "mask_rcnn" in p.name or p.name == "pe_g_coco.yaml"], ids=name_of
+    "path", [p for p in CONFIGS if p.name.startswith(("mask_rcnn", "deta_", "deformable_detr", "pe_g"))], ids=name_of
 )
 def test_a_detector_names_its_command_its_cost_and_its_score(path):
     header = "\n".join(line for line in path.read_text().splitlines()[:15] if line.startswith("#"))

@@ -85,6 +85,8 @@ class DetaTransformer(nn.Module):
     ) -> None:
         super().__init__()
         options = LayerOptions(channels, levels, **(layer or {}))
+        if num_queries < 1:
+            raise ValueError(f"num_queries is {num_queries}; a detector needs at least one")
         if not 0 < anchor_size < 1:
             raise ValueError(f"anchor_size {anchor_size} is no part of an image; give a number between 0 and 1")
         self.num_queries = num_queries

@@ -220,6 +220,7 @@ def test_images_without_objects_train(make_scene, matching):
         ({"neck": {"type": "DetaPyramid", "out_channels": 48}}, "multiple of 32"),
         ({"neck": {"type": "DetaPyramid", "levels": 2}}, "levels is 2"),
         ({"transformer": {"anchor_size": 1.5}}, "anchor_size 1.5"),
+        ({"transformer": {"num_queries": 0}}, "num_queries is 0"),
         ({"neck": {"type": "DetaPyramid", "in_channels": 64}}, "neck.in_channels is 64, but 32 arrives"),
     ],
 )
