@@ -48,7 +48,9 @@ def read_image(
         UnreadableFile: The file is missing, damaged or no image.
     """
     with _naming(path), Image.open(path if archive is None else _cut_out(*archive)) as image:
-        return to_image(ImageOps.exif_transpose(image) if apply_exif else image)
+        if apply_exif:
+            ImageOps.exif_transpose(image, in_place=True)  # without it, even an upright image would be copied
+        return to_image(image)
 
 
 def _cut_out(path: str, offset: int, num_bytes: int) -> BytesIO:
