@@ -81,24 +81,23 @@ class LabelFormat:
             )
         return labels
 
-    def _of_colors(self, path: str | Path, values: NDArray[np.int64]) -> NDArray[np.int64]:
+    def _of_colors(self, path: str | Path, values: NDArray[np.uint8]) -> NDArray[np.int64]:
         if not self.colors:
             raise LabelError(
                 f"{path} holds colours, not class indices; save it as greyscale or palette PNG, or give the class list "
                 "the colour of every class"
             )
-        packed = (values[..., 0] << 16) | (values[..., 1] << 8) | values[..., 2]
-        known = {(r << 16) | (g << 8) | b: index for (r, g, b), index in self.colors.items()}
-        present, inverse, counts = np.unique(packed, return_inverse=True, return_counts=True)
-        labels = np.array([known.get(color, -1) for color in present.tolist()])
+        packed = pack(values)
+        labels = look_up(packed, {red | green << 8 | blue << 16: n for (red, green, blue), n in self.colors.items()})
         if (labels < 0).any():
-            wrong = [(c >> 16, c >> 8 & 255, c & 255) for c in present[labels < 0].tolist()]
+            wrong, counts = np.unique(packed[labels < 0], return_counts=True)
+            named = [(color & 255, color >> 8 & 255, color >> 16) for color in wrong.tolist()]
             raise LabelError(
-                f"{path}: {_list(wrong, counts[labels < 0].tolist(), 'colour')} not among the colours of the "
+                f"{path}: {_list(named, counts.tolist(), 'colour')} not among the colours of the "
                 f"{len(self.classes)} classes; correct the file (a lossy format such as JPEG blurs colours), add the "
                 "colour to a class, or name it under ignore"
             )
-        return labels[inverse.reshape(packed.shape)]
+        return labels
 
     def _expected(self) -> str:
         values = sorted(self.meaning)
@@ -114,8 +113,8 @@ class LabelFormat:
         return f"correct the file or the class list, or mark such pixels {IGNORE_LABEL}"
 
 
-def read_values(path: str | Path) -> NDArray[np.int64]:
-    """The values of a label file [H, W] (palette PNGs: their indices), or its colours [H, W, 3].
+def read_values(path: str | Path) -> NDArray[Any]:
+    """The values of a label file [H, W] (palette PNGs: their indices), or its colours [H, W, 3] in 8 bits.
 
     Raises:
         UnreadableFile: The file is missing, damaged or no image.
@@ -125,14 +124,29 @@ def read_values(path: str | Path) -> NDArray[np.int64]:
             if image.mode in ("P", "L", "1", "I", "I;16"):
                 return np.array(image).astype(np.int64)
             if image.mode in ("RGB", "RGBA"):
-                return np.array(image.convert("RGB")).astype(np.int64)
+                return np.array(image.convert("RGB"))
             raise ValueError(f"mode {image.mode} is neither class indices nor colours; save greyscale or palette PNG")
     except Exception as error:  # what decoders raise on damaged files is of every kind
         reason = "no such file" if isinstance(error, FileNotFoundError) else f"{type(error).__name__}: {error}"
         raise UnreadableFile(f"{path} cannot be read: {reason}") from error
 
 
-def check_size(path: str | Path, labels: NDArray[np.int64], sample: Mapping[str, Any]) -> None:
+def pack(colors: NDArray[np.uint8]) -> NDArray[np.int32]:
+    """Colours [H, W, 3] as one number each [H, W]: R + 256 G + 65536 B."""
+    channels = colors.astype(np.int32)
+    return channels[..., 0] | channels[..., 1] << 8 | channels[..., 2] << 16
+
+
+def look_up(values: NDArray[np.integer], meaning: Mapping[int, int]) -> NDArray[np.int64]:
+    """What each value means, -1 where it means nothing. For values too large for a table."""
+    keys = np.array(sorted(meaning), dtype=values.dtype)
+    if not len(keys):
+        return np.full(values.shape, -1)
+    place = np.searchsorted(keys, values).clip(max=len(keys) - 1)
+    return np.where(keys[place] == values, np.array([meaning[key] for key in keys.tolist()])[place], -1)
+
+
+def check_size(path: str | Path, labels: NDArray[np.integer], sample: Mapping[str, Any]) -> None:
     """Compare labels [H, W] with the `ori_shape` of their sample.
 
     Raises:

@@ -60,7 +60,9 @@ class MeanIoUMetric(BaseMetric):
             raise ConfigError(f"none of the {len(results)} label maps has a labelled pixel; check the label files")
         iou = 100 * correct / (labelled + predicted - correct)  # [K], NaN where a class does not occur
         accuracy = 100 * correct / labelled
-        print_log(_table(self.dataset_meta["classes"], iou, accuracy, labelled / labelled.sum()), logger="current")
+        print_log(
+            "\n" + _table(self.dataset_meta["classes"], iou, accuracy, labelled / labelled.sum()), logger="current"
+        )
         return {
             "mIoU": iou.nanmean().item(),
             "mAcc": accuracy.nanmean().item(),

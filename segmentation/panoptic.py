@@ -23,7 +23,7 @@ from torchvision import tv_tensors
 from pe_spatial.data import DenseDataset, boxes_of_masks, decode_mask
 from pe_spatial.data.sample import IGNORE_LABEL
 from pe_spatial.visualization import palette
-from segmentation.labels import LabelError, check_size, read_values
+from segmentation.labels import LabelError, check_size, look_up, pack, read_values
 
 Segment = dict[str, Any]  # label: row of classes, is_thing: bool, ignore: bool (crowd)
 
@@ -51,19 +51,18 @@ class LoadPanoptic:
         """
         path = sample["seg_map_path"]
         values = read_values(path)
-        ids = values if values.ndim == 2 else values @ np.array([1, 256, 65536])
+        ids = values if values.ndim == 2 else pack(values)
         check_size(path, ids, sample)
         rest = {key: value for key, value in sample.items() if key != "segments"}
-        order = {segment["id"]: row for row, segment in enumerate(sample["segments"])}
-        present, inverse, counts = np.unique(ids, return_inverse=True, return_counts=True)
-        rows = np.array([order.get(number, -1) for number in present.tolist()])
-        unknown = (rows < 0) & (present != 0)
+        rows = look_up(ids, {segment["id"]: row for row, segment in enumerate(sample["segments"])})
+        unknown = (rows < 0) & (ids != 0)
         if unknown.any():
+            wrong, counts = np.unique(ids[unknown], return_counts=True)
             raise LabelError(
-                f"{path}: segment {present[unknown][0]} ({counts[unknown][0]} pixels) is not among the "
-                f"{len(order)} segments that the annotation file lists for it; the two files must be of one version"
+                f"{path}: segment {wrong[0]} ({counts[0]} pixels) is not among the {len(sample['segments'])} segments "
+                "that the annotation file lists for it; the two files must be of one version"
             )
-        return {**rest, **_sample_of(rows[inverse.reshape(ids.shape)], sample["segments"], self.instances)}
+        return {**rest, **_sample_of(rows, sample["segments"], self.instances)}
 
 
 @TRANSFORMS.register_module()
