@@ -39,7 +39,7 @@ class SegmentationPredictor(Predictor):
     rounding where two classes score the same.
 
     Args:
-        checkpoint, device: as for :class:`Predictor`.
+        checkpoint, device, overrides: as for :class:`Predictor`.
         batch_size: windows, also of different images, that go through the model at once.
         window: how images are cut, in pixels of the model's input; None takes the model's.
         confidence: also give the probability of the class of every pixel.
@@ -56,11 +56,12 @@ class SegmentationPredictor(Predictor):
         checkpoint: str | Path,
         device: str | torch.device | None = None,
         batch_size: int = 1,
+        overrides: Sequence[str] = (),
         window: Window | None = None,
         confidence: bool = False,
         probabilities: Path | None = None,
     ) -> None:
-        super().__init__(checkpoint, device, batch_size)
+        super().__init__(checkpoint, device, batch_size, overrides)
         if not isinstance(self.model, SemanticModel):
             raise UserError(f"{checkpoint}: holds a {type(self.model).__name__}, which gives no class map")
         self.finds_objects = tuple(getattr(self.model, "outputs", ("semantic",))) != ("semantic",)

@@ -15,13 +15,11 @@ resident memory. mmseg holds the scores of all classes for the whole image sever
 from __future__ import annotations
 
 import argparse
-import logging
 import multiprocessing
 import resource
 import statistics
 import tempfile
 import time
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -182,18 +180,16 @@ def mmseg_run(config: Config, checkpoint: Path, device: str, network: Stopwatch)
     from mmengine.infer import BaseInferencer
     from mmseg.apis import MMSegInferencer
 
-    warnings.filterwarnings("ignore")
-    logging.disable(logging.WARNING)
     model = config.model.to_dict()
-    window, preprocessor = model.pop("window"), model.pop("data_preprocessor")
-    divisor = preprocessor["size_divisor"]
+    window, preprocessor = model.pop("window", None), model.pop("data_preprocessor")
+    sliding = {} if window is None else {"crop_size": window["size"], "stride": window["stride"]}
     head = {**model["decode_head"], "num_classes": model.pop("num_classes")}
     head["in_channels"] = MODELS.build(model["backbone"]).channels[-1]
     plain = {
         **model,
         "type": "EncoderDecoder",
         "decode_head": head,
-        "test_cfg": {"mode": "slide", "crop_size": window["size"], "stride": window["stride"]},
+        "test_cfg": {"mode": "slide" if sliding else "whole", **sliding},
         "data_preprocessor": {
             "type": "SegDataPreProcessor",
             "mean": [127.5] * 3,
@@ -201,7 +197,7 @@ def mmseg_run(config: Config, checkpoint: Path, device: str, network: Stopwatch)
             "bgr_to_rgb": True,
             "pad_val": 0,
             "seg_pad_val": 255,
-            "test_cfg": {"size_divisor": divisor},
+            "test_cfg": {"size_divisor": preprocessor["size_divisor"]},
         },
     }
     pipeline = [{"type": "LoadImageFromFile"}, {"type": "PackSegInputs"}]

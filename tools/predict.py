@@ -11,7 +11,7 @@ OUT/predictions.json in COCO's format; depth is in 16-bit PNG files and OUT/dept
 OUT/labels, an indexed PNG per image, and their areas in OUT/segmentation.json.
 
 Segmentation: images of any size are cut into windows, the same command again does only what is missing, and torchrun
-splits the files over its processes.
+splits the files over its processes (and adds its own report of a failure where the exit status is not 0).
 
 Exit status: 0 done, 1 some files could not be read (the rest is done; they are named at the end), 2 a mistake in the
 command or the files, 130 interrupted (what was done is written).
@@ -127,9 +127,10 @@ def segment(job: Job) -> tuple[Predictor, Writer]:
         window = check_window((side, side), (stride, stride))
     scratch = options.output / "probabilities" if options.probabilities else None
     predictor = SegmentationPredictor(
-        job.checkpoint, options.device, options.batch_size, window, options.confidence, scratch
+        job.checkpoint, options.device, options.batch_size, options.overrides, window, options.confidence, scratch
     )
-    run = {"model": job.checkpoint.stem, "weights": fingerprint(job.checkpoint), "window": options.window}
+    run = {"model": job.checkpoint.stem, "weights": fingerprint(job.checkpoint)}
+    run |= {"window": options.window, "overrides": options.overrides}
     records = Records(options.output / SEGMENTATION_LIST, run, job.root, job.rank)
     stems = output_stems(map(job.name, job.paths))
     things = getattr(predictor.model, "things", ())
@@ -162,8 +163,6 @@ def find_task(checkpoint: Path, options: argparse.Namespace) -> Task:
     if model not in TASKS:
         raise UserError(f"{checkpoint}: tools/predict.py has no writer for {model}; it knows {', '.join(TASKS)}")
     task = TASKS[model]
-    if task.make is segment and options.overrides:
-        raise UserError(f"{options.overrides[0]}: a segmentation model predicts as it was trained; leave it out")
     if task.make is not segment:
         for option in SEGMENTATION_OPTIONS:
             if getattr(options, option):
@@ -253,9 +252,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int, default=1, help="images (segmentation: windows) at once")
     parser.add_argument("--device", help="for example cuda:1 or cpu; default: CUDA if there is any")
     parser.add_argument("--no-pictures", action="store_true", help="write the data only")
-    parser.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="entries of the model's config to change (not segmentation)"
-    )
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="entries of the model's config to change")
     return parser.parse_intermixed_args(arguments)
 
 
@@ -360,7 +357,7 @@ def track(predictions: Iterator[Prediction], total: int | None, job: Job) -> Ite
         TextColumn("{task.description}"),
     )
     others = f" in each of {job.processes} processes" if job.processes > 1 else ""
-    with Progress(*columns, console=Console(stderr=True), disable=job.rank > 0) as progress:
+    with Progress(*columns, console=Console(stderr=True), disable=job.rank > 0 or total == 0) as progress:
         task = progress.add_task("", total=total, rate="")
         for prediction in predictions:
             yield prediction
@@ -385,7 +382,7 @@ def main(arguments: list[str] | None = None) -> int:
         print("\ninterrupted", file=sys.stderr)
         return 130
     for path, reason in failed if int(os.environ.get("RANK", "0")) == 0 else ():
-        print(f"not read: {path}: {reason}", file=sys.stderr)
+        print(f"not read: {reason if str(path) in reason else f'{path}: {reason}'}", file=sys.stderr)
     return 1 if failed else 0
 
 

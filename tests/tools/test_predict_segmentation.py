@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import predict
 import pytest
+import torch
 from PIL import Image
 
 sys.path += [str(Path(__file__).parents[1] / folder) for folder in ("segmentation", "engine")]
@@ -19,6 +20,7 @@ from children import CONTEXT  # noqa: E402
 from processes import free_port  # noqa: E402
 from small_segmenters import CLASSES, save_photos, save_segmenter  # noqa: E402
 
+from pe_spatial.engine import describe  # noqa: E402
 from segmentation.predictor import SegmentationPredictor  # noqa: E402
 
 WINDOW = {"window": {"size": [32, 40], "stride": [21, 27]}}
@@ -118,10 +120,6 @@ def test_other_results_in_the_folder_are_refused(checkpoint, photos, tmp_path, c
 
 
 def test_checkpoints_of_other_tasks(checkpoint, photos, tmp_path, capsys):
-    import torch
-
-    from pe_spatial.engine import describe
-
     for kind, message in (
         ("LabelTracker", "has no writer for LabelTracker"),
         ("MaskRCNN", "--confidence is for segmentation, but"),
@@ -152,7 +150,7 @@ def test_a_model_of_objects(photos, tmp_path):
 def test_a_disk_that_fills_up(checkpoint, photos, tmp_path, capsys):
     """No file may grow beyond a limit, as on a full disk: it ends, nothing half-written remains, it goes on."""
     (photos / "more/broken.jpg").unlink()
-    save_photos(photos, z__large=(300, 400))
+    save_photos(photos, z__large=(240, 320))
     output = tmp_path / "out"
     old_limit = resource.getrlimit(resource.RLIMIT_FSIZE)
     old_handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -182,25 +180,32 @@ def test_a_disk_that_is_full_for_everything(checkpoint, photos, tmp_path, capsys
 
 
 # --- several processes ------------------------------------------------------------------------------------------------
-def rank(number, port, arguments):
-    os.environ.update(
-        RANK=str(number), LOCAL_RANK=str(number), WORLD_SIZE="2", LOCAL_WORLD_SIZE="2", CUDA_VISIBLE_DEVICES=""
-    )
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), OMP_NUM_THREADS="1")
-    sys.exit(predict.main(arguments))
+def process(number, port):
+    """The variables that torchrun sets for one of two processes."""
+    local = {"LOCAL_RANK": str(number), "LOCAL_WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    return {"RANK": str(number), "WORLD_SIZE": "2", **local, **place}
 
 
-def test_processes_share_a_folder(checkpoint, photos, tmp_path):
+def second(environment, arguments):
+    os.environ.update(environment)
+    sys.exit(run(*arguments))
+
+
+def test_processes_share_a_folder(checkpoint, photos, tmp_path, monkeypatch):
     alone, shared = tmp_path / "alone", tmp_path / "shared"
     assert run(checkpoint, photos, alone) == 1
-    arguments = ["--checkpoint", str(checkpoint), "--input", str(photos), "--output", str(shared), "--device", "cpu"]
     port = free_port()
-    processes = [CONTEXT.Process(target=rank, args=(number, port, arguments)) for number in range(2)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(120)
-    assert [process.exitcode for process in processes] == [1, 1]  # both know of the file that could not be read
+    other = CONTEXT.Process(target=second, args=(process(1, port), (checkpoint, photos, shared)))
+    other.start()
+    for name, value in process(0, port).items():
+        monkeypatch.setenv(name, value)
+    try:
+        assert run(checkpoint, photos, shared) == 1  # both know of the file that could not be read
+    finally:
+        torch.distributed.destroy_process_group()
+    other.join(120)
+    assert other.exitcode == 1
     assert files_below(shared) == files_below(alone)
     for name in files_below(alone):
         assert (shared / name).read_bytes() == (alone / name).read_bytes()
