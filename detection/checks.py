@@ -25,7 +25,7 @@ class CocoFileCheck(DatasetCheck):
         file = read_coco(self.dataset.ann_file)
         yield from _numbering(file)
         yield from _boxes(file)
-        names = Counter(image.get("file_name") for image in file.images)
+        names = Counter(image["file_name"] for image in file.images if "file_name" in image)  # LVIS has URLs
         for name, count in names.items():
             if count > 1:
                 yield Finding("error", "images listed more than once", f"{name}: {count} times")

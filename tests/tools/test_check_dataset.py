@@ -221,6 +221,14 @@ def categories_with_gaps(data):
     edit(data / "annotations/instances_train.json", change)
 
 
+def boxes_only(data):
+    def change(content):
+        for entry in content["annotations"]:
+            del entry["segmentation"]
+
+    edit(data / "annotations/instances_val.json", change)
+
+
 def no_objects(data):
     edit(data / "annotations/instances_train.json", lambda content: content.update(annotations=[]))
 
@@ -295,6 +303,7 @@ WARNINGS = [
     ("detection", categories_from_zero, "warning: annotation ids start at 0"),
     ("detection", categories_with_gaps, r"note: category ids have gaps\n +4 ids in 3…90: labels 0…3"),
     ("detection", categories_with_gaps, r"warning: 1 of 4 classes never occur\n +toothbrush"),
+    ("detection", boxes_only, r"note: (\d+) of \1 annotations have no mask"),
     ("depth", constant_depth, r"warning: depth maps of one constant value\n.*000002\.png: 3 m"),
     ("depth", sparse_depth, r"warning: depth maps with measurements in less than 1% of the pixels\n.*1 of 1024"),
 ]

@@ -227,7 +227,10 @@ def _load(record: Record, loaders: Sequence[Callable[[Sample], Sample]]) -> Samp
     sample = dict(record)
     for load in loaders:
         sample = load(sample)
-    return LoadInstances(empty="drop")(sample) if "instances" in sample and "ori_shape" in sample else sample
+    if "instances" in sample and "ori_shape" in sample:
+        masks = all("mask" in item for item in sample["instances"])
+        sample = LoadInstances(masks=masks, empty="drop")(sample)
+    return sample
 
 
 def _fingerprint(record: Record, sample: Sample | None) -> tuple[bytes, str] | None:
