@@ -7,6 +7,7 @@ from pe_spatial.data.synthetic import CLASSES, draw_scene
 from pe_spatial.visualization import (
     colorize_depth,
     draw_boxes,
+    draw_classes,
     draw_instances,
     enlarge,
     overlay_masks,
@@ -153,3 +154,27 @@ def test_the_scale_bar_stands_beside_the_picture(scene):
     bar = barred[:, :, 128 * 5 + 6].float().mean(0)
     assert (bar.diff() <= 1).all()  # rounded colours
     assert np.ptp(bar.numpy()) > 100
+
+
+# --- classes ----------------------------------------------------------------------------------------------------------
+def test_classes_tint_what_is_theirs(image):
+    labels = torch.full(image.shape[-2:], 255)
+    labels[20:60, 30:90] = 1
+    colors = [[255, 0, 0], [0, 0, 255]]
+    drawn = draw_classes(image, labels, ["a", "b"], colors, opacity=0.5)
+    large, factor = enlarge(image)
+    assert drawn.dtype == torch.uint8 and drawn.shape[1] == 96 * factor
+    picture = drawn[:, :, : large.shape[2]]
+    assert torch.equal(picture[:, : 18 * factor], large[:, : 18 * factor])  # no label, no tint
+    inside = (slice(None), slice(25 * factor, 55 * factor), slice(35 * factor, 85 * factor))
+    expected = (large[inside].float() + torch.tensor([0.0, 0.0, 255.0])[:, None, None]) / 2
+    assert (picture[inside].float() - expected).abs().max() <= 1
+
+
+def test_large_images_are_thinned_out_and_the_legend_keeps_its_width():
+    image, labels = torch.zeros(3, 1200, 1000, dtype=torch.uint8), torch.zeros(1200, 1000, dtype=torch.uint8)
+    few = draw_classes(image, labels, ["a", "a long name"], [[9, 9, 9], [1, 2, 3]], longest=600)
+    many = draw_classes(image, labels + torch.eye(1200, 1000, dtype=torch.uint8), ["a", "a long name"], [[9, 9, 9]] * 2)
+    assert few.shape[1] == 600
+    width = many.shape[2] - 1000
+    assert draw_classes(image, labels, ["a", "a long name"], [[9, 9, 9]] * 2).shape[2] == 1000 + width
