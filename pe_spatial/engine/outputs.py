@@ -67,9 +67,7 @@ class Records:
             self._check(content.get("run"))
             self._remember(content.get("files", []))
         for journal in self._journals():
-            first, *rest = _read_lines(journal) or [{"run": self.run}]
-            self._check(first.get("run"))
-            self._remember(rest)
+            self._remember(_read_lines(journal))
 
     def claim(self, folders: Sequence[Path]) -> None:
         """Begin to write; ``folders`` are those that only runs like this one write to.
@@ -82,10 +80,9 @@ class Records:
             raise UserError(f"{foreign} holds files of unknown origin; give another --output, or move them away")
         self.path.parent.mkdir(parents=True, exist_ok=True)
         path = self.path.with_name(f".{self.path.stem}.{self.rank}.jsonl")
-        is_new = not path.is_file()
         self._journal = open(path, "a", encoding="utf-8")  # noqa: SIM115 - stays open until the run ends
-        # a line that a full disk has cut short must not swallow the next one
-        self._journal.write(json.dumps({"run": self.run}) + "\n" if is_new else "\n")
+        # on a line of its own, for a kill or a full disk may have cut the last one short
+        self._journal.write("\n" + json.dumps({"run": self.run}) + "\n")
         self._journal.flush()
 
     def of(self, name: str) -> dict[int | None, dict[str, Any]]:
@@ -112,7 +109,7 @@ class Records:
     def collect(self) -> list[dict[str, Any]]:
         """The records of all processes, in the order of files and frames."""
         for journal in self._journals():
-            self._remember(_read_lines(journal)[1:])
+            self._remember(_read_lines(journal))
         return [
             frames[key] for _, frames in sorted(self._records.items()) for key in sorted(frames, key=lambda k: k or 0)
         ]
@@ -136,6 +133,9 @@ class Records:
 
     def _remember(self, records: Iterable[dict[str, Any]]) -> None:
         for record in records:
+            if "run" in record:
+                self._check(record["run"])
+                continue
             self._records.setdefault(record["file_name"], {})[record.get("frame")] = record
 
     def _stamp(self, name: str) -> dict[str, int]:
