@@ -9,6 +9,8 @@ seed decides the order of the images, their augmentation and what is hidden. Fro
 
     J&F    label propagation through drawn videos, without training (tracking)
     mIoU   a linear probe: logistic regression from single tokens to wall, floor, disc, box, triangle
+    match  whether features keep their meaning between frames: the share of tokens of later frames whose nearest token
+           anywhere in the first frame lies on the same object, mean over objects
 
 The encoder before is judged at its last layer and at the layer that the semantic teacher reads. OUT holds every
 encoder, `results.json` and `table.md`. Interrupted, the same command goes on.
@@ -27,6 +29,7 @@ from typing import Any
 import torch
 from make_demo_encoder import ENCODER, load_picture, normalise
 from make_demo_encoder import main as make_demo_encoder
+from mmengine.registry import DATASETS, MODELS
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -38,11 +41,15 @@ from pe_spatial.data.synthetic import SEMANTIC_CLASSES
 from pe_spatial.engine import find_last, load_config
 from pe_spatial.engine.checkpoint import write_text
 from pe_spatial.engine.launch import train
+from tracking.datasets import Davis2017
+from tracking.frames import read_mask
+from tracking.model import VideoTracker
 
 CONFIG = "demo/alignment_tiny_shapes"
 LOSSES = {"semantic": ("semantic",), "locality": ("locality",), "both": ("semantic", "locality")}
 BEFORE = ("before, last layer", "before, the teacher's layer")
-MEASURES = ("J&F", "mIoU")
+MEASURES = ("J&F", "mIoU", "match")
+LATER = (3, 6, 9, 12, 15)  # frames that are compared with the first
 PROBE_IMAGES = 150
 
 Results = dict[str, dict[str, float]]  # row -> measure -> value
@@ -113,7 +120,34 @@ def judge(data: Path, weights: Path, layer: int) -> dict[str, float]:
     trial = next(hook for hook in load_config(CONFIG).custom_hooks if hook.type == "StudentTrialHook")
     dataset = {**trial.dataset, "data_root": str(data / "davis")}
     tracked = try_student(backbone, trial.model, dataset, trial.metric)
-    return {"J&F": tracked["track/J&F"], "mIoU": miou}
+    matched = match_objects(MODELS.build({**trial.model, "backbone": backbone}), DATASETS.build(dataset))
+    return {"J&F": tracked["track/J&F"], "mIoU": miou, "match": matched}
+
+
+def match_objects(tracker: VideoTracker, videos: Davis2017) -> float:
+    """Accuracy of the object of the nearest token in the first frame; mean over objects and over later frames."""
+    found = []
+    for index in range(len(videos)):
+        record = videos.get_data_info(index)
+        first, first_ids = describe_frame(tracker, record, 0)
+        for number in LATER:
+            tokens, ids = describe_frame(tracker, record, number)
+            found.append(balanced(ids, first_ids[(tokens @ first.T).argmax(1)]))
+    return mean(found)
+
+
+def describe_frame(tracker: VideoTracker, record: dict[str, Any], number: int) -> tuple[Tensor, Tensor]:
+    """Unit features [N, C] and objects [N] of the tokens that lie to nine tenths on one object, or on none."""
+    maps, _ = tracker.maps([read_image(record["frame_paths"][number]).as_subclass(Tensor)])
+    features = maps[0][0]  # [h, w, C]
+    masks = F.one_hot(read_mask(record["annotation_paths"][number]).long()).movedim(-1, 0).float()  # [objects, H, W]
+    share, ids = F.adaptive_avg_pool2d(masks, features.shape[:2]).flatten(1).max(dim=0)
+    return features.flatten(0, 1)[share > 0.9], ids[share > 0.9]
+
+
+def balanced(true: Tensor, told: Tensor) -> float:
+    """Accuracy, mean over the objects that there are."""
+    return mean(float((told[true == number] == number).float().mean()) for number in true.unique())
 
 
 def probe(backbone: PEBackbone, data: Path) -> float:

@@ -3,8 +3,10 @@
 import make_demo_data
 import make_demo_encoder
 import measure_alignment
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch.nn import functional as F
 
 from pe_spatial.backbones import PEBackbone
@@ -70,13 +72,51 @@ def test_the_demo_encoder_is_a_core_file(data, tmp_path, capsys):
 
 def test_the_table_compares_with_the_last_layer_before():
     last, inner = measure_alignment.BEFORE
-    results = {last: {"J&F": 0.5, "mIoU": 0.4}, inner: {"J&F": 0.6, "mIoU": 0.45}}
+    results = {last: {"J&F": 0.5, "mIoU": 0.4, "match": 1.0}, inner: {"J&F": 0.6, "mIoU": 0.45, "match": 1.0}}
     for seed in range(3):
         for number, name in enumerate(measure_alignment.LOSSES):
-            results[f"after, {name}, seed {seed}"] = {"J&F": 0.4 + 0.1 * seed + 0.05 * number, "mIoU": 0.3}
+            values = {"J&F": 0.4 + 0.1 * seed + 0.05 * number, "mIoU": 0.3, "match": 1.0}
+            results[f"after, {name}, seed {seed}"] = values
     text = measure_alignment.table(results)
-    assert "| before, last layer | 0.500 | 0.400 |" in text
-    assert "| before, the teacher's layer | 0.600 | 0.450 |" in text
+    assert "| before, last layer | 0.500 | 0.400 | 1.000 |" in text
+    assert "| before, the teacher's layer | 0.600 | 0.450 | 1.000 |" in text
     assert "| after, semantic | 0.500 ± 0.100 (+0.000, 1 of 3 better) | 0.300 ± 0.000 (-0.100, 0 of 3 better) |" in text
     assert "| after, both | 0.600 ± 0.100 (+0.100, 2 of 3 better) |" in text
     assert len(text.splitlines()) == 2 + 2 + 3
+
+
+class Frames:
+    """Two videos of one object that stands still, as records."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def __len__(self):
+        return 2
+
+    def get_data_info(self, index):
+        paths = [str(self.folder / f"{number}.png") for number in range(16)]
+        return {"frame_paths": paths, "annotation_paths": paths}
+
+
+class Tracker:
+    """Features that say the object of a pixel in the first frame, and in later ones as much as they keep."""
+
+    def __init__(self, keeps):
+        self.keeps, self.calls = keeps, 0
+
+    def maps(self, frames):
+        self.calls += 1
+        ids = (frames[0][0] > 0).long()
+        if not self.keeps and self.calls % 6 != 1:
+            ids = torch.zeros_like(ids)
+        return [F.one_hot(ids, 2).float()[None]], None
+
+
+def test_matching_finds_objects_whose_features_stay_what_they_are(tmp_path):
+    for number in range(16):
+        pixels = np.zeros((8, 8), np.uint8)
+        pixels[:4] = 1
+        Image.fromarray(pixels).save(tmp_path / f"{number}.png")
+    assert measure_alignment.match_objects(Tracker(keeps=True), Frames(tmp_path)) == 1
+    assert measure_alignment.match_objects(Tracker(keeps=False), Frames(tmp_path)) == 0.5  # all is background
