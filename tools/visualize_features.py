@@ -135,7 +135,10 @@ def load_encoder(options: argparse.Namespace) -> Encoder:
         mean, std = preparation.get("mean", mean), preparation.get("std", std)
     else:
         weights = None if options.weights == "none" else options.weights or options.encoder
-        backbone = PEBackbone(options.encoder, weights=weights)
+        try:
+            backbone = PEBackbone(options.encoder, weights=weights)
+        except KeyError as error:  # an unknown name
+            raise UserError(error.args[0]) from error
     try:
         numbers = [int(part) for part in options.layers.split(",")]
     except ValueError as error:

@@ -62,7 +62,7 @@ class TeacherCache:
         try:
             self.header: dict[str, Any] = json.loads(path.read_text())
             version = self.header["version"]
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise CacheError(
                 f"{self.folder} is no teacher cache ({path.name}: {error}); make one with tools/cache_teacher.py"
             ) from error
@@ -84,7 +84,7 @@ class TeacherCache:
         """
         if _sha256(_image_lines(identities)) == self.header["images_sha256"]:
             return
-        lines = (self.folder / _IMAGES).read_text(encoding="utf-8").splitlines()
+        lines = (self.folder / _IMAGES).read_text().splitlines()
         cached = [tuple(json.loads(line)) for line in lines]
         pairs = enumerate(zip(cached, identities, strict=False))
         number, found = next(((n, pair) for n, pair in pairs if pair[0] != tuple(pair[1])), (None, None))
@@ -290,7 +290,8 @@ def _differences(existing: dict[str, Any], wanted: dict[str, Any], prefix: str =
 
 
 def _image_lines(identities: Sequence[Identity]) -> bytes:
-    return "".join(json.dumps([name, size], ensure_ascii=False) + "\n" for name, size in identities).encode()
+    # escaped, for the name of a file need be no valid text
+    return "".join(json.dumps([name, size]) + "\n" for name, size in identities).encode()
 
 
 def _canonical(header: dict[str, Any]) -> bytes:

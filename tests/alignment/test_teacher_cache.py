@@ -194,6 +194,14 @@ def test_another_list_of_images_is_refused(cache, identities, message):
         begin(cache.folder, identities)
 
 
+def test_names_may_be_of_any_bytes(tmp_path):
+    odd = [("a\u2028b\n.png", 1), (os.fsdecode(b"\xff.png"), 2)]
+    made = begin(tmp_path, odd)
+    made.check_images(odd)
+    with pytest.raises(CacheError, match="image 1 is"):
+        made.check_images([odd[0], ("other.png", 2)])
+
+
 def test_another_teacher_and_other_settings_are_refused(cache):
     with pytest.raises(CacheError, match=r"teacher\.weights_sha256 is 00 there and 11 here"):
         begin(cache.folder, teacher={**TEACHER, "weights_sha256": "11"})
