@@ -5,12 +5,12 @@ import itertools
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests" / "engine"))
@@ -162,8 +162,15 @@ def test_an_interrupted_run_says_how_to_go_on_and_does(config, call, tmp_path):
     assert f"continuing after iteration {done}" in out
 
 
-def test_torchrun_with_two_processes_gives_the_losses_of_one(config, call, tmp_path):
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(SCRIPT)]
+def in_rank(*arguments):
+    if code := main(*arguments):
+        sys.exit(code)
+
+
+def test_torchrun_with_two_processes_gives_the_losses_of_one(config, call, tmp_path, capfd):
+    """torchrun's own launcher, with processes that need not import torch."""
+    two = LaunchConfig(1, 1, 2, rdzv_backend="c10d", rdzv_endpoint="localhost:0", run_id="test", max_restarts=0)
+    two.start_method, two.monitor_interval = CONTEXT.get_start_method(), 0.05
     arguments = [
         "--config",
         str(config),
@@ -172,9 +179,8 @@ def test_torchrun_with_two_processes_gives_the_losses_of_one(config, call, tmp_p
         "log_processor.window_size=1",
     ]
     halved = [*arguments, "--work-dir", str(tmp_path / "two"), "train_dataloader.batch_size=1"]
-    done = subprocess.run([*launcher, *halved], env=toy_task.environment(), capture_output=True, text=True, timeout=200)
-    assert done.returncode == 0, done.stderr
-    assert "2 process(es)" in done.stdout
+    elastic_launch(two, in_rank)(*halved)  # a process that fails makes it raise
+    assert "2 process(es)" in capfd.readouterr().out
     code, _, err = call(*arguments, "--work-dir", tmp_path / "one")
     assert code == 0, err
     # the logged loss is the main process's half of the batch; the norm of the gradient is of the whole
