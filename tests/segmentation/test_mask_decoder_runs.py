@@ -71,7 +71,7 @@ def free_port():
         return listener.getsockname()[1]
 
 
-def rank(number, world_size, port, work_dir, changes, resume):
+def rank(number, world_size, port, work_dir, changes):
     os.environ.update(
         RANK=str(number),
         LOCAL_RANK=str(number),
@@ -82,14 +82,18 @@ def rank(number, world_size, port, work_dir, changes, resume):
         CUDA_VISIBLE_DEVICES="",
     )
     torch.set_num_threads(1)
+    run(work_dir, changes)
+
+
+def run(work_dir, changes, resume="no"):
     config = load_config("demo/seg_mask_decoder_tiny_shapes.yaml", changes)
     config.work_dir = str(work_dir)
+    config.experiment_name = f"mask_decoder_{resume}"  # mmengine keeps loggers by name
     train(config, resume)
 
 
-def launch(work_dir, changes, world_size=1, resume="no"):
-    port = free_port()
-    arguments = (world_size, port, work_dir, changes, resume)
+def launch(work_dir, changes, world_size):
+    arguments = (world_size, free_port(), work_dir, changes)
     children = [CONTEXT.Process(target=rank, args=(number, *arguments)) for number in range(world_size)]
     for child in children:
         child.start()
@@ -117,12 +121,12 @@ def replicated(data, tmp_path_factory):
 
 def test_a_resumed_run_ends_as_if_it_had_not_been_interrupted(data, tmp_path):
     changes = overrides(data, batch_size=4, wrapper="Bf16OptimWrapper")
-    launch(tmp_path / "run", changes)
+    run(tmp_path / "run", changes)
     expected = weights(tmp_path / "run")
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert lines[-1]["mode"] == "val" and 0 < lines[-1]["seg/mIoU"] <= 100
     (tmp_path / "run" / f"iter_{ITERATIONS}.pth").unlink()
-    launch(tmp_path / "run", changes, resume="yes")
+    run(tmp_path / "run", changes, resume="yes")
     assert_close(weights(tmp_path / "run"), expected, 0)
 
 
