@@ -35,7 +35,7 @@ from pe_spatial.engine.config import drop_pretrained, import_packages
 from pe_spatial.engine.outputs import Records, output_stems
 
 CHUNK = 4  # images per call of mmseg's inferencer
-MEMORY_WINDOW = {"size": [512, 512], "stride": [512, 512]}
+MEMORY_WINDOW = {"size": [1024, 1024], "stride": [1024, 1024]}
 
 
 def add_segmentation(parser: argparse.ArgumentParser) -> None:

@@ -100,7 +100,11 @@ def photos(tmp_path_factory):
     return save_photos(tmp_path_factory.mktemp("photos"), a=(61, 83), b=(24, 30), c=(70, 64))
 
 
-@pytest.mark.parametrize("options", [CONFIG, {}, {**CONFIG, "resize": 48}], ids=["window", "whole", "resized"])
+@pytest.mark.parametrize(
+    "options",
+    [CONFIG, {}, {**CONFIG, "resize": 48}, {"window": {"size": [30, 35], "stride": [20, 25]}}],
+    ids=["window", "whole", "resized", "no whole patches"],
+)
 def test_predicts_what_the_model_predicts(photos, tmp_path, options):
     path = save_segmenter(tmp_path / "seg.pth", **options)
     expected, ours = Predictor(path, "cpu"), SegmentationPredictor(path, "cpu")
@@ -161,12 +165,12 @@ def test_memory_is_bounded_by_the_window_not_by_the_image(tmp_path, monkeypatch)
     window = {"size": [32, 40], "stride": [32, 32]}
     predict = SegmentationPredictor(save_segmenter(tmp_path / "seg.pth", window=window), "cpu")
     largest = {}
-    for size in ((96, 160), (288, 480)):
+    for size in ((96, 160), (192, 320)):
         prepared = predict.prepare(np.zeros((*size, 3), np.uint8))
         with LargestFloat() as watch:
             predict.predict([prepared])
         largest[size] = watch.largest
-    assert largest[96, 160] == largest[288, 480] < 288 * 480 / 8
+    assert largest[96, 160] == largest[192, 320] < 192 * 320 / 4
 
 
 def test_a_model_without_a_window_gets_one_for_large_images(photos, tmp_path, monkeypatch):
