@@ -162,7 +162,9 @@ def test_panoptic_files_are_read_back_by_the_data_set(folder):
     picture = writer.write("a.jpg", IMAGE, sample)
     assert picture.dtype == np.uint8 and picture.ndim == 3
     writer.close()
-    data = CocoPanoptic(ann_file=str(folder / "panoptic.json"), data_prefix={"img_path": "", "seg_map_path": str(folder / "panoptic")})
+    data = CocoPanoptic(
+        ann_file=str(folder / "panoptic.json"), data_prefix={"img_path": "", "seg_map_path": str(folder / "panoptic")}
+    )
     data.full_init()
     record = data.get_data_info(0)
     assert data.metainfo["classes"] == CLASSES and list(data.metainfo["is_thing"]) == METAINFO["is_thing"]
