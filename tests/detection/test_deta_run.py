@@ -48,15 +48,17 @@ def overrides(data, iterations, *more):
     return [*changes, *more]
 
 
-def run_child(config, changes, work_dir, resume="no"):
+def run_all(*runs):
     torch.set_num_threads(1)
-    loaded = load_config(config, changes)
-    loaded.work_dir = str(work_dir)
-    train(loaded, resume)
+    for config, changes, work_dir, *resume in runs:
+        loaded = load_config(config, changes)
+        loaded.work_dir = str(work_dir)
+        train(loaded, *resume)
 
 
-def in_child(*arguments):
-    process = CONTEXT.Process(target=run_child, args=arguments)
+def in_child(*runs):
+    """Train, one run after the other, in a process of its own."""
+    process = CONTEXT.Process(target=run_all, args=runs)
     process.start()
     process.join(200)
     return process.exitcode
@@ -67,9 +69,8 @@ def work(tmp_path_factory):
     """Four iterations at once, and in two goes."""
     folder = tmp_path_factory.mktemp("deta")
     write_strips(folder / "data")
-    assert in_child(CONFIG, overrides(folder / "data", 4), folder / "whole") == 0
-    assert in_child(CONFIG, overrides(folder / "data", 2), folder / "parts") == 0
-    assert in_child(CONFIG, overrides(folder / "data", 4), folder / "parts", "yes") == 0
+    whole, part = (CONFIG, overrides(folder / "data", 4)), (CONFIG, overrides(folder / "data", 2))
+    assert in_child((*whole, folder / "whole"), (*part, folder / "parts"), (*whole, folder / "parts", "yes")) == 0
     return folder
 
 
@@ -110,7 +111,7 @@ def test_another_number_of_classes_needs_new_heads(work):
     with pytest.raises(Exception, match=r"has 3 classes, the model 4; .*reinitialize=\[class_embed\]"):
         train(config)
     new_heads = "custom_hooks.1.reinitialize=[class_embed]"
-    assert in_child(CONFIG, [*changes, new_heads], work / "anew") == 0
+    assert in_child((CONFIG, [*changes, new_heads], work / "anew")) == 0
     state = load_checkpoint(work / "anew" / "iter_1.pth")["state_dict"]
     assert len(state["transformer.class_embed.0.weight"]) == 4
 
@@ -129,6 +130,6 @@ def test_real_photographs_train_and_are_scored(tmp_path):
     changes += ["train_cfg.max_iters=2", "train_cfg.val_interval=2", "train_dataloader.batch_size=2"]
     changes += ["param_scheduler=[{type: ConstantLR, factor: 1.0, by_epoch: false}]"]
     changes += ["val_dataloader.dataset.indices=3", "default_hooks.pictures=null"]
-    assert in_child("detection/deta_mini_coco_300it.yaml", changes, tmp_path / "run") == 0
+    assert in_child(("detection/deta_mini_coco_300it.yaml", changes, tmp_path / "run")) == 0
     metrics = json.loads((tmp_path / "run" / "result.json").read_text())["metrics"]
     assert "coco/bbox_mAP" in metrics
