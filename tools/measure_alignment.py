@@ -1,7 +1,6 @@
 """Measure what each loss of spatial alignment does, on drawn data: a table over seeds.
 
-    python tools/make_demo_data.py demo/data --images 720 --size 128 --videos 12 --frames 16 --video-size 128 192 \
-        --force
+    python tools/make_demo_data.py demo/data --images 720 --size 128 --videos 12 --frames 16 --video-size 128 192
     python tools/measure_alignment.py demo/data demo/effect --seeds 3
 
 A small encoder is trained on whole pictures (tools/make_demo_encoder.py) and then, for every seed, aligned with the
