@@ -1,13 +1,14 @@
-"""A hook that introduces a model and its data to each other."""
+"""What introduces a model and its data to each other."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
+from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
-from mmengine.registry import HOOKS
+from mmengine.registry import DATASETS, HOOKS
 from mmengine.runner import Runner
 
 from pe_spatial.engine.errors import ConfigError
@@ -39,6 +40,29 @@ class BindDatasetHook(Hook):
             getattr(model, method)(loader.dataset.metainfo)
         except ValueError as error:
             raise ConfigError(str(error)) from error
+
+
+def count_classes(config: Config, loaders: tuple[str, ...]) -> None:
+    """Give a model whose ``num_classes`` is null the number of classes of its data.
+
+    Args:
+        config: A loaded config; its ``model.num_classes`` is filled in.
+        loaders: Names of dataloaders; the first that the config has is asked.
+
+    Raises:
+        ConfigError: The data does not know its classes.
+    """
+    model = config.get("model") or {}
+    if "num_classes" not in model or model["num_classes"] is not None:
+        return
+    loader = next(config[name] for name in loaders if config.get(name))
+    dataset = DATASETS.build(loader["dataset"])
+    classes = dataset.metainfo.get("classes")
+    if not classes:
+        raise ConfigError(
+            f"model.num_classes is null, but {type(dataset).__name__} does not know its classes; set model.num_classes"
+        )
+    config.model.num_classes = len(classes)
 
 
 def check_class_count(num_classes: int, metainfo: Mapping[str, Any]) -> None:

@@ -13,6 +13,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from pe_spatial.engine.amp import prepare_evaluation
+from pe_spatial.engine.binding import count_classes
 from pe_spatial.engine.checkpoint import BEST_POINTER, LAST_POINTER, find_best, find_last, load_checkpoint
 from pe_spatial.engine.config import drop_pretrained
 from pe_spatial.engine.distributed import set_up
@@ -48,6 +49,7 @@ def train(config: Config, resume: Literal["no", "yes", "if-any"] = "no", hooks: 
         for leftover in (METRICS_FILE, LAST_POINTER, BEST_POINTER):  # of a run that never reached a checkpoint
             (folder / leftover).unlink(missing_ok=True)
     with naming_mistakes():
+        count_classes(config, ("train_dataloader",))
         runner = build_runner(config, changes)
     for hook in hooks:
         runner.register_hook(hook)
@@ -83,6 +85,7 @@ def evaluate(config: Config, checkpoint: str | Path | None = None) -> dict[str, 
         changes[f"train_{part}"] = changes[f"val_{part}"] = None
     changes |= {"optim_wrapper": None, "param_scheduler": None, "resume": False, "load_from": str(path)}
     with naming_mistakes():
+        count_classes(config, ("test_dataloader", "val_dataloader"))
         runner = build_runner(config, {**changes, "work_dir": str(folder / "evaluation")})
     runner.logger.info(f"scoring {path}")
     with naming_mistakes(runner):
