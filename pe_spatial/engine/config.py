@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -195,7 +196,7 @@ def import_packages(config: Any) -> None:
     """Import what registers the names that a config may use.
 
     Raises:
-        ConfigError: `custom_imports` names a module that does not exist.
+        ConfigError: `custom_imports` names a module that does not exist, or whose third parties are not installed.
     """
     modules = (config.get("custom_imports") or {}).get("imports", [])
     for module in ["pe_spatial.backbones", "pe_spatial.data", "pe_spatial.engine", *_as_list(modules)]:
@@ -203,7 +204,13 @@ def import_packages(config: Any) -> None:
             import_module(module)
         except ModuleNotFoundError as error:
             if error.name is None or not module.startswith(error.name):
-                raise  # the module is there, something that it imports is not
+                package = (error.name or "").partition(".")[0]
+                if not package or find_spec(package):
+                    raise  # a mistake inside the module
+                raise ConfigError(
+                    f"{config.filename}: {module} needs the package {package!r}, which is not installed; "
+                    f"pip install -e '.[{module.partition('.')[0]}]'"
+                ) from error
             raise ConfigError(f"{config.filename}: custom_imports: there is no module {module!r}") from error
 
 

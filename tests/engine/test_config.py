@@ -150,6 +150,18 @@ def test_an_unknown_package_is_named(toy):
     assert "no module 'toy_tsak'" in problem(toy)
 
 
+def test_a_package_without_its_third_parties_says_what_to_install(toy, tmp_path, monkeypatch):
+    (tmp_path / "needy.py").write_text("import parts_that_nobody_has.models\n")
+    (tmp_path / "broken.py").write_text("import pe_spatial.no_such_part\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    edit(toy, "imports: [toy_task]", "imports: [toy_task, needy]")
+    assert "needy needs the package 'parts_that_nobody_has'" in problem(toy)
+    assert "pip install -e '.[needy]'" in problem(toy)
+    edit(toy, "imports: [toy_task, needy]", "imports: [toy_task, broken]")
+    with pytest.raises(ModuleNotFoundError, match="no_such_part"):
+        load_config(toy)
+
+
 def test_a_type_of_a_package_that_cannot_be_imported_says_so(toy):
     assert "no_such_package cannot be imported" in problem(toy, "model.type=no_such_package.Model")
 
