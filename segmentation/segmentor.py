@@ -9,6 +9,7 @@ from mmseg.models.segmentors import EncoderDecoder
 from torch import Tensor
 
 from pe_spatial.engine.binding import check_class_count
+from pe_spatial.engine.parts import build_part, link
 from segmentation.logits import Window
 from segmentation.semantic import enlarge_score_map, predict_semantic
 from segmentation.windows import check_window
@@ -56,8 +57,7 @@ class SemanticSegmentor(EncoderDecoder):
             self.backbone = MODELS.build(backbone)
             maps = self.backbone.channels
             if neck is not None:
-                arriving = {"in_channels": maps[-1], "stride": self.backbone.strides[-1]}
-                self.neck = MODELS.build(_linked("neck", neck, arriving))
+                self.neck = build_part("neck", neck, in_channels=maps[-1], stride=self.backbone.strides[-1])
                 maps = self.neck.channels
             self._init_decode_head(_head("decode_head", decode_head, maps, num_classes))
             if isinstance(auxiliary_head, Sequence):
@@ -112,12 +112,4 @@ def _head(part: str, config: HeadConfig, maps: Sequence[int], num_classes: int) 
         if not -len(maps) <= i < len(maps):
             raise ValueError(f"{part}.in_index {index} names a map that is not among the {len(maps)} that arrive")
     channels = [maps[i] for i in index] if many else maps[index]
-    return _linked(part, config, {"in_channels": channels, "num_classes": num_classes})
-
-
-def _linked(part: str, config: Mapping[str, Any], arriving: Mapping[str, Any]) -> dict[str, Any]:
-    """A config with the values that the parts before it fix; one that contradicts them is an error."""
-    for key, value in arriving.items():
-        if key in config and config[key] != value:
-            raise ValueError(f"{part}.{key} is {config[key]!r}, but {value!r} arrives; leave it out of the config")
-    return {**config, **arriving}
+    return link(part, config, in_channels=channels, num_classes=num_classes)

@@ -8,7 +8,6 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from mmengine.logging import print_log
-from mmengine.model import BaseModel
 from mmengine.registry import MODELS
 from mmengine.structures import BaseDataElement
 from torch import Tensor
@@ -19,9 +18,8 @@ from detection.deta.criterion import Criterion
 from detection.deta.matching import IoUMatching, Objects, OneToOneMatching
 from detection.deta.tokens import TokenGrid
 from detection.deta.transformer import Chooser, Predictions
-from detection.parts import build_part
-from detection.tta import build_tta
-from pe_spatial.engine.binding import check_class_count
+from detection.detector import Detector, objects_with_area
+from pe_spatial.engine.parts import build_part
 
 _QUERIES = "model.transformer.num_queries"
 
@@ -41,7 +39,7 @@ _KINDS = {
 
 
 @MODELS.register_module()
-class DETA(BaseModel):
+class DETA(Detector):
     """Detector of objects with boxes.
 
     Args:
@@ -75,27 +73,18 @@ class DETA(BaseModel):
         data_preprocessor: Mapping[str, Any] | None = None,
         tta: Mapping[str, Any] | None = None,
     ) -> None:
-        super().__init__(data_preprocessor=dict(data_preprocessor) if data_preprocessor else None)
-        if num_classes < 1:
-            raise ValueError(f"num_classes is {num_classes}; a detector needs at least one class")
+        super().__init__(num_classes, backbone, neck, data_preprocessor, tta)
         if matching not in _KINDS:
             raise ValueError(f"matching {matching!r} is unknown; use {' or '.join(map(repr, _KINDS))}")
         if len(loss_weights) != 3:
             raise ValueError(f"loss_weights {list(loss_weights)} must be three: focal, L1 and generalised IoU loss")
-        self.num_classes = num_classes
-        self.tta = build_tta(tta, self.data_preprocessor)
         self.matching = matching
         self.float32_transformer = float32_transformer
-        self.backbone = MODELS.build(dict(backbone))
-        self.neck = build_part("neck", neck, in_channels=self.backbone.channels[-1], stride=self.backbone.strides[-1])
-        channels = set(self.neck.channels)
-        if len(channels) != 1:
-            raise ValueError(f"the neck's maps have {self.neck.channels} channels; the transformer needs equal numbers")
         self.transformer = build_part(
             "transformer",
             {"type": "DetaTransformer", **(transformer or {})},
             num_classes=num_classes,
-            channels=channels.pop(),
+            channels=self.neck.channels[0],
             levels=len(self.neck.channels),
         )
         if matching == "iou" and not self.transformer.two_stage:
@@ -141,12 +130,6 @@ class DETA(BaseModel):
         targets = [self._objects(sample, inputs) for sample in data_samples]
         return self.criterion(predictions, targets)
 
-    def test_step(self, data: Any) -> list[BaseDataElement]:
-        """Predict a batch of the loader, with test-time augmentation if there is any; validation goes without."""
-        if self.tta is None:
-            return super().test_step(data)
-        return self.tta(self, data)
-
     def detect(self, inputs: Tensor, data_samples: Sequence[BaseDataElement]) -> list[tuple[Tensor, Tensor]]:
         """What the last layer says of every image, before post-processing.
 
@@ -173,14 +156,6 @@ class DETA(BaseModel):
         with torch.autocast(inputs.device.type, enabled=False):
             return self.transformer([m.float() for m in maps], grid, self._choose)
 
-    def check_classes(self, metainfo: Mapping[str, Any]) -> None:
-        """Compare the model with the ``classes`` of a data set.
-
-        Raises:
-            ValueError: their number is not the model's.
-        """
-        check_class_count(self.num_classes, metainfo)
-
     def bind_dataset(self, metainfo: Mapping[str, Any]) -> None:
         """Check the model against the training data.
 
@@ -201,13 +176,9 @@ class DETA(BaseModel):
         return f"{found} objects, but the model finds at most as many as its {queries} queries; set {_QUERIES} higher"
 
     def _objects(self, sample: BaseDataElement, inputs: Tensor) -> Objects:
-        """Objects of a sample on the device; boxes without area cannot be learnt from and are left out."""
-        truth = sample.gt_instances
+        """What an image has to be found, relative to its size."""
         height, width = sample.img_shape[:2]
-        boxes = torch.as_tensor(truth.bboxes).to(inputs.device, torch.float32)
-        labels = truth.labels.to(inputs.device)
-        keep = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
-        boxes, labels = boxes[keep], labels[keep]
+        boxes, labels, _ = objects_with_area(sample, inputs.device)
         if len(labels) and not 0 <= labels.min() <= labels.max() < self.num_classes:
             raise ValueError(
                 f"{sample.get('img_path')}: labels {labels.min()} to {labels.max()}, but the model has "

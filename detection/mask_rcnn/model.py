@@ -6,21 +6,19 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from mmengine.model import BaseModel
 from mmengine.registry import MODELS
 from mmengine.structures import BaseDataElement
 from torch import Tensor
 
+from detection.detector import Detector, objects_with_area
 from detection.mask_rcnn.boxes import Target
 from detection.mask_rcnn.class_losses import FederatedLoss
 from detection.mask_rcnn.postprocess import rescale
-from detection.parts import build_part
-from detection.tta import build_tta
-from pe_spatial.engine.binding import check_class_count
+from pe_spatial.engine.parts import build_part
 
 
 @MODELS.register_module()
-class MaskRCNN(BaseModel):
+class MaskRCNN(Detector):
     """Detector of objects with boxes and masks.
 
     Args:
@@ -46,19 +44,8 @@ class MaskRCNN(BaseModel):
         data_preprocessor: Mapping[str, Any] | None = None,
         tta: Mapping[str, Any] | None = None,
     ) -> None:
-        super().__init__(data_preprocessor=dict(data_preprocessor) if data_preprocessor else None)
-        if num_classes < 1:
-            raise ValueError(f"num_classes is {num_classes}; a detector needs at least one class")
-        self.num_classes = num_classes
-        self.tta = build_tta(tta, self.data_preprocessor)
-        self.backbone = MODELS.build(dict(backbone))
-        self.neck = build_part(
-            "neck", {**neck}, in_channels=self.backbone.channels[-1], stride=self.backbone.strides[-1]
-        )
-        channels = set(self.neck.channels)
-        if len(channels) != 1:
-            raise ValueError(f"the neck's maps have {self.neck.channels} channels; the heads need equal numbers")
-        shared = {"in_channels": channels.pop()}
+        super().__init__(num_classes, backbone, neck, data_preprocessor, tta)
+        shared = {"in_channels": self.neck.channels[0]}
         strides = tuple(self.neck.strides)
         self.rpn = build_part("rpn", {"type": "RPN", **(rpn or {})}, strides=strides, **shared)
         # the coarsest map only proposes
@@ -100,20 +87,6 @@ class MaskRCNN(BaseModel):
             return list(data_samples)
         raise ValueError(f"mode is {mode!r}; use 'loss', 'predict' or 'tensor'")
 
-    def test_step(self, data: Any) -> list[BaseDataElement]:
-        """Predict a batch of the loader, with test-time augmentation if there is any; validation goes without."""
-        if self.tta is None:
-            return super().test_step(data)
-        return self.tta(self, data)
-
-    def check_classes(self, metainfo: Mapping[str, Any]) -> None:
-        """Compare the model with the ``classes`` of a data set.
-
-        Raises:
-            ValueError: their number is not the model's.
-        """
-        check_class_count(self.num_classes, metainfo)
-
     def bind_dataset(self, metainfo: Mapping[str, Any]) -> None:
         """Check the model against the training data and take from it what the losses need.
 
@@ -129,10 +102,5 @@ class MaskRCNN(BaseModel):
             self.roi_heads.class_loss.set_frequencies(metainfo["image_counts"])
 
     def _target(self, sample: BaseDataElement, inputs: Tensor) -> Target:
-        """Objects of a sample on the device; boxes without area cannot be learnt from and are left out."""
-        truth = sample.gt_instances
-        boxes = torch.as_tensor(truth.bboxes).to(inputs.device, torch.float32)
-        labels = truth.labels.to(inputs.device)
-        masks = torch.as_tensor(truth.masks).to(inputs.device)
-        keep = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
-        return Target(boxes[keep], labels[keep], masks[keep])
+        boxes, labels, keep = objects_with_area(sample, inputs.device)
+        return Target(boxes, labels, torch.as_tensor(sample.gt_instances.masks).to(inputs.device)[keep])

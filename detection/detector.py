@@ -1,0 +1,75 @@
+"""What the detectors share: backbone and pyramid, classes that are compared with the data, test-time augmentation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from mmengine.model import BaseModel
+from mmengine.registry import MODELS
+from mmengine.structures import BaseDataElement
+from torch import Tensor
+
+from detection.tta import build_tta
+from pe_spatial.engine.binding import check_class_count
+from pe_spatial.engine.parts import build_part
+
+
+class Detector(BaseModel):
+    """A backbone and a neck; subclasses add what finds objects on the neck's maps.
+
+    Args:
+        num_classes: K; labels are 0…K-1.
+        backbone: settings of a backbone with ``channels`` and ``strides``; its last map feeds the neck.
+        neck: settings of the pyramid; ``in_channels`` and ``stride`` are those of the backbone.
+        data_preprocessor: settings of the preprocessor.
+        tta: settings of :class:`MultiScaleFlip`; None looks at every image once.
+
+    Raises:
+        ValueError: ``num_classes`` below 1, or maps of different numbers of channels.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        backbone: Mapping[str, Any],
+        neck: Mapping[str, Any],
+        data_preprocessor: Mapping[str, Any] | None,
+        tta: Mapping[str, Any] | None,
+    ) -> None:
+        super().__init__(data_preprocessor=dict(data_preprocessor) if data_preprocessor else None)
+        if num_classes < 1:
+            raise ValueError(f"num_classes is {num_classes}; a detector needs at least one class")
+        self.num_classes = num_classes
+        self.tta = build_tta(tta, self.data_preprocessor)
+        self.backbone = MODELS.build(dict(backbone))
+        self.neck = build_part("neck", neck, in_channels=self.backbone.channels[-1], stride=self.backbone.strides[-1])
+        if len(set(self.neck.channels)) != 1:
+            raise ValueError(f"the neck's maps have {self.neck.channels} channels; a detector needs equal numbers")
+
+    def test_step(self, data: Any) -> list[BaseDataElement]:
+        """Predict a batch of the loader, with test-time augmentation if there is any; validation goes without."""
+        if self.tta is None:
+            return super().test_step(data)
+        return self.tta(self, data)
+
+    def check_classes(self, metainfo: Mapping[str, Any]) -> None:
+        """Compare the model with the ``classes`` of a data set.
+
+        Raises:
+            ValueError: their number is not the model's.
+        """
+        check_class_count(self.num_classes, metainfo)
+
+
+def objects_with_area(sample: BaseDataElement, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Objects of a sample on the device; boxes without area cannot be learnt from and are left out.
+
+    Returns:
+        Boxes [G, 4] (xyxy, float32, input pixels), labels [G], and which of the sample's objects these are [N] bool.
+    """
+    truth = sample.gt_instances
+    boxes = torch.as_tensor(truth.bboxes).to(device, torch.float32)
+    keep = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
+    return boxes[keep], truth.labels.to(device)[keep], keep
