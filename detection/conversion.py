@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from detection.renaming import rename
 from pe_spatial.backbones import rotary_table
 from pe_spatial.backbones.weights import Layout, WeightsError, to_official
 from pe_spatial.backbones.weights import to_detectron2 as encoder_to_detectron2
@@ -30,6 +31,7 @@ _PREFIXES = {
 }
 _ENCODER_THERE = "backbone.net."
 _ENCODER_HERE = "backbone.encoder."
+_CONVERTIBLE = "Mask R-CNN on the simple feature pyramid, with a 2-layer RPN and one box stage,"
 _STATISTICS = ("pixel_mean", "pixel_std")
 
 
@@ -63,7 +65,7 @@ def from_detectron2(
     encoder, dropped = to_official(encoder_part, Layout("Detectron2", _ENCODER_THERE))
     dropped |= {key: "pixel statistics, which the config holds" for key in tensors if key in _STATISTICS}
     rest = {key: tensor for key, tensor in tensors.items() if key not in encoder_part and key not in dropped}
-    ours = _rename(rest, _PREFIXES)
+    ours = rename(rest, _PREFIXES, _CONVERTIBLE)
     if class_token and "class_embedding" not in encoder:
         table = encoder["positional_embedding"]  # [h * w, C]
         encoder["class_embedding"] = table.new_zeros(table.shape[1])
@@ -91,27 +93,10 @@ def to_detectron2(
         {key.removeprefix(_ENCODER_HERE): tensor for key, tensor in encoder_part.items()}, _ENCODER_THERE
     )
     rest = {key: tensor for key, tensor in tensors.items() if key not in encoder_part}
-    theirs = {**encoder, **_rename(rest, {here: there for there, here in _PREFIXES.items()})}
+    theirs = {**encoder, **rename(rest, {here: there for there, here in _PREFIXES.items()}, _CONVERTIBLE)}
     if geometry is not None:
         theirs |= geometry.buffers(encoder)
     return theirs, {_ENCODER_HERE + key: reason for key, reason in dropped.items()}
-
-
-def _rename(tensors: Mapping[str, Tensor], prefixes: Mapping[str, str]) -> dict[str, Tensor]:
-    renamed: dict[str, Tensor] = {}
-    unknown = []
-    for key, tensor in tensors.items():
-        prefix = next((prefix for prefix in prefixes if key.startswith(prefix)), None)
-        if prefix is None:
-            unknown.append(key)
-        else:
-            renamed[prefixes[prefix] + key.removeprefix(prefix)] = tensor
-    if unknown:
-        raise WeightsError(
-            f"{len(unknown)} keys have no counterpart ({', '.join(unknown[:3])}{', …' if len(unknown) > 3 else ''}): "
-            "only Mask R-CNN on the simple feature pyramid, with a 2-layer RPN and one box stage, can be converted"
-        )
-    return renamed
 
 
 @dataclass(frozen=True)

@@ -149,9 +149,7 @@ def convert_encoder(source: Path, options: argparse.Namespace) -> tuple[dict[str
 def convert_detector(
     source: Path, tensors: dict[str, Tensor], options: argparse.Namespace
 ) -> tuple[dict[str, Tensor], list[str]]:
-    if options.patch_size:
-        raise WeightsError("--patch-size applies to encoders; a detector keeps the patch size that it was trained with")
-    check_values(source, tensors)
+    check_detector(source, tensors, options)
     if options.to == "pe_spatial":
         result, dropped = from_detectron2(tensors, has_class_token(options))
     else:
@@ -165,9 +163,7 @@ def convert_detector(
 def convert_deta(
     source: Path, tensors: dict[str, Tensor], options: argparse.Namespace
 ) -> tuple[dict[str, Tensor], list[str]]:
-    if options.patch_size:
-        raise WeightsError("--patch-size applies to encoders; a detector keeps the patch size that it was trained with")
-    check_values(source, tensors)
+    check_detector(source, tensors, options)
     category_ids = stated_classes(load_config(options.config)).get("category_ids") if options.config else None
     result, dropped = from_authors(tensors, category_ids)
     labels = (
@@ -180,6 +176,12 @@ def convert_deta(
         *summarise(dropped),
         labels,
     ]
+
+
+def check_detector(source: Path, tensors: dict[str, Tensor], options: argparse.Namespace) -> None:
+    if options.patch_size:
+        raise WeightsError("--patch-size applies to encoders; a detector keeps the patch size that it was trained with")
+    check_values(source, tensors)
 
 
 def cast(tensors: dict[str, Tensor], options: argparse.Namespace) -> dict[str, Tensor]:

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from detection.renaming import rename
 from pe_spatial.backbones.weights import Layout, WeightsError, to_official
 
 # prefix there -> prefix here, the encoder apart; the first that fits counts
@@ -54,23 +55,12 @@ def from_authors(
     body = {key: tensor for key, tensor in tensors.items() if key.startswith(_ENCODER_THERE) and ".fpn" not in key}
     encoder, dropped = to_official(body, Layout("DETA", _ENCODER_THERE))
     ours = {_ENCODER_HERE + key: tensor for key, tensor in encoder.items()}
-    unknown = []
-    for key, tensor in tensors.items():
-        if key in body:
-            continue
-        prefix = next((prefix for prefix in _PREFIXES if key.startswith(prefix)), None)
+    for key in tensors:
         if key.startswith(_HEADS):
             _check_alias(tensors, key)
             dropped[key] = "second name of a head"
-        elif prefix is None:
-            unknown.append(key)
-        else:
-            ours[_PREFIXES[prefix] + key.removeprefix(prefix)] = tensor
-    if unknown:
-        raise WeightsError(
-            f"{len(unknown)} keys have no counterpart ({', '.join(unknown[:3])}{', …' if len(unknown) > 3 else ''}): "
-            "only a two-stage DETA with box refinement on the plain backbone can be converted"
-        )
+    rest = {key: tensor for key, tensor in tensors.items() if key not in body and key not in dropped}
+    ours |= rename(rest, _PREFIXES, "a two-stage DETA with box refinement on the plain backbone")
     if category_ids is not None:
         _choose_columns(ours, category_ids)
     return ours, dropped
