@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from copy import copy
 from typing import Any
 
 import torch
@@ -53,7 +52,7 @@ class OneOfManyMaps(nn.Module):
         index: which of its maps.
 
     Attributes:
-        channels, strides, num_layers: as of any backbone, for one map.
+        channels, strides: as of any backbone, for one map.
     """
 
     def __init__(self, shared: SharedEncoder, index: int) -> None:
@@ -201,7 +200,7 @@ class _Advance(Hook):
 
 
 def probe_layers(
-    config: Config, layers: Sequence[int], device: str, advance: Callable[[str], None]
+    config: Config, layers: Sequence[int], device: str, advance: Callable[[str], None] = lambda text: None
 ) -> dict[int, dict[str, float]]:
     """Train the config's model on every layer and score it; a run that was interrupted goes on.
 
@@ -234,7 +233,7 @@ def probe_layers(
 
 def _for_all_layers(config: Config, layers: Sequence[int]) -> Config:
     """The config of the same run with `LayerProbes`, scored once at its end."""
-    settings = copy(config.to_dict())
+    settings = config.to_dict()
     model = dict(settings["model"])
     settings["model"] = {
         "type": "LayerProbes",
