@@ -1,25 +1,12 @@
 """Weights and pictures of the official DETA whose results are in `tests/data/deta*`; see that folder's tests."""
 
 import json
-import zlib
-from pathlib import Path
 
 import numpy as np
 import torch
+from golden import DATA, draw, scale
 
-DATA = Path(__file__).parents[1] / "data"
 SIZES = ((224, 256), (256, 192))  # of the pictures, padded to 256 x 256
-ENCODER = {
-    "name": "golden",
-    "patch_size": 16,
-    "width": 64,
-    "depth": 4,
-    "heads": 4,
-    "mlp_ratio": 4.0,
-    "image_size": 128,
-    "cls_token": False,
-    "layer_scale": 0.1,
-}
 
 
 def official_weights():
@@ -31,16 +18,10 @@ def official_weights():
 
 
 def fill(key, shape):
-    x = np.random.default_rng(zlib.crc32(key.encode())).standard_normal(shape).astype(np.float32)
+    x = draw(key, shape)
     if key.startswith("bbox_embed") and key.endswith("layers.2.weight"):
         x = x * np.float32(0.1)
-    if len(shape) >= 2:
-        return x / np.float32(np.sqrt(np.prod(shape[1:])))
-    if key.endswith("gamma"):
-        return np.float32(0.1) + np.float32(0.02) * x
-    if key.endswith("weight"):
-        return 1 + np.float32(0.1) * x
-    return np.float32(0.02) * x
+    return scale(key, x)
 
 
 def pictures():

@@ -5,7 +5,8 @@ import json
 import convert_weights
 import pytest
 import torch
-from deta_golden import DATA, ENCODER, official_weights
+from deta_golden import official_weights
+from golden import DATA, ENCODER
 from mmengine.registry import MODELS
 
 from detection.deta.conversion import from_authors, is_deta

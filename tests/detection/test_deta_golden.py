@@ -5,7 +5,8 @@ import json
 import numpy as np
 import pytest
 import torch
-from deta_golden import DATA, ENCODER, SIZES, official_weights, pictures
+from deta_golden import SIZES, official_weights, pictures
+from golden import DATA, ENCODER
 from mmengine.structures import BaseDataElement, InstanceData
 from torchvision.ops import box_convert
 

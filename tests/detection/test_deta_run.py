@@ -7,7 +7,7 @@ from pathlib import Path
 import predict
 import pytest
 import torch
-from small_runs import write_strips
+from small_runs import shared_overrides, write_strips
 
 from pe_spatial.engine import ConfigError, load_checkpoint, load_config
 from pe_spatial.engine.launch import evaluate, train
@@ -22,30 +22,14 @@ REAL = ROOT.parent / "shared" / "data" / "coco_tiny"
 
 def overrides(data, iterations, *more):
     """The demo's model shrunk further."""
-    changes = [
-        "model.data_preprocessor.pad_to=[64, 64]",
-        "model.backbone.variant={name: t, patch_size: 16, width: 32, depth: 2, heads: 2, mlp_ratio: 2, image_size: 64, "
-        "cls_token: false}",
+    return [
+        *shared_overrides(data, iterations, batch_size=2),
         "model.neck={type: DetaPyramid, out_channels: 32, levels: 3}",
         "model.transformer.num_queries=20",
         "model.transformer.layer={heads: 2, points: 2, ffn_channels: 32}",
-        f"train_cfg.max_iters={iterations}",
-        f"train_cfg.val_interval={iterations}",
-        "train_dataloader.batch_size=2",
-        "val_dataloader.batch_size=2",
-        "param_scheduler=[{type: ConstantLR, factor: 1.0, by_epoch: false}]",
         "default_hooks.checkpoint.interval=2",
-        "default_hooks.checkpoint.best=null",
-        "default_hooks.pictures=null",
-        "default_hooks.logger.interval=1",
+        *more,
     ]
-    for loader in ("train_dataloader", "val_dataloader"):
-        changes += [
-            f"{loader}.dataset.data_root={data}",
-            f"{loader}.dataset.ann_file=instances.json",
-            f"{loader}.dataset.data_prefix.img_path=images",
-        ]
-    return [*changes, *more]
 
 
 def run_all(*runs):

@@ -7,40 +7,15 @@ seed 0) and are in `maskrcnn_coco_anchor_deltas.npz`.
 """
 
 import json
-import zlib
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from golden import DATA, ENCODER, fill
 from mmengine.structures import BaseDataElement
 
 from detection.conversion import from_detectron2
 from detection.mask_rcnn import MaskRCNN
-
-DATA = Path(__file__).parents[1] / "data"
-ENCODER = {
-    "name": "golden",
-    "patch_size": 16,
-    "width": 64,
-    "depth": 4,
-    "heads": 4,
-    "mlp_ratio": 4.0,
-    "image_size": 128,
-    "cls_token": False,
-    "layer_scale": 0.1,
-}
-
-
-def fill(key, shape):
-    x = np.random.default_rng(zlib.crc32(key.encode())).standard_normal(shape).astype(np.float32)
-    if len(shape) >= 2:
-        return x / np.float32(np.sqrt(np.prod(shape[1:])))
-    if key.endswith("gamma"):
-        return np.float32(0.1) + np.float32(0.02) * x
-    if key.endswith("weight"):
-        return 1 + np.float32(0.1) * x
-    return np.float32(0.02) * x
 
 
 def official_weights():

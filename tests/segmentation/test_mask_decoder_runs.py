@@ -1,8 +1,6 @@
 """The mask decoder under the Runner: resumed, in bfloat16, replicated and sharded."""
 
 import json
-import os
-import socket
 import sys
 from pathlib import Path
 
@@ -15,8 +13,9 @@ from pe_spatial.engine import load_checkpoint, load_config
 from pe_spatial.engine.launch import train
 
 sys.path.append(str(Path(__file__).parents[1] / "engine"))
-from children import CONTEXT  # noqa: E402
+from processes import launch  # noqa: E402
 
+CONFIG = "demo/seg_mask_decoder_tiny_shapes.yaml"
 ITERATIONS = 4
 VARIANT = "{name: t, patch_size: 8, width: 32, depth: 3, heads: 2, mlp_ratio: 2, image_size: 32, cls_token: true}"
 
@@ -65,41 +64,11 @@ def overrides(data, batch_size, wrapper="OptimWrapper"):
     return changes
 
 
-def free_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
-
-
-def rank(number, world_size, port, work_dir, changes):
-    os.environ.update(
-        RANK=str(number),
-        LOCAL_RANK=str(number),
-        WORLD_SIZE=str(world_size),
-        LOCAL_WORLD_SIZE=str(world_size),
-        MASTER_ADDR="127.0.0.1",
-        MASTER_PORT=str(port),
-        CUDA_VISIBLE_DEVICES="",
-    )
-    torch.set_num_threads(1)
-    run(work_dir, changes)
-
-
 def run(work_dir, changes, resume="no"):
-    config = load_config("demo/seg_mask_decoder_tiny_shapes.yaml", changes)
+    config = load_config(CONFIG, changes)
     config.work_dir = str(work_dir)
     config.experiment_name = f"mask_decoder_{resume}"  # mmengine keeps loggers by name
     train(config, resume)
-
-
-def launch(work_dir, changes, world_size):
-    arguments = (world_size, free_port(), work_dir, changes)
-    children = [CONTEXT.Process(target=rank, args=(number, *arguments)) for number in range(world_size)]
-    for child in children:
-        child.start()
-    for child in children:
-        child.join(120)
-    assert [child.exitcode for child in children] == [0] * world_size
 
 
 def weights(folder, iteration=ITERATIONS):
@@ -115,7 +84,7 @@ def assert_close(ours, theirs, tolerance):
 @pytest.fixture(scope="module")
 def replicated(data, tmp_path_factory):
     folder = tmp_path_factory.mktemp("replicated") / "run"
-    launch(folder, overrides(data, batch_size=2), world_size=2)
+    launch(CONFIG, folder, overrides=overrides(data, batch_size=2))
     return folder
 
 
@@ -133,5 +102,5 @@ def test_a_resumed_run_ends_as_if_it_had_not_been_interrupted(data, tmp_path):
 def test_sharded_is_replicated(data, replicated, tmp_path):
     units = "[backbone.encoder.transformer.resblocks.*]"
     sharding = [f"model_wrapper_cfg={{type: FullyShardedModel, units: {units}}}"]
-    launch(tmp_path / "run", [*overrides(data, batch_size=2), *sharding], world_size=2)
+    launch(CONFIG, tmp_path / "run", overrides=[*overrides(data, batch_size=2), *sharding])
     assert_close(weights(tmp_path / "run"), weights(replicated), 1e-5)
