@@ -40,7 +40,7 @@ def test_every_picture_comes_through_whatever_may_wait(finished, pictures, monke
         found = predict(samples)
         with lock:
             for sample in samples:
-                inside.remove(sample["data_samples"].ori_shape[0] ** 2)  # threads finish in any order, so by size and not by place
+                inside.remove(sample["data_samples"].ori_shape[0] ** 2)  # by size: threads finish in any order
         return found
 
     monkeypatch.setattr(predictor, "load", counted_load)
