@@ -19,7 +19,7 @@ from segmentation.metrics import MeanIoUMetric
 from segmentation.panoptic import CocoPanoptic, InstanceLabels, LoadInstanceLabels, LoadPanoptic
 from segmentation.panoptic_quality import PanopticMetric
 from segmentation.segmentor import SemanticSegmentor
-from segmentation.transforms import MixedCrop
+from segmentation.transforms import MixedCrop, RandomScale
 
 __all__ = [
     "ADE20K",
@@ -40,6 +40,7 @@ __all__ = [
     "MixedCrop",
     "PanopticMetric",
     "PascalVOC",
+    "RandomScale",
     "SegmentationDataset",
     "SegmentationFolder",
     "SemanticModel",

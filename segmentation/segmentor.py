@@ -31,8 +31,8 @@ class SemanticSegmentor(EncoderDecoder):
         decode_head: Config of a head; `num_classes` and `in_channels` follow from the model. `in_index` chooses maps.
         neck: Config of a module from the backbone's last map to several; `in_channels` and `stride` follow.
         auxiliary_head: Config of a second head that is used in training only, or a list of them.
-        window: `size` and `stride`, both (H, W), of the window that slides over images in evaluation; None takes them
-            whole.
+        window: `size` and `stride` of the window that slides over images in evaluation, see `check_window`; None takes
+            them whole.
         data_preprocessor: Config of the preprocessor.
 
     Raises:

@@ -1,6 +1,6 @@
 """Windows that slide over an image."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -8,17 +8,27 @@ from torch import Tensor
 from segmentation.logits import Window
 
 
-def check_window(size: tuple[int, ...], stride: tuple[int, ...]) -> Window:
+def check_window(size: int | Sequence[int], stride: int | Sequence[int] | None = None) -> Window:
     """A window from the values of a config.
+
+    Args:
+        size: (H, W) in pixels, or the side of a square.
+        stride: As `size`; None is two thirds of the window, rounded down.
 
     Raises:
         ValueError: Not two sides each, or a stride that would leave gaps.
     """
-    if len(size) != 2 or len(stride) != 2 or min(*size, *stride) < 1:
-        raise ValueError(f"window size {list(size)} and stride {list(stride)} must each be (H, W) in pixels")
-    if stride[0] > size[0] or stride[1] > size[1]:
-        raise ValueError(f"stride {list(stride)} exceeds the window {list(size)} and would leave gaps; lower it")
-    return Window((int(size[0]), int(size[1])), (int(stride[0]), int(stride[1])))
+    sides = _pair(size)
+    steps = tuple(2 * side // 3 for side in sides) if stride is None else _pair(stride)
+    if len(sides) != 2 or len(steps) != 2 or min(*sides, *steps) < 1:
+        raise ValueError(f"window size {list(sides)} and stride {list(steps)} must each be (H, W) in pixels")
+    if steps[0] > sides[0] or steps[1] > sides[1]:
+        raise ValueError(f"stride {list(steps)} exceeds the window {list(sides)} and would leave gaps; lower it")
+    return Window((sides[0], sides[1]), (steps[0], steps[1]))
+
+
+def _pair(value: int | Sequence[int]) -> tuple[int, ...]:
+    return (value, value) if isinstance(value, int) else tuple(map(int, value))
 
 
 def window_places(height: int, width: int, window: Window) -> Iterator[tuple[slice, slice]]:

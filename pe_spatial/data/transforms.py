@@ -27,11 +27,13 @@ class FixedSizeCrop(v2.Transform):
     """Crop at a random place to at most `size`; a side that is shorter stays as it is (nothing is padded).
 
     Args:
-        size: (H, W) in pixels.
+        size: (H, W) in pixels, or the side of a square.
     """
 
-    def __init__(self, size: Sequence[int]) -> None:
+    def __init__(self, size: int | Sequence[int]) -> None:
         super().__init__()
+        if isinstance(size, int):
+            size = (size, size)
         if len(size) != 2 or min(size) < 1:
             raise ValueError(f"size {list(size)} is not (H, W) in pixels")
         self.size = (int(size[0]), int(size[1]))

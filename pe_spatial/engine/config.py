@@ -1,6 +1,7 @@
 """`load_config`: mmengine's Config from YAML files, found by name, read safely and checked before anything runs."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from copy import deepcopy
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,8 +20,8 @@ CONFIG_ROOTS = (Path("configs"), Path(__file__).resolve().parents[2] / "configs"
 def load_config(name: str | Path, overrides: Sequence[str] = ()) -> Config:
     """Load, override and check a config.
 
-    Top-level keys that begin with `_` are the author's variables (anchors, sources of `{{_base_._x}}`); they are
-    resolved and dropped.
+    Top-level keys that begin with `_` are the author's variables and are dropped. The value `$_x` stands for that of
+    the variable `_x` as the derived file or an override left it.
 
     Args:
         name: A path, or a file name (the suffix may be missing) that is looked up below `configs/`.
@@ -37,11 +38,11 @@ def load_config(name: str | Path, overrides: Sequence[str] = ()) -> Config:
         raise ConfigError(f"{path}: {error.args[0] if error.args else error}") from error
     for override in overrides:
         origins[_apply(config, override)] = f"override '{override}'"
-    for key in [key for key in config if key.startswith("_")]:
-        config.pop(key)
+    variables = {f"${key}": config.pop(key) for key in [key for key in config if key.startswith("_")]}
+    problems = [problem for key in config for problem in _fill_in(config, key, key, variables)]
     import_packages(config)
     _normalise(config)
-    problems = list(find_problems(config))
+    problems += find_problems(config)
     if problems:
         raise ConfigError("\n".join(f"{_origin(origins, where, path)}: {where}: {what}" for where, what in problems))
     return config
@@ -192,6 +193,21 @@ def _child(node: Any, part: str, where: str, override: str) -> Any:
 
 
 # --- after merging ----------------------------------------------------------------------------------------------------
+def _fill_in(node: Any, key: Any, where: str, variables: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Put the values of variables in the place of `$_x`, anywhere below a key; yields what names none."""
+    value = node[key]
+    if isinstance(value, dict):
+        for name in value:
+            yield from _fill_in(value, name, f"{where}.{name}", variables)
+    elif isinstance(value, list):
+        for index in range(len(value)):
+            yield from _fill_in(value, index, f"{where}.{index}", variables)
+    elif isinstance(value, str) and value in variables:
+        node[key] = deepcopy(variables[value])
+    elif isinstance(value, str) and value.startswith("$_"):
+        yield where, f"there is no variable {value.removeprefix('$')}; define it at the top level of the config"
+
+
 def import_packages(config: Any) -> None:
     """Import what registers the names that a config may use.
 

@@ -40,7 +40,7 @@ class MaskDecoder(BaseModel):
         criterion: Config of the loss.
         least_score, least_visible: See `panoptic_of`.
         max_instances: Objects that are kept per image.
-        window: For semantic outputs alone: `size` and `stride`, both (H, W), of a window over the images.
+        window: For semantic outputs alone: `size` and `stride` of a window over the images, see `check_window`.
         data_preprocessor: Config of the preprocessor; pads to multiples of the patch size.
 
     Attributes:

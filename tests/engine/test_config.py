@@ -272,6 +272,18 @@ def test_pretrained_weights_are_forgotten_everywhere():
     assert model == {"weights": None, "neck": [{"backbone": {"weights": None, "depth": 2}}]}
 
 
+def test_a_variable_stands_for_its_last_value_wherever_it_is_named(toy, tmp_path):
+    edit(toy, "  dropout: 0.2", "  dropout: $_share")
+    assert f"{toy}:" in problem(toy) and "model.dropout: there is no variable _share" in problem(toy)
+    toy.write_text(toy.read_text() + "_share: 0.3\n")
+    assert load_config(toy).model.dropout == 0.3
+    derived = tmp_path / "derived.yaml"
+    derived.write_text(f"_base_: {toy.name}\n_share: 0.4\n")
+    assert load_config(derived).model.dropout == 0.4
+    config = load_config(derived, ["_share=0.5"])
+    assert config.model.dropout == 0.5 and "_share" not in config
+
+
 def test_environment_variables_are_filled_in(toy, monkeypatch):
     edit(toy, "  dropout: 0.2", "  dropout: {{$TOY_DROPOUT:0.3}}")
     assert load_config(toy).model.dropout == 0.3

@@ -9,6 +9,8 @@ from mmengine.registry import MODELS, DefaultScope
 from pe_spatial.backbones import get_variant
 from pe_spatial.engine import load_config
 from pe_spatial.engine.config import drop_pretrained
+from segmentation.logits import Window
+from segmentation.windows import check_window
 
 ROOT = Path(__file__).parents[2] / "configs"
 RECIPES = sorted([*(ROOT / "segmentation").glob("*.yaml"), *(ROOT / "demo").glob("seg_*.yaml")])
@@ -36,7 +38,15 @@ def test_a_probe_names_the_paper_s_number(size):
     config = load_config(f"linear_pe_spatial_{size}_ade20k_40k.yaml")
     assert config.train_cfg.max_iters == 40000 and config.train_dataloader.batch_size == 16
     assert config.optim_wrapper.optimizer.type == "AdamW" and config.optim_wrapper.optimizer.lr == 1e-3
-    assert config.model.window == {"size": [512, 512], "stride": [341, 341]} and config.model.backbone.frozen is True
+    assert check_window(**config.model.window) == Window((512, 512), (341, 341))
+    assert config.model.backbone.frozen is True
+
+
+def test_the_image_size_stands_once():
+    config = load_config("linear_pe_spatial_b16_ade20k_40k.yaml", ["_image_size=768"])
+    scale, crop = config.train_dataloader.dataset.pipeline[2:4]
+    resize = config.val_dataloader.dataset.pipeline[1]
+    assert scale.size == crop.size == resize.size == config.model.window.size == 768
 
 
 def test_it_predicts_scores_of_its_classes(recipe):

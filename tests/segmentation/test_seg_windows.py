@@ -56,3 +56,9 @@ def test_padding_is_at_the_bottom_and_the_right():
 def test_a_window_that_cannot_be_is_refused(size, stride, words):
     with pytest.raises(ValueError, match=words):
         check_window(size, stride)
+
+
+def test_a_side_is_a_square_and_a_third_overlaps_unless_told():
+    assert check_window(512) == Window((512, 512), (341, 341))  # the published protocol
+    assert check_window([512, 1024]) == Window((512, 1024), (341, 682))
+    assert check_window(8, 4) == check_window([8, 8], [4, 4])

@@ -7,17 +7,16 @@ import label_files
 import numpy as np
 import pytest
 import torch
-from mmengine.config import Config
 from mmengine.registry import DATASETS
 
 import detection  # noqa: F401 - registers CocoInstances
 import pe_spatial.data  # noqa: F401 - registers the loaders
 from pe_spatial.data import UnreadableFile
-from pe_spatial.engine import ConfigError
+from pe_spatial.engine import ConfigError, load_config
 from segmentation import ADE20K, Cityscapes, COCOStuff, LabelError, LabelFormat, PascalVOC, SegmentationFolder
 from segmentation.class_list import read_class_list
 from segmentation.labels import read_values
-from segmentation.transforms import MixedCrop
+from segmentation.transforms import MixedCrop, RandomScale
 
 ROOT = Path(__file__).resolve().parents[2]
 SHARED = ROOT.parent / "shared" / "data"
@@ -175,7 +174,7 @@ def test_a_base_config_reads_the_layout_of_the_archive(base, tmp_path, monkeypat
     (tmp_path / "ImageSets/Segmentation/val.txt").write_text("x\n")
     (tmp_path / "data.yaml").write_text("classes: [road, tree, car]\nimages: {val: pictures}\nlabels: {val: maps}\n")
     monkeypatch.setenv(variable, str(tmp_path))
-    config = Config.fromfile(ROOT / "configs" / "_base_" / "datasets" / f"{base}.yaml")
+    config = load_config(ROOT / "configs" / "_base_" / "datasets" / f"{base}.yaml")
     dataset = DATASETS.build(config.val_dataloader.dataset)
     assert len(dataset) == 1
     labels = labels_of(dataset)
@@ -317,10 +316,32 @@ def test_a_mixed_crop_avoids_places_where_one_class_covers_nearly_all():
 
     torch.manual_seed(0)
     assert share_of_mixed(0.75) > 2 * share_of_mixed(1.0)
+    assert MixedCrop(16).size == MixedCrop([16, 16]).size
     with pytest.raises(ValueError, match="largest_share 75 is not a share"):
         MixedCrop([16, 16], 75)
     with pytest.raises(ValueError, match="MixedCrop needs a label map"):
         MixedCrop([16, 16])({"img": sample["img"]})
+
+
+# --- the scale --------------------------------------------------------------------------------------------------------
+def test_a_random_scale_resizes_image_and_labels_by_the_shorter_side():
+    from torchvision import tv_tensors
+
+    def sizes(height, width, **options):
+        labels = tv_tensors.Mask(torch.randint(0, 2, (1, height, width)) * 7)
+        scaled = RandomScale(16, **options)({"img": tv_tensors.Image(labels.to(torch.uint8)), "sem_seg": labels})
+        assert scaled["img"].shape == scaled["sem_seg"].shape
+        assert set(scaled["sem_seg"].unique().tolist()) <= {0, 7}  # no class between two others
+        return tuple(scaled["img"].shape[-2:])
+
+    assert sizes(20, 40, scale_range=(1, 1)) == (16, 32)
+    assert sizes(40, 20, scale_range=(2, 2)) == (64, 32)
+    assert sizes(10, 80, scale_range=(1, 1)) == (8, 64)  # longer than 4 times its width
+    shorter = [min(sizes(20, 40)) for _ in range(50)]
+    assert 8 <= min(shorter) < 14 and 20 < max(shorter) <= 32
+    for wrong in ({"size": 0}, {"size": 16, "scale_range": (2, 1)}, {"size": 16, "max_aspect": 0.5}):
+        with pytest.raises(ValueError, match="must be at least a pixel"):
+            RandomScale(**wrong)
 
 
 # --- real data --------------------------------------------------------------------------------------------------------
