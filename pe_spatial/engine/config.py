@@ -90,6 +90,7 @@ def find_config(name: str | Path) -> Path:
         listing = "\n  ".join(str(candidate) for candidate in found.values())
         raise ConfigError(f"several configs are called {path}; give one of these paths:\n  {listing}")
     known = {file.name for root in CONFIG_ROOTS for file in root.rglob("*.yaml") if "_base_" not in file.parts}
+    known |= {file.name for file in path.parent.glob("*.yaml")}
     raise ConfigError(f"no config {path} here or below configs/; {suggest(path.name, known)}")
 
 

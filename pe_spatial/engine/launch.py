@@ -31,8 +31,10 @@ def train(config: Config, resume: Literal["no", "yes", "if-any"] = "no", hooks: 
 
     Raises:
         CheckpointError: Nothing to resume from.
+        ConfigError: The run ends before one of its schedulers begins.
         UserError: The folder holds another run.
     """
+    _check_schedule(config)
     changes = set_up(config)
     folder = Path(config.work_dir)
     last = find_last(folder)
@@ -90,6 +92,19 @@ def evaluate(config: Config, checkpoint: str | Path | None = None) -> dict[str, 
     runner.logger.info(f"scoring {path}")
     with naming_mistakes(runner):
         return runner.test()
+
+
+def _check_schedule(config: Config) -> None:
+    """A run that was shortened for a trial may end before a scheduler that lasts to its end begins."""
+    length = (config.get("train_cfg") or {}).get("max_iters")
+    schedulers = config.get("param_scheduler")
+    for index, scheduler in enumerate(schedulers if isinstance(schedulers, list) else []):
+        begin = 0 if scheduler.get("by_epoch", True) or "end" in scheduler else scheduler.get("begin", 0)
+        if length is not None and 0 < length <= begin:
+            raise ConfigError(
+                f"param_scheduler.{index} begins at iteration {begin}, but train_cfg.max_iters is {length}; lower its "
+                "begin and the end of the warm-up before it, or train at a constant rate with param_scheduler=null"
+            )
 
 
 @contextmanager

@@ -181,6 +181,7 @@ def test_epoch_loops_are_refused(finished, tmp_path):
         (["model.weights=/nowhere.pt"], "/nowhere.pt"),
         (["default_hooks.checkpoint.interval=0"], "interval 0"),
         (["train_dataloader.sampler={type: DrawSampler, shuffle: false}", "train_cfg={by_epoch: false}"], "max_iters"),
+        (["param_scheduler=[{type: LinearLR, by_epoch: false, begin: 6}]"], "begins at iteration 6, but"),
     ],
 )
 def test_what_parts_refuse_is_a_user_error(finished, tmp_path, overrides, message):
