@@ -30,6 +30,7 @@ def in_child(function, *arguments):
 
 def run(config_path, work_dir, resume="no", sabotage=None):
     torch.set_num_threads(1)
+    os.environ["OMP_NUM_THREADS"] = "1"  # or the run would take more where there are no workers, and round otherwise
     config = load_config(config_path)
     config.work_dir = str(work_dir)
     if sabotage:

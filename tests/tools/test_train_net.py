@@ -136,6 +136,7 @@ def test_an_unreadable_image_is_found_before_training(call, tmp_path):
 
 
 def in_child(log, *arguments):
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(descriptor, 2)
     sys.stderr = os.fdopen(2, "w", buffering=1)
