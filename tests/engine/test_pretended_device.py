@@ -124,6 +124,29 @@ def step_and_predict(task, device):
     return numbers + [parameter.detach().cpu() for parameter in parameters]
 
 
+def test_videos_are_tracked_as_on_the_cpu(tmp_path):
+    in_child(check_tracker, tmp_path)
+
+
+def check_tracker():
+    from pe_spatial.data.synthetic import draw_video
+    from tracking.model import VideoTracker
+
+    variant = {"name": "tiny", "patch_size": 8, "width": 32, "depth": 2, "heads": 2, "mlp_ratio": 2, "image_size": 64}
+    variant["cls_token"] = True
+    torch.manual_seed(0)
+    tracker = VideoTracker({"type": "PEBackbone", "variant": variant}, {"short_side": 96}, {"radius": 4}, recent=3)
+    scenes = draw_video(4, size=(96, 144), frames=5)
+    frames = [torch.from_numpy(scene.image).permute(2, 0, 1) for scene in scenes]
+    mask = torch.from_numpy(scenes[0].ids).long()
+    expected = list(tracker.track(frames, {0: mask}))
+    tracker.labels.reset()
+    with pretended_device.pretending():
+        tracker.to(torch.device(pretended_device.DEVICE))
+        found = [ids.cpu() for ids in tracker.track(frames, {0: mask})]
+    assert all(map(torch.equal, found, expected))
+
+
 def tensors_of(sample):
     """Sorted scores of objects, whose order may differ where they are equal; maps as they are."""
     for name in ("pred_sem_seg", "pred_depth", "pred_panoptic"):
