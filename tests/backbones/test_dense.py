@@ -250,7 +250,10 @@ def test_loading_never_holds_two_copies(tmp_path):
     path = tmp_path / "quarter.pt"
     torch.save(PEBackbone({"base": "PE-Spatial-B16-512", "name": "quarter", "depth": 3}).encoder.state_dict(), path)
     command = [sys.executable, "-c", script, str(path)]
-    lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
-    lean, twice = (float(line.split()[1]) for line in lines if line.startswith("peak"))
+    for _ in range(3):  # pages that the system fetches back meanwhile count too, and can hide no copy
+        lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
+        lean, twice = (float(line.split()[1]) for line in lines if line.startswith("peak"))
+        if lean < 1.5:
+            break
     assert lean < 1.5
     assert twice > 1.8  # the measure would see a second copy
