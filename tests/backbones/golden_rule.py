@@ -1,4 +1,4 @@
-"""The rule by which the golden weights and inputs of `tests/data` were drawn."""
+"""The rule by which the golden weights and inputs of `tests/data` were drawn, and the encoder of most of them."""
 
 import zlib
 from pathlib import Path
@@ -7,10 +7,37 @@ import numpy as np
 import torch
 
 DATA = Path(__file__).parents[1] / "data"
+ENCODER = {
+    "name": "golden",
+    "patch_size": 16,
+    "width": 64,
+    "depth": 4,
+    "heads": 4,
+    "mlp_ratio": 4.0,
+    "image_size": 128,
+    "cls_token": False,
+    "layer_scale": 0.1,
+}
 
 
 def draw(seed, shape):
     return torch.from_numpy(np.random.default_rng(seed).standard_normal(shape).astype(np.float32))
+
+
+def draw_for(key, shape):
+    """Standard normal numbers that depend on the key alone."""
+    return draw(zlib.crc32(key.encode()), shape)
+
+
+def scale(key, x):
+    """Drawn numbers as a weight, a layer scale, a norm or a bias, by shape and name."""
+    if x.ndim >= 2:
+        return x / np.sqrt(np.prod(x.shape[1:]))
+    if key.endswith("gamma"):
+        return 0.1 + 0.02 * x
+    if key.endswith("weight"):
+        return 1 + 0.1 * x
+    return 0.02 * x
 
 
 def fill(module, prefix="", shapes=None):
@@ -18,15 +45,6 @@ def fill(module, prefix="", shapes=None):
     state = {}
     for key, tensor in module.state_dict().items():
         shape = (shapes or {}).get(key, tuple(tensor.shape))
-        x = draw(zlib.crc32((prefix + key).encode()), shape)
-        if len(shape) >= 2:
-            x = x / np.sqrt(np.prod(shape[1:]))
-        elif key.endswith("gamma"):
-            x = 0.1 + 0.02 * x
-        elif key.endswith("weight"):
-            x = 1 + 0.1 * x
-        else:
-            x = 0.02 * x
-        state[key] = x.float().reshape(tensor.shape)
+        state[key] = scale(key, draw_for(prefix + key, shape)).reshape(tensor.shape)
     module.load_state_dict(state)
     return module.eval()

@@ -6,21 +6,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from golden_rule import DATA, fill
+from golden_rule import DATA, ENCODER, fill
 from mmengine.registry import MODELS
 
 from pe_spatial.backbones import PEBackbone, SimpleFeaturePyramid
-
-ENCODER = {
-    "patch_size": 16,
-    "width": 64,
-    "depth": 4,
-    "heads": 4,
-    "mlp_ratio": 4.0,
-    "image_size": 128,
-    "cls_token": False,
-    "layer_scale": 0.1,
-}
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import convert_weights
 import pytest
 import torch
 from deta_golden import official_weights
-from golden import DATA, ENCODER
+from golden_rule import DATA, ENCODER
 from mmengine.registry import MODELS
 
 from detection.deta.conversion import from_authors, is_deta

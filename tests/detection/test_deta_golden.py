@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from deta_golden import SIZES, official_weights, pictures
-from golden import DATA, ENCODER
+from golden_rule import DATA, ENCODER
 from mmengine.structures import BaseDataElement, InstanceData
 from torchvision.ops import box_convert
 

@@ -1,6 +1,6 @@
 """The official Mask R-CNN on known weights and a known picture.
 
-The reference numbers were made with weights drawn by the rule below for every key but those with "anchor" in their
+The reference numbers were made with weights drawn by `golden_rule` for every key but those with "anchor" in their
 name: the two tensors of `anchor_deltas` kept the values that they were initialised with (normal, 0.01). Those weights
 were recovered from the reference's proposals (they solve a linear system of full rank, and continue the generator of
 seed 0) and are in `maskrcnn_coco_anchor_deltas.npz`.
@@ -11,7 +11,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from golden import DATA, ENCODER, fill
+from golden_rule import DATA, ENCODER, draw_for, scale
 from mmengine.structures import BaseDataElement
 
 from detection.conversion import from_detectron2
@@ -20,7 +20,7 @@ from detection.mask_rcnn import MaskRCNN
 
 def official_weights():
     keys = json.loads((DATA / "maskrcnn_coco_keys.json").read_text())
-    weights = {key: torch.from_numpy(fill(key, shape)) for key, shape in keys.items()}
+    weights = {key: scale(key, draw_for(key, shape)) for key, shape in keys.items()}
     deltas = np.load(DATA / "maskrcnn_coco_anchor_deltas.npz")
     for name in ("weight", "bias"):
         weights[f"proposal_generator.rpn_head.anchor_deltas.{name}"] = torch.from_numpy(deltas[name])
