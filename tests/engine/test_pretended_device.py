@@ -132,8 +132,7 @@ def check_tracker():
     from pe_spatial.data.synthetic import draw_video
     from tracking.model import VideoTracker
 
-    variant = {"name": "tiny", "patch_size": 8, "width": 32, "depth": 2, "heads": 2, "mlp_ratio": 2, "image_size": 64}
-    variant["cls_token"] = True
+    variant = {"base": "PE-Spatial-T16-512", "name": "two blocks", "depth": 2}
     torch.manual_seed(0)
     tracker = VideoTracker({"type": "PEBackbone", "variant": variant}, {"short_side": 96}, {"radius": 4}, recent=3)
     scenes = draw_video(4, size=(96, 144), frames=5)
