@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
+from mmengine.utils import to_2tuple
 from torch import Tensor
 
 from segmentation.logits import Window
@@ -18,17 +19,13 @@ def check_window(size: int | Sequence[int], stride: int | Sequence[int] | None =
     Raises:
         ValueError: Not two sides each, or a stride that would leave gaps.
     """
-    sides = _pair(size)
-    steps = tuple(2 * side // 3 for side in sides) if stride is None else _pair(stride)
+    sides = to_2tuple(size)
+    steps = [2 * side // 3 for side in sides] if stride is None else to_2tuple(stride)
     if len(sides) != 2 or len(steps) != 2 or min(*sides, *steps) < 1:
         raise ValueError(f"window size {list(sides)} and stride {list(steps)} must each be (H, W) in pixels")
     if steps[0] > sides[0] or steps[1] > sides[1]:
         raise ValueError(f"stride {list(steps)} exceeds the window {list(sides)} and would leave gaps; lower it")
-    return Window((sides[0], sides[1]), (steps[0], steps[1]))
-
-
-def _pair(value: int | Sequence[int]) -> tuple[int, ...]:
-    return (value, value) if isinstance(value, int) else tuple(map(int, value))
+    return Window((int(sides[0]), int(sides[1])), (int(steps[0]), int(steps[1])))
 
 
 def window_places(height: int, width: int, window: Window) -> Iterator[tuple[slice, slice]]:

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from mmengine.registry import TRANSFORMS
+from mmengine.utils import to_2tuple
 from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import v2
@@ -32,11 +33,10 @@ class FixedSizeCrop(v2.Transform):
 
     def __init__(self, size: int | Sequence[int]) -> None:
         super().__init__()
-        if isinstance(size, int):
-            size = (size, size)
-        if len(size) != 2 or min(size) < 1:
-            raise ValueError(f"size {list(size)} is not (H, W) in pixels")
-        self.size = (int(size[0]), int(size[1]))
+        sides = to_2tuple(size)
+        if len(sides) != 2 or min(sides) < 1:
+            raise ValueError(f"size {list(sides)} is not (H, W) in pixels")
+        self.size = (int(sides[0]), int(sides[1]))
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
         """One place for everything in the sample."""
