@@ -39,7 +39,10 @@ test: $(VENV)/.installed-test
 lint: $(VENV)/.installed-test $(VENV)/.installed-lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+	@# mypy does not follow editable installs: it sees the packages as they are installed, through links
+	@rm -rf .mypy_links && mkdir -p .mypy_links/pe_spatial && cd .mypy_links/pe_spatial && \
+	    ln -s ../../pe_spatial/* . && ln -s ../../detection ../../segmentation ../../depth ../../tracking .
+	cd .mypy_links && ../$(BIN)/mypy --config-file ../pyproject.toml --cache-dir ../.mypy_cache
 
 format: $(VENV)/.installed-lint
 	$(BIN)/ruff check --fix .

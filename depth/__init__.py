@@ -1,15 +1,15 @@
 """Depth models on Perception Encoder backbones. Importing this package registers their names with mmengine."""
 
-import depth.checks  # noqa: F401 - registers what the data set doctor asks
-from depth.datasets import DepthFolder, KittiDepth, NyuDepth
-from depth.heads import DPTDepthHead, LinearBinsHead
-from depth.loading import LoadDepthMap, read_depth
-from depth.losses import MultiScaleGradientLoss, ScaleInvariantLogLoss
-from depth.metrics import MEASURES, DepthErrorMetric, depth_errors
-from depth.model import DepthModel
-from depth.tiling import DepthTiling
-from depth.transforms import CropRegion, RandomExposure, RandomZoom
-from depth.writer import DepthWriter
+import pe_spatial.depth.checks  # noqa: F401 - registers what the data set doctor asks
+from pe_spatial.depth.datasets import DepthFolder, KittiDepth, NyuDepth
+from pe_spatial.depth.heads import DPTDepthHead, LinearBinsHead
+from pe_spatial.depth.loading import LoadDepthMap, read_depth
+from pe_spatial.depth.losses import MultiScaleGradientLoss, ScaleInvariantLogLoss
+from pe_spatial.depth.metrics import MEASURES, DepthErrorMetric, depth_errors
+from pe_spatial.depth.model import DepthModel
+from pe_spatial.depth.results import DepthWriter
+from pe_spatial.depth.tiling import DepthTiling
+from pe_spatial.depth.transforms import CropRegion, RandomExposure, RandomZoom
 
 __all__ = [
     "MEASURES",

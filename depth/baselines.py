@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from depth.metrics import MEASURES, DepthErrorMetric
+from pe_spatial.depth.metrics import MEASURES, DepthErrorMetric
 
 
 def best_constants(
@@ -18,7 +18,7 @@ def best_constants(
     No constant that knows less can do better, within the steps of the search: a factor of (greatest/least)^(1/number).
 
     Args:
-        targets: Measured depth, [1, H, W] each, in metres.
+        targets: Measured depth, [1, H, W] each, in meters.
         evaluator: Arguments of `DepthErrorMetric` without an alignment, which would make all constants equal.
         number: Constants tried, in geometric steps over the range.
 

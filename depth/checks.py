@@ -5,17 +5,17 @@ from typing import Any
 
 import numpy as np
 
-from depth.datasets import DepthDataset
-from pe_spatial.engine.doctor import DatasetCheck, Finding, Histogram, register_check
+from pe_spatial.depth.datasets import DepthDataset
+from pe_spatial.doctor import DatasetCheck, Finding, Histogram, register_check
 
-# edges of the histogram in metres, doubling
+# edges of the histogram in meters, doubling
 _EDGES = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, float("inf"))
 _FEW = 0.01
 
 
 @register_check
 class DepthCheck(DatasetCheck):
-    """Coverage, and the distribution of the measurements over metres and over `depth_range`."""
+    """Coverage, and the distribution of the measurements over meters and over `depth_range`."""
 
     def __init__(self, dataset: Any) -> None:
         super().__init__(dataset)

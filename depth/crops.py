@@ -2,13 +2,13 @@
 
 from collections.abc import Callable
 
-from pe_spatial.engine import ConfigError
+from pe_spatial.common.errors import ConfigError
 
 Region = tuple[slice, slice]  # rows, columns
 
 
 def nyu_eigen(height: int, width: int) -> Region:
-    """Rows 45-470 and columns 41-600: where the colours of NYUv2 lie over measured depth.
+    """Rows 45-470 and columns 41-600: where the colors of NYUv2 lie over measured depth.
 
     Raises:
         ConfigError: Another frame than 480x640, in which the numbers have no meaning.

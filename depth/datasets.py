@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 from mmengine.registry import DATASETS
 
-from depth.loading import DEPTH_SUFFIXES, LoadDepthMap
-from depth.ranges import checked_range
 from pe_spatial.data import DenseDataset, UnreadableFile
 from pe_spatial.data.pairs import pair_by_name
+from pe_spatial.depth.loading import DEPTH_SUFFIXES, LoadDepthMap
+from pe_spatial.depth.ranges import checked_range
 
 
 class DepthDataset(DenseDataset):
@@ -18,11 +18,11 @@ class DepthDataset(DenseDataset):
 
     Args:
         *args, **kwargs: Those of `DenseDataset`.
-        depth_scale: Metres per unit of the PNG files; None where there are none.
-        depth_range: Where given, at least one pixel of the data set must lie inside, (least, greatest) in metres.
+        depth_scale: Meters per unit of the PNG files; None where there are none.
+        depth_range: Where given, at least one pixel of the data set must lie inside, (least, greatest) in meters.
     """
 
-    METAINFO = {"depth_unit": "metres"}
+    METAINFO = {"depth_unit": "meters"}
 
     def __init__(
         self,
@@ -32,7 +32,7 @@ class DepthDataset(DenseDataset):
         **kwargs: Any,
     ) -> None:
         if depth_scale is not None and not depth_scale > 0:
-            raise ValueError(f"depth_scale {depth_scale} is not a positive number of metres per unit of the PNG files")
+            raise ValueError(f"depth_scale {depth_scale} is not a positive number of meters per unit of the PNG files")
         self.depth_scale = depth_scale
         self.depth_range = None if depth_range is None else checked_range(depth_range)
         super().__init__(*args, **kwargs)
@@ -122,7 +122,7 @@ class SplitFileDataset(DepthDataset):
 
 @DATASETS.register_module()
 class NyuDepth(SplitFileDataset):
-    """NYUv2, Eigen split: 24231 pairs to train (BTS's list) and 654 to test, 480x640, PNG in millimetres."""
+    """NYUv2, Eigen split: 24231 pairs to train (BTS's list) and 654 to test, 480x640, PNG in millimeters."""
 
     METAINFO = {**DepthDataset.METAINFO, "dataset": "NYUv2"}
 
@@ -132,7 +132,7 @@ class NyuDepth(SplitFileDataset):
 
 @DATASETS.register_module()
 class KittiDepth(SplitFileDataset):
-    """KITTI, Eigen split, improved ground truth: 23158 pairs to train and 652 to test, PNG in 1/256 metres."""
+    """KITTI, Eigen split, improved ground truth: 23158 pairs to train and 652 to test, PNG in 1/256 meters."""
 
     METAINFO = {**DepthDataset.METAINFO, "dataset": "KITTI"}
 

@@ -11,19 +11,19 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from depth.dpt import FusionBlock, Reassemble
-from depth.ranges import checked_range
+from pe_spatial.depth.dpt import FusionBlock, Reassemble
+from pe_spatial.depth.ranges import checked_range
 
 
 @MODELS.register_module()
 class LinearBinsHead(nn.Module):
     """Batch norm and a 1x1 convolution to uniform bins, the probe of DINOv2 and DINOv3 without a class token.
 
-    Depth is the mean of the bin centres, weighted by relu(logit) + 0.1: at the start close to the middle of the range.
+    Depth is the mean of the bin centers, weighted by relu(logit) + 0.1: at the start close to the middle of the range.
 
     Args:
         in_channels: Channels of the maps; several maps of one size are concatenated.
-        depth_range: (least, greatest) depth, the centres of the first and the last bin.
+        depth_range: (least, greatest) depth, the centers of the first and the last bin.
         bins: Number of bins.
     """
 
@@ -42,9 +42,9 @@ class LinearBinsHead(nn.Module):
         """Depth at the resolution of the maps."""
         logits = self.linear(self.norm(torch.cat(list(maps), dim=1)))  # [B, bins, h, w]
         weights = logits.float().relu() + 0.1
-        centres = torch.linspace(*self.depth_range, logits.shape[1], device=logits.device)[:, None, None]
+        centers = torch.linspace(*self.depth_range, logits.shape[1], device=logits.device)[:, None, None]
         # a product of matrices would be done in bfloat16 under autocast, in which 8 m and 8.03 m are one
-        return (weights * centres).sum(dim=1, keepdim=True) / weights.sum(dim=1, keepdim=True)
+        return (weights * centers).sum(dim=1, keepdim=True) / weights.sum(dim=1, keepdim=True)
 
 
 @MODELS.register_module()

@@ -1,4 +1,4 @@
-"""Depth files to metres: 16-bit PNG with a stated scale, .npy and .exr of metres.
+"""Depth files to meters: 16-bit PNG with a stated scale, .npy and .exr of meters.
 
 Whatever a file holds that cannot be depth is an error that names the file, not a pixel that silently counts as missing:
 a wrong unit, in particular, would train without a complaint.
@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from torchvision import tv_tensors
 
+from pe_spatial.common.errors import UserError
 from pe_spatial.data import UnreadableFile
-from pe_spatial.engine import UserError
 
 DEPTH_SUFFIXES = (".png", ".npy", ".exr")
-# the median depth of a picture in metres, from the endoscope to the aerial photograph; beyond, the unit is wrong
+# the median depth of a picture in meters, from the endoscope to the aerial photograph; beyond, the unit is wrong
 _PLAUSIBLE = (0.02, 400.0)
 # how an .exr channel that holds depth is called: the standard's name, then those that exporters use
 _EXR_CHANNELS = ("Z", "Y", "V", "R", "depth.Z", "Depth.Z", "Depth.V")
@@ -31,9 +31,9 @@ class DepthFileError(UserError, ValueError):
 
 @TRANSFORMS.register_module()
 class LoadDepthMap:
-    """`depth_path` to `depth`: float32 [1, H, W] metres, 0 = no measurement.
+    """`depth_path` to `depth`: float32 [1, H, W] meters, 0 = no measurement.
 
-    The scale of a PNG comes with the record, for it belongs to the data set: `depth_scale`, metres per unit.
+    The scale of a PNG comes with the record, for it belongs to the data set: `depth_scale`, meters per unit.
 
     Args:
         allow_empty: Accept maps without any measurement.
@@ -65,32 +65,32 @@ class LoadDepthMap:
         return {**sample, "depth": tv_tensors.Mask(torch.from_numpy(depth)[None])}
 
     def read(self, path: str | Path, scale: float | None) -> NDArray[np.float32]:
-        """One checked depth map [H, W] in metres; errors as above."""
-        metres = read_depth(path, scale)
-        present = ~np.isinf(metres)
-        invalid = present & ~(metres >= 0)
+        """One checked depth map [H, W] in meters; errors as above."""
+        meters = read_depth(path, scale)
+        present = ~np.isinf(meters)
+        invalid = present & ~(meters >= 0)
         if invalid.any() and not self.allow_invalid:
             raise DepthFileError(
-                f"{path}: {int(np.isnan(metres).sum())} pixels are NaN and {int((metres < 0).sum())} negative; 0 and "
+                f"{path}: {int(np.isnan(meters).sum())} pixels are NaN and {int((meters < 0).sum())} negative; 0 and "
                 "infinity mark missing measurements: correct the file, or set allow_invalid=True if these do too"
             )
-        metres = np.where(present & ~invalid, metres, np.float32(0))
-        measured = metres[metres > 0]
+        meters = np.where(present & ~invalid, meters, np.float32(0))
+        measured = meters[meters > 0]
         if len(measured) == 0:
             if self.allow_empty:
-                return metres
+                return meters
             raise DepthFileError(f"{path}: no pixel holds a measurement; remove the file, or set allow_empty=True")
         if not self.allow_any_unit:
             _check_unit(path, float(np.median(measured)), scale)
-        return metres
+        return meters
 
 
 def read_depth(path: str | Path, scale: float | None) -> NDArray[np.float32]:
-    """A depth file as float32 [H, W] in metres, unchecked: infinite, NaN and negative values as they are.
+    """A depth file as float32 [H, W] in meters, unchecked: infinite, NaN and negative values as they are.
 
     Args:
         path: .png, .npy or .exr.
-        scale: Metres per unit of a PNG: 0.001 for millimetres, 1/256 for KITTI. The others hold metres.
+        scale: Meters per unit of a PNG: 0.001 for millimeters, 1/256 for KITTI. The others hold meters.
 
     Raises:
         UnreadableFile: The file is missing, damaged or of another format.
@@ -101,8 +101,8 @@ def read_depth(path: str | Path, scale: float | None) -> NDArray[np.float32]:
         raise UnreadableFile(f"{path} is not one of {', '.join(DEPTH_SUFFIXES)}; convert it to one of them")
     if suffix == ".png" and not (scale is not None and scale > 0):
         raise DepthFileError(
-            f"{path}: a PNG needs its scale, metres per unit, but the data set says {scale}; set depth_scale "
-            "(0.001 for millimetres)"
+            f"{path}: a PNG needs its scale, meters per unit, but the data set says {scale}; set depth_scale "
+            "(0.001 for millimeters)"
         )
     try:
         values = _READERS[suffix](path)
@@ -123,7 +123,7 @@ class MissingReader(ImportError):  # noqa: N818 - names what is missing
 def _read_png(path: str | Path) -> NDArray[Any]:
     with Image.open(path) as image:
         if not image.mode.startswith("I"):
-            raise ValueError(f"mode {image.mode} has 8 bits per value, too few for depth; save 16-bit greyscale")
+            raise ValueError(f"mode {image.mode} has 8 bits per value, too few for depth; save 16-bit grayscale")
         return np.array(image)
 
 
@@ -152,12 +152,12 @@ _READERS: dict[str, Callable[[str | Path], NDArray[Any]]] = {".png": _read_png, 
 def _check_unit(path: str | Path, median: float, scale: float | None) -> None:
     if _PLAUSIBLE[0] <= median <= _PLAUSIBLE[1]:
         return
-    factor, unit = (0.001, "millimetres") if median > _PLAUSIBLE[1] else (1000.0, "metres")
+    factor, unit = (0.001, "millimeters") if median > _PLAUSIBLE[1] else (1000.0, "meters")
     likely = f"; it looks like {unit}, with a median of {median * factor:.3g} m" if _in_room(median * factor) else ""
     if Path(path).suffix.lower() == ".png":
         remedy = f"depth_scale {scale:g} may have to be {factor * (scale or 1):.3g}"
     else:
-        remedy = f"{Path(path).suffix} files hold metres: multiply the values by {factor:g}"
+        remedy = f"{Path(path).suffix} files hold meters: multiply the values by {factor:g}"
     raise DepthFileError(
         f"{path}: the median depth is {median:.3g} m, outside {_PLAUSIBLE[0]:g} to {_PLAUSIBLE[1]:g} m{likely}. "
         f"{remedy}; if the unit is right, set allow_any_unit=True"

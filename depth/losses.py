@@ -1,6 +1,6 @@
 """Losses between predicted and measured depth. Only valid pixels count; without any, loss and gradient are 0.
 
-Shapes: B images, H rows, W columns. Depth is in metres, or in the model's own unit where a model is relative. A loss
+Shapes: B images, H rows, W columns. Depth is in meters, or in the model's own unit where a model is relative. A loss
 has a `name`, and says in `fixes_scale` whether a prediction of the wrong overall scale costs anything.
 """
 
@@ -54,9 +54,9 @@ class ScaleInvariantLogLoss(nn.Module):
 
 @MODELS.register_module()
 class MultiScaleGradientLoss(nn.Module):
-    """Sum over scales of the mean absolute difference of g = ln(prediction / measurement) between neighbours.
+    """Sum over scales of the mean absolute difference of g = ln(prediction / measurement) between neighbors.
 
-    Scale s sees every 2^s-th pixel in both directions; a pair of neighbours counts where both are valid. It sharpens
+    Scale s sees every 2^s-th pixel in both directions; a pair of neighbors counts where both are valid. It sharpens
     edges and says nothing of the overall scale. After Li and Snavely, "MegaDepth" (2018), equation 4, which divides by
     the number of pixels instead of pairs.
 
@@ -84,7 +84,7 @@ class MultiScaleGradientLoss(nn.Module):
         for scale in range(self.scales):
             step = 2**scale
             for axis in (-2, -1):
-                difference, pairs = _neighbours(ratio[..., ::step, ::step], valid[..., ::step, ::step], axis)
+                difference, pairs = _neighbors(ratio[..., ::step, ::step], valid[..., ::step, ::step], axis)
                 if pairs.any():
                     total = total + difference[pairs].abs().mean()
         return self.loss_weight * total
@@ -100,7 +100,7 @@ def _log_ratio(prediction: Tensor, target: Tensor, valid: Tensor, eps: float) ->
     return (prediction + eps).log() - (target + eps).log()
 
 
-def _neighbours(values: Tensor, valid: Tensor, axis: int) -> tuple[Tensor, Tensor]:
+def _neighbors(values: Tensor, valid: Tensor, axis: int) -> tuple[Tensor, Tensor]:
     """Differences along an axis, and where both ends are valid."""
     pairs = valid.shape[axis] - 1
     return values.diff(dim=axis), valid.narrow(axis, 0, pairs) & valid.narrow(axis, 1, pairs)

@@ -10,10 +10,10 @@ from mmengine.logging import print_log
 from mmengine.registry import METRICS
 from torch import Tensor
 
-from depth.alignment import ALIGNMENTS
-from depth.crops import CROPS
-from depth.ranges import checked_range
-from pe_spatial.engine import ConfigError, DivergedError
+from pe_spatial.common.errors import ConfigError, DivergedError
+from pe_spatial.depth.alignment import ALIGNMENTS
+from pe_spatial.depth.crops import CROPS
+from pe_spatial.depth.ranges import checked_range
 
 
 @dataclass(frozen=True)
@@ -39,10 +39,10 @@ def _within(factor: float) -> Callable[[Tensor, Tensor], Tensor]:
 
 
 MEASURES: dict[str, Measure] = {
-    "rmse": Measure(lambda p, t: (p - t).square().mean().sqrt(), True, "root of the mean squared error, metres"),
+    "rmse": Measure(lambda p, t: (p - t).square().mean().sqrt(), True, "root of the mean squared error, meters"),
     "rmse_log": Measure(lambda p, t: _log_error(p, t).square().mean().sqrt(), True, "the same of ln depth"),
     "abs_rel": Measure(lambda p, t: ((p - t).abs() / t).mean(), True, "mean error / depth"),
-    "sq_rel": Measure(lambda p, t: ((p - t).square() / t).mean(), True, "mean squared error / depth, metres"),
+    "sq_rel": Measure(lambda p, t: ((p - t).square() / t).mean(), True, "mean squared error / depth, meters"),
     "log10": Measure(lambda p, t: (p.log10() - t.log10()).abs().mean(), True, "mean error of log10 depth"),
     "silog": Measure(lambda p, t: 100 * _log_error(p, t).std(correction=0), True, "100 x deviation of the ln error"),
     "delta1": Measure(_within(1.25), False, "share of pixels within a factor of 1.25"),
@@ -62,7 +62,7 @@ class DepthErrorMetric(BaseMetric):
     alignment: numbers with and without one must not be compared.
 
     Args:
-        depth_range: (least, greatest) measured depth that counts, in metres.
+        depth_range: (least, greatest) measured depth that counts, in meters.
         crop: The region that counts; None for the whole frame.
         alignment: What is fitted to the measurement, per image, before judging; a relative model needs one.
         collect_device: Where mmengine gathers results of several processes.
@@ -156,7 +156,7 @@ def depth_errors(prediction: Tensor, target: Tensor) -> dict[str, float]:
     """All `MEASURES` of one image.
 
     Args:
-        prediction, target: Positive depth in metres, [P], at least one pixel.
+        prediction, target: Positive depth in meters, [P], at least one pixel.
     """
     prediction, target = prediction.double(), target.double()
     return {name: measure.function(prediction, target).item() for name, measure in MEASURES.items()}

@@ -10,7 +10,7 @@ from mmengine.structures import BaseDataElement, PixelData
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from depth.tiling import DepthTiling
+from pe_spatial.depth.tiling import DepthTiling
 
 
 @MODELS.register_module()
@@ -21,7 +21,7 @@ class DepthModel(BaseModel):
         backbone: Config of a backbone that keeps the contract of `pe_spatial.backbones`.
         head: Config of a head (see `depth.heads`); `in_channels` may be left out and are then the backbone's.
         losses: Configs of the losses (see `depth.losses`), summed with their own weights.
-        metric: Whether the predicted values are metres. A model whose losses leave the scale open is relative.
+        metric: Whether the predicted values are meters. A model whose losses leave the scale open is relative.
         flip_test: Predict the mean of an image and of its mirror image.
         tiling: Arguments of `DepthTiling` for images larger than a tile; None predicts every image as a whole.
         data_preprocessor: Config of the batch preparation; pads to multiples of the patch size.
@@ -48,7 +48,7 @@ class DepthModel(BaseModel):
         self.losses = nn.ModuleList(MODELS.build(loss) for loss in losses)
         if metric and not any(loss.fixes_scale for loss in self.losses):
             raise ValueError(
-                "no loss fixes the overall scale, so the values cannot be metres; set metric=False, or invariance "
+                "no loss fixes the overall scale, so the values cannot be meters; set metric=False, or invariance "
                 "below 1 in ScaleInvariantLogLoss"
             )
         self.metric = metric
@@ -70,7 +70,7 @@ class DepthModel(BaseModel):
         """Run the model.
 
         Args:
-            inputs: Normalised images [B, 3, H, W], H and W multiples of the patch size.
+            inputs: Normalized images [B, 3, H, W], H and W multiples of the patch size.
             data_samples: For "loss" with `gt_depth` padded like the images; for "predict" with the metainfo of
                 `DensePreprocessor`.
             mode: "loss" for a dict of losses; "predict" for data samples with `pred_depth` [1, h, w] in the frame of
@@ -110,7 +110,7 @@ class DepthModel(BaseModel):
             sample.set_metainfo(
                 {
                     "depth_is_metric": self.metric,
-                    "depth_unit": "metres" if self.metric else "relative",
+                    "depth_unit": "meters" if self.metric else "relative",
                     "depth_range": self.head.depth_range,
                 }
             )

@@ -11,6 +11,6 @@ def checked_range(depth_range: Sequence[float]) -> tuple[float, float]:
     """
     if len(depth_range) != 2 or not 0 < depth_range[0] < depth_range[1]:
         raise ValueError(
-            f"depth_range {list(depth_range)} is not [least, greatest] in metres with 0 < least < greatest"
+            f"depth_range {list(depth_range)} is not [least, greatest] in meters with 0 < least < greatest"
         )
     return float(depth_range[0]), float(depth_range[1])

@@ -1,4 +1,4 @@
-"""The legend of a colour map of depth: a bar with round numbers, the unit, and whether the values are metric."""
+"""The legend of a color map of depth: a bar with round numbers, the unit, and whether the values are metric."""
 
 import math
 
@@ -11,12 +11,12 @@ from pe_spatial.visualization import colorize_depth, enlarge
 
 
 def depth_picture(depth: Tensor, near: float, far: float, is_metric: bool) -> Tensor:
-    """Depth as colours beside its legend.
+    """Depth as colors beside its legend.
 
     Args:
         depth: [1, H, W], 0 = no measurement.
-        near, far: Ends of the colour scale, in the unit of `depth`.
-        is_metric: The unit is metres; otherwise it is the model's own.
+        near, far: Ends of the color scale, in the unit of `depth`.
+        is_metric: The unit is meters; otherwise it is the model's own.
 
     Returns:
         uint8 RGB [3, H', W']. A small map is enlarged by a whole factor.

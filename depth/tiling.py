@@ -15,12 +15,12 @@ class DepthTiling:
 
     Tiles see different context and disagree by a factor; and a part of a picture looks nearer than it is. One factor
     per tile is solved for, in least squares, such that overlapping tiles agree and that each agrees with the whole
-    picture, reduced to the size of a tile: without it, the errors of neighbours would add up over the picture. The
+    picture, reduced to the size of a tile: without it, the errors of neighbors would add up over the picture. The
     tiles are then blended with weights that fall linearly to the border of a tile, which hides what still differs.
 
     Args:
         tile: (H, W) of a tile in pixels, multiples of the patch size.
-        overlap: Share of a tile, above 0 and up to 0.5, that it has in common with its neighbour at least.
+        overlap: Share of a tile, above 0 and up to 0.5, that it has in common with its neighbor at least.
     """
 
     def __init__(self, tile: Sequence[int], overlap: float = 0.25) -> None:
@@ -70,8 +70,8 @@ def match_scales(tiles: Sequence[Tensor], places: Sequence[Place], whole: Tensor
     """Factors [N] that make overlapping tiles agree with each other and with the whole picture.
 
     With f the logarithm of a factor, d_ij the median of ln(tile_i / tile_j) over the overlap of two tiles, n_ij its
-    share of a tile, and g_i the median of ln(tile_i / whole), this minimises
-    sum_ij n_ij (f_i - f_j + d_ij)² + sum_i (f_i + g_i)²: the whole picture counts as much as a neighbour that covers
+    share of a tile, and g_i the median of ln(tile_i / whole), this minimizes
+    sum_ij n_ij (f_i - f_j + d_ij)² + sum_i (f_i + g_i)²: the whole picture counts as much as a neighbor that covers
     all of a tile.
 
     Args:

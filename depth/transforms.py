@@ -90,7 +90,7 @@ class RandomZoom:
 
 @TRANSFORMS.register_module()
 class RandomExposure:
-    """Change gamma, brightness and the balance of colours, all at once: value -> colour * brightness * value^gamma.
+    """Change gamma, brightness and the balance of colors, all at once: value -> color * brightness * value^gamma.
 
     Values are in 0…1, and results are clipped to it. The factors are those of the NYUv2 recipes since BTS; these apply
     gamma on 0…255, where it changes brightness as well.

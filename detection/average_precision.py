@@ -23,7 +23,7 @@ _IOU_50, _IOU_75 = 0, 5  # positions of the thresholds 0.5, 0.55 … 0.95
 
 @dataclass(frozen=True)
 class Curves:
-    """``precision`` [T, R, K, A, M] and ``recall`` [T, K, A, M]; -1 where there is no object to find."""
+    """`precision` [T, R, K, A, M] and `recall` [T, K, A, M]; -1 where there is no object to find."""
 
     precision: NDArray[np.float64]
     recall: NDArray[np.float64]
@@ -63,8 +63,8 @@ def average_precision(
     """Compare detections with the truth.
 
     Args:
-        truth: a COCO data set; annotations have ``area``, ``iscrowd`` and ids above 0 (0 reads as "unmatched").
-        results: detections in COCO's result format, with ``bbox`` or with ``segmentation`` (RLE).
+        truth: a COCO data set; annotations have `area`, `iscrowd` and ids above 0 (0 reads as "unmatched").
+        results: detections in COCO's result format, with `bbox` or with `segmentation` (RLE).
         iou_type: overlap of boxes or of masks.
         image_ids: images that count.
         category_ids: classes that count, in the order of K.

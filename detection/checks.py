@@ -4,8 +4,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from detection.coco_files import CocoFile, read_coco
-from pe_spatial.engine.doctor import DatasetCheck, Finding, register_check
+from pe_spatial.detection.coco_files import CocoFile, read_coco
+from pe_spatial.doctor import DatasetCheck, Finding, register_check
 
 # boxes may leave their image by so much, in pixels: rounding is no news
 _TOLERANCE = 1

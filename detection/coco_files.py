@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pe_spatial.engine.errors import UserError
+from pe_spatial.common.errors import UserError
 
 _LISTS = ("images", "annotations", "categories")
 

@@ -1,4 +1,4 @@
-"""Mask R-CNN checkpoints of Detectron2 (``facebook/PE-Detection``) to our :class:`MaskRCNN` and back.
+"""Mask R-CNN checkpoints of Detectron2 (`facebook/PE-Detection`) to our `MaskRCNN` and back.
 
 Both sides order classes and anchors alike, with the background class last, so a tensor is renamed and never changed,
 but for the position table: [1, N, C] there, [N, C] here. Detectron2 also stores rotary tables, once for the backbone
@@ -14,10 +14,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from detection.renaming import rename
 from pe_spatial.backbones import rotary_table
 from pe_spatial.backbones.weights import Layout, WeightsError, to_official
 from pe_spatial.backbones.weights import to_detectron2 as encoder_to_detectron2
+from pe_spatial.detection.renaming import rename
 
 # prefix there -> prefix here, the encoder apart
 _PREFIXES = {
@@ -41,14 +41,14 @@ def is_detectron2(keys: Sequence[str]) -> bool:
 
 
 def is_ours(keys: Sequence[str]) -> bool:
-    """Whether a state dict is that of our :class:`MaskRCNN`."""
+    """Whether a state dict is that of our `MaskRCNN`."""
     return any(key.startswith("rpn.head.") for key in keys) and any(key.startswith(_ENCODER_HERE) for key in keys)
 
 
 def from_detectron2(
     tensors: Mapping[str, Tensor], class_token: bool = False
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Rename the state dict of a Detectron2 detector to that of our :class:`MaskRCNN`.
+    """Rename the state dict of a Detectron2 detector to that of our `MaskRCNN`.
 
     Args:
         tensors: the state dict.
@@ -76,10 +76,10 @@ def from_detectron2(
 def to_detectron2(
     tensors: Mapping[str, Tensor], geometry: RotaryGeometry | None = None
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Inverse of :func:`from_detectron2`.
+    """Inverse of `from_detectron2`.
 
     Args:
-        tensors: state dict of our :class:`MaskRCNN`.
+        tensors: state dict of our `MaskRCNN`.
         geometry: for which the rotary buffers are computed; None leaves them out.
 
     Returns:

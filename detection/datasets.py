@@ -11,30 +11,30 @@ from typing import Any, Literal
 from mmengine.logging import print_log
 from mmengine.registry import DATASETS
 
-from detection.coco_files import AnnotationError, CocoFile, find_absent, read_coco
+from pe_spatial.common.errors import suggest
 from pe_spatial.data import DenseDataset
-from pe_spatial.engine.errors import suggest
+from pe_spatial.detection.coco_files import AnnotationError, CocoFile, find_absent, read_coco
 
 
 @DATASETS.register_module()
 class CocoInstances(DenseDataset):
     """Boxes and masks from a COCO file.
 
-    Labels 0…K-1 follow the order of the file's category ids, which may have gaps, or that of ``metainfo["classes"]``
-    where it is given; annotations of other classes are then left out. Crowd regions are marked ``ignore``. Boxes are
+    Labels 0…K-1 follow the order of the file's category ids, which may have gaps, or that of `metainfo["classes"]`
+    where it is given; annotations of other classes are then left out. Crowd regions are marked `ignore`. Boxes are
     clipped to the image; those without area and masks without a polygon of three points are left out, and one line of
     the log counts both.
 
     Args:
-        *args, **kwargs: those of :class:`DenseDataset`.
+        *args, **kwargs: those of `DenseDataset`.
         keep_empty: whether images without objects (crowds do not count) stay. Detectron2 trains without them.
-        missing: what to do with images of the file that are not in their folder: ``raise`` an error or ``drop`` them.
+        missing: what to do with images of the file that are not in their folder: `raise` an error or `drop` them.
 
-    The metainfo gains ``classes``, ``category_ids`` (of each label), ``image_counts`` (images with each class),
-    ``most_objects`` (of one image) and ``ann_file``.
+    The metainfo gains `classes`, `category_ids` (of each label), `image_counts` (images with each class),
+    `most_objects` (of one image) and `ann_file`.
 
     Raises:
-        AnnotationError: see :func:`read_coco`; images that are not in their folder; a class that the file lacks.
+        AnnotationError: see `read_coco`; images that are not in their folder; a class that the file lacks.
     """
 
     def __init__(
@@ -77,11 +77,11 @@ class CocoInstances(DenseDataset):
         return {}
 
     def image_file(self, image: Mapping[str, Any]) -> str:
-        """Path of an image below ``data_prefix["img_path"]``."""
+        """Path of an image below `data_prefix["img_path"]`."""
         return image["file_name"]
 
     def filter_data(self) -> list[dict[str, Any]]:
-        """Leave out images without objects, unless ``keep_empty``."""
+        """Leave out images without objects, unless `keep_empty`."""
         if self.keep_empty:
             return self.data_list
         kept = [r for r in self.data_list if any(not item["ignore"] for item in r["instances"])]
@@ -166,7 +166,7 @@ class CocoInstances(DenseDataset):
 def _instance(
     annotation: Mapping[str, Any], label: int, size: tuple[int, int], repairs: Counter[str]
 ) -> dict[str, Any] | None:
-    """One instance of a record, or None (counted in ``repairs``) where nothing can be learnt from it."""
+    """One instance of a record, or None (counted in `repairs`) where nothing can be learnt from it."""
     x, y, width, height = annotation["bbox"]
     box = [max(x, 0.0), max(y, 0.0), min(x + width, float(size[1])), min(y + height, float(size[0]))]
     if not (box[2] > box[0] and box[3] > box[1]):

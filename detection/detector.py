@@ -11,9 +11,9 @@ from mmengine.registry import MODELS
 from mmengine.structures import BaseDataElement
 from torch import Tensor
 
-from detection.tta import build_tta
-from pe_spatial.engine.binding import check_class_count
-from pe_spatial.engine.parts import build_part
+from pe_spatial.common.parts import build_part
+from pe_spatial.detection.tta import build_tta
+from pe_spatial.training.binding import check_class_count
 
 
 class Detector(BaseModel):
@@ -21,13 +21,13 @@ class Detector(BaseModel):
 
     Args:
         num_classes: K; labels are 0…K-1.
-        backbone: settings of a backbone with ``channels`` and ``strides``; its last map feeds the neck.
-        neck: settings of the pyramid; ``in_channels`` and ``stride`` are those of the backbone.
+        backbone: settings of a backbone with `channels` and `strides`; its last map feeds the neck.
+        neck: settings of the pyramid; `in_channels` and `stride` are those of the backbone.
         data_preprocessor: settings of the preprocessor.
-        tta: settings of :class:`MultiScaleFlip`; None looks at every image once.
+        tta: settings of `MultiScaleFlip`; None looks at every image once.
 
     Raises:
-        ValueError: ``num_classes`` below 1, or maps of different numbers of channels.
+        ValueError: `num_classes` below 1, or maps of different numbers of channels.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class Detector(BaseModel):
         return self.tta(self, data)
 
     def check_classes(self, metainfo: Mapping[str, Any]) -> None:
-        """Compare the model with the ``classes`` of a data set.
+        """Compare the model with the `classes` of a data set.
 
         Raises:
             ValueError: their number is not the model's.

@@ -1,13 +1,13 @@
 """Perception Encoders as backbones of Detectron2. The only file that imports it, and nothing else imports this file.
 
-Importing it registers ``build_pe_backbone`` (maps of the encoder) and ``build_pe_feature_pyramid`` (the simple feature
-pyramid on its last map) with ``BACKBONE_REGISTRY``; :func:`add_pe_config` adds their settings to a YAML config. For
-LazyConfig there are :func:`feature_pyramid`, :func:`mask_rcnn` and :class:`LayerDecay`. ``configs/detectron2`` holds an
+Importing it registers `build_pe_backbone` (maps of the encoder) and `build_pe_feature_pyramid` (the simple feature
+pyramid on its last map) with `BACKBONE_REGISTRY`; `add_pe_config` adds their settings to a YAML config. For
+LazyConfig there are `feature_pyramid`, `mask_rcnn` and `LayerDecay`. `configs/detectron2` holds an
 example of each.
 
 The state dict of these backbones is that of the official Detectron2 detectors without their rotary tables. So a
-released ``mask_rcnn_PE*.pth`` loads with Detectron2's own checkpointer, and ``tools/convert_weights.py`` takes what
-Detectron2 trained to our ``MaskRCNN`` and back.
+released `mask_rcnn_PE*.pth` loads with Detectron2's own checkpointer, and `tools/convert_weights.py` takes what
+Detectron2 trained to our `MaskRCNN` and back.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class PE(Backbone):
     """An encoder as a Detectron2 backbone.
 
     Args:
-        body: the encoder. Its maps are named after their blocks: ``block11`` is the output of the twelfth.
+        body: the encoder. Its maps are named after their blocks: `block11` is the output of the twelfth.
     """
 
     def __init__(self, body: PEBackbone) -> None:
@@ -71,7 +71,7 @@ class PE(Backbone):
         return {"size_divisibility": self.size_divisibility}
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """Map normalised images [B, 3, H, W] to one [B, C, h, w] for every block that is asked for."""
+        """Map normalized images [B, 3, H, W] to one [B, C, h, w] for every block that is asked for."""
         return dict(zip(self._out_features, self.body(x), strict=True))
 
 
@@ -117,7 +117,7 @@ class PEFeaturePyramid(Backbone):
         return {"size_divisibility": self.size_divisibility, "square_size": self.square_pad}
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """Map normalised images [B, 3, H, W] to the five maps, finest first."""
+        """Map normalized images [B, 3, H, W] to the five maps, finest first."""
         return dict(zip(self._out_features, self.neck(list(self.net(x).values())), strict=True))
 
 
@@ -137,7 +137,7 @@ def _name_officially(module: PE, tensors: dict[str, Tensor], prefix: str, _: obj
 
 
 def _name_as_here(module: PE, tensors: dict[str, Tensor], prefix: str, *_: object) -> None:
-    """Undo :func:`_name_officially`. What the layout has no place for keeps the module's own value."""
+    """Undo `_name_officially`. What the layout has no place for keeps the module's own value."""
     theirs = {key: tensors.pop(key) for key in list(tensors) if key.startswith(prefix)}
     encoder, _dropped = to_official(theirs, Layout("Detectron2", prefix))
     if not encoder:
@@ -164,9 +164,9 @@ def _restore_neck(_: nn.Module, tensors: dict[str, Tensor], prefix: str, *__: ob
 
 # --- YAML -------------------------------------------------------------------------------------------------------------
 def add_pe_config(cfg: CfgNode) -> None:
-    """Add the node ``MODEL.PE``: arguments of :class:`PEBackbone`, with the values of the official detectors.
+    """Add the node `MODEL.PE`: arguments of `PEBackbone`, with the values of the official detectors.
 
-    ``ENCODER`` may hold fields of :class:`EncoderConfig` in which an encoder of your own differs from ``VARIANT``.
+    `ENCODER` may hold fields of `EncoderConfig` in which an encoder of your own differs from `VARIANT`.
     """
     node = cfg.MODEL.PE = CfgNode()
     node.VARIANT = "PE-Spatial-B16-512"
@@ -189,7 +189,7 @@ def add_pe_config(cfg: CfgNode) -> None:
 
 @BACKBONE_REGISTRY.register()
 def build_pe_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> PE:
-    """Build the encoder of ``cfg.MODEL.PE``.
+    """Build the encoder of `cfg.MODEL.PE`.
 
     Raises:
         KeyError: the config has no such node.
@@ -220,18 +220,18 @@ def build_pe_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> PE:
 
 @BACKBONE_REGISTRY.register()
 def build_pe_feature_pyramid(cfg: CfgNode, input_shape: ShapeSpec) -> PEFeaturePyramid:
-    """Build the encoder of ``cfg.MODEL.PE`` and the pyramid on it; see :func:`build_pe_backbone`."""
+    """Build the encoder of `cfg.MODEL.PE` and the pyramid on it; see `build_pe_backbone`."""
     net = build_pe_backbone(cfg, input_shape)
     return PEFeaturePyramid(net, cfg.MODEL.PE.OUT_CHANNELS, cfg.MODEL.PE.SQUARE_PAD)
 
 
 # --- LazyConfig -------------------------------------------------------------------------------------------------------
 def feature_pyramid(encoder: Mapping[str, Any], out_channels: int = 256, square_pad: int = 0) -> Any:  # noqa: ANN401
-    """A lazy :class:`PEFeaturePyramid`.
+    """A lazy `PEFeaturePyramid`.
 
     Args:
-        encoder: arguments of :class:`PEBackbone`.
-        out_channels, square_pad: see :class:`PEFeaturePyramid`.
+        encoder: arguments of `PEBackbone`.
+        out_channels, square_pad: see `PEFeaturePyramid`.
     """
     net = LazyCall(PE)(body=LazyCall(PEBackbone)(**encoder))
     return LazyCall(PEFeaturePyramid)(net=net, out_channels=out_channels, square_pad=square_pad)
@@ -254,15 +254,15 @@ def mask_rcnn(backbone: Any, num_classes: int = 80) -> Any:  # noqa: ANN401 - la
 
 
 class LayerDecay:
-    """Factor of a parameter's learning rate by its depth, as ``lr_factor_func`` of Detectron2's optimizer settings.
+    """Factor of a parameter's learning rate by its depth, as `lr_factor_func` of Detectron2's optimizer settings.
 
-    The neck and the heads have factor 1, the last block ``decay``, and each layer before it ``decay`` times that of the
+    The neck and the heads have factor 1, the last block `decay`, and each layer before it `decay` times that of the
     next, down to the embeddings.
 
     Args:
-        variant: encoder of the model; see :func:`pe_spatial.backbones.get_variant`.
+        variant: encoder of the model; see `pe_spatial.backbones.get_variant`.
         decay: factor from one layer to the next.
-        root: name of the :class:`PE` in the model.
+        root: name of the `PE` in the model.
     """
 
     def __init__(

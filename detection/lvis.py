@@ -7,16 +7,16 @@ from typing import Any
 
 from mmengine.registry import DATASETS
 
-from detection.datasets import CocoInstances
+from pe_spatial.detection.datasets import CocoInstances
 
 
 @DATASETS.register_module()
 class LvisInstances(CocoInstances):
-    """LVIS v1, on the images of COCO 2017 (``data_prefix.img_path`` holds ``train2017`` and ``val2017``).
+    """LVIS v1, on the images of COCO 2017 (`data_prefix.img_path` holds `train2017` and `val2017`).
 
     An image is complete only for the classes that it shows and those that it is known not to show. Records name the
-    latter in ``absent_labels``, and in ``incomplete_labels`` the classes of which not every object was drawn. The
-    metainfo has the ``frequency`` of every class: r (rare), c (common) or f (frequent).
+    latter in `absent_labels`, and in `incomplete_labels` the classes of which not every object was drawn. The
+    metainfo has the `frequency` of every class: r (rare), c (common) or f (frequent).
     """
 
     def describe(self, categories: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

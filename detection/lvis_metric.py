@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from mmengine.logging import print_log
 from mmengine.registry import METRICS
 
-from detection.metrics import CocoMetric, IouType, overlap_rows
+from pe_spatial.detection.metrics import CocoMetric, IouType, overlap_rows
 
 
 @METRICS.register_module()
@@ -19,11 +19,11 @@ class LvisMetric(CocoMetric):
     """Average precision over the 1203 classes of LVIS, and over its rare, common and frequent ones.
 
     A detection counts as false only if its class is known to be absent from the image, or was drawn there completely.
-    The metrics are ``lvis/bbox_AP``, ``…_AP50``, ``_AP75``, ``_APs``, ``_APm``, ``_APl``, ``_APr``, ``_APc``, ``_APf``
-    and recalls, the same for ``segm``. Computed by hotcoco.
+    The metrics are `lvis/bbox_AP`, `…_AP50`, `_AP75`, `_APs`, `_APm`, `_APl`, `_APr`, `_APc`, `_APf`
+    and recalls, the same for `segm`. Computed by hotcoco.
 
     Args:
-        iou_types: ``bbox``, ``segm`` or both.
+        iou_types: `bbox`, `segm` or both.
         results_file: where detections are written in COCO's result format; None writes nothing.
 
     Raises:

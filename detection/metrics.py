@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 from torch import Tensor
 
-from detection.average_precision import Backend, average_precision
-from detection.coco_files import read_coco
+from pe_spatial.detection.average_precision import Backend, average_precision
+from pe_spatial.detection.coco_files import read_coco
 
 IouType = Literal["bbox", "segm"]
 _TABLE_LIMIT = 100  # classes that are printed one by one
@@ -28,17 +28,17 @@ _TABLE_LIMIT = 100  # classes that are printed one by one
 class CocoMetric(BaseMetric):
     """Average precision and recall, as pycocotools computes them.
 
-    The truth is the annotation file of the data set (metainfo ``ann_file``), crowds included; only the images that were
-    predicted count. The metrics are ``coco/bbox_mAP``, ``…_mAP_50``, ``_75``, ``_s``, ``_m``, ``_l`` and ``…_AR_1``,
-    ``_10``, ``_max``, ``_s``, ``_m``, ``_l``, the same for ``segm``, as fractions, -1 where nothing is defined.
+    The truth is the annotation file of the data set (metainfo `ann_file`), crowds included; only the images that were
+    predicted count. The metrics are `coco/bbox_mAP`, `…_mAP_50`, `_75`, `_s`, `_m`, `_l` and `…_AR_1`,
+    `_10`, `_max`, `_s`, `_m`, `_l`, the same for `segm`, as fractions, -1 where nothing is defined.
 
     Args:
-        iou_types: ``bbox``, ``segm`` or both.
+        iou_types: `bbox`, `segm` or both.
         max_detections: best detections per image and class that count.
-        per_class: whether the metrics also have ``bbox_AP/<class>`` and ``segm_AP/<class>``; the log shows them anyway
+        per_class: whether the metrics also have `bbox_AP/<class>` and `segm_AP/<class>`; the log shows them anyway
             for up to 100 classes.
         results_file: where detections are written in COCO's result format; None writes nothing.
-        backend: ``hotcoco``, or ``pycocotools``, which is used too where hotcoco is not installed.
+        backend: `hotcoco`, or `pycocotools`, which is used too where hotcoco is not installed.
     """
 
     default_prefix: ClassVar[str | None] = "coco"
@@ -71,8 +71,8 @@ class CocoMetric(BaseMetric):
 
         Args:
             data_batch: not used.
-            data_samples: with ``img_id`` and ``pred_instances`` (``bboxes`` [N, 4] xyxy in the original frame,
-                ``scores``, ``labels`` and, for ``segm``, ``masks`` [N, H, W] bool).
+            data_samples: with `img_id` and `pred_instances` (`bboxes` [N, 4] xyxy in the original frame,
+                `scores`, `labels` and, for `segm`, `masks` [N, H, W] bool).
         """
         for sample in data_samples:
             found = sample["pred_instances"]

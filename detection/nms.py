@@ -1,8 +1,8 @@
 """Suppression of detections that repeat each other, hard and soft, without a loop over boxes.
 
 Soft-NMS (Bodla et al., 2017, arXiv:1704.04503) takes the best remaining box again and again and lowers the scores of
-those that overlap it. What a box does to others depends only on who is before it among its own neighbours, so every box
-that beats all of its neighbours can act at once: one round of tensor operations settles all of them. There are as many
+those that overlap it. What a box does to others depends only on who is before it among its own neighbors, so every box
+that beats all of its neighbors can act at once: one round of tensor operations settles all of them. There are as many
 rounds as the longest chain of boxes that wait for each other, not as many as boxes.
 """
 
@@ -28,11 +28,11 @@ class Suppression:
     """Suppression within every class.
 
     Args:
-        method: what a box does to the score of a weaker one that it overlaps by an IoU u: ``nms`` removes it where u
-            exceeds ``threshold``, and ``linear`` and ``quad`` multiply it there by 1 - u and by (1 - u)^scale;
-            ``gaussian`` multiplies it everywhere by exp(-u² / scale).
+        method: what a box does to the score of a weaker one that it overlaps by an IoU u: `nms` removes it where u
+            exceeds `threshold`, and `linear` and `quad` multiply it there by 1 - u and by (1 - u)^scale;
+            `gaussian` multiplies it everywhere by exp(-u² / scale).
         threshold: IoU below which boxes leave each other alone.
-        scale: exponent of ``quad``, or denominator of ``gaussian``.
+        scale: exponent of `quad`, or denominator of `gaussian`.
         min_score: the soft methods drop what scores no more than this in the end.
     """
 
@@ -73,7 +73,7 @@ class Suppression:
 
 
 class Pairs(NamedTuple):
-    """E ordered pairs of boxes: ``source`` [E] acts on ``target`` [E] with ``value`` [E]."""
+    """E ordered pairs of boxes: `source` [E] acts on `target` [E] with `value` [E]."""
 
     source: Tensor
     target: Tensor
@@ -85,7 +85,7 @@ class Pairs(NamedTuple):
 
 
 def overlapping_pairs(boxes: Tensor, labels: Tensor, threshold: float) -> Pairs:
-    """All pairs of different boxes of one class whose IoU exceeds ``threshold``, in both orders, with the IoU.
+    """All pairs of different boxes of one class whose IoU exceeds `threshold`, in both orders, with the IoU.
 
     Only boxes of one class are compared, a block at a time, so memory follows the overlaps that there are.
     """
@@ -132,7 +132,7 @@ def settle(scores: Tensor, pairs: Pairs, min_score: float) -> Tensor:
         wins = (source > target) | ((source == target) & (pairs.source < pairs.target))
         waits = torch.zeros(len(scores), dtype=torch.bool, device=scores.device)
         waits[pairs.target[wins]] = True
-        # scores only fall, so nobody will overtake a box that beats all of its neighbours now
+        # scores only fall, so nobody will overtake a box that beats all of its neighbors now
         acting = pairs.where(~waits[pairs.source])
         current = current.scatter_reduce(0, acting.target, acting.value, "prod")
         alive = waits & (current > min_score)

@@ -7,18 +7,18 @@ from typing import Any, Literal
 
 from mmengine.registry import DATASETS
 
-from detection.datasets import CocoInstances
+from pe_spatial.detection.datasets import CocoInstances
 
 
 @DATASETS.register_module()
 class Objects365(CocoInstances):
-    """Objects365 v2, whose archives unpack to ``patch0/…`` below ``data_prefix.img_path``.
+    """Objects365 v2, whose archives unpack to `patch0/…` below `data_prefix.img_path`.
 
     Classes come from the annotation file. It lists images that its archives lack: they are left out, and counted in the
     log.
 
     Args:
-        *args, **kwargs: those of :class:`CocoInstances`.
+        *args, **kwargs: those of `CocoInstances`.
     """
 
     def __init__(self, *args: Any, missing: Literal["raise", "drop"] = "drop", **kwargs: Any) -> None:

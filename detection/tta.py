@@ -12,14 +12,14 @@ from mmengine.structures import BaseDataElement, InstanceData
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
-from detection.nms import Suppression
+from pe_spatial.detection.nms import Suppression
 
 
 @MODELS.register_module()
 class MultiScaleFlip:
     """Detections of several views of an image, merged by a second suppression, as the authors of PE do for DETA.
 
-    It is what ``model.tta`` of a detector configures. It works in ``test_step``, so for ``--eval-only`` and for
+    It is what `model.tta` of a detector configures. It works in `test_step`, so for `--eval-only` and for
     prediction, and not in the validation of a training run.
 
     Args:
@@ -27,11 +27,11 @@ class MultiScaleFlip:
         flip: whether each view is also mirrored.
         min_boxes: for each size, the side in pixels of the original image of a square; a view's boxes of no larger area
             are left to the other views. Empty: all boxes of all views count.
-        merge: settings of the :class:`Suppression` that merges; the authors' if empty.
+        merge: settings of the `Suppression` that merges; the authors' if empty.
         max_detections: kept per image; None keeps all, like the authors.
 
     Raises:
-        ValueError: sizes that are no sizes or repeat each other, or another number of ``min_boxes`` than of sizes.
+        ValueError: sizes that are no sizes or repeat each other, or another number of `min_boxes` than of sizes.
     """
 
     def __init__(
@@ -60,14 +60,14 @@ class MultiScaleFlip:
         self.largest = max(sizes)
 
     def __call__(self, model: BaseModel, data: Mapping[str, Any]) -> list[BaseDataElement]:
-        """Do the work of ``model.test_step``.
+        """Do the work of `model.test_step`.
 
         Args:
-            model: a detector whose ``predict`` fills ``pred_instances`` in the original frame.
-            data: a batch as it comes from the loader: ``inputs``, uint8 images [3, h, w], and ``data_samples``.
+            model: a detector whose `predict` fills `pred_instances` in the original frame.
+            data: a batch as it comes from the loader: `inputs`, uint8 images [3, h, w], and `data_samples`.
 
         Returns:
-            The samples with the merged ``pred_instances``, best first.
+            The samples with the merged `pred_instances`, best first.
         """
         samples: list[BaseDataElement] = list(data["data_samples"])
         found = zip(*self._detect(model, list(data["inputs"]), samples), strict=True)
@@ -98,10 +98,10 @@ class MultiScaleFlip:
 
 
 def build_tta(settings: Mapping[str, Any] | None, preprocessor: Any) -> MultiScaleFlip | None:  # noqa: ANN401
-    """A detector's :class:`MultiScaleFlip`, or None for no settings.
+    """A detector's `MultiScaleFlip`, or None for no settings.
 
     Raises:
-        ValueError: impossible settings, or a view that does not fit the canvas of the detector's ``preprocessor``.
+        ValueError: impossible settings, or a view that does not fit the canvas of the detector's `preprocessor`.
     """
     if settings is None:
         return None
@@ -119,7 +119,7 @@ def build_tta(settings: Mapping[str, Any] | None, preprocessor: Any) -> MultiSca
 
 
 def _view(image: Tensor, size: int, flipped: bool) -> Tensor:
-    """An image [3, h, w] whose longer side is ``size``."""
+    """An image [3, h, w] whose longer side is `size`."""
     longer = max(image.shape[1:])
     height, width = (max(1, side * size // longer) for side in image.shape[1:])
     if (height, width) != tuple(image.shape[1:]):

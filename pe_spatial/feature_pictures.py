@@ -1,4 +1,4 @@
-"""Pictures of features: principal components as colours, and what is similar to one token.
+"""Pictures of features: principal components as colors, and what is similar to one token.
 
 Letters: T maps, C channels, h and w rows and columns of tokens. Maps are floating-point [C, h, w] on any device;
 pictures are uint8 RGB [3, h, w], one pixel per token.
@@ -13,19 +13,19 @@ from torchvision.transforms.v2 import functional as TF
 
 from pe_spatial.visualization import quantile, ramp_colors
 
-_BACKGROUND = 28  # grey level of tokens that are left out
+_BACKGROUND = 28  # gray level of tokens that are left out
 
 
 class FeatureColors:
-    """Features as colours: half-blurred, projected on their three principal components, read as a colour in LCh.
+    """Features as colors: half-blurred, projected on their three principal components, read as a color in LCh.
 
     The blur takes the edge off tokens with outlying features, which would otherwise own the components (Perception
     Encoder, appendix B.3.2). The first component is the lightness; the other two are the plane whose angle is the hue
-    and whose radius is the chroma, so that similar features have similar colours without a seam.
+    and whose radius is the chroma, so that similar features have similar colors without a seam.
 
     Args:
-        maps: [C, h, w] each, of any size; they give the basis, in which equal features have equal colours.
-        foreground: Colour the foreground only, in a basis of its own. It is one side of the first component (split by
+        maps: [C, h, w] each, of any size; they give the basis, in which equal features have equal colors.
+        foreground: Color the foreground only, in a basis of its own. It is one side of the first component (split by
             Otsu's rule), the one that has less of the maps' border.
 
     Raises:
@@ -97,7 +97,7 @@ def similarity(features: Tensor, token: tuple[int, int]) -> Tensor:
 
 
 def similarity_rgb(cosines: Tensor) -> Tensor:
-    """Cosines [h, w] as colours: the smallest is dark blue, 1 is light yellow."""
+    """Cosines [h, w] as colors: the smallest is dark blue, 1 is light yellow."""
     low = float(cosines.min())
     return ramp_colors(1 - (1 - cosines) / max(1 - low, 1e-6))
 
@@ -143,7 +143,7 @@ def _otsu(values: Tensor) -> float:
 
 
 def _lab_to_rgb(lab: Tensor) -> Tensor:
-    """CIE Lab (D65) [..., 3] to uint8 sRGB; colours outside the gamut are clipped (CIE 15, IEC 61966-2-1)."""
+    """CIE Lab (D65) [..., 3] to uint8 sRGB; colors outside the gamut are clipped (CIE 15, IEC 61966-2-1)."""
     y = (lab[..., 0] + 16) / 116
     f = torch.stack([y + lab[..., 1] / 500, y, y - lab[..., 2] / 200], dim=-1)
     xyz = torch.where(f > 6 / 29, f**3, 3 * (6 / 29) ** 2 * (f - 4 / 29)) * torch.tensor([0.95047, 1.0, 1.08883])

@@ -14,7 +14,7 @@ from torchvision.transforms.v2 import functional as TF
 # below this many pixels on the shorter side, a picture is enlarged before anything is written into it
 _LEGIBLE = 480
 
-# a path through the colour map at equal steps, dark blue through green and orange to light yellow
+# a path through the color map at equal steps, dark blue through green and orange to light yellow
 _RAMP = (
     (13, 8, 60),
     (36, 61, 130),
@@ -26,12 +26,12 @@ _RAMP = (
 )
 
 
-# --- colours ----------------------------------------------------------------------------------------------------------
+# --- colors ----------------------------------------------------------------------------------------------------------
 @lru_cache
 def _palette(count: int) -> tuple[tuple[int, int, int], ...]:
     colors = [(0, 0, 0)]
     for n in range(1, count):
-        hue = (n - 1) * 0.61803398875 % 1  # the golden ratio keeps neighbours apart, however many there are
+        hue = (n - 1) * 0.61803398875 % 1  # the golden ratio keeps neighbors apart, however many there are
         value = (1.0, 0.8, 0.62)[(n - 1) // 5 % 3]
         ramp = [min(max(abs((hue + shift) % 1 * 6 - 3) - 1, 0.0), 1.0) for shift in (0, 2 / 3, 1 / 3)]
         red, green, blue = (round(255 * value * (0.15 + 0.85 * level)) for level in ramp)
@@ -40,7 +40,7 @@ def _palette(count: int) -> tuple[tuple[int, int, int], ...]:
 
 
 def palette(count: int = 256) -> Tensor:
-    """Distinct colours, uint8 [count, 3]; colour 0 is black, for background and for PNG palettes."""
+    """Distinct colors, uint8 [count, 3]; color 0 is black, for background and for PNG palettes."""
     return torch.tensor(_palette(count), dtype=torch.uint8)
 
 
@@ -55,7 +55,7 @@ def overlay_masks(image: Tensor, masks: Tensor, colors: Sequence[int] | None = N
     Args:
         image: uint8 [3, H, W].
         masks: bool [N, H, W], or integer ids [H, W] with 0 = background.
-        colors: One colour number per mask (equal numbers, equal colours); by default each has its own.
+        colors: One color number per mask (equal numbers, equal colors); by default each has its own.
         opacity: Of the tint.
 
     Raises:
@@ -92,7 +92,7 @@ def draw_boxes(
         image: uint8 [3, H, W].
         boxes: [N, 4] xyxy, pixels.
         captions: One per box.
-        colors: One colour number per box; by default each has its own.
+        colors: One color number per box; by default each has its own.
     """
     picture = Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
     draw = ImageDraw.Draw(picture)
@@ -114,7 +114,7 @@ def _write(
     color: tuple[int, int, int],
     font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
 ) -> None:
-    """A caption on a plate of the box's colour: above the box, or inside it where there is no room above."""
+    """A caption on a plate of the box's color: above the box, or inside it where there is no room above."""
     left, top, right, bottom = draw.textbbox((0, 0), caption, font=font)
     width, height = right - left + 6, bottom - top + 6
     x = max(0, min(box[0], draw.im.size[0] - width))
@@ -134,7 +134,7 @@ def enlarge(image: Tensor) -> tuple[Tensor, int]:
 
 
 def draw_instances(image: Tensor, instances: Any, classes: Sequence[str], threshold: float = 0.5) -> Tensor:
-    """Masks, boxes and "class score" captions of detections or annotations; one colour per class.
+    """Masks, boxes and "class score" captions of detections or annotations; one color per class.
 
     Args:
         image: uint8 [3, H, W]. A small one comes back enlarged by a whole factor.
@@ -207,7 +207,7 @@ def draw_classes(
 
 
 def _borders(labels: Tensor) -> Tensor:
-    """The pixels [H, W] whose lower or right neighbour has another label."""
+    """The pixels [H, W] whose lower or right neighbor has another label."""
     border = torch.zeros_like(labels, dtype=torch.bool)
     border[:-1] |= labels[:-1] != labels[1:]
     border[:, :-1] |= labels[:, :-1] != labels[:, 1:]
@@ -215,7 +215,7 @@ def _borders(labels: Tensor) -> Tensor:
 
 
 def _legend(height: int, counts: Tensor, classes: Sequence[str], colors: Sequence[Sequence[int]]) -> Tensor:
-    """Colour, name and share of the classes with the largest areas, as many as there is room for."""
+    """Color, name and share of the classes with the largest areas, as many as there is room for."""
     size = max(12, height // 40)
     font = ImageFont.load_default(size=size)
     line = round(1.6 * size)
@@ -252,24 +252,24 @@ def caption_strip(caption: str, picture: Tensor) -> Tensor:
 def colorize_depth(
     depth: Tensor, near: float | None = None, far: float | None = None, scale_bar: bool = False
 ) -> Tensor:
-    """Depth as colours, light is near; pixels without a measurement (0) are black.
+    """Depth as colors, light is near; pixels without a measurement (0) are black.
 
     Args:
-        depth: [H, W] or [1, H, W], metres.
-        near, far: Metres at the ends of the colour scale, by default the 2 % and 98 % quantiles of the measurements.
+        depth: [H, W] or [1, H, W], meters.
+        near, far: Meters at the ends of the color scale, by default the 2 % and 98 % quantiles of the measurements.
             Pictures to be compared need the same.
-        scale_bar: Append a bar at the right with its ends in metres; a small picture is enlarged by a whole factor.
+        scale_bar: Append a bar at the right with its ends in meters; a small picture is enlarged by a whole factor.
 
     Returns:
         uint8 RGB [3, H, W], wider with the bar.
     """
-    metres = depth.detach().float().cpu().reshape(depth.shape[-2:])
-    measured = metres[metres > 0]
+    meters = depth.detach().float().cpu().reshape(depth.shape[-2:])
+    measured = meters[meters > 0]
     if len(measured) == 0:
         measured = torch.ones(1)
     near = float(quantile(measured, 0.02)) if near is None else near
     far = float(quantile(measured, 0.98)) if far is None else far
-    picture = _depth_colors(metres, near, far)
+    picture = _depth_colors(meters, near, far)
     if not scale_bar:
         return picture
     factor = enlarge(picture)[1]
@@ -281,13 +281,13 @@ def colorize_depth(
     return torch.cat([picture, _label_ends(canvas, 8 + bar.shape[2], near, far)], dim=2)
 
 
-def _depth_colors(metres: Tensor, near: float, far: float) -> Tensor:
-    colors = ramp_colors(1 - (metres - near) / max(far - near, 1e-6))
-    return colors * (metres > 0).to(torch.uint8)
+def _depth_colors(meters: Tensor, near: float, far: float) -> Tensor:
+    colors = ramp_colors(1 - (meters - near) / max(far - near, 1e-6))
+    return colors * (meters > 0).to(torch.uint8)
 
 
 def ramp_colors(levels: Tensor) -> Tensor:
-    """Numbers [H, W] as colours uint8 [3, H, W], from dark blue at 0 and below to light yellow at 1 and above."""
+    """Numbers [H, W] as colors uint8 [3, H, W], from dark blue at 0 and below to light yellow at 1 and above."""
     stops = torch.tensor(_RAMP, dtype=torch.float32)  # [S, 3]
     place = levels.clamp(0, 1) * (len(stops) - 1)
     lower = place.floor().long().clamp(max=len(stops) - 2)

@@ -1,8 +1,8 @@
 """Segmentation models on Perception Encoder backbones. Importing this package registers their names with mmengine."""
 
-import segmentation._mmseg  # noqa: F401 - first, for its silence
-import segmentation.checks  # noqa: F401 - registers what the data set doctor asks
-from segmentation.datasets import (
+import pe_spatial.segmentation._mmseg  # noqa: F401 - first, for its silence
+import pe_spatial.segmentation.checks  # noqa: F401 - registers what the data set doctor asks
+from pe_spatial.segmentation.datasets import (
     ADE20K,
     Cityscapes,
     COCOStuff,
@@ -10,16 +10,16 @@ from segmentation.datasets import (
     SegmentationDataset,
     SegmentationFolder,
 )
-from segmentation.heads import LinearHead
-from segmentation.labels import LabelError, LabelFormat
-from segmentation.loading import LoadSegmentation
-from segmentation.logits import SemanticModel, Window
-from segmentation.mask_decoder import MaskAnnealingHook, MaskCriterion, MaskDecoder
-from segmentation.metrics import MeanIoUMetric
-from segmentation.panoptic import CocoPanoptic, InstanceLabels, LoadInstanceLabels, LoadPanoptic
-from segmentation.panoptic_quality import PanopticMetric
-from segmentation.segmentor import SemanticSegmentor
-from segmentation.transforms import MixedCrop, RandomScale
+from pe_spatial.segmentation.heads import LinearHead
+from pe_spatial.segmentation.labels import LabelError, LabelFormat
+from pe_spatial.segmentation.loading import LoadSegmentation
+from pe_spatial.segmentation.logits import SemanticModel, Window
+from pe_spatial.segmentation.mask_decoder import MaskAnnealingHook, MaskCriterion, MaskDecoder
+from pe_spatial.segmentation.metrics import MeanIoUMetric
+from pe_spatial.segmentation.panoptic import CocoPanoptic, InstanceLabels, LoadInstanceLabels, LoadPanoptic
+from pe_spatial.segmentation.panoptic_quality import PanopticMetric
+from pe_spatial.segmentation.segmentor import SemanticSegmentor
+from pe_spatial.segmentation.transforms import MixedCrop, RandomScale
 
 __all__ = [
     "ADE20K",

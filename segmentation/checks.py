@@ -10,7 +10,7 @@ import torch
 
 from pe_spatial.data import UnreadableFile
 from pe_spatial.data.sample import IGNORE_LABEL
-from pe_spatial.engine.doctor import (
+from pe_spatial.doctor import (
     ClassCounter,
     DatasetCheck,
     Finding,
@@ -18,9 +18,9 @@ from pe_spatial.engine.doctor import (
     absent_classes,
     register_check,
 )
-from segmentation.datasets import SegmentationDataset
-from segmentation.labels import LabelFormat, read_values
-from segmentation.panoptic import CocoPanoptic, InstanceLabels
+from pe_spatial.segmentation.datasets import SegmentationDataset
+from pe_spatial.segmentation.labels import LabelFormat, read_values
+from pe_spatial.segmentation.panoptic import CocoPanoptic, InstanceLabels
 
 # what a few label maps say may be chance
 _ENOUGH = 5
@@ -33,7 +33,7 @@ class LabelMapCheck(DatasetCheck):
     def __init__(self, dataset: Any) -> None:
         super().__init__(dataset)
         self._counter = ClassCounter("pixels", dataset.metainfo["classes"])
-        self._loaded = self._unlabelled_pixels = self._pixels = 0
+        self._loaded = self._unlabeled_pixels = self._pixels = 0
 
     @classmethod
     def concerns(cls, dataset: Any, record: dict[str, Any]) -> bool:
@@ -54,15 +54,15 @@ class LabelMapCheck(DatasetCheck):
         name, counts = seen
         self._loaded += 1
         self._pixels += sum(counts)
-        self._unlabelled_pixels += counts[IGNORE_LABEL]
+        self._unlabeled_pixels += counts[IGNORE_LABEL]
         self._counter.add(counts[: len(self._counter.names)])
         if counts[IGNORE_LABEL] == sum(counts):
-            yield Finding("warning", "label maps without a labelled pixel", name)
+            yield Finding("warning", "label maps without a labeled pixel", name)
 
     def finish(self) -> Iterable[Finding]:
         """The share of pixels without a label, and the classes that never occur."""
-        if self._unlabelled_pixels:
-            yield Finding("note", f"{self._unlabelled_pixels / self._pixels:.1%} of the pixels have no label")
+        if self._unlabeled_pixels:
+            yield Finding("note", f"{self._unlabeled_pixels / self._pixels:.1%} of the pixels have no label")
         yield from absent_classes(self.histogram(), self._loaded == len(self.dataset))
 
     def histogram(self) -> Histogram:

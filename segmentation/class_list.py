@@ -1,6 +1,6 @@
 """The YAML file that describes a folder of your own:
 
-    classes: [road, tree, car]                         # index 0, 1, 2 in this order; or, with their colours:
+    classes: [road, tree, car]                         # index 0, 1, 2 in this order; or, with their colors:
     # classes: {road: [128, 64, 128], tree: [107, 142, 35], car: [0, 0, 142]}
     images: {train: images/train, val: images/val}     # folders by split, relative to this file
     labels: {train: labels/train, val: labels/val}
@@ -8,8 +8,8 @@
     ignore: [255]                                      # values, or [r, g, b], of the files that mean "no label"
     label_stem_end: _mask                              # a/1.jpg belongs to a/1_mask.png
 
-Label maps are greyscale or palette PNGs of class indices, 8 or 16 bits; or, where classes have colours, RGB pictures in
-exactly these colours. Only `classes`, `images` and `labels` are required.
+Label maps are grayscale or palette PNGs of class indices, 8 or 16 bits; or, where classes have colors, RGB pictures in
+exactly these colors. Only `classes`, `images` and `labels` are required.
 """
 
 from collections.abc import Mapping
@@ -19,11 +19,10 @@ from typing import Any
 
 from mmengine.fileio import load
 
+from pe_spatial.common.errors import ConfigError, suggest
 from pe_spatial.data.sample import IGNORE_LABEL
-from pe_spatial.engine import ConfigError
-from pe_spatial.engine.errors import suggest
+from pe_spatial.segmentation.labels import LabelError, LabelFormat
 from pe_spatial.visualization import palette
-from segmentation.labels import LabelError, LabelFormat
 
 _KEYS = ("classes", "images", "labels", "zero_is_ignored", "ignore", "label_stem_end")
 
@@ -74,7 +73,7 @@ def read_class_list(path: str | Path) -> ClassList:
     ignored_colors = [_color(path, "ignore", value) for value in ignore if isinstance(value, list)]
     by_color = {color: index for index, color in enumerate(colors)} if colors else {}
     if len(by_color) < len(colors):
-        raise ConfigError(f"{path}: two classes have one colour; colours must differ")
+        raise ConfigError(f"{path}: two classes have one color; colors must differ")
     try:
         label_format = LabelFormat.counting(
             names,

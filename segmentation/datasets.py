@@ -12,8 +12,8 @@ from mmseg.utils import class_names
 from pe_spatial.data import DenseDataset
 from pe_spatial.data.pairs import pair_by_name
 from pe_spatial.data.sample import IGNORE_LABEL
-from segmentation.class_list import read_class_list
-from segmentation.labels import LabelError, LabelFormat
+from pe_spatial.segmentation.class_list import read_class_list
+from pe_spatial.segmentation.labels import LabelError, LabelFormat
 
 LABEL_SUFFIXES = (".png", ".bmp", ".tif", ".tiff")
 # the label ids of Cityscapes' 19 evaluated classes, in the order of their train ids
@@ -25,7 +25,7 @@ Numbering = Literal["ids", "train_ids"]
 
 
 def _classes_of(name: str) -> dict[str, Any]:
-    """Names and colours from mmseg's tables; one of its names ends in a space."""
+    """Names and colors from mmseg's tables; one of its names ends in a space."""
     names = tuple(entry.strip() for entry in class_names.get_classes(name))
     return {"classes": names, "palette": class_names.get_palette(name)}
 
@@ -108,7 +108,7 @@ class Cityscapes(_NumberedTwice):
     formats = {
         "ids": LabelFormat(
             METAINFO["classes"],
-            dict.fromkeys((*range(34), IGNORE_LABEL), IGNORE_LABEL)  # 255: the licence plates' -1 in 8 bits
+            dict.fromkeys((*range(34), IGNORE_LABEL), IGNORE_LABEL)  # 255: the license plates' -1 in 8 bits
             | {value: index for index, value in enumerate(_CITYSCAPES_IDS)},
         ),
         "train_ids": LabelFormat.counting(METAINFO["classes"]),
@@ -176,7 +176,7 @@ class PascalVOC(SegmentationDataset):
 
 @DATASETS.register_module()
 class SegmentationFolder(SegmentationDataset):
-    """Your own images and label maps, described by one YAML file (see `segmentation.class_list`).
+    """Your own images and label maps, described by one YAML file (see `pe_spatial.segmentation.class_list`).
 
     Args:
         ann_file: The YAML file, relative to `data_root`. The folders in it are relative to itself.

@@ -17,7 +17,7 @@ class LinearHead(BaseDecodeHead):
         num_classes: K.
         in_index: Which of the maps.
         dropout_ratio: Share of channels that are dropped in training.
-        loss_decode: Config of the loss; by default the cross-entropy, averaged over the labelled pixels.
+        loss_decode: Config of the loss; by default the cross-entropy, averaged over the labeled pixels.
     """
 
     def __init__(

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from pe_spatial.common.errors import UserError
 from pe_spatial.data import UnreadableFile
 from pe_spatial.data.sample import IGNORE_LABEL
-from pe_spatial.engine import UserError
 
 Color = tuple[int, int, int]
 
@@ -27,7 +27,7 @@ class LabelFormat:
     Args:
         classes: Names by index.
         meaning: Class index by value of the file; 255 marks "no label". Other values are errors.
-        colors: Class index (or 255) by colour, for files that hold colours instead of values.
+        colors: Class index (or 255) by color, for files that hold colors instead of values.
     """
 
     classes: tuple[str, ...]
@@ -60,11 +60,11 @@ class LabelFormat:
             raise LabelError(f"the class list names {twice!r} more than once; names must differ")
 
     def read(self, path: str | Path) -> NDArray[np.int64]:
-        """A label file as class indices [H, W], 255 where nothing is labelled.
+        """A label file as class indices [H, W], 255 where nothing is labeled.
 
         Raises:
             UnreadableFile: The file is missing, damaged or no image.
-            LabelError: A value or a colour that is not in the class list.
+            LabelError: A value or a color that is not in the class list.
         """
         values = read_values(path)
         return self._of_values(path, values) if values.ndim == 2 else self._of_colors(path, values)
@@ -84,8 +84,8 @@ class LabelFormat:
     def _of_colors(self, path: str | Path, values: NDArray[np.uint8]) -> NDArray[np.int64]:
         if not self.colors:
             raise LabelError(
-                f"{path} holds colours, not class indices; save it as greyscale or palette PNG, or give the class list "
-                "the colour of every class"
+                f"{path} holds colors, not class indices; save it as grayscale or palette PNG, or give the class list "
+                "the color of every class"
             )
         packed = pack(values)
         labels = look_up(packed, {red | green << 8 | blue << 16: n for (red, green, blue), n in self.colors.items()})
@@ -93,9 +93,9 @@ class LabelFormat:
             wrong, counts = np.unique(packed[labels < 0], return_counts=True)
             named = [(color & 255, color >> 8 & 255, color >> 16) for color in wrong.tolist()]
             raise LabelError(
-                f"{path}: {_list(named, counts.tolist(), 'colour')} not among the colours of the "
-                f"{len(self.classes)} classes; correct the file (a lossy format such as JPEG blurs colours), add the "
-                "colour to a class, or name it under ignore"
+                f"{path}: {_list(named, counts.tolist(), 'color')} not among the colors of the "
+                f"{len(self.classes)} classes; correct the file (a lossy format such as JPEG blurs colors), add the "
+                "color to a class, or name it under ignore"
             )
         return labels
 
@@ -114,7 +114,7 @@ class LabelFormat:
 
 
 def read_values(path: str | Path) -> NDArray[Any]:
-    """The values of a label file [H, W] (palette PNGs: their indices), or its colours [H, W, 3] in 8 bits.
+    """The values of a label file [H, W] (palette PNGs: their indices), or its colors [H, W, 3] in 8 bits.
 
     Raises:
         UnreadableFile: The file is missing, damaged or no image.
@@ -125,14 +125,14 @@ def read_values(path: str | Path) -> NDArray[Any]:
                 return np.array(image).astype(np.int64)
             if image.mode in ("RGB", "RGBA"):
                 return np.array(image.convert("RGB"))
-            raise ValueError(f"mode {image.mode} is neither class indices nor colours; save greyscale or palette PNG")
+            raise ValueError(f"mode {image.mode} is neither class indices nor colors; save grayscale or palette PNG")
     except Exception as error:  # what decoders raise on damaged files is of every kind
         reason = "no such file" if isinstance(error, FileNotFoundError) else f"{type(error).__name__}: {error}"
         raise UnreadableFile(f"{path} cannot be read: {reason}") from error
 
 
 def pack(colors: NDArray[np.uint8]) -> NDArray[np.int32]:
-    """Colours [H, W, 3] as one number each [H, W]: R + 256 G + 65536 B."""
+    """Colors [H, W, 3] as one number each [H, W]: R + 256 G + 65536 B."""
     channels = colors.astype(np.int32)
     return channels[..., 0] | channels[..., 1] << 8 | channels[..., 2] << 16
 

@@ -6,7 +6,7 @@ import torch
 from mmengine.registry import TRANSFORMS
 from torchvision import tv_tensors
 
-from segmentation.labels import check_size
+from pe_spatial.segmentation.labels import check_size
 
 
 @TRANSFORMS.register_module()

@@ -47,7 +47,7 @@ class SemanticModel(Protocol):
         """
 
     def segment_logits(self, inputs: Tensor) -> Tensor:
-        """Class scores [B, K, H, W] of normalised images [B, 3, H, W] of any size.
+        """Class scores [B, K, H, W] of normalized images [B, 3, H, W] of any size.
 
         The largest is the class. Where windows overlap, the scores are averaged before they are compared.
         """

@@ -9,8 +9,8 @@ from mmengine.logging import print_log
 from mmengine.registry import METRICS
 from torch import Tensor
 
+from pe_spatial.common.errors import ConfigError
 from pe_spatial.data.sample import IGNORE_LABEL
-from pe_spatial.engine import ConfigError
 
 
 @METRICS.register_module()
@@ -55,23 +55,21 @@ class MeanIoUMetric(BaseMetric):
         Raises:
             ConfigError: No pixel has a label.
         """
-        correct, predicted, labelled = torch.stack(results).sum(0).double()  # [K] each
-        if labelled.sum() == 0:
-            raise ConfigError(f"none of the {len(results)} label maps has a labelled pixel; check the label files")
-        iou = 100 * correct / (labelled + predicted - correct)  # [K], NaN where a class does not occur
-        accuracy = 100 * correct / labelled
-        print_log(
-            "\n" + _table(self.dataset_meta["classes"], iou, accuracy, labelled / labelled.sum()), logger="current"
-        )
+        correct, predicted, labeled = torch.stack(results).sum(0).double()  # [K] each
+        if labeled.sum() == 0:
+            raise ConfigError(f"none of the {len(results)} label maps has a labeled pixel; check the label files")
+        iou = 100 * correct / (labeled + predicted - correct)  # [K], NaN where a class does not occur
+        accuracy = 100 * correct / labeled
+        print_log("\n" + _table(self.dataset_meta["classes"], iou, accuracy, labeled / labeled.sum()), logger="current")
         return {
             "mIoU": iou.nanmean().item(),
             "mAcc": accuracy.nanmean().item(),
-            "aAcc": (100 * correct.sum() / labelled.sum()).item(),
+            "aAcc": (100 * correct.sum() / labeled.sum()).item(),
         }
 
 
 def class_areas(prediction: Tensor, target: Tensor, num_classes: int, name: str | None = None) -> Tensor:
-    """Pixels of each class, int64 [3, K]: predicted rightly, predicted, labelled. Pixels labelled 255 do not count.
+    """Pixels of each class, int64 [3, K]: predicted rightly, predicted, labeled. Pixels labeled 255 do not count.
 
     Args:
         prediction, target: Class indices of one shape.

@@ -22,8 +22,8 @@ from torchvision import tv_tensors
 
 from pe_spatial.data import DenseDataset, boxes_of_masks, decode_mask
 from pe_spatial.data.sample import IGNORE_LABEL
+from pe_spatial.segmentation.labels import LabelError, check_size, look_up, pack, read_values
 from pe_spatial.visualization import palette
-from segmentation.labels import LabelError, check_size, look_up, pack, read_values
 
 Segment = dict[str, Any]  # label: row of classes, is_thing: bool, ignore: bool (crowd)
 
@@ -33,7 +33,7 @@ Segment = dict[str, Any]  # label: row of classes, is_thing: bool, ignore: bool 
 class LoadPanoptic:
     """`seg_map_path`, a PNG of segment ids, and `segments` to `sem_seg` and the instances.
 
-    An id is R + 256 G + 65536 B, 0 where nothing is labelled.
+    An id is R + 256 G + 65536 B, 0 where nothing is labeled.
 
     Args:
         instances: Load the things as `boxes`, `labels` and `masks` too.
@@ -225,12 +225,13 @@ def _segment(info: Mapping[str, Any], label_of: Mapping[int, int], things: Seque
 class InstanceLabels(DenseDataset):
     """Any data set of instances (COCO, LVIS) as label maps, painted on the fly by `LoadInstanceLabels`.
 
-    The package of the source must be imported too: `custom_imports: {imports: [segmentation, detection]}`.
+    The package of the source must be imported too:
+    `custom_imports: {imports: [pe_spatial.segmentation, pe_spatial.detection]}`.
 
     Args:
         source: Config of a data set whose records have `instances` with masks, such as `CocoInstances`.
         background: Name of the class of the pixels without an instance, which becomes class 0; None leaves them
-            unlabelled.
+            unlabeled.
         **kwargs: Those of `DenseDataset`.
     """
 

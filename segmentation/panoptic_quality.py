@@ -9,8 +9,8 @@ from mmengine.logging import print_log
 from mmengine.registry import METRICS
 from torch import Tensor
 
-from pe_spatial.engine import ConfigError
-from segmentation.mask_decoder.targets import segments_of
+from pe_spatial.common.errors import ConfigError
+from pe_spatial.segmentation.mask_decoder.targets import segments_of
 
 # rows of a tally: sum of the IoUs of matches, matches, unmatched predictions, unmatched truth
 _IOU, _MATCHED, _FALSE, _MISSED = range(4)

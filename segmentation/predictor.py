@@ -15,13 +15,13 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision import tv_tensors
 
-from pe_spatial.engine import Predictor, UserError
-from pe_spatial.engine.amp import evaluation_autocast
-from pe_spatial.engine.predictor import Picture
-from segmentation.logits import SemanticModel, Window
-from segmentation.probabilities import ProbabilityFile, temporary_name
-from segmentation.sliding import Axis, Grid, Tile, blend
-from segmentation.windows import pad_to_multiple
+from pe_spatial.common.errors import UserError
+from pe_spatial.inference.predictor import Picture, Predictor
+from pe_spatial.segmentation.logits import SemanticModel, Window
+from pe_spatial.segmentation.probabilities import ProbabilityFile, temporary_name
+from pe_spatial.segmentation.sliding import Axis, Grid, Tile, blend
+from pe_spatial.segmentation.windows import pad_to_multiple
+from pe_spatial.training.amp import evaluation_autocast
 
 # a model without a window takes images up to this many pixels whole, and larger ones through the window below
 LARGEST_WHOLE = 2048 * 2048
@@ -32,20 +32,20 @@ _LARGE = 16_000_000  # pixels from which a second copy of an image is worth avoi
 
 
 class SegmentationPredictor(Predictor):
-    """Runs a segmentation model like :class:`Predictor`, in memory that does not grow with image times classes.
+    """Runs a segmentation model like `Predictor`, in memory that does not grow with image times classes.
 
-    The pixels of an image are normalised window by window, and the scores of all classes exist for a small part of the
-    image at a time (see :mod:`segmentation.sliding`). The class map is that of the model's own ``predict``, up to
+    The pixels of an image are normalized window by window, and the scores of all classes exist for a small part of the
+    image at a time (see `pe_spatial.segmentation.sliding`). The class map is that of the model's own `predict`, up to
     rounding where two classes score the same.
 
     Args:
-        checkpoint, device, overrides: as for :class:`Predictor`.
+        checkpoint, device, overrides: as for `Predictor`.
         batch_size: windows, also of different images, that go through the model at once.
         window: how images are cut, in pixels of the model's input; None takes the model's.
         confidence: also give the probability of the class of every pixel.
         probabilities: a folder for those of all classes; the sample names the file, which the caller moves away.
 
-    A model of objects sees every image whole, as in its ``predict``, for objects cannot be joined across windows.
+    A model of objects sees every image whole, as in its `predict`, for objects cannot be joined across windows.
 
     Raises:
         UserError: the checkpoint is of another task, or it is a model of objects and an option is not for it.
@@ -94,10 +94,10 @@ class SegmentationPredictor(Predictor):
         """Segment prepared images.
 
         Returns:
-            Data samples with ``pred_sem_seg`` [1, H, W], uint8 up to 256 classes, else int32, and where asked for
-            ``pred_confidence`` [1, H, W], uint8 from 0 to 255, both on the CPU and in the frame of the original image;
-            and the metainfo ``probabilities``, the path of a .npy file, float16 [H, W, K]. Of a model of objects those
-            of its ``predict``.
+            Data samples with `pred_sem_seg` [1, H, W], uint8 up to 256 classes, else int32, and where asked for
+            `pred_confidence` [1, H, W], uint8 from 0 to 255, both on the CPU and in the frame of the original image;
+            and the metainfo `probabilities`, the path of a .npy file, float16 [H, W, K]. Of a model of objects those
+            of its `predict`.
         """
         if self.finds_objects:
             return super().predict(samples)
@@ -161,10 +161,10 @@ class SegmentationPredictor(Predictor):
     def _run(self, batch: Sequence[Crop]) -> Iterator[Tensor]:
         height, width = batch[0].window
         pixels = [crop.pixels for crop in batch]
-        normalised = self.model.data_preprocessor({"inputs": pixels})["inputs"][..., :height, :width]
+        normalized = self.model.data_preprocessor({"inputs": pixels})["inputs"][..., :height, :width]
         # where a window reaches into the padding of its image
-        missing = (0, width - normalised.shape[-1], 0, height - normalised.shape[-2])
-        inputs = pad_to_multiple(F.pad(normalised, missing), self.model.stride)
+        missing = (0, width - normalized.shape[-1], 0, height - normalized.shape[-2])
+        inputs = pad_to_multiple(F.pad(normalized, missing), self.model.stride)
         yield from self.model.score_map(inputs).float().permute(0, 2, 3, 1).contiguous()
 
     def _label(self, sample: BaseDataElement, tiles: Iterator[Tile]) -> BaseDataElement:

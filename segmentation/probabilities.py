@@ -16,7 +16,7 @@ TEMPORARY = ".writing"  # the end of the names of unfinished files
 class ProbabilityFile:
     """A float16 array [H, W, K] in a .npy file, filled tile by tile; removed if the block that fills it fails.
 
-    ``np.load(path, mmap_mode="r")`` reads parts of it.
+    `np.load(path, mmap_mode="r")` reads parts of it.
 
     Args:
         path: of the file.

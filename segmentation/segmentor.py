@@ -8,11 +8,11 @@ from mmengine.structures import BaseDataElement
 from mmseg.models.segmentors import EncoderDecoder
 from torch import Tensor
 
-from pe_spatial.engine.binding import check_class_count
-from pe_spatial.engine.parts import build_part, link
-from segmentation.logits import Window
-from segmentation.semantic import enlarge_score_map, predict_semantic
-from segmentation.windows import check_window
+from pe_spatial.common.parts import build_part, link
+from pe_spatial.segmentation.logits import Window
+from pe_spatial.segmentation.semantic import enlarge_score_map, predict_semantic
+from pe_spatial.segmentation.windows import check_window
+from pe_spatial.training.binding import check_class_count
 
 HeadConfig = Mapping[str, Any]
 

@@ -6,8 +6,8 @@ from mmengine.structures import BaseDataElement, PixelData
 from torch import Tensor
 from torch.nn import functional as F
 
-from segmentation.logits import SemanticModel
-from segmentation.windows import pad_to_multiple, slide
+from pe_spatial.segmentation.logits import SemanticModel
+from pe_spatial.segmentation.windows import pad_to_multiple, slide
 
 
 def enlarge_score_map(model: SemanticModel, inputs: Tensor) -> Tensor:
@@ -26,7 +26,7 @@ def predict_semantic(
 
     Args:
         model: The model.
-        inputs: Normalised and padded images [B, 3, H, W].
+        inputs: Normalized and padded images [B, 3, H, W].
         data_samples: With the metainfo `img_shape`, the size before the padding, and `ori_shape`.
     """
     if model.window is None:

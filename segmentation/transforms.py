@@ -55,7 +55,7 @@ class MixedCrop(FixedSizeCrop):
 
     Args:
         size: (H, W) in pixels, or the side of a square; a side that is shorter stays as it is.
-        largest_share: Of one class among the labelled pixels. A crop without a label is tried again too.
+        largest_share: Of one class among the labeled pixels. A crop without a label is tried again too.
     """
 
     def __init__(self, size: int | Sequence[int], largest_share: float = 0.75) -> None:

@@ -6,7 +6,7 @@ import torch
 from mmengine.utils import to_2tuple
 from torch import Tensor
 
-from segmentation.logits import Window
+from pe_spatial.segmentation.logits import Window
 
 
 def check_window(size: int | Sequence[int], stride: int | Sequence[int] | None = None) -> Window:
@@ -51,7 +51,7 @@ def slide(scores_of: Callable[[Tensor], Tensor], inputs: Tensor, window: Window)
     """The mean of the scores of all windows over a pixel.
 
     Args:
-        scores_of: Normalised images [B, 3, h, w] to scores [B, K, h, w].
+        scores_of: Normalized images [B, 3, h, w] to scores [B, K, h, w].
         inputs: [B, 3, H, W].
         window: In pixels of `inputs`.
 
@@ -72,6 +72,6 @@ def slide(scores_of: Callable[[Tensor], Tensor], inputs: Tensor, window: Window)
 
 
 def pad_to_multiple(inputs: Tensor, divisor: int) -> Tensor:
-    """Images [B, 3, H, W] with zeros (the colour `mean`) at the bottom and the right up to multiples of `divisor`."""
+    """Images [B, 3, H, W] with zeros (the color `mean`) at the bottom and the right up to multiples of `divisor`."""
     height, width = inputs.shape[-2:]
     return torch.nn.functional.pad(inputs, (0, -width % divisor, 0, -height % divisor))

@@ -1,4 +1,4 @@
-"""The import table of CONTRIBUTING.md, kept true by parsing every import in the packages."""
+"""The floors of CONTRIBUTING.md and the rule of one door each, kept true by parsing every file of the packages."""
 
 import ast
 import sys
@@ -7,57 +7,77 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
+TASKS = ("detection", "segmentation", "depth", "tracking")
 COMMON = {"torch", "torchvision", "mmengine", "numpy", "PIL"}
-OURS = {"pe_spatial", "detection", "segmentation", "depth", "tracking", "configs", "tools", "tests"}
+LONGEST_FILE = 350  # lines
+LONGEST_FUNCTION = 60  # lines
 
-# package or file -> (our modules that it may import, third parties beyond COMMON); the longest prefix decides
+# package or module of pe_spatial -> (ours that it may import besides itself, third parties beyond COMMON);
+# the longest prefix decides
+COMMON_FLOOR = {"common"}
+FLOOR_1 = {"common", "backbones", "data", "visualization"}
+FLOOR_2 = {*FLOOR_1, "training", "inference", "doctor"}
 ALLOWED: dict[str, tuple[set[str], set[str]]] = {
-    "pe_spatial": ({"pe_spatial.backbones", "pe_spatial.data", "pe_spatial.engine"}, set()),
-    "pe_spatial.backbones": ({"pe_spatial.backbones"}, set()),
-    "pe_spatial.backbones.weights": ({"pe_spatial.backbones"}, {"safetensors", "huggingface_hub"}),
-    "pe_spatial.data": ({"pe_spatial.data"}, set()),
-    "pe_spatial.data.loading": ({"pe_spatial.data"}, {"pycocotools"}),
-    "pe_spatial.data.synthetic": ({"pe_spatial.data"}, {"skimage"}),
-    "pe_spatial.visualization": ({"pe_spatial.backbones", "pe_spatial.data"}, set()),
-    "pe_spatial.feature_pictures": ({"pe_spatial.visualization"}, set()),
-    "pe_spatial.engine": (
-        {"pe_spatial.backbones", "pe_spatial.data", "pe_spatial.engine", "pe_spatial.visualization"},
-        {"yaml", "psutil", "rich", "cv2", "safetensors"},
+    "": (set(FLOOR_2), set()),  # the lazy names of pe_spatial itself
+    "common": (set(), {"filelock", "rich"}),
+    "common.tensors": (set(), {"safetensors"}),
+    "common.video": (set(), {"av"}),
+    "backbones": (COMMON_FLOOR, set()),
+    "backbones.weights": (COMMON_FLOOR, {"safetensors", "huggingface_hub"}),
+    "backbones.sam2_model": (COMMON_FLOOR, {"sam2", "hydra", "omegaconf"}),
+    "data": (COMMON_FLOOR, {"pycocotools"}),
+    "demo": ({"common", "data", "visualization"}, {"skimage"}),
+    "visualization": ({"common", "backbones", "data"}, {"cv2"}),
+    "feature_pictures": ({"visualization"}, set()),
+    "training": ({*FLOOR_1, "doctor"}, {"yaml", "psutil", "cv2"}),
+    "doctor": (FLOOR_1, set()),
+    "inference": ({*FLOOR_1, "training"}, {"supervision"}),
+    "alignment": (FLOOR_2, {"safetensors"}),
+    "detection": (FLOOR_2, {"pycocotools", "hotcoco"}),
+    "detection.deta": (FLOOR_2, {"scipy"}),
+    "detection.detectron2_adapter": (FLOOR_2, {"detectron2"}),
+    "segmentation": (FLOOR_2, {"mmseg", "mmcv"}),
+    "segmentation.mask_decoder": (FLOOR_2, {"scipy"}),
+    "depth": (FLOOR_2, set()),
+    "depth.loading": (FLOOR_2, {"OpenEXR"}),
+    "tracking": (FLOOR_2, {"scipy"}),
+    "tracking.prompts": (FLOOR_2, {"sam2"}),
+    "commands": (
+        {*FLOOR_2, *TASKS, "alignment", "demo", "feature_pictures", "configs"},
+        {"rich", "matplotlib", "timm", "mmseg", "cv2", "yaml"},
     ),
-    "pe_spatial.engine.sam2_model": ({"pe_spatial.backbones"}, {"sam2", "hydra", "omegaconf"}),
-    "pe_spatial.alignment": (
-        {
-            "pe_spatial.alignment",
-            "pe_spatial.backbones",
-            "pe_spatial.data",
-            "pe_spatial.engine",
-            "pe_spatial.visualization",
-        },
-        set(),
-    ),
-    "pe_spatial.alignment.cache": (
-        {"pe_spatial.alignment", "pe_spatial.data", "pe_spatial.engine"},
-        {"safetensors"},
-    ),
-    "detection": ({"pe_spatial", "detection"}, {"pycocotools", "hotcoco", "rich", "cv2"}),
-    "detection.deta": ({"pe_spatial", "detection"}, {"scipy"}),
-    "detection.detectron2_adapter": ({"pe_spatial", "detection"}, {"detectron2"}),
-    "segmentation": ({"pe_spatial", "segmentation"}, {"mmseg", "mmcv"}),
-    "segmentation.mask_decoder": ({"pe_spatial", "segmentation"}, {"scipy"}),
-    "depth": ({"pe_spatial", "depth"}, set()),
-    "depth.loading": ({"pe_spatial", "depth"}, {"OpenEXR"}),
-    "tracking": ({"pe_spatial", "tracking"}, {"cv2", "scipy"}),
-    "tracking.prompts": ({"pe_spatial", "tracking"}, {"sam2"}),
+}
+
+# what reads or writes a kind of file -> the one module that may call it
+DOORS = {
+    "torch.load": "common.tensors",
+    "cv2.VideoCapture": "common.video",
+    "cv2.VideoWriter": "common.video",
+    "av.open": "common.video",
+    "Image.open": "common.pictures",
+    "os.replace": "common.files",
+    "os.fsync": "common.files",
 }
 
 
+def source_files() -> list[Path]:
+    return [path for folder in ("pe_spatial", *TASKS) for path in sorted((ROOT / folder).rglob("*.py"))]
+
+
 def module_name(path: Path) -> str:
+    """The name inside pe_spatial: `detection.metrics`, `common.files`, and an empty text for pe_spatial itself."""
     parts = path.relative_to(ROOT).with_suffix("").parts
+    parts = parts[1:] if parts[0] == "pe_spatial" else parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
+def within(name: str, package: str) -> bool:
+    return name == package or name.startswith(package + ".")
+
+
 def rule_of(module: str) -> tuple[set[str], set[str]]:
-    best = max((key for key in ALLOWED if module == key or module.startswith(key + ".")), key=len)
+    best = max((key for key in ALLOWED if key and within(module, key)), key=len, default="")
+    assert best or not module, f"{module} belongs to no package of the table"
     return ALLOWED[best]
 
 
@@ -75,36 +95,103 @@ def imports_of(path: Path) -> set[str]:
 
 def violations(module: str, imports: set[str], stdlib: set[str]) -> list[str]:
     ours, third_parties = rule_of(module)
+    own = module.split(".")[0]
     wrong = []
     for name in sorted(imports):
-        top = name.split(".")[0]
-        if top in OURS:
-            if not any(name == allowed or name.startswith(allowed + ".") for allowed in ours):
+        top, _, rest = name.partition(".")
+        if top == "pe_spatial":
+            if not any(within(rest, allowed) for allowed in {*ours, own} if allowed):
                 wrong.append(name)
-        elif top not in COMMON | third_parties | stdlib:
+        elif top in TASKS or top not in COMMON | third_parties | stdlib:
             wrong.append(name)
     return wrong
-
-
-def source_files() -> list[Path]:
-    packages = ["pe_spatial", "detection", "segmentation", "depth", "tracking"]
-    return [path for package in packages for path in sorted((ROOT / package).rglob("*.py"))]
 
 
 @pytest.mark.parametrize("path", source_files(), ids=module_name)
 def test_imports_follow_the_table(path):
     wrong = violations(module_name(path), imports_of(path), set(sys.stdlib_module_names))
-    assert not wrong, f"{module_name(path)} may not import {wrong}; see the import table in CONTRIBUTING.md"
+    assert not wrong, f"{module_name(path)} may not import {wrong}; see the floors in CONTRIBUTING.md"
 
 
 def test_a_sideways_import_is_found():
-    assert violations("depth.model", {"detection.metrics", "torch.nn"}, set()) == ["detection.metrics"]
-    assert violations("pe_spatial.backbones.vit", {"pe_spatial.engine.config"}, set()) == ["pe_spatial.engine.config"]
-    assert violations("pe_spatial.backbones.vit", {"mmseg.models"}, set()) == ["mmseg.models"]
+    assert violations("depth.model", {"pe_spatial.detection.metrics", "torch.nn"}, set()) == [
+        "pe_spatial.detection.metrics"
+    ]
+    assert violations("backbones.vit", {"pe_spatial.training.config"}, set()) == ["pe_spatial.training.config"]
+    assert violations("backbones.vit", {"mmseg.models"}, set()) == ["mmseg.models"]
     assert violations("detection.metrics", {"hotcoco.COCO", "json"}, {"json"}) == []
+    assert violations("depth.model", {"depth.heads"}, set()) == ["depth.heads"]  # the name of version 0.1
+
+
+def dotted(node: ast.expr) -> str:
+    if isinstance(node, ast.Attribute):
+        return f"{dotted(node.value)}.{node.attr}"
+    return node.id if isinstance(node, ast.Name) else ""
+
+
+def calls_of(path: Path) -> set[str]:
+    """Dotted names of what a file calls or passes on."""
+    return {dotted(node) for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Attribute)}
+
+
+@pytest.mark.parametrize("path", source_files(), ids=module_name)
+def test_one_door_each(path):
+    wrong = sorted(name for name in calls_of(path) & DOORS.keys() if DOORS[name] != module_name(path))
+    assert not wrong, f"{module_name(path)} calls {wrong}; call {[DOORS[name] for name in wrong]} instead"
+
+
+def test_a_second_door_is_found(tmp_path):
+    path = tmp_path / "second.py"
+    path.write_text("import os\nfrom PIL import Image\nos.replace(a, b)\nImage.open(c)\n")
+    assert calls_of(path) & DOORS.keys() == {"os.replace", "Image.open"}
+
+
+@pytest.mark.parametrize("path", source_files(), ids=module_name)
+def test_a_file_is_one_idea_and_a_function_fits_a_screen(path):
+    lines = path.read_text().splitlines()
+    assert len(lines) <= LONGEST_FILE
+    for node in ast.walk(ast.parse("\n".join(lines))):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            length = node.end_lineno - node.lineno + 1
+            assert length <= LONGEST_FUNCTION, f"{node.name} has {length} lines"
+
+
+def test_no_import_cycle():
+    """Module-level imports form no cycle, seen between modules."""
+    names = {f"pe_spatial.{module_name(path)}".rstrip("."): path for path in source_files()}
+    graph = {name: top_level_imports(path, names) - {name} for name, path in names.items()}
+    done: set[str] = set()
+    for start in graph:
+        walk(start, graph, [], done)
+
+
+def top_level_imports(path: Path, names: dict[str, Path]) -> set[str]:
+    found = set()
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.ImportFrom):
+            for alias in node.names:
+                whole = f"{node.module}.{alias.name}"
+                found.add(whole if whole in names else node.module)
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+    return found & names.keys()
+
+
+def walk(name: str, graph: dict[str, set[str]], trail: list[str], done: set[str]) -> None:
+    assert name not in trail, f"import cycle: {' -> '.join([*trail[trail.index(name) :], name])}"
+    if name not in done:
+        for other in sorted(graph[name]):
+            walk(other, graph, [*trail, name], done)
+        done.add(name)
 
 
 def test_every_python_file_at_the_top_belongs_to_a_known_folder():
-    known = {"pe_spatial", "detection", "segmentation", "depth", "tracking", "configs", "tools", "tests"}
+    known = {"pe_spatial", *TASKS, "configs", "tools", "tests", "docs"}
     folders = {path.parent.relative_to(ROOT).parts[0] for path in ROOT.glob("*/*.py") if path.parent.name[0] != "."}
     assert folders <= known, f"unexpected packages at the top level: {folders - known}"
+
+
+def test_contributing_names_every_package():
+    table = (ROOT / "CONTRIBUTING.md").read_text()
+    packages = {path.parent.name for path in (ROOT / "pe_spatial").glob("*/__init__.py")} | set(TASKS)
+    assert not {package for package in packages if package not in table}

@@ -4,7 +4,7 @@ import torch
 from pe_spatial.feature_pictures import FeatureColors, pca_rgb, similarity, similarity_rgb
 
 
-def test_equal_features_have_equal_colours_and_different_ones_do_not():
+def test_equal_features_have_equal_colors_and_different_ones_do_not():
     generator = torch.Generator().manual_seed(0)
     prototypes = torch.randn(3, 32, generator=generator)
     regions = torch.zeros(16, 24, dtype=torch.long)
@@ -18,7 +18,7 @@ def test_equal_features_have_equal_colours_and_different_ones_do_not():
     assert (torch.cdist(means, means) + 1e6 * torch.eye(3)).min() > 60
 
 
-def test_colours_ignore_scale_offset_and_rotation_of_the_features():
+def test_colors_ignore_scale_offset_and_rotation_of_the_features():
     generator = torch.Generator().manual_seed(1)
     features = torch.randn(8, 12, 14, generator=generator) * torch.arange(8, 0, -1)[:, None, None]
     expected = pca_rgb(features).int()
@@ -35,7 +35,7 @@ def test_frames_share_one_basis():
     assert torch.equal(pca_rgb(frame[None])[0], pca_rgb(frame))
 
 
-def test_half_precision_constant_and_tiny_maps_give_finite_colours():
+def test_half_precision_constant_and_tiny_maps_give_finite_colors():
     features = torch.randn(8, 6, 6, generator=torch.Generator().manual_seed(3))
     assert (pca_rgb(features.bfloat16()).int() - pca_rgb(features).int()).abs().float().mean() < 5
     assert pca_rgb(torch.ones(8, 6, 6)).float().flatten(1).std(1).max() == 0
@@ -63,14 +63,14 @@ def a_disc_before_a_gradient(seed, radius=5):
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_only_the_foreground_is_coloured_whatever_the_sign_of_its_component(seed):
+def test_only_the_foreground_is_colored_whatever_the_sign_of_its_component(seed):
     features, disc = a_disc_before_a_gradient(seed)
     picture = FeatureColors([features], foreground=True)(features)
-    grey = (picture == 28).all(0)
-    wrong = grey == disc
+    gray = (picture == 28).all(0)
+    wrong = gray == disc
     assert wrong.float().mean() < 0.06  # the blur moves the border by less than a token
-    inside = picture[:, ~grey].float()
-    assert inside.std(1).max() > 25  # the three sectors have colours of their own, not those of the background
+    inside = picture[:, ~gray].float()
+    assert inside.std(1).max() > 25  # the three sectors have colors of their own, not those of the background
 
 
 def test_a_basis_holds_for_maps_that_it_was_not_made_of():

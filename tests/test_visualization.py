@@ -3,7 +3,7 @@ import pytest
 import torch
 from mmengine.structures import InstanceData
 
-from pe_spatial.data.synthetic import CLASSES, draw_scene
+from pe_spatial.demo.scenes import CLASSES, draw_scene
 from pe_spatial.visualization import (
     colorize_depth,
     draw_boxes,
@@ -34,8 +34,8 @@ def instances_of(scene, **more):
     )
 
 
-# --- colours ----------------------------------------------------------------------------------------------------------
-def test_colours_are_distinct_and_do_not_depend_on_how_many_there_are():
+# --- colors ----------------------------------------------------------------------------------------------------------
+def test_colors_are_distinct_and_do_not_depend_on_how_many_there_are():
     colors = palette(256)
     assert colors.shape == (256, 3)
     assert colors.dtype == torch.uint8
@@ -152,7 +152,7 @@ def test_the_scale_bar_stands_beside_the_picture(scene):
     assert barred.shape[1] == 480
     assert torch.equal(picture[:, ::5, ::5], plain)
     bar = barred[:, :, 128 * 5 + 6].float().mean(0)
-    assert (bar.diff() <= 1).all()  # rounded colours
+    assert (bar.diff() <= 1).all()  # rounded colors
     assert np.ptp(bar.numpy()) > 100
 
 

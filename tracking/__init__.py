@@ -2,17 +2,17 @@
 
 import pe_spatial.backbones
 import pe_spatial.data  # noqa: F401 (both register what the configs of a tracker name)
-import tracking.checks  # noqa: F401 - registers what the data set doctor asks
-from tracking.baselines import RawColour, RepeatedMask
-from tracking.datasets import Davis2016, Davis2017, PackVideo, VideoDataset, VideoFolder, YouTubeVOS
-from tracking.decoding import Decoding
-from tracking.frames import Frame, Frames, open_frames, read_mask
-from tracking.label_tracker import LabelTracker
-from tracking.metrics import JFMetric, contour_accuracy, region_similarity
-from tracking.model import VideoTracker
-from tracking.prompts import BoxPrompter, Sam2Prompter
-from tracking.propagation import Propagation, propagate
-from tracking.resizing import Resizing
+import pe_spatial.tracking.checks  # noqa: F401 - registers what the data set doctor asks
+from pe_spatial.tracking.baselines import RawColor, RepeatedMask
+from pe_spatial.tracking.datasets import Davis2016, Davis2017, PackVideo, VideoDataset, VideoFolder, YouTubeVOS
+from pe_spatial.tracking.decoding import Decoding
+from pe_spatial.tracking.frames import Frame, Frames, open_frames, read_mask
+from pe_spatial.tracking.label_tracker import LabelTracker
+from pe_spatial.tracking.metrics import JFMetric, contour_accuracy, region_similarity
+from pe_spatial.tracking.model import VideoTracker
+from pe_spatial.tracking.prompts import BoxPrompter, Sam2Prompter
+from pe_spatial.tracking.propagation import Propagation, propagate
+from pe_spatial.tracking.resizing import Resizing
 
 __all__ = [
     "BoxPrompter",
@@ -25,7 +25,7 @@ __all__ = [
     "LabelTracker",
     "PackVideo",
     "Propagation",
-    "RawColour",
+    "RawColor",
     "RepeatedMask",
     "Resizing",
     "Sam2Prompter",

@@ -1,4 +1,4 @@
-"""What a tracker must beat: the raw colours of the pixels as features, and the first mask repeated."""
+"""What a tracker must beat: the raw colors of the pixels as features, and the first mask repeated."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import torch.nn.functional as F
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from tracking.model import VideoTracker
+from pe_spatial.tracking.model import VideoTracker
 
 
 @MODELS.register_module()
-class RawColour(nn.Module):
+class RawColor(nn.Module):
     """A backbone that learned nothing: the features of a patch are its pixels.
 
     Args:
@@ -43,11 +43,11 @@ class RepeatedMask(VideoTracker):
     """Says of every frame what was said of the last one on which anything was: the floor of every score."""
 
     def __init__(self) -> None:
-        super().__init__(backbone=RawColour(16), resizing={"tokens": 1}, recent=0)
+        super().__init__(backbone=RawColor(16), resizing={"tokens": 1}, recent=0)
         self._given: dict[int, Tensor] = {}
 
     def follow(self, features: Tensor, input_size: tuple[int, int], frame: Tensor, mask: Tensor | None) -> Tensor:
-        """Repeat, with what is new in ``mask`` on top."""
+        """Repeat, with what is new in `mask` on top."""
         if self.labels.frame == 0:
             self._given = {}
         super().follow(features, input_size, frame, mask)  # refuses what every tracker refuses

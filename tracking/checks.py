@@ -6,10 +6,10 @@ from typing import Any
 from torch import Tensor
 
 from pe_spatial.data import UnreadableFile, read_image
-from pe_spatial.engine.doctor import ClassCounter, DatasetCheck, Finding, Histogram, register_check
+from pe_spatial.doctor import ClassCounter, DatasetCheck, Finding, Histogram, register_check
+from pe_spatial.tracking.datasets import VideoDataset
+from pe_spatial.tracking.frames import read_mask
 from pe_spatial.visualization import overlay_masks
-from tracking.datasets import VideoDataset
-from tracking.frames import read_mask
 
 Size = tuple[int, int]
 

@@ -3,7 +3,7 @@
 A record has, besides `video` and `img_id` (its name):
 
     frame_paths       list of str, in order
-    prompts           {number of a frame: arguments of `tracking.frames.read_mask`}: the objects that are given there
+    prompts           {number of a frame: arguments of `tracking.frames.read_mask`}: the objects given there
     annotation_paths  list of str or None, one per frame, or None where nothing is annotated
     binary            whether annotations tell one object from the background only
 """
@@ -20,7 +20,7 @@ from mmengine.structures import BaseDataElement
 
 from pe_spatial.data.dataset import DenseDataset
 from pe_spatial.data.loading import list_images
-from tracking.frames import read_mask
+from pe_spatial.tracking.frames import read_mask
 
 Record = dict[str, Any]
 

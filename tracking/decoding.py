@@ -20,7 +20,7 @@ class Decoding:
     """How soft labels become a mask; the defaults are those of DINO's script.
 
     Args:
-        upsampling: of the soft labels: ``bilinear`` or ``nearest``.
+        upsampling: of the soft labels: `bilinear` or `nearest`.
         at_frame_size: True upsamples to the size of the frame; False to that of the encoder's input, decides there, and
             takes the nearest pixel for the frame.
         stretch: scale the soft label of every object, and that of the background, to the range 0 to 1 before the
@@ -40,9 +40,9 @@ class Decoding:
 
 
 def encode(mask: Tensor, ids: Sequence[int], grid: tuple[int, int]) -> Tensor:
-    """Say which object each token belongs to: that of the pixel at its centre.
+    """Say which object each token belongs to: that of the pixel at its center.
 
-    An object that holds no centre keeps the token of which it covers most, so that none is lost.
+    An object that holds no center keeps the token of which it covers most, so that none is lost.
 
     Args:
         mask: integers [H, W].
@@ -70,7 +70,7 @@ def background(shares: Tensor, groups: Iterable[Sequence[int]]) -> Tensor:
 
     Args:
         shares: [h, w, M].
-        groups: numbers of objects; see :meth:`tracking.memory.Memory.groups`.
+        groups: numbers of objects; see `pe_spatial.tracking.memory.Memory.groups`.
     """
     rest = shares.new_ones(shares.shape[:2])
     for numbers in groups:
@@ -85,12 +85,12 @@ def decode(channels: Tensor, how: Decoding, input_size: tuple[int, int], frame_s
 
     Args:
         channels: [h, w, 1 + M], the background first.
-        how: see :class:`Decoding`.
+        how: see `Decoding`.
         input_size: (H, W) of the encoder's input.
         frame_size: (H, W) of the result.
 
     Returns:
-        int64 [H, W], rows of ``channels``.
+        int64 [H, W], rows of `channels`.
     """
     size = frame_size if how.at_frame_size else input_size
     largest = channels.new_full(size, -torch.inf)
@@ -113,7 +113,7 @@ def _upsample(channel: Tensor, size: tuple[int, int], mode: str) -> Tensor:
 
 
 def _nearest(values: Tensor, size: tuple[int, int]) -> Tensor:
-    """Sample [H, W] at the centres of a grid of another size: the pixel that holds each."""
+    """Sample [H, W] at the centers of a grid of another size: the pixel that holds each."""
     rows, columns = (
         ((torch.arange(new, device=values.device) + 0.5) * old / new).long().clamp(max=old - 1)
         for new, old in zip(size, values.shape, strict=True)

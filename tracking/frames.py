@@ -41,7 +41,7 @@ class Frame:
 
 
 class Frames(Protocol):
-    """What :func:`open_frames` returns.
+    """What `open_frames` returns.
 
     Attributes:
         name: of the video.
@@ -62,7 +62,7 @@ class ImageFrames:
     """Frames from image files.
 
     Args:
-        source: a folder, a glob, a list file or a list of paths; see :func:`pe_spatial.data.images.find_images`.
+        source: a folder, a glob, a list file or a list of paths; see `pe_spatial.data.images.find_images`.
         skip_unreadable: leave out frames that are missing or damaged instead of stopping at them.
 
     Raises:
@@ -175,7 +175,7 @@ def open_frames(source: str | Path | int | Sequence[str], skip_unreadable: bool 
 
     Args:
         source: a folder, glob or list of images, a video file, or the number of a camera (also as text).
-        skip_unreadable: leave out frames that cannot be read, and note them in ``skipped``, instead of stopping.
+        skip_unreadable: leave out frames that cannot be read, and note them in `skipped`, instead of stopping.
 
     Raises:
         FileNotFoundError: nothing is there.
@@ -207,7 +207,7 @@ def missing_numbers(names: Sequence[str]) -> list[str]:
 
 
 def read_mask(path: str | Path, only: Collection[int] | None = None, binary: bool = False) -> Tensor:
-    """Read a mask file, a PNG of object numbers (greyscale or palette), as int64 [H, W].
+    """Read a mask file, a PNG of object numbers (grayscale or palette), as int64 [H, W].
 
     Args:
         path: the file.
@@ -217,13 +217,13 @@ def read_mask(path: str | Path, only: Collection[int] | None = None, binary: boo
 
     Raises:
         UnreadableFile: the file is missing or damaged.
-        ValueError: the file holds colours.
+        ValueError: the file holds colors.
     """
     try:
         with Image.open(path) as image:
             if image.mode not in ("P", "L", "1", "I", "I;16"):
                 raise ValueError(
-                    f"{path}: mode {image.mode} holds colours, not object numbers; save the mask as a greyscale or "
+                    f"{path}: mode {image.mode} holds colors, not object numbers; save the mask as a grayscale or "
                     "palette PNG in which every object has its number"
                 )
             values = torch.from_numpy(np.array(image).astype(np.int64))

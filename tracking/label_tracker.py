@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tracking.decoding import Decoding, background, decode, encode
-from tracking.memory import Memory
-from tracking.propagation import Propagation, blend, match
+from pe_spatial.tracking.decoding import Decoding, background, decode, encode
+from pe_spatial.tracking.memory import Memory
+from pe_spatial.tracking.propagation import Propagation, blend, match
 
 MAX_OBJECTS = 255
 
@@ -88,7 +88,7 @@ class LabelTracker:
         return {"memory": self.memory.state(), "ids": self.ids, "frame": self.frame, "sizes": self._sizes}
 
     def restore(self, state: dict[str, Any], device: torch.device) -> None:
-        """Go back to a :meth:`state`, on a device."""
+        """Go back to a `state`, on a device."""
         self.memory.restore(state["memory"], device)
         self.ids, self.frame, self._sizes = list(state["ids"]), state["frame"], state["sizes"]
 
@@ -151,7 +151,7 @@ def check_mask(mask: Tensor, frame_size: tuple[int, int]) -> list[int]:
     if tuple(mask.shape) != tuple(frame_size):
         raise ValueError(
             f"the mask is {tuple(mask.shape)} (H, W) but its frame is {tuple(frame_size)}; resize the mask with "
-            "nearest neighbours, or give the mask of this video"
+            "nearest neighbors, or give the mask of this video"
         )
     values = [int(value) for value in mask.unique().tolist()]
     wrong = [value for value in values if not 0 <= value <= MAX_OBJECTS]

@@ -50,7 +50,7 @@ class Memory:
         objects: the M objects.
 
     Raises:
-        ValueError: ``recent`` is negative.
+        ValueError: `recent` is negative.
     """
 
     def __init__(self, recent: int) -> None:
@@ -70,7 +70,7 @@ class Memory:
             self.labels = torch.cat((self.labels, missing), dim=3)
 
     def remember(self, features: Tensor, labels: Tensor, frame: int, *, reference: bool) -> None:
-        """Store a frame; a recent one takes the place of the oldest if ``recent`` of them are there.
+        """Store a frame; a recent one takes the place of the oldest if `recent` of them are there.
 
         Args:
             features: [h, w, C] unit vectors.
@@ -109,7 +109,7 @@ class Memory:
         return [(numbers, self._sees(self.objects[numbers[0]])) for numbers in together.values()]
 
     def state(self) -> dict[str, Any]:
-        """Return everything as tensors and plain values; see :meth:`restore`."""
+        """Return everything as tensors and plain values; see `restore`."""
         return {
             "keys": self.keys,
             "labels": self.labels,
@@ -118,7 +118,7 @@ class Memory:
         }
 
     def restore(self, state: dict[str, Any], device: torch.device) -> None:
-        """Go back to a :meth:`state`, on a device."""
+        """Go back to a `state`, on a device."""
         self.keys, self.labels = state["keys"].to(device), state["labels"].to(device)
         self.slots = [Slot(**slot) for slot in state["slots"]]
         self.objects = [TrackedObject(**item) for item in state["objects"]]

@@ -17,8 +17,8 @@ from mmengine.evaluator import BaseMetric
 from mmengine.registry import METRICS
 from numpy.typing import NDArray
 
-from tracking.frames import read_mask
-from tracking.scores import ScoreTable
+from pe_spatial.tracking.frames import read_mask
+from pe_spatial.tracking.scores import ScoreTable
 
 Mask = NDArray[np.bool_]
 
@@ -35,7 +35,7 @@ def region_similarity(prediction: Mask, truth: Mask) -> float:
 def contour_accuracy(prediction: Mask, truth: Mask) -> float:
     """Return F, the harmonic mean of the precision and the recall of the contour of a mask [H, W].
 
-    A contour pixel counts as found if the other contour passes within ``BOUNDARY`` times the diagonal, rounded up.
+    A contour pixel counts as found if the other contour passes within `BOUNDARY` times the diagonal, rounded up.
     Where one of the contours is empty the result is 0, where both are, 1.
     """
     radius = math.ceil(BOUNDARY * math.hypot(*truth.shape))
@@ -50,9 +50,9 @@ def contour_accuracy(prediction: Mask, truth: Mask) -> float:
 
 
 def contour(mask: Mask) -> Mask:
-    """Return the pixels of a mask [H, W] that differ from their neighbour to the right, below, or both.
+    """Return the pixels of a mask [H, W] that differ from their neighbor to the right, below, or both.
 
-    That is the contour, half a pixel towards the origin. In the last row only the neighbour to the right counts, in the
+    That is the contour, half a pixel towards the origin. In the last row only the neighbor to the right counts, in the
     last column only the one below.
     """
     padded = np.pad(mask, ((0, 1), (0, 1)), mode="edge")
@@ -127,7 +127,7 @@ class VideoScore:
 
 @METRICS.register_module()
 class JFMetric(BaseMetric):
-    """J&F of a tracker on a dataset of :mod:`tracking.datasets`: the official global numbers."""
+    """J&F of a tracker on a dataset of `pe_spatial.tracking.datasets`: the official global numbers."""
 
     default_prefix = "track"
 
@@ -135,7 +135,7 @@ class JFMetric(BaseMetric):
         """Score videos: `pred_track_ids` [T, H, W] against the files `annotation_paths`.
 
         Raises:
-            UnreadableFile, ValueError: see :meth:`VideoScore.add`.
+            UnreadableFile, ValueError: see `VideoScore.add`.
         """
         for sample in data_samples:
             score = open_score(sample)
@@ -164,7 +164,7 @@ def score_folder(record: Mapping[str, Any], folder: Path) -> VideoScore:
 
     Raises:
         UnreadableFile: a result or an annotation is missing or damaged.
-        ValueError: see :meth:`VideoScore.add`.
+        ValueError: see `VideoScore.add`.
     """
     score = open_score(record)
     for number, (frame, path) in enumerate(zip(record["frame_paths"], record["annotation_paths"], strict=True)):

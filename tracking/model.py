@@ -16,13 +16,13 @@ from mmengine.registry import MODELS
 from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 
-from pe_spatial.engine.errors import ConfigError, suggest
-from tracking.decoding import Decoding
-from tracking.frames import open_frames, read_mask
-from tracking.label_tracker import LabelTracker
-from tracking.prompts import Boxes, BoxPrompter, Points, Prompter
-from tracking.propagation import Propagation, unit
-from tracking.resizing import Resizing
+from pe_spatial.common.errors import ConfigError, suggest
+from pe_spatial.tracking.decoding import Decoding
+from pe_spatial.tracking.frames import open_frames, read_mask
+from pe_spatial.tracking.label_tracker import LabelTracker
+from pe_spatial.tracking.prompts import Boxes, BoxPrompter, Points, Prompter
+from pe_spatial.tracking.propagation import Propagation, unit
+from pe_spatial.tracking.resizing import Resizing
 
 Options = TypeVar("Options")
 
@@ -37,13 +37,13 @@ class VideoTracker(BaseModel):
 
     Args:
         backbone: of the model registry, with one map as output; its weights are never trained.
-        resizing: fields of :class:`tracking.resizing.Resizing`.
-        propagation: fields of :class:`tracking.propagation.Propagation`.
-        decoding: fields of :class:`tracking.decoding.Decoding`.
+        resizing: fields of `pe_spatial.tracking.resizing.Resizing`.
+        propagation: fields of `pe_spatial.tracking.propagation.Propagation`.
+        decoding: fields of `pe_spatial.tracking.decoding.Decoding`.
         recent: how many of the last frames serve as context, besides those with given masks.
-        dtype: of the encoder and of the features, ``float32`` or ``bfloat16``.
+        dtype: of the encoder and of the features, `float32` or `bfloat16`.
         prompter: what turns boxes and points into masks; None takes the box itself.
-        normalisation: what turns frames into the encoder's input; None is PE's mean and deviation.
+        normalization: what turns frames into the encoder's input; None is PE's mean and deviation.
 
     Raises:
         ConfigError: an unknown field, or a backbone with several maps.
@@ -58,7 +58,7 @@ class VideoTracker(BaseModel):
         recent: int = 7,
         dtype: str = "float32",
         prompter: Mapping[str, Any] | None = None,
-        normalisation: Mapping[str, Any] | None = None,
+        normalization: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         if dtype not in ("float32", "bfloat16"):
@@ -67,7 +67,7 @@ class VideoTracker(BaseModel):
         module = backbone if isinstance(backbone, nn.Module) else MODELS.build(dict(backbone))
         self.patch_size: int = module.patch_size  # type: ignore[assignment]
         self.backbone = module.to(self.dtype).requires_grad_(False).eval()
-        self.normalise = MODELS.build(dict(normalisation or {"type": "DensePreprocessor"}))
+        self.normalize = MODELS.build(dict(normalization or {"type": "DensePreprocessor"}))
         self.resizing = build_options(Resizing, resizing, "resizing")
         self.labels = LabelTracker(
             build_options(Propagation, propagation or {}, "propagation"),
@@ -94,17 +94,17 @@ class VideoTracker(BaseModel):
         if len(sizes) > 1:
             raise ValueError(f"frames of {sorted(sizes)} (H, W) in one video; all must have one size: resize them")
         resized = [self.resizing(frame.to(self.device), self.patch_size) for frame in frames]
-        images = self.normalise({"inputs": resized})["inputs"].to(self.dtype)  # [B, 3, H, W]
+        images = self.normalize({"inputs": resized})["inputs"].to(self.dtype)  # [B, 3, H, W]
         maps = [unit(features.permute(0, 2, 3, 1)) for features in self.backbone(images)]
         return maps, (images.shape[-2], images.shape[-1])
 
     def init(
         self, frame: Tensor, *, mask: Tensor | None = None, boxes: Boxes | None = None, points: Points | None = None
     ) -> Tensor:
-        """Begin a video with its first frame and the objects on it; see :meth:`step`.
+        """Begin a video with its first frame and the objects on it; see `step`.
 
         Raises:
-            ValueError: no object is given; or as :meth:`step` says.
+            ValueError: no object is given; or as `step` says.
         """
         if mask is None and not boxes and not points:
             raise ValueError("nothing to track: give a mask, boxes or points for the first frame")
@@ -141,9 +141,9 @@ class VideoTracker(BaseModel):
     def track(
         self, frames: Iterable[Tensor], masks: Mapping[int, Tensor] | Callable[[int], Tensor | None], batch: int = 1
     ) -> Iterator[Tensor]:
-        """Follow objects through a video; the encoder sees ``batch`` frames at a time, and no more are in memory.
+        """Follow objects through a video; the encoder sees `batch` frames at a time, and no more are in memory.
 
-        Goes on where the tracker stands: call ``labels.reset()`` before another video.
+        Goes on where the tracker stands: call `labels.reset()` before another video.
 
         Args:
             frames: uint8 [3, H, W]; a file, a camera or a generator.
@@ -151,10 +151,10 @@ class VideoTracker(BaseModel):
             batch: frames per pass of the encoder.
 
         Yields:
-            As :meth:`step` returns.
+            As `step` returns.
 
         Raises:
-            ValueError: see :meth:`step`; and no object on the first frame that is given at all.
+            ValueError: see `step`; and no object on the first frame that is given at all.
         """
         look_up = masks.get if isinstance(masks, Mapping) else masks
         iterator = iter(frames)
@@ -164,7 +164,7 @@ class VideoTracker(BaseModel):
                 yield self.follow(features, input_size, frame, look_up(self.labels.frame))
 
     def follow(self, features: Tensor, input_size: tuple[int, int], frame: Tensor, mask: Tensor | None) -> Tensor:
-        """:meth:`step` with features [h, w, C] of :meth:`maps`."""
+        """`step` with features [h, w, C] of `maps`."""
         height, width = frame.shape[-2:]
         return self.labels.step(features, input_size, (height, width), mask)
 
@@ -180,15 +180,15 @@ class VideoTracker(BaseModel):
     def forward(
         self, inputs: Any, data_samples: Sequence[BaseDataElement] | None = None, mode: str = "tensor"
     ) -> list[BaseDataElement]:
-        """Track the videos of a dataset of :mod:`tracking.datasets`, as a Runner's test loop asks for it.
+        """Track the videos of a dataset of `pe_spatial.tracking.datasets`, as a Runner's test loop asks for it.
 
         Args:
             inputs: names of the videos; unused.
-            data_samples: one per video, with the metainfo ``frame_paths`` and ``prompts``.
-            mode: ``predict``.
+            data_samples: one per video, with the metainfo `frame_paths` and `prompts`.
+            mode: `predict`.
 
         Returns:
-            The data samples with ``pred_track_ids``, uint8 [T, H, W] on the CPU.
+            The data samples with `pred_track_ids`, uint8 [T, H, W] on the CPU.
 
         Raises:
             ValueError: another mode, for there is nothing to train.

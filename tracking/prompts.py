@@ -10,7 +10,7 @@ import torch
 from mmengine.registry import MODELS
 from torch import Tensor
 
-from pe_spatial.engine.sam2_model import SAM2_SIZES, build_sam2
+from pe_spatial.backbones.sam2_model import SAM2_SIZES, build_sam2
 
 Boxes = Mapping[int, Sequence[float]]  # object number -> x1, y1, x2, y2 in pixels
 Points = Mapping[int, Sequence[tuple[float, float, bool]]]  # object number -> x, y, whether on the object
@@ -58,17 +58,17 @@ class BoxPrompter:
 
 @MODELS.register_module()
 class Sam2Prompter:
-    """Takes the mask that SAM 2.1 draws for the boxes and points; needs the package ``sam2``.
+    """Takes the mask that SAM 2.1 draws for the boxes and points; needs the package `sam2`.
 
     Args:
-        weights: a checkpoint ``sam2.1_hiera_*.pt`` on this machine.
-        size: ``tiny``, ``small``, ``base_plus`` or ``large``; None reads it from the name of the file.
+        weights: a checkpoint `sam2.1_hiera_*.pt` on this machine.
+        size: `tiny`, `small`, `base_plus` or `large`; None reads it from the name of the file.
         device: where SAM 2 runs.
 
     Raises:
         ValueError: the size is not known.
         FileNotFoundError: there is no such file.
-        ModuleNotFoundError: ``sam2`` is not installed.
+        ModuleNotFoundError: `sam2` is not installed.
     """
 
     def __init__(self, weights: str, size: str | None = None, device: str = "cpu") -> None:
@@ -116,7 +116,7 @@ class Sam2Prompter:
 
 
 def check_prompts(size: tuple[int, int], boxes: Boxes, points: Points) -> None:
-    """Raise ValueError for boxes and points that cannot mean an object on a frame of ``size`` (H, W)."""
+    """Raise ValueError for boxes and points that cannot mean an object on a frame of `size` (H, W)."""
     height, width = size
     for number in {*boxes, *points}:
         if not 1 <= number <= 255:

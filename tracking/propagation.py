@@ -1,11 +1,11 @@
 """Label propagation between frames by feature similarity: pure functions, no model and no state.
 
 A token of a new frame takes the labels of the k most similar tokens of the context frames, weighted by a softmax over
-their similarities; only tokens in the neighbourhood of its own place are candidates (Jabri et al., 2020,
+their similarities; only tokens in the neighborhood of its own place are candidates (Jabri et al., 2020,
 arXiv:2006.14613; the protocol of DINO, Caron et al., 2021, arXiv:2104.14294).
 
-Queries are worked off in square tiles. A tile meets the keys of its joint neighbourhood in one batched product; what
-lies outside the neighbourhood of a single query is cut off at once. The affinity of a tile is all that ever exists of
+Queries are worked off in square tiles. A tile meets the keys of its joint neighborhood in one batched product; what
+lies outside the neighborhood of a single query is cut off at once. The affinity of a tile is all that ever exists of
 the affinity: with tiles of 8 and radius 12, over 8 context frames, 64 x 32 x 32 x 8 numbers, 2 MiB in float32, whatever
 the size of the frame and the length of the video.
 
@@ -31,7 +31,7 @@ class Propagation:
 
     Args:
         radius: tokens further away than this, in tokens, are no candidates; None lets every token be one.
-        shape: ``square`` measures the distance along the longer axis, ``circle`` as the crow flies.
+        shape: `square` measures the distance along the longer axis, `circle` as the crow flies.
         topk: how many candidates, over all context frames together, give their label.
         temperature: of the softmax over their cosine similarities.
 
@@ -46,7 +46,7 @@ class Propagation:
 
     def __post_init__(self) -> None:
         if self.radius is not None and self.radius < 0:
-            raise ValueError(f"radius {self.radius} is negative; use None for no neighbourhood at all")
+            raise ValueError(f"radius {self.radius} is negative; use None for no neighborhood at all")
         if self.shape not in SHAPES:
             raise ValueError(f"shape {self.shape!r} is unknown; use one of {', '.join(SHAPES)}")
         if self.topk < 1:
@@ -59,13 +59,13 @@ def propagate(query: Tensor, keys: Tensor, labels: Tensor, how: Propagation | No
     """Return the labels of a frame from those of its context.
 
     Args:
-        query: [h, w, C] unit vectors; see :func:`unit`.
+        query: [h, w, C] unit vectors; see `unit`.
         keys: [h, w, S, C] unit vectors of the context frames.
         labels: [h, w, S, M], one-hot or soft.
         how: DINO's defaults where None.
 
     Returns:
-        [h, w, M] in the type of ``labels``; sums over M are kept.
+        [h, w, M] in the type of `labels`; sums over M are kept.
     """
     how = how or Propagation()
     similarity, index = match(query, keys, how)
@@ -88,7 +88,7 @@ def match(
     Args:
         query: [h, w, C] unit vectors.
         keys: [h, w, S, C] unit vectors of the same type; copied nowhere if contiguous.
-        how: neighbourhood and number of matches.
+        how: neighborhood and number of matches.
         valid: bool [G, S]; each row is a set of context frames to look in. None means one set with all.
         tile: side of a tile of queries; None takes 8 on a CPU (about what its cache holds) and 32 elsewhere.
 
@@ -136,13 +136,13 @@ def blend(similarity: Tensor, index: Tensor, labels: Tensor, temperature: float)
     """Mix the labels of matches.
 
     Args:
-        similarity: [..., k] from :func:`match`, with at least one finite number in each row.
-        index: [..., k], rows of the flattened ``labels``.
+        similarity: [..., k] from `match`, with at least one finite number in each row.
+        index: [..., k], rows of the flattened `labels`.
         labels: [h, w, S, M].
         temperature: of the softmax.
 
     Returns:
-        [..., M] in the type of ``labels``.
+        [..., M] in the type of `labels`.
     """
     weights = torch.softmax(similarity / temperature, dim=-1).to(labels.dtype)  # [..., k]
     chosen = labels.flatten(0, 2)[index]  # [..., k, M]
@@ -153,7 +153,7 @@ Tile = tuple[slice, slice, slice, slice]
 
 
 def _tiles(h: int, w: int, tile: int, radius: float | None) -> Iterator[Tile]:
-    """Rows and columns of every tile of queries, and those of the keys in the joint neighbourhood of its queries."""
+    """Rows and columns of every tile of queries, and those of the keys in the joint neighborhood of its queries."""
     reach = max(h, w) if radius is None else int(radius)
     for top in range(0, h, tile):
         for left in range(0, w, tile):
@@ -164,7 +164,7 @@ def _tiles(h: int, w: int, tile: int, radius: float | None) -> Iterator[Tile]:
 
 
 def _outside(how: Propagation, tile: int, query: Tensor) -> Tensor | None:
-    """What to add to an affinity: -inf outside the neighbourhood of a query, 0 inside; None if all is inside.
+    """What to add to an affinity: -inf outside the neighborhood of a query, 0 inside; None if all is inside.
 
     Returns:
         [y, x, tile, tile] with y, x = 0 at the upper left key that any query of the tile can reach.
@@ -184,7 +184,7 @@ def _outside(how: Propagation, tile: int, query: Tensor) -> Tensor | None:
 
 
 def _cut(outside: Tensor, tile: int, where: Tile) -> Tensor:
-    """The part of ``outside`` for a tile at its place in the frame: [y, x, q]."""
+    """The part of `outside` for a tile at its place in the frame: [y, x, q]."""
     rows, columns, key_rows, key_columns = where
     reach = (outside.shape[0] - tile) // 2
     top, left = key_rows.start - rows.start + reach, key_columns.start - columns.start + reach

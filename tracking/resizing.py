@@ -14,15 +14,15 @@ ROUNDING = ("down", "up")
 
 @dataclass(frozen=True)
 class Resizing:
-    """How frames are resized; give ``short_side`` or ``tokens``.
+    """How frames are resized; give `short_side` or `tokens`.
 
     Args:
         short_side: of the resized frame in pixels; the long side follows the aspect ratio.
         tokens: side of a square grid of tokens; frames are squeezed to it.
-        rounding: sides that do not fit go ``down`` or ``up`` to the next size that does.
-        long_multiple: with ``down``, the long side first goes down to a multiple of this, though not below the short
+        rounding: sides that do not fit go `down` or `up` to the next size that does.
+        long_multiple: with `down`, the long side first goes down to a multiple of this, though not below the short
             side (DINO's script: 64); then both go down to multiples of the patch.
-        interpolation: ``bilinear`` or ``bicubic``.
+        interpolation: `bilinear` or `bicubic`.
         antialias: average over the pixels that a smaller frame merges.
 
     Raises:
@@ -70,7 +70,7 @@ class Resizing:
         return (short, long) if frame[0] <= frame[1] else (long, short)
 
     def __call__(self, frame: Tensor, patch: int) -> Tensor:
-        """Resize a frame uint8 [3, H, W] to :meth:`size`."""
+        """Resize a frame uint8 [3, H, W] to `size`."""
         height, width = frame.shape[-2:]
         mode = InterpolationMode(self.interpolation)
         return F.resize(frame, list(self.size((height, width), patch)), interpolation=mode, antialias=self.antialias)

@@ -28,9 +28,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from pe_spatial.engine.errors import UserError
+from pe_spatial.common.errors import UserError
+from pe_spatial.tracking.frames import Frame
 from pe_spatial.visualization import overlay_masks, palette
-from tracking.frames import Frame
 
 RUN_FILE = "run.json"
 # seconds between two savings of the tracker's state; a rerun repeats at most this much
@@ -93,7 +93,7 @@ class VideoResults:
     """Writes the results of one video; a context manager.
 
     Args:
-        folder: prepared by :func:`open_results`.
+        folder: prepared by `open_results`.
         name: of the video.
         rate: frames per second of the overlay video.
         overlay: whether to write one.
@@ -115,7 +115,7 @@ class VideoResults:
         return self._file(".json").is_file()
 
     def load_state(self) -> dict[str, Any] | None:
-        """Return what :meth:`save_state` saved, if the video was interrupted."""
+        """Return what `save_state` saved, if the video was interrupted."""
         path = self._state_file
         if not path.is_file():
             return None
@@ -123,7 +123,7 @@ class VideoResults:
         return state
 
     def save_state(self, state: Mapping[str, Any], *, force: bool = False) -> None:
-        """Save a tracker's state, unless the last one is younger than ``SAVE_EVERY``."""
+        """Save a tracker's state, unless the last one is younger than `SAVE_EVERY`."""
         if not force and time.monotonic() - self._saved < SAVE_EVERY:
             return
         buffer = BytesIO()

@@ -28,10 +28,10 @@ class Summary:
     decay: float
 
 
-def summarise(values: Sequence[float]) -> Summary:
-    """Summarise the J or the F of one object on consecutive frames; all NaN if there is none.
+def summarize(values: Sequence[float]) -> Summary:
+    """Summarize the J or the F of one object on consecutive frames; all NaN if there is none.
 
-    Neighbouring quarters share a frame. (The official code counts frames in 8 bits, which changes the decay of videos
+    Neighboring quarters share a frame. (The official code counts frames in 8 bits, which changes the decay of videos
     of more than 256 frames; here it does not.)
     """
     array = np.asarray(values, dtype=float)
@@ -47,12 +47,12 @@ class ScoreTable:
 
     Args:
         objects: for each, `video`, `object`, and the values of `J` and `F` by frame, as
-            :meth:`tracking.metrics.VideoScore.results` gives them. Objects without a scored frame are left out.
+            `pe_spatial.tracking.metrics.VideoScore.results` gives them. Objects without a scored frame are left out.
     """
 
     def __init__(self, objects: Iterable[Mapping[str, Any]]) -> None:
         self.rows = [
-            (str(item["video"]), int(item["object"]), summarise(item["J"]), summarise(item["F"]))
+            (str(item["video"]), int(item["object"]), summarize(item["J"]), summarize(item["F"]))
             for item in objects
             if len(item["J"])
         ]

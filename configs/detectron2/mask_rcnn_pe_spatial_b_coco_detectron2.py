@@ -12,7 +12,7 @@ from detectron2.config import LazyCall as L
 from detectron2.solver import WarmupParamScheduler
 from fvcore.common.param_scheduler import MultiStepParamScheduler
 
-from detection.detectron2_adapter import LayerDecay, feature_pyramid, mask_rcnn
+from pe_spatial.detection.detectron2_adapter import LayerDecay, feature_pyramid, mask_rcnn
 
 VARIANT = "PE-Spatial-B16-512"
 SIZE = 1024

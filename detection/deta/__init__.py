@@ -1,11 +1,11 @@
 """DETA: the pyramid, deformable attention, the two-stage transformer, its losses, and the model that joins them."""
 
-from detection.deta.augmentation import ResizeOrCrop
-from detection.deta.model import DETA
-from detection.deta.neck import DetaPyramid
-from detection.deta.postprocess import NMSPostprocess, SoftNMSPostprocess, TopKPostprocess
-from detection.deta.start import DetaStartHook
-from detection.deta.transformer import DetaTransformer
+from pe_spatial.detection.deta.augmentation import ResizeOrCrop
+from pe_spatial.detection.deta.model import DETA
+from pe_spatial.detection.deta.neck import DetaPyramid
+from pe_spatial.detection.deta.postprocess import NMSPostprocess, SoftNMSPostprocess, TopKPostprocess
+from pe_spatial.detection.deta.start import DetaStartHook
+from pe_spatial.detection.deta.transformer import DetaTransformer
 
 __all__ = [
     "DETA",

@@ -18,18 +18,18 @@ _CROP = (384, 600)
 
 @TRANSFORMS.register_module()
 class ResizeOrCrop:
-    """Resize the image to at most ``size - 32`` pixels, or enlarge a part of it, with equal probability.
+    """Resize the image to at most `size - 32` pixels, or enlarge a part of it, with equal probability.
 
-    Resizing draws the shorter side from ``shortest`` in steps of 32 below ``size``; the longer one is at most
-    ``size - 32``. The part has sides of 384 to 600 pixels of the image at a shorter side of 400, 500 or 600, and is
-    enlarged as far as the longer side allows. The preprocessor pads both to ``size``.
+    Resizing draws the shorter side from `shortest` in steps of 32 below `size`; the longer one is at most
+    `size - 32`. The part has sides of 384 to 600 pixels of the image at a shorter side of 400, 500 or 600, and is
+    enlarged as far as the longer side allows. The preprocessor pads both to `size`.
 
     Args:
         size: side of the model's square input in pixels.
         shortest: least shorter side.
 
     Raises:
-        ValueError: ``shortest`` is not below ``size - 32``.
+        ValueError: `shortest` is not below `size - 32`.
     """
 
     def __init__(self, size: int, shortest: int = 480) -> None:
@@ -41,7 +41,7 @@ class ResizeOrCrop:
         self._after_crop = v2.RandomShortestSize([longest], max_size=longest)
 
     def __call__(self, sample: dict[str, Any]) -> dict[str, Any]:
-        """Transform one sample; instances outside of the part are left to ``SanitizeInstances``."""
+        """Transform one sample; instances outside of the part are left to `SanitizeInstances`."""
         if torch.rand(()) < 0.5:
             return self._resize(sample)
         sample = self._before_crop(sample)
@@ -50,6 +50,6 @@ class ResizeOrCrop:
 
 
 def _draw(least: int, most: int, side: int) -> int:
-    """A length from ``least`` to ``most`` that fits into ``side``."""
+    """A length from `least` to `most` that fits into `side`."""
     most = min(most, side)
     return int(torch.randint(min(least, most), most + 1, ()))

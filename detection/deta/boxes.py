@@ -1,4 +1,4 @@
-"""Boxes relative to the image, as centre and size."""
+"""Boxes relative to the image, as center and size."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ def to_corners(boxes: Tensor) -> Tensor:
     return box_convert(boxes, "cxcywh", "xyxy")
 
 
-def to_centres(boxes: Tensor) -> Tensor:
-    """Inverse of :func:`to_corners`."""
+def to_centers(boxes: Tensor) -> Tensor:
+    """Inverse of `to_corners`."""
     return box_convert(boxes, "xyxy", "cxcywh")
 
 

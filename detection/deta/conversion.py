@@ -1,8 +1,8 @@
-"""DETA checkpoints of the authors (``deta_coco_1824pix.pth`` of ``facebook/PE-Detection``) to our :class:`DETA`.
+"""DETA checkpoints of the authors (`deta_coco_1824pix.pth` of `facebook/PE-Detection`) to our `DETA`.
 
 A tensor is renamed and not changed, but for the position table, [1, N, C] there, and the heads of the classes. There
 a column is a category id of the data set (91 for COCO, whose ids go to 90), here a label. What is dropped: rotary
-tables, which follow from the geometry; the heads' second names under ``transformer.decoder``; columns that are no
+tables, which follow from the geometry; the heads' second names under `transformer.decoder`; columns that are no
 category's.
 """
 
@@ -13,8 +13,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from detection.renaming import rename
 from pe_spatial.backbones.weights import Layout, WeightsError, to_official
+from pe_spatial.detection.renaming import rename
 
 # prefix there -> prefix here, the encoder apart; the first that fits counts
 _PREFIXES = {
@@ -38,7 +38,7 @@ def is_deta(keys: Sequence[str]) -> bool:
 def from_authors(
     tensors: Mapping[str, Tensor], category_ids: Sequence[int] | None = None
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Rename the state dict of the authors' DETA to that of our :class:`DETA`.
+    """Rename the state dict of the authors' DETA to that of our `DETA`.
 
     Args:
         tensors: state dict.

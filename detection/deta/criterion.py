@@ -13,15 +13,15 @@ from mmengine.dist import all_reduce
 from torch import Tensor
 from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
 
-from detection.deta.boxes import to_corners
-from detection.deta.matching import IoUMatching, Objects, OneToOneMatching, Pairs
-from detection.deta.transformer import Prediction, Predictions
+from pe_spatial.detection.deta.boxes import to_corners
+from pe_spatial.detection.deta.matching import IoUMatching, Objects, OneToOneMatching, Pairs
+from pe_spatial.detection.deta.transformer import Prediction, Predictions
 
 
 def prediction_losses(
     prediction: Prediction, targets: Sequence[Objects], pairs: Sequence[Pairs], number: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Focal loss (alpha 0.25, gamma 2) of all logits, and L1 and generalised IoU loss of the matched boxes.
+    """Focal loss (alpha 0.25, gamma 2) of all logits, and L1 and generalized IoU loss of the matched boxes.
 
     Args:
         prediction: of tokens or queries.
@@ -51,7 +51,7 @@ class Criterion:
 
     Args:
         matching: who answers for which object.
-        weights: of the focal, the L1 and the generalised IoU loss.
+        weights: of the focal, the L1 and the generalized IoU loss.
     """
 
     def __init__(self, matching: IoUMatching | OneToOneMatching, weights: Sequence[float]) -> None:
@@ -59,8 +59,8 @@ class Criterion:
         self.weights = weights
 
     def __call__(self, predictions: Predictions, targets: Sequence[Objects]) -> dict[str, Tensor]:
-        """``loss_class``, ``loss_bbox`` and ``loss_giou`` of the last layer; those of layer i end in ``_i``, those of
-        the encoder, if it proposes, in ``_enc``. All are divided by the number of objects, averaged over processes."""
+        """`loss_class`, `loss_bbox` and `loss_giou` of the last layer; those of layer i end in `_i`, those of
+        the encoder, if it proposes, in `_enc`. All are divided by the number of objects, averaged over processes."""
         number = predictions.layers[-1].boxes.new_tensor(float(sum(len(t.labels) for t in targets)))
         all_reduce(number, "mean")
         count = max(number.item(), 1.0)

@@ -23,7 +23,7 @@ def deformable_attention(
     """Weighted sums of bilinear samples: what the CUDA operator of Deformable DETR computes.
 
     A sample is a weighted sum of four tokens, so a query of a head is one sum over 4 x L x P rows of a table of
-    tokens: ``embedding_bag`` computes it without ever holding the samples. Outside of a level everything is zero.
+    tokens: `embedding_bag` computes it without ever holding the samples. Outside of a level everything is zero.
 
     Args:
         value: [B, S, H, D], the levels one after the other, each row by row.
@@ -34,7 +34,7 @@ def deformable_attention(
             instead of being kept. None takes all of them, and keeps.
 
     Returns:
-        [B, Q, C] of the type of ``value``.
+        [B, Q, C] of the type of `value`.
     """
     if chunk is None or locations.shape[1] <= chunk:
         return _sum_samples(value, shapes, locations, weights)
@@ -52,8 +52,8 @@ def _sum_samples(value: Tensor, shapes: Shapes, locations: Tensor, weights: Tens
     images, tokens, heads, channels = value.shape
     rows, columns, first = _per_sample(shapes, weights.shape[-1], locations)  # each [L * P]
     x, y = (axis.flatten(-2) for axis in locations.unbind(-1))  # each [B, Q, H, L * P]
-    (left, share_left), (right, share_right) = _neighbours(x, columns)
-    (above, share_above), (below, share_below) = _neighbours(y, rows)
+    (left, share_left), (right, share_right) = _neighbors(x, columns)
+    (above, share_above), (below, share_below) = _neighbors(y, rows)
     # the table holds the heads of a token one after the other
     image = torch.arange(images, device=value.device, dtype=torch.int32) * tokens
     head = torch.arange(heads, device=value.device, dtype=torch.int32)
@@ -75,7 +75,7 @@ def _sum_samples(value: Tensor, shapes: Shapes, locations: Tensor, weights: Tens
     return summed.view(images, -1, heads * channels)
 
 
-def _neighbours(place: Tensor, cells: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+def _neighbors(place: Tensor, cells: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
     """The cells before and behind a place on an axis, each as number (int32) and share.
 
     Args:
@@ -111,7 +111,7 @@ class DeformableAttention(nn.Module):
         levels: L.
         heads: H.
         points: P.
-        chunk: see :func:`deformable_attention`.
+        chunk: see `deformable_attention`.
 
     Raises:
         ValueError: the heads do not divide the channels.
@@ -153,7 +153,7 @@ class DeformableAttention(nn.Module):
 
         Args:
             queries: with their positions added.
-            references: [B, Q, L, 2], points, or [B, Q, L, 4], boxes (centre and size), relative to each level,
+            references: [B, Q, L, 2], points, or [B, Q, L, 4], boxes (center and size), relative to each level,
                 padding included. Offsets are in cells for points, in 1/(2P) of the size for boxes.
             memory: [B, S, C].
             shapes: (rows, columns) of the levels.
@@ -168,11 +168,11 @@ class DeformableAttention(nn.Module):
         weights = weights.softmax(dim=-1, dtype=_at_least_float32(weights)).unflatten(-1, (levels, points))
         # where to look is computed in fp32 under autocast too: bf16 tells 256 places apart on a level
         offsets = offsets.to(references.dtype)
-        centres = references[:, :, None, :, None, :2]  # [B, Q, 1, L, 1, 2]
+        centers = references[:, :, None, :, None, :2]  # [B, Q, 1, L, 1, 2]
         if references.shape[-1] == 4:
-            locations = centres + offsets * references[:, :, None, :, None, 2:] * (0.5 / points)
+            locations = centers + offsets * references[:, :, None, :, None, 2:] * (0.5 / points)
         else:
-            locations = centres + offsets / offsets.new_tensor(shapes).flip(1)[:, None]
+            locations = centers + offsets / offsets.new_tensor(shapes).flip(1)[:, None]
         y = deformable_attention(value.unflatten(-1, (heads, -1)), shapes, locations, weights, self.chunk)
         return self.output_proj(y)
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from detection.deta.deformable import DeformableAttention
-from detection.deta.tokens import TokenGrid
+from pe_spatial.detection.deta.deformable import DeformableAttention
+from pe_spatial.detection.deta.tokens import TokenGrid
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class LayerOptions:
         points: of a head on a level.
         ffn_channels: hidden channels of the feed-forward part.
         dropout: after every part and inside of the feed-forward part.
-        chunk: see :func:`detection.deta.deformable.deformable_attention`.
+        chunk: see `pe_spatial.detection.deta.deformable.deformable_attention`.
     """
 
     channels: int
@@ -66,7 +66,7 @@ class EncoderLayer(_Layer):
         self.norm2 = nn.LayerNorm(options.channels)
 
     def forward(self, tokens: Tensor, positions: Tensor, references: Tensor, grid: TokenGrid) -> Tensor:
-        """Map tokens [B, S, C] to tokens; ``references`` [B, S, L, 2] are their places on every level."""
+        """Map tokens [B, S, C] to tokens; `references` [B, S, L, 2] are their places on every level."""
         found = self.self_attn(tokens + positions, references, tokens, grid.shapes, grid.padding)
         tokens = self.norm1(tokens + self.dropout(found))
         return self.norm2(self.feed_forward(tokens))
@@ -88,7 +88,7 @@ class DecoderLayer(_Layer):
     def forward(
         self, queries: Tensor, positions: Tensor, references: Tensor, tokens: Tensor, grid: TokenGrid
     ) -> Tensor:
-        """Map queries [B, Q, C] to queries; ``references`` [B, Q, L, 2 or 4] are their places on every level."""
+        """Map queries [B, Q, C] to queries; `references` [B, Q, L, 2 or 4] are their places on every level."""
         keys = queries + positions
         found = self.self_attn(keys, keys, queries, need_weights=False)[0]
         queries = self.norm2(queries + self.dropout(found))

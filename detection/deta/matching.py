@@ -13,9 +13,9 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torchvision.ops import box_iou, generalized_box_iou
 
-from detection.deta.boxes import to_corners
-from detection.deta.transformer import Prediction
-from detection.mask_rcnn.boxes import Assigner
+from pe_spatial.detection.deta.boxes import to_corners
+from pe_spatial.detection.deta.transformer import Prediction
+from pe_spatial.detection.mask_rcnn.boxes import Assigner
 
 _PER_OBJECT = 4  # predictions that answer for an object
 _ENCODER_SAMPLES = 256
@@ -63,7 +63,7 @@ class IoUMatching:
 
 
 def _match_by_overlap(assigner: Assigner, candidates: Tensor, objects: Tensor) -> Pairs:
-    """Pairs of ``candidates`` [N, 4] and ``objects`` [G, 4]."""
+    """Pairs of `candidates` [N, 4] and `objects` [G, 4]."""
     match = assigner.match(candidates, objects)
     positive, _ = assigner.sample(match.label)
     fallen = torch.bincount(match.owner[positive], minlength=len(objects))[: len(objects)]  # [G]
@@ -76,7 +76,7 @@ def _match_by_overlap(assigner: Assigner, candidates: Tensor, objects: Tensor) -
 class OneToOneMatching:
     """DETR's assignment: the one-to-one matching of the least cost, anew for every layer.
 
-    The cost is 2 (focal loss as an object of the class - as none) + 5 (L1 distance of the boxes) - 2 (generalised
+    The cost is 2 (focal loss as an object of the class - as none) + 5 (L1 distance of the boxes) - 2 (generalized
     IoU). For tokens all objects are of class 0.
     """
 

@@ -12,14 +12,14 @@ from mmengine.registry import MODELS
 from mmengine.structures import BaseDataElement
 from torch import Tensor
 
-from detection.deta import proposals
-from detection.deta.boxes import to_centres, to_corners
-from detection.deta.criterion import Criterion
-from detection.deta.matching import IoUMatching, Objects, OneToOneMatching
-from detection.deta.tokens import TokenGrid
-from detection.deta.transformer import Chooser, Predictions
-from detection.detector import Detector, objects_with_area
-from pe_spatial.engine.parts import build_part
+from pe_spatial.common.parts import build_part
+from pe_spatial.detection.deta import proposals
+from pe_spatial.detection.deta.boxes import to_centers, to_corners
+from pe_spatial.detection.deta.criterion import Criterion
+from pe_spatial.detection.deta.matching import IoUMatching, Objects, OneToOneMatching
+from pe_spatial.detection.deta.tokens import TokenGrid
+from pe_spatial.detection.deta.transformer import Chooser, Predictions
+from pe_spatial.detection.detector import Detector, objects_with_area
 
 _QUERIES = "model.transformer.num_queries"
 
@@ -44,20 +44,20 @@ class DETA(Detector):
 
     Args:
         num_classes: K; labels are 0…K-1.
-        backbone: settings of a backbone with ``channels`` and ``strides``; its last map feeds the neck.
-        neck: settings of the pyramid; ``in_channels`` and ``stride`` are those of the backbone.
-        transformer: settings of :class:`DetaTransformer`.
-        matching: ``iou`` is DETA; ``one_to_one`` is a two-stage Deformable DETR, with DETR's matching, the best tokens
+        backbone: settings of a backbone with `channels` and `strides`; its last map feeds the neck.
+        neck: settings of the pyramid; `in_channels` and `stride` are those of the backbone.
+        transformer: settings of `DetaTransformer`.
+        matching: `iou` is DETA; `one_to_one` is a two-stage Deformable DETR, with DETR's matching, the best tokens
             as queries and no suppression.
-        loss_weights: of the focal, the L1 and the generalised IoU loss.
-        postprocess: settings of a post-processor; see :mod:`detection.deta.postprocess`. None takes the one that goes
-            with ``matching``.
+        loss_weights: of the focal, the L1 and the generalized IoU loss.
+        postprocess: settings of a post-processor; see `postprocess.py`. None takes the one that goes with
+            `matching`.
         float32_transformer: whether the transformer computes in float32 under autocast, as the authors' does.
         data_preprocessor: settings of the preprocessor.
-        tta: settings of :class:`MultiScaleFlip`; None looks at every image once.
+        tta: settings of `MultiScaleFlip`; None looks at every image once.
 
     Raises:
-        ValueError: ``num_classes`` below 1, a matching that does not exist, or maps of different numbers of channels.
+        ValueError: `num_classes` below 1, a matching that does not exist, or maps of different numbers of channels.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class DETA(Detector):
         if matching not in _KINDS:
             raise ValueError(f"matching {matching!r} is unknown; use {' or '.join(map(repr, _KINDS))}")
         if len(loss_weights) != 3:
-            raise ValueError(f"loss_weights {list(loss_weights)} must be three: focal, L1 and generalised IoU loss")
+            raise ValueError(f"loss_weights {list(loss_weights)} must be three: focal, L1 and generalized IoU loss")
         self.matching = matching
         self.float32_transformer = float32_transformer
         self.transformer = build_part(
@@ -100,14 +100,14 @@ class DETA(Detector):
     def forward(
         self, inputs: Tensor, data_samples: Sequence[BaseDataElement] | None = None, mode: str = "tensor"
     ) -> Any:
-        """Run on ``inputs`` [B, 3, H, W], normalised and padded at the right and the bottom.
+        """Run on `inputs` [B, 3, H, W], normalized and padded at the right and the bottom.
 
         Args:
             inputs: images.
-            data_samples: one per image with the metainfo ``img_shape`` and ``ori_shape`` (H, W); for ``loss`` also
-                ``gt_instances`` (``bboxes`` [G, 4] xyxy in input pixels, ``labels`` [G]).
-            mode: ``loss`` returns a dict of scalars; ``predict`` fills ``pred_instances`` in the original frame and
-                returns the samples; ``tensor`` returns :class:`Predictions`, relative to the images without padding.
+            data_samples: one per image with the metainfo `img_shape` and `ori_shape` (H, W); for `loss` also
+                `gt_instances` (`bboxes` [G, 4] xyxy in input pixels, `labels` [G]).
+            mode: `loss` returns a dict of scalars; `predict` fills `pred_instances` in the original frame and
+                returns the samples; `tensor` returns `Predictions`, relative to the images without padding.
         """
         if mode not in ("loss", "predict", "tensor"):
             raise ValueError(f"mode is {mode!r}; use 'loss', 'predict' or 'tensor'")
@@ -135,7 +135,7 @@ class DETA(Detector):
 
         Args:
             inputs: [B, 3, H, W].
-            data_samples: with ``img_shape`` and ``ori_shape``.
+            data_samples: with `img_shape` and `ori_shape`.
 
         Returns:
             Boxes [Q, 4] (xyxy, pixels of the original image, not clipped) and scores [Q, K] for every image.
@@ -187,4 +187,4 @@ class DETA(Detector):
             )
         if len(labels) > self.transformer.num_queries and self.matching == "one_to_one":
             raise ValueError(self._too_many(f"{sample.get('img_path')}: {len(labels)}"))
-        return Objects(to_centres(boxes) / boxes.new_tensor([width, height] * 2), labels)
+        return Objects(to_centers(boxes) / boxes.new_tensor([width, height] * 2), labels)

@@ -15,7 +15,7 @@ class DetaPyramid(nn.Module):
     """Maps of half, once, twice, … the stride of one map, each with the same number of channels.
 
     The first comes from a transposed convolution, the second is the map itself, the third its maximum over 2x2; a 1x1
-    convolution and a GroupNorm bring each to ``out_channels``. The next are convolutions of 3x3 and stride 2, the first
+    convolution and a GroupNorm bring each to `out_channels`. The next are convolutions of 3x3 and stride 2, the first
     of which reads the third map before its 1x1 convolution. Nothing is nonlinear but the norms.
 
     Args:
@@ -55,7 +55,7 @@ class DetaPyramid(nn.Module):
         self.strides = tuple(int(s) if s == int(s) else s for s in strides)
 
     def forward(self, maps: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """Map one [B, C, h, w] to ``levels`` maps, from 2h x 2w on.
+        """Map one [B, C, h, w] to `levels` maps, from 2h x 2w on.
 
         Raises:
             ValueError: there is more than one map.

@@ -1,8 +1,8 @@
 """From the boxes and scores of an image's queries to its detections.
 
 A post-processor is a module that maps boxes [Q, 4] (xyxy, pixels of the original image) and scores [Q, K] of Q queries
-and K classes to ``InstanceData`` with ``bboxes`` [N, 4], ``scores`` [N] and ``labels`` [N], the best first. It is
-registered and named by ``model.postprocess``.
+and K classes to `InstanceData` with `bboxes` [N, 4], `scores` [N] and `labels` [N], the best first. It is
+registered and named by `model.postprocess`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from mmengine.structures import InstanceData
 from torch import Tensor, nn
 from torchvision.ops import batched_nms
 
-from detection.nms import Method, Suppression
+from pe_spatial.detection.nms import Method, Suppression
 
 
 @MODELS.register_module()
@@ -54,7 +54,7 @@ class NMSPostprocess(nn.Module):
 
 @MODELS.register_module()
 class SoftNMSPostprocess(nn.Module):
-    """Suppression that lowers the scores of boxes that repeat others, and keeps them; see :class:`Suppression`.
+    """Suppression that lowers the scores of boxes that repeat others, and keeps them; see `Suppression`.
 
     Args:
         method, threshold, scale: of the suppression; the authors' are the defaults.
@@ -85,7 +85,7 @@ class SoftNMSPostprocess(nn.Module):
 
 
 def best_pairs(boxes: Tensor, scores: Tensor, number: int) -> InstanceData:
-    """The ``number`` best pairs of query and class, the best first; boxes [Q, 4], scores [Q, K]."""
+    """The `number` best pairs of query and class, the best first; boxes [Q, 4], scores [Q, K]."""
     flat = scores.flatten()
     values, index = flat.topk(min(number, len(flat)))
     return InstanceData(

@@ -9,22 +9,22 @@ import torch
 from torch import Tensor
 from torchvision.ops import batched_nms
 
-from detection.deta.boxes import to_corners
-from detection.deta.tokens import TokenGrid
+from pe_spatial.detection.deta.boxes import to_corners
+from pe_spatial.detection.deta.tokens import TokenGrid
 
 _PER_LEVEL = 1000  # tokens of a level that are considered
 _NMS_THRESHOLD = 0.9
 
 
 def best(objectness: Tensor, boxes: Tensor, grid: TokenGrid, number: int) -> Tensor:
-    """The ``number`` tokens [B, Q] of highest ``objectness`` [B, S]: the choice of Deformable DETR."""
+    """The `number` tokens [B, Q] of highest `objectness` [B, S]: the choice of Deformable DETR."""
     return objectness.topk(number, dim=1).indices
 
 
 def spread(objectness: Tensor, boxes: Tensor, grid: TokenGrid, number: int) -> Tensor:
     """DETA's choice: of what non-maximum suppression leaves on every level, an equal number of the best from each.
 
-    Where levels have too few, the best of the others fill up. Where suppression leaves fewer than ``number``, it is
+    Where levels have too few, the best of the others fill up. Where suppression leaves fewer than `number`, it is
     not used.
 
     Args:

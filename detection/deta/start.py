@@ -11,7 +11,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
-from pe_spatial.engine.errors import CheckpointError, ConfigError, suggest
+from pe_spatial.common.errors import CheckpointError, ConfigError, suggest
 
 _SIZES = {"classes": "transformer.class_embed.0.weight", "feature levels": "transformer.level_embed"}
 _REMEDY = {"classes": "model.num_classes", "feature levels": "model.neck.levels"}
@@ -23,7 +23,7 @@ class DetaStartHook(Hook):
 
     Args:
         reinitialize: parts of the model that a training starts without although the checkpoint has them, for example
-            ``class_embed``, the heads of the classes. Resuming and scoring load everything.
+            `class_embed`, the heads of the classes. Resuming and scoring load everything.
 
     Raises:
         CheckpointError: the checkpoint has another number of classes or of feature levels.
@@ -62,7 +62,7 @@ def compare_sizes(model: nn.Module, state: Mapping[str, Tensor], source: str, st
     """Compare classes and feature levels of a state dict with those of a model.
 
     Args:
-        model: a :class:`DETA`.
+        model: a `DETA`.
         state: its keys may lack a part.
         source: of the state dict, for the message.
         starts: whether a training starts from it, so that it may do without a part.

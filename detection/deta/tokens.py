@@ -35,9 +35,9 @@ class TokenGrid:
         image_sizes: Sequence[tuple[int, int]],
         input_size: tuple[int, int],
     ) -> TokenGrid:
-        """The grid of ``maps``, for images of ``image_sizes`` (H, W) in the corner of an input of ``input_size``.
+        """The grid of `maps`, for images of `image_sizes` (H, W) in the corner of an input of `input_size`.
 
-        A cell shows the image if the pixel that nearest-neighbour resizing picks for it does.
+        A cell shows the image if the pixel that nearest-neighbor resizing picks for it does.
         """
         shapes = tuple((m.shape[-2], m.shape[-1]) for m in maps)
         H, W = input_size
@@ -72,8 +72,8 @@ class TokenGrid:
         return (self.cells >= self.valid[:, self.levels]).any(dim=-1)
 
     @cached_property
-    def centres(self) -> Tensor:
-        """[B, S, 2] x and y of the tokens' centres, 1 at the right and lower edge of the image without padding."""
+    def centers(self) -> Tensor:
+        """[B, S, 2] x and y of the tokens' centers, 1 at the right and lower edge of the image without padding."""
         return (self.cells + 0.5) / self.valid[:, self.levels]
 
     @cached_property
@@ -84,14 +84,14 @@ class TokenGrid:
         return self.valid / sizes
 
     def anchors(self, finest: float) -> Tensor:
-        """[B, S, 4] a box in every centre (cx, cy, w, h, relative to the image): ``finest`` times the image's sides on
+        """[B, S, 4] a box in every center (cx, cy, w, h, relative to the image): `finest` times the image's sides on
         the finest level, twice that on the next."""
         side = (finest * 2.0**self.levels).to(self.valid)  # [S]
-        return torch.cat((self.centres, side[:, None].expand(-1, 2).expand(len(self.valid), -1, -1)), dim=-1)
+        return torch.cat((self.centers, side[:, None].expand(-1, 2).expand(len(self.valid), -1, -1)), dim=-1)
 
     def positions(self, channels: int) -> Tensor:
-        """[B, S, C] sine codes of the centres, rows in the first half of the channels."""
-        return sine_code(self.centres.flip(-1), channels // 2)
+        """[B, S, C] sine codes of the centers, rows in the first half of the channels."""
+        return sine_code(self.centers.flip(-1), channels // 2)
 
 
 def _cells_inside(cells: int, whole: int, inside: int) -> int:

@@ -18,9 +18,9 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from detection.deta.boxes import inverse_sigmoid
-from detection.deta.layers import MLP, DecoderLayer, EncoderLayer, LayerOptions
-from detection.deta.tokens import TokenGrid, sine_code
+from pe_spatial.detection.deta.boxes import inverse_sigmoid
+from pe_spatial.detection.deta.layers import MLP, DecoderLayer, EncoderLayer, LayerOptions
+from pe_spatial.detection.deta.tokens import TokenGrid, sine_code
 
 Chooser = Callable[[Tensor, Tensor, TokenGrid, int], Tensor]
 
@@ -67,7 +67,7 @@ class DetaTransformer(nn.Module):
         two_stage: whether queries are tokens of the encoder; otherwise they are learnt, and start from points.
         anchor_size: sides of the anchors on the finest level, relative to the image; twice that on the next.
         checkpointing: save memory in training by computing encoder layers twice.
-        layer: fields of :class:`LayerOptions` other than channels and levels.
+        layer: fields of `LayerOptions` other than channels and levels.
     """
 
     def __init__(
@@ -117,9 +117,9 @@ class DetaTransformer(nn.Module):
         """Predict from the maps [B, C, h, w] of the levels.
 
         Args:
-            maps: as many as levels, in the order of ``grid``.
+            maps: as many as levels, in the order of `grid`.
             grid: geometry of their cells.
-            choose: picks the tokens that become queries; see :mod:`detection.deta.proposals`.
+            choose: picks the tokens that become queries; see `pe_spatial.detection.deta.proposals`.
 
         Raises:
             ValueError: the maps have fewer cells than there are queries to be chosen among them.
@@ -143,7 +143,7 @@ class DetaTransformer(nn.Module):
 
     def _encode(self, tokens: Tensor, grid: TokenGrid) -> Tensor:
         positions = grid.positions(tokens.shape[-1]) + self.level_embed[grid.levels]  # [B, S, C]
-        references = grid.centres[:, :, None] * grid.ratios[:, None]  # [B, S, L, 2]
+        references = grid.centers[:, :, None] * grid.ratios[:, None]  # [B, S, L, 2]
         for layer in self.encoder.layers:
             if self.checkpointing and self.training and torch.is_grad_enabled():
                 tokens = checkpoint(layer, tokens, positions, references, grid, use_reentrant=False)
@@ -201,7 +201,7 @@ def _class_head(channels: int, num_classes: int) -> nn.Linear:
 
 
 def _box_head(channels: int, size: float = 0.0) -> MLP:
-    """A head that leaves boxes where they are until it is trained; ``size`` is added to the logits of their sizes."""
+    """A head that leaves boxes where they are until it is trained; `size` is added to the logits of their sizes."""
     head = MLP(channels, channels, 4, depth=3)
     last = head.layers[-1]
     assert isinstance(last, nn.Linear)

@@ -1,6 +1,6 @@
 """Anchor boxes: one size per pyramid level, three shapes per cell, as Detectron2 lays them out.
 
-Anchors are centred on the top-left corner of their cell (offset 0) and are not rounded to whole pixels.
+Anchors are centerd on the top-left corner of their cell (offset 0) and are not rounded to whole pixels.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from torch import Tensor
 
 
 def cell_anchors(size: float, aspect_ratios: Sequence[float]) -> Tensor:
-    """Boxes of area ``size**2`` around the origin, one per aspect ratio (height over width); [A, 4] xyxy."""
+    """Boxes of area `size**2` around the origin, one per aspect ratio (height over width); [A, 4] xyxy."""
     ratios = torch.tensor(aspect_ratios, dtype=torch.float64)
     width = size / ratios.sqrt()
     height = ratios * width

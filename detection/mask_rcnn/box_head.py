@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from detection.mask_rcnn.layers import ConvNormReLU
+from pe_spatial.detection.mask_rcnn.layers import ConvNormReLU
 
 
 @MODELS.register_module()

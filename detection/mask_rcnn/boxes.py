@@ -1,6 +1,6 @@
 """Boxes: matching to the ground truth, sampling, and regression deltas. Thin layers over torchvision's own pieces.
 
-torchvision's ``Matcher``, ``BalancedPositiveNegativeSampler`` and ``BoxCoder`` compute what Detectron2's do; what is
+torchvision's `Matcher`, `BalancedPositiveNegativeSampler` and `BoxCoder` compute what Detectron2's do; what is
 added here is single precision and images without objects.
 """
 
@@ -26,7 +26,7 @@ class Target(NamedTuple):
 
 
 class Match(NamedTuple):
-    """For each of N candidate boxes: ``label`` [N] is 1 (object), 0 (background) or ``IGNORED``; ``owner`` [N] is the
+    """For each of N candidate boxes: `label` [N] is 1 (object), 0 (background) or `IGNORED`; `owner` [N] is the
     row of its object in the ground truth, and 0 where there is none."""
 
     label: Tensor
@@ -36,7 +36,7 @@ class Match(NamedTuple):
 class DeltaCoder:
     """Boxes as offsets from reference boxes, always in fp32.
 
-    An offset is (dx, dy, dw, dh): the shift of the centre over the reference's size, and the logarithm of the ratio
+    An offset is (dx, dy, dw, dh): the shift of the center over the reference's size, and the logarithm of the ratio
     of sizes, each multiplied by its weight. On decoding, ratios are limited to 1000 / 16.
     """
 
@@ -44,11 +44,11 @@ class DeltaCoder:
         self._coder = BoxCoder(weights)
 
     def encode(self, boxes: Tensor, reference: Tensor) -> Tensor:
-        """Offsets [N, 4] that lead from ``reference`` [N, 4] to ``boxes`` [N, 4]."""
+        """Offsets [N, 4] that lead from `reference` [N, 4] to `boxes` [N, 4]."""
         return self._coder.encode_single(boxes.float(), reference.float())
 
     def decode(self, deltas: Tensor, reference: Tensor) -> Tensor:
-        """Boxes [N, K, 4] from offsets [N, K * 4] and ``reference`` [N, 4]."""
+        """Boxes [N, K, 4] from offsets [N, K * 4] and `reference` [N, 4]."""
         decoded = self._coder.decode_single(deltas.float(), reference.float())
         return decoded.reshape(len(reference), deltas.shape[1] // 4, 4)
 
@@ -71,7 +71,7 @@ class Assigner:
         self._sampler = BalancedPositiveNegativeSampler(samples, positive_fraction)
 
     def match(self, candidates: Tensor, objects: Tensor) -> Match:
-        """Match ``candidates`` [N, 4] with ``objects`` [G, 4]; without objects all is background."""
+        """Match `candidates` [N, 4] with `objects` [G, 4]; without objects all is background."""
         if len(objects) == 0:
             nothing = torch.zeros(len(candidates), dtype=torch.int64, device=candidates.device)
             return Match(nothing, nothing.clone())

@@ -18,7 +18,7 @@ class SoftmaxLoss(nn.Module):
     """Cross-entropy over the classes and the background."""
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Mean loss of ``logits`` [R, K + 1] for ``labels`` [R]; 0 with a gradient where R is 0."""
+        """Mean loss of `logits` [R, K + 1] for `labels` [R]; 0 with a gradient where R is 0."""
         return F.cross_entropy(logits.float(), labels, reduction="sum") / max(len(labels), 1)
 
     def scores(self, logits: Tensor) -> Tensor:
@@ -30,8 +30,8 @@ class SoftmaxLoss(nn.Module):
 class FederatedLoss(nn.Module):
     """Sigmoid cross-entropy over the classes of the batch and some others, for data sets annotated class by class.
 
-    The classes that occur among the sampled boxes (background included) are filled up to ``num_classes_sampled`` by
-    drawing others with probability proportional to ``frequency ** power``; only those are given a loss, summed and
+    The classes that occur among the sampled boxes (background included) are filled up to `num_classes_sampled` by
+    drawing others with probability proportional to `frequency ** power`; only those are given a loss, summed and
     divided by R (section 4.1 of "Probabilistic two-stage detection", as in Detectron2).
 
     Args:
@@ -53,7 +53,7 @@ class FederatedLoss(nn.Module):
         self.weight = torch.tensor(image_counts, dtype=torch.float32, device=device) ** self.power
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Loss of ``logits`` [R, K + 1] for ``labels`` [R].
+        """Loss of `logits` [R, K + 1] for `labels` [R].
 
         Raises:
             RuntimeError: the frequencies of the classes are not known.

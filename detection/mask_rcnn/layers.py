@@ -8,7 +8,7 @@ from torchvision.models.convnext import LayerNorm2d
 
 
 class ConvNormReLU(nn.Conv2d):
-    """A 3x3 convolution followed by its own ``norm`` and ReLU; He initialisation (fan out)."""
+    """A 3x3 convolution followed by its own `norm` and ReLU; He initialization (fan out)."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__(in_channels, out_channels, 3, padding=1, bias=False)

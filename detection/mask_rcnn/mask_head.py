@@ -8,7 +8,7 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torchvision.ops import roi_align
 
-from detection.mask_rcnn.layers import ConvNormReLU
+from pe_spatial.detection.mask_rcnn.layers import ConvNormReLU
 
 
 @MODELS.register_module()
@@ -41,7 +41,7 @@ class ConvUpsampleMaskHead(nn.Module):
             nn.init.zeros_(bias)
 
     def forward(self, x: Tensor, labels: Tensor) -> Tensor:
-        """Mask logits [R, 28, 28], fp32, of the classes ``labels`` [R], from crops [R, C, 14, 14]."""
+        """Mask logits [R, 28, 28], fp32, of the classes `labels` [R], from crops [R, C, 14, 14]."""
         for name in self._convs:
             x = getattr(self, name)(x)
         x = self.predictor(F.relu(self.deconv(x)))  # [R, K, 28, 28]
@@ -66,6 +66,6 @@ def crop_masks(masks: Tensor, owner: Tensor, boxes: Tensor, size: int) -> Tensor
 
 
 def mask_loss(logits: Tensor, targets: Tensor) -> Tensor:
-    """Mean binary cross-entropy over all cells of ``logits`` and ``targets`` [R, 28, 28]; 0 where R is 0."""
+    """Mean binary cross-entropy over all cells of `logits` and `targets` [R, 28, 28]; 0 where R is 0."""
     loss = F.binary_cross_entropy_with_logits(logits, targets.to(logits.dtype), reduction="sum")
     return loss / max(targets.numel(), 1)

@@ -10,11 +10,11 @@ from mmengine.registry import MODELS
 from mmengine.structures import BaseDataElement
 from torch import Tensor
 
-from detection.detector import Detector, objects_with_area
-from detection.mask_rcnn.boxes import Target
-from detection.mask_rcnn.class_losses import FederatedLoss
-from detection.mask_rcnn.postprocess import rescale
-from pe_spatial.engine.parts import build_part
+from pe_spatial.common.parts import build_part
+from pe_spatial.detection.detector import Detector, objects_with_area
+from pe_spatial.detection.mask_rcnn.boxes import Target
+from pe_spatial.detection.mask_rcnn.class_losses import FederatedLoss
+from pe_spatial.detection.mask_rcnn.postprocess import rescale
 
 
 @MODELS.register_module()
@@ -23,15 +23,15 @@ class MaskRCNN(Detector):
 
     Args:
         num_classes: K; labels are 0…K-1.
-        backbone: settings of a backbone with ``channels`` and ``strides``; its last map feeds the neck.
-        neck: settings of the pyramid; ``in_channels`` and ``stride`` are those of the backbone.
-        rpn: settings of :class:`RPN`.
-        roi_heads: settings of :class:`RoIHeads`.
+        backbone: settings of a backbone with `channels` and `strides`; its last map feeds the neck.
+        neck: settings of the pyramid; `in_channels` and `stride` are those of the backbone.
+        rpn: settings of `RPN`.
+        roi_heads: settings of `RoIHeads`.
         data_preprocessor: settings of the preprocessor.
-        tta: settings of :class:`MultiScaleFlip`; None looks at every image once.
+        tta: settings of `MultiScaleFlip`; None looks at every image once.
 
     Raises:
-        ValueError: ``num_classes`` below 1, or a channel count in the settings that the part before does not deliver.
+        ValueError: `num_classes` below 1, or a channel count in the settings that the part before does not deliver.
     """
 
     def __init__(
@@ -60,14 +60,14 @@ class MaskRCNN(Detector):
     def forward(
         self, inputs: Tensor, data_samples: Sequence[BaseDataElement] | None = None, mode: str = "tensor"
     ) -> Any:
-        """Run on ``inputs`` [B, 3, H, W], normalised and padded.
+        """Run on `inputs` [B, 3, H, W], normalized and padded.
 
         Args:
             inputs: images.
-            data_samples: one per image with the metainfo ``img_shape`` and ``ori_shape`` (H, W); for ``loss`` also
-                ``gt_instances`` (``bboxes`` [G, 4] xyxy in input pixels, ``labels`` [G], ``masks`` [G, h, w] bool).
-            mode: ``loss`` returns a dict of five scalars; ``predict`` fills ``pred_instances`` in the original frame
-                and returns the samples; ``tensor`` returns the pyramid's maps.
+            data_samples: one per image with the metainfo `img_shape` and `ori_shape` (H, W); for `loss` also
+                `gt_instances` (`bboxes` [G, 4] xyxy in input pixels, `labels` [G], `masks` [G, h, w] bool).
+            mode: `loss` returns a dict of five scalars; `predict` fills `pred_instances` in the original frame
+                and returns the samples; `tensor` returns the pyramid's maps.
         """
         features = self.neck(self.backbone(inputs))
         if mode == "tensor":
@@ -91,8 +91,8 @@ class MaskRCNN(Detector):
         """Check the model against the training data and take from it what the losses need.
 
         Args:
-            metainfo: of the data set; ``classes`` are the names of its classes, ``image_counts`` the number of images
-                with each class (needed by :class:`FederatedLoss`).
+            metainfo: of the data set; `classes` are the names of its classes, `image_counts` the number of images
+                with each class (needed by `FederatedLoss`).
 
         Raises:
             ValueError: the number of classes is not the model's.

@@ -30,13 +30,13 @@ class RoIPooler:
         self.strides = tuple(strides)
 
     def levels(self, boxes: Tensor) -> Tensor:
-        """Index of the map for each of ``boxes`` [N, 4]."""
+        """Index of the map for each of `boxes` [N, 4]."""
         side = ((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])).sqrt()
         level = (2 + torch.log2(side / (56 * self.strides[0]) + 1e-8)).floor()
         return level.clamp(0, len(self.strides) - 1).long()
 
     def __call__(self, features: Sequence[Tensor], boxes: Sequence[Tensor]) -> Tensor:
-        """Crop ``boxes`` (per image [N, 4] xyxy, input pixels) out of ``features`` (per level [B, C, H, W])."""
+        """Crop `boxes` (per image [N, 4] xyxy, input pixels) out of `features` (per level [B, C, H, W])."""
         image = torch.repeat_interleave(
             torch.arange(len(boxes), device=features[0].device),
             torch.tensor([len(b) for b in boxes], device=features[0].device),

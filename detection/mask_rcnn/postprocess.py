@@ -7,7 +7,7 @@ from mmengine.structures import InstanceData
 from torch import Tensor
 from torchvision.ops import clip_boxes_to_image
 
-from detection.mask_rcnn.roi_heads import Detections
+from pe_spatial.detection.mask_rcnn.roi_heads import Detections
 
 _MAX_PIXELS = 2**26  # of mask probabilities held at once: 256 MiB
 
@@ -21,7 +21,7 @@ def rescale(found: Detections, image_size: tuple[int, int], original_size: tuple
         original_size: (H, W) of the photograph.
 
     Returns:
-        ``bboxes`` [N, 4], ``scores`` [N], ``labels`` [N], ``masks`` [N, H, W] bool.
+        `bboxes` [N, 4], `scores` [N], `labels` [N], `masks` [N, H, W] bool.
     """
     (height, width), (original_height, original_width) = image_size, original_size
     ratio = found.boxes.new_tensor([original_width / width, original_height / height] * 2)
@@ -39,7 +39,7 @@ def rescale(found: Detections, image_size: tuple[int, int], original_size: tuple
 def paste_masks(masks: Tensor, boxes: Tensor, size: tuple[int, int], threshold: float = 0.5) -> Tensor:
     """Draw masks of boxes into the image.
 
-    A pixel's value is the bilinear sample of the mask at the pixel's centre, zero outside of the mask. The samples of
+    A pixel's value is the bilinear sample of the mask at the pixel's center, zero outside of the mask. The samples of
     a mask form a grid, so that they are two matrix products: rows · mask · columns.
 
     Args:
@@ -65,7 +65,7 @@ def paste_masks(masks: Tensor, boxes: Tensor, size: tuple[int, int], threshold: 
 
 def _interpolation(start: Tensor, end: Tensor, pixels: int, cells: int) -> Tensor:
     """Weights [N, pixels, cells] of linear interpolation between cells that divide [start, end] equally."""
-    centre = torch.arange(pixels, device=start.device, dtype=torch.float32) + 0.5
-    position = (centre - start[:, None]) / (end - start)[:, None] * cells - 0.5  # [N, pixels], in cells
+    center = torch.arange(pixels, device=start.device, dtype=torch.float32) + 0.5
+    position = (center - start[:, None]) / (end - start)[:, None] * cells - 0.5  # [N, pixels], in cells
     cell = torch.arange(cells, device=start.device, dtype=torch.float32)
     return (1 - (position[..., None] - cell).abs()).clamp(min=0)

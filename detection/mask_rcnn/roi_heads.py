@@ -11,11 +11,11 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torchvision.ops import clip_boxes_to_image
 
-from detection.mask_rcnn.box_head import BoxPredictor
-from detection.mask_rcnn.boxes import Assigner, DeltaCoder, Target
-from detection.mask_rcnn.mask_head import crop_masks, mask_loss
-from detection.mask_rcnn.pooler import RoIPooler
-from detection.nms import Suppression
+from pe_spatial.detection.mask_rcnn.box_head import BoxPredictor
+from pe_spatial.detection.mask_rcnn.boxes import Assigner, DeltaCoder, Target
+from pe_spatial.detection.mask_rcnn.mask_head import crop_masks, mask_loss
+from pe_spatial.detection.mask_rcnn.pooler import RoIPooler
+from pe_spatial.detection.nms import Suppression
 
 
 class Detections(NamedTuple):
@@ -29,7 +29,7 @@ class Detections(NamedTuple):
 
 
 class SampledBoxes(NamedTuple):
-    """Proposals of one image that the losses see: boxes [R, 4], labels [R] with K for background, and ``owner`` [R],
+    """Proposals of one image that the losses see: boxes [R, 4], labels [R] with K for background, and `owner` [R],
     the row of their object."""
 
     boxes: Tensor
@@ -45,10 +45,10 @@ class RoIHeads(nn.Module):
         in_channels: channels of every map of the pyramid.
         strides: strides of the maps that boxes are read from, finest first.
         num_classes: K.
-        box_head: settings of the box head, ``ConvFCBoxHead`` unless ``type`` says otherwise.
-        mask_head: settings of the mask head, ``ConvUpsampleMaskHead`` unless ``type`` says otherwise.
-        class_loss: ``SoftmaxLoss`` or ``FederatedLoss``.
-        nms: settings of the :class:`Suppression`; hard, at an IoU of 0.5, unless they say otherwise.
+        box_head: settings of the box head, `ConvFCBoxHead` unless `type` says otherwise.
+        mask_head: settings of the mask head, `ConvUpsampleMaskHead` unless `type` says otherwise.
+        class_loss: `SoftmaxLoss` or `FederatedLoss`.
+        nms: settings of the `Suppression`; hard, at an IoU of 0.5, unless they say otherwise.
         samples: proposals per image that the losses see, at most a quarter of them objects.
         score_threshold: detections must score more.
         max_detections: kept per image.
@@ -113,7 +113,7 @@ class RoIHeads(nn.Module):
     def predict(
         self, features: Sequence[Tensor], proposals: Sequence[Tensor], image_sizes: Sequence[tuple[int, int]]
     ) -> list[Detections]:
-        """Find the objects among ``proposals``; boxes are clipped to ``image_sizes`` (H, W)."""
+        """Find the objects among `proposals`; boxes are clipped to `image_sizes` (H, W)."""
         logits, deltas = self._boxes(features, proposals)
         scores = self.class_loss.scores(logits)
         boxes = self.coder.decode(deltas, torch.cat(list(proposals)))  # [R, K, 4]

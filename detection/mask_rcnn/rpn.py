@@ -13,9 +13,9 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torchvision.ops import batched_nms, clip_boxes_to_image
 
-from detection.mask_rcnn.anchors import grid_anchors
-from detection.mask_rcnn.boxes import IGNORED, Assigner, DeltaCoder, Target
-from pe_spatial.engine.errors import DivergedError
+from pe_spatial.common.errors import DivergedError
+from pe_spatial.detection.mask_rcnn.anchors import grid_anchors
+from pe_spatial.detection.mask_rcnn.boxes import IGNORED, Assigner, DeltaCoder, Target
 
 
 class RPNHead(nn.Module):
@@ -104,7 +104,7 @@ class RPN(nn.Module):
     ) -> tuple[list[Tensor], dict[str, Tensor]]:
         """Return per image the proposed boxes [P, 4], without gradient, and the losses.
 
-        Both losses are sums over the sampled anchors divided by ``samples * B``; the offsets' is L1.
+        Both losses are sums over the sampled anchors divided by `samples * B`; the offsets' is L1.
 
         Raises:
             DivergedError: logits or offsets are not finite.

@@ -25,9 +25,9 @@ from safetensors.torch import save
 from torch import Tensor
 
 from pe_spatial.alignment.map_codec import MapCodec, Record, added_error
+from pe_spatial.common.errors import UserError
 from pe_spatial.data import UnreadableFile
-from pe_spatial.engine.checkpoint import write_atomically, write_text
-from pe_spatial.engine.errors import UserError
+from pe_spatial.training.checkpoint import write_atomically, write_text
 
 _VERSION = 1
 _HEADER = "cache.json"

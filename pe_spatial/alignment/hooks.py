@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from pe_spatial.alignment.model import SpatialAlignment
 from pe_spatial.backbones import PEBackbone
 from pe_spatial.backbones.weights import write_tensor_file
-from pe_spatial.engine.checkpoint_hook import unwrap
-from pe_spatial.engine.errors import ConfigError
-from pe_spatial.engine.fsdp import gather_full
+from pe_spatial.common.errors import ConfigError
+from pe_spatial.training.checkpoint_hook import unwrap
+from pe_spatial.training.fsdp import gather_full
 
 
 @HOOKS.register_module()

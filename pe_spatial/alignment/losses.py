@@ -43,7 +43,7 @@ def locality_loss(student: Tensor, teacher: Tensor, temperature: float | None = 
     The student's are compared with exp(temperature * (cosine - 1)) of the teacher's: at 20, a cosine of 0.9 counts as
     0.135, so that nearly only tokens of one segment shall be alike.
 
-    Neither matrix is ever whole: memory is that of the tokens and of four matrices of ``chunk`` entries, however large
+    Neither matrix is ever whole: memory is that of the tokens and of four matrices of `chunk` entries, however large
     B and N are, in the forward pass as in the backward pass, which computes nothing again. No gradient reaches the
     teacher.
 
@@ -68,7 +68,7 @@ def locality_loss(student: Tensor, teacher: Tensor, temperature: float | None = 
 
 
 def target_similarity(teacher: Tensor, temperature: float | None) -> Tensor:
-    """Turn cosines of a teacher, any shape, into what the student's shall be; see :func:`locality_loss`."""
+    """Turn cosines of a teacher, any shape, into what the student's shall be; see `locality_loss`."""
     return teacher if temperature is None else ((teacher - 1) * temperature).exp()
 
 

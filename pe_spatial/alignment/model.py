@@ -20,7 +20,7 @@ from pe_spatial.alignment.global_tokens import watch_global_tokens
 from pe_spatial.alignment.losses import locality_loss, semantic_loss, target_similarity
 from pe_spatial.alignment.teachers import Teacher
 from pe_spatial.backbones import PEBackbone
-from pe_spatial.engine.errors import ConfigError, suggest
+from pe_spatial.common.errors import ConfigError, suggest
 
 Fill = Literal["zero", "mean", "learned"]
 
@@ -68,9 +68,9 @@ class SpatialAlignment(BaseModel):
         teachers: Configs by name; see `pe_spatial.alignment.teachers`.
         semantic: Fields of `SemanticOptions`; None leaves the loss out.
         locality: Fields of `LocalityOptions`; None leaves the loss out.
-        fill: What stands in the place of a hidden token. `zero` is the colour that PE normalises to 0: as the patch
+        fill: What stands in the place of a hidden token. `zero` is the color that PE normalizes to 0: as the patch
             embedding has no bias, the token keeps its position and nothing else, and no parameter is added. `mean` is
-            the mean colour of the image. `learned` is a patch that is trained along, as in MaskFeat, and not exported.
+            the mean color of the image. `learned` is a patch that is trained along, as in MaskFeat, and not exported.
         data_preprocessor: Config of the batch preparation.
 
     Raises:
@@ -118,7 +118,7 @@ class SpatialAlignment(BaseModel):
         """Run the model.
 
         Args:
-            inputs: Normalised images [B, 3, H, W], H and W multiples of the patch size.
+            inputs: Normalized images [B, 3, H, W], H and W multiples of the patch size.
             data_samples: For "loss" optionally with `token_mask`; the others are what the teachers need.
             mode: "loss" for `loss_semantic` and `loss_locality`; "predict" for data samples whose `alignment` says how
                 well the student agrees with its teachers on the whole image; "tensor" for its map [B, C, h, w].
@@ -198,8 +198,8 @@ class SpatialAlignment(BaseModel):
         hidden = hidden.repeat_interleave(patch, 2).repeat_interleave(patch, 3)  # [B, 1, H, W]
         if self.hidden_patch is not None:
             return torch.where(hidden, self.hidden_patch.repeat(1, *grid), inputs)
-        colour = inputs.mean(dim=(2, 3), keepdim=True) if self.fill == "mean" else inputs.new_zeros(())
-        return torch.where(hidden, colour, inputs)
+        color = inputs.mean(dim=(2, 3), keepdim=True) if self.fill == "mean" else inputs.new_zeros(())
+        return torch.where(hidden, color, inputs)
 
     def _build_projection(self) -> nn.Module:
         if self.semantic is None:

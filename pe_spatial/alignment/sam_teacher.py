@@ -1,6 +1,6 @@
 """MaskLogitTeacher: what SAM 2.1 says about every point of a grid, as one map of features.
 
-A point prompt stands on the centre of every patch; SAM answers each with the logits of a mask. Brought down to the
+A point prompt stands on the center of every patch; SAM answers each with the logits of a mask. Brought down to the
 patch grid and stacked, the logits are a feature map: the vector of a patch says, for every prompt, how surely the patch
 belongs to the prompt's segment, so that patches of one segment have similar vectors. Only the cosines between patches
 are learnt from. They do not change when the channels are permuted (flipping an image only renumbers its prompts) or
@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pe_spatial.alignment.teachers import MaskTeacher
-from pe_spatial.engine.sam2_model import build_sam2, find_sam2_weights
+from pe_spatial.backbones.sam2_model import build_sam2, find_sam2_weights
 
 Kept = Literal["stable", "best", "single"]
 Interpolation = Literal["area", "bilinear"]
@@ -43,7 +43,7 @@ class MaskLogitTeacher(MaskTeacher):
             the highest predicted IoU; `stable`, the single mask where it hardly changes with the threshold, else the
             best.
         interpolation: From SAM's logits (a quarter of `image_size`) to the grid: the mean over a patch (`area`), or the
-            value at its centre (`bilinear`).
+            value at its center (`bilinear`).
         clamp: Logits are first limited to ±clamp; None leaves them.
         image_size: Side of the square that SAM sees. It was trained at 1024.
         prompts_per_batch: Prompts decoded at once; changes time and memory only.
@@ -115,7 +115,7 @@ class MaskLogitTeacher(MaskTeacher):
         return torch.cat([self._brought_down(self._decode(embedding, details, batch), grid) for batch in points])
 
     def _points(self, grid: tuple[int, int]) -> Tensor:
-        """Centres (x, y) of the tokens [K, 2], in pixels of SAM's square, row by row."""
+        """Centers (x, y) of the tokens [K, 2], in pixels of SAM's square, row by row."""
         rows, columns = ((torch.arange(side) + 0.5) / side for side in grid)
         return torch.cartesian_prod(rows, columns).flip(1).to(self.statistics) * self.image_size
 

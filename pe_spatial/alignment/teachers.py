@@ -33,7 +33,7 @@ class Teacher(nn.Module):
         """Look at the very pixels that the student sees, before anything is hidden from it.
 
         Args:
-            inputs: [B, 3, H, W], normalised with PE's mean and deviation (0.5).
+            inputs: [B, 3, H, W], normalized with PE's mean and deviation (0.5).
             data_samples: One per image; see `pe_spatial.data.sample`.
             grid: (h, w) of the student's tokens.
 

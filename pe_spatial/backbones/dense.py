@@ -19,27 +19,27 @@ from pe_spatial.backbones.vit import VisionTransformer, resolve_blocks
 class PEBackbone(nn.Module):
     """A Perception Encoder that returns maps.
 
-    The encoder is whole, under the attribute ``encoder``, so that its state dict remains an official one. Parameters
+    The encoder is whole, under the attribute `encoder`, so that its state dict remains an official one. Parameters
     that the maps do not depend on (later blocks, PE-Core's pooling, a class token that windows leave out) do not
     require a gradient.
 
     Args:
-        variant: official name, configuration or mapping of fields; see :func:`get_variant`.
+        variant: official name, configuration or mapping of fields; see `get_variant`.
         layers: blocks whose outputs are returned, from 0, or from the end if negative.
         norm: apply the encoder's final norm, if it has one, to every map.
         window: side of square attention windows in patches; None attends globally. With windows the class token of
             T, S, B and L is left out.
         global_blocks: blocks that attend globally although there are windows.
-        rope: ``extrapolate``, ``interpolate`` or the side of a grid; see :class:`VisionTransformer`.
-        pos_embed: ``bilinear``, ``bicubic`` or ``tile``.
+        rope: `extrapolate`, `interpolate` or the side of a grid; see `VisionTransformer`.
+        pos_embed: `bilinear`, `bicubic` or `tile`.
         patch_size: patches of another size over the same grid of positions; weights of the variant's own size are
             resampled while they are loaded. None keeps the variant's.
         drop_path: skipping probability of the last block; it falls linearly to 0 in the first.
         checkpointing: save memory in training by computing the blocks twice.
         frozen: True freezes everything; a number freezes the embeddings and that many blocks.
         weights: an official name or a file; None draws random weights.
-        adapt: how the weights may differ from the variant, for training them further: ``layer_scale``, ``positions``;
-            see :func:`pe_spatial.backbones.weights.load_state_dict`.
+        adapt: how the weights may differ from the variant, for training them further: `layer_scale`, `positions`;
+            see `pe_spatial.backbones.weights.load_state_dict`.
 
     Attributes:
         channels: channels of every map.
@@ -97,7 +97,7 @@ class PEBackbone(nn.Module):
         self.train()
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Map normalised images [B, 3, H, W] to one [B, C, h, w] for every entry of ``layers``.
+        """Map normalized images [B, 3, H, W] to one [B, C, h, w] for every entry of `layers`.
 
         The maps are views of tokens (memory order B, h, w, C).
 
@@ -115,7 +115,7 @@ class PEBackbone(nn.Module):
         What follows the last block counts as part of it.
 
         Args:
-            parameter_name: as in ``named_parameters()`` of this module.
+            parameter_name: as in `named_parameters()` of this module.
 
         Raises:
             KeyError: the name is none of this module's.

@@ -14,7 +14,7 @@ _norm = partial(LayerNorm2d, eps=1e-6)
 
 
 class _ConvNorm(nn.Conv2d):
-    """A convolution without bias that keeps the size, and a LayerNorm over channels under the name ``norm``."""
+    """A convolution without bias that keeps the size, and a LayerNorm over channels under the name `norm`."""
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int) -> None:
         super().__init__(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=False)
@@ -29,7 +29,7 @@ class SimpleFeaturePyramid(nn.Module):
     """Maps of 1/4, 1/2, 1, 2 and 4 times the stride of one map (Li et al., 2022, arXiv:2203.16527).
 
     p2 and p3 come from transposed convolutions, p4 from the map itself, p5 from max pooling; each passes a 1x1 and a
-    3x3 convolution. p6 is every second cell of p5. Parameter names are those of Detectron2's ``SimpleFeaturePyramid``.
+    3x3 convolution. p6 is every second cell of p5. Parameter names are those of Detectron2's `SimpleFeaturePyramid`.
 
     Args:
         in_channels: channels of the backbone's map; a multiple of 4.
@@ -41,7 +41,7 @@ class SimpleFeaturePyramid(nn.Module):
         strides: pixels per cell of the five maps; 3.5, 7, 14, 28 and 56 for patches of 14.
 
     Raises:
-        ValueError: ``in_channels`` is not a multiple of 4.
+        ValueError: `in_channels` is not a multiple of 4.
     """
 
     def __init__(self, in_channels: int, stride: int, out_channels: int = 256) -> None:
@@ -70,7 +70,7 @@ class SimpleFeaturePyramid(nn.Module):
         self.strides = tuple(int(s) if s == int(s) else s for s in scales)
 
     def forward(self, maps: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """Map one [B, C, h, w] to p2 (4h x 4w), p3, p4 (h x w), p5 and p6, each with ``out_channels`` channels.
+        """Map one [B, C, h, w] to p2 (4h x 4w), p3, p4 (h x w), p5 and p6, each with `out_channels` channels.
 
         Raises:
             ValueError: there is more than one map.

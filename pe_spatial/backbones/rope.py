@@ -1,6 +1,6 @@
 """Rotary positions on a 2-D grid: one function makes the table, one applies it.
 
-A head of D channels holds D/2 pairs of neighbouring channels. A pair is rotated by (position x frequency); the first
+A head of D channels holds D/2 pairs of neighboring channels. A pair is rotated by (position x frequency); the first
 D/4 pairs follow the column (x), the others the row (y), with the frequencies 10000^(-4i/D), i = 0..D/4-1.
 
 Letters: N tokens, B images, H heads, D channels of a head.
@@ -50,13 +50,13 @@ def apply_rotary(x: Tensor, table: Tensor) -> Tensor:
 
     Args:
         x: [B, H, N, D], any strides with a contiguous last dimension.
-        table: [N, D/2, 2] from :func:`rotary_table`.
+        table: [N, D/2, 2] from `rotary_table`.
 
     Returns:
-        [B, H, N, D] of the type of ``x``.
+        [B, H, N, D] of the type of `x`.
     """
     pairs = x.float().unflatten(-1, (-1, 2))  # [B, H, N, D/2, 2]
-    if torch.compiler.is_compiling():  # real arithmetic fuses with its neighbours, complex arithmetic does not
+    if torch.compiler.is_compiling():  # real arithmetic fuses with its neighbors, complex arithmetic does not
         (a, b), (cos, sin) = pairs.unbind(-1), table.unbind(-1)
         rotated = torch.stack((a * cos - b * sin, a * sin + b * cos), dim=-1)
     else:  # one pass over the memory instead of six

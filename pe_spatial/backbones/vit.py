@@ -97,7 +97,7 @@ class Block(nn.Module):
             rope: rotary table of the N tokens.
             real: [windows, N, 1], 0 where a token only pads its window; None without padding. Padding takes part in
                 attention as a zero after the norm, like in the official detectors.
-            mask: which token attends to which; see :class:`Attention`.
+            mask: which token attends to which; see `Attention`.
         """
         y = self.ln_1(x)
         if real is not None:
@@ -128,7 +128,7 @@ def split_windows(x: Tensor, grid: tuple[int, int], size: int) -> Tensor:
 
 
 def merge_windows(x: Tensor, grid: tuple[int, int], size: int) -> Tensor:
-    """Undo :func:`split_windows`: [B, windows, size * size, C] to [B, h * w, C]; the padding is cut off."""
+    """Undo `split_windows`: [B, windows, size * size, C] to [B, h * w, C]; the padding is cut off."""
     height, width = grid
     x = x.unflatten(2, (size, size)).unflatten(1, (-(-height // size), -1)).transpose(2, 3)
     x = x.flatten(3, 4).flatten(1, 2)  # [B, rows * size, columns * size, C]
@@ -136,7 +136,7 @@ def merge_windows(x: Tensor, grid: tuple[int, int], size: int) -> Tensor:
 
 
 def real_tokens(x: Tensor, grid: tuple[int, int], size: int) -> Tensor | None:
-    """Return [windows, size * size, 1]: 1 for tokens of the map ``x``, 0 for padding; None if whole windows fit."""
+    """Return [windows, size * size, 1]: 1 for tokens of the map `x`, 0 for padding; None if whole windows fit."""
     if not any(cells % size for cells in grid):
         return None
     return split_windows(x.new_ones(1, grid[0] * grid[1], 1), grid, size)[0]
@@ -159,7 +159,7 @@ class AttentionPool(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Holds the blocks under the official name ``transformer.resblocks``."""
+    """Holds the blocks under the official name `transformer.resblocks`."""
 
     def __init__(self, blocks: list[Block]) -> None:
         super().__init__()
@@ -170,14 +170,14 @@ class VisionTransformer(nn.Module):
     """A Perception Encoder of any size, kind and use.
 
     Args:
-        config: shape of the encoder; see :func:`pe_spatial.backbones.variants.get_variant`.
+        config: shape of the encoder; see `pe_spatial.backbones.variants.get_variant`.
         window: side of square attention windows in patches. The class token, if the encoder has one, is then left out
             (a window has no place for it). None lets all blocks attend globally.
         global_blocks: blocks (from 0, negative from the end) that attend globally although there are windows.
-        rope: ``extrapolate`` counts rotary positions in patches (official feature extraction); ``interpolate`` rescales
+        rope: `extrapolate` counts rotary positions in patches (official feature extraction); `interpolate` rescales
             them to the pretraining grid (official detection); a number rescales them to a grid of that side.
-        pos_embed: how the position table meets another grid: ``bilinear`` (official feature extraction) or ``bicubic``
-            resizing, or ``tile``, repetition (official detection).
+        pos_embed: how the position table meets another grid: `bilinear` (official feature extraction) or `bicubic`
+            resizing, or `tile`, repetition (official detection).
         drop_path: probability to skip a residual branch in training, rising linearly from 0 in the first block to this
             value in the last.
         checkpointing: recompute blocks in the backward pass instead of keeping their activations.
@@ -258,12 +258,12 @@ class VisionTransformer(nn.Module):
         """Return the tokens after several blocks in one pass that stops after the last of them.
 
         Args:
-            x: normalised images [B, 3, H, W]; H and W are multiples of the patch size.
+            x: normalized images [B, 3, H, W]; H and W are multiples of the patch size.
             layers: blocks from 0, or from the end if negative, in any order.
             norm: apply the encoder's final norm, if it has one, to each.
 
         Returns:
-            One [B, N, C] for each entry of ``layers``.
+            One [B, N, C] for each entry of `layers`.
 
         Raises:
             ValueError: a size that is not a multiple of the patch size, or a block that does not exist.
@@ -329,7 +329,7 @@ def resize_positions(table: Tensor, side: int, grid: tuple[int, int], mode: str)
         table: [side * side, C], row by row.
         side: of the square pretraining grid.
         grid: rows h and columns w that are needed.
-        mode: ``bilinear`` or ``bicubic`` (half-pixel centres, no antialiasing) or ``tile``.
+        mode: `bilinear` or `bicubic` (half-pixel centers, no antialiasing) or `tile`.
 
     Returns:
         [h * w, C]; the table itself if the grid is its own.
@@ -346,7 +346,7 @@ def resize_positions(table: Tensor, side: int, grid: tuple[int, int], mode: str)
 
 
 def resolve_blocks(indices: Sequence[int], depth: int) -> list[int]:
-    """Turn block numbers, negative ones counted from the end, into numbers from 0 to ``depth - 1``.
+    """Turn block numbers, negative ones counted from the end, into numbers from 0 to `depth - 1`.
 
     Raises:
         ValueError: a number that does not exist.

@@ -1,4 +1,4 @@
-"""Unlabelled images: a folder, a glob or a list file."""
+"""Unlabeled images: a folder, a glob or a list file."""
 
 import glob
 import os
@@ -13,7 +13,7 @@ from pe_spatial.data.loading import IMAGE_SUFFIXES, is_image_name, list_images, 
 
 
 class ImageList(DenseDataset):
-    """Base of datasets of unlabelled images: `img_id` counts from 0 through a list that can be told from another."""
+    """Base of datasets of unlabeled images: `img_id` counts from 0 through a list that can be told from another."""
 
     def identities(self) -> list[tuple[str, int]]:
         """Name and bytes of every image, by `img_id`; they are the same wherever the whole list is moved."""

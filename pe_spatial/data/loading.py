@@ -36,8 +36,8 @@ def read_image(
 ) -> tv_tensors.Image:
     """The image as uint8 RGB [3, H, W].
 
-    Greyscale, palette and CMYK images are converted, 16-bit greyscale is reduced to its upper 8 bits, and an alpha
-    channel is dropped (the stored colours count, also where they are transparent).
+    Grayscale, palette and CMYK images are converted, 16-bit grayscale is reduced to its upper 8 bits, and an alpha
+    channel is dropped (the stored colors count, also where they are transparent).
 
     Args:
         path: A file; where `archive` is given, only the name of the image.
@@ -246,7 +246,7 @@ def encode_mask(mask: NDArray[np.bool_]) -> dict[str, Any]:
 # --- maps -------------------------------------------------------------------------------------------------------------
 @TRANSFORMS.register_module()
 class LoadLabelMap:
-    """`seg_map_path`, a PNG of class indices (greyscale or palette), to `sem_seg`.
+    """`seg_map_path`, a PNG of class indices (grayscale or palette), to `sem_seg`.
 
     Args:
         zero_is_ignored: The file counts classes from 1 and 0 means "no label" (ADE20K): k becomes k-1, 0 becomes 255.
@@ -262,7 +262,7 @@ class LoadLabelMap:
 
         Raises:
             UnreadableFile: The file is missing, damaged or no image.
-            ValueError: Colours instead of indices, another size than the image, or an index out of range.
+            ValueError: Colors instead of indices, another size than the image, or an index out of range.
         """
         path = sample["seg_map_path"]
         labels = torch.from_numpy(_read_indices(path)).long()[None]  # [1, H, W]
@@ -282,22 +282,22 @@ class LoadLabelMap:
 def _read_indices(path: str | Path) -> NDArray[np.int64]:
     with _naming(path), Image.open(path) as image:
         if image.mode not in ("P", "L", "1", "I", "I;16"):
-            raise ValueError(f"mode {image.mode} holds colours, not class indices; save greyscale or palette PNG")
+            raise ValueError(f"mode {image.mode} holds colors, not class indices; save grayscale or palette PNG")
         return np.array(image).astype(np.int64)
 
 
 @TRANSFORMS.register_module()
 class LoadDepth:
-    """`depth_path`, a 16-bit PNG or a .npy of metres, to `depth`. Infinite, NaN and negative values become 0.
+    """`depth_path`, a 16-bit PNG or a .npy of meters, to `depth`. Infinite, NaN and negative values become 0.
 
     Args:
-        scale: Metres per unit of the PNG: 0.001 for millimetres (NYU), 1/256 for KITTI.
+        scale: Meters per unit of the PNG: 0.001 for millimeters (NYU), 1/256 for KITTI.
     """
 
     def __init__(self, scale: float = 0.001) -> None:
         if not scale > 0:
             raise ValueError(
-                f"scale {scale} is not a positive number of metres per unit of the PNG (0.001: millimetres)"
+                f"scale {scale} is not a positive number of meters per unit of the PNG (0.001: millimeters)"
             )
         self.scale = scale
 
@@ -316,15 +316,15 @@ class LoadDepth:
     def _read(self, path: str | Path) -> NDArray[np.float32]:
         with _naming(path):
             if Path(path).suffix.lower() == ".npy":
-                metres = np.load(path, allow_pickle=False).astype(np.float32)
+                meters = np.load(path, allow_pickle=False).astype(np.float32)
             else:
                 with Image.open(path) as image:
                     if not image.mode.startswith("I"):
                         raise ValueError(f"mode {image.mode} has no 16-bit values; save depth as 16-bit PNG or .npy")
-                    metres = np.array(image).astype(np.float32) * np.float32(self.scale)
-            if metres.ndim != 2:
-                raise ValueError(f"an array of shape {metres.shape} is not a depth map [H, W]")
-        return np.where(np.isfinite(metres) & (metres > 0), metres, np.float32(0))
+                    meters = np.array(image).astype(np.float32) * np.float32(self.scale)
+            if meters.ndim != 2:
+                raise ValueError(f"an array of shape {meters.shape} is not a depth map [H, W]")
+        return np.where(np.isfinite(meters) & (meters > 0), meters, np.float32(0))
 
 
 # --- video ------------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""From a list of images to a batch: device, normalisation and padding."""
+"""From a list of images to a batch: device, normalization and padding."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -17,8 +17,8 @@ from pe_spatial.data.sample import IGNORE_LABEL
 class DensePreprocessor(BaseDataPreprocessor):
     """uint8 images [3, h, w] to one float32 batch [B, 3, H, W] on the model's device.
 
-    Images travel to the device as uint8 and are normalised there, (image - mean) / std. Padding is at the bottom and
-    at the right, with 0, which is the colour `mean`. H and W are those of the largest image, rounded up to
+    Images travel to the device as uint8 and are normalized there, (image - mean) / std. Padding is at the bottom and
+    at the right, with 0, which is the color `mean`. H and W are those of the largest image, rounded up to
     `size_divisor`, or `pad_to`.
 
     Args:
@@ -70,7 +70,7 @@ class DensePreprocessor(BaseDataPreprocessor):
         for image in images:
             if image.dtype != torch.uint8 or image.ndim != 3 or len(image) != 3:
                 raise TypeError(
-                    f"an image is {image.dtype} {tuple(image.shape)} but must be uint8 [3, H, W]; leave normalisation "
+                    f"an image is {image.dtype} {tuple(image.shape)} but must be uint8 [3, H, W]; leave normalization "
                     "and batching to DensePreprocessor"
                 )
         H, W = self._batch_shape([(image.shape[1], image.shape[2]) for image in images])

@@ -21,7 +21,7 @@ tv_tensors together.
     ignored_boxes   tv_tensors.BoundingBoxes [M, 4]: regions that are neither object nor background (crowds)
     ignored_masks   tv_tensors.Mask bool [M, H, W]
     sem_seg         tv_tensors.Mask int64 [1, H, W], 255 = ignore
-    depth           tv_tensors.Mask float32 [1, H, W], metres, 0 = no measurement
+    depth           tv_tensors.Mask float32 [1, H, W], meters, 0 = no measurement
     mask_logits     a teacher's masks on a grid of tokens, [K, h, w] (pe_spatial.alignment's TokenMap)
     token_mask      bool [1, h, w], the tokens that are hidden from a student
     ori_shape       (H, W) of the decoded image; everything else of the record passes through untouched
@@ -72,7 +72,7 @@ class PackSample:
             found = "missing" if image is None else f"{type(image).__name__} {getattr(image, 'dtype', '')}".strip()
             raise TypeError(
                 f"{_name(sample)}: img is {found}, but a packed image is a uint8 tensor; start the pipeline with "
-                "LoadImage and leave normalisation to DensePreprocessor"
+                "LoadImage and leave normalization to DensePreprocessor"
             )
         size = tuple(image.shape[-2:])
         data_sample = BaseDataElement(

@@ -74,7 +74,7 @@ class DrawSampler(Sampler[int]):
 
     def generator(self, epoch: int) -> torch.Generator:
         """Random numbers for one epoch, equal on all ranks."""
-        # an odd multiplier keeps the streams of neighbouring seeds apart: seed 1, epoch 0 is not seed 0, epoch 1
+        # an odd multiplier keeps the streams of neighboring seeds apart: seed 1, epoch 0 is not seed 0, epoch 1
         return torch.Generator().manual_seed((self.seed * 0x9E3779B97F4A7C15 + epoch) % 2**63)
 
     def __iter__(self) -> Iterator[Draw]:

@@ -1,8 +1,8 @@
 """A mask decoder inside the encoder: queries among its tokens, masks by dot product, matched losses."""
 
-from segmentation.mask_decoder.annealing import MaskAnnealingHook
-from segmentation.mask_decoder.criterion import MaskCriterion, Masks
-from segmentation.mask_decoder.model import MaskDecoder
-from segmentation.mask_decoder.schedule import StagedWarmupPolyLR
+from pe_spatial.segmentation.mask_decoder.annealing import MaskAnnealingHook
+from pe_spatial.segmentation.mask_decoder.criterion import MaskCriterion, Masks
+from pe_spatial.segmentation.mask_decoder.model import MaskDecoder
+from pe_spatial.segmentation.mask_decoder.schedule import StagedWarmupPolyLR
 
 __all__ = ["MaskAnnealingHook", "MaskCriterion", "MaskDecoder", "Masks", "StagedWarmupPolyLR"]

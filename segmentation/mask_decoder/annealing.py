@@ -7,7 +7,7 @@ from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
-from segmentation.mask_decoder.queries import masking_probabilities
+from pe_spatial.segmentation.mask_decoder.queries import masking_probabilities
 
 
 @HOOKS.register_module()

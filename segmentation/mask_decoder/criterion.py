@@ -9,9 +9,9 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from segmentation.mask_decoder.matcher import Match, Weights, match
-from segmentation.mask_decoder.points import read_points, uncertain_points
-from segmentation.mask_decoder.targets import Segments
+from pe_spatial.segmentation.mask_decoder.matcher import Match, Weights, match
+from pe_spatial.segmentation.mask_decoder.points import read_points, uncertain_points
+from pe_spatial.segmentation.mask_decoder.targets import Segments
 
 
 class Masks(NamedTuple):

@@ -5,7 +5,7 @@ from math import log2
 from torch import Tensor, nn
 from torchvision.models.convnext import LayerNorm2d
 
-from segmentation.mask_decoder.criterion import Masks
+from pe_spatial.segmentation.mask_decoder.criterion import Masks
 
 
 class Upscale(nn.Sequential):

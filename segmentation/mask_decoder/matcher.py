@@ -32,7 +32,7 @@ def match(logits: Tensor, class_logits: Tensor, masks: Tensor, labels: Tensor, r
         class_logits: [Q, K+1], the last for "no object".
         masks: The objects at the same points, 0…1, float32 [G, P].
         labels: int64 [G].
-        real: 1 where the image is labelled, 0 elsewhere, float32 [P]; the others do not count.
+        real: 1 where the image is labeled, 0 elsewhere, float32 [P]; the others do not count.
         weights: Of the three terms of the cost.
     """
     pixels = real.sum().clamp_min(1)

@@ -9,15 +9,15 @@ from mmengine.registry import MODELS
 from mmengine.structures import BaseDataElement, PixelData
 from torch import Tensor
 
-from pe_spatial.engine.binding import check_class_count
-from segmentation.logits import Window
-from segmentation.mask_decoder.criterion import Masks
-from segmentation.mask_decoder.head import MaskHead
-from segmentation.mask_decoder.postprocess import frame_resize, instances_of, panoptic_of, semantic_scores
-from segmentation.mask_decoder.queries import QueryTokens, attention_mask, run_block
-from segmentation.mask_decoder.targets import segments_of_sample
-from segmentation.semantic import enlarge_score_map, predict_semantic
-from segmentation.windows import check_window
+from pe_spatial.segmentation.logits import Window
+from pe_spatial.segmentation.mask_decoder.criterion import Masks
+from pe_spatial.segmentation.mask_decoder.head import MaskHead
+from pe_spatial.segmentation.mask_decoder.postprocess import frame_resize, instances_of, panoptic_of, semantic_scores
+from pe_spatial.segmentation.mask_decoder.queries import QueryTokens, attention_mask, run_block
+from pe_spatial.segmentation.mask_decoder.targets import segments_of_sample
+from pe_spatial.segmentation.semantic import enlarge_score_map, predict_semantic
+from pe_spatial.segmentation.windows import check_window
+from pe_spatial.training.binding import check_class_count
 
 OUTPUTS = ("semantic", "instance", "panoptic")
 
@@ -109,7 +109,7 @@ class MaskDecoder(BaseModel):
     def forward(
         self, inputs: Tensor, data_samples: Sequence[BaseDataElement] | None = None, mode: str = "tensor"
     ) -> Any:
-        """Run on normalised images [B, 3, H, W], H and W multiples of the patch size.
+        """Run on normalized images [B, 3, H, W], H and W multiples of the patch size.
 
         Args:
             inputs: Images.

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 
 def read_points(maps: Tensor, points: Tensor) -> Tensor:
-    """Bilinear values [N, P] of maps [N, h, w] at points [N, P, 2]; a pixel's value stands at its centre."""
+    """Bilinear values [N, P] of maps [N, h, w] at points [N, P, 2]; a pixel's value stands at its center."""
     grid = 2 * points[:, :, None] - 1  # [N, P, 1, 2]
     return F.grid_sample(maps[:, None], grid.to(maps.dtype), align_corners=False, padding_mode="border")[:, 0, :, 0]
 

@@ -9,7 +9,7 @@ from mmengine.structures import PixelData
 from pe_spatial.alignment.losses import locality_loss, semantic_loss
 from pe_spatial.alignment.teachers import Teacher
 from pe_spatial.backbones import PEBackbone
-from pe_spatial.engine import ConfigError
+from pe_spatial.common.errors import ConfigError
 
 
 @pytest.fixture

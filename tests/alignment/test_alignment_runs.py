@@ -4,25 +4,23 @@ import json
 import os
 import signal
 import socket
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from alignment_scenes import CORE, scene, write_core
+from children import CONTEXT
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from PIL import Image
 
 from pe_spatial.backbones import PEBackbone
-from pe_spatial.engine import DivergedError, load_checkpoint, load_config
-from pe_spatial.engine.launch import train
+from pe_spatial.common.errors import DivergedError
+from pe_spatial.training.checkpoint import load_checkpoint
+from pe_spatial.training.config import load_config
+from pe_spatial.training.launch import train
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "tests" / "engine"))
-
-from children import CONTEXT  # noqa: E402
-
 ITERATIONS = 10
 FSDP = ["model_wrapper_cfg={type: FullyShardedModel, units: [student.encoder.transformer.resblocks.*]}"]
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from pe_spatial.alignment import MaskLogitTeacher
-from pe_spatial.engine.sam2_model import build_sam2, find_sam2_weights
+from pe_spatial.backbones.sam2_model import build_sam2, find_sam2_weights
 
 SIDE, GRID = 128, (2, 3)
 

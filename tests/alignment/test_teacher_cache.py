@@ -1,12 +1,11 @@
 import json
 import os
 import signal
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from children import CONTEXT
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
@@ -15,10 +14,6 @@ from pe_spatial.alignment.cache import CacheError, TeacherCache, create_cache
 from pe_spatial.alignment.loading import LoadTeacherMap
 from pe_spatial.alignment.map_codec import MapCodec, added_error, principal_channels
 from pe_spatial.data import DenseDataset, ImageFolder, PackSample, UnreadableFile
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "engine"))
-
-from children import CONTEXT  # noqa: E402
 
 GRID, CHANNELS = (4, 6), 24
 TEACHER = {"teacher": "of this test", "weights_sha256": "00"}
@@ -298,7 +293,7 @@ def test_a_crop_on_the_borders_of_tokens_takes_their_vectors(photos):
     assert cropped.shape == whole.shape
     pixels = dataset(photos)[1]["inputs"]
     top = next(y for y in range(21) if torch.equal(pixels[:, y : y + 20][:, ::19], packed["inputs"][:, ::39]))
-    # the centres of the four rows of tokens of the crop, in rows of the whole map
+    # the centers of the four rows of tokens of the crop, in rows of the whole map
     places = (top + 20 * (torch.arange(4) + 0.5) / 4) / 40 * 4 - 0.5
     low = places.clamp(0, 3).floor().long()
     weight = (places.clamp(0, 3) - low)[:, None]

@@ -41,7 +41,7 @@ def scale(key, x):
 
 
 def fill(module, prefix="", shapes=None):
-    """Give a module the weights that the rule draws for its keys, behind ``prefix``; ``shapes`` overrides shapes."""
+    """Give a module the weights that the rule draws for its keys, behind `prefix`; `shapes` overrides shapes."""
     state = {}
     for key, tensor in module.state_dict().items():
         shape = (shapes or {}).get(key, tuple(tensor.shape))

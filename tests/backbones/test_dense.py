@@ -71,7 +71,7 @@ def test_maps_have_the_promised_channels_and_strides(kind, options):
 
 @CONTRACT
 def test_every_parameter_that_requires_a_gradient_gets_one_and_no_other(kind, options):
-    """What a distributed optimiser needs: no parameter waits for a gradient that never comes."""
+    """What a distributed optimizer needs: no parameter waits for a gradient that never comes."""
     backbone = build(kind, **options)
     grads = gradients(backbone, images())[1]
     assert set(grads) == {name for name, p in backbone.named_parameters() if p.requires_grad}
@@ -104,9 +104,9 @@ def test_frozen_is_frozen(kind, options, frozen):
         assert not any(m.requires_grad for m in maps)
         assert all(torch.equal(a, b) for a, b in zip(maps, backbone(images()), strict=True))  # no DropPath
         return
-    optimiser = torch.optim.SGD(backbone.parameters(), lr=1.0)
+    optimizer = torch.optim.SGD(backbone.parameters(), lr=1.0)
     sum(m.square().mean() for m in maps).backward()
-    optimiser.step()
+    optimizer.step()
     for name, p in backbone.named_parameters():
         if backbone.layer_of(name) < count:
             assert not p.requires_grad and p.grad is None and torch.equal(p, before[name]), name

@@ -27,7 +27,7 @@ def test_state_dict_is_that_of_the_official_checkpoint(name):
         ours = VisionTransformer(get_variant(name)).state_dict()
     official = json.loads((KEYS / f"{name}.json").read_text())
     assert {key: list(value.shape) for key, value in ours.items()} == official
-    assert list(ours) == list(official)  # the order, too: optimisers count parameters
+    assert list(ours) == list(official)  # the order, too: optimizers count parameters
 
 
 def test_a_mapping_starts_from_a_released_encoder_or_from_nothing():

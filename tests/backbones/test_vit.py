@@ -117,7 +117,7 @@ def test_options_are_checked_at_construction(options, message):
 
 
 @pytest.mark.parametrize("name", ENCODERS)
-def test_new_weights_leave_nothing_uninitialised(name):
+def test_new_weights_leave_nothing_uninitialized(name):
     torch.use_deterministic_algorithms(True)
     deterministic.fill_uninitialized_memory = True  # torch.empty then gives NaN
     try:
@@ -154,7 +154,7 @@ def test_resizing_keeps_constants_and_slopes():
     fine = resize_positions(rows, 8, (16, 8), "bilinear").reshape(16, 8)
     torch.testing.assert_close(
         fine[4:12, 0], torch.arange(4, 12) / 2 - 0.25
-    )  # half-pixel centres, away from the border
+    )  # half-pixel centers, away from the border
 
 
 @torch.no_grad()

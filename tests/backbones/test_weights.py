@@ -21,7 +21,7 @@ from pe_spatial.backbones.weights import (
     fitting_variants,
     load_state_dict,
     load_weights,
-    recognise,
+    recognize,
     to_detectron2,
     to_official,
     to_timm,
@@ -74,10 +74,10 @@ def test_shapes_are_those_of_the_official_checkpoint(name):
         ("deta_coco_1824pix", "DETA", "PE-Spatial-G14-448", 24),
     ],
 )
-def test_published_key_lists_are_recognised(file, family, variant, grid):
+def test_published_key_lists_are_recognized(file, family, variant, grid):
     shapes = json.loads((KEYS / f"{file}.json").read_text())
     tensors = {key: torch.empty(shape, device="meta") for key, shape in shapes.items()}
-    layout = recognise(tensors)
+    layout = recognize(tensors)
     encoder, ignored = to_official(tensors, layout)
     patch = encoder["conv1.weight"].shape[-1]
     config = replace(VARIANTS[variant], patch_size=patch, image_size=patch * grid)

@@ -24,7 +24,7 @@ from pe_spatial.data import (
 
 REAL = Path(__file__).parents[2].parent / "shared" / "data"
 RGB = np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)
-GREY = RGB[..., 0]
+GRAY = RGB[..., 0]
 
 
 def save(path, image, **options):
@@ -35,15 +35,15 @@ def save(path, image, **options):
 # --- images -----------------------------------------------------------------------------------------------------------
 def image_of(mode):
     """An image in a mode, and the RGB array [H, W, 3] that it must be read as."""
-    grey = GREY[..., None].repeat(3, -1)
+    gray = GRAY[..., None].repeat(3, -1)
     alpha = np.full((6, 8, 1), 7, np.uint8)
     return {
         "RGB": (Image.fromarray(RGB), RGB),
         "RGBA": (Image.fromarray(np.concatenate([RGB, alpha], -1)), RGB),
-        "L": (Image.fromarray(GREY), grey),
-        "LA": (Image.fromarray(np.stack([GREY, alpha[..., 0]], -1)), grey),
-        "1": (Image.fromarray(GREY > 127), 255 * (grey > 127).astype(np.uint8)),
-        "I;16": (Image.fromarray(GREY.astype(np.uint16) * 256 + 99), grey),
+        "L": (Image.fromarray(GRAY), gray),
+        "LA": (Image.fromarray(np.stack([GRAY, alpha[..., 0]], -1)), gray),
+        "1": (Image.fromarray(GRAY > 127), 255 * (gray > 127).astype(np.uint8)),
+        "I;16": (Image.fromarray(GRAY.astype(np.uint16) * 256 + 99), gray),
         "P": (Image.fromarray(RGB).quantize(256), RGB),
     }[mode]
 
@@ -58,7 +58,7 @@ def test_every_mode_becomes_rgb(tmp_path, mode):
     assert (loaded.permute(1, 2, 0).numpy() == expected).all()
 
 
-def test_palette_with_transparency_keeps_its_colours(tmp_path):
+def test_palette_with_transparency_keeps_its_colors(tmp_path):
     image = Image.fromarray(RGB).quantize(256)
     path = save(tmp_path / "image.png", image, transparency=bytes([0] * 10))
     assert (read_image(path).permute(1, 2, 0).numpy() == RGB).all()
@@ -100,7 +100,7 @@ def test_pictures_in_memory_are_accepted_in_three_forms():
     for picture in (Image.fromarray(RGB), RGB, tensor, RGB[::-1][::-1]):
         assert torch.equal(to_image(picture).as_subclass(torch.Tensor), tensor)
         assert LoadImage()({"img": picture})["ori_shape"] == (6, 8)
-    for wrong in (GREY, RGB.astype(np.float32), tensor.float(), "name.jpg"):
+    for wrong in (GRAY, RGB.astype(np.float32), tensor.float(), "name.jpg"):
         with pytest.raises(ValueError, match="is not an image"):
             to_image(wrong)
 
@@ -239,37 +239,37 @@ def test_labels_counted_from_one(tmp_path):
 
 
 def test_bad_label_maps(tmp_path):
-    colours = save(tmp_path / "colours.png", Image.fromarray(RGB))
-    with pytest.raises(UnreadableFile, match=r"colours.png.*not class indices"):
-        LoadLabelMap()(label_sample(colours))
-    small = save(tmp_path / "small.png", Image.fromarray(GREY[:, :-1]))
+    colors = save(tmp_path / "colors.png", Image.fromarray(RGB))
+    with pytest.raises(UnreadableFile, match=r"colors.png.*not class indices"):
+        LoadLabelMap()(label_sample(colors))
+    small = save(tmp_path / "small.png", Image.fromarray(GRAY[:, :-1]))
     with pytest.raises(ValueError, match=r"small.png is \(6, 7\).*scene.png is \(6, 8\)"):
         LoadLabelMap()(label_sample(small))
     with pytest.raises(ValueError, match=r"class index \d+ is outside 0…2"):
-        LoadLabelMap(num_classes=3)(label_sample(save(tmp_path / "grey.png", Image.fromarray(GREY))))
+        LoadLabelMap(num_classes=3)(label_sample(save(tmp_path / "gray.png", Image.fromarray(GRAY))))
 
 
 def test_labels_loaded_after_the_resize_keep_their_frame(tmp_path):
-    sample = label_sample(save(tmp_path / "labels.png", Image.fromarray(GREY)))
+    sample = label_sample(save(tmp_path / "labels.png", Image.fromarray(GRAY)))
     loaded = LoadLabelMap()(v2.Resize([12, 16])(sample))
     assert loaded["img"].shape[1:] == (12, 16)
     assert loaded["sem_seg"].shape[1:] == (6, 8)
 
 
 # --- depth ------------------------------------------------------------------------------------------------------------
-def test_depth_png_is_scaled_to_metres(tmp_path):
-    millimetres = np.random.default_rng(2).integers(0, 10000, (6, 8)).astype(np.uint16)
-    path = save(tmp_path / "depth.png", Image.fromarray(millimetres))
+def test_depth_png_is_scaled_to_meters(tmp_path):
+    millimeters = np.random.default_rng(2).integers(0, 10000, (6, 8)).astype(np.uint16)
+    path = save(tmp_path / "depth.png", Image.fromarray(millimeters))
     depth = LoadDepth(scale=0.001)(label_sample(path))["depth"]
     assert type(depth) is tv_tensors.Mask
     assert depth.dtype == torch.float32
-    assert np.allclose(depth.numpy()[0], millimetres / 1000)
+    assert np.allclose(depth.numpy()[0], millimeters / 1000)
 
 
 def test_what_is_no_measurement_becomes_zero(tmp_path):
-    metres = np.full((6, 8), 2.5)
-    metres[0, :4] = np.inf, -np.inf, np.nan, -1
-    np.save(tmp_path / "depth.npy", metres)
+    meters = np.full((6, 8), 2.5)
+    meters[0, :4] = np.inf, -np.inf, np.nan, -1
+    np.save(tmp_path / "depth.npy", meters)
     depth = LoadDepth()(label_sample(tmp_path / "depth.npy"))["depth"][0]
     assert depth[0, :4].tolist() == [0, 0, 0, 0]
     assert (depth.flatten()[4:] == 2.5).all()
@@ -277,7 +277,7 @@ def test_what_is_no_measurement_becomes_zero(tmp_path):
 
 def test_bad_depth(tmp_path):
     with pytest.raises(UnreadableFile, match=r"eight.png.*16-bit"):
-        LoadDepth()(label_sample(save(tmp_path / "eight.png", Image.fromarray(GREY))))
+        LoadDepth()(label_sample(save(tmp_path / "eight.png", Image.fromarray(GRAY))))
     np.save(tmp_path / "cube.npy", np.ones((6, 8, 1)))
     with pytest.raises(UnreadableFile, match=r"cube.npy.*\(6, 8, 1\)"):
         LoadDepth()(label_sample(tmp_path / "cube.npy"))
@@ -317,7 +317,7 @@ def test_bad_videos(tmp_path):
 
 # --- real files -------------------------------------------------------------------------------------------------------
 @pytest.mark.skipif(not (REAL / "nyu_sample").is_dir(), reason="no real data beside the repository")
-def test_a_real_indoor_depth_map_is_in_metres():
+def test_a_real_indoor_depth_map_is_in_meters():
     [path] = [path for path in (REAL / "nyu_sample").glob("*.png") if Image.open(path).mode.startswith("I")]
     with Image.open(path) as image:
         width, height = image.size

@@ -27,7 +27,7 @@ def test_statistics_apply_per_channel():
     assert torch.equal(batch[0], expected)
 
 
-def test_normalising_is_inverted():
+def test_normalizing_is_inverted():
     [image] = images((5, 7))
     module = DensePreprocessor(mean=[123, 116, 103], std=[58, 57, 57])
     batch = module({"inputs": [image]})["inputs"]
@@ -115,7 +115,7 @@ def test_bad_arguments(arguments, message):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_images_are_normalised_on_the_device():
+def test_images_are_normalized_on_the_device():
     inputs = images((5, 9), (8, 3))
     expected = DensePreprocessor(size_divisor=4)({"inputs": inputs})["inputs"]
     batch = DensePreprocessor(size_divisor=4).cuda()({"inputs": inputs})["inputs"]

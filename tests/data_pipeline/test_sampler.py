@@ -47,7 +47,7 @@ def test_every_epoch_is_another_permutation():
 def test_the_stream_is_a_function_of_the_seed():
     assert take(DrawSampler(rows(10), seed=3), 25) == take(DrawSampler(rows(10), seed=3), 25)
     assert take(DrawSampler(rows(10), seed=3), 10) != take(DrawSampler(rows(10), seed=4), 10)
-    # neighbouring seeds are not one stream, shifted by an epoch
+    # neighboring seeds are not one stream, shifted by an epoch
     assert take(DrawSampler(rows(10), seed=3), 20)[10:] != take(DrawSampler(rows(10), seed=4), 10)
 
 

@@ -3,8 +3,8 @@ import pytest
 import torch
 from PIL import Image
 
-from depth.baselines import best_constants
-from depth.metrics import MEASURES, depth_errors
+from pe_spatial.depth.baselines import best_constants
+from pe_spatial.depth.metrics import MEASURES, depth_errors
 
 
 def test_equal_depth_is_predicted_by_a_constant():
@@ -44,4 +44,4 @@ def test_the_tool_prints_every_measure(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert all(name + measure.arrow in printed for name, measure in MEASURES.items())
     assert constant_depth.main([*command, "val_dataloader.dataset.depth_scale=1.0"]) == 2
-    assert "looks like millimetres" in capsys.readouterr().err
+    assert "looks like millimeters" in capsys.readouterr().err

@@ -6,9 +6,9 @@ import pytest
 import torch
 from mmengine.registry import METRICS, MODELS, TRANSFORMS
 
-import depth  # noqa: F401 - registers the names of the task
+import pe_spatial.depth  # noqa: F401 - registers the names of the task
 from pe_spatial.backbones import VisionTransformer, get_variant
-from pe_spatial.engine import load_config
+from pe_spatial.training.config import load_config
 
 ROOT = Path(__file__).parents[2] / "configs"
 RECIPES = sorted([*(ROOT / "depth").glob("*.yaml"), *(ROOT / "demo").glob("depth_*.yaml")])

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from depth.datasets import DepthFolder, KittiDepth, NyuDepth
 from pe_spatial.data import UnreadableFile
+from pe_spatial.depth.datasets import DepthFolder, KittiDepth, NyuDepth
 
 PIPELINE = [{"type": "LoadImage"}, {"type": "LoadDepthMap"}, {"type": "PackSample"}]
 
@@ -85,10 +85,10 @@ def nyu(root):
     }
 
 
-def test_nyu_reads_the_split_file_in_millimetres(tmp_path):
+def test_nyu_reads_the_split_file_in_millimeters(tmp_path):
     dataset = NyuDepth(**nyu(tmp_path), depth_range=[0.001, 10])
     assert [float(depth_of(dataset, index).mean()) for index in range(2)] == pytest.approx([2.5, 4.0])
-    assert dataset.metainfo["depth_unit"] == "metres"
+    assert dataset.metainfo["depth_unit"] == "meters"
 
 
 def test_a_line_of_another_form_is_named_with_its_number(tmp_path):
@@ -125,7 +125,7 @@ def test_a_range_without_any_pixel_of_the_data_set(tmp_path):
 
 def test_the_wrong_unit_is_found_at_construction(tmp_path):
     save_pair(tmp_path / "images/0.jpg", tmp_path / "depth/0.png", 3.0)
-    with pytest.raises(ValueError, match="looks like millimetres"):
+    with pytest.raises(ValueError, match="looks like millimeters"):
         folder(tmp_path, depth_scale=1.0)
 
 

@@ -5,19 +5,19 @@ import pytest
 import torch
 from PIL import Image
 
-from depth.loading import DepthFileError, LoadDepthMap, MissingReader, read_depth
 from pe_spatial.data import UnreadableFile
+from pe_spatial.depth.loading import DepthFileError, LoadDepthMap, MissingReader, read_depth
 
-METRES = np.array([[0.0, 1.5, 2.25], [3.0, 9.999, 4.0]], np.float32)
+METERS = np.array([[0.0, 1.5, 2.25], [3.0, 9.999, 4.0]], np.float32)
 
 
-def write(path, metres=METRES, scale=0.001):
+def write(path, meters=METERS, scale=0.001):
     if path.suffix == ".png":
-        Image.fromarray((metres / scale).round().astype(np.uint16)).save(path)
+        Image.fromarray((meters / scale).round().astype(np.uint16)).save(path)
     elif path.suffix == ".npy":
-        np.save(path, metres)
+        np.save(path, meters)
     else:
-        write_exr(path, {"Z": metres})
+        write_exr(path, {"Z": meters})
     return path
 
 
@@ -27,23 +27,23 @@ def write_exr(path, channels):
         file.write(str(path))
 
 
-def load(path, scale=0.001, size=METRES.shape, **options):
+def load(path, scale=0.001, size=METERS.shape, **options):
     return LoadDepthMap(**options)(
         {"depth_path": str(path), "depth_scale": scale, "ori_shape": size, "img_path": "image.jpg"}
     )["depth"]
 
 
 @pytest.mark.parametrize("suffix", [".png", ".npy", ".exr"])
-def test_every_format_gives_metres(tmp_path, suffix):
+def test_every_format_gives_meters(tmp_path, suffix):
     depth = load(write(tmp_path / f"depth{suffix}"))
     assert depth.dtype == torch.float32 and depth.shape == (1, 2, 3)
-    assert np.allclose(depth[0].numpy(), METRES, atol=5e-4)
+    assert np.allclose(depth[0].numpy(), METERS, atol=5e-4)
 
 
 @pytest.mark.parametrize("scale", [0.001, 1 / 256, 0.0002])
 def test_the_stated_scale_of_a_png_is_applied(tmp_path, scale):
     depth = load(write(tmp_path / "depth.png", scale=scale), scale)
-    assert np.allclose(depth[0].numpy(), METRES, atol=scale)
+    assert np.allclose(depth[0].numpy(), METERS, atol=scale)
 
 
 def test_16_bits_are_read_whole(tmp_path):
@@ -53,19 +53,19 @@ def test_16_bits_are_read_whole(tmp_path):
 
 @pytest.mark.parametrize("suffix", [".npy", ".exr"])
 def test_infinity_is_missing(tmp_path, suffix):
-    metres = METRES.copy()
-    metres[0, 1], metres[0, 2] = np.inf, -np.inf
-    depth = load(write(tmp_path / f"depth{suffix}", metres))
+    meters = METERS.copy()
+    meters[0, 1], meters[0, 2] = np.inf, -np.inf
+    depth = load(write(tmp_path / f"depth{suffix}", meters))
     assert depth[0, 0].tolist() == [0, 0, 0]
-    assert np.allclose(depth[0, 1].numpy(), METRES[1])
+    assert np.allclose(depth[0, 1].numpy(), METERS[1])
 
 
 def test_exr_channels_of_other_names(tmp_path):
-    write_exr(tmp_path / "one.exr", {"distance": METRES})
-    write_exr(tmp_path / "blender.exr", {"V": METRES, "other": METRES + 1})
-    write_exr(tmp_path / "none.exr", {"foo": METRES, "bar": METRES})
+    write_exr(tmp_path / "one.exr", {"distance": METERS})
+    write_exr(tmp_path / "blender.exr", {"V": METERS, "other": METERS + 1})
+    write_exr(tmp_path / "none.exr", {"foo": METERS, "bar": METERS})
     for name in ("one.exr", "blender.exr"):
-        assert np.allclose(load(tmp_path / name)[0].numpy(), METRES)
+        assert np.allclose(load(tmp_path / name)[0].numpy(), METERS)
     with pytest.raises(UnreadableFile, match="none of its channels bar, foo is called Z, Y"):
         load(tmp_path / "none.exr")
 
@@ -94,14 +94,14 @@ def test_another_size_names_both_files(tmp_path):
     ("suffix", "factor", "scale", "message"),
     [
         (".png", 1.0, 1.0, None),
-        (".png", 1000.0, 1.0, "looks like millimetres, with a median of 3 m. depth_scale 1 may have to be 0.001"),
-        (".png", 1.0, 0.001, "looks like metres, with a median of 3 m. depth_scale 0.001 may have to be 1"),
-        (".npy", 1000.0, None, "looks like millimetres.*npy files hold metres: multiply the values by 0.001"),
-        (".npy", 0.001, None, "looks like metres.*multiply the values by 1000"),
+        (".png", 1000.0, 1.0, "looks like millimeters, with a median of 3 m. depth_scale 1 may have to be 0.001"),
+        (".png", 1.0, 0.001, "looks like meters, with a median of 3 m. depth_scale 0.001 may have to be 1"),
+        (".npy", 1000.0, None, "looks like millimeters.*npy files hold meters: multiply the values by 0.001"),
+        (".npy", 0.001, None, "looks like meters.*multiply the values by 1000"),
     ],
 )
 def test_the_wrong_unit_is_told(tmp_path, suffix, factor, scale, message):
-    path = write(tmp_path / f"depth{suffix}", METRES * np.float32(factor), scale=1.0)
+    path = write(tmp_path / f"depth{suffix}", METERS * np.float32(factor), scale=1.0)
     if message is None:
         assert load(path, scale).max() > 0
         return
@@ -114,9 +114,9 @@ def test_the_wrong_unit_is_told(tmp_path, suffix, factor, scale, message):
     ("value", "message"), [(np.nan, "1 pixels are NaN and 0 neg"), (-1.0, "0 pixels are NaN and 1")]
 )
 def test_values_that_are_no_depth(tmp_path, value, message):
-    metres = METRES.copy()
-    metres[1, 1] = value
-    path = write(tmp_path / "depth.npy", metres)
+    meters = METERS.copy()
+    meters[1, 1] = value
+    path = write(tmp_path / "depth.npy", meters)
     with pytest.raises(DepthFileError, match=message):
         load(path)
     assert load(path, allow_invalid=True)[0, 1].tolist() == [3.0, 0.0, 4.0]
@@ -151,10 +151,10 @@ def test_missing_and_damaged_files_are_named(tmp_path, suffix):
 
 
 def test_other_formats_are_refused(tmp_path):
-    Image.fromarray(np.zeros((2, 3), np.uint8)).save(tmp_path / "grey.png")
+    Image.fromarray(np.zeros((2, 3), np.uint8)).save(tmp_path / "gray.png")
     np.save(tmp_path / "cube.npy", np.ones((2, 3, 4), np.float32))
     with pytest.raises(UnreadableFile, match="8 bits per value"):
-        load(tmp_path / "grey.png")
+        load(tmp_path / "gray.png")
     with pytest.raises(UnreadableFile, match=r"shape \(2, 3, 4\) is not a depth map"):
         load(tmp_path / "cube.npy")
     with pytest.raises(UnreadableFile, match="is not one of .png, .npy, .exr"):

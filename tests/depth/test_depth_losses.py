@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from depth.losses import MultiScaleGradientLoss, ScaleInvariantLogLoss
+from pe_spatial.depth.losses import MultiScaleGradientLoss, ScaleInvariantLogLoss
 
 
 def scene(seed=0, shape=(2, 1, 13, 17), missing=0.3):
@@ -111,7 +111,7 @@ def test_one_valid_pixel_is_enough():
     value = ScaleInvariantLogLoss(invariance=0.85)(prediction, target, valid)
     g = torch.log(prediction[valid] + 0.001) - torch.log(target[valid] + 0.001)
     assert float(value) == pytest.approx(0.15**0.5 * abs(float(g)), rel=1e-5)
-    assert float(MultiScaleGradientLoss()(prediction, target, valid)) == 0  # a single pixel has no neighbour
+    assert float(MultiScaleGradientLoss()(prediction, target, valid)) == 0  # a single pixel has no neighbor
 
 
 def test_half_precision_predictions_are_judged_in_full_precision():

@@ -7,10 +7,10 @@ import pytest
 import torch
 from mmengine.structures import BaseDataElement, PixelData
 
-from depth.alignment import align_median, align_scale_shift
-from depth.crops import CROPS
-from depth.metrics import MEASURES, DepthErrorMetric, depth_errors
-from pe_spatial.engine import ConfigError, DivergedError
+from pe_spatial.common.errors import ConfigError, DivergedError
+from pe_spatial.depth.alignment import align_median, align_scale_shift
+from pe_spatial.depth.crops import CROPS
+from pe_spatial.depth.metrics import MEASURES, DepthErrorMetric, depth_errors
 
 
 def sample(prediction, target, name="a.png", metric=True):

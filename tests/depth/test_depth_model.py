@@ -9,9 +9,9 @@ from torch.nn import functional as F
 
 import pe_spatial.backbones  # noqa: F401 - registers PEBackbone
 import pe_spatial.data  # noqa: F401 - registers DensePreprocessor
-from depth.heads import DPTDepthHead, LinearBinsHead
-from depth.metrics import DepthErrorMetric
-from depth.model import DepthModel
+from pe_spatial.depth.heads import DPTDepthHead, LinearBinsHead
+from pe_spatial.depth.metrics import DepthErrorMetric
+from pe_spatial.depth.model import DepthModel
 
 TINY = {"name": "tiny", "patch_size": 8, "width": 32, "depth": 4, "heads": 2, "mlp_ratio": 2, "image_size": 32}
 LOSSES = [{"type": "ScaleInvariantLogLoss"}, {"type": "MultiScaleGradientLoss"}]
@@ -80,7 +80,7 @@ def test_head_contract(head, count, size):
     assert all(parameter.grad is not None for parameter in module.parameters())
 
 
-def test_linear_bins_are_the_weighted_mean_of_uniform_centres():
+def test_linear_bins_are_the_weighted_mean_of_uniform_centers():
     torch.manual_seed(0)
     head = LinearBinsHead([6], [1, 5], bins=9).eval()
     x = torch.randn(1, 6, 2, 3)
@@ -88,8 +88,8 @@ def test_linear_bins_are_the_weighted_mean_of_uniform_centres():
     for y in range(2):
         for column in range(3):
             weights = [max(v, 0) + 0.1 for v in logits[0, :, y, column].tolist()]
-            centres = [1 + 4 * k / 8 for k in range(9)]
-            expected = sum(w * c for w, c in zip(weights, centres, strict=True)) / sum(weights)
+            centers = [1 + 4 * k / 8 for k in range(9)]
+            expected = sum(w * c for w, c in zip(weights, centers, strict=True)) / sum(weights)
             assert head([x])[0, 0, y, column].item() == pytest.approx(expected, rel=1e-4)
 
 
@@ -141,7 +141,7 @@ def test_loss_and_prediction_of_both_heads(head, layers, cls_token):
     assert net(data["inputs"]).shape == (2, 1, 32, 40)
     first, second = net.test_step(batch((32, 40), (27, 33), ori_shape=(54, 66)))
     assert first.pred_depth.data.shape == second.pred_depth.data.shape == (1, 54, 66)
-    assert first.depth_is_metric and first.depth_unit == "metres" and first.depth_range == (0.5, 12)
+    assert first.depth_is_metric and first.depth_unit == "meters" and first.depth_range == (0.5, 12)
 
 
 def test_pixels_beyond_the_range_do_not_train():

@@ -9,9 +9,9 @@ from mmengine.dataset import pseudo_collate
 from PIL import Image
 
 import pe_spatial.backbones  # noqa: F401 - registers PEBackbone
-from depth.datasets import DepthFolder, NyuDepth
-from depth.metrics import DepthErrorMetric
-from depth.model import DepthModel
+from pe_spatial.depth.datasets import DepthFolder, NyuDepth
+from pe_spatial.depth.metrics import DepthErrorMetric
+from pe_spatial.depth.model import DepthModel
 
 NYU = Path(__file__).parents[3] / "shared" / "data" / "nyu_sample"
 RESIZE = {"type": "torchvision.transforms.v2.Resize", "size": [96, 128]}
@@ -44,11 +44,11 @@ def motorcycle(tmp_path):
         left, _, disparity = stereo_motorcycle()
     except (OSError, ImportError, ConnectionError) as error:
         pytest.skip(f"stereo_motorcycle does not come with this scikit-image: {error}")
-    metres = np.where(np.isinf(disparity), np.inf, 994.978 * 0.193001 / (disparity + 31.086)).astype(np.float32)
+    meters = np.where(np.isinf(disparity), np.inf, 994.978 * 0.193001 / (disparity + 31.086)).astype(np.float32)
     for folder in ("images", "depth"):
         (tmp_path / folder).mkdir()
     Image.fromarray(left).save(tmp_path / "images/motorcycle.png")
-    np.save(tmp_path / "depth/motorcycle.npy", metres)
+    np.save(tmp_path / "depth/motorcycle.npy", meters)
 
     def build(steps):
         return DepthFolder(
@@ -64,7 +64,7 @@ def motorcycle(tmp_path):
 LOAD = [{"type": "LoadImage"}, {"type": "LoadDepthMap"}]
 
 
-def test_nyu_is_a_room_of_a_few_metres(nyu):
+def test_nyu_is_a_room_of_a_few_meters(nyu):
     sample = nyu(LOAD)[0]
     depth = sample["data_samples"].gt_depth.data
     assert sample["inputs"].shape == (3, 480, 640) and depth.shape == (1, 480, 640)
@@ -72,7 +72,7 @@ def test_nyu_is_a_room_of_a_few_metres(nyu):
     assert float(depth.max()) == pytest.approx(10.0) and 3.4 < float(depth[depth > 0].median()) < 3.6
 
 
-def test_motorcycle_stands_a_few_metres_away(motorcycle):
+def test_motorcycle_stands_a_few_meters_away(motorcycle):
     depth = motorcycle(LOAD)[0]["data_samples"].gt_depth.data
     assert depth.shape == (1, 500, 741)
     assert float((depth == 0).float().mean()) == pytest.approx(0.0735, abs=1e-4)  # disparity +inf

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from depth.tiling import DepthTiling, _starts, match_scales
+from pe_spatial.depth.tiling import DepthTiling, _starts, match_scales
 
 
 def surface(height=70, width=90):
@@ -67,7 +67,7 @@ def test_a_step_in_the_whole_picture_alone_is_spread_out():
 
 
 def test_blending_has_no_seams():
-    """Tiles that disagree in more than a factor: steps between neighbours stay far below the disagreement."""
+    """Tiles that disagree in more than a factor: steps between neighbors stay far below the disagreement."""
     image = torch.full((1, 3, 64, 200), 5.0)
     numbers = iter(range(100))
 
@@ -103,7 +103,7 @@ def test_the_reduced_picture_is_a_multiple_and_fits_a_tile():
 def test_match_scales_of_two_tiles_by_hand():
     tile, whole = torch.ones(1, 4, 4), torch.ones(1, 4, 6)
     factors = match_scales([tile, 4 * tile], [(0, 0), (0, 2)], whole)
-    # minimise (f0 - f1 - ln 4)² / 2 + (f0² + (f1 + ln 4)²): f0 = -s, f1 = s - ln 4 with s = 0 by symmetry
+    # minimize (f0 - f1 - ln 4)² / 2 + (f0² + (f1 + ln 4)²): f0 = -s, f1 = s - ln 4 with s = 0 by symmetry
     assert factors.tolist() == pytest.approx([1.0, 0.25])
     factors = match_scales([tile, tile], [(0, 0), (0, 2)], torch.cat([whole[..., :3], 4 * whole[..., :3]], dim=-1))
     # the overlap asks for f0 = f1; the whole for 0 and ln 4, its medians under the two tiles

@@ -3,7 +3,7 @@ import torch
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from depth.transforms import CropRegion, RandomExposure, RandomZoom
+from pe_spatial.depth.transforms import CropRegion, RandomExposure, RandomZoom
 
 
 def sample(height=24, width=32):
@@ -70,14 +70,14 @@ def test_zoom_keeps_image_and_depth_together():
         assert disagree.float().mean() < 0.05  # along the edge, where the image is smooth
 
 
-def test_exposure_moves_colours_within_its_factors_and_leaves_depth():
+def test_exposure_moves_colors_within_its_factors_and_leaves_depth():
     torch.manual_seed(0)
-    grey = {**sample(), "img": tv_tensors.Image(torch.full((3, 24, 32), 100, dtype=torch.uint8))}
+    gray = {**sample(), "img": tv_tensors.Image(torch.full((3, 24, 32), 100, dtype=torch.uint8))}
     seen = set()
     for _ in range(20):
-        changed = RandomExposure(gamma=[1, 1], brightness=[0.5, 0.6], color=[1, 1], probability=1.0)(grey)
+        changed = RandomExposure(gamma=[1, 1], brightness=[0.5, 0.6], color=[1, 1], probability=1.0)(gray)
         seen |= set(changed["img"].unique().tolist())
-        assert changed["depth"] is grey["depth"] and changed["img"].dtype == torch.uint8
+        assert changed["depth"] is gray["depth"] and changed["img"].dtype == torch.uint8
     assert min(seen) >= 50 and max(seen) <= 60 and len(seen) > 3
     neutral = RandomExposure(gamma=[1, 1], brightness=[1, 1], color=[1, 1], probability=1.0)(sample())
     assert torch.equal(neutral["img"], sample()["img"])

@@ -5,10 +5,10 @@ import pytest
 import torch
 from mmengine.structures import BaseDataElement, InstanceData
 
-import detection  # noqa: F401 - registers
 import pe_spatial.backbones  # noqa: F401
 import pe_spatial.data  # noqa: F401
-from detection.mask_rcnn import MaskRCNN
+import pe_spatial.detection  # noqa: F401 - registers
+from pe_spatial.detection.mask_rcnn import MaskRCNN
 
 ENCODER = {
     "name": "test",
@@ -61,7 +61,7 @@ def make_scene():
 
 
 def draw_scene(seed, objects=2, size=(64, 64), scale=1):
-    """One packed sample: rectangles whose colour is their class, on a dark ground."""
+    """One packed sample: rectangles whose color is their class, on a dark ground."""
     rng = np.random.default_rng(seed)
     H, W = size
     image = torch.randint(0, 40, (3, H, W), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)

@@ -1,4 +1,4 @@
-"""The demo's detector shrunk further, as overrides of its config, and strips of colour for it to train on."""
+"""The demo's detector shrunk further, as overrides of its config, and strips of color for it to train on."""
 
 import json
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from detection.mask_rcnn.anchors import cell_anchors, grid_anchors
+from pe_spatial.detection.mask_rcnn.anchors import cell_anchors, grid_anchors
 
 
 def test_shapes_of_a_cell_are_not_rounded():
@@ -15,8 +15,8 @@ def test_shapes_of_a_cell_are_not_rounded():
 
 def test_grid_is_rows_first_and_starts_at_the_corner():
     (anchors,) = grid_anchors([(2, 3)], [8], [16], [1.0])
-    centre = (anchors[:, :2] + anchors[:, 2:]) / 2
-    assert centre.tolist() == [[0, 0], [8, 0], [16, 0], [0, 8], [8, 8], [16, 8]]
+    center = (anchors[:, :2] + anchors[:, 2:]) / 2
+    assert center.tolist() == [[0, 0], [8, 0], [16, 0], [0, 8], [8, 8], [16, 8]]
 
 
 def test_strides_may_be_fractions():

@@ -1,6 +1,6 @@
 import torch
 
-from detection.mask_rcnn.boxes import IGNORED, Assigner, DeltaCoder
+from pe_spatial.detection.mask_rcnn.boxes import IGNORED, Assigner, DeltaCoder
 
 
 def random_boxes(count, seed):

@@ -2,7 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from detection.mask_rcnn import FederatedLoss, SoftmaxLoss
+from pe_spatial.detection.mask_rcnn import FederatedLoss, SoftmaxLoss
 
 
 def test_softmax_scores_leave_out_the_background():

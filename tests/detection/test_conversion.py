@@ -1,6 +1,5 @@
 """Detectron2 checkpoints: every key accounted for, nothing lost there and back; and the command line tool."""
 
-import importlib.util
 import json
 import zlib
 from dataclasses import replace
@@ -11,11 +10,12 @@ import pytest
 import torch
 from mmengine.registry import MODELS
 
-import detection  # noqa: F401 - registers the detector
-from detection.conversion import RotaryGeometry, from_detectron2, is_detectron2, is_ours, to_detectron2
+import pe_spatial.detection  # noqa: F401 - registers the detector
 from pe_spatial.backbones import VARIANTS, EncoderConfig
 from pe_spatial.backbones.weights import WeightsError, expected_shapes, load_state_dict, read_tensor_file
-from pe_spatial.engine.checkpoint import load_checkpoint, read_config
+from pe_spatial.commands.convert import main
+from pe_spatial.detection.conversion import RotaryGeometry, from_detectron2, is_detectron2, is_ours, to_detectron2
+from pe_spatial.training.checkpoint import load_checkpoint, read_config
 
 ROOT = Path(__file__).parents[2]
 DATA = ROOT / "tests" / "data"
@@ -186,14 +186,6 @@ def test_an_impossible_geometry_is_an_error(change, message):
 
 
 # --- the tool ---------------------------------------------------------------------------------------------------------
-def load_tool():
-    spec = importlib.util.spec_from_file_location("convert_weights", ROOT / "tools" / "convert_weights.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.main
-
-
-main = load_tool()
 VARIANT = ["--variant", json.dumps(TINY)]
 DETECTOR = ["--image-size", "256", "--window", "8", "--global-blocks", "1", "3"]
 
@@ -238,7 +230,7 @@ def test_tool_takes_a_detector_there_and_back(detector, tmp_path, capsys):
 def write_config(path, **model):
     backbone = {"type": "PEBackbone", "variant": TINY, "weights": "PE-Spatial-G14-448"}
     config = {
-        "custom_imports": {"imports": ["detection"]},
+        "custom_imports": {"imports": ["pe_spatial.detection"]},
         "model": {
             "type": "MaskRCNN",
             "num_classes": 80,

@@ -5,7 +5,7 @@ import pytest
 from coco_scenes import random_coco, write_coco
 from mmengine.registry import DATASETS
 
-from detection import AnnotationError, CocoInstances
+from pe_spatial.detection import AnnotationError, CocoInstances
 
 
 @pytest.fixture
@@ -67,7 +67,9 @@ def test_images_of_each_class_are_counted(tmp_path, content):
 @pytest.fixture
 def warnings(monkeypatch):
     lines = []
-    monkeypatch.setattr("detection.datasets.print_log", lambda text, logger, level=logging.INFO: lines.append(text))
+    monkeypatch.setattr(
+        "pe_spatial.detection.datasets.print_log", lambda text, logger, level=logging.INFO: lines.append(text)
+    )
     return lines
 
 

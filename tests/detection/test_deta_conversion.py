@@ -2,17 +2,19 @@
 
 import json
 
-import convert_weights
 import pytest
 import torch
 from deta_golden import official_weights
 from golden_rule import DATA, ENCODER
 from mmengine.registry import MODELS
 
-from detection.deta.conversion import from_authors, is_deta
-from detection.deta.start import compare_sizes, drop_parts
 from pe_spatial.backbones.weights import WeightsError
-from pe_spatial.engine import CheckpointError, ConfigError, Predictor, load_config
+from pe_spatial.commands import convert as convert_weights
+from pe_spatial.common.errors import CheckpointError, ConfigError
+from pe_spatial.detection.deta.conversion import from_authors, is_deta
+from pe_spatial.detection.deta.start import compare_sizes, drop_parts
+from pe_spatial.inference.predictor import Predictor
+from pe_spatial.training.config import load_config
 
 COCO = [*range(1, 12), *range(13, 26), 27, 28, *range(31, 45), *range(46, 66), 67, 70, *range(72, 83), *range(84, 91)]
 RECIPE = "deta_pe_spatial_g_coco_3ep_1824px.yaml"

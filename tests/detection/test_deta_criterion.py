@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from detection.deta.criterion import Criterion, prediction_losses
-from detection.deta.matching import IoUMatching, Objects, OneToOneMatching, Pairs
-from detection.deta.transformer import Prediction, Predictions
+from pe_spatial.detection.deta.criterion import Criterion, prediction_losses
+from pe_spatial.detection.deta.matching import IoUMatching, Objects, OneToOneMatching, Pairs
+from pe_spatial.detection.deta.transformer import Prediction, Predictions
 
 BOXES = torch.tensor([[0.3, 0.3, 0.2, 0.2], [0.7, 0.6, 0.3, 0.4]])
 TRUTH = Objects(BOXES, torch.tensor([1, 0]))

@@ -8,9 +8,9 @@ import torch
 from coco_scenes import random_coco, write_coco
 from torchvision import tv_tensors
 
-from detection import AnnotationError, CocoInstances, Objects365
-from detection.deta.augmentation import ResizeOrCrop
 from pe_spatial.data import SanitizeInstances
+from pe_spatial.detection import AnnotationError, CocoInstances, Objects365
+from pe_spatial.detection.deta.augmentation import ResizeOrCrop
 
 
 def test_objects365_lives_in_patches_and_lacks_images(tmp_path, monkeypatch):
@@ -26,7 +26,9 @@ def test_objects365_lives_in_patches_and_lacks_images(tmp_path, monkeypatch):
     assert len(Objects365(**settings)) == 4
     (tmp_path / "images" / "patch2" / names[2]).unlink()
     lines = []
-    monkeypatch.setattr("detection.datasets.print_log", lambda text, logger, level=logging.INFO: lines.append(text))
+    monkeypatch.setattr(
+        "pe_spatial.detection.datasets.print_log", lambda text, logger, level=logging.INFO: lines.append(text)
+    )
     dataset = Objects365(**settings)
     assert [dataset.get_data_info(i)["img_id"] for i in range(3)] == [10, 13, 19]
     assert any("left out 1 of 4 images that are not in their folder" in line for line in lines)

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from detection.deta.deformable import DeformableAttention, deformable_attention
+from pe_spatial.detection.deta.deformable import DeformableAttention, deformable_attention
 
 SHAPES = ((5, 4), (3, 2), (1, 1))
 TOKENS = sum(rows * columns for rows, columns in SHAPES)

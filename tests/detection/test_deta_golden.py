@@ -10,8 +10,8 @@ from golden_rule import DATA, ENCODER
 from mmengine.structures import BaseDataElement, InstanceData
 from torchvision.ops import box_convert
 
-from detection.deta import DETA
-from detection.deta.conversion import from_authors
+from pe_spatial.detection.deta import DETA
+from pe_spatial.detection.deta.conversion import from_authors
 
 
 @pytest.fixture(scope="module")

@@ -6,11 +6,11 @@ import pytest
 import torch
 from torchvision.ops import box_convert, box_iou, generalized_box_iou
 
-from detection.deta.matching import IoUMatching, Objects, OneToOneMatching
-from detection.deta.transformer import Prediction
+from pe_spatial.detection.deta.matching import IoUMatching, Objects, OneToOneMatching
+from pe_spatial.detection.deta.transformer import Prediction
 
 
-def centres(*corners):
+def centers(*corners):
     return box_convert(torch.tensor(corners, dtype=torch.float32).reshape(-1, 4), "xyxy", "cxcywh")
 
 
@@ -29,40 +29,40 @@ def as_set(pairs):
 
 
 def test_queries_from_an_overlap_of_six_tenths_on_and_the_best_of_every_object():
-    truth = centres([0, 0, 0.4, 0.4], [0.5, 0.5, 0.9, 0.9])
-    queries = centres(
+    truth = centers([0, 0, 0.4, 0.4], [0.5, 0.5, 0.9, 0.9])
+    queries = centers(
         [0, 0, 0.4, 0.4],  # 1.0 with the first
         [0, 0, 0.4, 0.3],  # 0.75
         [0, 0, 0.4, 0.2],  # 0.5: nobody's
         [0.5, 0.5, 0.6, 0.6],  # 0.06 with the second, its best
         [0.95, 0.95, 1, 1],
     )
-    queries = torch.cat([queries, centres([0.95, 0, 1, 0.05]).expand(20, -1)])  # a quarter may be matched
+    queries = torch.cat([queries, centers([0.95, 0, 1, 0.05]).expand(20, -1)])  # a quarter may be matched
     ((pairs,), same) = IoUMatching().decoder([prediction(queries)] * 2, objects(truth))
     assert as_set(pairs) == {(0, 0), (1, 0), (3, 1)}
     assert as_set(same[0]) == as_set(pairs)  # the start of the decoder decides for all its layers
 
 
 def test_tokens_are_matched_by_their_anchors():
-    truth = centres([0, 0, 0.4, 0.4])
-    anchors = centres([0, 0, 0.4, 0.4], [0, 0, 0.4, 0.26], [0.5, 0.5, 1, 1])  # overlaps 1, 0.65 and 0
+    truth = centers([0, 0, 0.4, 0.4])
+    anchors = centers([0, 0, 0.4, 0.4], [0, 0, 0.4, 0.26], [0.5, 0.5, 1, 1])  # overlaps 1, 0.65 and 0
     predicted = prediction(anchors, boxes=truth.expand(3, -1))
     (pairs,) = IoUMatching().encoder(predicted, objects(truth))
     assert as_set(pairs) == {(0, 0)}
 
 
 def test_the_four_best_answer_for_an_object():
-    truth = centres([0, 0, 0.5, 0.5])
+    truth = centers([0, 0, 0.5, 0.5])
     heights = 0.5 - 0.01 * torch.randperm(10, generator=torch.Generator().manual_seed(0))
-    queries = torch.stack([centres([0, 0, 0.5, float(h)])[0] for h in heights] + [centres([0.9, 0.9, 1, 1])[0]] * 40)
+    queries = torch.stack([centers([0, 0, 0.5, float(h)])[0] for h in heights] + [centers([0.9, 0.9, 1, 1])[0]] * 40)
     ((pairs,),) = IoUMatching().decoder([prediction(queries)], objects(truth))
     best = box_iou(box_convert(truth, "cxcywh", "xyxy"), box_convert(queries, "cxcywh", "xyxy"))[0].topk(4).indices
     assert as_set(pairs) == {(int(i), 0) for i in best}
 
 
 def test_a_quarter_of_the_queries_is_matched_at_most():
-    queries = centres([0, 0, 0.5, 0.5]).expand(8, -1)
-    ((pairs,),) = IoUMatching().decoder([prediction(queries)], objects(centres([0, 0, 0.5, 0.5])))
+    queries = centers([0, 0, 0.5, 0.5]).expand(8, -1)
+    ((pairs,),) = IoUMatching().decoder([prediction(queries)], objects(centers([0, 0, 0.5, 0.5])))
     assert len(pairs.objects) == 2
 
 
@@ -99,8 +99,8 @@ def test_one_to_one_is_the_cheapest_of_all_matchings():
 
 
 def test_layers_are_matched_one_to_one_each_on_its_own():
-    truth = centres([0, 0, 0.4, 0.4])
-    far, near = centres([0.5, 0.5, 0.9, 0.9]), truth
+    truth = centers([0, 0, 0.4, 0.4])
+    far, near = centers([0.5, 0.5, 0.9, 0.9]), truth
     first, second = (prediction(torch.cat(boxes)) for boxes in ([near, far], [far, near]))
     ((one,), (two,)) = OneToOneMatching().decoder([first, second], objects(truth))
     assert as_set(one) == {(0, 0)}

@@ -5,9 +5,9 @@ import torch
 from conftest import ENCODER
 from mmengine.structures import BaseDataElement, InstanceData
 
-from detection.deta import DETA
-from detection.deta.proposals import best, spread
-from detection.deta.tokens import TokenGrid, sine_code
+from pe_spatial.detection.deta import DETA
+from pe_spatial.detection.deta.proposals import best, spread
+from pe_spatial.detection.deta.tokens import TokenGrid, sine_code
 
 
 def settings(**changes):
@@ -43,7 +43,7 @@ def run(model, scenes, mode):
 
 # --- images in a batch ------------------------------------------------------------------------------------------------
 def test_a_padded_image_is_seen_as_it_is_alone():
-    """Neither its neighbour in the batch nor the padding changes what is said of an image.
+    """Neither its neighbor in the batch nor the padding changes what is said of an image.
 
     The pyramid's convolutions and norms see padding, so the transformer is tested on maps that do not.
     """
@@ -95,7 +95,7 @@ def test_padding_is_what_nearest_resizing_makes_of_the_images_mask(inside, whole
     assert torch.equal(grid.padding[0], torch.cat(expected))
 
 
-def test_anchors_are_boxes_in_the_centres_of_cells():
+def test_anchors_are_boxes_in_the_centers_of_cells():
     grid = TokenGrid.of([torch.zeros(1, 1, 2, 4), torch.zeros(1, 1, 1, 2)], [(16, 32)], (16, 32))
     expected = [[0.375, 0.25, 0.1, 0.1], [0.75, 0.5, 0.2, 0.2]]
     torch.testing.assert_close(grid.anchors(0.1)[0][[1, 9]], torch.tensor(expected))
@@ -168,7 +168,7 @@ def test_more_objects_than_queries_one_to_one():
 
 def test_more_objects_than_queries_by_overlap_is_said_and_trained(monkeypatch):
     model, said = build(), []
-    monkeypatch.setattr("detection.deta.model.print_log", lambda text, *_: said.append(text))
+    monkeypatch.setattr("pe_spatial.detection.deta.model.print_log", lambda text, *_: said.append(text))
     model.bind_dataset({"classes": ("a", "b", "c"), "most_objects": 20})
     assert not said
     model.bind_dataset({"classes": ("a", "b", "c"), "most_objects": 25})

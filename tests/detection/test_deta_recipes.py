@@ -4,8 +4,9 @@ import pytest
 import torch
 from mmengine.registry import MODELS
 
-from detection.deta.postprocess import NMSPostprocess, TopKPostprocess
-from pe_spatial.engine import LayerDecayConstructor, load_config
+from pe_spatial.detection.deta.postprocess import NMSPostprocess, TopKPostprocess
+from pe_spatial.training.config import load_config
+from pe_spatial.training.optim import LayerDecayConstructor
 
 STAGES = {  # images of the data set, epochs, epochs until the rate drops, batch, pixels, classes, rate
     "deta_pe_spatial_g_objects365_12ep_1024px": (1_742_289, 12, 10, 256, 1024, 365, 2e-4),

@@ -1,21 +1,20 @@
 """A small DETA through the commands that every detector has: train, resume, score, predict, start anew."""
 
 import json
-import sys
 from pathlib import Path
 
-import predict
 import pytest
 import torch
+from children import CONTEXT
 from small_runs import shared_overrides, write_strips
 
-from pe_spatial.engine import ConfigError, load_checkpoint, load_config
-from pe_spatial.engine.launch import evaluate, train
+from pe_spatial.commands import predict
+from pe_spatial.common.errors import ConfigError
+from pe_spatial.training.checkpoint import load_checkpoint
+from pe_spatial.training.config import load_config
+from pe_spatial.training.launch import evaluate, train
 
 ROOT = Path(__file__).parents[2]
-sys.path.append(str(ROOT / "tests" / "engine"))
-from children import CONTEXT  # noqa: E402
-
 CONFIG = "demo/deta_tiny_shapes.yaml"
 REAL = ROOT.parent / "shared" / "data" / "coco_tiny"
 

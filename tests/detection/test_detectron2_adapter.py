@@ -11,10 +11,10 @@ import torch
 from mmengine.structures import BaseDataElement
 from test_mask_rcnn_golden import DATA, ENCODER, official_weights, picture
 
-from detection.conversion import from_detectron2
-from detection.mask_rcnn import MaskRCNN
 from pe_spatial.backbones import PEBackbone, get_variant
-from pe_spatial.engine.optim import LayerDecayConstructor
+from pe_spatial.detection.conversion import from_detectron2
+from pe_spatial.detection.mask_rcnn import MaskRCNN
+from pe_spatial.training.optim import LayerDecayConstructor
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "detectron2"
 NAME = "detection.detectron2_adapter"

@@ -5,8 +5,8 @@ import pytest
 import torch
 from coco_scenes import random_coco, write_coco
 
-from detection import LvisInstances, LvisMetric, RepeatFactorSampler
-from detection.sampling import repeat_factors
+from pe_spatial.detection import LvisInstances, LvisMetric, RepeatFactorSampler
+from pe_spatial.detection.sampling import repeat_factors
 
 
 @pytest.fixture

@@ -4,8 +4,8 @@ import pytest
 import torch
 from mmengine.structures import BaseDataElement
 
-from detection.mask_rcnn.boxes import Target
-from detection.mask_rcnn.mask_head import crop_masks
+from pe_spatial.detection.mask_rcnn.boxes import Target
+from pe_spatial.detection.mask_rcnn.mask_head import crop_masks
 
 LOSSES = {"loss_rpn_cls", "loss_rpn_loc", "loss_cls", "loss_box_reg", "loss_mask"}
 

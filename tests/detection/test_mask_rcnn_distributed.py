@@ -1,18 +1,13 @@
 """Two processes train as one process with the same global batch."""
 
 import json
-import sys
-from pathlib import Path
 
 import pytest
 import torch
+from processes import launch
 from small_runs import CONFIG, overrides, write_strips
 
-from pe_spatial.engine import load_checkpoint
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "engine"))
-
-from processes import launch  # noqa: E402
+from pe_spatial.training.checkpoint import load_checkpoint
 
 ITERATIONS = 3
 

@@ -1,7 +1,7 @@
 """The official Mask R-CNN on known weights and a known picture.
 
 The reference numbers were made with weights drawn by `golden_rule` for every key but those with "anchor" in their
-name: the two tensors of `anchor_deltas` kept the values that they were initialised with (normal, 0.01). Those weights
+name: the two tensors of `anchor_deltas` kept the values that they were initialized with (normal, 0.01). Those weights
 were recovered from the reference's proposals (they solve a linear system of full rank, and continue the generator of
 seed 0) and are in `maskrcnn_coco_anchor_deltas.npz`.
 """
@@ -14,8 +14,8 @@ import torch
 from golden_rule import DATA, ENCODER, draw_for, scale
 from mmengine.structures import BaseDataElement
 
-from detection.conversion import from_detectron2
-from detection.mask_rcnn import MaskRCNN
+from pe_spatial.detection.conversion import from_detectron2
+from pe_spatial.detection.mask_rcnn import MaskRCNN
 
 
 def official_weights():

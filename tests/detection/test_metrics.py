@@ -11,9 +11,9 @@ from mmengine.structures import InstanceData
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from detection import CocoInstances, CocoMetric
-from detection.metrics import encode_masks
 from pe_spatial.data.loading import decode_mask
+from pe_spatial.detection import CocoInstances, CocoMetric
+from pe_spatial.detection.metrics import encode_masks
 
 TINY = Path(__file__).parents[2].parent / "shared" / "data" / "coco_tiny"
 BACKENDS = ("hotcoco", "pycocotools")
@@ -217,5 +217,5 @@ def test_wrong_options_are_named():
 
 
 def test_without_hotcoco_pycocotools_is_used(monkeypatch):
-    monkeypatch.setattr("detection.metrics.find_spec", lambda name: None)
+    monkeypatch.setattr("pe_spatial.detection.metrics.find_spec", lambda name: None)
     assert CocoMetric().backend == "pycocotools"

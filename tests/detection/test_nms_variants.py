@@ -5,8 +5,8 @@ import pytest
 import torch
 from torchvision.ops import nms
 
-from detection import nms as module
-from detection.nms import Suppression, overlapping_pairs
+from pe_spatial.detection import nms as module
+from pe_spatial.detection.nms import Suppression, overlapping_pairs
 
 SOFT = [
     Suppression("linear", 0.5),
@@ -41,7 +41,7 @@ def one_by_one(boxes, scores, labels, how):
 
 
 def crowd(number, classes=3, places=6, seed=0):
-    """Boxes that gather at a few places, so that each has many neighbours."""
+    """Boxes that gather at a few places, so that each has many neighbors."""
     generator = torch.Generator().manual_seed(seed)
     corner = torch.rand(places, 2, generator=generator)[torch.randint(places, (number,), generator=generator)] * 300
     corner = corner + torch.randn(number, 2, generator=generator) * 8

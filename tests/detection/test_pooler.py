@@ -1,17 +1,17 @@
 import pytest
 import torch
 
-from detection.mask_rcnn.pooler import RoIPooler
+from pe_spatial.detection.mask_rcnn.pooler import RoIPooler
 
 STRIDES = (4, 8, 16, 32)
 
 
 def ramps(size, strides, images=1):
-    """Maps whose two channels are the pixel coordinates of the cells' centres."""
+    """Maps whose two channels are the pixel coordinates of the cells' centers."""
     maps = []
     for stride in strides:
-        centre = (torch.arange(int(size / stride)) + 0.5) * stride
-        y, x = torch.meshgrid(centre, centre, indexing="ij")
+        center = (torch.arange(int(size / stride)) + 0.5) * stride
+        y, x = torch.meshgrid(center, center, indexing="ij")
         maps.append(torch.stack([x, y]).expand(images, 2, *x.shape))
     return maps
 
@@ -22,9 +22,9 @@ def test_crops_of_every_level_lie_where_the_box_lies(strides):
     pooler = RoIPooler(2, strides)
     assert pooler.levels(boxes).tolist() == [0, 1, 2, 2] if strides == STRIDES else [0, 1, 2, 3]
     crops = pooler(ramps(448, strides), [boxes])
-    centre = (boxes[:, :2] + boxes[:, 2:]) / 2
-    torch.testing.assert_close(crops.mean(dim=(2, 3)), centre, atol=1e-2, rtol=0)
-    # samples of a 2x2 grid lie a quarter of the box left and right of the centre
+    center = (boxes[:, :2] + boxes[:, 2:]) / 2
+    torch.testing.assert_close(crops.mean(dim=(2, 3)), center, atol=1e-2, rtol=0)
+    # samples of a 2x2 grid lie a quarter of the box left and right of the center
     spread = crops[:, 0, 0, 1] - crops[:, 0, 0, 0]
     torch.testing.assert_close(spread, (boxes[:, 2] - boxes[:, 0]) / 2, atol=1e-2, rtol=0)
 

@@ -1,13 +1,13 @@
 import torch
 import torch.nn.functional as F
 
-from detection.mask_rcnn import postprocess
-from detection.mask_rcnn.postprocess import paste_masks, rescale
-from detection.mask_rcnn.roi_heads import Detections
+from pe_spatial.detection.mask_rcnn import postprocess
+from pe_spatial.detection.mask_rcnn.postprocess import paste_masks, rescale
+from pe_spatial.detection.mask_rcnn.roi_heads import Detections
 
 
 def sample_whole_image(masks, boxes, size):
-    """The same by torch's own sampler: the image's pixel centres in coordinates of the mask."""
+    """The same by torch's own sampler: the image's pixel centers in coordinates of the mask."""
     H, W = size
     x = (torch.arange(W) + 0.5 - boxes[:, None, 0]) / (boxes[:, 2] - boxes[:, 0])[:, None] * 2 - 1  # [N, W]
     y = (torch.arange(H) + 0.5 - boxes[:, None, 1]) / (boxes[:, 3] - boxes[:, 1])[:, None] * 2 - 1

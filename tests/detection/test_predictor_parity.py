@@ -6,9 +6,10 @@ import pytest
 import torch
 from small_runs import CONFIG, overrides, write_strips
 
-from detection.metrics import encode_masks
-from pe_spatial.engine import Predictor, load_config
-from pe_spatial.engine.launch import evaluate, train
+from pe_spatial.detection.metrics import encode_masks
+from pe_spatial.inference.predictor import Predictor
+from pe_spatial.training.config import load_config
+from pe_spatial.training.launch import evaluate, train
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +44,7 @@ def test_predictor_equals_evaluation(run):
 
 
 def test_wrong_number_of_classes_stops_before_training(run, tmp_path):
-    from pe_spatial.engine import ConfigError
+    from pe_spatial.common.errors import ConfigError
 
     config = load_config(CONFIG, [*overrides(run[1], iterations=2), "model.num_classes=5"])
     config.work_dir = str(tmp_path)

@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from detection.mask_rcnn import RPN
-from detection.mask_rcnn.boxes import Target
-from pe_spatial.engine import DivergedError
+from pe_spatial.common.errors import DivergedError
+from pe_spatial.detection.mask_rcnn import RPN
+from pe_spatial.detection.mask_rcnn.boxes import Target
 
 STRIDES = (4, 8)
 SIZES = ((16, 16), (8, 8))
@@ -52,8 +52,8 @@ def test_order_of_predictions_is_the_order_of_anchors():
     maps[1][0, 1, 3, 5] = 0.5
     boxes, logits = rpn.predict(maps, [(64, 64)])[0]
     width, height = 16 / 2**0.5, 16 * 2**0.5
-    centre = (5 * 8 + 0.5 * width, 3 * 8)
-    expected = [centre[0] - width / 2, centre[1] - height / 2, centre[0] + width / 2, centre[1] + height / 2]
+    center = (5 * 8 + 0.5 * width, 3 * 8)
+    expected = [center[0] - width / 2, center[1] - height / 2, center[0] + width / 2, center[1] + height / 2]
     assert logits[0] == 10
     assert boxes[0].tolist() == pytest.approx(expected, abs=1e-4)
 

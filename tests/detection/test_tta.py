@@ -1,6 +1,5 @@
 """Several views of an image: what each sees, that their boxes meet in the original frame, and how they are merged."""
 
-import importlib.util
 import json
 from pathlib import Path
 
@@ -16,20 +15,25 @@ from torch import nn
 from torchvision.ops import box_convert
 from torchvision.transforms.v2.functional import resize
 
-from detection.deta import DETA
-from detection.deta.postprocess import NMSPostprocess, SoftNMSPostprocess
-from detection.nms import Suppression
-from detection.tta import MultiScaleFlip
+from pe_spatial.commands import predict
+from pe_spatial.common.errors import ConfigError
 from pe_spatial.data import DensePreprocessor
-from pe_spatial.engine import ConfigError, Predictor, describe, load_config, save_checkpoint
-from pe_spatial.engine.launch import evaluate
+from pe_spatial.detection.deta import DETA
+from pe_spatial.detection.deta.postprocess import NMSPostprocess, SoftNMSPostprocess
+from pe_spatial.detection.nms import Suppression
+from pe_spatial.detection.tta import MultiScaleFlip
+from pe_spatial.inference.predictor import Predictor
+from pe_spatial.training.checkpoint import save_checkpoint
+from pe_spatial.training.checkpoint_hook import describe
+from pe_spatial.training.config import load_config
+from pe_spatial.training.launch import evaluate
 
 ROOT = Path(__file__).parents[2]
 BOXES = torch.tensor([[4.0, 6, 20, 18], [30, 2, 44, 24], [10, 20, 22, 30]])
 
 
 def draw(boxes=BOXES, size=(32, 48)):
-    """A dark image with a bright rectangle of its own colour for every box."""
+    """A dark image with a bright rectangle of its own color for every box."""
     image = torch.zeros(3, *size, dtype=torch.uint8)
     for channel, box in enumerate(boxes):
         x1, y1, x2, y2 = box.int().tolist()
@@ -37,7 +41,7 @@ def draw(boxes=BOXES, size=(32, 48)):
     return image
 
 
-class ColourDetector(nn.Module):
+class ColorDetector(nn.Module):
     """Finds the bright part of each channel: one detection per channel, in the frame of the original image."""
 
     def __init__(self):
@@ -79,7 +83,7 @@ def batch(*images, scale=1):
 def test_all_views_find_the_same_boxes():
     """Whatever the size and the direction, the three boxes are found where they are, and merged into three."""
     tta = MultiScaleFlip(sizes=[48, 96, 72], merge={"method": "nms", "threshold": 0.5})
-    found = tta(ColourDetector(), batch(draw(), scale=2))[0].pred_instances
+    found = tta(ColorDetector(), batch(draw(), scale=2))[0].pred_instances
     torch.testing.assert_close(found.bboxes, BOXES * 2, atol=2.0, rtol=0)
     assert found.scores.tolist() == pytest.approx([0.9, 0.8, 0.7])
     assert found.labels.tolist() == [0, 1, 1]
@@ -89,7 +93,7 @@ def test_all_views_find_the_same_boxes():
 
 
 def test_views_have_the_sizes_that_are_asked_for():
-    detector = ColourDetector()
+    detector = ColorDetector()
     tall, wide = draw(BOXES, (48, 46)), draw()
     MultiScaleFlip(sizes=[48, 64])(detector, batch(wide, tall))
     sizes = [seen for seen, _ in detector.seen]
@@ -99,7 +103,7 @@ def test_views_have_the_sizes_that_are_asked_for():
 
 def test_one_view_of_the_image_itself_changes_nothing():
     data, again = batch(draw()), batch(draw())
-    detector = ColourDetector()
+    detector = ColorDetector()
     tta = MultiScaleFlip(sizes=[48], flip=False, merge={"method": "nms", "threshold": 1.0})
     found = tta(detector, data)[0].pred_instances
     expected = detector(**detector.data_preprocessor(again), mode="predict")[0].pred_instances
@@ -110,7 +114,7 @@ def test_one_view_of_the_image_itself_changes_nothing():
 def test_small_boxes_are_left_to_the_other_views():
     """The area is that in the original image, and the side itself is not enough."""
     tta = MultiScaleFlip(sizes=[48, 96], flip=False, min_boxes=[0, 17], merge={"method": "nms", "threshold": 1.0})
-    found = tta(ColourDetector(), batch(draw()))[0].pred_instances
+    found = tta(ColorDetector(), batch(draw()))[0].pred_instances
     # all three at 48; at 96 only the second, 14 x 22, has more area than 17 x 17
     assert sorted(found.labels.tolist()) == [0, 1, 1, 1]
     extent = found.bboxes[:, 2:] - found.bboxes[:, :2]
@@ -121,10 +125,10 @@ def test_the_authors_merge_is_the_default():
     """Quad Soft-NMS over all views together: the second copy of a box keeps (1 - IoU)^0.5 of its score."""
     tta = MultiScaleFlip(sizes=[48])
     assert tta.merge == Suppression("quad", 0.7, 0.5)
-    found = tta(ColourDetector(), batch(draw()))[0].pred_instances
+    found = tta(ColorDetector(), batch(draw()))[0].pred_instances
     # image and mirror image agree to the pixel, so copies fall to 0 and go
     assert found.scores.tolist() == pytest.approx([0.9, 0.8, 0.7])
-    assert len(MultiScaleFlip([48], max_detections=2)(ColourDetector(), batch(draw()))[0].pred_instances) == 2
+    assert len(MultiScaleFlip([48], max_detections=2)(ColorDetector(), batch(draw()))[0].pred_instances) == 2
 
 
 @pytest.mark.parametrize(
@@ -255,19 +259,16 @@ def test_validation_goes_without(work):
 
 
 def test_predict_tool_takes_the_key(work, capsys):
-    spec = importlib.util.spec_from_file_location("predict_tool_tta", ROOT / "tools" / "predict.py")
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
     where = ["--checkpoint", str(work / "detector.pth"), "--input", str(work / "data" / "images"), "--device", "cpu"]
-    assert tool.main([*where, "--output", str(work / "out"), "--threshold", "0", "--no-pictures", TTA]) == 0
+    assert predict.main([*where, "--output", str(work / "out"), "--threshold", "0", "--no-pictures", TTA]) == 0
     rows = json.loads((work / "out" / "predictions.json").read_text())["annotations"]
     assert {row["image_id"] for row in rows} == {1, 2}
     capsys.readouterr()
-    assert tool.main([*where, "--output", str(work / "out"), "model.tta={sizes: [64, 128]}"]) == 2
+    assert predict.main([*where, "--output", str(work / "out"), "model.tta={sizes: [64, 128]}"]) == 2
     assert "tta.sizes has 128, and images are padded to (64, 64)" in capsys.readouterr().err
-    assert tool.main([*where, "--output", str(work / "out"), "model.tta={scales: [64]}"]) == 2
+    assert predict.main([*where, "--output", str(work / "out"), "model.tta={scales: [64]}"]) == 2
     assert "tta: " in capsys.readouterr().err
-    assert tool.main([*where, "--output", str(work / "out"), "model.tata={sizes: [64]}"]) == 2
+    assert predict.main([*where, "--output", str(work / "out"), "model.tata={sizes: [64]}"]) == 2
     assert "MaskRCNN has no option 'tata'; it knows: " in capsys.readouterr().err
 
 

@@ -7,7 +7,7 @@ from PIL import Image
 
 
 def save(path, values, mode=None):
-    """A label map as PNG: uint8 greyscale or palette (mode P), uint16, or RGB."""
+    """A label map as PNG: uint8 grayscale or palette (mode P), uint16, or RGB."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     image = Image.fromarray(np.asarray(values))

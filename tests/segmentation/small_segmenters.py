@@ -5,8 +5,9 @@ import torch
 from mmengine.registry import MODELS
 from PIL import Image
 
-import segmentation  # noqa: F401 - registers the models
-from pe_spatial.engine import describe, save_checkpoint
+import pe_spatial.segmentation  # noqa: F401 - registers the models
+from pe_spatial.training.checkpoint import save_checkpoint
+from pe_spatial.training.checkpoint_hook import describe
 
 TINY = {
     "name": "tiny",
@@ -37,7 +38,7 @@ def settings(kind="SemanticSegmentor", resize=None, **options):
     pipeline = [{"type": "LoadImage"}, *resizing, {"type": "PackSample"}]
     return {
         "model": model,
-        "custom_imports": {"imports": ["segmentation"]},
+        "custom_imports": {"imports": ["pe_spatial.segmentation"]},
         "val_dataloader": {"dataset": {"pipeline": pipeline}},
     }
 

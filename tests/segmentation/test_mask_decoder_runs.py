@@ -1,19 +1,16 @@
 """The mask decoder under the Runner: resumed, in bfloat16, replicated and sharded."""
 
 import json
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from processes import launch
 
-from pe_spatial.engine import load_checkpoint, load_config
-from pe_spatial.engine.launch import train
-
-sys.path.append(str(Path(__file__).parents[1] / "engine"))
-from processes import launch  # noqa: E402
+from pe_spatial.training.checkpoint import load_checkpoint
+from pe_spatial.training.config import load_config
+from pe_spatial.training.launch import train
 
 CONFIG = "demo/seg_mask_decoder_tiny_shapes.yaml"
 ITERATIONS = 4

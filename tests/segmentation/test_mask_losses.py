@@ -7,14 +7,14 @@ import pytest
 import torch
 from mmengine.structures import BaseDataElement, InstanceData, PixelData
 
-from segmentation.mask_decoder import MaskCriterion, Masks, StagedWarmupPolyLR
-from segmentation.mask_decoder.matcher import Weights, match
-from segmentation.mask_decoder.points import read_points, uncertain_points
-from segmentation.mask_decoder.targets import Segments, segments_of, segments_of_sample
+from pe_spatial.segmentation.mask_decoder import MaskCriterion, Masks, StagedWarmupPolyLR
+from pe_spatial.segmentation.mask_decoder.matcher import Weights, match
+from pe_spatial.segmentation.mask_decoder.points import read_points, uncertain_points
+from pe_spatial.segmentation.mask_decoder.targets import Segments, segments_of, segments_of_sample
 
 
 # --- points -----------------------------------------------------------------------------------------------------------
-def test_a_point_at_the_centre_of_a_pixel_reads_it():
+def test_a_point_at_the_center_of_a_pixel_reads_it():
     maps = torch.randn(2, 4, 6)
     rows, columns = torch.meshgrid(torch.arange(4), torch.arange(6), indexing="ij")
     points = torch.stack([(columns + 0.5) / 6, (rows + 0.5) / 4], dim=-1).flatten(0, 1).expand(2, -1, -1)
@@ -206,7 +206,7 @@ def test_the_head_warms_up_first_and_then_the_encoder():
 
 
 def test_the_hook_follows_the_iteration():
-    from segmentation import MaskAnnealingHook
+    from pe_spatial.segmentation import MaskAnnealingHook
 
     runner = SimpleNamespace(model=SimpleNamespace(masking=[0.0, 0.0]), iter=0, max_iters=40)
     seen = []

@@ -6,8 +6,8 @@ import pytest
 import torch
 from mmengine.structures import PixelData
 
-from pe_spatial.engine import ConfigError
-from segmentation.metrics import MeanIoUMetric, class_areas
+from pe_spatial.common.errors import ConfigError
+from pe_spatial.segmentation.metrics import MeanIoUMetric, class_areas
 
 mmseg_evaluation = pytest.importorskip("mmseg.evaluation")
 
@@ -46,7 +46,7 @@ def test_a_case_computed_by_hand():
     target = [[0, 0, 0, 1], [1, 1, 255, 255]]
     prediction = [[0, 0, 1, 1], [1, 2, 0, 1]]
     metrics = score(MeanIoUMetric(), [sample(prediction, target)], ("a", "b", "c", "d"))
-    # a: 2 of 3 labelled and 2 predicted; b: 2 of 3 and 3; c: predicted only; d: absent, and in no mean
+    # a: 2 of 3 labeled and 2 predicted; b: 2 of 3 and 3; c: predicted only; d: absent, and in no mean
     assert metrics["mIoU"] == pytest.approx(100 * (2 / 3 + 2 / 4 + 0) / 3)
     assert metrics["mAcc"] == pytest.approx(100 * (2 / 3 + 2 / 3) / 2)
     assert metrics["aAcc"] == pytest.approx(100 * 4 / 6)
@@ -68,7 +68,7 @@ def test_areas_of_images_add_up():
     assert torch.equal(parts, class_areas(prediction, target, 5))
 
 
-def test_a_class_that_was_never_labelled_has_no_accuracy():
+def test_a_class_that_was_never_labeled_has_no_accuracy():
     metrics = score(MeanIoUMetric(), [sample([[0, 1]], [[0, 0]])], ("a", "b"))
     assert not math.isnan(metrics["mAcc"])
     assert metrics == pytest.approx({"mIoU": 25, "mAcc": 50, "aAcc": 50})
@@ -80,7 +80,7 @@ def test_a_class_that_was_never_labelled_has_no_accuracy():
         ([[0, 1]], [[0], [1]], r"x\.jpg: the prediction is \(1, 2\) \(H, W\) but the label map \(2, 1\)"),
         ([[0, 2]], [[0, 1]], r"x\.jpg: prediction 2 is outside 0…1, the classes of the data set"),
         ([[0, 1]], [[0, 3]], r"x\.jpg: label 3 is outside 0…1"),
-        ([[0, 1]], [[255, 255]], "none of the 1 label maps has a labelled pixel"),
+        ([[0, 1]], [[255, 255]], "none of the 1 label maps has a labeled pixel"),
     ],
 )
 def test_what_cannot_be_scored_says_why(prediction, target, message):

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-import detection  # noqa: F401 - registers CocoInstances
 import pe_spatial.data  # noqa: F401 - registers the loaders
+import pe_spatial.detection  # noqa: F401 - registers CocoInstances
 from pe_spatial.data import boxes_of_masks, encode_mask
-from segmentation import CocoPanoptic, COCOStuff, InstanceLabels, LabelError
+from pe_spatial.segmentation import CocoPanoptic, COCOStuff, InstanceLabels, LabelError
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 LOAD = [{"type": "LoadImage"}, {"type": "LoadPanoptic"}, {"type": "PackSample"}]
@@ -142,7 +142,7 @@ def test_hidden_objects_are_left_out(tmp_path):
 
 
 @pytest.mark.parametrize(("background", "first", "outside"), [("background", 1, 0), (None, 0, 255)])
-def test_pixels_without_an_instance_are_background_or_unlabelled(tmp_path, background, first, outside):
+def test_pixels_without_an_instance_are_background_or_unlabeled(tmp_path, background, first, outside):
     dataset = instances(tmp_path, [(2, SMALL, False)], background)
     assert len(dataset.metainfo["palette"]) == len(dataset.metainfo["classes"]) == 2 + first
     sample = dataset[0]["data_samples"]

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from pe_spatial.engine import ConfigError
-from segmentation import PanopticMetric
-from segmentation.mask_decoder.postprocess import frame_resize, instances_of, panoptic_of, semantic_scores
-from segmentation.panoptic_quality import panoptic_quality, tally
+from pe_spatial.common.errors import ConfigError
+from pe_spatial.segmentation import PanopticMetric
+from pe_spatial.segmentation.mask_decoder.postprocess import frame_resize, instances_of, panoptic_of, semantic_scores
+from pe_spatial.segmentation.panoptic_quality import panoptic_quality, tally
 
 META = {"classes": ("wall", "floor", "disc"), "is_thing": (False, False, True)}
 THINGS = frozenset({2})

@@ -7,10 +7,9 @@ import torch
 from mmengine.registry import MODELS, DefaultScope
 
 from pe_spatial.backbones import get_variant
-from pe_spatial.engine import load_config
-from pe_spatial.engine.config import drop_pretrained
-from segmentation.logits import Window
-from segmentation.windows import check_window
+from pe_spatial.segmentation.logits import Window
+from pe_spatial.segmentation.windows import check_window
+from pe_spatial.training.config import drop_pretrained, load_config
 
 ROOT = Path(__file__).parents[2] / "configs"
 RECIPES = sorted([*(ROOT / "segmentation").glob("*.yaml"), *(ROOT / "demo").glob("seg_*.yaml")])

@@ -9,14 +9,23 @@ import pytest
 import torch
 from mmengine.registry import DATASETS
 
-import detection  # noqa: F401 - registers CocoInstances
 import pe_spatial.data  # noqa: F401 - registers the loaders
+import pe_spatial.detection  # noqa: F401 - registers CocoInstances
+from pe_spatial.common.errors import ConfigError
 from pe_spatial.data import UnreadableFile
-from pe_spatial.engine import ConfigError, load_config
-from segmentation import ADE20K, Cityscapes, COCOStuff, LabelError, LabelFormat, PascalVOC, SegmentationFolder
-from segmentation.class_list import read_class_list
-from segmentation.labels import read_values
-from segmentation.transforms import MixedCrop, RandomScale
+from pe_spatial.segmentation import (
+    ADE20K,
+    Cityscapes,
+    COCOStuff,
+    LabelError,
+    LabelFormat,
+    PascalVOC,
+    SegmentationFolder,
+)
+from pe_spatial.segmentation.class_list import read_class_list
+from pe_spatial.segmentation.labels import read_values
+from pe_spatial.segmentation.transforms import MixedCrop, RandomScale
+from pe_spatial.training.config import load_config
 
 ROOT = Path(__file__).resolve().parents[2]
 SHARED = ROOT.parent / "shared" / "data"
@@ -50,9 +59,9 @@ def test_colors_are_read_as_the_classes_that_have_them(tmp_path):
     path = label_files.save(tmp_path / "x.png", colors[truth])
     assert (form.read(path) == np.where(truth == 3, 255, truth)).all()
     label_files.save(path, np.full((2, 3, 3), 7, np.uint8))
-    with pytest.raises(LabelError, match=r"x\.png: colour \(7, 7, 7\) \(6 pixels\) is not among the colours of the 3"):
+    with pytest.raises(LabelError, match=r"x\.png: color \(7, 7, 7\) \(6 pixels\) is not among the colors of the 3"):
         form.read(path)
-    with pytest.raises(LabelError, match="holds colours, not class indices"):
+    with pytest.raises(LabelError, match="holds colors, not class indices"):
         ABC.read(path)
 
 
@@ -137,7 +146,7 @@ def test_coco_stuff_leaves_out_the_unused_ids():
 def test_every_class_has_a_name_and_a_color_of_its_own(kind):
     classes, colors = kind.METAINFO["classes"], kind.METAINFO["palette"]
     assert len(classes) == len(set(classes)) == len(colors)
-    if kind in (Cityscapes, PascalVOC):  # the published colours of the others repeat
+    if kind in (Cityscapes, PascalVOC):  # the published colors of the others repeat
         assert len(set(map(tuple, colors))) == len(colors)
     assert all(0 <= channel <= 255 for color in colors for channel in color)
 
@@ -241,7 +250,7 @@ def test_the_entries_of_a_class_list_do_what_they_say(tmp_path):
         ("classes: []", "a class list of 0 classes"),
         ("classes: [a, a]", "names 'a' more than once"),
         ("classes: [a, true]", "classes is .*True.*; it must be names"),
-        ("classes: {a: [1, 2, 3], b: [1, 2, 3]}", "two classes have one colour"),
+        ("classes: {a: [1, 2, 3], b: [1, 2, 3]}", "two classes have one color"),
         ("classes: {a: [1, 2]}", r"a is \[1, 2\]; it must be \[r, g, b\] of 0…255"),
         ("classes: [a]\nclases: [b]", "unknown entry 'clases'; did you mean 'classes'"),
         ("classes: [a]\nimages: pictures", "images is 'pictures'; it must be folders by split"),

@@ -6,8 +6,8 @@ import pytest
 import torch
 from PIL import Image
 
-from tracking.metrics import JFMetric, VideoScore, contour, contour_accuracy, region_similarity, score_folder
-from tracking.scores import ScoreTable, summarise
+from pe_spatial.tracking.metrics import JFMetric, VideoScore, contour, contour_accuracy, region_similarity, score_folder
+from pe_spatial.tracking.scores import ScoreTable, summarize
 
 DATA = Path(__file__).parents[1] / "data" / "davis_metric.npz"
 
@@ -69,13 +69,13 @@ def test_contours_at_the_edges_of_the_frame():
 
 
 def test_statistics_by_hand():
-    summary = summarise([1, 0.8, 0.6, 0.4, 0.2])
+    summary = summarize([1, 0.8, 0.6, 0.4, 0.2])
     assert summary.mean == pytest.approx(0.6) and summary.recall == pytest.approx(0.6)
     # quarters of five frames share their ends: (1 + 0.8) / 2 - (0.4 + 0.2) / 2
     assert summary.decay == pytest.approx(0.6)
-    assert summarise([0.7] * 400).decay == pytest.approx(0)
-    assert summarise(np.linspace(1, 0, 400)).decay == pytest.approx(0.75, abs=0.01)
-    assert math.isnan(summarise([]).mean)
+    assert summarize([0.7] * 400).decay == pytest.approx(0)
+    assert summarize(np.linspace(1, 0, 400)).decay == pytest.approx(0.75, abs=0.01)
+    assert math.isnan(summarize([]).mean)
 
 
 def record(tmp_path, truths, binary=False, prompts=(0,)):

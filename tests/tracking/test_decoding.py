@@ -3,7 +3,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tracking.decoding import Decoding, background, decode, encode
+from pe_spatial.tracking.decoding import Decoding, background, decode, encode
 
 FRAME, GRID = (32, 48), (4, 6)
 

@@ -5,7 +5,7 @@ import torch
 from PIL import Image
 
 from pe_spatial.data.loading import UnreadableFile
-from tracking.frames import missing_numbers, open_frames, read_mask
+from pe_spatial.tracking.frames import missing_numbers, open_frames, read_mask
 
 
 def write_frames(folder, names, size=(24, 32)):
@@ -130,7 +130,7 @@ def test_masks(tmp_path):
     Image.fromarray(np.array([[0, 255]], np.uint8)).save(path)
     assert read_mask(path).tolist() == [[0, 1]]
     Image.fromarray(np.zeros((2, 2, 3), np.uint8)).save(path)
-    with pytest.raises(ValueError, match="holds colours"):
+    with pytest.raises(ValueError, match="holds colors"):
         read_mask(path)
     path.write_bytes(path.read_bytes()[:30])
     with pytest.raises(UnreadableFile, match="cannot be read"):

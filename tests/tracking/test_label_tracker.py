@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from tracking.label_tracker import LabelTracker
-from tracking.propagation import Propagation, unit
+from pe_spatial.tracking.label_tracker import LabelTracker
+from pe_spatial.tracking.propagation import Propagation, unit
 
 GRID, FRAME = (8, 20), (64, 160)
 LEFT, RIGHT = (slice(16, 40), slice(16, 40)), (slice(16, 40), slice(80, 104))

@@ -7,13 +7,13 @@ import torch
 from mmengine.registry import MODELS
 from PIL import Image
 
-from pe_spatial.data.synthetic import draw_video
-from pe_spatial.engine.errors import ConfigError
-from tracking.baselines import RawColour, RepeatedMask
-from tracking.datasets import Davis2016, Davis2017
-from tracking.metrics import JFMetric, VideoScore
-from tracking.model import VideoTracker
-from tracking.scores import ScoreTable
+from pe_spatial.common.errors import ConfigError
+from pe_spatial.demo.scenes import draw_video
+from pe_spatial.tracking.baselines import RawColor, RepeatedMask
+from pe_spatial.tracking.datasets import Davis2016, Davis2017
+from pe_spatial.tracking.metrics import JFMetric, VideoScore
+from pe_spatial.tracking.model import VideoTracker
+from pe_spatial.tracking.scores import ScoreTable
 
 TINY = {"name": "tiny", "patch_size": 8, "width": 32, "depth": 2, "heads": 2, "mlp_ratio": 2, "image_size": 64}
 BACKBONE = {"type": "PEBackbone", "variant": {**TINY, "cls_token": True}}
@@ -63,7 +63,7 @@ def test_known_motion_is_followed_to_the_token(tmp_path):
     random = torch.Generator().manual_seed(1)
     ground = torch.randint(0, 256, (3, 96, 144), generator=random, dtype=torch.uint8)
     texture = torch.randint(0, 256, (3, 32, 32), generator=random, dtype=torch.uint8)
-    tracker = VideoTracker(RawColour(8), {"short_side": 96}, {"radius": 3, "topk": 1}, {"upsampling": "nearest"})
+    tracker = VideoTracker(RawColor(8), {"short_side": 96}, {"radius": 3, "topk": 1}, {"upsampling": "nearest"})
     for step in range(8):
         frame, truth = ground.clone(), torch.zeros(96, 144, dtype=torch.int64)
         place = (slice(32, 64), slice(8 + 8 * step, 40 + 8 * step))
@@ -109,7 +109,7 @@ def test_memory_does_not_grow_with_the_length_of_the_video():
     mask = torch.zeros(64, 64, dtype=torch.int64)
     mask[16:40, 16:40], mask[48:, 48:] = 1, 2
     frames = (torch.randint(0, 256, (3, 64, 64), generator=random, dtype=torch.uint8) for _ in range(300))
-    tracker = VideoTracker(RawColour(16), {"short_side": 64}, {"radius": 2})
+    tracker = VideoTracker(RawColor(16), {"short_side": 64}, {"radius": 2})
     sizes = {}
     for number, _ in enumerate(tracker.track(frames, {0: mask}, batch=4)):
         if number in (20, 297):
@@ -195,12 +195,12 @@ def test_bad_input_is_refused(scenes):
 def test_real_sequences_are_followed_better_than_by_repetition():
     dataset = Davis2016(str(REAL), videos=["blackswan"])
     values = {}
-    colour = VideoTracker(RawColour(16), {"short_side": 480})
-    for name, model in (("repeat", RepeatedMask()), ("colour", colour)):
+    color = VideoTracker(RawColor(16), {"short_side": 480})
+    for name, model in (("repeat", RepeatedMask()), ("color", color)):
         metric, sample = JFMetric(), dataset[0]
         for key in ("frame_paths", "annotation_paths"):
             sample["data_samples"].set_metainfo({key: sample["data_samples"].get(key)[::4]})
         (result,) = model.test_step({"inputs": ["blackswan"], "data_samples": [sample["data_samples"]]})
         metric.process(None, [result.to_dict()])
         values[name] = metric.compute_metrics(metric.results)["J&F"]
-    assert values["colour"] > values["repeat"]
+    assert values["color"] > values["repeat"]

@@ -3,7 +3,7 @@ import sys
 import pytest
 import torch
 
-from tracking.prompts import BoxPrompter, Sam2Prompter
+from pe_spatial.tracking.prompts import BoxPrompter, Sam2Prompter
 
 FRAME = torch.zeros(3, 40, 60, dtype=torch.uint8)
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tracking.propagation import Propagation, blend, match, propagate, unit
+from pe_spatial.tracking.propagation import Propagation, blend, match, propagate, unit
 
 DATA = Path(__file__).parents[1] / "data" / "label_propagation.npz"
 GOLDEN = {
@@ -120,7 +120,7 @@ class Largest(TorchDispatchMode):
         return result
 
 
-def test_the_affinity_exists_only_for_a_tile_and_its_neighbourhood(random):
+def test_the_affinity_exists_only_for_a_tile_and_its_neighborhood(random):
     how = Propagation(radius=3)
     query, keys, _ = drawn(random, 24, 32, 2, c=4)
     with Largest() as largest:

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from tracking.resizing import Resizing
+from pe_spatial.tracking.resizing import Resizing
 
 DINO = Resizing(short_side=480, long_multiple=64)
 

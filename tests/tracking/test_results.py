@@ -6,8 +6,8 @@ import pytest
 import torch
 from PIL import Image
 
-from tracking.frames import Frame
-from tracking.results import ResultsError, VideoResults, encode_png, open_results
+from pe_spatial.tracking.frames import Frame
+from pe_spatial.tracking.results import ResultsError, VideoResults, encode_png, open_results
 
 RUN = {"model": "a", "input": "b"}
 
@@ -37,8 +37,8 @@ def test_a_palette_png_holds_the_numbers():
 
     image = Image.open(BytesIO(encode_png(ids(3).numpy())))
     assert image.mode == "P" and np.array_equal(np.array(image), ids(3).numpy())
-    colours = np.array(image.convert("RGB"))
-    assert len(np.unique(colours.reshape(-1, 3), axis=0)) == 3 and not colours[0, 0].any()
+    colors = np.array(image.convert("RGB"))
+    assert len(np.unique(colors.reshape(-1, 3), axis=0)) == 3 and not colors[0, 0].any()
 
 
 def test_everything_is_written(tmp_path):
@@ -52,7 +52,7 @@ def test_everything_is_written(tmp_path):
     video = cv2.VideoCapture(str(out / "clip.mp4"))
     assert video.get(cv2.CAP_PROP_FRAME_COUNT) == 4 and video.get(cv2.CAP_PROP_FPS) == 10
     picture = video.read()[1].astype(int)
-    assert abs(picture[24, 5] - 90).max() < 12 and np.ptp(picture[8, 5]) > 40  # grey outside, tinted inside
+    assert abs(picture[24, 5] - 90).max() < 12 and np.ptp(picture[8, 5]) > 40  # gray outside, tinted inside
     assert not list(out.rglob(".*partial*"))
 
 

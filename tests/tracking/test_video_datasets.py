@@ -5,7 +5,7 @@ import pytest
 from mmengine.registry import DATASETS
 from PIL import Image
 
-from tracking.datasets import Davis2016, Davis2017, VideoFolder, YouTubeVOS
+from pe_spatial.tracking.datasets import Davis2016, Davis2017, VideoFolder, YouTubeVOS
 
 
 def write(path, ids=None):

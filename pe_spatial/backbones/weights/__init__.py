@@ -1,7 +1,6 @@
 """Weights of the encoders: find them, read any layout they travel in, load strictly, report."""
 
-from pe_spatial.backbones.weights.files import WeightsError, read_tensor_file, write_tensor_file
-from pe_spatial.backbones.weights.layouts import Layout, recognise, to_detectron2, to_official, to_timm, unwrap
+from pe_spatial.backbones.weights.layouts import Layout, recognize, to_detectron2, to_official, to_timm, unwrap
 from pe_spatial.backbones.weights.loading import (
     WeightsReport,
     check_values,
@@ -12,6 +11,7 @@ from pe_spatial.backbones.weights.loading import (
     read_encoder,
 )
 from pe_spatial.backbones.weights.source import FOLDER_VARIABLE, find
+from pe_spatial.common.tensors import WeightsError, read_tensor_file, write_tensor_file
 
 __all__ = [
     "FOLDER_VARIABLE",
@@ -26,7 +26,7 @@ __all__ = [
     "load_weights",
     "read_encoder",
     "read_tensor_file",
-    "recognise",
+    "recognize",
     "to_detectron2",
     "to_official",
     "to_timm",

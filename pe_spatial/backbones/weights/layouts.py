@@ -1,6 +1,6 @@
 """The layouts in which Perception Encoder weights travel, and the maps between them.
 
-The official layout is the common tongue: keys and shapes of ``VisionTransformer``. Every map is a bijection on what an
+The official layout is the common tongue: keys and shapes of `VisionTransformer`. Every map is a bijection on what an
 encoder learns; what it does not learn (rotary tables, the zero bias of timm's head) is dropped one way and restored
 the other.
 """
@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pe_spatial.backbones.weights.files import WeightsError
+from pe_spatial.common.tensors import WeightsError
 
 # a training checkpoint keeps the weights under one of these
 CONTAINERS = ("state_dict", "weights", "model", "module")
@@ -35,7 +35,7 @@ class Layout:
     """How a file names an encoder.
 
     Args:
-        family: ``official``, ``CLIP``, ``pe_spatial``, ``Detectron2``, ``DETA``, ``timm`` or ``official (nested)``.
+        family: `official`, `CLIP`, `pe_spatial`, `Detectron2`, `DETA`, `timm` or `official (nested)`.
         prefix: what precedes every key of the encoder.
         container: name of the entry that holds the tensors, or empty where they are at the top.
     """
@@ -65,7 +65,7 @@ def unwrap(content: Mapping[str, Any]) -> tuple[dict[str, Tensor], str]:
     return {key: value for key, value in content.items() if isinstance(value, Tensor)}, ".".join(path)
 
 
-def recognise(keys: Iterable[str], container: str = "") -> Layout:
+def recognize(keys: Iterable[str], container: str = "") -> Layout:
     """Say in which layout a file names its encoder.
 
     Raises:
@@ -191,7 +191,7 @@ def _rename(key: str, table: Mapping[str, str]) -> str:
 
 
 def to_timm(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Name an encoder as timm's ``vit_pe_*`` models do; build those with ``num_classes`` = output_dim, or 0 without."""
+    """Name an encoder as timm's `vit_pe_*` models do; build those with `num_classes` = output_dim, or 0 without."""
     renamed: dict[str, Tensor] = {}
     for key, tensor in state.items():
         if key == "proj":
@@ -207,7 +207,7 @@ def to_timm(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _from_timm(state: Mapping[str, Tensor], layout: Layout, ignored: dict[str, str]) -> dict[str, Tensor]:
-    """Inverse of :func:`to_timm`; notes in ``ignored`` the zero bias of the head.
+    """Inverse of `to_timm`; notes in `ignored` the zero bias of the head.
 
     Raises:
         WeightsError: the head has a bias that is not zero, which the official projection cannot hold.

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from pe_spatial.backbones.variants import VARIANTS, EncoderConfig
 from pe_spatial.backbones.vit import VisionTransformer, resize_positions
-from pe_spatial.backbones.weights.files import WeightsError, read_tensor_file
-from pe_spatial.backbones.weights.layouts import Layout, recognise, to_official, unwrap
+from pe_spatial.backbones.weights.layouts import Layout, recognize, to_official, unwrap
 from pe_spatial.backbones.weights.source import find
+from pe_spatial.common.tensors import WeightsError, read_tensor_file
 
 Shapes = Mapping[str, torch.Size]
 
@@ -67,17 +67,17 @@ def load_weights(module: VisionTransformer, source: str | Path, adapt: Sequence[
     """Put weights into an encoder, in its own dtype.
 
     On the CPU or on the meta device the encoder takes over the views of the mapped file, so no second copy exists;
-    build its optimiser afterwards. On an accelerator the values are copied into the parameters. ``requires_grad`` stays
+    build its optimizer afterwards. On an accelerator the values are copied into the parameters. `requires_grad` stays
     as it is.
 
     Args:
         module: the encoder, on any device.
-        source: see :func:`find`.
-        adapt: see :func:`load_state_dict`.
+        source: see `find`.
+        adapt: see `load_state_dict`.
 
     Raises:
-        FileNotFoundError: see :func:`find`.
-        WeightsError: see :func:`load_state_dict`.
+        FileNotFoundError: see `find`.
+        WeightsError: see `load_state_dict`.
     """
     parameter = next(module.parameters())
     state, report = load_state_dict(source, module.config, dtype=parameter.dtype, adapt=adapt)
@@ -88,24 +88,24 @@ def load_weights(module: VisionTransformer, source: str | Path, adapt: Sequence[
 def load_state_dict(
     source: str | Path, config: EncoderConfig, dtype: torch.dtype | None = None, adapt: Sequence[str] = ()
 ) -> tuple[dict[str, Tensor], WeightsReport]:
-    """Return the weights of an encoder in the official layout, in the order of the model, checked against ``config``.
+    """Return the weights of an encoder in the official layout, in the order of the model, checked against `config`.
 
     The tensors are views of the mapped file, except those that the report names as converted and the head of a timm
-    file, which splits it differently. Two differences between file and ``config`` are bridged, and reported: a patch
+    file, which splits it differently. Two differences between file and `config` are bridged, and reported: a patch
     embedding of another patch size over the same position grid is resized by plain bicubic interpolation (as for the
     official detectors, 14 to 16), and the parts of PE-Core's head (ln_post, attn_pool, proj) that follow the last one
-    that ``config`` has are left out.
+    that `config` has are left out.
 
     Args:
-        source: see :func:`find`.
+        source: see `find`.
         config: the encoder to fill.
         dtype: type to cast to; None keeps that of the file.
-        adapt: differences that are bridged only where they are named: ``layer_scale``, a file without LayerScale for an
-            encoder with it, whose factors begin at ``config.layer_scale``; ``positions``, a position table of another
+        adapt: differences that are bridged only where they are named: `layer_scale`, a file without LayerScale for an
+            encoder with it, whose factors begin at `config.layer_scale`; `positions`, a position table of another
             square grid, which is resized bicubically.
 
     Raises:
-        FileNotFoundError: see :func:`find`.
+        FileNotFoundError: see `find`.
         WeightsError: the file cannot be read, holds no encoder or another one, or holds NaN or Inf.
     """
     for name in adapt:
@@ -138,7 +138,7 @@ def read_encoder(path: Path) -> tuple[dict[str, Tensor], WeightsReport]:
     """
     tensors, container = unwrap(read_tensor_file(path))
     try:
-        layout = recognise(tensors, container)
+        layout = recognize(tensors, container)
         encoder, ignored = to_official(tensors, layout)
     except WeightsError as error:
         raise WeightsError(f"{path}: {error}") from error
@@ -223,7 +223,7 @@ def check_values(path: Path, state: Mapping[str, Tensor]) -> None:
         dtypes = ", ".join(sorted({str(state[key].dtype).removeprefix("torch.") for key in integers}))
         raise WeightsError(
             f"{path}: {_count(integers, 'tensor')} of {dtypes}, not floating-point numbers ({_few(integers)}); "
-            "quantised weights cannot be loaded, export them as float32, bfloat16 or float16"
+            "quantized weights cannot be loaded, export them as float32, bfloat16 or float16"
         )
     # the extremes of a tensor are finite exactly when all of it is: aminmax propagates NaN
     broken = [key for key, tensor in state.items() if not all(x.isfinite() for x in torch.aminmax(tensor))]

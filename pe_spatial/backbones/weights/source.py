@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from pe_spatial.backbones.variants import VARIANTS
-from pe_spatial.backbones.weights.files import SUFFIXES, WeightsError
+from pe_spatial.common.tensors import SUFFIXES, WeightsError
 
 FOLDER_VARIABLE = "PE_SPATIAL_WEIGHTS"
 
@@ -16,8 +16,8 @@ def find(source: str | Path) -> Path:
     """Return the file that holds the weights.
 
     Args:
-        source: the name of a released encoder (``PE-Spatial-B16-512``), whose file is taken from the folder that the
-            environment variable ``PE_SPATIAL_WEIGHTS`` names, else from the cache of the Hugging Face hub, else
+        source: the name of a released encoder (`PE-Spatial-B16-512`), whose file is taken from the folder that the
+            environment variable `PE_SPATIAL_WEIGHTS` names, else from the cache of the Hugging Face hub, else
             downloaded to it; or the path of a file; or a folder with a single checkpoint.
 
     Raises:

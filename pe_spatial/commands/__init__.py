@@ -1,0 +1,1 @@
+"""The commands of `pe-spatial NAME`: one file each."""

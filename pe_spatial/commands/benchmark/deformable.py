@@ -1,0 +1,195 @@
+"""Multi-scale deformable attention against the straightforward code with `grid_sample` (Deformable DETR's reference).
+
+    python tools/benchmark.py deformable
+    python tools/benchmark.py deformable --size 1024 --dtype float32 bfloat16 --clock cpu --rounds 3
+
+Both get the values, places and weights of one layer of DETA's encoder on an image of --size pixels (8 heads of 32
+channels, 5 levels, 4 points). They take turns. Memory is the peak of a process of its own that runs the pass once, less
+the peak of one that only makes the inputs; on CUDA it is that of the allocator.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import resource
+import statistics
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pe_spatial.detection.deta.deformable import Shapes, deformable_attention
+
+HEADS, CHANNELS, POINTS = 8, 32, 4
+STATUS = Path("/proc/self/status")
+Attention = Callable[[Tensor, Shapes, Tensor, Tensor], Tensor]
+
+
+def sample_and_sum(value: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor) -> Tensor:
+    """Deformable attention with `grid_sample`, level by level; arguments as of `deformable_attention`."""
+    images, queries = len(value), locations.shape[1]
+    sampled = []
+    for level, (tokens, (rows, columns)) in enumerate(
+        zip(value.split([rows * columns for rows, columns in shapes], dim=1), shapes, strict=True)
+    ):
+        maps = tokens.flatten(2).transpose(1, 2).reshape(images * value.shape[2], -1, rows, columns)  # [B * H, D, h, w]
+        places = 2 * locations[:, :, :, level].transpose(1, 2).flatten(0, 1) - 1  # [B * H, Q, P, 2]
+        sampled.append(F.grid_sample(maps, places.to(maps.dtype), align_corners=False))
+    shares = weights.transpose(1, 2).flatten(0, 1).flatten(2)[:, None]  # [B * H, 1, Q, L * P]
+    summed = (torch.cat(sampled, dim=-1) * shares).sum(-1)  # [B * H, D, Q]
+    return summed.view(images, -1, queries).transpose(1, 2)
+
+
+def implementations(chunk: int) -> dict[str, Attention]:
+    """What is compared, the first with the others."""
+    return {
+        "grid_sample": sample_and_sum,
+        "ours, all at once": deformable_attention,
+        f"ours, {chunk} at once": partial(deformable_attention, chunk=chunk),
+    }
+
+
+def add_deformable(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this benchmark, and what runs it, without those that all benchmarks share."""
+    add = parser.add_argument
+    add("--size", type=int, default=1824, help="side of the image in pixels (default 1824)")
+    add("--dtype", nargs="+", choices=("float32", "bfloat16"), default=["float32"], help="of the values")
+    add("--chunk", type=int, default=16384, help="queries at once where ours works in parts (default 16384)")
+    add("--rounds", type=int, default=3, help="timed rounds, after one to warm up; 0 measures memory only (default 3)")
+    add("--clock", choices=("wall", "cpu"), default="wall", help="cpu: time of this process, for a busy machine")
+    add("--no-memory", action="store_true", help="do not measure memory")
+    parser.set_defaults(run=run_deformable)
+
+
+def run_deformable(options: argparse.Namespace) -> dict[str, Any]:
+    """Run, print a table, and return the figures."""
+    shapes = pyramid(options.size)
+    tokens = sum(rows * columns for rows, columns in shapes)
+    print(f"levels {' '.join(f'{h}x{w}' for h, w in shapes)}: {tokens} queries, {HEADS} heads, {POINTS} points a level")
+    print(
+        f"{'dtype':9} {'':22} {'forward s':>10} {'backward s':>10} {'forward MB':>11} {'training MB':>11}", flush=True
+    )
+    rows = []
+    for dtype in options.dtype:
+        seconds = time_all(options, shapes, dtype) if options.rounds else {}
+        for name in implementations(options.chunk):
+            row: dict[str, Any] = {"dtype": dtype, "name": name}
+            if seconds:
+                row |= dict(zip(("forward_s", "backward_s"), seconds[name], strict=True))
+            if not options.no_memory:
+                row |= {f"{kind}_mb": memory(options, dtype, name, kind) for kind in ("forward", "training")}
+            rows.append(row)
+            cells = [row.get(key) for key in ("forward_s", "backward_s", "forward_mb", "training_mb")]
+            texts = ["" if cell is None else f"{cell:.2f}" if i < 2 else f"{cell:.0f}" for i, cell in enumerate(cells)]
+            widths = (10, 10, 11, 11)
+            print(
+                f"{dtype:9} {name:22} " + " ".join(f"{t:>{w}}" for t, w in zip(texts, widths, strict=True)), flush=True
+            )
+    return {"size": options.size, "shapes": shapes, "chunk": options.chunk, "clock": options.clock, "rows": rows}
+
+
+def pyramid(size: int) -> list[tuple[int, int]]:
+    """Shapes of DETA's five levels for a square image, patches of 16."""
+    side = size // 16
+    sides = [2 * side, side, side // 2]
+    for _ in range(2):
+        sides.append((sides[-1] + 1) // 2)
+    return [(s, s) for s in sides]
+
+
+def make_inputs(shapes: Shapes, dtype: str, device: str) -> tuple[Tensor, Shapes, Tensor, Tensor]:
+    """Values, places around the queries, and weights, all with gradients."""
+    generator = torch.Generator().manual_seed(0)
+    tokens = sum(rows * columns for rows, columns in shapes)
+    centers = torch.cat(
+        [
+            torch.cartesian_prod(torch.arange(rows) + 0.5, torch.arange(columns) + 0.5).flip(1)
+            / torch.tensor([columns, rows])
+            for rows, columns in shapes
+        ]
+    )
+    samples = (HEADS, len(shapes), POINTS)
+    offsets = 2 * torch.randn(1, tokens, *samples, 2, generator=generator)
+    offsets = offsets / torch.tensor(shapes).flip(1)[:, None]
+    locations = (centers.view(1, tokens, 1, 1, 1, 2) + offsets).to(device)
+    weights = torch.rand(1, tokens, *samples, generator=generator).to(device) / (len(shapes) * POINTS)
+    value = torch.randn(1, tokens, HEADS, CHANNELS, generator=generator).to(device, getattr(torch, dtype))
+    return value.requires_grad_(), shapes, locations.requires_grad_(), weights.requires_grad_()
+
+
+def time_all(options: argparse.Namespace, shapes: Shapes, dtype: str) -> dict[str, tuple[float, float]]:
+    """Median seconds forward and backward of all implementations, which take turns."""
+    clock = time.perf_counter if options.clock == "wall" else time.process_time
+    inputs = make_inputs(shapes, dtype, options.device)
+    seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in implementations(options.chunk)}
+    for number in range(options.rounds + 1):
+        for name, attend in implementations(options.chunk).items():
+            start = clock()
+            output = attend(*inputs)
+            wait(options.device)
+            middle = clock()
+            output.float().square().sum().backward()
+            wait(options.device)
+            if number:  # the first round warms up
+                seconds[name].append((middle - start, clock() - middle))
+            del output
+    return {
+        name: (statistics.median(f for f, _ in times), statistics.median(b for _, b in times))
+        for name, times in seconds.items()
+    }
+
+
+def wait(device: str) -> None:
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def memory(options: argparse.Namespace, dtype: str, name: str, kind: str) -> float:
+    """Peak MB that a pass takes on top of its inputs, in a process of its own."""
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(1) as pool:
+        return pool.apply(peak, (options.size, dtype, options.device, options.chunk, name, kind))
+
+
+def peak(size: int, dtype: str, device: str, chunk: int, name: str, kind: str) -> float:
+    """What `memory` runs in the other process."""
+    inputs = make_inputs(pyramid(size), dtype, device)
+    attend = implementations(chunk)[name]
+    small = make_inputs(pyramid(64), dtype, device)
+    run_pass(attend, small, kind)  # what is loaded at the first use does not count
+    before = forget_peak(device)
+    run_pass(attend, inputs, kind)
+    return (peak_bytes(device) - before) / 1e6
+
+
+def run_pass(attend: Attention, inputs: tuple[Tensor, Shapes, Tensor, Tensor], kind: str) -> None:
+    if kind == "forward":
+        with torch.no_grad():
+            attend(*inputs)
+    else:
+        attend(*inputs).float().square().sum().backward()
+
+
+def forget_peak(device: str) -> float:
+    """Begin to measure the peak anew, where that is possible; returns what it is now."""
+    if torch.device(device).type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    elif STATUS.exists():
+        Path("/proc/self/clear_refs").write_text("5")
+    return peak_bytes(device)
+
+
+def peak_bytes(device: str) -> float:
+    """The most memory that this process has held."""
+    if torch.device(device).type == "cuda":
+        return float(torch.cuda.max_memory_allocated())
+    if STATUS.exists():  # Linux
+        line = next(line for line in STATUS.read_text().splitlines() if line.startswith("VmHWM"))
+        return float(line.split()[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0

@@ -1,0 +1,270 @@
+"""Segment a folder with tools/predict.py's engine and with mmseg's MMSegInferencer: same weights, same windows.
+
+    python tools/benchmark.py segmentation --input ../shared/data/coco_tiny/val2017
+    python tools/benchmark.py segmentation --input photos --config linear_pe_spatial_b16_ade20k_40k --classes 19
+
+Both read the images, slide the window of the recipe over them at their own size, and write one label PNG per image; the
+pictures that mmseg draws by default are switched off. They take turns, folder by folder. The weights are random, for
+what they are matters to neither; how often the labels agree is reported. mmseg keeps the scores of all images of a
+call, so it is given a few images at a time.
+
+--memory H W then segments one drawn image of that size with each, in a process of its own, and reports the peak of its
+resident memory. mmseg holds the scores of all classes for the whole image several times over: choose few classes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import resource
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS
+from PIL import Image
+
+from pe_spatial.common.records import Records, output_stems
+from pe_spatial.inference.stream import find_sources, stream
+from pe_spatial.training.checkpoint import save_checkpoint
+from pe_spatial.training.checkpoint_hook import describe
+from pe_spatial.training.config import drop_pretrained, import_packages, load_config
+
+CHUNK = 4  # images per call of mmseg's inferencer
+MEMORY_WINDOW = {"size": [1024, 1024], "stride": [1024, 1024]}
+
+
+def add_segmentation(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this benchmark, and what runs it, without those that all benchmarks share."""
+    add = parser.add_argument
+    add("--input", required=True, help="a folder of images")
+    add("--config", default="linear_pe_spatial_t16_ade20k_40k", help="a recipe of a SemanticSegmentor")
+    add("--classes", type=int, default=150, help="of the model (default 150)")
+    add("--limit", type=int, default=8, help="images (default 8)")
+    add("--rounds", type=int, default=3, help="timed rounds, after one to warm up (default 3)")
+    add("--memory", type=int, nargs=2, metavar=("H", "W"), help="also measure the memory of one image, e.g. 4000 6000")
+    add("--memory-classes", type=int, nargs=2, default=(19, 19), metavar=("OURS", "MMSEG"), help="default 19 19")
+    parser.set_defaults(run=run_segmentation)
+
+
+def run_segmentation(options: argparse.Namespace) -> dict[str, Any]:
+    """Run, print, and return the figures."""
+    with tempfile.TemporaryDirectory() as folder:
+        report = compare_speed(options, Path(folder)) if options.rounds else {}
+        if options.memory:
+            report["memory"] = compare_memory(options, Path(folder))
+    return report
+
+
+# --- speed ------------------------------------------------------------------------------------------------------------
+def compare_speed(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Both on the same images, in turns."""
+    files = find_sources(options.input)[: options.limit]
+    config, checkpoint = make_checkpoint(options.config, options.classes, folder / "model.pth")
+    networks = {"ours": Stopwatch(), "mmseg": Stopwatch()}
+    runs = {
+        "ours": our_run(checkpoint, options.device, networks["ours"]),
+        "mmseg": mmseg_run(config, checkpoint, options.device, networks["mmseg"]),
+    }
+    wall: dict[str, list[float]] = {name: [] for name in runs}
+    cpu: dict[str, list[float]] = {name: [] for name in runs}
+    inside: dict[str, list[float]] = {name: [] for name in runs}
+    for number in range(options.rounds + 1):
+        for name in list(runs)[:: 1 if number % 2 else -1]:
+            networks[name].seconds = 0.0
+            started = time.perf_counter(), time.process_time()
+            runs[name](files, folder / f"{name}_{number}")
+            if number:  # the first round warms up
+                wall[name].append(time.perf_counter() - started[0])
+                cpu[name].append(time.process_time() - started[1])
+                inside[name].append(networks[name].seconds)
+    agreement = compare_labels(files, folder, options.rounds)
+    report = {
+        "config": options.config,
+        "classes": options.classes,
+        "images": len(files),
+        "ours_images_per_s": len(files) / statistics.median(wall["ours"]),
+        "mmseg_images_per_s": len(files) / statistics.median(wall["mmseg"]),
+        "ratio": statistics.median(b / a for a, b in zip(wall["ours"], wall["mmseg"], strict=True)),
+        "ratio_cpu_time": statistics.median(b / a for a, b in zip(cpu["ours"], cpu["mmseg"], strict=True)),
+        "ours_share_of_network": sum(inside["ours"]) / sum(wall["ours"]),
+        "mmseg_share_of_network": sum(inside["mmseg"]) / sum(wall["mmseg"]),
+        "equal_labels": agreement,
+    }
+    print(
+        f"{options.config}, {options.classes} classes, {len(files)} images, {torch.get_num_threads()} threads\n"
+        f"  ours   {report['ours_images_per_s']:6.2f} images/s, the network takes "
+        f"{report['ours_share_of_network']:.0%} of the time\n"
+        f"  mmseg  {report['mmseg_images_per_s']:6.2f} images/s, the network takes "
+        f"{report['mmseg_share_of_network']:.0%} of the time\n"
+        f"  ours is {report['ratio']:.2f} times as fast ({report['ratio_cpu_time']:.2f} in CPU time, in the rounds "
+        f"{' '.join(f'{b / a:.2f}' for a, b in zip(wall['ours'], wall['mmseg'], strict=True))})\n"
+        f"  equal labels: {agreement:.4%}",
+        flush=True,
+    )
+    return report
+
+
+class Stopwatch:
+    """Adds up the time of the calls of a function that it has wrapped."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def wrap(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            started = time.perf_counter()
+            result = function(*args, **kwargs)
+            self.seconds += time.perf_counter() - started
+            return result
+
+        return timed
+
+
+def compare_labels(files: list[Path], folder: Path, number: int) -> float:
+    """The share of pixels for which both wrote the same label; mmseg numbers its files."""
+    equal = pixels = 0
+    for index, file in enumerate(files):
+        ours = np.array(Image.open(folder / f"ours_{number}" / "labels" / f"{file.stem}.png"))
+        place = folder / f"mmseg_{number}" / f"{number * len(files) + index:08d}_pred.png"
+        theirs = np.array(Image.open(place))
+        equal += int((ours == theirs).sum())
+        pixels += ours.size
+    return equal / pixels
+
+
+# --- the two ----------------------------------------------------------------------------------------------------------
+def make_checkpoint(name: str, classes: int, path: Path, window: dict[str, Any] | None = None) -> tuple[Config, Path]:
+    """Random weights of a recipe in a file that both read; images keep their size in its pipeline."""
+    overrides = [f"model.num_classes={classes}"]
+    config = load_config(name, overrides)
+    import_packages(config)
+    drop_pretrained(config.model)
+    config.val_dataloader.dataset.pipeline = [{"type": "LoadImage"}, {"type": "PackSample"}]
+    if window is not None:
+        config.model.window = window
+    torch.manual_seed(0)
+    state = MODELS.build(config.model).state_dict()
+    names = tuple(f"class {number}" for number in range(classes))
+    content = {"state_dict": state, "pe_spatial": describe(config.to_dict(), {"classes": names})}
+    save_checkpoint({**content, "meta": {"dataset_meta": {"classes": names, "palette": [[0, 0, 0]] * classes}}}, path)
+    return config, path
+
+
+def our_run(checkpoint: Path, device: str, network: Stopwatch) -> Callable[[list[Path], Path], None]:
+    """A function that segments files into a folder as tools/predict.py --no-pictures does."""
+    from predict import Job, write_all
+
+    from pe_spatial.segmentation.predictor import SegmentationPredictor
+    from pe_spatial.segmentation.results import SegmentationWriter
+
+    predictor = SegmentationPredictor(checkpoint, device)
+    predictor.model.score_map = network.wrap(predictor.model.score_map)
+
+    def run(files: list[Path], output: Path) -> None:
+        job = Job(argparse.Namespace(limit=None), checkpoint, files[0].parent, files, 0, 1)
+        records = Records(output / "segmentation.json", {}, job.root)
+        writer = SegmentationWriter(records, output_stems(map(job.name, files)), predictor.metainfo)
+        write_all(stream(predictor, files), writer, None, job, [])
+        writer.close()
+
+    return run
+
+
+def mmseg_run(config: Config, checkpoint: Path, device: str, network: Stopwatch) -> Callable[[list[Path], Path], None]:
+    """A function that segments files into a folder with mmseg's inferencer, without drawing."""
+    from mmengine.infer import BaseInferencer
+    from mmseg.apis import MMSegInferencer
+
+    model = config.model.to_dict()
+    window, preprocessor = model.pop("window", None), model.pop("data_preprocessor")
+    sliding = {} if window is None else {"crop_size": window["size"], "stride": window["stride"]}
+    head = {**model["decode_head"], "num_classes": model.pop("num_classes")}
+    head["in_channels"] = MODELS.build(model["backbone"]).channels[-1]
+    plain = {
+        **model,
+        "type": "EncoderDecoder",
+        "decode_head": head,
+        "test_cfg": {"mode": "slide" if sliding else "whole", **sliding},
+        "data_preprocessor": {
+            "type": "SegDataPreProcessor",
+            "mean": [127.5] * 3,
+            "std": [127.5] * 3,
+            "bgr_to_rgb": True,
+            "pad_val": 0,
+            "seg_pad_val": 255,
+            "test_cfg": {"size_divisor": preprocessor["size_divisor"]},
+        },
+    }
+    pipeline = [{"type": "LoadImageFromFile"}, {"type": "PackSegInputs"}]
+    settings = {
+        "model": plain,
+        "test_dataloader": {"dataset": {"pipeline": pipeline}},
+        "visualizer": {"type": "SegLocalVisualizer"},
+    }
+    inferencer = MMSegInferencer(Config(settings), str(checkpoint), device=device, show_progress=False)
+    inferencer.model.extract_feat = network.wrap(inferencer.model.extract_feat)
+    inferencer.model.decode_head.forward = network.wrap(inferencer.model.decode_head.forward)
+
+    def run(files: list[Path], output: Path) -> None:
+        for start in range(0, len(files), CHUNK):
+            chunk = [str(path) for path in files[start : start + CHUNK]]
+            # its own __call__ cannot write labels without drawing
+            BaseInferencer.__call__(inferencer, chunk, pred_out_dir=str(output), img_out_dir="")
+
+    return run
+
+
+# --- memory -----------------------------------------------------------------------------------------------------------
+def compare_memory(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Peak memory of both on one image, each in a fresh process."""
+    height, width = options.memory
+    image = folder / "large.jpg"
+    rng = np.random.default_rng(0)
+    coarse = Image.fromarray(rng.integers(0, 255, (height // 50, width // 50, 3), dtype=np.uint8))
+    coarse.resize((width, height), Image.Resampling.BICUBIC).save(image, quality=90)
+    rows = {}
+    print(f"one image of {height} x {width}, windows of {MEMORY_WINDOW['size']}:", flush=True)
+    for name, classes in zip(("ours", "mmseg"), options.memory_classes, strict=True):
+        context = multiprocessing.get_context("spawn")
+        receiver, sender = context.Pipe(duplex=False)
+        arguments = (name, options.config, classes, options.device, torch.get_num_threads(), image, folder, sender)
+        child = context.Process(target=measure_memory, args=arguments)
+        child.start()
+        sender.close()
+        rows[name] = receiver.recv() | {"classes": classes}
+        child.join()
+        row = rows[name]
+        print(
+            f"  {name:6} {classes:4} classes: peak {row['peak_mb']:,.0f} MB, {row['before_mb']:,.0f} MB before the "
+            f"image; {row['seconds']:.0f} s",
+            flush=True,
+        )
+    return {"height": height, "width": width, **rows}
+
+
+def measure_memory(
+    name: str, config: str, classes: int, device: str, threads: int, image: Path, folder: Path, sender: Any
+) -> None:
+    """Segment one image; sends the peak of this process's memory before and after."""
+    torch.set_num_threads(threads)
+    Image.MAX_IMAGE_PIXELS = None
+    recipe, checkpoint = make_checkpoint(config, classes, folder / f"{name}.pth", MEMORY_WINDOW)
+    if name == "ours":
+        run = our_run(checkpoint, device, Stopwatch())
+    else:
+        run = mmseg_run(recipe, checkpoint, device, Stopwatch())
+    before, started = peak_megabytes(), time.perf_counter()
+    run([image], folder / f"{name}_memory")
+    sender.send({"before_mb": before, "peak_mb": peak_megabytes(), "seconds": time.perf_counter() - started})
+
+
+def peak_megabytes() -> float:
+    """The largest resident memory of this process so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000  # Linux counts in kB

@@ -1,0 +1,213 @@
+"""Time label propagation against the logic of DINO's script on the same features, interleaved in one run.
+
+    python tools/benchmark.py tracking                          480p: 30 x 52 tokens of PE-Spatial-T, 50 frames
+    python tools/benchmark.py tracking --channels 768 --dtype bfloat16 --device cuda
+
+Both propagate the labels of a clip of random features, frame by frame in turn: the first frame and the last 7 as
+context, radius 12, top 5. The script builds its neighborhood mask with nested loops, once; then it computes the whole
+affinity of every frame, exponentiates, masks, transposes, selects and multiplies.
+
+The bound is the time of one matrix product with as many operations as there are products inside the neighborhoods, and
+nothing else: a product that no query needs would have to be left out, and no selection made. What is above it are keys
+that only some queries of a tile need, border handling and the selection.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pe_spatial.tracking.label_tracker import LabelTracker
+from pe_spatial.tracking.propagation import Propagation, unit
+
+
+@dataclass
+class Report:
+    """Seconds for the clip, and what follows from them."""
+
+    device: str
+    threads: int
+    grid: tuple[int, int]
+    channels: int
+    frames: int
+    dtype: str
+    script_mask: float
+    script_frames: float
+    ours: float
+    bound: float
+    difference: float
+
+    @property
+    def ratio(self) -> float:
+        return (self.script_mask + self.script_frames) / self.ours
+
+    def __str__(self) -> str:
+        per_frame = 1000 / (self.frames - 1)
+        script = self.script_mask + self.script_frames
+        return "\n".join(
+            (
+                f"{self.device}, {self.threads} threads, {self.frames} frames, {self.grid[0]} x {self.grid[1]} tokens, "
+                f"{self.channels} channels, {self.dtype}",
+                f"  script's logic (float32)  {script:8.2f} s, of which the mask {self.script_mask:.2f} s; a frame "
+                f"{self.script_frames * per_frame:.0f} ms",
+                f"  ours                      {self.ours:8.2f} s; a frame {self.ours * per_frame:.0f} ms",
+                f"  products in reach alone   {self.bound:8.2f} s; a frame {self.bound * per_frame:.0f} ms",
+                f"  ours is {self.ratio:.1f} times as fast as the script's logic, and takes "
+                f"{self.ours / self.bound:.1f} times the products in reach",
+                f"  largest difference of a soft label on the last frame: {self.difference:.1e}",
+            )
+        )
+
+
+def add_tracking(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this benchmark, and what runs it, without those that all benchmarks share."""
+    add = parser.add_argument
+    add("--grid", type=int, nargs=2, default=(30, 52), metavar=("ROWS", "COLUMNS"), help="tokens (default 30 52)")
+    add("--channels", type=int, default=192, help="of a token: 192 for PE-Spatial-T, 768 B, 1536 G (default 192)")
+    add("--frames", type=int, default=50, help="of the clip (default 50)")
+    add("--objects", type=int, default=2, help="that are tracked (default 2)")
+    add("--dtype", choices=("float32", "bfloat16"), default="float32", help="of our features")
+    add("--clock", choices=("wall", "cpu"), default="wall", help="cpu: time of this process, for a busy machine")
+    parser.set_defaults(run=run_tracking)
+
+
+def run_tracking(options: argparse.Namespace) -> dict[str, Any]:
+    """Run, print, and return the figures."""
+    report = benchmark(options)
+    print(report)
+    return {**asdict(report), "ratio": report.ratio}
+
+
+@torch.no_grad()
+def benchmark(options: argparse.Namespace) -> Report:
+    """Run both on one clip."""
+    device = torch.device(options.device)
+    clock = time.perf_counter if options.clock == "wall" else time.process_time
+    generator = torch.Generator().manual_seed(0)
+    clip = torch.randn(options.frames, *options.grid, options.channels, generator=generator).to(device)
+    mask = torch.randint(0, options.objects + 1, tuple(options.grid), generator=generator)
+    timed = Stopwatch(clock, device)
+
+    script = Script(F.one_hot(mask, options.objects + 1).permute(2, 0, 1).float().to(device), Propagation())
+    ours = LabelTracker()
+    script.first(clip[0])
+    ours.step(unit(clip[0]).to(getattr(torch, options.dtype)), options.grid, options.grid, mask)
+    mask_seconds = timed(lambda: script.build_mask(*options.grid))
+    seconds = {"script": 0.0, "ours": 0.0, "bound": 0.0}
+    for number, frame in enumerate(clip[1:], start=1):
+        seconds["script"] += timed(lambda frame=frame: script.step(frame))
+        features = frame.to(getattr(torch, options.dtype))
+        seconds["ours"] += timed(lambda features=features: propagate_and_remember(ours, unit(features)))
+        left, right = products_in_reach(options.grid, options.channels, min(number, 8), features)
+        seconds["bound"] += timed(lambda left=left, right=right: left @ right)
+    soft = ours.memory.labels[:, :, -1 if options.frames <= 8 else newest(ours)]
+    difference = (soft - script.labels[-1].permute(1, 2, 0)[..., 1:]).abs().max().item()
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+    return Report(
+        device=name,
+        threads=torch.get_num_threads(),
+        grid=tuple(options.grid),
+        channels=options.channels,
+        frames=options.frames,
+        dtype=options.dtype,
+        script_mask=mask_seconds,
+        script_frames=seconds["script"],
+        ours=seconds["ours"],
+        bound=seconds["bound"],
+        difference=difference,
+    )
+
+
+def propagate_and_remember(tracker: LabelTracker, features: Tensor) -> None:
+    """What a tracker does between the encoder and the decoding of a mask."""
+    shares = tracker._propagate(features)
+    tracker.memory.remember(features, shares, tracker.frame, reference=False)
+    tracker.frame += 1
+
+
+def newest(tracker: LabelTracker) -> int:
+    slots = tracker.memory.slots
+    return max(range(len(slots)), key=lambda index: slots[index].frame)
+
+
+def products_in_reach(grid: Sequence[int], channels: int, contexts: int, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Two matrices whose product has as many operations as all neighborhoods have pairs of tokens."""
+    radius = int(Propagation().radius or 0)
+    reach = [sum(min(p + radius, n - 1) - max(p - radius, 0) + 1 for p in range(n)) for n in grid]
+    tokens = grid[0] * grid[1]
+    keys = round(reach[0] * reach[1] * contexts / tokens)
+    return like.new_ones(tokens, channels), like.new_ones(channels, keys)
+
+
+class Stopwatch:
+    """Seconds that a call takes, the work of the device included."""
+
+    def __init__(self, clock: Callable[[], float], device: torch.device) -> None:
+        self.clock, self.device = clock, device
+
+    def __call__(self, work: Callable[[], object]) -> float:
+        self._wait()
+        started = self.clock()
+        work()
+        self._wait()
+        return self.clock() - started
+
+    def _wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+
+class Script:
+    """The logic of DINO's `eval_video_segmentation.py`, written anew from its description: the thing to compare with.
+
+    Args:
+        labels: of the first frame, one-hot [M, h, w].
+        how: its settings.
+    """
+
+    def __init__(self, labels: Tensor, how: Propagation) -> None:
+        self.how = how
+        self.features: list[Tensor] = []
+        self.labels = [labels]
+        self.mask = torch.empty(0)
+
+    def first(self, frame: Tensor) -> None:
+        """Take the features [h, w, C] of the first frame."""
+        self.features.append(frame.flatten(0, 1).T)
+
+    def build_mask(self, rows: int, columns: int) -> None:
+        """Fill the neighborhood of every token, one pair at a time."""
+        radius = int(self.how.radius or 0)
+        mask = torch.zeros(rows, columns, rows, columns)
+        for y in range(rows):
+            for x in range(columns):
+                for dy in range(-radius, radius + 1):
+                    for dx in range(-radius, radius + 1):
+                        if 0 <= y + dy < rows and 0 <= x + dx < columns:
+                            mask[y, x, y + dy, x + dx] = 1
+        self.mask = mask.view(rows * columns, -1).to(self.labels[0].device)
+
+    def step(self, frame: Tensor) -> None:
+        """Propagate to the features [h, w, C] of the next frame, and keep it among the last 7."""
+        rows, columns, _ = frame.shape
+        contexts = len(self.features)
+        target = F.normalize(frame.flatten(0, 1), dim=1).expand(contexts, -1, -1)  # [S, hw, C]
+        sources = F.normalize(torch.stack(self.features), dim=1)  # [S, C, hw]
+        affinity = torch.exp(torch.bmm(target, sources) / self.how.temperature)  # [S, hw, hw]
+        affinity = affinity * self.mask
+        affinity = affinity.transpose(1, 2).reshape(-1, rows * columns)  # [S * hw, hw]
+        least = affinity.topk(self.how.topk, dim=0).values.amin(dim=0)
+        affinity[affinity < least] = 0
+        affinity = affinity / affinity.sum(dim=0, keepdim=True)
+        labels = torch.stack(self.labels).flatten(2).transpose(1, 2).flatten(0, 1)  # [S * hw, M]
+        self.labels.append((labels.T @ affinity).view(-1, rows, columns))
+        self.features.append(frame.flatten(0, 1).T)
+        if len(self.features) > 8:  # the first one stays
+            del self.features[1], self.labels[1]

@@ -1,0 +1,210 @@
+"""Evaluate every layer of a frozen encoder, from one pass per image: which layer is best for a task, and by how much.
+
+    python tools/sweep_layers.py --config tracking/pe448_pe_spatial_b16_davis2017 --output OUT
+    python tools/sweep_layers.py --config depth/linear_pe_spatial_b16_nyu_38k --output OUT
+    python tools/sweep_layers.py --config segmentation/linear_pe_spatial_b16_ade20k_40k --output OUT
+    python tools/sweep_layers.py --config ... --output OUT --layers 5,8,11 test_dataloader.dataset.data_root=DAVIS
+    python tools/sweep_layers.py --config tracking/dinov3_pe_spatial_b16_davis2017 --output OUT --layers -1 \
+        --vary model.backbone.rope=extrapolate,interpolate --vary model.resizing.short_side=480,960,1440
+
+The last command compares extrapolated with interpolated rotary positions at sizes above those of pretraining: --vary
+repeats the sweep for every combination of values. OUT/table.md and OUT/table.csv hold the numbers, OUT/plot.png shows
+them. Interrupted, the same command goes on with the next combination.
+
+Tracking needs no training. Of depth and segmentation, the config's probe is trained on every layer, all of them side by
+side, in OUT/runs; that resumes as any training does.
+
+A task takes part with a module `<task>/layer_sweep.py` of a package that the config imports. Its `METRIC` is the
+column that is plotted, `HIGHER_IS_BETTER` says which end of it is good, and `evaluate_layers(config, layers, device,
+advance)` returns {layer: {column: value}}.
+
+Exit status: 0 done, 2 a mistake in the command or the files, 130 interrupted (finished combinations stay).
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import itertools
+import json
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from pe_spatial.backbones import get_variant
+from pe_spatial.common.errors import ConfigError, UserError
+from pe_spatial.training.checkpoint import write_text
+from pe_spatial.training.config import load_config
+
+console = Console(stderr=True)
+Row = dict[str, Any]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the tool; returns its exit status."""
+    options = parse_arguments(arguments)
+    try:
+        task, rows = sweep(options)
+        write_table(options.output, rows)
+        plot(options.output / "plot.png", rows, task, [key for key, _ in options.vary])
+    except KeyboardInterrupt:
+        console.print("interrupted; the same command goes on")
+        return 130
+    except (UserError, ValueError, KeyError, OSError) as error:
+        message = error.args[0] if isinstance(error, KeyError) else error
+        console.print(f"error: {message}", markup=False, highlight=False, soft_wrap=True)
+        return 2
+    print((options.output / "table.md").read_text())
+    return 0
+
+
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--config", required=True, help="a file, or a name below configs/")
+    add("--output", required=True, type=Path, help="a new folder, or that of the same sweep interrupted")
+    add("--layers", default="all", help="all, or numbers with commas, negative ones from the end (default all)")
+    add("--vary", action="append", default=[], type=parse_variation, metavar="KEY=A,B", help="repeat for these values")
+    add("--weights", help="encoder weights instead of the config's: a file, a name, or 'none' for random ones")
+    add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    add("overrides", nargs="*", metavar="key=value", help="overrides of the config")
+    options = parser.parse_intermixed_args(arguments)
+    if options.weights:
+        weights = "null" if options.weights == "none" else options.weights
+        options.overrides.append(f"model.backbone.weights={weights}")
+    return options
+
+
+def parse_variation(text: str) -> tuple[str, list[str]]:
+    key, separator, values = text.partition("=")
+    if not separator or not values:
+        raise argparse.ArgumentTypeError(f"{text!r}: write KEY=A,B with a key of the config and its values")
+    return key, values.split(",")
+
+
+def sweep(options: argparse.Namespace) -> tuple[ModuleType, list[Row]]:
+    """Evaluate every combination that is not yet on disk; returns the task's module and all rows."""
+    keys = [key for key, _ in options.vary]
+    combinations = list(itertools.product(*(values for _, values in options.vary)))
+    plan = {"config": options.config, "overrides": options.overrides, "layers": options.layers}
+    finished = read_finished(options.output, plan)
+    task = None
+    for values in combinations:
+        setting = dict(zip(keys, values, strict=True))
+        config = load_config(options.config, [*options.overrides, *(f"{k}={v}" for k, v in setting.items())])
+        task = find_task(config)
+        name = json.dumps(setting)
+        if name not in finished:
+            finished[name] = evaluate(task, config, options, setting)
+            write_text(options.output / "sweep.json", json.dumps({**plan, "results": finished}, indent=1))
+    assert task is not None
+    rows = [row for values in combinations for row in finished[json.dumps(dict(zip(keys, values, strict=True)))]]
+    return task, rows
+
+
+def read_finished(output: Path, plan: dict[str, Any]) -> dict[str, list[Row]]:
+    """Rows of the combinations that an earlier run finished.
+
+    Raises:
+        UserError: the folder holds something else, or another sweep.
+    """
+    path = output / "sweep.json"
+    if path.is_file():
+        stored = json.loads(path.read_text())
+        results: dict[str, list[Row]] = stored.pop("results")
+        if stored != plan:
+            raise UserError(f"{output} holds another sweep ({stored}); choose another --output, or delete that folder")
+        return results
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise UserError(f"{output} exists and holds no sweep; choose another --output")
+    output.mkdir(parents=True, exist_ok=True)
+    return {}
+
+
+def find_task(config: Config) -> ModuleType:
+    """The module `layer_sweep` of the task that a config belongs to."""
+    names = [str(name) for name in (config.get("custom_imports") or {}).get("imports", [])]
+    for name in names:
+        if find_spec(f"{name}.layer_sweep"):
+            return import_module(f"{name}.layer_sweep")
+    raise ConfigError(f"none of the packages that the config imports ({names}) has a module `layer_sweep` to sweep with")
+
+
+def evaluate(task: ModuleType, config: Config, options: argparse.Namespace, setting: dict[str, str]) -> list[Row]:
+    """One combination: a row per layer."""
+    layers = parse_layers(options.layers, get_variant(config.model.backbone.variant).depth)
+    config.work_dir = str(options.output / "runs" / ("_".join(f"{k}={v}" for k, v in setting.items()) or "all"))
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TextColumn("{task.completed} steps"))
+    with Progress(*columns, TimeElapsedColumn(), console=console) as progress:
+        line = progress.add_task(" ".join(f"{k}={v}" for k, v in setting.items()) or "layers", total=None)
+        prefix = progress.tasks[0].description
+
+        def advance(text: str) -> None:
+            progress.update(line, advance=1, description=f"{prefix} {text}")
+
+        results = task.evaluate_layers(config, layers, options.device, advance)
+    return [{**setting, "layer": layer, **values} for layer, values in results.items()]
+
+
+def parse_layers(text: str, depth: int) -> list[int]:
+    """Numbers of blocks, from 0 and in ascending order."""
+    try:
+        numbers = range(depth) if text == "all" else [int(part) for part in text.split(",")]
+    except ValueError:
+        raise UserError(f"--layers {text}: write 'all', or numbers with commas such as 5,8,-1") from None
+    wrong = [number for number in numbers if not -depth <= number < depth]
+    if wrong:
+        raise UserError(f"--layers: there is no block {wrong[0]}; the encoder has 0 to {depth - 1}")
+    return sorted({number % depth for number in numbers})
+
+
+def write_table(folder: Path, rows: list[Row]) -> None:
+    """The rows as Markdown and as CSV."""
+    columns = list(rows[0])
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(folder / "table.csv", buffer.getvalue())
+    lines = ["| " + " | ".join(column.rpartition(".")[2] for column in columns) + " |", "|" + "---|" * len(columns)]
+    for row in rows:
+        lines.append("| " + " | ".join(f"{v:.4f}" if isinstance(v, float) else str(v) for v in row.values()) + " |")
+    write_text(folder / "table.md", "\n".join(lines) + "\n")
+
+
+def plot(path: Path, rows: list[Row], task: ModuleType, keys: list[str]) -> None:
+    """The metric over the layers, a line per combination; the best layer of each is marked."""
+    from matplotlib.figure import Figure
+
+    metric, choose = task.METRIC, max if task.HIGHER_IS_BETTER else min
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.add_subplot()
+    curves: dict[str, list[Row]] = {}
+    for row in rows:
+        curves.setdefault(", ".join(f"{key.rpartition('.')[2]} {row[key]}" for key in keys), []).append(row)
+    for label, curve in curves.items():
+        (line,) = axes.plot([r["layer"] for r in curve], [r[metric] for r in curve], marker=".", label=label)
+        best = choose(curve, key=lambda row: row[metric])
+        axes.plot(best["layer"], best[metric], "o", color=line.get_color(), fillstyle="none", markersize=11)
+        axes.annotate(f"{best[metric]:.3f}", (best["layer"], best[metric]), (0, 9), textcoords="offset points")
+    axes.set(xlabel="layer (from 0)", ylabel=metric, title="Best layer circled")
+    axes.margins(y=0.15)
+    axes.locator_params(axis="x", integer=True)
+    axes.grid(alpha=0.3)
+    if len(curves) > 1:
+        axes.legend(fontsize="small")
+    figure.savefig(path, dpi=120)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

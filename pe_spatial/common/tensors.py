@@ -1,0 +1,166 @@
+"""Tensor files on disk: read without executing anything and without copying, written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import re
+import shutil
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+SUFFIXES = (".pt", ".pth", ".safetensors")
+
+_ZIP_MAGIC = b"PK\x03\x04"
+_PICKLE_MAGIC = b"\x80"
+# what torch's reader raises on damaged archives and damaged pickles; a full disk or a missing right stays an OSError
+_DAMAGE = (
+    RuntimeError,
+    pickle.UnpicklingError,
+    EOFError,
+    ValueError,
+    LookupError,
+    AttributeError,
+    TypeError,
+    struct.error,
+)
+
+# how torch's restricted unpickler names what it refuses
+_CODE = re.compile(r"(?:GLOBAL|unrecognized function|but got) (\S+)")
+
+
+class WeightsError(ValueError):
+    """Weights that cannot be used as asked; the message says which rule they break and what to do."""
+
+
+def read_tensor_file(path: Path) -> Mapping[str, Any]:
+    """Return the mapping stored in a `.pt`, `.pth` or `.safetensors` file; the content decides, not the suffix.
+
+    Tensors lie on the CPU and are views of the mapped file: pages are read when touched, and written-to pages become
+    private, so the file never changes. Only torch's format before version 1.6 has to be read into memory.
+
+    Raises:
+        WeightsError: the file is empty, a Git LFS pointer, an HTML page, truncated or corrupt, needs code to be
+            unpickled, or holds something else than a mapping.
+    """
+    with path.open("rb") as file:
+        head = file.read(512)
+    _refuse_impostors(path, head)
+    if head[8:9] == b"{":
+        return _read_safetensors(path)
+    if not head.startswith((_ZIP_MAGIC, _PICKLE_MAGIC)):
+        raise WeightsError(
+            f"{path} is neither a torch nor a safetensors file (it begins with {head[:8]!r}): it is corrupt or another "
+            "kind of file; fetch it again or name another one"
+        )
+    try:
+        # weights_only refuses pickles that call code; there is no fallback
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=head.startswith(_ZIP_MAGIC))
+    except _DAMAGE as error:
+        raise _unreadable(path, error) from error
+    if not isinstance(content, Mapping):
+        raise WeightsError(
+            f"{path} holds a {type(content).__name__}, not a mapping of names to tensors; save a state dict"
+        )
+    return content
+
+
+def _refuse_impostors(path: Path, head: bytes) -> None:
+    if not head:
+        raise WeightsError(f"{path} has zero bytes: its download or its copy never began; delete it and fetch it again")
+    if head.startswith(b"version https://git-lfs"):
+        raise WeightsError(f"{path} is a Git LFS pointer, not the file itself; run `git lfs pull` or download the file")
+    if head.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
+        raise WeightsError(
+            f"{path} is an HTML page, not a checkpoint: a login or error page was saved in its place; open the address "
+            "in a browser, or download with the Hugging Face client"
+        )
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (safe_open is no mapping)
+    except (SafetensorError, *_DAMAGE) as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> WeightsError:
+    reason = str(error)
+    culprit = _CODE.search(reason) if isinstance(error, pickle.UnpicklingError) else None
+    if culprit:
+        return WeightsError(
+            f"{path} stores Python objects ({culprit.group(1).rstrip('.')}) besides tensors, and unpickling them could "
+            "run any code: refused. Save only its state dict (torch.save(model.state_dict(), ...)), or convert it to "
+            ".safetensors where you trust it"
+        )
+    first_line = reason.strip().splitlines()[0] if reason.strip() else type(error).__name__
+    return WeightsError(
+        f"{path} ({path.stat().st_size:,} bytes) is truncated or corrupt ({first_line[:160]}); "
+        "delete it and fetch it again"
+    )
+
+
+def write_tensor_file(tensors: Mapping[str, Tensor], path: Path, wrap: str | None = None) -> None:
+    """Write tensors to a file whose suffix decides the format; readers see the old file or the whole new one.
+
+    Args:
+        tensors: what to write.
+        path: ends in `.pt`, `.pth` or `.safetensors`.
+        wrap: key under which a `.pt` or `.pth` file nests the tensors; safetensors files are always flat.
+
+    Raises:
+        WeightsError: another suffix.
+        OSError: the folder does not exist or cannot be written, or the disk is full; no partial file stays behind.
+    """
+    from safetensors import SafetensorError
+
+    if path.suffix not in SUFFIXES:
+        raise WeightsError(
+            f"{path} ends in {path.suffix or 'no suffix'!r}; a tensor file ends in {', '.join(SUFFIXES)}"
+        )
+    # a strided view would drag its whole storage into the file
+    flat = {key: tensor.detach().contiguous() for key, tensor in tensors.items()}
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.writing")
+    try:
+        temporary.touch()  # fails with the system's own words where the folder cannot be written
+        try:
+            _write(flat, temporary, path.suffix, wrap)
+        except (RuntimeError, SafetensorError) as error:  # how the two writers report what the system refused
+            needed = sum(tensor.nbytes for tensor in flat.values())
+            raise OSError(
+                f"{path} cannot be written ({str(error).splitlines()[0][:160]}): it needs {needed:,} bytes and "
+                f"{shutil.disk_usage(path.parent).free:,} are free; free some space or write to another disk"
+            ) from error
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _write(tensors: dict[str, Tensor], path: Path, suffix: str, wrap: str | None) -> None:
+    if suffix == ".safetensors":
+        from safetensors.torch import save_file
+
+        save_file(_unshared(tensors), path, metadata={"format": "pt"})
+    else:
+        torch.save({wrap: tensors} if wrap else tensors, path)
+
+
+def _unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copy tensors that share their memory with an earlier one; safetensors refuses those."""
+    seen: set[int] = set()
+    result = {}
+    for key, tensor in tensors.items():
+        storage = tensor.untyped_storage().data_ptr()
+        result[key] = tensor.clone() if storage in seen else tensor
+        seen.add(storage)
+    return result

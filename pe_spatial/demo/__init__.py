@@ -1,0 +1,1 @@
+"""Synthetic scenes and the data sets of the demo; nothing is downloaded."""

@@ -1,0 +1,6 @@
+"""From a checkpoint and pictures to predictions, in Python and over folders and videos."""
+
+from pe_spatial.inference.predictor import Predictor
+from pe_spatial.inference.stream import Prediction, Source, find_sources, stream
+
+__all__ = ["Prediction", "Predictor", "Source", "find_sources", "stream"]

@@ -1,0 +1,80 @@
+"""What introduces a model and its data to each other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.registry import DATASETS, HOOKS
+from mmengine.runner import Runner
+
+from pe_spatial.common.errors import ConfigError
+
+
+@HOOKS.register_module()
+class BindDatasetHook(Hook):
+    """Compares the model's classes with those of the data before anything is computed.
+
+    Before training the model's `bind_dataset` is called with the metainfo of the data, before validation and testing
+    `check_classes`. Their complaints arrive as `ConfigError`.
+    """
+
+    def before_train(self, runner: Runner) -> None:
+        """Bind the training data."""
+        self._call(runner, "bind_dataset", runner.train_dataloader)
+
+    def before_val(self, runner: Runner) -> None:
+        """Check the validation data."""
+        self._call(runner, "check_classes", runner.val_dataloader)
+
+    def before_test(self, runner: Runner) -> None:
+        """Check the test data."""
+        self._call(runner, "check_classes", runner.test_dataloader)
+
+    def _call(self, runner: Runner, method: str, loader: Any) -> None:
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        try:
+            getattr(model, method)(loader.dataset.metainfo)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+
+
+def count_classes(config: Config, loaders: tuple[str, ...]) -> None:
+    """Give a model whose `num_classes` is null the number of classes of its data.
+
+    Args:
+        config: A loaded config; its `model.num_classes` is filled in.
+        loaders: Names of dataloaders; the first that the config has is asked.
+
+    Raises:
+        ConfigError: The data does not know its classes.
+    """
+    model = config.get("model") or {}
+    if "num_classes" not in model or model["num_classes"] is not None:
+        return
+    loader = next(config[name] for name in loaders if config.get(name))
+    dataset = DATASETS.build(loader["dataset"])
+    classes = dataset.metainfo.get("classes")
+    if not classes:
+        raise ConfigError(
+            f"model.num_classes is null, but {type(dataset).__name__} does not know its classes; set model.num_classes"
+        )
+    config.model.num_classes = len(classes)
+
+
+def check_class_count(num_classes: int, metainfo: Mapping[str, Any]) -> None:
+    """Compare a model's number of classes with the `classes` of a data set.
+
+    Raises:
+        ValueError: they differ.
+    """
+    classes = metainfo["classes"]
+    if len(classes) != num_classes:
+        raise ValueError(
+            f"the model has num_classes={num_classes}, the data set has {len(classes)} classes "
+            f"({', '.join(map(str, classes[:5]))}{', …' if len(classes) > 5 else ''}); "
+            f"set model.num_classes={len(classes)}"
+        )

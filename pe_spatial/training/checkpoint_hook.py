@@ -1,0 +1,222 @@
+"""The hook that saves and restores training state; it stands in for mmengine's CheckpointHook."""
+
+import json
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import mmengine
+from mmengine.dist import broadcast_object_list, is_main_process
+from mmengine.hooks import Hook
+from mmengine.logging import HistoryBuffer
+from mmengine.model import is_model_wrapper
+from mmengine.registry import HOOKS
+from mmengine.runner import IterBasedTrainLoop, Runner
+from torch import Tensor, nn
+
+from pe_spatial.common.errors import CheckpointError, ConfigError, suggest
+from pe_spatial.training import checkpoint as files
+from pe_spatial.training.fsdp import FullyShardedModel, gather_full
+from pe_spatial.training.progress import read_metrics
+
+
+@HOOKS.register_module()
+class AtomicCheckpointHook(Hook):
+    """Saves the last states and the best weights; see `pe_spatial.training.checkpoint` for what a file holds.
+
+    A new file is complete before an old one is removed, and a state is saved only after an optimizer step, so that
+    accumulated gradients are never lost: with gradient accumulation a save may come some iterations late.
+
+    Args:
+        interval: Iterations between saves; the end of training always saves.
+        keep: How many last states stay.
+        best: A key of the validation metrics, e.g. "coco/bbox_mAP"; its best weights stay too. None keeps none.
+        rule: Whether the best value is the "greater" or the "less".
+    """
+
+    priority = "VERY_LOW"
+
+    def __init__(
+        self, interval: int = 1000, keep: int = 2, best: str | None = None, rule: Literal["greater", "less"] = "greater"
+    ) -> None:
+        if interval < 1 or keep < 1:
+            raise ValueError(f"interval {interval} and keep {keep} must be at least 1")
+        if rule not in ("greater", "less"):
+            raise ValueError(f"rule {rule!r} is neither 'greater' nor 'less'")
+        self.interval = interval
+        self.keep = keep
+        self.best = best
+        self.rule = rule
+        self._due = False
+
+    # --- saving -------------------------------------------------------------------------------------------------------
+    def before_train(self, runner: Runner) -> None:
+        """Clear what a killed run left, and make up for a validation that it could not finish."""
+        if not isinstance(runner.train_loop, IterBasedTrainLoop):
+            raise ConfigError("train_cfg.by_epoch must be false: a run is counted, saved and resumed by iterations")
+        if is_main_process():
+            files.remove_temporaries(Path(runner.work_dir))
+        if _agree(lambda: _validation_is_missing(runner)):
+            runner.val_loop.run()
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        """Save if it is time and no gradients are pending."""
+        done = runner.iter + 1
+        self._due |= done % self.interval == 0 or done == runner.max_iters
+        if self._due and runner.optim_wrapper.should_update():
+            self._due = False
+            self._save_last(runner, done)
+
+    def after_val_epoch(self, runner: Runner, metrics: dict[str, Any] | None = None) -> None:
+        """Save the weights if the metric is the best so far."""
+        if self.best is None or not isinstance(runner._train_loop, IterBasedTrainLoop):
+            return
+        metrics = metrics or {}
+        if self.best not in metrics:
+            raise ConfigError(
+                f"default_hooks.checkpoint.best: no metric is called {self.best!r}; {suggest(self.best, metrics)}"
+            )
+        folder, score = Path(runner.work_dir), float(metrics[self.best])
+        if not _agree(lambda: self._improves(score, files.read_best(folder))):
+            return
+        path = folder / f"best_iter_{runner.iter}.pth"
+        state = training_state(runner, runner.iter, with_optimizer=False)
+        if is_main_process():
+            files.save_checkpoint(state, path)
+            record = {"file": path.name, "metric": self.best, "score": score, "iter": runner.iter}
+            files.write_text(folder / files.BEST_POINTER, json.dumps(record) + "\n")
+            for old in set(folder.glob("best_iter_*.pth")) - {path}:
+                old.unlink(missing_ok=True)
+            runner.logger.info(f"best {self.best} so far: {score:.4f}, saved as {path.name}")
+
+    def _improves(self, score: float, previous: dict[str, Any] | None) -> bool:
+        if previous is None or previous["metric"] != self.best:
+            return not math.isnan(score)
+        return score > previous["score"] if self.rule == "greater" else score < previous["score"]
+
+    def _save_last(self, runner: Runner, iteration: int) -> None:
+        state = training_state(runner, iteration, with_optimizer=True)
+        if is_main_process():
+            folder = Path(runner.work_dir)
+            path = folder / f"iter_{iteration}.pth"
+            files.save_checkpoint(state, path)
+            files.write_text(folder / files.LAST_POINTER, path.name + "\n")
+            earlier = [file for file in folder.glob("iter_*.pth") if files.iteration_of(file) < iteration]
+            for old in sorted(earlier, key=files.iteration_of)[: -(self.keep - 1) or None]:
+                old.unlink(missing_ok=True)
+
+    # --- loading ------------------------------------------------------------------------------------------------------
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        """Check that the weights fit, and give mmengine what it expects to find."""
+        model = unwrap(runner.model)
+        continues = runner._resume or not isinstance(runner._train_loop, IterBasedTrainLoop)
+        report = compare_keys(model, checkpoint.get("state_dict", checkpoint))
+        if report and continues:
+            raise CheckpointError(f"{runner._load_from}: does not fit this config: {report}")
+        if report:
+            runner.logger.warning(f"{runner._load_from}: {report}")
+        if not runner._resume:
+            return
+        if "optimizer" not in checkpoint:
+            raise CheckpointError(
+                f"{runner._load_from}: holds weights only and cannot be resumed; use load_from instead"
+            )
+        for key, values in checkpoint.get("pe_spatial", {}).get("log_history", {}).items():
+            checkpoint["message_hub"]["log_scalars"][key] = HistoryBuffer(values, [1] * len(values))
+        # mmengine compares pickles, in which equal values may differ
+        metainfo = getattr(runner.train_dataloader.dataset, "metainfo", None)
+        if _plain(metainfo) == checkpoint["meta"].get("dataset_meta"):
+            checkpoint["meta"]["dataset_meta"] = metainfo
+        if isinstance(runner.model, FullyShardedModel):
+            # sharded before the first iteration, when the parameters are
+            runner.model.pending_optimizer_state = checkpoint.pop("optimizer")
+
+
+def _agree(decide: Callable[[], bool]) -> bool:
+    """The main process decides for all: files that it writes may or may not be there yet for the others."""
+    decision = [decide() if is_main_process() else False]
+    broadcast_object_list(decision)
+    return decision[0]
+
+
+def _validation_is_missing(runner: Runner) -> bool:
+    """Whether the run was killed after the save but before the end of the validation at the same iteration."""
+    loop = runner.train_loop
+    is_due = loop.iter % loop.val_interval == 0 or loop.iter == loop.max_iters
+    if runner.val_loop is None or loop.iter == 0 or loop.iter < loop.val_begin or not is_due:
+        return False
+    records = read_metrics(Path(runner.work_dir))
+    return not any(record["mode"] == "val" and record["iter"] == loop.iter for record in records)
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """The model inside a distributed wrapper."""
+    return model.module if is_model_wrapper(model) else model  # type: ignore[return-value]
+
+
+def training_state(runner: Runner, iteration: int, with_optimizer: bool) -> dict[str, Any]:
+    """The content of a checkpoint after `iteration` iterations. Collective where parameters are sharded."""
+    dataset = runner.train_dataloader.dataset
+    state: dict[str, Any] = {
+        "meta": {
+            "epoch": runner.epoch,
+            "iter": iteration,
+            "seed": runner.seed,
+            "experiment_name": runner.experiment_name,
+            "time": time.strftime("%Y-%m-%d %H:%M:%S"),
+            "mmengine_version": mmengine.__version__,
+            "dataset_meta": _plain(getattr(dataset, "metainfo", None)),
+        },
+        "pe_spatial": describe(runner.cfg.to_dict(), getattr(dataset, "metainfo", None)),
+        "state_dict": gather_full(unwrap(runner.model).state_dict()),
+        "message_hub": {"log_scalars": {}, "runtime_info": {}, "resumed_keys": {}},
+    }
+    if with_optimizer:
+        state["pe_spatial"]["log_history"] = _recent_scalars(runner)
+        state["optimizer"] = gather_full(runner.optim_wrapper.state_dict())
+        state["param_schedulers"] = [scheduler.state_dict() for scheduler in runner.param_schedulers or []]
+    runner.call_hook("before_save_checkpoint", checkpoint=state)
+    return state
+
+
+def describe(config: dict[str, Any], metainfo: Any) -> dict[str, Any]:
+    """The `pe_spatial` key of a checkpoint: what a Predictor needs beside the weights."""
+    return {"format_version": files.FORMAT_VERSION, "config": json.dumps(config), "metainfo": _plain(metainfo)}
+
+
+def compare_keys(model: nn.Module, state_dict: dict[str, Tensor]) -> str:
+    """How the weights differ from the model's, in one line; empty if they fit."""
+    expected = model.state_dict()
+    found = {key.removeprefix("module."): value for key, value in state_dict.items()}
+    reshaped = [
+        f"{key} {tuple(found[key].shape)} instead of {tuple(expected[key].shape)}"
+        for key in expected.keys() & found.keys()
+        if found[key].shape != expected[key].shape
+    ]
+    parts = []
+    for title, keys in (
+        ("missing", sorted(expected.keys() - found.keys())),
+        ("unexpected", sorted(found.keys() - expected.keys())),
+        ("other shape", sorted(reshaped)),
+    ):
+        if keys:
+            more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
+            parts.append(f"{len(keys)} of {len(expected)} keys {title} ({', '.join(keys[:3])}{more})")
+    return "; ".join(parts)
+
+
+def _recent_scalars(runner: Runner) -> dict[str, list[float]]:
+    """What smooths the next line of the log; the full history is in metrics.jsonl."""
+    window = runner.log_processor.window_size
+    return {
+        key: [float(value) for value in buffer.data[0][-window:]]
+        for key, buffer in runner.message_hub.log_scalars.items()
+        if key.startswith("train/")
+    }
+
+
+def _plain(value: Any) -> Any:
+    """The JSON form of a dataset's metainfo; None stands for what has none."""
+    return json.loads(json.dumps(value, default=lambda item: item.tolist() if hasattr(item, "tolist") else str(item)))

@@ -1,0 +1,197 @@
+"""Checks of a merged config against the registries and the signatures of what it builds."""
+
+import inspect
+from collections.abc import Callable, Iterator, Sequence, Set
+from contextlib import suppress
+from functools import cache
+from importlib import import_module
+from typing import Any
+
+import mmengine.registry
+from mmengine.registry import Registry
+from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, LogProcessor, Runner, TestLoop, ValLoop
+from torch import nn
+from torch.utils.data import DataLoader
+
+from pe_spatial.common.errors import suggest
+from pe_spatial.training.optim import ParamwiseOptions
+
+_REGISTRIES: dict[str, Registry] = {
+    name: value for name, value in vars(mmengine.registry).items() if isinstance(value, Registry)
+}
+# the section that a key opens -> the registry of the `type` that stands directly in it
+_SECTIONS = {
+    "model": "MODELS",
+    "data_preprocessor": "MODELS",
+    "dataset": "DATASETS",
+    "sampler": "DATA_SAMPLERS",
+    "batch_sampler": "DATA_SAMPLERS",
+    "pipeline": "TRANSFORMS",
+    "collate_fn": "FUNCTIONS",
+    "worker_init_fn": "FUNCTIONS",
+    "optim_wrapper": "OPTIM_WRAPPERS",
+    "optimizer": "OPTIMIZERS",
+    "param_scheduler": "PARAM_SCHEDULERS",
+    "default_hooks": "HOOKS",
+    "custom_hooks": "HOOKS",
+    "val_evaluator": "METRICS",
+    "test_evaluator": "METRICS",
+    "visualizer": "VISUALIZERS",
+    "vis_backends": "VISBACKENDS",
+    "model_wrapper_cfg": "MODEL_WRAPPERS",
+    "train_cfg": "LOOPS",
+    "val_cfg": "LOOPS",
+    "test_cfg": "LOOPS",
+    "log_processor": "LOG_PROCESSORS",
+}
+# keys that mmengine takes out of a section before it calls the constructor
+_CONSUMED = {
+    "HOOKS": {"priority"},
+    "PARAM_SCHEDULERS": {"convert_to_iter_based"},
+    "OPTIM_WRAPPERS": {"constructor", "paramwise_cfg", "optimizer"},
+    "LOOPS": {"by_epoch"},
+}
+_LOADER_KEYS = {"dataset", "sampler", "batch_sampler", "num_batch_per_epoch", "disable_subprocess_warning"}
+TOP_LEVEL_KEYS = frozenset(inspect.signature(Runner.__init__).parameters) - {"self", "cfg"} | {
+    "custom_imports",
+    "model_wrapper_cfg",
+    "sync_bn",
+    "find_unused_parameters",
+    "compile",
+    "activation_checkpointing",
+    "efficient_conv_bn_eval",
+}
+
+
+def find_problems(config: Any) -> Iterator[tuple[str, str]]:
+    """(dotted key, what is wrong with it) for everything that is misspelled or unknown."""
+    for key in config:
+        if key not in TOP_LEVEL_KEYS:
+            yield key, f"unknown key; {suggest(key, TOP_LEVEL_KEYS)} (a variable of your own begins with _)"
+    scope = config.get("default_scope", "mmengine")
+    for key, value in config.items():
+        yield from _walk(value, [key], _SECTIONS.get(key), scope)
+
+
+def _walk(node: Any, path: list[str], registry: str | None, scope: str) -> Iterator[tuple[str, str]]:
+    if isinstance(node, list | tuple):
+        for index, item in enumerate(node):
+            yield from _walk(item, [*path, str(index)], registry, scope)
+    if not isinstance(node, dict) or path[-1] == "clip_grad":
+        return
+    options = _implied_options(path, node)
+    factory_name = path[-1]
+    if isinstance(node.get("type"), str):
+        factory_name = node["type"]
+        factory, problem = _resolve(factory_name, registry, scope)
+        if problem:
+            yield ".".join([*path, "type"]), problem
+        elif factory is not None:
+            options = _options(factory)
+            if options is not None:
+                options = options | _CONSUMED.get(registry or "", set()) | {"type", "_scope_"}
+    for key, value in node.items():
+        if options is not None and key not in options:
+            yield ".".join([*path, key]), f"{factory_name} has no option {key!r}; {suggest(key, options)}"
+        # the registry of a section holds for what is nested in it until another section begins
+        yield from _walk(value, [*path, key], _SECTIONS.get(key, registry), scope)
+
+
+def has_schema(path: Sequence[str], node: Any) -> bool:
+    """Whether `find_problems` would notice a wrong key in this section."""
+    return isinstance(node, dict) and ("type" in node or _implied_options(path, node) is not None)
+
+
+def _implied_options(path: Sequence[str], node: dict[str, Any]) -> Set[str] | None:
+    """The keys of sections whose constructor is not named in them."""
+    match tuple(path):
+        case ("train_cfg",):
+            return _options(EpochBasedTrainLoop if node.get("by_epoch") else IterBasedTrainLoop, {"by_epoch"})
+        case ("val_cfg",):
+            return _options(ValLoop)
+        case ("test_cfg",):
+            return _options(TestLoop)
+        case ("train_dataloader" | "val_dataloader" | "test_dataloader",):
+            return _options(DataLoader, _LOADER_KEYS)
+        case ("randomness",):
+            return _options(Runner.set_randomness)
+        case ("log_processor",):
+            return _options(LogProcessor)
+        case ("env_cfg",):
+            return {"cudnn_benchmark", "mp_cfg", "dist_cfg", "resource_limit"}
+        case ("custom_imports",):
+            return {"imports", "allow_failed_imports"}
+        case ("auto_scale_lr",):
+            return {"base_batch_size", "enable"}
+        case ("optim_wrapper",):
+            return _options(_REGISTRIES["OPTIM_WRAPPERS"].get("OptimWrapper"), _CONSUMED["OPTIM_WRAPPERS"])
+        case ("optim_wrapper", "paramwise_cfg"):
+            return _options(ParamwiseOptions)
+    return None
+
+
+def _resolve(name: str, registry: str | None, scope: str) -> tuple[Callable[..., Any] | None, str]:
+    """What a `type` builds, or what is wrong with it."""
+    preferred = [registry] if registry else []
+    for key in [*preferred, *(key for key in _REGISTRIES if key != registry)]:
+        # "not registered" is a RuntimeError or None
+        with _REGISTRIES[key].switch_scope_and_registry(scope) as current, suppress(RuntimeError):
+            factory = current.get(name)
+            if factory is not None:
+                return factory, ""
+    module_name, _, attribute = name.rpartition(".")
+    if not module_name:
+        known = [key for each in preferred or _REGISTRIES for key in _names(_REGISTRIES[each])]
+        return None, f"nothing called {name!r} is registered; {suggest(name, known)}"
+    try:
+        return None, f"{module_name} has no {attribute!r}; {suggest(attribute, dir(import_module(module_name)))}"
+    except ImportError as error:
+        return None, f"{module_name} cannot be imported: {error}"
+
+
+def _names(registry: Registry) -> set[str]:
+    names = set(registry.module_dict)
+    for child in registry.children.values():
+        names |= _names(child)
+    return names
+
+
+def _options(factory: Any, extra: Set[str] = frozenset()) -> Set[str] | None:
+    names = signature_names(factory)
+    return None if names is None else names | extra
+
+
+@cache
+def signature_names(factory: Callable[..., Any]) -> frozenset[str] | None:
+    """Names of the arguments of a function or a constructor, following `**kwargs` up the classes.
+
+    None where they cannot be told: `**kwargs` that no base class closes, or a signature that Python does not know.
+    """
+    if not inspect.isclass(factory):
+        names, is_open = _parameters(factory)
+        return None if is_open else names
+    collected: frozenset[str] = frozenset()
+    passes_on = False  # some constructor so far handed its **kwargs upwards
+    for cls in inspect.getmro(factory):
+        if cls in (object, nn.Module):
+            return None if passes_on else collected
+        if "__init__" not in vars(cls):
+            if "__new__" in vars(cls):
+                return None
+            continue
+        names, passes_on = _parameters(vars(cls)["__init__"])
+        collected |= names - {"self"}
+        if not passes_on:
+            return collected
+    return None
+
+
+def _parameters(function: Callable[..., Any]) -> tuple[frozenset[str], bool]:
+    try:
+        parameters = inspect.signature(function).parameters
+    except (TypeError, ValueError):
+        return frozenset(), True
+    kinds = {name: parameter.kind for name, parameter in parameters.items()}
+    variable = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
+    names = frozenset(name for name, kind in kinds.items() if kind not in variable)
+    return names, inspect.Parameter.VAR_KEYWORD in kinds.values()

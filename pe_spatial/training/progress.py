@@ -1,0 +1,161 @@
+"""The line of progress on the screen, `metrics.jsonl` in the work folder, and the same numbers for TensorBoard."""
+
+import json
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from mmengine.dist import master_only
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner
+
+from pe_spatial.training.checkpoint import write_text
+
+METRICS_FILE = "metrics.jsonl"
+
+
+@HOOKS.register_module()
+class ProgressHook(Hook):
+    """Shows and records losses and metrics; it stands in for mmengine's LoggerHook.
+
+    Args:
+        interval: Iterations between two lines; losses and times are means over `log_processor.window_size` iterations.
+    """
+
+    priority = "BELOW_NORMAL"
+
+    def __init__(self, interval: int = 20) -> None:
+        if interval < 1:
+            raise ValueError(f"interval {interval} must be at least 1")
+        self.interval = interval
+        self._metrics: dict[str, Any] = {}
+        self._shown = 0.0
+
+    def before_train(self, runner: Runner) -> None:
+        """Take back what a killed run recorded after the checkpoint that this one starts from."""
+        kept = [record for record in read_metrics(Path(runner.work_dir)) if record["iter"] <= runner.iter]
+        _rewrite(Path(runner.work_dir), kept)
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        """One line every `interval` iterations and one at the end."""
+        done = runner.iter + 1
+        if done % self.interval and done != runner.max_iters:
+            return
+        values, _ = runner.log_processor.get_log_after_iter(runner, batch_idx, "train")
+        values["memory"] = peak_memory()
+        runner.logger.info(_train_line(values, done, runner.max_iters, runner.message_hub.get_info("eta")))
+        runner.visualizer.add_scalars({f"train/{name}": value for name, value in values.items()}, step=done)
+        _append(Path(runner.work_dir), {"mode": "train", **scalars(values), "iter": done})
+
+    def after_val_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        """A line now and then during a long evaluation."""
+        self._show_evaluation(runner, batch_idx, len(runner.val_dataloader))
+
+    def after_test_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        """A line now and then during a long evaluation."""
+        self._show_evaluation(runner, batch_idx, len(runner.test_dataloader))
+
+    def _show_evaluation(self, runner: Runner, batch_idx: int, total: int) -> None:
+        now = time.monotonic()
+        if batch_idx == 0 or now - self._shown > 20:
+            self._shown = now
+            left = f"  eta {duration(runner.message_hub.get_info('eta'))}" if batch_idx else ""
+            runner.logger.info(f"evaluating {batch_idx + 1}/{total}{left}")
+
+    def after_val_epoch(self, runner: Runner, metrics: dict[str, Any] | None = None) -> None:
+        """Show the metrics."""
+        self._metrics = scalars(metrics or {})
+        runner.logger.info(f"validation  {_metrics_line(self._metrics)}")
+
+    def after_val(self, runner: Runner) -> None:
+        """Record the metrics: when the checkpoint hook has seen them, so that a record means that it is done."""
+        iteration = runner.iter if is_training(runner) else 0
+        runner.visualizer.add_scalars({f"val/{name}": value for name, value in self._metrics.items()}, step=iteration)
+        _append(Path(runner.work_dir), {"mode": "val", **self._metrics, "iter": iteration})
+
+    def after_test_epoch(self, runner: Runner, metrics: dict[str, Any] | None = None) -> None:
+        """Show the metrics."""
+        runner.logger.info(f"test  {_metrics_line(scalars(metrics or {}))}")
+
+    def after_run(self, runner: Runner) -> None:
+        """Flush TensorBoard."""
+        runner.visualizer.close()
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """The records of `metrics.jsonl` up to the first broken line, which a killed run may leave at the end."""
+    records: list[dict[str, Any]] = []
+    path = folder / METRICS_FILE
+    for line in path.read_text().splitlines() if path.is_file() else ():
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return records
+
+
+def peak_memory() -> float:
+    """GB: the peak of CUDA allocations where there is CUDA, otherwise what the process holds now."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 1e9
+    return psutil.Process().memory_info().rss / 1e9
+
+
+def is_training(runner: Runner) -> bool:
+    """Whether the runner's training loop is built; asking for `runner.iter` would build it."""
+    return hasattr(runner._train_loop, "iter")
+
+
+def duration(seconds: float) -> str:
+    """Days, hours, minutes and seconds as far as they matter."""
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    if days:
+        return f"{days} d {hours} h"
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+
+
+def _train_line(values: dict[str, Any], done: int, total: int, eta: float) -> str:
+    terms = "  ".join(
+        f"{name.removeprefix('loss_')} {value:.4f}"
+        for name, value in values.items()
+        if name != "loss" and ("loss" in name or name == "grad_norm")
+    )
+    waiting = values["data_time"] / max(values["time"], 1e-9)
+    rate = values.get("base_lr", values["lr"])
+    terms = f"({terms})  " if terms else ""
+    return (
+        f"{done:>{len(str(total))}}/{total}  loss {values['loss']:.4f}  {terms}lr {rate:.2e}  "
+        f"{values['time']:.2f} s/iter  waiting for data {waiting:.0%}  {values['memory']:.2f} GB  eta {duration(eta)}"
+    )
+
+
+def _metrics_line(metrics: dict[str, Any]) -> str:
+    shown = [f"{name} {value:.4f}" for name, value in list(metrics.items())[:6]]
+    more = f"  and {len(metrics) - 6} more in the result card" if len(metrics) > 6 else ""
+    return "  ".join(shown) + more
+
+
+def scalars(values: dict[str, Any]) -> dict[str, float]:
+    """Those entries that are numbers."""
+    return {name: float(value) for name, value in values.items() if _is_scalar(value)}
+
+
+def _is_scalar(value: Any) -> bool:
+    return not isinstance(value, str) and getattr(value, "ndim", 0) == 0 and hasattr(value, "__float__")
+
+
+@master_only
+def _append(folder: Path, record: dict[str, Any]) -> None:
+    with open(folder / METRICS_FILE, "a") as file:
+        file.write(json.dumps(record) + "\n")
+
+
+@master_only
+def _rewrite(folder: Path, records: Iterable[dict[str, Any]]) -> None:
+    write_text(folder / METRICS_FILE, "".join(json.dumps(record) + "\n" for record in records))

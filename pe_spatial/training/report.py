@@ -1,0 +1,191 @@
+"""What a run says about itself: first screen, `environment.json`, and a result card (`result.json`, `RESULT.md`)."""
+
+import json
+import platform
+import resource
+import shlex
+import subprocess
+import sys
+import time
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.dist import get_world_size, is_main_process
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner
+from mmengine.utils.dl_utils import collect_env
+from torch import nn
+
+from pe_spatial.training.checkpoint import find_last, read_best, write_text
+from pe_spatial.training.distributed import available_cores
+from pe_spatial.training.progress import duration, is_training, scalars
+
+_PACKAGES = ("pe_spatial", "torch", "torchvision", "onedl-mmengine", "numpy")
+
+
+@HOOKS.register_module()
+class RunReportHook(Hook):
+    """Writes and shows facts about a run at its beginning and its end."""
+
+    priority = "NORMAL"
+
+    def __init__(self) -> None:
+        self._metrics: dict[str, float] = {}
+        self._started = time.monotonic()
+        self._first_iteration = 0
+
+    def before_run(self, runner: Runner) -> None:
+        """Write the environment."""
+        self._started = time.monotonic()
+        if is_main_process():
+            text = json.dumps({key: str(value) for key, value in collect_env().items()}, indent=2)
+            write_text(Path(runner.work_dir) / "environment.json", text + "\n")
+
+    def before_train(self, runner: Runner) -> None:
+        """Show what is about to happen."""
+        self._first_iteration = runner.iter
+        for line in _summary(runner):
+            runner.logger.info(line)
+
+    def after_val_epoch(self, runner: Runner, metrics: dict[str, Any] | None = None) -> None:
+        """Remember the metrics for the card."""
+        self._metrics = scalars(metrics or {})
+
+    def after_train(self, runner: Runner) -> None:
+        """Write the card of a training run."""
+        self._write_card(runner)
+
+    def after_test_epoch(self, runner: Runner, metrics: dict[str, Any] | None = None) -> None:
+        """Remember the metrics for the card."""
+        self._metrics = scalars(metrics or {})
+
+    def after_test(self, runner: Runner) -> None:
+        """Write the card of an evaluation."""
+        self._write_card(runner)
+
+    def _write_card(self, runner: Runner) -> None:
+        if not is_main_process():
+            return
+        folder = Path(runner.work_dir)
+        training = is_training(runner)
+        card = {
+            "config": runner.cfg.filename,
+            "command": shlex.join(["python", *sys.argv]),
+            "metrics": self._metrics,
+            **(_training_facts(runner, self._first_iteration) if training else {"checkpoint": runner._load_from}),
+            "seed": runner.seed,
+            "seconds": round(time.monotonic() - self._started, 1),
+            "peak_memory_gb": round(_peak_memory(), 2),
+            "parameters": count_parameters(runner.model),
+            "precision": _precision(runner.cfg),
+            "device": device_name(),
+            "processes": get_world_size(),
+            "versions": _versions(),
+            "git_revision": git_revision(),
+        }
+        write_text(folder / "result.json", json.dumps(card, indent=2) + "\n")
+        write_text(folder / "RESULT.md", _markdown(card))
+        runner.logger.info(f"done in {duration(card['seconds'])}; results are in {folder} (see RESULT.md)")
+
+
+def _training_facts(runner: Runner, first_iteration: int) -> dict[str, Any]:
+    folder = Path(runner.work_dir)
+    last = find_last(folder)
+    facts = {"best": read_best(folder), "last_checkpoint": last.name if last else None, "iterations": runner.iter}
+    return facts | ({"resumed_from_iteration": first_iteration} if first_iteration else {})
+
+
+def _summary(runner: Runner) -> list[str]:
+    loader, config = runner.train_dataloader, runner.cfg
+    images, processes = len(loader.dataset), get_world_size()
+    accumulation = config.optim_wrapper.get("accumulative_counts", 1)
+    per_step = loader.batch_size * processes * accumulation
+    parameters = {kind: f"{count:,} {kind}" for kind, count in count_parameters(runner.model).items()}
+    lines = [
+        f"work folder {runner.work_dir}, seed {runner.seed}, {device_name()}, {processes} process(es) of "
+        f"{torch.get_num_threads()} thread(s), {_precision(config)}",
+        f"training data: {images} images" + _histogram(loader.dataset),
+    ]
+    if runner.val_loop is not None:
+        lines.append(f"validation data: {len(runner.val_dataloader.dataset)} images")
+    lines += [
+        f"batch: {loader.batch_size} images x {processes} process(es) x {accumulation} accumulated = {per_step} per "
+        f"step; {runner.max_iters} iterations, {-(-runner.max_iters // accumulation)} steps, "
+        f"{runner.max_iters * loader.batch_size * processes / images:.1f} epochs",
+        f"model: {parameters['trainable']} and {parameters['frozen']} parameters",
+    ]
+    return lines + ([f"continuing after iteration {runner.iter}"] if runner.iter else [])
+
+
+def _histogram(dataset: Any) -> str:
+    """The most frequent classes, of datasets that offer `class_counts() -> {name: number of instances}`."""
+    if not hasattr(dataset, "class_counts"):
+        return ""
+    counts = sorted(dataset.class_counts().items(), key=lambda item: -item[1])
+    shown = ", ".join(f"{name} {count}" for name, count in counts[:8])
+    more = f", … ({len(counts)} classes)" if len(counts) > 8 else ""
+    missing = [name for name, count in counts if count == 0]
+    return f"; instances: {shown}{more}" + (f"; none of {', '.join(missing[:8])}" if missing else "")
+
+
+def count_parameters(model: nn.Module) -> dict[str, int]:
+    """Numbers of trainable and of frozen parameters."""
+    counts = {"trainable": 0, "frozen": 0}
+    for parameter in model.parameters():
+        counts["trainable" if parameter.requires_grad else "frozen"] += parameter.numel()
+    return counts
+
+
+def device_name() -> str:
+    """The GPU, or the processor and the cores that the process may use."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return f"CPU ({platform.processor() or platform.machine()}, {available_cores()} cores)"
+
+
+def git_revision() -> str | None:
+    """The commit of the code, with "-dirty" if files were changed; None outside a repository."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _peak_memory() -> float:
+    """GB: CUDA allocations where there is CUDA, otherwise resident memory of the process."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 1e9
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+
+
+def _precision(config: Any) -> str:
+    wrapper = config.get("optim_wrapper") or {}
+    kinds = {"Bf16OptimWrapper": "bfloat16 autocast", "AmpOptimWrapper": f"{wrapper.get('dtype', 'float16')} autocast"}
+    return kinds.get(wrapper.get("type", ""), "float32")
+
+
+def _versions() -> dict[str, str]:
+    versions = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return versions
+
+
+def _markdown(card: dict[str, Any]) -> str:
+    metrics = "".join(f"| {name} | {value:.4f} |\n" for name, value in card["metrics"].items())
+    facts = "".join(f"* {name}: {_inline(value)}\n" for name, value in card.items() if name != "metrics")
+    return f"# Result\n\n| metric | value |\n|---|---|\n{metrics}\n{facts}"
+
+
+def _inline(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_inline(item)}" for name, item in value.items())
+    return f"{value:,}" if isinstance(value, int) and value > 9999 else str(value)

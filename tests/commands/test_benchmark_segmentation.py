@@ -1,0 +1,25 @@
+"""The benchmark of folders runs both sides, finds equal labels, and reports; what it measures is not tested."""
+
+import json
+
+import numpy as np
+from mmengine.registry import DefaultScope
+from PIL import Image
+
+from pe_spatial.commands import benchmark
+
+
+def test_folders_against_mmseg(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(
+        DefaultScope, "_instance_dict", DefaultScope._instance_dict.copy()
+    )  # mmseg sets its own for good
+    for number in range(2):
+        pixels = np.random.default_rng(number).integers(0, 256, (96, 112, 3), np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{number}.png")
+    arguments = ["--input", tmp_path, "--config", "demo/seg_linear_tiny_shapes", "--classes", 7, "--rounds", 1]
+    options = ["--device", "cpu", "--threads", 1, "--json", tmp_path / "report.json"]
+    benchmark.main([str(argument) for argument in ("segmentation", *arguments, *options)])
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["equal_labels"] > 0.999 and report["ratio"] > 0 and report["images"] == 2
+    assert 0 < report["ours_share_of_network"] < 1
+    assert "times as fast" in capsys.readouterr().out

@@ -1,0 +1,202 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from pe_spatial.commands import score as score_tracking
+from pe_spatial.commands import track
+from pe_spatial.demo.scenes import draw_video
+
+CONFIG = """
+custom_imports: {imports: [pe_spatial.tracking]}
+default_scope: mmengine
+model:
+  type: VideoTracker
+  backbone:
+    type: PEBackbone
+    variant: {name: tiny, patch_size: 8, width: 32, depth: 2, heads: 2, mlp_ratio: 2, image_size: 64, cls_token: true}
+    layers: [-1]
+  resizing: {short_side: 64}
+  propagation: {radius: 4}
+  recent: 3
+test_dataloader:
+  batch_size: 1
+  num_workers: 0
+  dataset: {type: Davis2017, data_root: ROOT}
+  sampler: {type: DefaultSampler, shuffle: false}
+"""
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    root = tmp_path_factory.mktemp("davis")
+    for seed, name in enumerate(("first", "second")):
+        for number, scene in enumerate(draw_video(seed, size=(64, 96), frames=8)):
+            for folder, pixels in (("JPEGImages", scene.image), ("Annotations", scene.ids.astype(np.uint8))):
+                path = root / folder / "480p" / name / f"{number:05d}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(pixels).save(path)
+    (root / "tiny.yaml").write_text(CONFIG.replace("ROOT", str(root)))
+    return root
+
+
+def run(root, out, *arguments):
+    return track.main(["--config", str(root / "tiny.yaml"), "--output", str(out), "--device", "cpu", *arguments])
+
+
+def single(root, out, *arguments):
+    frames, mask = root / "JPEGImages/480p/first", root / "Annotations/480p/first/00000.png"
+    return run(root, out, "--input", str(frames), "--mask", str(mask), *arguments)
+
+
+def results(out, name="first"):
+    return {path.name: np.array(Image.open(path)) for path in sorted((out / name).glob("*.png"))}
+
+
+def same(one, other):
+    return one.keys() == other.keys() and all(np.array_equal(one[key], other[key]) for key in one)
+
+
+def test_a_data_set_is_tracked_and_scored_and_the_score_command_agrees(root, tmp_path, capsys):
+    assert run(root, tmp_path / "out") == 0
+    scores = json.loads((tmp_path / "out/scores.json").read_text())
+    assert 0.3 < scores["global"]["J&F"] < 1
+    assert "all objects" in capsys.readouterr().out
+    arguments = ["--results", str(tmp_path / "out"), "--output", str(tmp_path / "again.json")]
+    assert score_tracking.main([*arguments, "--annotations", str(root / "Annotations/480p")]) == 0
+    assert json.loads((tmp_path / "again.json").read_text()) == scores
+    assert score_tracking.main([*arguments, "--config", str(root / "tiny.yaml")]) == 0
+    assert json.loads((tmp_path / "again.json").read_text()) == scores
+
+
+def test_an_interrupted_run_goes_on_and_ends_as_if_nothing_had_happened(root, tmp_path, monkeypatch):
+    assert run(root, tmp_path / "whole", "--mot") == 0
+    written = track.VideoResults.write
+
+    def interrupted(self, frame, ids):
+        if self.name == "second" and frame.number == 5:
+            raise KeyboardInterrupt
+        written(self, frame, ids)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(track.VideoResults, "write", interrupted)
+        assert run(root, tmp_path / "cut", "--mot") == 130
+    assert len(results(tmp_path / "cut", "second")) == 5  # finished frames stay
+    assert run(root, tmp_path / "cut", "--mot") == 0
+    for name in ("first", "second"):
+        assert same(results(tmp_path / "cut", name), results(tmp_path / "whole", name))
+    for name in ("scores.json", "second.json", "second.txt"):
+        assert (tmp_path / "cut" / name).read_text() == (tmp_path / "whole" / name).read_text()
+
+
+def test_a_run_that_was_killed_goes_on_from_its_last_saved_state(root, tmp_path, monkeypatch):
+    assert single(root, tmp_path / "whole") == 0
+    monkeypatch.setattr("pe_spatial.tracking.results.SAVE_EVERY", 0)
+    written = track.VideoResults.write
+
+    class Killed(BaseException):
+        pass
+
+    def killed(self, frame, ids):
+        written(self, frame, ids)
+        if frame.number == 5:  # written, but the state is that of the frame before
+            monkeypatch.setattr(track.VideoResults, "save_state", lambda *a, **k: None)
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(track.VideoResults, "write", killed)
+        with pytest.raises(Killed):
+            single(root, tmp_path / "cut")
+    monkeypatch.undo()
+    assert torch.load(tmp_path / "cut/.resume/first.pt", weights_only=True)["frame"] == 5
+    assert single(root, tmp_path / "cut") == 0
+    assert same(results(tmp_path / "cut"), results(tmp_path / "whole"))
+
+
+def test_a_complete_run_is_left_as_it_is(root, tmp_path, capsys):
+    assert single(root, tmp_path / "out") == 0
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")}
+    assert single(root, tmp_path / "out") == 0
+    assert "nothing left to do" in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")} == before
+
+
+def test_boxes_batches_and_late_objects(root, tmp_path):
+    late = tmp_path / "late.png"
+    Image.fromarray(np.pad(np.full((20, 20), 9, np.uint8), ((40, 4), (70, 6)))).save(late)
+    frames = str(root / "JPEGImages/480p/first")
+    boxes = ("--input", frames, "--box", "10,10,40,40", "--box", "5:50,5,90,30")
+    assert run(root, tmp_path / "out", *boxes, "--at", f"3:{late}", "--batch", "3", "--limit", "6") == 0
+    found = results(tmp_path / "out")
+    assert len(found) == 6 and set(np.unique(found["00000.png"])) == {0, 1, 5}
+    assert set(np.unique(found["00003.png"])) >= {0, 9} and (found["00003.png"][40:60, 70:90] == 9).all()
+    boxes = json.loads((tmp_path / "out/first.json").read_text())["objects"]
+    assert boxes["9"][0]["frame"] == "00003"
+
+
+def test_the_documented_formats_of_prompts():
+    assert track.parse_boxes(["1,2,3,4", "7:1,2,3,4.5"]) == {1: [1, 2, 3, 4], 7: [1, 2, 3, 4.5]}
+    expected = {1: [(1, 2, True), (3, 4, False)], 2: [(5, 6, True)]}
+    assert track.parse_points(["1,2", "1:3,4,0", "2:5,6"]) == expected
+    for parse, text in ((track.parse_boxes, "1,2,3"), (track.parse_points, "1"), (track.parse_boxes, "a,b,c,d")):
+        with pytest.raises(track.UserError, match="--"):
+            parse([text])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (["--mask", "nowhere.png"], "no such file"),
+        (["--input", "nowhere.mp4"], "nowhere.mp4"),
+        (["--at", "x.png"], "write FRAME:PNG"),
+        (["--box", "200,0,210,9"], "no area"),
+        (["model.resizing.short_sid=4"], "short_sid"),
+        (["--weights", "nowhere.pt"], "nowhere.pt"),
+    ],
+)
+def test_mistakes_end_with_a_message(root, tmp_path, capsys, change, message):
+    assert single(root, tmp_path / "out", *change) == 2
+    assert message in capsys.readouterr().err
+
+
+def write_frames(folder, sizes):
+    folder.mkdir()
+    for number, size in enumerate(sizes):
+        Image.fromarray(np.zeros((*size, 3), np.uint8)).save(folder / f"{number:05d}.png")
+    return folder
+
+
+def test_bad_frames_end_with_a_message_and_keep_what_is_finished(root, tmp_path, capsys):
+    box = ("--box", "2,2,30,30")
+    frames = write_frames(tmp_path / "frames", [(64, 96)] * 5)
+    (frames / "00003.png").write_bytes(b"broken")
+    assert run(root, tmp_path / "out", "--input", str(frames), *box) == 2
+    assert "00003.png" in capsys.readouterr().err and len(results(tmp_path / "out", "frames")) == 3
+    skipping = ("--input", str(frames), *box, "--skip-unreadable")
+    assert run(root, tmp_path / "skipped", *skipping) == 0
+    assert list(results(tmp_path / "skipped", "frames")) == ["00000.png", "00001.png", "00002.png", "00004.png"]
+    assert json.loads((tmp_path / "skipped/frames.json").read_text())["skipped"] == ["00003"]
+    sizes = write_frames(tmp_path / "sizes", [(64, 96), (64, 96), (80, 96)])
+    assert run(root, tmp_path / "other", "--input", str(sizes), *box) == 2
+    assert "frame 2 is (80, 96)" in capsys.readouterr().err
+    (tmp_path / "none").mkdir()
+    assert run(root, tmp_path / "empty", "--input", str(tmp_path / "none"), *box) == 2
+    assert "holds no image" in capsys.readouterr().err
+
+
+def test_an_empty_or_foreign_mask_ends_with_a_message(root, tmp_path, capsys):
+    mask = tmp_path / "mask.png"
+    for pixels, message in ((np.zeros((64, 96)), "empty"), (np.ones((9, 9)), "resize the mask")):
+        Image.fromarray(pixels.astype(np.uint8)).save(mask)
+        assert single(root, tmp_path / message, "--mask", str(mask)) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_a_folder_with_other_results_is_refused(root, tmp_path, capsys):
+    assert single(root, tmp_path / "out") == 0
+    assert single(root, tmp_path / "out", "model.recent=2") == 2
+    assert "another run" in capsys.readouterr().err
+    assert score_tracking.main(["--results", str(tmp_path), "--annotations", str(root / "Annotations/480p")]) == 2
+    assert "cannot be read: no such file" in capsys.readouterr().err

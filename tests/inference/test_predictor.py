@@ -1,0 +1,230 @@
+"""The Predictor gives what evaluation gives, takes pictures in every form, and streams over files."""
+
+import threading
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from toy_task import load
+
+from pe_spatial.common.errors import CheckpointError, UserError
+from pe_spatial.data import UnreadableFile, read_image
+from pe_spatial.inference.predictor import Predictor, inference_pipeline
+from pe_spatial.inference.stream import Source, count_pictures, find_sources, stream
+from pe_spatial.training.checkpoint import load_checkpoint
+from pe_spatial.training.launch import build_runner
+
+
+@pytest.fixture(scope="module")
+def predictor(finished):
+    return Predictor(finished[1] / "iter_6.pth", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def images(finished):
+    return sorted((finished[0].parent / "images").glob("*.png"))
+
+
+def boxes(sample):
+    return torch.cat([sample.pred_instances.bboxes, sample.pred_instances.scores[:, None]], dim=1)
+
+
+def test_prediction_equals_evaluation(finished, predictor, images, tmp_path):
+    """Every prediction that Runner.test scores is the Predictor's, to the bit."""
+    path, run = finished
+    config = load(path, tmp_path / "run", f"load_from={run / 'iter_6.pth'}")
+    test = {f"test_{part}": config[f"val_{part}"] for part in ("dataloader", "evaluator", "cfg")}
+    runner = build_runner(config, test)
+    scored = []
+    metric = runner.test_loop.evaluator.metrics[0]
+    original = metric.process
+    metric.process = lambda data_batch, data_samples: (scored.extend(data_samples), original(data_batch, data_samples))
+    runner.test()
+    assert len(scored) == len(images) == 12
+    for path, expected in zip(images, scored, strict=True):
+        ours = predictor(path)
+        assert ours.metainfo["img_path"] == expected["img_path"]
+        for key, value in expected["pred_instances"].items():
+            assert torch.equal(ours.pred_instances[key], value)
+
+
+def test_every_form_of_a_picture_gives_the_same(predictor, images):
+    expected = boxes(predictor(images[3]))
+    with Image.open(images[3]) as picture:
+        picture = picture.convert("RGB")
+    pixels = np.array(picture)
+    for form in (str(images[3]), picture, pixels, torch.from_numpy(pixels).permute(2, 0, 1)):
+        assert torch.equal(boxes(predictor(form)), expected)
+
+
+def test_a_list_gives_a_list_in_order(finished, images):
+    batched = Predictor(finished[1], device="cpu", batch_size=5)(images)
+    single = [Predictor(finished[1], device="cpu")(path) for path in images]
+    assert len(batched) == 12
+    for a, b in zip(batched, single, strict=True):
+        torch.testing.assert_close(boxes(a), boxes(b))
+    assert Predictor(finished[1], device="cpu")([]) == []
+
+
+def test_predictions_are_in_the_frame_of_the_picture(predictor):
+    small, large = (predictor(np.full((h, 2 * h, 3), 7, np.uint8)) for h in (16, 64))
+    torch.testing.assert_close(small.pred_instances.bboxes * 4, large.pred_instances.bboxes)
+
+
+def test_it_knows_its_classes_and_its_config(predictor):
+    assert predictor.classes == ("dark", "bright")
+    assert predictor.config.model.type == "ToyModel"
+
+
+@pytest.mark.parametrize(
+    "picture",
+    [np.zeros((8, 8, 3)), np.zeros((8, 8), np.uint8), torch.zeros(3, 8, 8), torch.zeros(1, 8, 8, dtype=torch.uint8), 5],
+    ids=["float array", "gray array", "float tensor", "gray tensor", "number"],
+)
+def test_what_is_no_picture_is_refused(predictor, picture):
+    with pytest.raises(ValueError, match="is not an image"):
+        predictor(picture)
+
+
+def test_unreadable_paths_are_named(predictor, tmp_path):
+    (tmp_path / "bad.png").write_text("no image")
+    for path in (tmp_path / "bad.png", tmp_path / "missing.png"):
+        with pytest.raises(UnreadableFile, match=path.name):
+            predictor(path)
+
+
+def test_checkpoints_that_cannot_predict_are_refused(finished, tmp_path):
+    with pytest.raises(CheckpointError, match="folder without"):
+        Predictor(tmp_path)
+    content = load_checkpoint(finished[1] / "iter_6.pth")
+    torch.save(content["state_dict"], tmp_path / "weights.pth")
+    with pytest.raises(CheckpointError, match="no config"):
+        Predictor(tmp_path / "weights.pth")
+    content["state_dict"].pop("head.weight")
+    torch.save(content, tmp_path / "partial.pth")
+    with pytest.raises(CheckpointError, match=r"missing \(head.weight\)"):
+        Predictor(tmp_path / "partial.pth")
+    with pytest.raises(UserError, match="device"):
+        Predictor(finished[1], device="cuda:7") if not torch.cuda.is_available() else Predictor(finished[1], "quantum")
+    with pytest.raises(ValueError, match="batch_size 0"):
+        Predictor(finished[1], batch_size=0)
+
+
+def test_label_loaders_are_left_out():
+    steps = [
+        "LoadImage",
+        "torchvision.transforms.v2.Resize",
+        "LoadInstances",
+        "LoadLabelMap",
+        "LoadDepth",
+        "PackSample",
+    ]
+    config = {"val_dataloader": {"dataset": {"pipeline": [{"type": name} for name in steps]}}}
+    kept = [step["type"] for step in inference_pipeline(config)]
+    assert kept == ["LoadImage", "torchvision.transforms.v2.Resize", "PackSample"]
+    with pytest.raises(UserError, match="pipeline"):
+        inference_pipeline({"val_dataloader": None})
+
+
+# --- streams ----------------------------------------------------------------------------------------------------------
+def write_video(path, frames=5):
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 5, (32, 24))
+    for value in range(frames):
+        writer.write(np.full((24, 32, 3), (0, 0, 50 * value), np.uint8))  # OpenCV's BGR: ever redder
+    writer.release()
+
+
+@pytest.fixture
+def folder(images, tmp_path):
+    root = tmp_path / "input"
+    (root / "deep").mkdir(parents=True)
+    for number, path in enumerate(images[:3]):
+        (root / ("deep" if number == 2 else "") / path.name).write_bytes(path.read_bytes())
+    (root / "broken.png").write_text("no image")
+    (root / "broken.mp4").write_text("no video")
+    (root / "notes.txt").write_text("not for us")
+    write_video(root / "film.avi")
+    return root
+
+
+def test_sources_of_files_folders_and_patterns(folder):
+    assert [path.name for path in find_sources(folder)] == [
+        "00.png",
+        "01.png",
+        "broken.mp4",
+        "broken.png",
+        "02.png",
+        "film.avi",
+    ]
+    assert [path.name for path in find_sources(f"{folder}/**/0*.png")] == ["00.png", "01.png", "02.png"]
+    assert find_sources(folder / "notes.txt") == [folder / "notes.txt"]  # named by the user: tried, and reported
+    for nothing in (folder / "missing.png", f"{folder}/*.gif"):
+        with pytest.raises(UserError, match="no image or video"):
+            find_sources(nothing)
+
+
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_a_stream_keeps_order_and_yields_errors(finished, folder, batch_size):
+    predictor = Predictor(finished[1], device="cpu", batch_size=batch_size)
+    results = list(stream(predictor, find_sources(folder)))
+    names = [result.source.name for result in results]
+    assert names == ["00", "01", "broken", "broken", "02", *(f"film_{i:06d}" for i in range(5))]
+    for result in results:
+        path = result.source.path
+        if path.stem == "broken":
+            assert isinstance(result.error, UnreadableFile)
+            assert path.name in str(result.error)
+            assert result.sample is None
+        elif result.source.frame is None:
+            torch.testing.assert_close(boxes(result.sample), boxes(predictor(path)))
+            assert torch.equal(result.image, read_image(path))
+    last = results[-1]
+    assert last.source == Source(folder / "film.avi", 4, 5.0)
+    redness = last.image.float().mean((1, 2))  # RGB; the codec loses some
+    torch.testing.assert_close(redness, torch.tensor([200.0, 0.0, 0.0]), rtol=0, atol=6)
+    assert torch.equal(boxes(last.sample), boxes(predictor(last.image)))
+
+
+def test_pictures_are_counted_before_they_are_read(folder):
+    assert count_pictures([folder / "00.png", folder / "film.avi"]) == 6
+    assert count_pictures([folder / "00.png", folder / "broken.mp4"]) is None
+
+
+def test_a_stream_that_is_left_early_ends_its_threads(predictor, images):
+    before = set(threading.enumerate())
+    results = stream(predictor, images * 50)
+    next(results)
+    results.close()
+    assert set(threading.enumerate()) <= before
+
+
+def test_files_are_read_while_the_model_works(predictor, images, monkeypatch):
+    """The model does not answer about the first pictures before the next one has been read."""
+    load, predict = predictor.load, predictor.predict
+    first = predictor.batch_size
+    read, next_is_read = [], threading.Event()
+
+    def counted_load(picture):
+        read.append(picture)
+        if len(read) > first:
+            next_is_read.set()
+        return load(picture)
+
+    def waiting_predict(samples):
+        assert next_is_read.wait(60)
+        return predict(samples)
+
+    monkeypatch.setattr(predictor, "load", counted_load)
+    monkeypatch.setattr(predictor, "predict", waiting_predict)
+    assert len(list(stream(predictor, images * 2, threads=2))) == 24
+
+
+def test_a_bug_is_raised_not_reported(predictor, images, monkeypatch):
+    def fail(picture):
+        raise AttributeError("a bug")
+
+    monkeypatch.setattr(predictor, "load", fail)
+    with pytest.raises(AttributeError, match="a bug"):
+        list(stream(predictor, images))

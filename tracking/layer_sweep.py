@@ -1,0 +1,74 @@
+"""J&F of every layer of an encoder: each frame passes the encoder once, and each layer has a tracker of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.registry import DATASETS, MODELS
+
+from pe_spatial.common.errors import ConfigError
+from pe_spatial.tracking.frames import Frame, open_frames, read_mask
+from pe_spatial.tracking.label_tracker import LabelTracker
+from pe_spatial.tracking.metrics import VideoScore, open_score
+from pe_spatial.tracking.model import VideoTracker
+from pe_spatial.tracking.scores import ScoreTable
+
+METRIC = "J&F"
+HIGHER_IS_BETTER = True
+
+
+def evaluate_layers(
+    config: Config, layers: Sequence[int], device: str, advance: Callable[[str], None] = lambda text: None
+) -> dict[int, dict[str, float]]:
+    """Track the videos of a config's dataset with every layer.
+
+    Args:
+        config: with a `VideoTracker` on a backbone that has `layers`, and a `test_dataloader`.
+        layers: blocks of the encoder.
+        device: where to run.
+        advance: called after every frame with the name of the video.
+
+    Returns:
+        For each layer the official global numbers, `METRIC` first.
+
+    Raises:
+        ConfigError: no such tracker or dataset.
+    """
+    if "layers" not in config.model.get("backbone", {}) or "test_dataloader" not in config:
+        raise ConfigError("a sweep over layers needs a model with backbone.layers and a test_dataloader with videos")
+    torch.manual_seed(0)
+    model = config.model.to_dict()
+    model["backbone"]["layers"] = list(layers)
+    tracker: VideoTracker = MODELS.build(model).to(device)
+    dataset = DATASETS.build(config.test_dataloader.dataset)
+    results: dict[int, list[dict[str, Any]]] = {layer: [] for layer in layers}
+    for index in range(len(dataset)):
+        record = dataset.get_data_info(index)
+        for layer, score in zip(layers, _score_video(tracker, record, advance), strict=True):
+            results[layer] += score.results()
+    return {layer: ScoreTable(objects).totals for layer, objects in results.items()}
+
+
+def _score_video(tracker: VideoTracker, record: Mapping[str, Any], advance: Callable[[str], None]) -> list[VideoScore]:
+    """Scores of one video, one per map of the tracker's backbone."""
+    count = len(tracker.backbone.channels)  # type: ignore[arg-type]
+    own = tracker.labels
+    trackers = [LabelTracker(own.propagation, own.decoding, own.memory.recent) for _ in range(count)]
+    scores = [open_score(record) for _ in range(count)]
+    masks = {number: read_mask(**given) for number, given in record["prompts"].items()}
+    for frame in open_frames(record["frame_paths"]):
+        maps, input_size = tracker.maps([frame.image])
+        for labels, score, features in zip(trackers, scores, maps, strict=True):
+            size = (frame.image.shape[-2], frame.image.shape[-1])
+            ids = labels.step(features[0], input_size, size, masks.get(frame.number))
+            _add(score, frame, ids, record["annotation_paths"][frame.number])
+        advance(record["video"])
+    return scores
+
+
+def _add(score: VideoScore, frame: Frame, ids: torch.Tensor, annotation: str | None) -> None:
+    if annotation is not None:
+        score.add(frame.number, ids.cpu().numpy(), annotation)
