@@ -137,7 +137,9 @@ def find_task(config: Config) -> ModuleType:
     for name in names:
         if find_spec(f"{name}.layer_sweep"):
             return import_module(f"{name}.layer_sweep")
-    raise ConfigError(f"none of the packages that the config imports ({names}) has a module `layer_sweep` to sweep with")
+    raise ConfigError(
+        f"none of the packages that the config imports ({names}) has a module `layer_sweep` to sweep with"
+    )
 
 
 def evaluate(task: ModuleType, config: Config, options: argparse.Namespace, setting: dict[str, str]) -> list[Row]:
