@@ -32,7 +32,7 @@ def integer(minimum: int) -> Callable[[str], int]:
 positive = integer(1)
 
 
-def number(low: float, high: float = float("inf")) -> Callable[[str], float]:
+def number_in(low: float, high: float = float("inf")) -> Callable[[str], float]:
     """A parser of numbers from `low` to `high`."""
 
     def parse(text: str) -> float:
@@ -79,7 +79,7 @@ SHARED: dict[str, dict[str, Any]] = {
 }
 
 
-def add_shared(parser: argparse.ArgumentParser, *options: str, required: Collection[str] = ()) -> None:
+def add_shared(parser: argparse._ActionsContainer, *options: str, required: Collection[str] = ()) -> None:
     """Add options of the vocabulary; `parser.set_defaults` changes a default."""
     for option in options:
         needed = {"required": True} if option in required else {}
