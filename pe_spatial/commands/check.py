@@ -1,60 +1,57 @@
 """Examine the data of a config: detection, segmentation, depth, tracking or alignment.
 
-    python tools/check_dataset.py CONFIG [key=value ...]
-    python tools/check_dataset.py CONFIG --samples 500 --output OUT
+    pe-spatial check --config CONFIG [key=value ...]
+    pe-spatial check --config CONFIG --limit 500 --output OUT
 
 Loads every sample as a training would and reports what is wrong with files, sizes, labels, boxes and numbering, images
-that occur in several of the data sets, and how often each class occurs. OUT/{train,val,test}.png are contact sheets of
-samples with their labels drawn in; look at them, for only an eye sees that labels sit beside their objects.
+that occur in several of the datasets, and how often each class occurs. OUT/{train,val,test}.png are contact sheets of
+samples with their labels drawn in. Look at them: labels that do not fit their objects are only visible there.
 
 Exit status: 0 nothing wrong (there may be warnings), 1 errors were found, 2 a mistake in the command or the config,
 130 interrupted.
 """
 
+from __future__ import annotations
+
 import argparse
 import os
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from mmengine.registry import DefaultScope
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from pe_spatial.commands.options import CommandParser, add_overrides, add_shared, integer, positive
+from pe_spatial.common.console import track
 
-from pe_spatial.common.errors import UserError
-from pe_spatial.doctor import Effort, SplitReport, examine, save_sheet
-from pe_spatial.training.config import load_config
-
-
-def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("config", help="a YAML file, or its name below configs/")
-    parser.add_argument("--output", type=Path, help="for the contact sheets; default: work_dirs/<config>/data_check")
-    parser.add_argument("--samples", type=int, help="look at so many of each data set, spread over it (all)")
-    parser.add_argument("--tiles", type=int, default=16, help="samples on a contact sheet; 0 draws none (16)")
-    parser.add_argument("--threads", type=int, default=min(os.cpu_count() or 1, 8), help="that load samples")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="config entries to change; values are YAML")
-    options = parser.parse_intermixed_args(arguments)
-    if options.threads < 1 or options.tiles < 0 or (options.samples is not None and options.samples < 1):
-        parser.error("--threads and --samples must be 1 or more, --tiles 0 or more")
-    return options
+if TYPE_CHECKING:
+    from pe_spatial.doctor import SplitReport
 
 
-def run(options: argparse.Namespace) -> bool:
-    """Examine and report; whether nothing is wrong."""
+def add_arguments(parser: CommandParser) -> None:
+    """Add the options of this command."""
+    add_shared(parser, "--config", "--output", "--limit", required=["--config"])
+    parser.add_argument("--tiles", type=integer(0), default=16, metavar="N", help="samples on a sheet; 0 draws none")
+    threads = min(os.cpu_count() or 1, 8)
+    parser.add_argument("--threads", type=positive, default=threads, metavar="N", help="that load samples")
+    add_overrides(parser)
+    parser.add_old_spellings({"--samples": "--limit"}, ["--config"])
+
+
+def run(options: argparse.Namespace) -> int:
+    """Examine and report; returns 1 if there are errors."""
+    from mmengine.registry import DefaultScope
+
+    from pe_spatial.doctor import Effort, examine, save_sheet
+    from pe_spatial.training.config import load_config
+
     config = load_config(options.config, options.overrides)
     output = options.output or Path("work_dirs") / Path(config.filename).stem / "data_check"
-    effort = Effort(samples=options.samples, threads=options.threads, tiles=options.tiles)
-    columns = (TextColumn("{task.description:<6}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with (
-        DefaultScope.overwrite_default_scope(config.get("default_scope", "mmengine")),
-        Progress(*columns, console=Console(stderr=True), transient=True) as progress,
-    ):
+    effort = Effort(samples=options.limit, threads=options.threads, tiles=options.tiles)
 
-        def track(split: str, total: int, numbers: Iterator[int]) -> Iterator[int]:
-            return iter(progress.track(numbers, total=total, description=split))
+    def progress(split: str, total: int, numbers: Iterator[int]) -> Iterator[int]:
+        return track(numbers, split, total, "samples")
 
-        reports = examine(config, effort, track)
+    with DefaultScope.overwrite_default_scope(config.get("default_scope", "mmengine")):
+        reports = examine(config, effort, progress)
     for report in reports:
         show(report)
     for number, report in enumerate(reports):
@@ -66,10 +63,11 @@ def run(options: argparse.Namespace) -> bool:
     errors = sum(report.findings.count("error") for report in reports)
     warnings = sum(report.findings.count("warning") for report in reports)
     print(f"{errors} kind{'s'[errors == 1 :]} of errors, {warnings} kind{'s'[warnings == 1 :]} of warnings")
-    return errors == 0
+    return 1 if errors else 0
 
 
 def show(report: SplitReport) -> None:
+    """Print the findings and histograms of one dataset."""
     seen = "all looked at" if report.seen == report.size else f"{report.seen} looked at"
     print(f"== {report.split}: {report.name}, {report.size} samples, {seen}" if report.size else f"== {report.split}")
     for line in report.findings.lines():
@@ -79,19 +77,3 @@ def show(report: SplitReport) -> None:
         for line in histogram.lines():
             print(f"  {line}")
     print()
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    options = parse_arguments(arguments)
-    try:
-        return 0 if run(options) else 1
-    except (UserError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\ninterrupted", file=sys.stderr)
-        return 130
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,10 +1,10 @@
 """Score the result PNGs of any tracker: DAVIS's J and F with mean, recall and decay, per object and overall.
 
-    python tools/score_tracking.py --results OUT --annotations DAVIS/Annotations/480p --videos DAVIS/.../val.txt
-    python tools/score_tracking.py --results OUT --annotations DAVIS2016/Annotations/480p --binary
-    python tools/score_tracking.py --results OUT --config tracking/dino_pe_spatial_b16_davis2017 [key=value ...]
+    pe-spatial score --input RESULTS --annotations DAVIS/Annotations/480p --videos DAVIS/.../val.txt
+    pe-spatial score --input RESULTS --annotations DAVIS2016/Annotations/480p --binary
+    pe-spatial score --input RESULTS --config tracking/dino_pe_spatial_b16_davis2017 [key=value ...]
 
-Results are OUT/NAME/00000.png, palette or grayscale, at the size of the annotations and with their names and object
+Results are RESULTS/NAME/00000.png, palette or grayscale, at the size of the annotations and with their names and object
 numbers. As in the official semi-supervised evaluation the first and the last frame of a video do not count.
 
 Exit status: 0 done, 2 a mistake in the command or the files.
@@ -14,70 +14,69 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mmengine.registry import DATASETS
-from rich.console import Console
-from rich.progress import track
-
+from pe_spatial.commands.options import CommandParser, add_overrides
+from pe_spatial.common.console import track
 from pe_spatial.common.errors import UserError
-from pe_spatial.data.loading import list_images
-from pe_spatial.tracking.datasets import read_names
-from pe_spatial.tracking.metrics import score_folder
-from pe_spatial.tracking.results import write_whole
-from pe_spatial.tracking.scores import ScoreTable
-from pe_spatial.training.config import load_config
-
-console = Console(stderr=True)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the tool; returns its exit status."""
-    options = parse_arguments(arguments)
-    try:
-        records = list(read_dataset(options) if options.config else read_annotations(options))
-        scores = []
-        for record in track(records, description="scoring", console=console):
-            scores += score_folder(record, options.results / record["video"]).results()
-        table = ScoreTable(scores)
-        if not table.rows:
-            raise UserError("no frame to score: videos need at least three annotated frames")
-        print(table)
-        if options.output:
-            write_whole(options.output, json.dumps(table.as_dict(), indent=1).encode())
-    except (UserError, ValueError, OSError) as error:
-        console.print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
-        return 2
+def add_arguments(parser: CommandParser) -> None:
+    """Add the options of this command."""
+    add = parser.add_argument
+    add("--input", required=True, type=Path, metavar="PATH", help="folder with a folder of PNGs per video")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--annotations", type=Path, metavar="PATH", help="folder with a folder of true PNGs per video")
+    source.add_argument("--config", metavar="NAME", help="config whose dataset (test_dataloader) has the annotations")
+    add("--videos", type=Path, metavar="FILE", help="a list of names, one per line; default: every folder")
+    add("--binary", action="store_true", help="everything above 0 is one object (DAVIS 2016)")
+    add("--output", type=Path, metavar="FILE", help="a JSON file for the scores")
+    add_overrides(parser)
+    parser.add_old_spellings({"--results": "--input"})
+
+
+def check(options: argparse.Namespace, parser: CommandParser) -> None:
+    """Refuse options that contradict each other."""
+    if options.overrides and not options.config:
+        parser.error(f"{options.overrides[0]}: overrides belong to --config")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Score every video and print the table."""
+    from pe_spatial.tracking.metrics import score_folder
+    from pe_spatial.tracking.results import write_whole
+    from pe_spatial.tracking.scores import ScoreTable
+
+    records = list(read_dataset(options) if options.config else read_annotations(options))
+    scores = []
+    for record in track(records, "scoring", unit="videos"):
+        scores += score_folder(record, options.input / record["video"]).results()
+    table = ScoreTable(scores)
+    if not table.rows:
+        raise UserError("no frame to score: videos need at least three annotated frames")
+    print(table)
+    if options.output:
+        write_whole(options.output, json.dumps(table.as_dict(), indent=1).encode())
     return 0
 
 
-def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add = parser.add_argument
-    add("--results", required=True, type=Path, help="folder with a folder of PNGs per video")
-    source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--annotations", type=Path, help="folder with a folder of true PNGs per video")
-    source.add_argument("--config", help="config whose data set (test_dataloader) has the annotations")
-    add("--videos", type=Path, help="a list of names, one per line; default: every folder of --annotations")
-    add("--binary", action="store_true", help="everything above 0 is one object (DAVIS 2016)")
-    add("--output", type=Path, help="a JSON file for the scores")
-    add("overrides", nargs="*", metavar="key=value", help="overrides of the config")
-    options = parser.parse_intermixed_args(arguments)
-    if options.overrides and not options.config:
-        parser.error(f"{options.overrides[0]}: overrides belong to --config")
-    return options
-
-
 def read_dataset(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """A record per video of the config's dataset."""
+    from mmengine.registry import DATASETS
+
+    from pe_spatial.training.config import load_config
+
     dataset = DATASETS.build(load_config(options.config, options.overrides).test_dataloader.dataset)
     return (dataset.get_data_info(index) for index in range(len(dataset)))
 
 
 def read_annotations(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """A record per video; its objects are those of its first annotation."""
+    from pe_spatial.data.loading import list_images
+    from pe_spatial.tracking.datasets import read_names
+
     root: Path = options.annotations
     if not root.is_dir():
         raise FileNotFoundError(f"{root} is not a folder; --annotations holds a folder of PNGs per video")
@@ -92,7 +91,3 @@ def read_annotations(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
             "prompts": {0: first},
             "binary": options.binary,
         }
-
-
-if __name__ == "__main__":
-    sys.exit(main())

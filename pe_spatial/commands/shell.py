@@ -1,15 +1,33 @@
 """`pe-spatial NAME`: one shell around all commands.
 
 A command is a module of this package with a docstring, which is its help, and two functions: `add_arguments(parser)`
-and `run(options) -> int`, the exit status. Both must be reachable without a heavy import: what needs torch is imported
-inside `run`, so that `--help` and a mistyped flag answer at once.
+and `run(options) -> int`, the exit status. It may have `check(options, parser)`, which calls `parser.error` where
+options contradict each other, and `RESUMES`, which says how to go on after an interruption. A module with
+`SUBCOMMANDS`, a mapping of names to functions like `add_arguments`, is several: `options.subcommand` has the name, and
+the docstring of the function is the help.
+
+Importing a command must import nothing heavy: `run` does, so that `--help` and a mistyped option answer at once.
+
+Exit status: 0 done, 1 a bug (with traceback) or work that is done in part, 2 a mistake in the command, the config or
+the files, 3 the loss is no longer finite, 130 interrupted (Ctrl-C or SIGTERM).
 """
 
 import argparse
+import os
+import select
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib import import_module
-from types import ModuleType
+from types import FrameType, ModuleType
+
+from pe_spatial import __version__
+from pe_spatial.commands.options import CommandParser, add_shared
+from pe_spatial.common.console import plain_warnings, print_error, print_note
+from pe_spatial.common.errors import DivergedError, UserError, suggest
 
 COMMANDS = {
     "train": "train a model from a config",
@@ -22,30 +40,170 @@ COMMANDS = {
     "cache-teacher": "compute the maps of the SAM teacher once",
     "visualize": "draw the features of an encoder",
     "score": "score result masks of any tracker",
-    "demo": "make a small synthetic data set",
+    "demo": "make a small synthetic dataset",
     "benchmark": "measure speed and memory",
     "configs": "list, show and copy recipes",
-    "env": "report versions and devices",
+    "env": "report versions, devices and extras",
 }
+BUG = (
+    f"This is a bug in pe_spatial {__version__}, not a mistake in the command. "
+    "Please report it with these lines and the output of `pe-spatial env`."
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run `pe-spatial NAME ...`; returns the exit status."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    width = max(map(len, COMMANDS))
-    listing = "\n".join(f"  {name:<{width}}  {summary}" for name, summary in COMMANDS.items())
+    if arguments[:1] == ["--version"]:
+        print(f"pe_spatial {__version__}")
+        return 0
+    name, rest = choose("pe-spatial", "Dense prediction with Perception Encoders.", COMMANDS, arguments)
+    return run_command(name, rest)
+
+
+def run_command(name: str, arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit status.
+
+    Args:
+        name: One of `COMMANDS`.
+        arguments: Those after the name; default: those of the process.
+
+    Raises:
+        SystemExit: After `--help`, or with status 2 for arguments that cannot be parsed.
+        Exception: A bug, with a note where to report it.
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    module = import_module(f"pe_spatial.commands.{name.replace('-', '_')}")
+    if not hasattr(module, "add_arguments") and not hasattr(module, "SUBCOMMANDS"):
+        return int(module.main(arguments))
+    options, parser = parse(name, module, arguments)
+    if hasattr(module, "check"):
+        module.check(options, parser)
+    return execute(module.run, options, getattr(module, "RESUMES", ""))
+
+
+def choose(program: str, description: str, choices: Mapping[str, str], arguments: list[str]) -> tuple[str, list[str]]:
+    """The name that the arguments begin with, and the rest; `--help` and mistakes end the program."""
+    width = max(map(len, choices))
+    listing = "\n".join(f"  {name:<{width}}  {summary}" for name, summary in choices.items())
     parser = argparse.ArgumentParser(
-        prog="pe-spatial",
+        prog=program,
+        usage=f"{program} NAME ...",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        description=f"Dense prediction with Perception Encoders.\n\n{listing}",
-        epilog="`pe-spatial NAME --help` explains one.",
+        description=f"{description}\n\n{listing}",
+        epilog=f"`{program} NAME --help` explains one.",
     )
-    parser.add_argument("name", choices=COMMANDS, metavar="NAME")
-    options = parser.parse_args(arguments[:1])
-    return run_command(options.name, arguments[1:], f"pe-spatial {options.name}")
+    if not arguments or arguments[0] in ("-h", "--help"):
+        parser.print_help(sys.stdout if arguments else sys.stderr)
+        sys.exit(0 if arguments else 2)
+    if arguments[0] not in choices:
+        parser.exit(2, f"error: {program} knows no {arguments[0]!r}; {suggest(arguments[0], choices)}\n")
+    return arguments[0], arguments[1:]
 
 
-def run_command(name: str, arguments: Sequence[str] | None = None, program: str | None = None) -> int:
-    """Run one command; returns its exit status."""
-    module: ModuleType = import_module(f"pe_spatial.commands.{name.replace('-', '_')}")
-    return int(module.main(arguments))
+def parse(name: str, module: ModuleType, arguments: list[str]) -> tuple[argparse.Namespace, CommandParser]:
+    """The options of a command, and the parser that they came from."""
+    program, description = f"pe-spatial {name}", str(module.__doc__)
+    add_arguments, subcommand = getattr(module, "add_arguments", None), None
+    if add_arguments is None:
+        functions: Mapping[str, Callable[[CommandParser], None]] = module.SUBCOMMANDS
+        summaries = {key: str(function.__doc__).partition("\n")[0] for key, function in functions.items()}
+        subcommand, arguments = choose(program, description, summaries, arguments)
+        program, add_arguments = f"{program} {subcommand}", functions[subcommand]
+        description = _dedent(str(add_arguments.__doc__))
+    parser = CommandParser(program, description)
+    add_arguments(parser)
+    add_shared(parser, "--traceback")
+    parser.set_defaults(subcommand=subcommand)
+    return parser.parse_command(arguments), parser
+
+
+def _dedent(text: str) -> str:
+    """A docstring without the indentation of its function."""
+    import inspect  # takes 20 ms
+
+    return inspect.cleandoc(text)
+
+
+def execute(run: Callable[[argparse.Namespace], int], options: argparse.Namespace, resumes: str = "") -> int:
+    """Run with parsed options and turn what goes wrong into an exit status; a bug is raised with a note.
+
+    Args:
+        run: The work; returns the exit status.
+        options: With `traceback`, whether mistakes show theirs too.
+        resumes: How to go on after an interruption.
+    """
+    try:
+        with _interruptible(), plain_warnings():
+            status = run(options)
+            sys.stdout.flush()
+        return status
+    except KeyboardInterrupt:
+        print_note(f"\ninterrupted; {resumes}" if resumes else "\ninterrupted")
+        return 130
+    except (UserError, OSError) as error:
+        if isinstance(error, BrokenPipeError) and _reader_is_gone():
+            return 128 + signal.SIGPIPE  # as of `cat FILE | head`
+        if options.traceback:
+            traceback.print_exc()
+        print_error(explain(error))
+        return 3 if isinstance(error, DivergedError) else 2
+    except Exception as error:
+        if sys.version_info >= (3, 11):
+            error.add_note(BUG)
+        else:
+            print_note(BUG)
+        raise
+
+
+def explain(error: Exception) -> str:
+    """The message of a mistake, with its remedy."""
+    if isinstance(error, OSError) and error.strerror:
+        where = f"{error.filename}: " if error.filename else ""
+        return f"{where}{error.strerror}{_remedy(error)}"
+    # str() of a KeyError quotes its message
+    message = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+    # a loader process puts its traceback before the message
+    return message.strip().splitlines()[-1] if "Original Traceback" in message else message
+
+
+def _remedy(error: OSError) -> str:
+    from pe_spatial.training.checkpoint import is_full_disk
+
+    if is_full_disk(error):
+        return "; free some space on that disk and give the same command again"
+    return ""
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Let SIGTERM, which batch systems and `kill` send, interrupt the block as Ctrl-C does."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    process = os.getpid()
+
+    def interrupt(number: int, _: FrameType | None) -> None:
+        if os.getpid() != process:  # a process that was forked from this one ends without a word
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _reader_is_gone() -> bool:
+    """Whether standard output is a pipe that nobody reads any more; it is closed then, so that the exit is quiet."""
+    try:
+        poll = select.poll()
+        poll.register(sys.stdout.fileno(), 0)
+        gone = any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
+    except (OSError, ValueError):
+        return False
+    if gone:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return gone

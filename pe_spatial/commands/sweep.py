@@ -1,10 +1,10 @@
 """Evaluate every layer of a frozen encoder, from one pass per image: which layer is best for a task, and by how much.
 
-    python tools/sweep_layers.py --config tracking/pe448_pe_spatial_b16_davis2017 --output OUT
-    python tools/sweep_layers.py --config depth/linear_pe_spatial_b16_nyu_38k --output OUT
-    python tools/sweep_layers.py --config segmentation/linear_pe_spatial_b16_ade20k_40k --output OUT
-    python tools/sweep_layers.py --config ... --output OUT --layers 5,8,11 test_dataloader.dataset.data_root=DAVIS
-    python tools/sweep_layers.py --config tracking/dinov3_pe_spatial_b16_davis2017 --output OUT --layers -1 \
+    pe-spatial sweep --config tracking/pe448_pe_spatial_b16_davis2017 --output OUT
+    pe-spatial sweep --config depth/linear_pe_spatial_b16_nyu_38k --output OUT
+    pe-spatial sweep --config segmentation/linear_pe_spatial_b16_ade20k_40k --output OUT
+    pe-spatial sweep --config ... --output OUT --layers 5,8,11 test_dataloader.dataset.data_root=DAVIS
+    pe-spatial sweep --config tracking/dinov3_pe_spatial_b16_davis2017 --output OUT --layers -1 \
         --vary model.backbone.rope=extrapolate,interpolate --vary model.resizing.short_side=480,960,1440
 
 The last command compares extrapolated with interpolated rotary positions at sizes above those of pretraining: --vary
@@ -28,64 +28,47 @@ import csv
 import io
 import itertools
 import json
-import sys
-from collections.abc import Sequence
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from mmengine.config import Config
-from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
-from pe_spatial.backbones import get_variant
+from pe_spatial.commands.options import CommandParser, add_overrides, add_shared
+from pe_spatial.common.console import progress
 from pe_spatial.common.errors import ConfigError, UserError
-from pe_spatial.training.checkpoint import write_text
-from pe_spatial.training.config import load_config
 
-console = Console(stderr=True)
+if TYPE_CHECKING:
+    from mmengine.config import Config
+
+RESUMES = "the same command goes on with the next combination"
 Row = dict[str, Any]
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the tool; returns its exit status."""
-    options = parse_arguments(arguments)
-    try:
-        task, rows = sweep(options)
-        write_table(options.output, rows)
-        plot(options.output / "plot.png", rows, task, [key for key, _ in options.vary])
-    except KeyboardInterrupt:
-        console.print("interrupted; the same command goes on")
-        return 130
-    except (UserError, ValueError, KeyError, OSError) as error:
-        message = error.args[0] if isinstance(error, KeyError) else error
-        console.print(f"error: {message}", markup=False, highlight=False, soft_wrap=True)
-        return 2
+def add_arguments(parser: CommandParser) -> None:
+    """Add the options of this command."""
+    add_shared(parser, "--config", "--output", "--device", required=["--config", "--output"])
+    add = parser.add_argument
+    add("--layers", default="all", help="all, or numbers with commas, negative ones from the end")
+    add("--vary", action="append", default=[], type=parse_variation, metavar="KEY=A,B", help="repeat for these values")
+    add("--weights", help="encoder weights instead of the config's: a file, a name, or 'none' for random ones")
+    add_overrides(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Evaluate every combination, then write the table and the plot."""
+    if options.weights:
+        weights = "null" if options.weights == "none" else options.weights
+        options.overrides.append(f"model.backbone.weights={weights}")
+    task, rows = sweep(options)
+    write_table(options.output, rows)
+    plot(options.output / "plot.png", rows, task, [key for key, _ in options.vary])
     print((options.output / "table.md").read_text())
     return 0
 
 
-def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add = parser.add_argument
-    add("--config", required=True, help="a file, or a name below configs/")
-    add("--output", required=True, type=Path, help="a new folder, or that of the same sweep interrupted")
-    add("--layers", default="all", help="all, or numbers with commas, negative ones from the end (default all)")
-    add("--vary", action="append", default=[], type=parse_variation, metavar="KEY=A,B", help="repeat for these values")
-    add("--weights", help="encoder weights instead of the config's: a file, a name, or 'none' for random ones")
-    add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    add("overrides", nargs="*", metavar="key=value", help="overrides of the config")
-    options = parser.parse_intermixed_args(arguments)
-    if options.weights:
-        weights = "null" if options.weights == "none" else options.weights
-        options.overrides.append(f"model.backbone.weights={weights}")
-    return options
-
-
 def parse_variation(text: str) -> tuple[str, list[str]]:
+    """Key and values of `KEY=A,B`."""
     key, separator, values = text.partition("=")
     if not separator or not values:
         raise argparse.ArgumentTypeError(f"{text!r}: write KEY=A,B with a key of the config and its values")
@@ -94,6 +77,9 @@ def parse_variation(text: str) -> tuple[str, list[str]]:
 
 def sweep(options: argparse.Namespace) -> tuple[ModuleType, list[Row]]:
     """Evaluate every combination that is not yet on disk; returns the task's module and all rows."""
+    from pe_spatial.training.checkpoint import write_text
+    from pe_spatial.training.config import load_config
+
     keys = [key for key, _ in options.vary]
     combinations = list(itertools.product(*(values for _, values in options.vary)))
     plan = {"config": options.config, "overrides": options.overrides, "layers": options.layers}
@@ -137,22 +123,25 @@ def find_task(config: Config) -> ModuleType:
     for name in names:
         if find_spec(f"{name}.layer_sweep"):
             return import_module(f"{name}.layer_sweep")
-    raise ConfigError(f"none of the packages that the config imports ({names}) has a module `layer_sweep`")
+    raise ConfigError(
+        f"none of the packages that the config imports ({names}) has a module `layer_sweep` to sweep with"
+    )
 
 
 def evaluate(task: ModuleType, config: Config, options: argparse.Namespace, setting: dict[str, str]) -> list[Row]:
     """One combination: a row per layer."""
+    from pe_spatial.backbones import get_variant
+    from pe_spatial.common.devices import choose_device
+
     layers = parse_layers(options.layers, get_variant(config.model.backbone.variant).depth)
     config.work_dir = str(options.output / "runs" / ("_".join(f"{k}={v}" for k, v in setting.items()) or "all"))
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TextColumn("{task.completed} steps"))
-    with Progress(*columns, TimeElapsedColumn(), console=console) as progress:
-        line = progress.add_task(" ".join(f"{k}={v}" for k, v in setting.items()) or "layers", total=None)
-        prefix = progress.tasks[0].description
+    prefix = " ".join(f"{k}={v}" for k, v in setting.items()) or "layers"
+    with progress(prefix) as bar:
 
         def advance(text: str) -> None:
-            progress.update(line, advance=1, description=f"{prefix} {text}")
+            bar.advance(description=f"{prefix} {text}")
 
-        results = task.evaluate_layers(config, layers, options.device, advance)
+        results = task.evaluate_layers(config, layers, str(choose_device(options.device)), advance)
     return [{**setting, "layer": layer, **values} for layer, values in results.items()]
 
 
@@ -170,6 +159,8 @@ def parse_layers(text: str, depth: int) -> list[int]:
 
 def write_table(folder: Path, rows: list[Row]) -> None:
     """The rows as Markdown and as CSV."""
+    from pe_spatial.training.checkpoint import write_text
+
     columns = list(rows[0])
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, columns, lineterminator="\n")
@@ -204,7 +195,3 @@ def plot(path: Path, rows: list[Row], task: ModuleType, keys: list[str]) -> None
     if len(curves) > 1:
         axes.legend(fontsize="small")
     figure.savefig(path, dpi=120)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,197 +1,166 @@
-"""Measure speed on this machine.
+"""Measure speed and memory on this machine.
 
-    python tools/benchmark.py backbone --variant PE-Spatial-T16-512
-    python tools/benchmark.py backbone --variant PE-Spatial-B16-512 --device cuda --dtype bf16 --mode eager,compiled \
-        --pass forward,backward --batch 8 --json backbone.json
-    python tools/benchmark.py tracking --channels 768
-    python tools/benchmark.py deformable
-    python tools/benchmark.py teacher --input photos --image-size 256
-    python tools/benchmark.py segmentation --input ../shared/data/coco_tiny/val2017 --memory 4000 6000
+    pe-spatial benchmark backbone --variant PE-Spatial-T16-512
+    pe-spatial benchmark backbone --variant PE-Spatial-B16-512 --device cuda --dtype bf16 --mode eager,compiled \\
+        --pass forward,backward --batch-size 8 --json backbone.json
+    pe-spatial benchmark tracking --channels 768
+    pe-spatial benchmark deformable
+    pe-spatial benchmark teacher --input photos --image-size 256
+    pe-spatial benchmark segmentation --input ../shared/data/coco_tiny/val2017 --memory 4000 6000
 
-A subcommand that needs more than a few functions lives in a file of its own beside this one.
 """
+# the arguments of all stand here; each runs in the module of its name beside this one
 
 from __future__ import annotations
 
 import argparse
 import json
 import os
-import statistics
-import sys
-import time
-from collections.abc import Callable, Sequence
-from itertools import product
+from importlib import import_module
 from pathlib import Path
 
-import torch
-from torch import Tensor, nn
-
-from pe_spatial.backbones import EncoderConfig, VisionTransformer, get_variant
-from pe_spatial.commands.benchmark.deformable import add_deformable
-from pe_spatial.commands.benchmark.segmentation import add_segmentation
-from pe_spatial.commands.benchmark.teacher import add_teacher
-from pe_spatial.commands.benchmark.tracking import add_tracking
-
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-TIMM_SIZES = {"T": "tiny", "S": "small", "B": "base", "L": "large", "G": "gigantic"}
+from pe_spatial.commands.options import CommandParser, add_shared, integer, names, positive
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(required=True, metavar="what")
-    for name, (add, purpose) in SUBCOMMANDS.items():
-        command = commands.add_parser(name, help=purpose)
-        add_common(command)
-        add(command)
-    args = parser.parse_args(arguments)
-    if args.device == "cpu":
-        torch.set_num_threads(args.threads)
-    report = {"device": device_name(args.device), "torch": torch.__version__} | args.run(args)
-    if args.json:
-        args.json.write_text(json.dumps(report, indent=2) + "\n")
+def add_backbone(parser: CommandParser) -> None:
+    """An encoder against timm's model of the same name.
+
+        pe-spatial benchmark backbone --variant PE-Spatial-T16-512
+
+    Both run in alternating rounds. Without timm, ours alone is timed.
+    """
+    _add_common(parser, rounds=10)
+    add = parser.add_argument
+    add("--variant", default="PE-Spatial-T16-512", help="official name of the encoder")
+    add("--dtype", type=names(["fp32", "bf16"]), default=["fp32"], help="fp32, bf16 or both with a comma")
+    add("--mode", type=names(["eager", "compiled"]), default=["eager"], help="eager, compiled or both with a comma")
+    add("--pass", dest="passes", type=names(["forward", "backward"]), default=["forward"], help="one, or both")
+    add_shared(parser, "--batch-size", "--image-size")
+    parser.add_old_spellings({"--batch": "--batch-size", "--size": "--image-size"})
 
 
-def add_common(parser: argparse.ArgumentParser) -> None:
-    """Add the options that every subcommand has."""
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="CPU threads (all cores)")
+def add_deformable(parser: CommandParser) -> None:
+    """DETA's multi-scale deformable attention against `grid_sample`, the reference of Deformable DETR.
+
+        pe-spatial benchmark deformable
+        pe-spatial benchmark deformable --image-size 1024 --dtype float32 bfloat16 --clock cpu --rounds 3
+
+    Both get the values, locations and weights of one layer of DETA's encoder (8 heads of 32 channels, 5 levels, 4
+    points). They take turns. Memory is the peak of a process of its own that runs the pass once, less the peak of one
+    that only makes the inputs. On CUDA it is that of the allocator.
+    """
+    _add_common(parser, rounds=3, clock="wall")
+    add = parser.add_argument
+    add_shared(parser, "--image-size")
+    parser.set_defaults(image_size=1824)
+    add("--dtype", nargs="+", choices=("float32", "bfloat16"), default=["float32"], help="of the values")
+    add("--chunk", type=positive, default=16384, metavar="N", help="queries at once where ours works in parts")
+    add("--no-memory", action="store_true", help="do not measure memory")
+    parser.add_old_spellings({"--size": "--image-size"})
+
+
+def add_segmentation(parser: CommandParser) -> None:
+    """Prediction of a folder against mmseg's MMSegInferencer, with the same weights and windows.
+
+        pe-spatial benchmark segmentation --input ../shared/data/coco_tiny/val2017
+        pe-spatial benchmark segmentation --input photos --config linear_pe_spatial_b16_ade20k_40k --classes 19
+
+    Both read the images, slide the window of the recipe over them at their own size, and write one label PNG per image.
+    mmseg's pictures are switched off. They take turns, folder by folder. The weights are random, which does not change
+    the speed; how often the labels agree is reported. mmseg keeps the scores of all images of a call, so it is given a
+    few images at a time.
+
+    --memory H W then segments one synthetic image of that size with each, in a process of its own, and reports the peak
+    of its resident memory. mmseg holds the scores of all classes for the whole image several times: choose few classes.
+    """
+    _add_common(parser, rounds=3)
+    add = parser.add_argument
+    add_shared(parser, "--input", "--config", "--limit", required=["--input"])
+    parser.set_defaults(config="linear_pe_spatial_t16_ade20k_40k", limit=8)
+    add("--classes", type=positive, default=150, metavar="N", help="of the model")
+    add("--memory", type=positive, nargs=2, metavar=("H", "W"), help="also measure the memory of one image")
+    add("--memory-classes", type=positive, nargs=2, default=(19, 19), metavar=("OURS", "MMSEG"), help="for --memory")
+
+
+def add_teacher(parser: CommandParser) -> None:
+    """The mask teacher against SAM 2's automatic mask generator on the same points.
+
+        pe-spatial benchmark teacher --input photos --image-size 256          random weights, in minutes on a CPU
+        pe-spatial benchmark teacher --input photos --size large --weights FILE --device cuda
+
+    Both decode one embedding with a point in every cell of the grid, 64 points at a time. The generator keeps every
+    mask, as it must for a map with one channel per point (its thresholds are 0 and it suppresses none). It upsamples
+    the logits to the size of the image, thresholds them and encodes the masks. The teacher downsamples the logits to
+    the grid. They take turns.
+    """
+    _add_common(parser, clock="cpu")
+    add = parser.add_argument
+    add_shared(parser, "--input", "--limit", "--image-size", required=["--input"])
+    parser.set_defaults(limit=3, image_size=1024)
+    add("--size", default="tiny", help="of SAM 2.1")
+    add("--weights", default="random", help="of SAM 2.1: a file, or random")
+    add("--grid", type=positive, default=32, metavar="N", help="points per side")
+    parser.add_old_spellings({"--images": "--limit"})
+
+
+def add_tracking(parser: CommandParser) -> None:
+    """Label propagation against the logic of DINO's script on the same features.
+
+        pe-spatial benchmark tracking                          480p: 30 x 52 tokens of PE-Spatial-T, 50 frames
+        pe-spatial benchmark tracking --channels 768 --dtype bfloat16 --device cuda
+
+    Both propagate the labels of a clip of random features, frame by frame in turn: the first frame and the last 7 as
+    context, radius 12, top 5. The script builds its neighborhood mask with nested loops, once. Then it computes the
+    whole affinity of every frame, exponentiates, masks, transposes, selects and multiplies.
+
+    The bound is the time of one matrix product with as many operations as there are products inside the neighborhoods.
+    Above it are keys that only some queries of a tile need, border handling and the selection.
+    """
+    _add_common(parser, clock="wall")
+    add = parser.add_argument
+    add("--grid", type=positive, nargs=2, default=(30, 52), metavar=("ROWS", "COLUMNS"), help="tokens")
+    add("--channels", type=positive, default=192, metavar="N", help="of a token: 192 for PE-Spatial-T, 768 B, 1536 G")
+    add("--frames", type=integer(2), default=50, metavar="N", help="of the clip")
+    add("--objects", type=positive, default=2, metavar="N", help="that are tracked")
+    add("--dtype", choices=("float32", "bfloat16"), default="float32", help="of our features")
+
+
+def _add_common(parser: CommandParser, rounds: int | None = None, clock: str | None = None) -> None:
+    """Add the options that all, or several, benchmarks have."""
+    add_shared(parser, "--device")
+    threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    parser.add_argument("--threads", type=positive, default=threads, metavar="N", help="CPU threads")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to this file")
-
-
-def add_backbone(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--rounds", type=int, default=10, help="timed rounds, after one to warm up")
-    parser.add_argument("--variant", default="PE-Spatial-T16-512", help="official name of the encoder")
-    parser.add_argument("--dtype", type=choices(DTYPES), default=["fp32"], help="fp32, bf16 or both with a comma")
-    parser.add_argument("--mode", type=choices(["eager", "compiled"]), default=["eager"])
-    parser.add_argument("--pass", dest="passes", type=choices(["forward", "backward"]), default=["forward"])
-    parser.add_argument("--batch", type=int, default=1)
-    parser.add_argument("--size", type=int, help="side of the images in pixels (the native size)")
-    parser.set_defaults(run=run_backbone)
-
-
-def run_backbone(args: argparse.Namespace) -> dict:
-    """Time ours and timm's encoder in alternating rounds and print a table."""
-    config = get_variant(args.variant)
-    size = args.size or config.image_size
-    print(f"{config.name}, {args.batch} x 3 x {size} x {size}, {device_name(args.device)}, torch {torch.__version__}")
-    timm_name = find_timm_name(config)
-    print(f"{'dtype':6} {'mode':9} {'pass':9} {'ours ms':>10} {'timm ms':>10} {'timm/ours':>10}", flush=True)
-    rows = []
-    for dtype, mode, direction in product(args.dtype, args.mode, args.passes):
-        torch.compiler.reset()
-        models = (
-            [build_ours(config)] if timm_name is None else [build_ours(config), build_timm(timm_name, config, size)]
-        )
-        x = torch.randn(args.batch, 3, size, size, device=args.device, dtype=DTYPES[dtype])
-        steps = [
-            make_step(model.to(args.device, DTYPES[dtype]), call, x, mode == "compiled", direction == "backward")
-            for model, call in models
-        ]
-        seconds = time_alternating(steps, args.rounds, args.device)
-        times = [statistics.median(t) * 1e3 for t in seconds]
-        # neighbors in time share what else the machine does, so the ratio is taken inside each round
-        ratio = statistics.median(b / a for a, b in zip(*seconds, strict=True)) if timm_name else None
-        cells = [f"{t:10.2f}" for t in times] + ([f"{ratio:10.2f}"] if ratio else ["  timm is missing"])
-        print(f"{dtype:6} {mode:9} {direction:9} {' '.join(cells)}", flush=True)
-        rows.append({"dtype": dtype, "mode": mode, "pass": direction, "ours_ms": times[0]})
-        if ratio:
-            rows[-1] |= {"timm_ms": times[1], "timm_over_ours": ratio}
-    return {"variant": config.name, "batch": args.batch, "size": size, "threads": torch.get_num_threads(), "rows": rows}
-
-
-def build_ours(config: EncoderConfig) -> tuple[nn.Module, str]:
-    return VisionTransformer(config), "forward"
-
-
-def build_timm(name: str, config: EncoderConfig, size: int) -> tuple[nn.Module, str]:
-    """Build timm's model; returns it and the method that computes what our `forward` does."""
-    import timm
-
-    model = timm.create_model(name, num_classes=config.output_dim or 0, img_size=size)
-    return model, "forward" if config.attn_pool else "forward_features"
-
-
-def find_timm_name(config: EncoderConfig) -> str | None:
-    """Return timm's name of an official encoder; None, with a printed reason, if there is none."""
-    try:
-        import timm
-    except ImportError:
-        print("timm is missing, so there is nothing to compare with: pip install timm")
-        return None
-    kind, size = config.name.removeprefix("PE-").split("-")[:2]
-    name = f"vit_pe_{kind.lower()}_{TIMM_SIZES.get(size[:1])}_patch{config.patch_size}_{config.image_size}"
-    if not timm.is_model(name):
-        print(f"timm {timm.__version__} has no {name}, so there is nothing to compare with")
-        return None
-    print(f"timm {timm.__version__}: {name}")
-    return name
-
-
-def make_step(model: nn.Module, method: str, x: Tensor, compiled: bool, backward: bool) -> Callable[[], None]:
-    """Return a function that runs the model once, forward or forward and backward."""
-    model.train(backward)
-    call = getattr(model, method)
-    if compiled:
-        call = torch.compile(call, fullgraph=True)
-
-    def step() -> None:
-        with torch.set_grad_enabled(backward):
-            output = call(x)
-        if backward:
-            output.float().square().mean().backward()
-            model.zero_grad(set_to_none=True)
-
-    return step
-
-
-def time_alternating(steps: Sequence[Callable[[], None]], rounds: int, device: str) -> list[list[float]]:
-    """Return the seconds of every round for every step; the order turns each round, so that drift hits all alike."""
-    times: list[list[float]] = [[] for _ in steps]
-    for number in range(rounds + 1):
-        order = range(len(steps)) if number % 2 else reversed(range(len(steps)))
-        for i in order:
-            synchronize(device)
-            start = time.perf_counter()
-            steps[i]()
-            synchronize(device)
-            if number:  # the first round warms up
-                times[i].append(time.perf_counter() - start)
-    return times
-
-
-def synchronize(device: str) -> None:
-    if torch.device(device).type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def device_name(device: str) -> str:
-    if torch.device(device).type == "cuda":
-        return torch.cuda.get_device_name(device)
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if sys.platform == "linux" else []
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{models[0] if models else device}, {torch.get_num_threads()} threads"
-
-
-def choices(allowed: Sequence[str] | dict[str, torch.dtype]) -> Callable[[str], list[str]]:
-    """Return a parser of comma-separated names."""
-
-    def parse(text: str) -> list[str]:
-        names = text.split(",")
-        for name in names:
-            if name not in allowed:
-                raise argparse.ArgumentTypeError(f"{name!r} is not one of {', '.join(allowed)}")
-        return names
-
-    return parse
+    if rounds is not None:
+        help_text = "timed rounds, after one to warm up; 0: none"
+        parser.add_argument("--rounds", type=integer(0), default=rounds, metavar="N", help=help_text)
+    if clock is not None:
+        help_text = "cpu: the time of this process, for a busy machine"
+        parser.add_argument("--clock", choices=("wall", "cpu"), default=clock, help=help_text)
 
 
 SUBCOMMANDS = {
-    "backbone": (add_backbone, "an encoder against timm's model of the same name"),
-    "deformable": (add_deformable, "DETA's attention against grid_sample"),
-    "segmentation": (add_segmentation, "a folder against mmseg's inferencer"),
-    "teacher": (add_teacher, "the teacher of SAM's masks against SAM's automatic generator"),
-    "tracking": (add_tracking, "label propagation against the logic of DINO's script"),
+    "backbone": add_backbone,
+    "deformable": add_deformable,
+    "segmentation": add_segmentation,
+    "teacher": add_teacher,
+    "tracking": add_tracking,
 }
 
-if __name__ == "__main__":
-    main()
+
+def run(options: argparse.Namespace) -> int:
+    """Run one benchmark, print its figures, and write them to `--json`."""
+    import torch
+
+    from pe_spatial.commands.benchmark.devices import describe_device
+    from pe_spatial.common.devices import choose_device
+    from pe_spatial.training.checkpoint import write_text
+
+    options.device = str(choose_device(options.device))
+    if options.device == "cpu":
+        torch.set_num_threads(options.threads)
+    benchmark = import_module(f"pe_spatial.commands.benchmark.{options.subcommand}")
+    report = {"device": describe_device(options.device), "torch": torch.__version__} | benchmark.run(options)
+    if options.json:
+        write_text(options.json, json.dumps(report, indent=2) + "\n")
+    return 0

@@ -1,12 +1,4 @@
-"""Multi-scale deformable attention against the straightforward code with `grid_sample` (Deformable DETR's reference).
-
-    python tools/benchmark.py deformable
-    python tools/benchmark.py deformable --size 1024 --dtype float32 bfloat16 --clock cpu --rounds 3
-
-Both get the values, places and weights of one layer of DETA's encoder on an image of --size pixels (8 heads of 32
-channels, 5 levels, 4 points). They take turns. Memory is the peak of a process of its own that runs the pass once, less
-the peak of one that only makes the inputs; on CUDA it is that of the allocator.
-"""
+"""Multi-scale deformable attention against `grid_sample`: `pe-spatial benchmark deformable`."""
 
 from __future__ import annotations
 
@@ -24,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pe_spatial.commands.benchmark.devices import synchronize
 from pe_spatial.detection.deta.deformable import Shapes, deformable_attention
 
 HEADS, CHANNELS, POINTS = 8, 32, 4
@@ -55,21 +48,9 @@ def implementations(chunk: int) -> dict[str, Attention]:
     }
 
 
-def add_deformable(parser: argparse.ArgumentParser) -> None:
-    """Add the options of this benchmark, and what runs it, without those that all benchmarks share."""
-    add = parser.add_argument
-    add("--size", type=int, default=1824, help="side of the image in pixels (default 1824)")
-    add("--dtype", nargs="+", choices=("float32", "bfloat16"), default=["float32"], help="of the values")
-    add("--chunk", type=int, default=16384, help="queries at once where ours works in parts (default 16384)")
-    add("--rounds", type=int, default=3, help="timed rounds, after one to warm up; 0 measures memory only (default 3)")
-    add("--clock", choices=("wall", "cpu"), default="wall", help="cpu: time of this process, for a busy machine")
-    add("--no-memory", action="store_true", help="do not measure memory")
-    parser.set_defaults(run=run_deformable)
-
-
-def run_deformable(options: argparse.Namespace) -> dict[str, Any]:
+def run(options: argparse.Namespace) -> dict[str, Any]:
     """Run, print a table, and return the figures."""
-    shapes = pyramid(options.size)
+    shapes = pyramid(options.image_size)
     tokens = sum(rows * columns for rows, columns in shapes)
     print(f"levels {' '.join(f'{h}x{w}' for h, w in shapes)}: {tokens} queries, {HEADS} heads, {POINTS} points a level")
     print(
@@ -91,7 +72,7 @@ def run_deformable(options: argparse.Namespace) -> dict[str, Any]:
             print(
                 f"{dtype:9} {name:22} " + " ".join(f"{t:>{w}}" for t, w in zip(texts, widths, strict=True)), flush=True
             )
-    return {"size": options.size, "shapes": shapes, "chunk": options.chunk, "clock": options.clock, "rows": rows}
+    return {"size": options.image_size, "shapes": shapes, "chunk": options.chunk, "clock": options.clock, "rows": rows}
 
 
 def pyramid(size: int) -> list[tuple[int, int]]:
@@ -132,10 +113,10 @@ def time_all(options: argparse.Namespace, shapes: Shapes, dtype: str) -> dict[st
         for name, attend in implementations(options.chunk).items():
             start = clock()
             output = attend(*inputs)
-            wait(options.device)
+            synchronize(options.device)
             middle = clock()
             output.float().square().sum().backward()
-            wait(options.device)
+            synchronize(options.device)
             if number:  # the first round warms up
                 seconds[name].append((middle - start, clock() - middle))
             del output
@@ -145,16 +126,11 @@ def time_all(options: argparse.Namespace, shapes: Shapes, dtype: str) -> dict[st
     }
 
 
-def wait(device: str) -> None:
-    if torch.device(device).type == "cuda":
-        torch.cuda.synchronize(device)
-
-
 def memory(options: argparse.Namespace, dtype: str, name: str, kind: str) -> float:
     """Peak MB that a pass takes on top of its inputs, in a process of its own."""
     context = multiprocessing.get_context("spawn")
     with context.Pool(1) as pool:
-        return pool.apply(peak, (options.size, dtype, options.device, options.chunk, name, kind))
+        return pool.apply(peak, (options.image_size, dtype, options.device, options.chunk, name, kind))
 
 
 def peak(size: int, dtype: str, device: str, chunk: int, name: str, kind: str) -> float:

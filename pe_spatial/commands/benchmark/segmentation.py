@@ -1,16 +1,4 @@
-"""Segment a folder with tools/predict.py's engine and with mmseg's MMSegInferencer: same weights, same windows.
-
-    python tools/benchmark.py segmentation --input ../shared/data/coco_tiny/val2017
-    python tools/benchmark.py segmentation --input photos --config linear_pe_spatial_b16_ade20k_40k --classes 19
-
-Both read the images, slide the window of the recipe over them at their own size, and write one label PNG per image; the
-pictures that mmseg draws by default are switched off. They take turns, folder by folder. The weights are random, for
-what they are matters to neither; how often the labels agree is reported. mmseg keeps the scores of all images of a
-call, so it is given a few images at a time.
-
---memory H W then segments one drawn image of that size with each, in a process of its own, and reports the peak of its
-resident memory. mmseg holds the scores of all classes for the whole image several times over: choose few classes.
-"""
+"""Prediction of a folder against mmseg's MMSegInferencer: `pe-spatial benchmark segmentation`."""
 
 from __future__ import annotations
 
@@ -40,20 +28,7 @@ CHUNK = 4  # images per call of mmseg's inferencer
 MEMORY_WINDOW = {"size": [1024, 1024], "stride": [1024, 1024]}
 
 
-def add_segmentation(parser: argparse.ArgumentParser) -> None:
-    """Add the options of this benchmark, and what runs it, without those that all benchmarks share."""
-    add = parser.add_argument
-    add("--input", required=True, help="a folder of images")
-    add("--config", default="linear_pe_spatial_t16_ade20k_40k", help="a recipe of a SemanticSegmentor")
-    add("--classes", type=int, default=150, help="of the model (default 150)")
-    add("--limit", type=int, default=8, help="images (default 8)")
-    add("--rounds", type=int, default=3, help="timed rounds, after one to warm up (default 3)")
-    add("--memory", type=int, nargs=2, metavar=("H", "W"), help="also measure the memory of one image, e.g. 4000 6000")
-    add("--memory-classes", type=int, nargs=2, default=(19, 19), metavar=("OURS", "MMSEG"), help="default 19 19")
-    parser.set_defaults(run=run_segmentation)
-
-
-def run_segmentation(options: argparse.Namespace) -> dict[str, Any]:
+def run(options: argparse.Namespace) -> dict[str, Any]:
     """Run, print, and return the figures."""
     with tempfile.TemporaryDirectory() as folder:
         report = compare_speed(options, Path(folder)) if options.rounds else {}
@@ -159,7 +134,7 @@ def make_checkpoint(name: str, classes: int, path: Path, window: dict[str, Any] 
 
 def our_run(checkpoint: Path, device: str, network: Stopwatch) -> Callable[[list[Path], Path], None]:
     """A function that segments files into a folder as tools/predict.py --no-pictures does."""
-    from predict import Job, write_all
+    from pe_spatial.commands.predict import Job, write_all
 
     from pe_spatial.segmentation.predictor import SegmentationPredictor
     from pe_spatial.segmentation.results import SegmentationWriter

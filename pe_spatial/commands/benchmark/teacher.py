@@ -1,12 +1,4 @@
-"""Time the mask teacher against SAM 2's automatic mask generator on the same points, in turns.
-
-    python tools/benchmark.py teacher --input photos --image-size 256          random weights, in minutes on a CPU
-    python tools/benchmark.py teacher --input photos --size large --weights FILE --device cuda
-
-Both decode one embedding with a point in every cell of the grid, 64 points at a time. The generator keeps every mask,
-as it must for a map with one channel per point (its thresholds are 0 and it suppresses nothing); it brings the logits
-up to the size of the image, thresholds them and encodes the masks. The teacher brings the logits down to the grid.
-"""
+"""The mask teacher against SAM 2's automatic generator: `pe-spatial benchmark teacher`."""
 
 from __future__ import annotations
 
@@ -19,22 +11,12 @@ from typing import Any
 import torch
 
 from pe_spatial.alignment import MaskLogitTeacher
+from pe_spatial.commands.benchmark.devices import synchronize
 from pe_spatial.common.errors import UserError
 from pe_spatial.data import find_images, read_image
 
 
-def add_teacher(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--input", required=True, help="a folder of images, or one image")
-    parser.add_argument("--images", type=int, default=3, help="how many of them (3)")
-    parser.add_argument("--size", default="tiny", help="of SAM 2.1 (tiny)")
-    parser.add_argument("--weights", default="random", help="of SAM 2.1: a file (random)")
-    parser.add_argument("--image-size", type=int, default=1024, help="side of the square that SAM sees (1024)")
-    parser.add_argument("--grid", type=int, default=32, help="points per side (32)")
-    parser.add_argument("--clock", choices=["cpu", "wall"], default="cpu", help="CPU time or wall time (cpu)")
-    parser.set_defaults(run=run_teacher)
-
-
-def run_teacher(options: argparse.Namespace) -> dict[str, Any]:
+def run(options: argparse.Namespace) -> dict[str, Any]:
     """Time image by image, each way once, and print a table; returns the figures."""
     teacher = MaskLogitTeacher(options.weights, options.size, image_size=options.image_size).to(options.device)
     ways: dict[str, Callable[[torch.Tensor], Any]] = {
@@ -43,7 +25,7 @@ def run_teacher(options: argparse.Namespace) -> dict[str, Any]:
         "generator, 3 masks per point": generator(teacher, options, multimask=True),
     }
     seconds: dict[str, list[float]] = {name: [] for name in ways}
-    paths = find_images(options.input)[: options.images]
+    paths = find_images(options.input)[: options.limit]
     clock = time.process_time if options.clock == "cpu" else time.perf_counter
     for path in paths:
         image = read_image(path)
@@ -51,8 +33,7 @@ def run_teacher(options: argparse.Namespace) -> dict[str, Any]:
             begun = clock()
             with torch.inference_mode():
                 way(image)
-            if options.device != "cpu":
-                torch.cuda.synchronize()
+            synchronize(options.device)
             seconds[name].append(clock() - begun)
     print(f"SAM 2.1 {options.size} at {options.image_size}, {options.grid}x{options.grid} points, {len(paths)} images")
     for name, times in seconds.items():

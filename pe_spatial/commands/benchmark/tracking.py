@@ -1,16 +1,4 @@
-"""Time label propagation against the logic of DINO's script on the same features, interleaved in one run.
-
-    python tools/benchmark.py tracking                          480p: 30 x 52 tokens of PE-Spatial-T, 50 frames
-    python tools/benchmark.py tracking --channels 768 --dtype bfloat16 --device cuda
-
-Both propagate the labels of a clip of random features, frame by frame in turn: the first frame and the last 7 as
-context, radius 12, top 5. The script builds its neighborhood mask with nested loops, once; then it computes the whole
-affinity of every frame, exponentiates, masks, transposes, selects and multiplies.
-
-The bound is the time of one matrix product with as many operations as there are products inside the neighborhoods, and
-nothing else: a product that no query needs would have to be left out, and no selection made. What is above it are keys
-that only some queries of a tile need, border handling and the selection.
-"""
+"""Label propagation against the logic of DINO's script: `pe-spatial benchmark tracking`."""
 
 from __future__ import annotations
 
@@ -66,19 +54,7 @@ class Report:
         )
 
 
-def add_tracking(parser: argparse.ArgumentParser) -> None:
-    """Add the options of this benchmark, and what runs it, without those that all benchmarks share."""
-    add = parser.add_argument
-    add("--grid", type=int, nargs=2, default=(30, 52), metavar=("ROWS", "COLUMNS"), help="tokens (default 30 52)")
-    add("--channels", type=int, default=192, help="of a token: 192 for PE-Spatial-T, 768 B, 1536 G (default 192)")
-    add("--frames", type=int, default=50, help="of the clip (default 50)")
-    add("--objects", type=int, default=2, help="that are tracked (default 2)")
-    add("--dtype", choices=("float32", "bfloat16"), default="float32", help="of our features")
-    add("--clock", choices=("wall", "cpu"), default="wall", help="cpu: time of this process, for a busy machine")
-    parser.set_defaults(run=run_tracking)
-
-
-def run_tracking(options: argparse.Namespace) -> dict[str, Any]:
+def run(options: argparse.Namespace) -> dict[str, Any]:
     """Run, print, and return the figures."""
     report = benchmark(options)
     print(report)

@@ -1,0 +1,227 @@
+"""What `pe-spatial convert` does: read weights of any layout, and write them in another."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS
+from torch import Tensor
+from torchvision.models.detection import MaskRCNN_ResNet50_FPN_V2_Weights
+
+from pe_spatial.backbones import EncoderConfig, get_variant
+from pe_spatial.backbones.weights import (
+    WeightsError,
+    check_values,
+    find,
+    fitting_variants,
+    load_state_dict,
+    read_encoder,
+    read_tensor_file,
+    to_timm,
+    unwrap,
+    write_tensor_file,
+)
+from pe_spatial.backbones.weights import to_detectron2 as encoder_to_detectron2
+from pe_spatial.common.tensors import SUFFIXES
+from pe_spatial.detection.coco_files import read_coco
+from pe_spatial.detection.conversion import RotaryGeometry, from_detectron2, is_detectron2, is_ours, to_detectron2
+from pe_spatial.detection.deta.conversion import from_authors, is_deta
+from pe_spatial.training.checkpoint import save_checkpoint
+from pe_spatial.training.checkpoint_hook import compare_keys, describe
+from pe_spatial.training.config import load_config
+
+# a Detectron2 or mmengine program looks for the tensors under this key of a .pt or .pth file
+WRAP = {"official": None, "timm": None, "detectron2": "model", "pe_spatial": "state_dict"}
+
+
+def convert(options: argparse.Namespace) -> list[str]:
+    """Convert a file of weights.
+
+    Args:
+        options: Those of `pe-spatial convert`.
+
+    Returns:
+        What to say about it, line by line.
+
+    Raises:
+        WeightsError: The input cannot be converted, or the output is refused.
+    """
+    target: Path = options.output
+    check_target(options)
+    source = find(options.input)
+    tensors, notes = converted(source, options)
+    if options.config:
+        save_checkpoint({"meta": {}, "state_dict": tensors, "pe_spatial": description(options, tensors)}, target)
+    else:
+        write_tensor_file(tensors, target, WRAP[options.to])
+    size = target.stat().st_size
+    return [*notes, f"Wrote {len(tensors)} tensors in the {options.to} layout to {target} ({size:,} bytes)."]
+
+
+def check_target(options: argparse.Namespace) -> None:
+    target = options.output
+    if target.suffix not in SUFFIXES:
+        raise WeightsError(f"{target} must end in {', '.join(SUFFIXES)}: the suffix is the format")
+    if options.config and (options.to != "pe_spatial" or target.suffix == ".safetensors"):
+        raise WeightsError("--config goes with --to pe_spatial and a .pt or .pth file; leave it out or change them")
+    if target.exists() and not options.force:
+        raise WeightsError(f"{target} exists; pass --force to overwrite it, or choose another name")
+    if not target.parent.is_dir():
+        raise FileNotFoundError(f"the folder {target.parent} does not exist; create it first")
+
+
+def converted(source: Path, options: argparse.Namespace) -> tuple[dict[str, Tensor], list[str]]:
+    """Return what is to be written, and the lines of the report."""
+    tensors, _ = unwrap(read_tensor_file(source))
+    if options.to == "pe_spatial" and is_deta(list(tensors)):
+        return convert_deta(source, tensors, options)
+    if options.to == "pe_spatial" and not is_detectron2(list(tensors)):
+        raise WeightsError(
+            f"{source} holds no Mask R-CNN of Detectron2 (no key begins with `proposal_generator.`) and no DETA of the "
+            "authors (no `transformer.level_embed`), and only those are converted to pe_spatial; "
+            "PEBackbone(weights=...) loads an encoder as it is"
+        )
+    if options.to == "pe_spatial" or (options.to == "detectron2" and is_ours(list(tensors))):
+        return convert_detector(source, tensors, options)
+    return convert_encoder(source, options)
+
+
+def convert_encoder(source: Path, options: argparse.Namespace) -> tuple[dict[str, Tensor], list[str]]:
+    config = encoder_config(source, options)
+    state, report = load_state_dict(source, config, getattr(torch, options.dtype) if options.dtype else None)
+    notes = [f"Read {config.name}: {report}"]
+    if options.to == "timm":
+        state = to_timm(state)
+    elif options.to == "detectron2":
+        state, dropped = encoder_to_detectron2(state)
+        notes += summarize(dropped)
+    return state, notes
+
+
+def convert_detector(
+    source: Path, tensors: dict[str, Tensor], options: argparse.Namespace
+) -> tuple[dict[str, Tensor], list[str]]:
+    check_detector(source, tensors, options)
+    if options.to == "pe_spatial":
+        result, dropped = from_detectron2(tensors, has_class_token(options))
+    else:
+        config = encoder_config(source, options)
+        geometry = RotaryGeometry(config.head_dim, options.image_size, options.window, tuple(options.global_blocks))
+        result, dropped = to_detectron2(tensors, geometry)
+    result = cast(result, options)
+    return result, [f"Read a Mask R-CNN of {len(tensors)} tensors from {source}.", *summarize(dropped)]
+
+
+def convert_deta(
+    source: Path, tensors: dict[str, Tensor], options: argparse.Namespace
+) -> tuple[dict[str, Tensor], list[str]]:
+    check_detector(source, tensors, options)
+    category_ids = stated_classes(load_config(options.config)).get("category_ids") if options.config else None
+    result, dropped = from_authors(tensors, category_ids)
+    labels = (
+        "Labels are category ids; with --config they are those of the data set."
+        if category_ids is None
+        else f"Of every class head, the columns of the {len(category_ids)} categories were kept."
+    )
+    return cast(result, options), [
+        f"Read a DETA of {len(tensors)} tensors from {source}.",
+        *summarize(dropped),
+        labels,
+    ]
+
+
+def check_detector(source: Path, tensors: dict[str, Tensor], options: argparse.Namespace) -> None:
+    if options.patch_size:
+        raise WeightsError("--patch-size applies to encoders; a detector keeps the patch size that it was trained with")
+    check_values(source, tensors)
+
+
+def cast(tensors: dict[str, Tensor], options: argparse.Namespace) -> dict[str, Tensor]:
+    if not options.dtype:
+        return tensors
+    return {key: tensor.to(getattr(torch, options.dtype)) for key, tensor in tensors.items()}
+
+
+def has_class_token(options: argparse.Namespace) -> bool:
+    """Whether the encoder of the detector that is to be written has a class token; G, the default, has none."""
+    if options.config:
+        return get_variant(load_config(options.config).model.backbone.variant).cls_token
+    return bool(options.variant) and named_variant(options.variant).cls_token
+
+
+def description(options: argparse.Namespace, tensors: dict[str, Tensor]) -> dict[str, Any]:
+    """What lets a checkpoint do without its config file; checks first that the config's model has these tensors."""
+    config = load_config(options.config)
+    config.model.backbone.weights = None  # they come from the checkpoint
+    with torch.device("meta"):
+        differences = compare_keys(MODELS.build(config.model), tensors)
+    if differences:
+        raise WeightsError(
+            f"{options.input} does not fit the model of {options.config}: {differences}; name its own config"
+        )
+    return describe(config.to_dict(), stated_classes(config))
+
+
+def stated_classes(config: Config) -> Mapping[str, Any]:
+    """`classes` and, if known, `category_ids` of the training data of a config."""
+    dataset = config.get("train_dataloader", {}).get("dataset", {})
+    stated = dataset.get("metainfo", {})
+    return stated if "classes" in stated else known_classes(config, dataset)
+
+
+def known_classes(config: Config, dataset: Mapping[str, Any]) -> dict[str, Any]:
+    """Names and ids of a detector's classes, from the annotation file of its config or, for COCO, from torchvision."""
+    path = Path(dataset.get("data_root") or "", dataset.get("ann_file") or "")
+    if path.is_file():
+        categories = sorted(read_coco(path).categories, key=lambda category: category["id"])
+        rows = [(category["id"], category["name"]) for category in categories]
+    else:
+        named = enumerate(MaskRCNN_ResNet50_FPN_V2_Weights.COCO_V1.meta["categories"])  # the place is COCO's id
+        rows = [(number, name) for number, name in named if name not in ("__background__", "N/A")]
+    if len(rows) != config.model.num_classes:
+        raise WeightsError(
+            f"{path}: no annotation file with the {config.model.num_classes} classes of {config.filename}; they "
+            "name what the detector finds: see the first lines of the data set's config for where the file belongs"
+        )
+    return {"classes": [name for _, name in rows], "category_ids": [number for number, _ in rows]}
+
+
+def encoder_config(source: Path, options: argparse.Namespace) -> EncoderConfig:
+    """The encoder that the user named, or the one that the shapes fit; with the patch size that is wanted."""
+    state, _ = read_encoder(source)
+    if options.variant:
+        config = named_variant(options.variant)
+    else:
+        names = fitting_variants({key: tensor.shape for key, tensor in state.items()})
+        if not names:
+            raise WeightsError(
+                f"the shapes in {source} are those of no released encoder; describe it, for example --variant "
+                '\'{"base": "PE-Spatial-T16-512", "width": 128, "depth": 4, "heads": 4, "image_size": 128}\''
+            )
+        config = get_variant(names[0])
+    patch = options.patch_size or state["conv1.weight"].shape[-1]
+    return replace(config, patch_size=patch, image_size=patch * config.grid_size)
+
+
+def named_variant(text: str) -> EncoderConfig:
+    """The encoder of --variant: a name, or fields as JSON."""
+    return get_variant(read_fields(text) if text.startswith("{") else text)
+
+
+def read_fields(text: str) -> dict[str, Any]:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise WeightsError(f"--variant {text!r} is not JSON ({error}); quote it for the shell in '...'") from error
+
+
+def summarize(dropped: Mapping[str, str]) -> list[str]:
+    return [f"Dropped {count} tensors: {reason}." for reason, count in Counter(dropped.values()).items()]

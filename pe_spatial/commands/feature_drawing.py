@@ -1,0 +1,161 @@
+"""What `pe-spatial visualize` draws: the features of layers as colors, and what is similar to one token."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from mmengine.registry import MODELS
+from torch import Tensor
+from torch.nn import functional as F
+
+from pe_spatial.backbones import PEBackbone
+from pe_spatial.backbones.vit import resolve_blocks
+from pe_spatial.common.devices import choose_device
+from pe_spatial.common.errors import UserError
+from pe_spatial.feature_pictures import FeatureColors, similarity, similarity_rgb
+from pe_spatial.inference.predictor import resolve_checkpoint
+from pe_spatial.training.checkpoint import load_checkpoint, read_config
+from pe_spatial.visualization import caption_strip
+
+
+# --- features ---------------------------------------------------------------------------------------------------------
+@dataclass
+class Encoder:
+    """A frozen backbone that gives the maps of chosen layers."""
+
+    backbone: PEBackbone
+    statistics: Tensor  # mean and standard deviation of the pixels, [2, 3, 1, 1]
+    layers: list[int]
+    size: int
+
+    @torch.inference_mode()
+    def __call__(self, image: Tensor) -> list[Tensor]:
+        """Maps [C, h, w], one per layer, of an image uint8 [3, H, W]; its sides are rounded to whole patches."""
+        patch = self.backbone.patch_size
+        scale = self.size / min(image.shape[-2:])
+        target = [max(round(side * scale / patch), 1) * patch for side in image.shape[-2:]]
+        pixels = F.interpolate(image[None].to(self.statistics), target, mode="bilinear", antialias=True)
+        batch = (pixels - self.statistics[0]) / self.statistics[1]
+        encoder = self.backbone.encoder
+        skip, grid = int(encoder.has_cls), encoder.grid(batch)
+        tokens = encoder.forward_features(batch, self.layers)
+        return [layer[0, skip:].T.unflatten(1, grid).float().cpu() for layer in tokens]
+
+
+def load_encoder(options: argparse.Namespace) -> Encoder:
+    """The encoder that the command names, on its device."""
+    mean = std = (127.5, 127.5, 127.5)
+    if options.checkpoint:
+        backbone, preparation = read_backbone(options.checkpoint)
+        mean, std = preparation.get("mean", mean), preparation.get("std", std)
+    else:
+        weights = None if options.weights == "none" else options.weights or options.encoder
+        backbone = PEBackbone(options.encoder, weights=weights)
+    try:
+        numbers = [int(part) for part in options.layers.split(",")]
+    except ValueError as error:
+        raise UserError(f"--layers {options.layers}: write numbers with commas, such as 5,8,-1") from error
+    layers = resolve_blocks(numbers, backbone.config.depth)
+    device = choose_device(options.device)
+    statistics = torch.tensor([mean, std], device=device).view(2, 3, 1, 1)
+    size = options.image_size or backbone.config.image_size
+    return Encoder(backbone.to(device).eval(), statistics, layers, size)
+
+
+def read_backbone(path: Path) -> tuple[PEBackbone, Mapping[str, Any]]:
+    """The encoder in a checkpoint and the config of its normalization; neither heads nor teachers are built.
+
+    Raises:
+        UserError: A folder without a checkpoint, or a model without an encoder.
+    """
+    file = resolve_checkpoint(path)
+    content = load_checkpoint(file)
+    config = read_config(content, file)
+    described = next(find_backbones(config["model"]), None)
+    suffix = "encoder.conv1.weight"
+    first = next((key for key in content["state_dict"] if key.endswith(suffix)), None)
+    if described is None or first is None:
+        raise UserError(f"{file}: {config['model'].get('type')} has no PEBackbone")
+    prefix = first.removesuffix(suffix)
+    backbone = MODELS.build({**described, "weights": None})
+    state = content["state_dict"].items()
+    backbone.load_state_dict({key.removeprefix(prefix): value for key, value in state if key.startswith(prefix)})
+    return backbone, config["model"].get("data_preprocessor") or config.get("data_preprocessor") or {}
+
+
+def find_backbones(config: Any) -> Iterator[dict[str, Any]]:
+    """The configs of encoders in the config of a model, without those of its teachers."""
+    if isinstance(config, dict):
+        if config.get("type") == "PEBackbone":
+            yield config
+        for key, value in config.items():
+            if key != "teachers":
+                yield from find_backbones(value)
+
+
+# --- pictures ---------------------------------------------------------------------------------------------------------
+class Painter:
+    """Draws the features of images; `fit` gives the colors that all images after it share."""
+
+    def __init__(self, encoder: Encoder, options: argparse.Namespace) -> None:
+        self.encoder = encoder
+        self.point: tuple[float, float] | None = options.point
+        self.foreground: bool = options.foreground
+        self.colors: list[FeatureColors] | None = None
+
+    def fit(self, images: Iterator[Tensor]) -> None:
+        """Take the basis of every layer from these images."""
+        maps = [self.encoder(image) for image in images]
+        self.colors = [FeatureColors(layer, self.foreground) for layer in zip(*maps, strict=True)]
+
+    def __call__(self, image: Tensor) -> Tensor:
+        """The picture uint8 [3, H', W'] of an image uint8 [3, H, W]: panels of its size side by side."""
+        maps = self.encoder(image)
+        colors = self.colors or [FeatureColors([layer], self.foreground) for layer in maps]
+        shown, scale = self._fitted(image)
+        rows = [[("", self._marked(shown, scale))]]
+        for number, layer, paint in zip(self.encoder.layers, maps, colors, strict=True):
+            rows[0].append((f"layer {number}", _stretch(paint(layer), shown.shape[-2:])))
+        if self.point:
+            rows.append([("", torch.full_like(shown, 245))])
+            for number, layer in zip(self.encoder.layers, maps, strict=True):
+                cosines = similarity(layer, self._token(image, layer))
+                panel = self._marked(_stretch(similarity_rgb(cosines), shown.shape[-2:]), scale)
+                rows[1].append((f"layer {number}: cosine {cosines.min():.2f} … 1", panel))
+        return torch.cat([torch.cat([caption_strip(*panel) for panel in row], dim=2) for row in rows], dim=1)
+
+    def _fitted(self, image: Tensor) -> tuple[Tensor, float]:
+        """The image with its shorter side at the size that the encoder sees, but no less than can be looked at."""
+        scale = max(self.encoder.size, 320) / min(image.shape[-2:])
+        size = [round(side * scale / 2) * 2 for side in image.shape[-2:]]  # video needs even sides
+        pixels = F.interpolate(image[None].float(), size, mode="bilinear", antialias=True)[0]
+        return pixels.round().clamp(0, 255).to(torch.uint8), scale
+
+    def _token(self, image: Tensor, layer: Tensor) -> tuple[int, int]:
+        assert self.point is not None
+        (x, y), (H, W) = self.point, image.shape[-2:]
+        if not (0 <= x < W and 0 <= y < H):
+            raise UserError(f"--point {x:g},{y:g} is outside an image of {W} x {H} pixels")
+        return int(y / H * layer.shape[1]), int(x / W * layer.shape[2])
+
+    def _marked(self, picture: Tensor, scale: float) -> Tensor:
+        """A cross at the point, if there is one."""
+        if self.point is None:
+            return picture
+        place = tuple(round(value * scale) for value in self.point)
+        pixels = np.ascontiguousarray(picture.permute(1, 2, 0).numpy())
+        for color, thickness in (((0, 0, 0), 5), ((255, 255, 255), 2)):
+            cv2.drawMarker(pixels, place, color, cv2.MARKER_CROSS, 21, thickness)
+        return torch.from_numpy(pixels).permute(2, 0, 1)
+
+
+def _stretch(picture: Tensor, size: Sequence[int]) -> Tensor:
+    """Every token as a rectangle of one color: nothing is shown that the map does not hold."""
+    return F.interpolate(picture[None], tuple(size), mode="nearest-exact")[0]

@@ -1,0 +1,194 @@
+"""One vocabulary for all commands: what an option is called, what it means, and which values it takes.
+
+Nothing heavy is imported here: a mistyped option is answered before torch is loaded.
+"""
+
+import argparse
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from pe_spatial.common.console import print_note
+from pe_spatial.common.errors import suggest
+
+
+# --- values -----------------------------------------------------------------------------------------------------------
+def integer(minimum: int) -> Callable[[str], int]:
+    """A parser of integers of at least `minimum`."""
+
+    def parse(text: str) -> int:
+        try:
+            number = int(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is not an integer") from None
+        if number < minimum:
+            raise argparse.ArgumentTypeError(f"{text} is too small; give {minimum} or more")
+        return number
+
+    return parse
+
+
+positive = integer(1)
+
+
+def number_in(low: float, high: float = float("inf")) -> Callable[[str], float]:
+    """A parser of numbers from `low` to `high`."""
+
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
+        if not low <= value <= high:
+            limits = f"between {low:g} and {high:g}" if high < float("inf") else f"of {low:g} or more"
+            raise argparse.ArgumentTypeError(f"{text} is out of range; give a number {limits}")
+        return value
+
+    return parse
+
+
+def names(allowed: Collection[str]) -> Callable[[str], list[str]]:
+    """A parser of comma-separated names; returned in the order of `allowed`."""
+
+    def parse(text: str) -> list[str]:
+        chosen = text.split(",")
+        for name in chosen:
+            if name not in allowed:
+                raise argparse.ArgumentTypeError(f"{name!r} is not one of {', '.join(allowed)}")
+        return [name for name in allowed if name in chosen]
+
+    return parse
+
+
+# --- the vocabulary ---------------------------------------------------------------------------------------------------
+SHARED: dict[str, dict[str, Any]] = {
+    "--config": {"metavar": "NAME", "help": "a YAML file, or its name below configs/"},
+    "--checkpoint": {"metavar": "PATH", "type": Path, "help": "a checkpoint file, or the folder of a training run"},
+    "--input": {
+        "metavar": "PATH",
+        "help": "an image, a video, a folder, a list (.txt), a tar file, or a glob pattern in quotes",
+    },
+    "--output": {"metavar": "PATH", "type": Path, "help": "where results go"},
+    "--batch-size": {"metavar": "N", "type": positive, "default": 1, "help": "images at once"},
+    "--limit": {"metavar": "N", "type": positive, "help": "stop after so many; default: all"},
+    "--device": {"help": "for example cuda:1 or cpu; default: CUDA if there is any"},
+    "--image-size": {"metavar": "N", "type": positive, "help": "side of the images in pixels"},
+    "--no-pictures": {"action": "store_true", "help": "draw no pictures"},
+    "--traceback": {"action": "store_true", "help": "show where an error comes from, also for mistakes"},
+}
+
+
+def add_shared(parser: argparse._ActionsContainer, *options: str, required: Collection[str] = ()) -> None:
+    """Add options of the vocabulary; `parser.set_defaults` changes a default."""
+    for option in options:
+        needed = {"required": True} if option in required else {}
+        parser.add_argument(option, **SHARED[option], **needed)
+
+
+def add_overrides(parser: argparse.ArgumentParser) -> None:
+    """Add `key=value ...` as `overrides`: entries of the config to change."""
+    parser.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="entries of the config to change; values are YAML"
+    )
+
+
+# --- the parser -------------------------------------------------------------------------------------------------------
+class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """The description as it is written; defaults are shown where there is one to show."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        if action.default in (None, False, []) or (action.help and "default" in action.help):
+            return action.help
+        if isinstance(action.default, list | tuple):
+            return f"{action.help} (default: {' '.join(map(str, action.default)).replace('%', '%%')})"
+        return super()._get_help_string(action)
+
+
+class CommandParser(argparse.ArgumentParser):
+    """Parses the arguments of one command.
+
+    It names the nearest option for one that is mistyped, and takes old spellings, which it says.
+
+    Args:
+        program: How the command is called.
+        description: Its help.
+    """
+
+    def __init__(self, program: str, description: str) -> None:
+        super().__init__(prog=program, description=description, formatter_class=_HelpFormatter, allow_abbrev=False)
+        self._old_options: dict[str, str] = {}
+        self._old_positionals: list[str] = []
+
+    def add_old_spellings(self, options: Mapping[str, str] = {}, positionals: Sequence[str] = ()) -> None:  # noqa: B006
+        """Take spellings of earlier versions; the help does not show them.
+
+        Args:
+            options: Old name of an option to its present one.
+            positionals: The options that earlier versions took without a name, in their order.
+        """
+        self._old_options.update(options)
+        self._old_positionals.extend(positionals)
+
+    def parse_command(self, arguments: Sequence[str]) -> argparse.Namespace:
+        """Parse the arguments; a mistake ends the program with exit status 2."""
+        arguments = _join_negative_lists([self._present_spelling(argument) for argument in arguments])
+        self._refuse_unknown(arguments)
+        if not self._old_positionals:
+            return self.parse_intermixed_args(arguments)
+        return self._parse_old_positionals(arguments)
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong in one line and exit with status 2."""
+        self.exit(2, f"error: {message}; see {self.prog} --help\n")
+
+    def _present_spelling(self, argument: str) -> str:
+        option, equals, value = argument.partition("=")
+        if option not in self._old_options:
+            return argument
+        print_note(f"{option} is now {self._old_options[option]}")
+        return self._old_options[option] + equals + value
+
+    def _refuse_unknown(self, arguments: Sequence[str]) -> None:
+        known = self._option_string_actions
+        for argument in arguments:
+            option = argument.partition("=")[0]
+            if argument == "--":
+                return
+            if option.startswith("--") and option not in known:
+                self.error(f"there is no option {option}; {suggest(option, [name for name in known if len(name) > 2])}")
+
+    def _parse_old_positionals(self, arguments: Sequence[str]) -> argparse.Namespace:
+        """Parse arguments of which some options may stand without their names."""
+        options = [self._option_string_actions[name] for name in self._old_positionals]
+        takes_overrides = any(action.dest == "overrides" for action in self._actions)
+        if not takes_overrides:
+            self.add_argument("overrides", nargs="*", help=argparse.SUPPRESS)
+        needed = [action for action in options if action.required]
+        for action in needed:
+            action.required = False
+        parsed = self.parse_intermixed_args(arguments)
+        values, overrides = [], []
+        for value in parsed.overrides:
+            (overrides if takes_overrides and "=" in value else values).append(value)
+        missing = [action for action in options if getattr(parsed, action.dest) == action.default]
+        for action, value in zip(missing, values, strict=False):
+            print_note(f"{value} is now {action.option_strings[0]} {value}")
+            setattr(parsed, action.dest, self._get_value(action, value))
+        if unused := values[len(missing) :]:
+            self.error(f"unexpected argument {unused[0]!r}")
+        if absent := [a.option_strings[0] for a in needed if getattr(parsed, a.dest) is None]:
+            self.error(f"the following arguments are required: {', '.join(absent)}")
+        parsed.overrides = overrides
+        return parsed
+
+
+def _join_negative_lists(arguments: Sequence[str]) -> list[str]:
+    """Let `--layers -3,-1` be written as `--layers=-3,-1`, which argparse would else take for an option."""
+    joined: list[str] = []
+    for argument in arguments:
+        if joined and joined[-1].startswith("--") and "=" not in joined[-1] and re.match(r"-\d+,", argument):
+            joined[-1] += f"={argument}"
+        else:
+            joined.append(argument)
+    return joined

@@ -1,0 +1,142 @@
+"""Drawn scenes as datasets: COCO, label maps, panoptic segments, depth and DAVIS."""
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from pe_spatial.data.loading import encode_mask
+from pe_spatial.demo.scenes import CLASSES, SEMANTIC_CLASSES, Scene, draw_scene
+from pe_spatial.visualization import palette
+
+SPLITS = ("train", "val")
+
+
+# --- single images ----------------------------------------------------------------------------------------------------
+def draw_scenes(count: int, seed: int, size: int, photographs: list[NDArray[np.uint8]]) -> Iterator[Scene]:
+    for number in range(count):
+        yield draw_scene([seed, 0, number], size, photographs)
+
+
+def write_scenes(out: Path, scenes: Iterator[Scene], formats: Sequence[str]) -> None:
+    """Images, and of them the truth in each of the formats. Image ids count the scenes from 1 over both splits."""
+    folders = ["images", *(name for name in ("labels", "panoptic", "depth") if name in formats)]
+    for folder in folders:
+        for split in SPLITS:
+            (out / folder / split).mkdir(parents=True)
+    coco = {split: empty_coco() for split in SPLITS}
+    panoptic = {split: empty_panoptic() for split in SPLITS}
+    for number, scene in enumerate(scenes, 1):
+        split, name = SPLITS[number % 6 == 0], f"{number:06d}"
+        Image.fromarray(scene.image).save(out / "images" / split / f"{name}.jpg", quality=95)
+        if "labels" in formats:
+            save_indices(out / "labels" / split / f"{name}.png", scene.semantic, class_colors(256))
+        if "depth" in formats:
+            millimeters = (1000 * scene.depth).round().astype(np.uint16)
+            Image.fromarray(millimeters).save(out / "depth" / split / f"{name}.png")
+        if "panoptic" in formats:
+            ids = add_to_panoptic(panoptic[split], number, name, scene)
+            Image.fromarray(ids).save(out / "panoptic" / split / f"{name}.png")
+        add_to_coco(coco[split], number, f"{name}.jpg", scene)
+    for kind, key, contents in (("instances", "coco", coco), ("panoptic", "panoptic", panoptic)):
+        if key in formats:
+            (out / "annotations").mkdir(exist_ok=True)
+            for split, content in contents.items():
+                path = out / "annotations" / f"{kind}_{split}.json"
+                path.write_text(json.dumps(content), encoding="utf-8")
+    if "labels" in formats:
+        (out / "classes.yaml").write_text(class_list(), encoding="utf-8")
+
+
+def class_colors(count: int) -> NDArray[np.uint8]:
+    """Colors of the classes [count, 3]; black is left for pixels without a label."""
+    return np.concatenate([palette(count)[1:].numpy(), np.zeros((1, 3), np.uint8)])
+
+
+def class_list() -> str:
+    """The description that SegmentationFolder reads."""
+    colors = class_colors(len(SEMANTIC_CLASSES) + 1).tolist()
+    lines = [f"  {name}: {color}" for name, color in zip(SEMANTIC_CLASSES, colors, strict=False)]
+    folders = [f"{kind}: {{{', '.join(f'{s}: {kind}/{s}' for s in SPLITS)}}}" for kind in ("images", "labels")]
+    return "\n".join(["classes:", *lines, *folders, ""])
+
+
+def category_id(name: str) -> int:
+    """The same in instances and panoptic segments, so that masks of the one can be scored against the other."""
+    return SEMANTIC_CLASSES.index(name) + 1
+
+
+def empty_coco() -> dict[str, list[Any]]:
+    categories = [{"id": category_id(name), "name": name, "supercategory": "shape"} for name in CLASSES]
+    return {"images": [], "annotations": [], "categories": categories}
+
+
+def add_to_coco(coco: dict[str, list[Any]], image_id: int, file_name: str, scene: Scene) -> None:
+    height, width = scene.camera.size
+    coco["images"].append({"id": image_id, "file_name": file_name, "height": height, "width": width})
+    for label, box, mask in zip(scene.labels, scene.boxes.tolist(), scene.masks, strict=True):
+        x1, y1, x2, y2 = box
+        coco["annotations"].append(
+            {
+                "id": len(coco["annotations"]) + 1,
+                "image_id": image_id,
+                "category_id": category_id(CLASSES[label]),
+                "bbox": [x1, y1, x2 - x1, y2 - y1],
+                "area": int(mask.sum()),
+                "segmentation": encode_mask(mask),
+                "iscrowd": 0,
+            }
+        )
+
+
+def empty_panoptic() -> dict[str, list[Any]]:
+    things = len(SEMANTIC_CLASSES) - len(CLASSES)
+    categories = [
+        {"id": category_id(name), "name": name, "isthing": int(number >= things), "color": color}
+        for number, (name, color) in enumerate(
+            zip(SEMANTIC_CLASSES, class_colors(len(SEMANTIC_CLASSES) + 1).tolist(), strict=False)
+        )
+    ]
+    return {"images": [], "annotations": [], "categories": categories}
+
+
+def add_to_panoptic(panoptic: dict[str, list[Any]], image_id: int, name: str, scene: Scene) -> NDArray[np.uint8]:
+    """Describe the visible segments: the objects, numbered from 1, and above them wall and floor. Returns the PNG."""
+    height, width = scene.camera.size
+    stuff = len(scene.labels) + 1 + scene.semantic.astype(np.int64)
+    ids = np.where(scene.ids > 0, scene.ids, stuff)  # [H, W]
+    present, first, counts = np.unique(ids, return_index=True, return_counts=True)
+    segments = [
+        {"id": int(n), "category_id": int(label) + 1, "area": int(area), "iscrowd": 0}
+        for n, label, area in zip(present, scene.semantic.ravel()[first], counts, strict=True)
+    ]
+    panoptic["images"].append({"id": image_id, "file_name": f"{name}.jpg", "height": height, "width": width})
+    panoptic["annotations"].append({"image_id": image_id, "file_name": f"{name}.png", "segments_info": segments})
+    return np.stack([ids & 255, ids >> 8, np.zeros_like(ids)], axis=-1).astype(np.uint8)
+
+
+def save_indices(path: Path, indices: NDArray[np.integer], colors: NDArray[np.uint8]) -> None:
+    image = Image.fromarray(indices.astype(np.uint8))
+    image.putpalette(colors.tobytes())
+    image.save(path)
+
+
+# --- videos -----------------------------------------------------------------------------------------------------------
+def write_davis(out: Path, videos: Iterator[list[Scene]]) -> None:
+    """The folder layout of DAVIS 2017: frames as JPEG, object ids as palette PNG."""
+    names = []
+    for number, video in enumerate(videos, 1):
+        names.append(f"shapes-{number:02d}")
+        frames, annotations = (out / kind / "480p" / names[-1] for kind in ("JPEGImages", "Annotations"))
+        frames.mkdir(parents=True)
+        annotations.mkdir(parents=True)
+        for time, scene in enumerate(video):
+            Image.fromarray(scene.image).save(frames / f"{time:05d}.jpg", quality=95)
+            save_indices(annotations / f"{time:05d}.png", scene.ids, palette(256).numpy())
+    listing = out / "ImageSets" / "2017" / "val.txt"
+    listing.parent.mkdir(parents=True)
+    listing.write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
