@@ -35,8 +35,8 @@ from pe_spatial.alignment.cache import CacheError, TeacherCache, create_cache
 from pe_spatial.alignment.map_codec import MapCodec
 from pe_spatial.alignment.sam_teacher import MaskLogitTeacher
 from pe_spatial.common.errors import UserError
+from pe_spatial.common.files import remove_leftovers
 from pe_spatial.data import ImageList, LoadImage, UnreadableFile, open_images
-from pe_spatial.training.checkpoint import remove_temporaries
 from pe_spatial.training.distributed import set_up
 
 console = Console(stderr=True)
@@ -124,7 +124,7 @@ def prepare(wanted: Any, options: argparse.Namespace) -> tuple[TeacherCache, lis
         CacheError: A finished shard is damaged, and it shall not be repaired.
     """
     cache = create_cache(*wanted)
-    remove_temporaries(cache.folder)
+    remove_leftovers(cache.folder)
     damaged = cache.damaged(thorough=options.verify)
     if damaged and not options.repair:
         raise CacheError("\n".join(damaged.values()))

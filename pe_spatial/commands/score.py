@@ -13,7 +13,6 @@ Exit status: 0 done, 2 a mistake in the command or the files.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -24,10 +23,10 @@ from rich.console import Console
 from rich.progress import track
 
 from pe_spatial.common.errors import UserError
+from pe_spatial.common.files import write_json
 from pe_spatial.data.loading import list_images
 from pe_spatial.tracking.datasets import read_names
 from pe_spatial.tracking.metrics import score_folder
-from pe_spatial.tracking.results import write_whole
 from pe_spatial.tracking.scores import ScoreTable
 from pe_spatial.training.config import load_config
 
@@ -47,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise UserError("no frame to score: videos need at least three annotated frames")
         print(table)
         if options.output:
-            write_whole(options.output, json.dumps(table.as_dict(), indent=1).encode())
+            write_json(options.output, table.as_dict())
     except (UserError, ValueError, OSError) as error:
         console.print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
         return 2

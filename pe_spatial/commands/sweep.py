@@ -43,7 +43,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from pe_spatial.backbones import get_variant
 from pe_spatial.common.errors import ConfigError, UserError
-from pe_spatial.training.checkpoint import write_text
+from pe_spatial.common.files import write_json, write_text
 from pe_spatial.training.config import load_config
 
 console = Console(stderr=True)
@@ -106,7 +106,7 @@ def sweep(options: argparse.Namespace) -> tuple[ModuleType, list[Row]]:
         name = json.dumps(setting)
         if name not in finished:
             finished[name] = evaluate(task, config, options, setting)
-            write_text(options.output / "sweep.json", json.dumps({**plan, "results": finished}, indent=1))
+            write_json(options.output / "sweep.json", {**plan, "results": finished})
     assert task is not None
     rows = [row for values in combinations for row in finished[json.dumps(dict(zip(keys, values, strict=True)))]]
     return task, rows
@@ -137,7 +137,9 @@ def find_task(config: Config) -> ModuleType:
     for name in names:
         if find_spec(f"{name}.layer_sweep"):
             return import_module(f"{name}.layer_sweep")
-    raise ConfigError(f"none of the packages that the config imports ({names}) has a module `layer_sweep` to sweep with")
+    raise ConfigError(
+        f"none of the packages that the config imports ({names}) has a module `layer_sweep` to sweep with"
+    )
 
 
 def evaluate(task: ModuleType, config: Config, options: argparse.Namespace, setting: dict[str, str]) -> list[Row]:

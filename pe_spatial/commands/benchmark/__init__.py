@@ -14,7 +14,6 @@ A subcommand that needs more than a few functions lives in a file of its own bes
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
 import sys
@@ -31,6 +30,7 @@ from pe_spatial.commands.benchmark.deformable import add_deformable
 from pe_spatial.commands.benchmark.segmentation import add_segmentation
 from pe_spatial.commands.benchmark.teacher import add_teacher
 from pe_spatial.commands.benchmark.tracking import add_tracking
+from pe_spatial.common.files import write_json
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 TIMM_SIZES = {"T": "tiny", "S": "small", "B": "base", "L": "large", "G": "gigantic"}
@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         torch.set_num_threads(args.threads)
     report = {"device": device_name(args.device), "torch": torch.__version__} | args.run(args)
     if args.json:
-        args.json.write_text(json.dumps(report, indent=2) + "\n")
+        write_json(args.json, report)
 
 
 def add_common(parser: argparse.ArgumentParser) -> None:
