@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 from torch import Tensor
 
+from pe_spatial.common.files import write_json
 from pe_spatial.detection.average_precision import Backend, average_precision
 from pe_spatial.detection.coco_files import read_coco
 
@@ -160,9 +160,7 @@ def overlap_rows(detections: Sequence[Mapping[str, Any]], iou_type: IouType) -> 
 
 def _write(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(rows), encoding="utf-8")
-    partial.replace(path)
+    write_json(path, rows, indent=None)
 
 
 def _table(metrics: Mapping[str, float], classes: Mapping[str, Mapping[str, float]]) -> str:

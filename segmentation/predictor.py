@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,9 +15,10 @@ from torch.nn import functional as F
 from torchvision import tv_tensors
 
 from pe_spatial.common.errors import UserError
+from pe_spatial.common.files import temporary_path
 from pe_spatial.inference.predictor import Picture, Predictor
 from pe_spatial.segmentation.logits import SemanticModel, Window
-from pe_spatial.segmentation.probabilities import ProbabilityFile, temporary_name
+from pe_spatial.segmentation.probabilities import ProbabilityFile
 from pe_spatial.segmentation.sliding import Axis, Grid, Tile, blend
 from pe_spatial.segmentation.windows import pad_to_multiple
 from pe_spatial.training.amp import evaluation_autocast
@@ -71,7 +71,6 @@ class SegmentationPredictor(Predictor):
         self.window = self.model.window if window is None else window
         self.confidence = confidence
         self.probabilities = probabilities
-        self._number = count()
         self._known_cells: dict[tuple[int, int], tuple[int, int]] = {}
 
     @property
@@ -171,7 +170,7 @@ class SegmentationPredictor(Predictor):
         if self.probabilities is None:
             return self._fill(sample, tiles, None)
         height, width = sample.ori_shape[:2]
-        path = self.probabilities / temporary_name(next(self._number))
+        path = temporary_path(self.probabilities / "pixels.npy")
         with ProbabilityFile(path, (height, width, self.model.num_classes)) as file:
             sample.set_metainfo({"probabilities": path})
             return self._fill(sample, tiles, file)

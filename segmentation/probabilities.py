@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from types import TracebackType
 
 import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
-
-TEMPORARY = ".writing"  # the end of the names of unfinished files
 
 
 class ProbabilityFile:
@@ -51,8 +48,3 @@ class ProbabilityFile:
             raise
         if error is not None:
             self.path.unlink(missing_ok=True)
-
-
-def temporary_name(number: int) -> str:
-    """Of a file that this process is filling."""
-    return f".{os.getpid()}_{number}.npy{TEMPORARY}"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,10 +13,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from pe_spatial.common.files import put_in_place, remove_leftovers, write_atomically, write_json_stream
 from pe_spatial.common.records import Records
 from pe_spatial.data import encode_mask
-from pe_spatial.segmentation.probabilities import TEMPORARY
-from pe_spatial.training.checkpoint import write_atomically, write_text
 from pe_spatial.visualization import draw_classes, draw_instances, palette
 
 KINDS = {"pred_sem_seg": "labels", "pred_confidence": "confidence", "pred_panoptic": "panoptic"}
@@ -102,7 +99,7 @@ class SegmentationWriter:
             record["probabilities"] = f"probabilities/{stem}.npy"
             place = self.folder / record["probabilities"]
             place.parent.mkdir(parents=True, exist_ok=True)
-            os.replace(sample.probabilities, place)
+            put_in_place(sample.probabilities, place)
         counts = np.zeros(len(self.classes), np.int64)
         if "pred_panoptic" in sample:
             record["segments"] = describe_segments(sample.pred_panoptic.data[0].numpy(), sample.segments)
@@ -144,8 +141,7 @@ class SegmentationWriter:
     def close(self) -> Path:
         """Write `segmentation.json`, and `panoptic.json`, whole or not at all; returns the path of the first."""
         self.records.close()
-        for unfinished in (self.folder / "probabilities").glob(f".*{TEMPORARY}"):
-            unfinished.unlink(missing_ok=True)
+        remove_leftovers(self.folder, recursive=True)
         files = [record for record in self.records.collect() if self._is_complete(record)]
         total: dict[str, int] = dict.fromkeys(self.classes, 0)
         for record in files:
@@ -162,8 +158,8 @@ class SegmentationWriter:
             "files": files,
         }
         if "panoptic" in self.kinds:
-            write_text(self.folder / "panoptic.json", _json(coco_panoptic(files, self.metainfo, self.colors)))
-        write_text(self.records.path, _json(content))
+            write_json_stream(self.folder / "panoptic.json", coco_panoptic(files, self.metainfo, self.colors))
+        write_json_stream(self.records.path, content)
         self.records.forget()
         return self.records.path
 
@@ -243,16 +239,6 @@ def coco_panoptic(
             for number, name, is_thing, color in categories
         ],
     }
-
-
-def _json(content: Mapping[str, Any]) -> str:
-    """JSON with one line per entry of its lists."""
-    parts = []
-    for key, value in content.items():
-        is_list = isinstance(value, list) and value
-        lines = ",\n  ".join(map(json.dumps, value)) if is_list else ""
-        parts.append(f" {json.dumps(key)}: " + (f"[\n  {lines}\n ]" if is_list else json.dumps(value)))
-    return "{\n" + ",\n".join(parts) + "\n}\n"
 
 
 def _save(path: Path, image: Image.Image) -> None:

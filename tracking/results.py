@@ -13,7 +13,6 @@ Every file appears whole or not at all. NAME.json is written last: it says that 
 from __future__ import annotations
 
 import json
-import os
 import time
 from array import array
 from collections.abc import Mapping
@@ -29,6 +28,8 @@ from PIL import Image
 from torch import Tensor
 
 from pe_spatial.common.errors import UserError
+from pe_spatial.common.files import put_in_place, write_atomically, write_json, write_text
+from pe_spatial.common.tensors import read_tensor_file, write_torch_file
 from pe_spatial.tracking.frames import Frame
 from pe_spatial.visualization import overlay_masks, palette
 
@@ -67,17 +68,7 @@ def open_results(folder: Path, run: Mapping[str, Any]) -> None:
     if folder.exists() and not marker.is_file() and (not folder.is_dir() or any(folder.iterdir())):
         raise ResultsError(f"{folder} exists and is not a folder of this tool's results; choose another --output")
     folder.mkdir(parents=True, exist_ok=True)
-    write_whole(marker, json.dumps(run, indent=2).encode())
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that readers see the old one or the whole new one."""
-    temporary = path.with_name(f".{path.name}.partial")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_json(marker, run)
 
 
 def encode_png(ids: NDArray[np.uint8]) -> bytes:
@@ -119,17 +110,14 @@ class VideoResults:
         path = self._state_file
         if not path.is_file():
             return None
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        return state
+        return dict(read_tensor_file(path))
 
     def save_state(self, state: Mapping[str, Any], *, force: bool = False) -> None:
         """Save a tracker's state, unless the last one is younger than `SAVE_EVERY`."""
         if not force and time.monotonic() - self._saved < SAVE_EVERY:
             return
-        buffer = BytesIO()
-        torch.save(dict(state), buffer)
         self._state_file.parent.mkdir(exist_ok=True)
-        write_whole(self._state_file, buffer.getvalue())
+        write_torch_file(dict(state), self._state_file)
         self._saved = time.monotonic()
 
     def read(self, frame: Frame) -> Tensor:
@@ -154,7 +142,7 @@ class VideoResults:
         Raises:
             ResultsError: the overlay video cannot be written.
         """
-        write_whole(self._png(frame), encode_png(ids.cpu().numpy()))
+        write_atomically(self._png(frame), lambda file: file.write(encode_png(ids.cpu().numpy())))
         self.note(frame, ids)
 
     def note(self, frame: Frame, ids: Tensor) -> None:
@@ -169,10 +157,10 @@ class VideoResults:
         """Close the overlay video, write the boxes, and forget where to go on."""
         self.close()
         if self._writer is not None:
-            os.replace(self._partial_video, self._file(".mp4"))
+            put_in_place(self._partial_video, self._file(".mp4"))
         if self.mot:
-            write_whole(self._file(".txt"), self._mot().encode())
-        write_whole(self._file(".json"), json.dumps(self._json(skipped), indent=1).encode())
+            write_text(self._file(".txt"), self._mot())
+        write_json(self._file(".json"), self._json(skipped))
         self._state_file.unlink(missing_ok=True)
 
     def close(self) -> None:

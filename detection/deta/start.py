@@ -12,6 +12,7 @@ from mmengine.runner import Runner
 from torch import Tensor, nn
 
 from pe_spatial.common.errors import CheckpointError, ConfigError, suggest
+from pe_spatial.training.checkpoint import plain_path
 
 _SIZES = {"classes": "transformer.class_embed.0.weight", "feature levels": "transformer.level_embed"}
 _REMEDY = {"classes": "model.num_classes", "feature levels": "model.neck.levels"}
@@ -37,13 +38,12 @@ class DetaStartHook(Hook):
         """Check, and drop."""
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         state = checkpoint.get("state_dict", checkpoint)
+        path = plain_path(runner._load_from)
         starts = runner._train_loop is not None and not runner._resume
         dropped = drop_parts(model, state, self.reinitialize) if starts else []
-        compare_sizes(model, state, str(runner._load_from), starts)
+        compare_sizes(model, state, path, starts)
         if dropped:
-            runner.logger.info(
-                f"{runner._load_from}: left out {len(dropped)} tensors of {', '.join(self.reinitialize)}"
-            )
+            runner.logger.info(f"{path}: left out {len(dropped)} tensors of {', '.join(self.reinitialize)}")
 
 
 def drop_parts(model: nn.Module, state: dict[str, Tensor], parts: Sequence[str]) -> list[str]:

@@ -25,9 +25,8 @@ from safetensors.torch import save
 from torch import Tensor
 
 from pe_spatial.alignment.map_codec import MapCodec, Record, added_error
-from pe_spatial.common.errors import UserError
-from pe_spatial.data import UnreadableFile
-from pe_spatial.training.checkpoint import write_atomically, write_text
+from pe_spatial.common.errors import UnreadableFile, UserError
+from pe_spatial.common.files import write_atomically, write_json, write_text
 
 _VERSION = 1
 _HEADER = "cache.json"
@@ -274,7 +273,7 @@ def create_cache(
         return existing
     path.mkdir(parents=True, exist_ok=True)
     write_text(path / _IMAGES, lines.decode())
-    write_text(path / _HEADER, json.dumps(header, indent=1))
+    write_json(path / _HEADER, header)
     return TeacherCache(path)
 
 

@@ -108,10 +108,10 @@ def prepare(wanted: Any, options: argparse.Namespace) -> tuple[TeacherCache, lis
         CacheError: A finished shard is damaged, and it shall not be repaired.
     """
     from pe_spatial.alignment.cache import CacheError, create_cache
-    from pe_spatial.training.checkpoint import remove_temporaries
+    from pe_spatial.common.files import remove_leftovers
 
     cache = create_cache(*wanted)
-    remove_temporaries(cache.folder)
+    remove_leftovers(cache.folder)
     damaged = cache.damaged(thorough=options.verify)
     if damaged and not options.repair:
         raise CacheError("\n".join(damaged.values()))

@@ -38,6 +38,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import distributed
 
 from pe_spatial.common.errors import UserError
+from pe_spatial.common.files import is_full_disk, write_atomically
 from pe_spatial.common.records import Records, fingerprint, output_stems
 from pe_spatial.depth.results import DepthWriter
 from pe_spatial.detection.results import DetectionWriter
@@ -52,7 +53,7 @@ from pe_spatial.inference.stream import (
     source_root,
     stream,
 )
-from pe_spatial.training.checkpoint import is_full_disk, load_checkpoint, read_config, write_atomically
+from pe_spatial.training.checkpoint import load_checkpoint, read_config
 from pe_spatial.training.distributed import join_processes
 
 LARGEST_IMAGE = 2**30  # pixels; Pillow takes files of twice as many for an attack

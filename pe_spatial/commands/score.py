@@ -46,7 +46,7 @@ def check(options: argparse.Namespace, parser: CommandParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Score every video and print the table."""
     from pe_spatial.tracking.metrics import score_folder
-    from pe_spatial.tracking.results import write_whole
+    from pe_spatial.common.files import write_json
     from pe_spatial.tracking.scores import ScoreTable
 
     records = list(read_dataset(options) if options.config else read_annotations(options))
@@ -58,7 +58,7 @@ def run(options: argparse.Namespace) -> int:
         raise UserError("no frame to score: videos need at least three annotated frames")
     print(table)
     if options.output:
-        write_whole(options.output, json.dumps(table.as_dict(), indent=1).encode())
+        write_json(options.output, table.as_dict())
     return 0
 
 

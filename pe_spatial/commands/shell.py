@@ -168,7 +168,7 @@ def explain(error: Exception) -> str:
 
 
 def _remedy(error: OSError) -> str:
-    from pe_spatial.training.checkpoint import is_full_disk
+    from pe_spatial.common.files import is_full_disk
 
     if is_full_disk(error):
         return "; free some space on that disk and give the same command again"

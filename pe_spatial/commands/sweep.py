@@ -77,7 +77,7 @@ def parse_variation(text: str) -> tuple[str, list[str]]:
 
 def sweep(options: argparse.Namespace) -> tuple[ModuleType, list[Row]]:
     """Evaluate every combination that is not yet on disk; returns the task's module and all rows."""
-    from pe_spatial.training.checkpoint import write_text
+    from pe_spatial.common.files import write_text
     from pe_spatial.training.config import load_config
 
     keys = [key for key, _ in options.vary]
@@ -159,7 +159,7 @@ def parse_layers(text: str, depth: int) -> list[int]:
 
 def write_table(folder: Path, rows: list[Row]) -> None:
     """The rows as Markdown and as CSV."""
-    from pe_spatial.training.checkpoint import write_text
+    from pe_spatial.common.files import write_text
 
     columns = list(rows[0])
     buffer = io.StringIO()

@@ -37,11 +37,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from torch import Tensor
 
 from pe_spatial.common.errors import UserError
+from pe_spatial.common.files import write_json
 from pe_spatial.tracking.datasets import VideoDataset
 from pe_spatial.tracking.frames import Frame, Frames, open_frames, read_mask
 from pe_spatial.tracking.metrics import VideoScore, open_score, score_folder
 from pe_spatial.tracking.model import VideoTracker
-from pe_spatial.tracking.results import VideoResults, open_results, write_whole
+from pe_spatial.tracking.results import VideoResults, open_results
 from pe_spatial.tracking.scores import ScoreTable
 from pe_spatial.training.config import load_config
 
@@ -237,7 +238,7 @@ def track_dataset(options: argparse.Namespace, config: Config) -> int:
             scores += score.results()
     table = ScoreTable(scores)
     if table.rows:
-        write_whole(options.output / "scores.json", json.dumps(table.as_dict(), indent=1).encode())
+        write_json(options.output / "scores.json", table.as_dict())
         print(table)
     return counted
 

@@ -1,5 +1,6 @@
 """Errors that a user can mend; the command line shows their message without a traceback."""
 
+import errno
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -14,6 +15,16 @@ class ConfigError(UserError, ValueError):
 
 class CheckpointError(UserError, RuntimeError):
     """A checkpoint that is missing, damaged, foreign, or cannot be written."""
+
+
+class UnreadableFile(UserError, OSError):  # noqa: N818 - names the state of the file, as FileNotFoundError does
+    """A file is missing, truncated or not what its name says. The message names the file."""
+
+
+class FullDiskError(UserError, OSError):
+    """No space is left for a file; the message names it."""
+
+    errno = errno.ENOSPC
 
 
 class DivergedError(UserError, FloatingPointError):

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 import re
 import shutil
 import struct
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from torch import Tensor
+
+from pe_spatial.common.errors import FullDiskError, UserError
+from pe_spatial.common.files import atomic_path, full_disk, write_atomically
 
 SUFFIXES = (".pt", ".pth", ".safetensors")
 
@@ -34,7 +36,7 @@ _DAMAGE = (
 _CODE = re.compile(r"(?:GLOBAL|unrecognized function|but got) (\S+)")
 
 
-class WeightsError(ValueError):
+class WeightsError(UserError, ValueError):
     """Weights that cannot be used as asked; the message says which rule they break and what to do."""
 
 
@@ -72,13 +74,15 @@ def read_tensor_file(path: Path) -> Mapping[str, Any]:
 
 def _refuse_impostors(path: Path, head: bytes) -> None:
     if not head:
-        raise WeightsError(f"{path} has zero bytes: its download or its copy never began; delete it and fetch it again")
+        raise WeightsError(
+            f"{path} is truncated to zero bytes: its download or its copy never began; delete it and fetch it again"
+        )
     if head.startswith(b"version https://git-lfs"):
         raise WeightsError(f"{path} is a Git LFS pointer, not the file itself; run `git lfs pull` or download the file")
     if head.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
         raise WeightsError(
-            f"{path} is an HTML page, not a checkpoint: a login or error page was saved in its place; open the address "
-            "in a browser, or download with the Hugging Face client"
+            f"{path} is an HTML page, not a torch checkpoint: a login or error page was saved in its place; open the "
+            "address in a browser, or download with the Hugging Face client"
         )
 
 
@@ -112,47 +116,90 @@ def write_tensor_file(tensors: Mapping[str, Tensor], path: Path, wrap: str | Non
     """Write tensors to a file whose suffix decides the format; readers see the old file or the whole new one.
 
     Args:
-        tensors: what to write.
-        path: ends in `.pt`, `.pth` or `.safetensors`.
-        wrap: key under which a `.pt` or `.pth` file nests the tensors; safetensors files are always flat.
+        tensors: What to write.
+        path: Ends in `.pt`, `.pth` or `.safetensors`.
+        wrap: Key under which a `.pt` or `.pth` file nests the tensors; safetensors files are always flat.
 
     Raises:
-        WeightsError: another suffix.
-        OSError: the folder does not exist or cannot be written, or the disk is full; no partial file stays behind.
+        WeightsError: Another suffix.
+        OSError: The folder does not exist or cannot be written, or the disk is full; no partial file stays behind.
     """
-    from safetensors import SafetensorError
-
     if path.suffix not in SUFFIXES:
         raise WeightsError(
             f"{path} ends in {path.suffix or 'no suffix'!r}; a tensor file ends in {', '.join(SUFFIXES)}"
         )
     # a strided view would drag its whole storage into the file
     flat = {key: tensor.detach().contiguous() for key, tensor in tensors.items()}
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.writing")
+    if path.suffix == ".safetensors":
+        _write_safetensors(_unshared(flat), path)
+    else:
+        write_torch_file({wrap: flat} if wrap else flat, path)
+
+
+def write_torch_file(content: Any, path: Path) -> None:  # noqa: ANN401 - nested containers of tensors
+    """Stream containers of tensors to a torch file, without a second copy of them in memory.
+
+    Raises:
+        FullDiskError: Names the bytes that are needed and free.
+        OSError: The folder does not exist or cannot be written; no partial file stays behind.
+    """
+    needed = tensor_bytes(content)
+    if needed > shutil.disk_usage(path.parent).free:
+        raise full_disk(path, needed)
     try:
+        write_atomically(path, lambda file: _stream(content, file))
+    except FullDiskError as error:
+        raise full_disk(path, needed) from error
+
+
+def _stream(content: Any, file: IO[bytes]) -> None:
+    guarded = _Guarded(file)
+    torch.save(content, guarded)  # type: ignore[arg-type]
+    if guarded.error:
+        raise guarded.error
+
+
+class _Guarded:
+    """A file that keeps its first error and drops what follows.
+
+    torch's C++ writer answers an exception of `write` with one of its own, which names neither the cause nor the path.
+    """
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file = file
+        self.error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        if self.error is None:
+            try:
+                return self.file.write(data)
+            except OSError as error:
+                self.error = error
+        return memoryview(data).nbytes
+
+    def flush(self) -> None:
+        """torch calls it; the file itself is flushed after the last write."""
+
+
+def tensor_bytes(tree: Any) -> int:  # noqa: ANN401 - nested containers of tensors
+    """Bytes of all tensors in nested containers."""
+    if isinstance(tree, Tensor):
+        return tree.numel() * tree.element_size()
+    if isinstance(tree, Mapping):
+        return sum(map(tensor_bytes, tree.values()))
+    return sum(map(tensor_bytes, tree)) if isinstance(tree, list | tuple) else 0
+
+
+def _write_safetensors(tensors: dict[str, Tensor], path: Path) -> None:
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    with atomic_path(path) as temporary:
         temporary.touch()  # fails with the system's own words where the folder cannot be written
         try:
-            _write(flat, temporary, path.suffix, wrap)
-        except (RuntimeError, SafetensorError) as error:  # how the two writers report what the system refused
-            needed = sum(tensor.nbytes for tensor in flat.values())
-            raise OSError(
-                f"{path} cannot be written ({str(error).splitlines()[0][:160]}): it needs {needed:,} bytes and "
-                f"{shutil.disk_usage(path.parent).free:,} are free; free some space or write to another disk"
-            ) from error
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _write(tensors: dict[str, Tensor], path: Path, suffix: str, wrap: str | None) -> None:
-    if suffix == ".safetensors":
-        from safetensors.torch import save_file
-
-        save_file(_unshared(tensors), path, metadata={"format": "pt"})
-    else:
-        torch.save({wrap: tensors} if wrap else tensors, path)
+            save_file(tensors, temporary, metadata={"format": "pt"})
+        except SafetensorError as error:  # how it reports what the system refused
+            raise full_disk(path, tensor_bytes(tensors)) from error
 
 
 def _unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -7,7 +7,6 @@ where its images begin, and an image is one read at that place.
 
 import glob
 import json
-import os
 import tarfile
 from collections.abc import Sequence
 from contextlib import suppress
@@ -16,6 +15,7 @@ from typing import Any
 
 from mmengine.registry import DATASETS
 
+from pe_spatial.common.files import write_json
 from pe_spatial.data.images import ImageFolder, ImageList
 from pe_spatial.data.loading import IMAGE_SUFFIXES, UnreadableFile, is_image_name, natural_order
 
@@ -119,7 +119,9 @@ def read_index(tar: str | Path, index_folder: str | Path | None = None) -> list[
     except (OSError, ValueError, AttributeError):
         pass  # missing or damaged: it is only a copy of what the tar says
     members = _scan(path)
-    _write(index, json.dumps({**stamp, "members": members}))
+    with suppress(OSError):  # a folder for reading only, or a full disk
+        index.parent.mkdir(parents=True, exist_ok=True)
+        write_json(index, {**stamp, "members": members}, indent=None)
     return members
 
 
@@ -133,17 +135,6 @@ def _scan(path: Path) -> list[Member]:
             "for its images cannot be reached one by one"
         ) from error
     return [member for member in files if is_image_name(Path(member[0]))]
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(text)
-        os.replace(temporary, path)
-    except OSError:  # a folder for reading only, or a full disk
-        with suppress(OSError):
-            temporary.unlink()
 
 
 def _extension(name: str) -> str:

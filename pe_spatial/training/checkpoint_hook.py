@@ -17,6 +17,7 @@ from mmengine.runner import IterBasedTrainLoop, Runner
 from torch import Tensor, nn
 
 from pe_spatial.common.errors import CheckpointError, ConfigError, suggest
+from pe_spatial.common.files import remove_leftovers, write_json, write_text
 from pe_spatial.training import checkpoint as files
 from pe_spatial.training.fsdp import FullyShardedModel, gather_full
 from pe_spatial.training.progress import read_metrics
@@ -57,7 +58,7 @@ class AtomicCheckpointHook(Hook):
         if not isinstance(runner.train_loop, IterBasedTrainLoop):
             raise ConfigError("train_cfg.by_epoch must be false: a run is counted, saved and resumed by iterations")
         if is_main_process():
-            files.remove_temporaries(Path(runner.work_dir))
+            remove_leftovers(Path(runner.work_dir))
         if _agree(lambda: _validation_is_missing(runner)):
             runner.val_loop.run()
 
@@ -86,7 +87,7 @@ class AtomicCheckpointHook(Hook):
         if is_main_process():
             files.save_checkpoint(state, path)
             record = {"file": path.name, "metric": self.best, "score": score, "iter": runner.iter}
-            files.write_text(folder / files.BEST_POINTER, json.dumps(record) + "\n")
+            write_json(folder / files.BEST_POINTER, record, indent=None)
             for old in set(folder.glob("best_iter_*.pth")) - {path}:
                 old.unlink(missing_ok=True)
             runner.logger.info(f"best {self.best} so far: {score:.4f}, saved as {path.name}")
@@ -102,7 +103,7 @@ class AtomicCheckpointHook(Hook):
             folder = Path(runner.work_dir)
             path = folder / f"iter_{iteration}.pth"
             files.save_checkpoint(state, path)
-            files.write_text(folder / files.LAST_POINTER, path.name + "\n")
+            write_text(folder / files.LAST_POINTER, path.name + "\n")
             earlier = [file for file in folder.glob("iter_*.pth") if files.iteration_of(file) < iteration]
             for old in sorted(earlier, key=files.iteration_of)[: -(self.keep - 1) or None]:
                 old.unlink(missing_ok=True)
@@ -111,18 +112,17 @@ class AtomicCheckpointHook(Hook):
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         """Check that the weights fit, and give mmengine what it expects to find."""
         model = unwrap(runner.model)
+        path = files.plain_path(runner._load_from)
         continues = runner._resume or not isinstance(runner._train_loop, IterBasedTrainLoop)
         report = compare_keys(model, checkpoint.get("state_dict", checkpoint))
         if report and continues:
-            raise CheckpointError(f"{runner._load_from}: does not fit this config: {report}")
+            raise CheckpointError(f"{path}: does not fit this config: {report}")
         if report:
-            runner.logger.warning(f"{runner._load_from}: {report}")
+            runner.logger.warning(f"{path}: {report}")
         if not runner._resume:
             return
         if "optimizer" not in checkpoint:
-            raise CheckpointError(
-                f"{runner._load_from}: holds weights only and cannot be resumed; use load_from instead"
-            )
+            raise CheckpointError(f"{path}: holds weights only and cannot be resumed; use load_from instead")
         for key, values in checkpoint.get("pe_spatial", {}).get("log_history", {}).items():
             checkpoint["message_hub"]["log_scalars"][key] = HistoryBuffer(values, [1] * len(values))
         # mmengine compares pickles, in which equal values may differ

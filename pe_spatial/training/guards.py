@@ -14,7 +14,7 @@ from mmengine.runner import Runner
 from mmengine.structures import BaseDataElement
 
 from pe_spatial.common.errors import DivergedError
-from pe_spatial.training.checkpoint import write_atomically
+from pe_spatial.common.tensors import write_torch_file
 
 
 @HOOKS.register_module()
@@ -70,7 +70,7 @@ class LossGuardHook(Hook):
 def _save_batch(batch: Any, losses: dict[str, float], iteration: int, path: Path) -> None:
     """Write a batch as plain containers of tensors, which torch loads with weights_only."""
     content = _plain({"iter": iteration, "losses": losses, **(batch if isinstance(batch, dict) else {"inputs": batch})})
-    write_atomically(path, lambda file: torch.save(content, file))
+    write_torch_file(content, path)
 
 
 def _plain(value: Any) -> Any:

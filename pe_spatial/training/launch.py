@@ -15,7 +15,14 @@ from mmengine.runner import Runner
 from pe_spatial.common.errors import CheckpointError, ConfigError, UserError
 from pe_spatial.training.amp import prepare_evaluation
 from pe_spatial.training.binding import count_classes
-from pe_spatial.training.checkpoint import BEST_POINTER, LAST_POINTER, find_best, find_last, load_checkpoint
+from pe_spatial.training.checkpoint import (
+    BEST_POINTER,
+    LAST_POINTER,
+    find_best,
+    find_last,
+    load_checkpoint,
+    read_safely,
+)
 from pe_spatial.training.config import drop_pretrained
 from pe_spatial.training.distributed import set_up
 from pe_spatial.training.progress import METRICS_FILE
@@ -132,6 +139,7 @@ def build_runner(config: Config, changes: dict[str, Any]) -> Runner:
     prepare_evaluation(config)
     # mmengine shows environment, config and hooks at construction; they are in files of the work folder
     settings = {**config.to_dict(), **changes, "log_level": "WARNING"}
+    read_safely(settings)
     if settings.get("resume") or settings.get("train_cfg") is None:
         drop_pretrained(settings["model"])
     runner = Runner.from_cfg(Config(settings, filename=config.filename, format_python_code=False))

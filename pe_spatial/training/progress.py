@@ -13,7 +13,7 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
-from pe_spatial.training.checkpoint import write_text
+from pe_spatial.common.files import write_text
 
 METRICS_FILE = "metrics.jsonl"
 

@@ -1,6 +1,5 @@
 """What a run says about itself: first screen, `environment.json`, and a result card (`result.json`, `RESULT.md`)."""
 
-import json
 import platform
 import resource
 import shlex
@@ -19,7 +18,8 @@ from mmengine.runner import Runner
 from mmengine.utils.dl_utils import collect_env
 from torch import nn
 
-from pe_spatial.training.checkpoint import find_last, read_best, write_text
+from pe_spatial.common.files import write_json, write_text
+from pe_spatial.training.checkpoint import find_last, plain_path, read_best
 from pe_spatial.training.distributed import available_cores
 from pe_spatial.training.progress import duration, is_training, scalars
 
@@ -41,8 +41,8 @@ class RunReportHook(Hook):
         """Write the environment."""
         self._started = time.monotonic()
         if is_main_process():
-            text = json.dumps({key: str(value) for key, value in collect_env().items()}, indent=2)
-            write_text(Path(runner.work_dir) / "environment.json", text + "\n")
+            environment = {key: str(value) for key, value in collect_env().items()}
+            write_json(Path(runner.work_dir) / "environment.json", environment)
 
     def before_train(self, runner: Runner) -> None:
         """Show what is about to happen."""
@@ -75,7 +75,11 @@ class RunReportHook(Hook):
             "config": runner.cfg.filename,
             "command": shlex.join(["python", *sys.argv]),
             "metrics": self._metrics,
-            **(_training_facts(runner, self._first_iteration) if training else {"checkpoint": runner._load_from}),
+            **(
+                _training_facts(runner, self._first_iteration)
+                if training
+                else {"checkpoint": plain_path(runner._load_from)}
+            ),
             "seed": runner.seed,
             "seconds": round(time.monotonic() - self._started, 1),
             "peak_memory_gb": round(_peak_memory(), 2),
@@ -86,7 +90,7 @@ class RunReportHook(Hook):
             "versions": _versions(),
             "git_revision": git_revision(),
         }
-        write_text(folder / "result.json", json.dumps(card, indent=2) + "\n")
+        write_json(folder / "result.json", card)
         write_text(folder / "RESULT.md", _markdown(card))
         runner.logger.info(f"done in {duration(card['seconds'])}; results are in {folder} (see RESULT.md)")
 

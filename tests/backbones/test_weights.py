@@ -28,6 +28,7 @@ from pe_spatial.backbones.weights import (
     write_tensor_file,
 )
 from pe_spatial.backbones.weights.source import FOLDER_VARIABLE
+from pe_spatial.common.errors import FullDiskError
 
 KEYS = Path(__file__).parents[1] / "data" / "keys"
 _SMALL = {"width": 32, "depth": 2, "heads": 4, "mlp_ratio": 2.0}
@@ -496,17 +497,14 @@ def test_a_misspelled_name_gets_a_hint():
 
 
 # --- writing ----------------------------------------------------------------------------------------------------------
-def test_a_failed_write_leaves_the_old_file(monkeypatch, tmp_path):
-    path = save({"a": torch.ones(1)}, tmp_path / "file.pt")
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_a_failed_write_leaves_the_old_file(tmp_path, small_files, suffix):
+    path = tmp_path / f"file{suffix}"
+    write_tensor_file({"a": torch.ones(1)}, path)
     before = path.read_bytes()
-
-    def full_disk(content, file):
-        Path(file).write_bytes(b"half")
-        raise RuntimeError("PytorchStreamWriter failed writing file")
-
-    monkeypatch.setattr(torch, "save", full_disk)
-    with pytest.raises(OSError, match=r"cannot be written .*needs 8 bytes and [\d,]+ are free"):
-        write_tensor_file({"a": torch.zeros(2)}, path)
+    message = rf"{suffix} cannot be written .*needs 400,000 bytes and [\d,]+ are free"
+    with small_files(100_000), pytest.raises(FullDiskError, match=message):
+        write_tensor_file({"a": torch.zeros(100_000)}, path)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
 

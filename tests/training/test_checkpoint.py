@@ -4,14 +4,13 @@ import io
 import json
 import os
 import pickle
-import resource
 import shutil
-import signal
 import tracemalloc
 from collections import namedtuple
 
 import pytest
 import torch
+from mmengine.runner import checkpoint as mmengine_checkpoint
 from mmengine.runner.checkpoint import CheckpointLoader
 from torch import nn
 
@@ -21,9 +20,10 @@ from pe_spatial.training.checkpoint import (
     find_best,
     find_last,
     load_checkpoint,
+    plain_path,
     read_config,
+    read_safely,
     save_checkpoint,
-    write_atomically,
 )
 from pe_spatial.training.checkpoint_hook import AtomicCheckpointHook, compare_keys, describe
 
@@ -41,28 +41,47 @@ def test_what_is_saved_is_loaded(tmp_path, content):
     assert os.listdir(tmp_path) == ["a.pth"]
 
 
+def marked(path):
+    """What the Runner gets for a file that a config names."""
+    settings = {"load_from": str(path)}
+    read_safely(settings)
+    return settings["load_from"]
+
+
 def test_mmengine_loads_with_our_loader(tmp_path, content):
     save_checkpoint(content, tmp_path / "a.pth")
-    assert CheckpointLoader.load_checkpoint(str(tmp_path / "a.pth"), logger="silent")["meta"] == content["meta"]
-    with pytest.raises(CheckpointError, match="no such checkpoint"):
-        CheckpointLoader.load_checkpoint(str(tmp_path / "b.pth"), logger="silent")
+    assert CheckpointLoader.load_checkpoint(marked(tmp_path / "a.pth"), logger="silent")["meta"] == content["meta"]
+    with pytest.raises(CheckpointError, match=rf"^{tmp_path}/b.pth: no such checkpoint"):
+        CheckpointLoader.load_checkpoint(marked(tmp_path / "b.pth"), logger="silent")
+
+
+def test_mmengines_own_loader_stays_for_others():
+    assert CheckpointLoader._get_checkpoint_loader("a.pth") is mmengine_checkpoint.load_from_local
+
+
+def test_every_local_file_of_a_config_is_marked():
+    settings = {
+        "load_from": "a.pth",
+        "model": {
+            "neck": [{"init_cfg": {"type": "Pretrained", "checkpoint": "b.pth"}}],
+            "init_cfg": {"type": "Pretrained", "checkpoint": "https://host/c.pth"},
+            "head": {"type": "Head", "checkpoint": "d.pth"},
+        },
+    }
+    read_safely(settings)
+    assert [plain_path(settings["load_from"]), settings["load_from"]] == ["a.pth", "pe_spatial://a.pth"]
+    assert settings["model"]["neck"][0]["init_cfg"]["checkpoint"] == "pe_spatial://b.pth"
+    assert settings["model"]["init_cfg"]["checkpoint"] == "https://host/c.pth"
+    assert settings["model"]["head"]["checkpoint"] == "d.pth"
+    before = repr(settings)
+    read_safely(settings)
+    assert repr(settings) == before
+    for empty in ({}, {"load_from": None}):
+        read_safely(empty)
+        assert not empty.get("load_from")
 
 
 # --- a failing disk ---------------------------------------------------------------------------------------------------
-def test_a_failed_write_leaves_the_old_file(tmp_path):
-    path = tmp_path / "a"
-    path.write_text("old")
-
-    def fail(file):
-        file.write(b"half")
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        write_atomically(path, fail)
-    assert path.read_text() == "old"
-    assert os.listdir(tmp_path) == ["a"]
-
-
 def test_a_disk_known_to_be_full_is_not_written_to(tmp_path, content, monkeypatch):
     save_checkpoint(content, tmp_path / "a.pth")
     before = (tmp_path / "a.pth").read_bytes()
@@ -74,19 +93,11 @@ def test_a_disk_known_to_be_full_is_not_written_to(tmp_path, content, monkeypatc
     assert (tmp_path / "a.pth").read_bytes() == before
 
 
-def test_a_disk_that_fills_up_while_writing(tmp_path, content):
+def test_a_disk_that_fills_up_while_writing(tmp_path, content, small_files):
     save_checkpoint(content, tmp_path / "a.pth")
     before = (tmp_path / "a.pth").read_bytes()
-    # no file may grow beyond 200 kB: the write fails half way, as on a full disk or an exhausted quota
-    old_limit = resource.getrlimit(resource.RLIMIT_FSIZE)
-    old_handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, old_limit[1]))
-    try:
-        with pytest.raises(CheckpointError, match="disk is full"):
-            save_checkpoint(content, tmp_path / "a.pth")
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, old_limit)
-        signal.signal(signal.SIGXFSZ, old_handler)
+    with small_files(200_000), pytest.raises(CheckpointError, match="disk is full"):
+        save_checkpoint(content, tmp_path / "a.pth")
     assert (tmp_path / "a.pth").read_bytes() == before
     assert os.listdir(tmp_path) == ["a.pth"]
 
@@ -125,7 +136,7 @@ def test_pickled_code_is_never_run(tmp_path, write):
     with pytest.raises(CheckpointError):
         load_checkpoint(tmp_path / "a.pth")
     with pytest.raises(CheckpointError):
-        CheckpointLoader.load_checkpoint(str(tmp_path / "a.pth"), logger="silent")
+        CheckpointLoader.load_checkpoint(marked(tmp_path / "a.pth"), logger="silent")
     assert not (tmp_path / "executed").exists()
 
 
@@ -179,13 +190,6 @@ def test_the_best_is_the_one_recorded(tmp_path, content):
     assert find_best(tmp_path) is None
     save_checkpoint(content, tmp_path / "best_iter_5.pth")
     assert find_best(tmp_path) == tmp_path / "best_iter_5.pth"
-
-
-def test_temporaries_of_a_killed_run_are_cleared(tmp_path):
-    (tmp_path / ".iter_5.pth.123.writing").write_text("half")
-    (tmp_path / "iter_5.pth").write_text("whole")
-    files.remove_temporaries(tmp_path)
-    assert os.listdir(tmp_path) == ["iter_5.pth"]
 
 
 # --- the hook's rules -------------------------------------------------------------------------------------------------

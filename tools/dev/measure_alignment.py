@@ -36,12 +36,13 @@ from torch.nn import functional as F
 from pe_spatial.alignment.hooks import try_student
 from pe_spatial.alignment.teachers import block_number
 from pe_spatial.backbones import PEBackbone
+from pe_spatial.common.files import write_json, write_text
 from pe_spatial.data import LoadLabelMap, read_image
 from pe_spatial.demo.scenes import SEMANTIC_CLASSES
 from pe_spatial.tracking.datasets import Davis2017
 from pe_spatial.tracking.frames import read_mask
 from pe_spatial.tracking.model import VideoTracker
-from pe_spatial.training.checkpoint import find_last, write_text
+from pe_spatial.training.checkpoint import find_last
 from pe_spatial.training.config import load_config
 from pe_spatial.training.launch import train
 
@@ -86,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def note(path: Path, results: Results, row: str, values: dict[str, float]) -> None:
     """Keep and show a row."""
     results[row] = values
-    write_text(path, json.dumps(results, indent=2) + "\n")
+    write_json(path, results)
     print(f"{row}: " + ", ".join(f"{measure} {value:.3f}" for measure, value in values.items()), flush=True)
 
 

@@ -154,7 +154,7 @@ def run(options: argparse.Namespace) -> int:
 
     from pe_spatial.commands.benchmark.devices import describe_device
     from pe_spatial.common.devices import choose_device
-    from pe_spatial.training.checkpoint import write_text
+    from pe_spatial.common.files import write_text
 
     options.device = str(choose_device(options.device))
     if options.device == "cpu":
