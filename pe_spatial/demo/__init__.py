@@ -1,1 +1,3 @@
-"""Synthetic scenes and the data sets of the demo; nothing is downloaded."""
+"""Synthetic scenes and their datasets."""
+
+FORMATS = ("coco", "labels", "panoptic", "depth", "davis")

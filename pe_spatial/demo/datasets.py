@@ -1,7 +1,9 @@
-"""Drawn scenes as datasets: COCO, label maps, panoptic segments, depth and DAVIS."""
+"""Synthetic scenes as datasets: COCO, label maps, panoptic segments, depth and DAVIS."""
 
 import json
+import shutil
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,21 +11,113 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from pe_spatial.common.console import track
+from pe_spatial.common.errors import UserError
 from pe_spatial.data.loading import encode_mask
-from pe_spatial.demo.scenes import CLASSES, SEMANTIC_CLASSES, Scene, draw_scene
+from pe_spatial.demo.scenes import CLASSES, SEMANTIC_CLASSES, Scene, draw_scene, draw_video
+from pe_spatial.demo.textures import load_photographs
 from pe_spatial.visualization import palette
 
 SPLITS = ("train", "val")
+MARKER = "demo.json"
+# raised when the drawing or the layout changes, so that an older dataset is not taken for a current one
+VERSION = 5
+
+
+@dataclass(frozen=True)
+class DemoSettings:
+    """What a demo dataset holds.
+
+    Args:
+        images: Number of scenes; every sixth is for validation.
+        size: Height and width of the scenes in pixels.
+        seed: Equal seeds give equal data.
+        formats: Some of `pe_spatial.demo.FORMATS`.
+        videos: Number of videos, for the format davis.
+        frames: Of a video.
+        video_size: (H, W) in pixels.
+        photographs: Whether textures are also cut from the photographs of scikit-image, where it is installed.
+    """
+
+    images: int
+    size: int
+    seed: int
+    formats: list[str]
+    videos: int
+    frames: int
+    video_size: list[int]
+    photographs: bool
+
+
+def write_demo(output: Path, settings: DemoSettings, replace: bool = False) -> bool:
+    """Write a dataset; a killed run leaves nothing in `output`.
+
+    Args:
+        output: The folder.
+        settings: What it shall hold.
+        replace: Replace another dataset in that folder; other files there are kept.
+
+    Returns:
+        False where the folder held this very dataset already.
+
+    Raises:
+        UserError: The folder holds something else.
+    """
+    photographs = load_photographs() if settings.photographs else []
+    description = {"version": VERSION, **asdict(settings), "photographs": len(photographs)}
+    if read_marker(output) == description:
+        return False
+    if output.is_file() or (output.is_dir() and any(output.iterdir()) and not replace):
+        raise UserError(
+            f"{output} holds something else; choose another folder, or replace the dataset in it with --force"
+        )
+    partial = output.with_name(f".{output.name}.partial")  # a run that was killed leaves only this behind
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    if set(settings.formats) - {"davis"}:
+        scenes = draw_scenes(settings.images, settings.seed, settings.size, photographs)
+        write_scenes(partial, track(scenes, "scenes", settings.images, "images"), settings.formats)
+    if "davis" in settings.formats:
+        size = (settings.video_size[0], settings.video_size[1])
+        numbers = track(range(settings.videos), "videos", unit="videos")
+        videos = (draw_video([settings.seed, 1, number], size, settings.frames, photographs) for number in numbers)
+        write_davis(partial / "davis", videos)
+    (partial / MARKER).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
+    move_into_place(partial, output)
+    return True
+
+
+def read_marker(output: Path) -> dict[str, Any] | None:
+    """The description of the complete dataset in a folder, if there is one."""
+    try:
+        return json.loads((output / MARKER).read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
+        return None
+
+
+def move_into_place(partial: Path, output: Path) -> None:
+    """Rename the finished folder; into a folder that holds something, entry by entry with the marker last."""
+    if not output.exists() or not any(output.iterdir()):
+        partial.replace(output)
+        return
+    (output / MARKER).unlink(missing_ok=True)
+    for entry in sorted(partial.iterdir(), key=lambda path: path.name == MARKER):
+        target = output / entry.name
+        if target.is_dir():
+            shutil.rmtree(target)
+        entry.replace(target)
+    partial.rmdir()
 
 
 # --- single images ----------------------------------------------------------------------------------------------------
 def draw_scenes(count: int, seed: int, size: int, photographs: list[NDArray[np.uint8]]) -> Iterator[Scene]:
+    """The scenes of a dataset in their order."""
     for number in range(count):
         yield draw_scene([seed, 0, number], size, photographs)
 
 
 def write_scenes(out: Path, scenes: Iterator[Scene], formats: Sequence[str]) -> None:
-    """Images, and of them the truth in each of the formats. Image ids count the scenes from 1 over both splits."""
+    """Images, and their ground truth in each of the formats. Image ids count the scenes from 1 over both splits."""
     folders = ["images", *(name for name in ("labels", "panoptic", "depth") if name in formats)]
     for folder in folders:
         for split in SPLITS:
@@ -71,11 +165,13 @@ def category_id(name: str) -> int:
 
 
 def empty_coco() -> dict[str, list[Any]]:
+    """An annotation file without images."""
     categories = [{"id": category_id(name), "name": name, "supercategory": "shape"} for name in CLASSES]
     return {"images": [], "annotations": [], "categories": categories}
 
 
 def add_to_coco(coco: dict[str, list[Any]], image_id: int, file_name: str, scene: Scene) -> None:
+    """Append an image and its objects."""
     height, width = scene.camera.size
     coco["images"].append({"id": image_id, "file_name": file_name, "height": height, "width": width})
     for label, box, mask in zip(scene.labels, scene.boxes.tolist(), scene.masks, strict=True):
@@ -94,6 +190,7 @@ def add_to_coco(coco: dict[str, list[Any]], image_id: int, file_name: str, scene
 
 
 def empty_panoptic() -> dict[str, list[Any]]:
+    """A panoptic annotation file without images."""
     things = len(SEMANTIC_CLASSES) - len(CLASSES)
     categories = [
         {"id": category_id(name), "name": name, "isthing": int(number >= things), "color": color}
@@ -120,6 +217,7 @@ def add_to_panoptic(panoptic: dict[str, list[Any]], image_id: int, name: str, sc
 
 
 def save_indices(path: Path, indices: NDArray[np.integer], colors: NDArray[np.uint8]) -> None:
+    """Write indices [H, W] as a palette PNG."""
     image = Image.fromarray(indices.astype(np.uint8))
     image.putpalette(colors.tobytes())
     image.save(path)

@@ -39,6 +39,14 @@ def find(source: str | Path) -> Path:
     )
 
 
+def find_on_machine(name: str) -> Path | None:
+    """The file of a released encoder in the folder `PE_SPATIAL_WEIGHTS` or the cache of the hub; nothing is fetched."""
+    from huggingface_hub import try_to_load_from_cache
+
+    cached = try_to_load_from_cache(f"facebook/{name}", f"{name}.pt")
+    return _local_copy(name) or (Path(cached) if isinstance(cached, str) else None)
+
+
 def _local_copy(name: str) -> Path | None:
     folder = os.environ.get(FOLDER_VARIABLE)
     if not folder:

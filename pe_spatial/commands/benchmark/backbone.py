@@ -23,9 +23,8 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     """Time ours and timm's encoder in alternating rounds and print a table."""
     config = get_variant(options.variant)
     size = options.image_size or config.image_size
-    print(
-        f"{config.name}, {options.batch_size} x 3 x {size} x {size}, {describe_device(options.device)}, torch {torch.__version__}"
-    )
+    batch, device = options.batch_size, describe_device(options.device)
+    print(f"{config.name}, {batch} x 3 x {size} x {size}, {device}, torch {torch.__version__}")
     timm_name = find_timm_name(config)
     print(f"{'dtype':6} {'mode':9} {'pass':9} {'ours ms':>10} {'timm ms':>10} {'timm/ours':>10}", flush=True)
     rows = []

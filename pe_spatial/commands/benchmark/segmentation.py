@@ -135,7 +135,6 @@ def make_checkpoint(name: str, classes: int, path: Path, window: dict[str, Any] 
 def our_run(checkpoint: Path, device: str, network: Stopwatch) -> Callable[[list[Path], Path], None]:
     """A function that segments files into a folder as tools/predict.py --no-pictures does."""
     from pe_spatial.commands.predict import Job, write_all
-
     from pe_spatial.segmentation.predictor import SegmentationPredictor
     from pe_spatial.segmentation.results import SegmentationWriter
 

@@ -1,0 +1,111 @@
+"""List, show and copy the recipes.
+
+    pe-spatial configs list [WORD]
+    pe-spatial configs show pe_g_coco [key=value ...]
+    pe-spatial configs copy pe_g_coco mine.yaml
+
+A config is found by its name below configs/: those of the working directory first, then the installed ones.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from pathlib import Path
+
+from pe_spatial.commands.options import CommandParser, add_overrides
+from pe_spatial.common.errors import UserError
+
+
+def add_list(parser: CommandParser) -> None:
+    """Print the name and the first line of every recipe.
+
+    pe-spatial configs list
+    pe-spatial configs list tracking
+    """
+    parser.add_argument("word", nargs="?", default="", help="only recipes with this word in their name or first line")
+
+
+def add_show(parser: CommandParser) -> None:
+    """Print a config with all values filled in, as YAML that can be loaded again.
+
+    pe-spatial configs show pe_g_coco model.backbone.window=16
+    """
+    parser.add_argument("name", help="a YAML file, or its name below configs/")
+    add_overrides(parser)
+
+
+def add_copy(parser: CommandParser) -> None:
+    """Copy a recipe to change it; its bases stay where they are and are found from anywhere.
+
+    pe-spatial configs copy pe_g_coco mine.yaml
+    """
+    parser.add_argument("name", help="a YAML file, or its name below configs/")
+    parser.add_argument("target", type=Path, help="the new file, or a folder for it")
+    parser.add_argument("--force", action="store_true", help="overwrite the new file")
+
+
+SUBCOMMANDS = {"list": add_list, "show": add_show, "copy": add_copy}
+
+
+def run(options: argparse.Namespace) -> int:
+    """List, show or copy; returns 1 where no recipe has the word."""
+    if options.subcommand == "list":
+        return _list(options.word)
+    if options.subcommand == "copy":
+        print(f"wrote {copy_config(options.name, options.target, options.force)}")
+        return 0
+    from pe_spatial.training.config import config_text, load_config
+
+    print(config_text(load_config(options.name, options.overrides)), end="")
+    return 0
+
+
+def _list(word: str) -> int:
+    from pe_spatial.training.config_files import list_configs
+
+    word = word.lower()
+    found = {name: line for name, line in list_configs().items() if word in name.lower() or word in line.lower()}
+    width = max(map(len, found), default=0)
+    for name, line in found.items():
+        print(f"{name:<{width}}  {line}")
+    return 0 if found else 1
+
+
+def copy_config(name: str, target: Path, overwrite: bool = False) -> Path:
+    """Copy a config with its comments; the names of its bases are changed to ones that are found from anywhere.
+
+    Returns:
+        The new file.
+
+    Raises:
+        ConfigError: There is no such config.
+        UserError: The target exists.
+    """
+    from pe_spatial.training.checkpoint import write_text
+    from pe_spatial.training.config_files import find_config
+
+    source = find_config(name)
+    target = target / source.name if target.is_dir() else target
+    if target.suffix not in (".yaml", ".yml"):
+        raise UserError(f"{target} must end in .yaml, for configs are YAML files")
+    if target.exists() and not overwrite:
+        raise UserError(f"{target} exists; pass --force to overwrite it, or choose another name")
+
+    def found_anywhere(match: re.Match[str]) -> str:
+        return match[1] + _name_from_anywhere(find_config(match[2], source))
+
+    block = re.compile(r"^_base_:.*\n(?:[ \t]*-.*\n)*", re.MULTILINE)
+    entry = re.compile(r"((?:^_base_:|[-,\[])\s*)([^\s,\[\]#-][^\s,\[\]#]*)")
+    text = source.read_text(encoding="utf-8")
+    write_text(target, block.sub(lambda match: entry.sub(found_anywhere, match[0]), text, count=1))
+    return target
+
+
+def _name_from_anywhere(path: Path) -> str:
+    """The name below the installed configs, or the whole path of a file elsewhere."""
+    import pe_spatial.configs
+
+    root = Path(pe_spatial.configs.__path__[0]).resolve()
+    resolved = path.resolve()
+    return resolved.relative_to(root).as_posix() if resolved.is_relative_to(root) else str(resolved)
