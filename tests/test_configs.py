@@ -10,7 +10,7 @@ from mmengine.config import Config
 from mmengine.dataset import Compose
 from mmengine.registry import DATASETS, HOOKS, METRICS, MODELS, OPTIM_WRAPPER_CONSTRUCTORS, DefaultScope, Registry
 
-from pe_spatial.training.config import load_config
+from pe_spatial.training.config import dump_config, load_config
 from pe_spatial.training.launch import drop_pretrained
 
 ROOT = Path(__file__).parents[1]
@@ -64,7 +64,7 @@ def test_everything_is_built(config):
 
 def test_a_resolved_config_is_a_config(config, tmp_path):
     """What a run writes into its folder can be run again."""
-    config.dump(tmp_path / "resolved.yaml")
+    dump_config(config, tmp_path / "resolved.yaml")
     again = load_config(tmp_path / "resolved.yaml")
     assert again.to_dict() == Config(config.to_dict()).to_dict()
 

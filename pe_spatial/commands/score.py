@@ -13,7 +13,6 @@ Exit status: 0 done, 2 a mistake in the command or the files.
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any

@@ -7,7 +7,8 @@ from pe_spatial.training.amp import Bf16OptimWrapper
 from pe_spatial.training.binding import BindDatasetHook
 from pe_spatial.training.checkpoint import find_best, find_last, load_checkpoint, save_checkpoint
 from pe_spatial.training.checkpoint_hook import AtomicCheckpointHook, describe
-from pe_spatial.training.config import find_config, load_config
+from pe_spatial.training.config import dump_config, load_config
+from pe_spatial.training.config_files import find_config, list_configs
 from pe_spatial.training.fsdp import FullyShardedModel, FullyShardHook
 from pe_spatial.training.guards import IterationSeedHook, LossGuardHook
 from pe_spatial.training.optim import LayerDecayConstructor
@@ -30,7 +31,9 @@ __all__ = [
     "describe",
     "draw_prediction",
     "find_best",
+    "dump_config",
     "find_config",
+    "list_configs",
     "find_last",
     "load_checkpoint",
     "load_config",

@@ -14,6 +14,7 @@ from mmengine.runner.checkpoint import CheckpointLoader
 
 from pe_spatial.common.errors import CheckpointError, FullDiskError
 from pe_spatial.common.tensors import WeightsError, read_tensor_file, write_torch_file
+from pe_spatial.training.old_names import update_names
 
 FORMAT_VERSION = 1
 LAST_POINTER = "last_checkpoint"  # holds a file name; mmengine's name for it
@@ -102,7 +103,7 @@ def read_config(checkpoint: dict[str, Any], path: str | Path) -> dict[str, Any]:
         raise CheckpointError(
             f"{path}: format {described['format_version']} is newer than {FORMAT_VERSION}; update pe_spatial"
         )
-    return json.loads(described["config"])
+    return update_names(json.loads(described["config"]))
 
 
 # --- finding ----------------------------------------------------------------------------------------------------------

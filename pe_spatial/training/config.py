@@ -1,5 +1,6 @@
 """`load_config`: mmengine's Config from YAML files, found by name, read safely and checked before anything runs."""
 
+import re
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from importlib import import_module
@@ -10,44 +11,45 @@ from typing import Any
 import yaml
 from mmengine.config import Config
 
-import pe_spatial.configs
 from pe_spatial.common.errors import ConfigError, suggest
+from pe_spatial.training.checkpoint import write_text
 from pe_spatial.training.config_checks import TOP_LEVEL_KEYS, find_problems, has_schema
-from pe_spatial.training.safe_yaml import SafeLoader, parse
+from pe_spatial.training.config_files import find_config, origin_of, read_config_file
+from pe_spatial.training.old_names import current_name, update_names
+from pe_spatial.training.safe_yaml import parse, write
 
-CONFIG_ROOTS = (Path("configs"), Path(pe_spatial.configs.__path__[0]))
-# configs and checkpoints of version 0.1 name the packages of the tasks without the one in front
-OLD_NAMES = {task: f"pe_spatial.{task}" for task in ("detection", "segmentation", "depth", "tracking")}
+_VARIABLE = re.compile(r"\$(_\w+)([+-]\d+)?")
 
 
 def load_config(name: str | Path, overrides: Sequence[str] = ()) -> Config:
     """Load, override and check a config.
 
     Top-level keys that begin with `_` are the author's variables and are dropped. The value `$_x` stands for that of
-    the variable `_x` as the derived file or an override left it.
+    the variable `_x` as the derived file or an override left it; `$_x-32` for 32 less, if it is a number.
 
     Args:
-        name: A path, or a file name (the suffix may be missing) that is looked up below `configs/`.
+        name: A path or a name; see `find_config`.
         overrides: `dotted.key=value`; the value is YAML, a list is indexed by number.
 
     Raises:
         ConfigError: Lists every problem with the file and line, or the override, that it comes from.
     """
     path = find_config(name)
-    origins = _scan(path)
+    settings, origins = read_config_file(path)
     try:
-        config = Config.fromfile(path, import_custom_modules=False)
-    except (yaml.YAMLError, KeyError, TypeError) as error:
-        raise ConfigError(f"{path}: {error.args[0] if error.args else error}") from error
+        config = Config(update_names(settings), filename=path)
+    except KeyError as error:  # a name that mmengine keeps for itself
+        raise ConfigError(f"{path}: {error.args[0]}") from error
     for override in overrides:
         origins[_apply(config, override)] = f"override '{override}'"
-    variables = {f"${key}": config.pop(key) for key in [key for key in config if key.startswith("_")]}
+    variables = {key: config.pop(key) for key in [key for key in config if key.startswith("_")]}
     problems = [problem for key in config for problem in _fill_in(config, key, key, variables)]
     import_packages(config)
     _normalize(config)
     problems += find_problems(config)
     if problems:
-        raise ConfigError("\n".join(f"{_origin(origins, where, path)}: {where}: {what}" for where, what in problems))
+        lines = (f"{origin_of(origins, where, str(path))}: {where}: {what}" for where, what in problems)
+        raise ConfigError("\n".join(lines))
     return config
 
 
@@ -62,96 +64,26 @@ def override_config(config: Config, overrides: Sequence[str]) -> None:
         ConfigError: An override that does not fit, or an option that does not exist.
     """
     origins = {_apply(config, override): f"override '{override}'" for override in overrides}
-    problems = (
-        [f"{_origin(origins, where, Path())}: {what}" for where, what in find_problems(config)] if origins else []
-    )
+    problems = [f"{origin_of(origins, where, '')}: {what}" for where, what in find_problems(config) if origins]
     if problems:
         raise ConfigError("\n".join(problems))
 
 
-def find_config(name: str | Path) -> Path:
-    """The config file of that name.
+def config_text(config: Config) -> str:
+    """The config as YAML, with every value filled in; `load_config` reads it back equal.
 
     Raises:
-        ConfigError: None or several fit, or the file is not YAML.
+        ConfigError: A value that code has put there is no plain one.
     """
-    path = Path(name).expanduser()
-    if path.suffix not in (".yaml", ".yml"):
-        if path.suffix in (".py", ".json"):
-            raise ConfigError(f"{path}: configs are YAML files, and {path.suffix} files are not read")
-        path = path.with_name(path.name + ".yaml")
-    if path.is_file():
-        return path
-    found: dict[Path, Path] = {}
-    for root in CONFIG_ROOTS:
-        for candidate in sorted(root.rglob(path.name)):
-            if candidate.parts[-len(path.parts) :] == path.parts:
-                found.setdefault(candidate.resolve(), candidate)
-    if len(found) == 1:
-        return next(iter(found.values()))
-    if found:
-        listing = "\n  ".join(str(candidate) for candidate in found.values())
-        raise ConfigError(f"several configs are called {path}; give one of these paths:\n  {listing}")
-    known = {file.name for root in CONFIG_ROOTS for file in root.rglob("*.yaml") if "_base_" not in file.parts}
-    known |= {file.name for file in path.parent.glob("*.yaml")}
-    raise ConfigError(f"no config {path} here or below configs/; {suggest(path.name, known)}")
-
-
-# --- where a key comes from -------------------------------------------------------------------------------------------
-def _scan(path: Path) -> dict[str, str]:
-    """Dotted key to `file:line` over a file and its bases, the derived file winning; nothing is constructed."""
     try:
-        node = yaml.compose(path.read_text(encoding="utf-8"), Loader=SafeLoader)
+        return write(config.to_dict())
     except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not YAML: {error}") from error
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
-    if not isinstance(node, yaml.MappingNode):
-        raise ConfigError(f"{path}: a config is a mapping of keys to values")
-    origins: dict[str, str] = {}
-    for key, value in node.value:
-        if key.value == "_base_":
-            bases = value.value if isinstance(value, yaml.SequenceNode) else [value]
-            for base in bases:
-                base_path = path.parent / str(base.value)
-                if base_path.suffix not in (".yaml", ".yml") or not base_path.is_file():
-                    line = base.start_mark.line + 1
-                    raise ConfigError(f"{path}:{line}: _base_ {base.value!r} is no YAML file relative to {path.parent}")
-                origins |= _scan(base_path)
-    _collect(node, "", path, origins, set())
-    return origins
+        raise ConfigError(f"the config cannot be written as YAML: {error}; give it plain values only") from error
 
 
-def _collect(node: yaml.Node, prefix: str, path: Path, origins: dict[str, str], seen: set[str]) -> None:
-    line = node.start_mark.line + 1
-    if not node.tag.startswith("tag:yaml.org,2002:") or node.tag.startswith("tag:yaml.org,2002:python/"):
-        raise ConfigError(f"{path}:{line}: tag {node.tag!r} is not allowed; configs hold plain values only")
-    if isinstance(node, yaml.SequenceNode):
-        for index, item in enumerate(node.value):
-            origins[f"{prefix}{index}"] = f"{path}:{item.start_mark.line + 1}"
-            _collect(item, f"{prefix}{index}.", path, origins, set())
-    elif isinstance(node, yaml.MappingNode):
-        keys: dict[str, int] = {}
-        for key, value in node.value:
-            if not isinstance(key, yaml.ScalarNode):
-                continue  # a {{_base_.x}} template, which is replaced before the file is read
-            line = key.start_mark.line + 1
-            if key.value in keys and key.value != "<<":
-                raise ConfigError(
-                    f"{path}:{line}: {prefix}{key.value} is defined twice, first on line {keys[key.value]}"
-                )
-            keys[key.value] = line
-            origins[f"{prefix}{key.value}"] = f"{path}:{line}"
-            _collect(value, f"{prefix}{key.value}.", path, origins, set())
-
-
-def _origin(origins: dict[str, str], where: str, path: Path) -> str:
-    """The origin of a key, or of the nearest section around it."""
-    while where:
-        if where in origins:
-            return origins[where]
-        where = where.rpartition(".")[0]
-    return str(path)
+def dump_config(config: Config, path: Path) -> None:
+    """Write `config_text` to a file."""
+    write_text(path, config_text(config))
 
 
 # --- overrides --------------------------------------------------------------------------------------------------------
@@ -198,7 +130,7 @@ def _child(node: Any, part: str, where: str, override: str) -> Any:
 
 # --- after merging ----------------------------------------------------------------------------------------------------
 def _fill_in(node: Any, key: Any, where: str, variables: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """Put the values of variables in the place of `$_x`, anywhere below a key; yields what names none."""
+    """Put the values of variables in the place of `$_x` and `$_x-32`, anywhere below a key; yields what fits none."""
     value = node[key]
     if isinstance(value, dict):
         for name in value:
@@ -206,10 +138,17 @@ def _fill_in(node: Any, key: Any, where: str, variables: dict[str, Any]) -> Iter
     elif isinstance(value, list):
         for index in range(len(value)):
             yield from _fill_in(value, index, f"{where}.{index}", variables)
-    elif isinstance(value, str) and value in variables:
-        node[key] = deepcopy(variables[value])
     elif isinstance(value, str) and value.startswith("$_"):
-        yield where, f"there is no variable {value.removeprefix('$')}; define it at the top level of the config"
+        match = _VARIABLE.fullmatch(value)
+        if match is None or match[1] not in variables:
+            name = match[1] if match else value[1:]
+            yield where, f"there is no variable {name}; define it at the top level of the config"
+        elif not match[2]:
+            node[key] = deepcopy(variables[match[1]])
+        elif isinstance(variables[match[1]], int | float):
+            node[key] = variables[match[1]] + int(match[2])
+        else:
+            yield where, f"{value} needs a number, but {match[1]} is {variables[match[1]]!r}"
 
 
 def import_packages(config: Any) -> None:
@@ -220,7 +159,7 @@ def import_packages(config: Any) -> None:
     """
     modules = (config.get("custom_imports") or {}).get("imports", [])
     ours = [f"pe_spatial.{name}" for name in ("backbones", "data", "training", "doctor")]
-    for module in [*ours, *(OLD_NAMES.get(name, name) for name in _as_list(modules))]:
+    for module in [*ours, *(current_name(name) for name in _as_list(modules))]:
         try:
             import_module(module)
         except ModuleNotFoundError as error:

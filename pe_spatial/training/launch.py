@@ -23,7 +23,7 @@ from pe_spatial.training.checkpoint import (
     load_checkpoint,
     read_safely,
 )
-from pe_spatial.training.config import drop_pretrained
+from pe_spatial.training.config import drop_pretrained, dump_config
 from pe_spatial.training.distributed import set_up
 from pe_spatial.training.progress import METRICS_FILE
 
@@ -144,7 +144,8 @@ def build_runner(config: Config, changes: dict[str, Any]) -> Runner:
         drop_pretrained(settings["model"])
     runner = Runner.from_cfg(Config(settings, filename=config.filename, format_python_code=False))
     runner.cfg = Config(config.to_dict(), filename=config.filename, format_python_code=False)
-    runner.dump_config()
+    if is_main_process():  # over mmengine's own, which not every YAML reader takes
+        dump_config(runner.cfg, Path(runner.work_dir, Path(config.filename or "config.yaml").name))
     _set_console(runner.logger, config.get("log_level", "INFO"))
     return runner
 

@@ -1,14 +1,13 @@
-"""YAML without code execution, registered as mmengine's reader and writer of .yaml files.
+"""YAML without code execution. mmengine's own reader and writer of .yaml files stay as they are.
 
 Differences from PyYAML's safe loader: a key that appears twice is an error, and `1e-4` is a number (YAML 1.1 takes it
 for a string because the dot is missing).
 """
 
 import re
-from typing import IO, Any
+from typing import Any
 
 import yaml
-from mmengine.fileio import BaseFileHandler, register_handler
 
 _FLOAT = re.compile(
     r"""^(?:[-+]?(?:[0-9][0-9_]*)\.[0-9_]*(?:[eE][-+]?[0-9]+)?
@@ -54,12 +53,14 @@ class SafeDumper(yaml.SafeDumper):
         return True
 
 
+# text that SafeLoader would take for a number is written in quotes
+SafeDumper.yaml_implicit_resolvers = SafeLoader.yaml_implicit_resolvers
 SafeDumper.add_representer(tuple, SafeDumper.represent_list)
 SafeDumper.add_multi_representer(dict, SafeDumper.represent_dict)
 
 
-def parse(text: str | IO[str]) -> Any:
-    """The value of a YAML text.
+def parse(text: str) -> Any:
+    """Read the value of a YAML text.
 
     Raises:
         yaml.YAMLError: Not YAML, a repeated key, or a tag that asks for a Python object.
@@ -67,18 +68,10 @@ def parse(text: str | IO[str]) -> Any:
     return yaml.load(text, Loader=SafeLoader)  # noqa: S506 - SafeLoader above derives from yaml.SafeLoader
 
 
-@register_handler(["yaml", "yml"])
-class SafeYamlHandler(BaseFileHandler):
-    """mmengine's file interface on `parse` and `SafeDumper`; keys keep their order."""
+def write(value: Any) -> str:
+    """Write a value as YAML that `parse` reads back equal; keys keep their order.
 
-    def load_from_fileobj(self, file: IO[str], **kwargs: Any) -> Any:
-        """Read one document."""
-        return parse(file)
-
-    def dump_to_fileobj(self, obj: Any, file: IO[str], **kwargs: Any) -> None:
-        """Write one document."""
-        yaml.dump(obj, file, Dumper=SafeDumper, sort_keys=False, allow_unicode=True)
-
-    def dump_to_str(self, obj: Any, **kwargs: Any) -> str:
-        """One document as text."""
-        return yaml.dump(obj, Dumper=SafeDumper, sort_keys=False, allow_unicode=True)
+    Raises:
+        yaml.YAMLError: Something is no plain value.
+    """
+    return yaml.dump(value, Dumper=SafeDumper, sort_keys=False, allow_unicode=True)

@@ -5,17 +5,18 @@ from pathlib import Path
 
 import pytest
 import toy_task
-import yaml
 from mmengine.config import Config
+from mmengine.fileio.handlers import YamlHandler, file_handlers
 from mmengine.hooks import EMAHook
 from mmengine.registry import HOOKS
 from torch import nn
 
 from pe_spatial.common.errors import ConfigError
-from pe_spatial.training import config as config_module
-from pe_spatial.training.config import drop_pretrained, find_config, load_config
+from pe_spatial.training import config_files
+from pe_spatial.training.config import drop_pretrained, dump_config, load_config
 from pe_spatial.training.config_checks import signature_names
-from pe_spatial.training.safe_yaml import parse
+from pe_spatial.training.config_files import find_config, list_configs, read_config_file
+from pe_spatial.training.safe_yaml import parse, write
 
 
 @pytest.fixture
@@ -51,13 +52,14 @@ def test_what_is_no_float_stays(text, value):
     assert type(parse(text)) is type(value)
 
 
-def test_mmengine_reads_yaml_safely(tmp_path):
-    trap = tmp_path / "trap.yaml"
-    target = tmp_path / "executed"
-    trap.write_text(f"a: !!python/object/apply:os.system ['touch {target}']\n")
-    with pytest.raises(yaml.YAMLError):
-        Config.fromfile(trap)
-    assert not target.exists()
+def test_mmengine_keeps_its_own_yaml_reader():
+    for suffix in ("yaml", "yml"):
+        assert type(file_handlers[suffix]) is YamlHandler
+
+
+@pytest.mark.parametrize("text", ["1e-4", "12", "null", "[a", "a: b", "ü ‘quoted’", "$_x", "1_0", "yes"])
+def test_text_stays_text(text):
+    assert parse(write({"a": [text, (1, 1e-5)]})) == {"a": [text, [1, 1e-5]]}
 
 
 def test_python_objects_and_python_bases_are_refused(toy, tmp_path):
@@ -79,25 +81,141 @@ def test_a_key_given_twice_is_an_error_with_its_line(toy):
 
 def test_a_dumped_config_loads_to_the_same(toy, tmp_path):
     config = load_config(toy, ["optim_wrapper.optimizer.lr=3e-7", "model.width=4"])
-    config.dump(tmp_path / "dumped.yaml")
+    dump_config(config, tmp_path / "dumped.yaml")
     again = load_config(tmp_path / "dumped.yaml")
     assert again.to_dict() == config.to_dict()
     assert again.optim_wrapper.optimizer.lr == 3e-7
 
 
 # --- finding ----------------------------------------------------------------------------------------------------------
-def test_a_bare_name_is_looked_up_below_configs(tmp_path, monkeypatch):
-    monkeypatch.setattr(config_module, "CONFIG_ROOTS", (tmp_path,))
+@pytest.fixture
+def roots(tmp_path, monkeypatch):
+    """The roots `local` (of the working folder) and `installed`, both empty."""
+    found = tmp_path / "local", tmp_path / "installed"
+    for root in found:
+        root.mkdir()
+    monkeypatch.setattr(config_files, "CONFIG_ROOTS", found)
+    return found
+
+
+def put(path, text=""):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+def test_a_bare_name_is_looked_up_below_configs(roots):
+    root = roots[0]
     for folder in ("a", "b"):
-        (tmp_path / folder).mkdir()
-        (tmp_path / folder / "same.yaml").write_text("")
-    (tmp_path / "a" / "only.yaml").write_text("")
-    assert find_config("only.yaml") == find_config("only") == tmp_path / "a" / "only.yaml"
-    assert find_config("b/same.yaml") == tmp_path / "b" / "same.yaml"
+        put(root / folder / "same.yaml")
+    put(root / "a" / "only.yaml", "# What it is.\nx: 1\n")
+    put(root / "_base_" / "part.yaml")
+    assert find_config("only.yaml") == find_config("only") == root / "a" / "only.yaml"
+    assert find_config("b/same.yaml") == root / "b" / "same.yaml"
     with pytest.raises(ConfigError, match=r"(?s)a/same.yaml.*b/same.yaml"):
         find_config("same.yaml")
     with pytest.raises(ConfigError, match="did you mean 'only.yaml'"):
         find_config("onyl.yaml")
+    with pytest.raises(ConfigError, match="did you mean '_base_/part.yaml'"):
+        find_config("_base_/prat.yaml")
+    with pytest.raises(ConfigError, match=r"configs are YAML files"):
+        find_config("only.py")
+    assert list_configs() == {"a/only.yaml": "What it is.", "a/same.yaml": "", "b/same.yaml": ""}
+
+
+def test_a_local_recipe_comes_before_the_installed_one_of_its_name(roots):
+    local, installed = roots
+    put(installed / "a" / "one.yaml", "# installed")
+    put(installed / "a" / "two.yaml", "# installed")
+    assert find_config("one.yaml") == installed / "a" / "one.yaml"
+    put(local / "a" / "one.yaml", "# local")
+    assert find_config("one.yaml") == find_config("a/one.yaml") == local / "a" / "one.yaml"
+    assert list_configs() == {"a/one.yaml": "local", "a/two.yaml": "installed"}
+    # the same file name at another place is another recipe
+    put(local / "two.yaml")
+    with pytest.raises(ConfigError, match=r"(?s)several configs.*local/two.yaml.*installed/a/two.yaml"):
+        find_config("two.yaml")
+    assert find_config("a/two.yaml") == installed / "a" / "two.yaml"
+
+
+def test_the_checkout_is_one_root_although_it_is_both(roots, monkeypatch):
+    put(roots[0] / "a" / "one.yaml")
+    monkeypatch.setattr(config_files, "CONFIG_ROOTS", (roots[0], roots[0] / ".." / roots[0].name))
+    assert find_config("one").samefile(roots[0] / "a" / "one.yaml")
+
+
+def test_the_old_name_of_a_recipe_finds_it():
+    assert find_config("tracking/baseline_colour_davis2017").name == "baseline_color_davis2017.yaml"
+
+
+# --- bases ------------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    "bases",
+    ["pe_g_coco", "[_base_/runtime.yaml, _base_/models/mask_rcnn.yaml]", "../_base_/runtime.yaml", "configs/part.yaml"],
+)
+def test_a_file_in_a_foreign_folder_builds_on_installed_recipes(tmp_path, monkeypatch, bases):
+    monkeypatch.chdir(tmp_path)
+    put(tmp_path / "configs" / "part.yaml", "log_level: INFO")  # a folder of the user's that is called as ours
+    put(tmp_path / "mine.yaml", f"_base_: {bases}\n_image_size: 512\nwork_dir: here\n")
+    config = load_config("mine.yaml")
+    assert config.work_dir == "here" and config.log_level == "INFO"
+
+
+def test_a_base_beside_the_file_comes_first(roots, tmp_path):
+    put(roots[1] / "part.yaml", "work_dir: installed")
+    here = put(tmp_path / "mine" / "derived.yaml", "_base_: part.yaml")
+    assert load_config(here).work_dir == "installed"
+    put(tmp_path / "mine" / "part.yaml", "work_dir: beside")
+    assert load_config(here).work_dir == "beside"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("x: 1\n_base_: runtme.yaml\n", r"derived.yaml:2: _base_ 'runtme.yaml'.*did you mean 'runtime.yaml'"),
+        ("_base_:\n  - runtime.yaml\n  - other.py\n", r"derived.yaml:3: _base_ 'other.py'.*YAML"),
+        ("_base_: derived.yaml\n", "builds on itself"),
+        ("_base_: [runtime.yaml, other.yaml]\n", r"runtime.yaml:2 and .*other.yaml:1: two bases set log_level"),
+        ("_base_: runtime.yaml\nlog_level: {a: 1}\n", r"runtime.yaml:2 and .*derived.yaml:2: log_level.*_delete_"),
+        ("work_dir: '{{ fileDirname }}'\n", r"derived.yaml:1: \{\{fileDirname\}\} is not read"),
+        ("\nwork_dir: '{{$NO_SUCH_VARIABLE:}}'\n", "derived.yaml:2: the environment variable NO_SUCH_VARIABLE"),
+        ("1: 2\n", "derived.yaml:1: a key of a config is a plain word"),
+        ("? [a, b]\n: 2\n", "derived.yaml:1: a key of a config is a plain word"),
+        ("a: &a {b: *a}\n", "contains itself"),
+        ("- a\n", "is a mapping"),
+        ("a: [1\n", "not YAML"),
+        ("filename: x\n", "filename is reserved"),
+    ],
+)
+def test_mistakes_in_a_file_are_named(tmp_path, text, message):
+    put(tmp_path / "runtime.yaml", "\nlog_level: INFO\n")
+    put(tmp_path / "other.yaml", "log_level: DEBUG\n")
+    put(tmp_path / "derived.yaml", text)
+    with pytest.raises(ConfigError, match=message):
+        load_config(tmp_path / "derived.yaml")
+
+
+def test_bases_are_merged_section_by_section(tmp_path):
+    put(tmp_path / "root.yaml", "env_cfg: {cudnn_benchmark: false}\n")
+    put(tmp_path / "a.yaml", "_base_: root.yaml\nenv_cfg: {dist_cfg: {timeout: 1}}\nlaunch: &x [1]\n")
+    put(tmp_path / "b.yaml", "_base_: root.yaml\nenv_cfg: {mp_cfg: {mp_start_method: fork, opencv_num_threads: 0}}\n")
+    derived = put(tmp_path / "derived.yaml", "_base_: [a.yaml, b.yaml]\nenv_cfg: {mp_cfg: {_delete_: true, x: 1}}\n")
+    settings, origins = read_config_file(derived)
+    assert settings["env_cfg"] == {"cudnn_benchmark": False, "dist_cfg": {"timeout": 1}, "mp_cfg": {"x": 1}}
+    assert settings["launch"] == [1]
+    assert origins["env_cfg.dist_cfg.timeout"] == f"{tmp_path / 'a.yaml'}:2"
+    # what is deleted or absent below leaves no marker behind
+    fresh = put(tmp_path / "fresh.yaml", "_base_: root.yaml\nnew: {_delete_: true, deep: {_delete_: true, y: 2}}\n")
+    assert read_config_file(fresh)[0]["new"] == {"deep": {"y": 2}}
+
+
+def test_merging_is_mmengine_s(tmp_path):
+    """Of files that hold none of our own extensions, mmengine makes the same."""
+    put(tmp_path / "a.yaml", "model: {type: A, deep: {x: 1, y: [1, 2]}, other: {z: 3}}\nkept: {p: 0.5}\n")
+    put(tmp_path / "b.yaml", "second: [{q: 1}, {r: 2}]\n")
+    text = "_base_: [a.yaml, ./b.yaml]\nmodel: {deep: {y: [3], w: 4}, other: {_delete_: true, v: 5}}\nsecond: null\n"
+    derived = put(tmp_path / "derived.yaml", text)
+    assert Config(read_config_file(derived)[0]).to_dict() == Config.fromfile(derived).to_dict()
 
 
 # --- checks -----------------------------------------------------------------------------------------------------------
@@ -293,3 +411,19 @@ def test_environment_variables_are_filled_in(toy, monkeypatch):
     assert load_config(toy).model.dropout == 0.3
     monkeypatch.setitem(os.environ, "TOY_DROPOUT", "0.4")
     assert load_config(toy).model.dropout == 0.4
+
+
+def test_an_environment_variable_may_have_any_default(toy, monkeypatch):
+    """A default with characters that mean something in patterns, as `*.tar`."""
+    edit(toy, "val_cfg: {}", "work_dir: '{{$TOY_FILES:data/(a)/*.tar}}/x'")
+    assert load_config(toy).work_dir == "data/(a)/*.tar/x"
+    monkeypatch.setitem(os.environ, "TOY_FILES", r"C:\1")
+    assert load_config(toy).work_dir == r"C:\1/x"
+
+
+def test_a_variable_may_be_shifted(toy):
+    edit(toy, "  dropout: 0.2", "  width: $_size-4")
+    toy.write_text(toy.read_text() + "_size: 12\n")
+    assert load_config(toy).model.width == 8
+    assert load_config(toy, ["_size=36"]).model.width == 32
+    assert "model.width: $_size-4 needs a number, but _size is 'x'" in problem(toy, "_size=x")

@@ -1,0 +1,52 @@
+"""Names that version 0.1 used in configs and checkpoints, and what replaces them."""
+
+from typing import Any
+
+# the packages of the tasks had no name in front; also a module or a dotted `type` inside them
+MODULES = {
+    **{task: f"pe_spatial.{task}" for task in ("detection", "segmentation", "depth", "tracking")},
+    "pe_spatial.engine": "pe_spatial.training",
+}
+RECIPES = {"baseline_colour_davis2017": "baseline_color_davis2017"}  # file names without suffix
+TYPES = {"RawColour": "RawColor"}
+OPTIONS = {"VideoTracker": {"normalisation": "normalization"}}  # of the (new) type
+
+
+def current_name(name: str) -> str:
+    """The name of a module, or of something in it, that version 0.1 may have called otherwise."""
+    for old, new in MODULES.items():
+        if name == old or name.startswith(old + "."):
+            return new + name[len(old) :]
+    return name
+
+
+def update_names(config: dict[str, Any]) -> dict[str, Any]:
+    """Replace old names, in place.
+
+    Args:
+        config: Merged, or as a checkpoint holds it.
+
+    Returns:
+        The same config.
+    """
+    imports = (config.get("custom_imports") or {}).get("imports")
+    if imports:
+        modules = [imports] if isinstance(imports, str) else imports
+        config["custom_imports"]["imports"] = [current_name(str(module)) for module in modules]
+    _update(config)
+    return config
+
+
+def _update(node: Any) -> None:
+    if isinstance(node, list):
+        for item in node:
+            _update(item)
+    elif isinstance(node, dict):
+        kind = node.get("type")
+        if isinstance(kind, str):
+            node["type"] = kind = TYPES.get(kind, current_name(kind))
+            for old, new in OPTIONS.get(kind, {}).items():
+                if old in node:
+                    node[new] = node.pop(old)
+        for value in node.values():
+            _update(value)

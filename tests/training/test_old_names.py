@@ -1,0 +1,74 @@
+"""Configs and checkpoints of version 0.1 still load."""
+
+import json
+
+import pytest
+
+import pe_spatial.tracking
+from pe_spatial.training import old_names
+from pe_spatial.training.checkpoint import read_config
+from pe_spatial.training.config import load_config
+from pe_spatial.training.config_files import find_config
+from pe_spatial.training.old_names import current_name, update_names
+
+# a recipe of version 0.1 as it stood in a folder of the user's
+OLD_TRACKER = """
+_base_: [_base_/runtime.yaml, _base_/datasets/davis2017.yaml]
+custom_imports: {imports: [tracking, detection.metrics]}
+model:
+  type: VideoTracker
+  backbone: {type: RawColour, patch_size: 16}
+  resizing: {short_side: 480}
+  normalisation: {type: DensePreprocessor, std: [127, 127, 127]}
+test_evaluator:
+  - {type: tracking.metrics.JFMetric}
+"""
+
+
+def test_an_old_config_loads(tmp_path):
+    (tmp_path / "old.yaml").write_text(OLD_TRACKER)
+    config = load_config(tmp_path / "old.yaml")
+    assert config.custom_imports.imports == ["pe_spatial.tracking", "pe_spatial.detection.metrics"]
+    assert config.model.backbone.type == "RawColor"
+    assert config.model.normalization.std == [127, 127, 127] and "normalisation" not in config.model
+    assert config.test_evaluator[0].type == "pe_spatial.tracking.metrics.JFMetric"
+
+
+def test_the_config_of_an_old_checkpoint_has_new_names():
+    old = {
+        "custom_imports": {"imports": "depth"},
+        "custom_hooks": [{"type": "BindDatasetHook"}],
+        "model": {"type": "VideoTracker", "normalisation": None},
+    }
+    content = {"pe_spatial": {"format_version": 1, "config": json.dumps(old)}}
+    config = read_config(content, "old.pth")
+    assert config["custom_imports"] == {"imports": ["pe_spatial.depth"]}
+    assert config["model"] == {"type": "VideoTracker", "normalization": None}
+
+
+def test_new_configs_stay_as_they_are():
+    config = load_config("demo/mask_rcnn_tiny_shapes.yaml").to_dict()
+    assert update_names(json.loads(json.dumps(config))) == json.loads(json.dumps(config))
+
+
+@pytest.mark.parametrize(
+    ("name", "current"),
+    [
+        ("depth", "pe_spatial.depth"),
+        ("depth.model.DepthModel", "pe_spatial.depth.model.DepthModel"),
+        ("pe_spatial.engine", "pe_spatial.training"),
+        ("pe_spatial.depth", "pe_spatial.depth"),
+        ("depths", "depths"),
+        ("my.depth", "my.depth"),
+        ("DepthModel", "DepthModel"),
+    ],
+)
+def test_modules(name, current):
+    assert current_name(name) == current
+
+
+def test_every_new_name_exists():
+    for old, new in old_names.RECIPES.items():
+        assert find_config(old).stem == new
+    for name in old_names.TYPES.values():
+        assert hasattr(pe_spatial.tracking, name)
