@@ -21,13 +21,10 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as F
 
+from pe_spatial.common.errors import UnreadableFile
 from pe_spatial.data.sample import IGNORE_LABEL
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
-
-
-class UnreadableFile(OSError):  # noqa: N818 - names the state of the file, as FileNotFoundError does
-    """A file of the dataset is missing, truncated or not what its name says. The message names the file."""
 
 
 # --- images -----------------------------------------------------------------------------------------------------------

@@ -1,0 +1,26 @@
+"""The one door to video: files and cameras are read, and files are written, here only."""
+
+from pe_spatial.common.video.cameras import Camera, open_camera
+from pe_spatial.common.video.reading import (
+    DEFAULT_RATE,
+    UnreadableFrame,
+    VideoFrame,
+    VideoReader,
+    count_frames,
+    is_video,
+    open_video,
+)
+from pe_spatial.common.video.writing import VideoWriter
+
+__all__ = [
+    "DEFAULT_RATE",
+    "Camera",
+    "UnreadableFrame",
+    "VideoFrame",
+    "VideoReader",
+    "VideoWriter",
+    "count_frames",
+    "is_video",
+    "open_camera",
+    "open_video",
+]

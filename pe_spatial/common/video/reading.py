@@ -1,0 +1,279 @@
+"""Frames of video files: upright, with their true times, and counted against what the file announces."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import torch
+from av.error import FFmpegError
+from av.stream import Disposition
+from torch import Tensor
+
+from pe_spatial.common.errors import UnreadableFile
+
+DEFAULT_RATE = 25.0  # frames per second where a source does not say
+# AVI files and the headers of Matroska announce lengths that may be a little too large; more missing frames are damage
+_TOLERATED_TAIL = 2
+# these demuxers take pictures and text for video
+_NO_VIDEO = ("_pipe", "image2", "tty")
+
+
+@dataclass(frozen=True)
+class VideoFrame:
+    """A frame of a video.
+
+    Attributes:
+        number: Its place in the video, from 0; frames that cannot be decoded count.
+        time: Seconds from the start of the video at which it is shown.
+        image: uint8 [3, H, W] RGB, upright.
+        duration: Seconds for which it is shown; None where the file does not say.
+    """
+
+    number: int
+    time: float
+    image: Tensor
+    duration: float | None = None
+
+
+class UnreadableFrame(UnreadableFile):
+    """Frames of a video that cannot be decoded.
+
+    Attributes:
+        number: Place of the first one in the video.
+        time: About when it would be shown, in seconds.
+        lost: How many follow each other.
+    """
+
+    def __init__(self, message: str, number: int, time: float, lost: int) -> None:
+        super().__init__(message)
+        self.number, self.time, self.lost = number, time, lost
+
+
+class VideoReader:
+    """The frames of a video file. Every iteration starts at the first one; `with` closes those that were left early.
+
+    Args:
+        path: A file in any format that FFmpeg reads.
+
+    Attributes:
+        path: The file.
+        frame_rate: Frames per second on average; 25 where the file does not say.
+        count: Number of frames where the file has an index, else None (`count_frames` counts them).
+        size: (H, W) of the upright frames.
+
+    Raises:
+        UnreadableFile: The file is missing, is no video, or has no frame that can be decoded.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self._containers: list[Any] = []
+        with _open(self.path) as (container, stream):
+            rate = float(stream.average_rate or stream.guessed_rate or 0)
+            self.frame_rate = rate if 0 < rate < 1000 else DEFAULT_RATE
+            self.count = _indexed(container, stream)
+        with self:
+            first = next((item for item in self.read() if isinstance(item, VideoFrame)), None)
+        if first is None:
+            raise UnreadableFile(f"{path} holds no frame that can be decoded; check that it is a video")
+        self.size = (first.image.shape[1], first.image.shape[2])
+
+    def __iter__(self) -> Iterator[VideoFrame]:
+        """Decode the frames in order.
+
+        Raises:
+            UnreadableFrame: A frame cannot be decoded, or the file ends early; the frames before it came first.
+        """
+        for item in self.read():
+            if isinstance(item, UnreadableFrame):
+                raise item
+            yield item
+
+    def read(self) -> Iterator[VideoFrame | UnreadableFrame]:
+        """Decode the frames in order, with an error in the place of those that cannot be decoded."""
+        with _open(self.path) as (container, stream):
+            self._containers.append(container)
+            packets = _Packets(container, stream)
+            # MP4 and Matroska count from the start of the video, the others from anywhere
+            origin = 0.0 if _counts_from_zero(container) else None
+            failed: list[int] = []  # times of packets, in ticks
+            number = fields = 0
+            for packet in packets:
+                for frame in _decode(stream, packet, failed):
+                    origin = (frame.time or 0.0) if origin is None else origin
+                    time = number / self.frame_rate if frame.time is None else frame.time - origin
+                    while frame.pts is not None and failed and min(failed) < frame.pts:
+                        yield self._unreadable(number, _seconds(min(failed), stream) - origin)
+                        failed.remove(min(failed))
+                        number += 1
+                    if frame.is_corrupt:
+                        yield self._unreadable(number, time)
+                    else:
+                        yield VideoFrame(number, time, _picture(frame), _seconds(frame.duration, stream) or None)
+                    number += 1
+                    fields += frame.interlaced_frame
+            missing, undecoded = packets.missing(self.frame_rate), packets.shown - number
+            # two packets may be the fields of one frame
+            if failed or missing or (undecoded > _TOLERATED_TAIL and not fields):
+                lost = max(missing + undecoded, len(failed), 1)
+                yield self._unreadable(number, number / self.frame_rate, lost)
+
+    def _unreadable(self, number: int, time: float, lost: int = 1) -> UnreadableFrame:
+        of = "" if self.count is None else f" of {self.count}"
+        more = f" and {lost - 1} after it" if lost > 1 else ""
+        return UnreadableFrame(
+            f"{self.path}: frame {number}{of}{more} ({time:.2f} s) cannot be decoded; the file is damaged or cut "
+            "short: copy it again, or repair it",
+            number,
+            time,
+            lost,
+        )
+
+    def close(self) -> None:
+        """End the iterations that are under way."""
+        while self._containers:
+            self._containers.pop().close()
+
+    def __enter__(self) -> VideoReader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def open_video(path: str | Path) -> VideoReader:
+    """Open a video file for reading; see `VideoReader`."""
+    return VideoReader(path)
+
+
+def count_frames(path: str | Path) -> int:
+    """Count the frames of a video file exactly, without decoding them.
+
+    Raises:
+        UnreadableFile: The file is missing or no video.
+    """
+    with _open(Path(path)) as (container, stream):
+        packets = _Packets(container, stream)
+        for _ in packets:
+            pass
+        return packets.shown
+
+
+def is_video(path: str | Path) -> bool:
+    """Whether the content of a file is video, whatever its name says."""
+    try:
+        with _open(Path(path)):
+            return True
+    except UnreadableFile:
+        return False
+
+
+@contextmanager
+def _open(path: Path) -> Iterator[tuple[Any, Any]]:
+    """The container and its first video stream, which is not the cover of an album."""
+    remedy = "check that it is a whole video, or convert it to MP4"
+    try:
+        # with the protocol, for a file name may hold a colon; and nothing that the file names is fetched
+        container = av.open(f"file:{path}", options={"protocol_whitelist": "file"}, metadata_errors="replace")
+    except (FFmpegError, OSError) as error:
+        reason = "no such file" if isinstance(error, FileNotFoundError) else error.strerror
+        raise UnreadableFile(f"video {path} cannot be opened ({reason}); {remedy}") from error
+    with container:
+        streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
+        if not streams or container.format.name.endswith(_NO_VIDEO):
+            raise UnreadableFile(f"video {path} cannot be opened (it has no video stream); {remedy}")
+        streams[0].thread_type = "SLICE"  # threads over frames would report errors at later packets
+        yield container, streams[0]
+
+
+class _Packets:
+    """The packets of a stream that hold a frame, then None to flush the decoder; counted as they come.
+
+    Attributes:
+        shown: Number of those that show a frame.
+    """
+
+    def __init__(self, container: Any, stream: Any) -> None:
+        self._container, self._stream = container, stream
+        self._seen, self._end = 0, 0.0
+        self.shown = 0
+
+    def __iter__(self) -> Iterator[Any]:
+        with suppress(FFmpegError):  # `missing` tells what the end of the file should have held
+            for packet in self._container.demux():
+                if packet.pts is not None:
+                    self._end = max(self._end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
+                if packet.stream_index != self._stream.index or packet.dts is packet.pts is None and not packet.size:
+                    continue
+                self._seen += 1
+                if packet.size:
+                    self.shown += not packet.is_discard and not _is_hidden(packet)
+                    yield packet
+        yield None
+
+    def missing(self, rate: float) -> int:
+        """Frames that the container announces but does not hold, within what its format lets one know."""
+        announced = len(self._stream.index_entries) if _is_indexed(self._container, self._stream) else 0
+        if announced or self._stream.frames:
+            lost = (announced or self._stream.frames) - self._seen
+        elif _counts_from_zero(self._container) and self._container.duration:
+            lost = round((self._container.duration / av.time_base - self._end) * rate)
+        else:
+            lost = 0
+        return lost if lost > (0 if announced else _TOLERATED_TAIL) else 0
+
+
+def _decode(stream: Any, packet: Any, failed: list[int]) -> list[Any]:
+    """The frames that a packet completes; notes the time of one that cannot be decoded."""
+    try:
+        if packet is None or not packet.is_corrupt:
+            frames: list[Any] = stream.codec_context.decode(packet)
+            return frames
+    except FFmpegError:
+        pass
+    if packet is not None and not packet.is_discard:
+        failed.append(packet.pts if packet.pts is not None else packet.dts or 0)
+    return []
+
+
+def _is_hidden(packet: Any) -> bool:
+    """Whether a packet only holds a reference for others, as VP8 has them."""
+    return packet.stream.codec_context.name.startswith(("vp8", "libvpx")) and not bytes(packet)[0] & 0x10
+
+
+def _counts_from_zero(container: Any) -> bool:
+    return "mp4" in container.format.name or "matroska" in container.format.name
+
+
+def _is_indexed(container: Any, stream: Any) -> bool:
+    """Whether the file lists its packets, with those that an edit of the video cut off marked or left out."""
+    return "mp4" in container.format.name and bool(stream.frames)
+
+
+def _indexed(container: Any, stream: Any) -> int | None:
+    if _is_indexed(container, stream):
+        return sum(not entry.is_discard for entry in stream.index_entries)
+    return stream.frames or None
+
+
+def _seconds(ticks: int | None, stream: Any) -> float:
+    return float((ticks or 0) * stream.time_base)
+
+
+def _picture(frame: Any) -> Tensor:
+    """RGB, turned and mirrored by the matrix of the file, whose rows say where x and y go."""
+    image = torch.from_numpy(frame.to_ndarray(format="rgb24")).permute(2, 0, 1)
+    matrix = frame.side_data.get("DISPLAYMATRIX")
+    if matrix is not None:
+        x_to_x, x_to_y, _, y_to_x, y_to_y = np.frombuffer(bytes(matrix), np.int32)[:5].tolist()
+        if abs(x_to_y) > abs(x_to_x):
+            image = image.transpose(1, 2)
+            x_to_x, y_to_y = y_to_x, x_to_y
+        image = image.flip([axis for axis, sign in ((1, y_to_y), (2, x_to_x)) if sign < 0])
+    return image.contiguous()
