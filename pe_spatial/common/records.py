@@ -1,16 +1,52 @@
-"""What a run over many files leaves behind: names that cannot meet, and records that survive a kill."""
+"""What a run over many files remembers: what is finished, by which model, and who works in the folder now.
+
+    OUT/.pe_spatial/run.json                     what all runs into OUT have in common: task, model, settings
+    OUT/.pe_spatial/part_3_of_16.sqlite          what one process has finished
+    OUT/.pe_spatial/part_3_of_16.lock            held while that process works
+
+Every process writes to a database of its own, so that several machines share a folder on a network disk.
+"""
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import heapq
 import json
+import os
+import sqlite3
 import threading
+import time
 import zipfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from typing import Any, NamedTuple, TypeVar
+
+from filelock import FileLock, Timeout
 
 from pe_spatial.common.errors import UserError
+from pe_spatial.common.files import write_json
+
+HIDDEN = ".pe_spatial"
+FORMAT_VERSION = 1
+INFORMATION = ("model",)  # entries of a run that two runs into one folder may differ in
+
+Item = TypeVar("Item")
+Stamp = tuple[int, int]  # bytes and time of the last change of a source
+
+# no write-ahead log: it needs shared memory, which network disks do not have
+_SCHEMA = """
+PRAGMA journal_mode = TRUNCATE;
+PRAGMA synchronous = NORMAL;
+CREATE TABLE IF NOT EXISTS units (name BLOB PRIMARY KEY, time INTEGER, bytes INTEGER, modified INTEGER,
+    frames INTEGER, problem TEXT, files TEXT) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS contents (name BLOB, frame INTEGER, content TEXT, PRIMARY KEY (name, frame));
+"""
+_PAGE = 200  # rows that are read at once; a reader that holds a database longer would stop its writer
+_PATIENCE = 120.0  # seconds that a reader waits for a writer, and the other way round
 
 
 def output_stems(names: Iterable[str]) -> dict[str, str]:
@@ -37,131 +73,274 @@ def fingerprint(path: Path) -> str:
     return digest.hexdigest()[:16]
 
 
-class Records:
-    """One record per finished picture, so that the next run goes on where this one was stopped.
+def stamp_of(path: str | Path) -> Stamp | None:
+    """By which a changed file is told from the one that was read; None where there is none."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_size, status.st_mtime_ns
 
-    A record is a JSON object with `file_name` (relative to the input) and, for a frame of a video, `frame`. They
-    are appended to a hidden file, one per process, as pictures are finished; `collect` gives them all for the list
-    that a run leaves at its end, and that the next one starts from.
 
-    Args:
-        path: of that list, a JSON object with `run` and `files`.
-        run: what must be equal for two runs to share a folder, such as the model.
-        root: the input folder.
-        rank: the number of this process.
+class Part(NamedTuple):
+    """Which of `count` equal parts of the files a process works on, from 0."""
 
-    Raises:
-        UserError: the folder holds the results of another run.
+    number: int = 0
+    count: int = 1
+
+    def of(self, items: Sequence[Item]) -> Sequence[Item]:
+        """Its items: every `count`-th."""
+        return items[self.number :: self.count]
+
+    def within(self, other: Part) -> Part:
+        """The part that this one is of another part."""
+        return Part(other.number * self.count + self.number, other.count * self.count)
+
+    @property
+    def stem(self) -> str:
+        """Of the names of its files, which count from 1."""
+        return f"part_{self.number + 1}_of_{self.count}"
+
+
+class Unit(NamedTuple):
+    """What is known of an image or a video.
+
+    Attributes:
+        name: Of the source, relative to the input.
+        stamp: Of the source when it was read.
+        frames: How many a video has; None for an image.
+        problem: Why it failed; None if it did not.
+        files: JSON of the paths relative to the output folder by kind: one of an image, a list of a video. None if it
+            is not finished.
     """
 
-    def __init__(self, path: Path, run: Mapping[str, Any], root: Path, rank: int = 0) -> None:
-        self.path = path
-        self.run = dict(run)
-        self.root = root
-        self.rank = rank
-        self._lock = threading.Lock()
-        self._journal: IO[str] | None = None
-        self._records: dict[str, dict[int | None, dict[str, Any]]] = {}
-        if path.is_file():
-            content = _read(path)
-            self._check(content.get("run"))
-            self._remember(content.get("files", []))
-        for journal in self._journals():
-            self._remember(_read_lines(journal))
+    name: str
+    stamp: Stamp | None
+    frames: int | None
+    problem: str | None
+    files: str | None
 
-    def claim(self, folders: Sequence[Path]) -> None:
-        """Begin to write; `folders` are those that only runs like this one write to.
+
+class Records:
+    """What is finished in an output folder, so that the next run goes on where this one was stopped.
+
+    A unit, an image or a video, is finished by one record. Records are on disk at once and survive the kill of their
+    process. Neither memory nor the time until the first picture grow with their content.
+
+    Args:
+        folder: Of the results; it may be missing.
+        run: What must be equal for two runs to share it, such as the model and its settings. `INFORMATION` may differ.
+        part: Of this process.
+
+    Attributes:
+        folder: Of the results.
+        run: As JSON holds it.
+
+    Raises:
+        UserError: The folder holds the results of another run.
+    """
+
+    def __init__(self, folder: Path, run: Mapping[str, Any], part: Part | None = None) -> None:
+        self.folder = folder
+        self.run: dict[str, Any] = json.loads(json.dumps({"format_version": FORMAT_VERSION, **run}))
+        self.part = part or Part()
+        self._hidden = folder / HIDDEN
+        self._run_file = self._hidden / "run.json"
+        self._mutex = threading.Lock()  # of the connection and of the frames that wait: writers are threads
+        self._frames: list[tuple[bytes, int, str]] = []
+        self._open = ExitStack()
+        self._connection: sqlite3.Connection | None = None
+        self._check_run()
+
+    # --- who may write ------------------------------------------------------------------------------------------------
+    def claim(self, names: Sequence[str]) -> None:
+        """Begin to write.
+
+        Args:
+            names: Files and folders of the output folder that only runs like this one write to.
 
         Raises:
-            UserError: they hold files although no run has left a record.
+            UserError: They exist although no run has left a record, or another process works on the same part, or on
+                parts of another size.
         """
-        foreign = next((folder for folder in folders if folder.is_dir() and any(folder.iterdir())), None)
-        if foreign is not None and not self.path.is_file() and not self._journals():
+        foreign = next((self.folder / name for name in names if _holds_something(self.folder / name)), None)
+        if foreign is not None and not self._run_file.is_file():
             raise UserError(f"{foreign} holds files of unknown origin; give another --output, or move them away")
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        path = self.path.with_name(f".{self.path.stem}.{self.rank}.jsonl")
-        self._journal = open(path, "a", encoding="utf-8")  # noqa: SIM115 - stays open until the run ends
-        # on a line of its own, for a kill or a full disk may have cut the last one short
-        self._journal.write("\n" + json.dumps({"run": self.run}) + "\n")
-        self._journal.flush()
-
-    def of(self, name: str) -> dict[int | None, dict[str, Any]]:
-        """The records of a file by frame (None: an image), without those of an earlier version of the file."""
-        stamp = self._stamp(name)
-        return {frame: record for frame, record in self._records.get(name, {}).items() if _is_of(record, stamp)}
-
-    def add(self, record: Mapping[str, Any]) -> None:
-        """Note that a picture is finished; safe to call from several threads."""
-        if self._journal is None:
-            raise RuntimeError("claim() comes before add()")
-        stamped = {**record, **self._stamp(record["file_name"])}
-        with self._lock:
-            self._remember([stamped])
-            self._journal.write(json.dumps(stamped) + "\n")
-            self._journal.flush()
+        self._hidden.mkdir(parents=True, exist_ok=True)
+        with self._open_lock("start", _PATIENCE):
+            self._check_run()
+            self._refuse_other_splits()
+            self._open.enter_context(self._open_lock(self.part.stem))
+            if not self._run_file.is_file():
+                write_json(self._run_file, self.run)
+        self._connection = _connect(self._hidden / f"{self.part.stem}.sqlite")
+        self._open.callback(self._connection.close)
 
     def close(self) -> None:
         """Stop writing; what was added stays."""
-        if self._journal is not None:
-            self._journal.close()
-            self._journal = None
+        self._connection = None
+        self._open.close()
 
-    def collect(self) -> list[dict[str, Any]]:
-        """The records of all processes, in the order of files and frames."""
-        for journal in self._journals():
-            self._remember(_read_lines(journal))
-        return [
-            frames[key] for _, frames in sorted(self._records.items()) for key in sorted(frames, key=lambda k: k or 0)
-        ]
+    def list_lock(self) -> FileLock:
+        """A context in which this process alone writes the lists of the folder."""
+        return FileLock(self._hidden / "list.lock")
 
-    def forget(self) -> None:
-        """Remove the hidden files, once the list is written."""
-        for journal in self._journals():
-            journal.unlink(missing_ok=True)
-
-    def _journals(self) -> list[Path]:
-        return sorted(self.path.parent.glob(f".{self.path.stem}.*.jsonl"))
-
-    def _check(self, other: Any) -> None:
-        if other != self.run:
-            known = other if isinstance(other, dict) else {}
-            differing = [key for key in self.run if known.get(key) != self.run[key]]
-            difference = ", ".join(f"{key} {known.get(key)!r} instead of {self.run[key]!r}" for key in differing)
-            raise UserError(
-                f"{self.path.parent} holds the results of another run ({difference}); give another --output"
-            )
-
-    def _remember(self, records: Iterable[dict[str, Any]]) -> None:
-        for record in records:
-            if "run" in record:
-                self._check(record["run"])
-                continue
-            self._records.setdefault(record["file_name"], {})[record.get("frame")] = record
-
-    def _stamp(self, name: str) -> dict[str, int]:
-        status = (self.root / name).stat()
-        return {"source_bytes": status.st_size, "source_modified_ns": status.st_mtime_ns}
-
-
-def _is_of(record: Mapping[str, Any], stamp: Mapping[str, int]) -> bool:
-    return all(record.get(key) == value for key, value in stamp.items())
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path}: not the list of a run ({error}); give another --output") from None
-    return content if isinstance(content, dict) else {}
-
-
-def _read_lines(path: Path) -> list[dict[str, Any]]:
-    """The complete lines of a hidden file; a kill may have cut the last one short."""
-    records = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    @contextmanager
+    def _open_lock(self, name: str, timeout: float = 0.0) -> Iterator[None]:
         try:
-            record = json.loads(line)
-        except ValueError:
-            continue
-        records.append(record)
-    return records
+            with FileLock(self._hidden / f"{name}.lock", timeout=timeout):
+                yield
+        except Timeout:
+            raise UserError(
+                f"{self.folder}: another process writes {name.replace('_', ' ')} there; wait for it, or give another "
+                "--output"
+            ) from None
+
+    def _refuse_other_splits(self) -> None:
+        for path in sorted(self._hidden.glob("part_*.lock")):
+            if path.stem.rpartition("_")[2] != str(self.part.count):
+                with self._open_lock(path.stem):
+                    pass
+
+    def _check_run(self) -> None:
+        if not self._run_file.is_file():
+            return
+        try:
+            found = json.loads(self._run_file.read_text(encoding="utf-8"))
+            different = [key for key in {**found, **self.run} if found.get(key) != self.run.get(key)]
+        except (ValueError, TypeError, AttributeError) as error:
+            raise UserError(f"{self._run_file}: does not say what was run ({error}); give another --output") from None
+        if set(different) - set(INFORMATION):
+            difference = ", ".join(f"{key} {found.get(key)!r} instead of {self.run.get(key)!r}" for key in different)
+            raise UserError(f"{self.folder} holds the results of another run ({difference}); give another --output")
+
+    # --- writing ------------------------------------------------------------------------------------------------------
+    def add(
+        self,
+        name: str,
+        content: Mapping[str, Any] | None = None,
+        stamp: Stamp | None = None,
+        files: Mapping[str, Any] | None = None,
+        frames: int | None = None,
+    ) -> None:
+        """Note that an image, or a video with all its frames, is finished; safe to call from several threads.
+
+        Args:
+            name: Of the source, relative to the input.
+            content: For the lists, of an image; a video has those of `add_frame`.
+            stamp: Of the source when it was read.
+            files: Paths of what was written, relative to the output folder, by kind; of a video a list for each.
+            frames: How many a video has.
+        """
+        size, modified = (None, None) if stamp is None else stamp
+        key = os.fsencode(name)
+        unit = (key, time.time_ns(), size, modified, frames, None, json.dumps(files or {}))
+        # a longer version of the video may have been killed before
+        statements = [(_UNIT, [unit]), ("DELETE FROM contents WHERE name = ? AND frame >= ?", [(key, frames or 0)])]
+        if frames is None:
+            statements.append((_CONTENT, [(key, 0, json.dumps(content))]))
+        self._write(*statements)
+
+    def add_frame(self, name: str, frame: int, content: Mapping[str, Any]) -> None:
+        """Note a frame of a video; it counts when the video is finished."""
+        with self._mutex:
+            self._frames.append((os.fsencode(name), frame, json.dumps(content)))
+            if len(self._frames) < _PAGE:
+                return
+        self._write()
+
+    def fail(self, name: str, problem: str) -> None:
+        """Note why a picture failed; it is not finished."""
+        self._write((_UNIT, [(os.fsencode(name), time.time_ns(), None, None, None, problem, None)]))
+
+    def forget(self, names: Iterable[str]) -> None:
+        """Take back what was said of pictures, by whatever process."""
+        self._write((_UNIT, [(os.fsencode(name), time.time_ns(), *[None] * 5) for name in names]))
+
+    def _write(self, *statements: tuple[str, Sequence[Sequence[Any]]]) -> None:
+        connection = self._connection
+        if connection is None:
+            raise RuntimeError("claim() comes before writing")
+        with self._mutex, _naming(self._hidden / f"{self.part.stem}.sqlite"), connection:
+            connection.executemany(_CONTENT, self._frames)
+            self._frames.clear()
+            for statement, rows in statements:
+                connection.executemany(statement, rows)
+
+    # --- reading ------------------------------------------------------------------------------------------------------
+    def units(self) -> Iterator[Unit]:
+        """What is known by all processes of every image and video, in the order of names."""
+        with self._databases() as databases:
+            yield from (unit for _, unit in _merge(databases))
+
+    def contents(self) -> Iterator[dict[str, Any]]:
+        """The contents of all finished images and frames of finished videos, in the order of names and frames."""
+        with self._databases() as databases:
+            for database, unit in _merge(databases):
+                if unit.files is not None:
+                    yield from map(json.loads, _contents_of(database, os.fsencode(unit.name)))
+
+    @contextmanager
+    def _databases(self) -> Iterator[list[sqlite3.Connection]]:
+        paths = sorted(self._hidden.glob("part_*.sqlite"))
+        with ExitStack() as stack:
+            yield [stack.enter_context(closing(_connect(path))) for path in paths]
+
+
+_UNIT = "INSERT OR REPLACE INTO units VALUES (?, ?, ?, ?, ?, ?, ?)"
+_CONTENT = "INSERT OR REPLACE INTO contents VALUES (?, ?, ?)"
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, timeout=_PATIENCE, check_same_thread=False)
+    with _naming(path):
+        connection.executescript(_SCHEMA)
+    return connection
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Turn the errors of SQLite, all of which are the disk's here, into those of the operating system."""
+    try:
+        yield
+    except sqlite3.DatabaseError as error:
+        number = errno.ENOSPC if "full" in str(error) else errno.EIO
+        raise OSError(number, f"the records cannot be used ({error})", str(path)) from error
+
+
+def _merge(databases: Sequence[sqlite3.Connection]) -> Iterator[tuple[sqlite3.Connection, Unit]]:
+    """The latest record of every unit and the database that it is in, in the order of names."""
+    streams = [_units_of(database) for database in databases]
+    for rows in _together(streams):
+        database, (name, _, size, modified, frames, problem, files) = max(rows, key=lambda item: item[1][1])
+        stamp = None if size is None else (size, modified)
+        yield database, Unit(os.fsdecode(name), stamp, frames, problem, files)
+
+
+def _together(streams: Sequence[Iterator[Any]]) -> Iterator[Sequence[Any]]:
+    """The rows of sorted streams, those of one name together."""
+    if len(streams) == 1:  # the usual case, in a third of the time
+        return ([row] for row in streams[0])
+    merged = heapq.merge(*streams, key=lambda item: item[1][0])
+    return (list(rows) for _, rows in groupby(merged, key=lambda item: item[1][0]))
+
+
+def _units_of(database: sqlite3.Connection) -> Iterator[tuple[sqlite3.Connection, Any]]:
+    query = f"SELECT * FROM units WHERE name > ? ORDER BY name LIMIT {_PAGE}"
+    last = b""
+    while rows := database.execute(query, (last,)).fetchall():
+        yield from ((database, row) for row in rows)
+        last = rows[-1][0]
+
+
+def _contents_of(database: sqlite3.Connection, name: bytes) -> Iterator[str]:
+    query = f"SELECT frame, content FROM contents WHERE name = ? AND frame > ? ORDER BY frame LIMIT {_PAGE}"
+    last, rows = -1, [None] * _PAGE
+    while len(rows) == _PAGE:
+        rows = database.execute(query, (name, last)).fetchall()
+        yield from map(itemgetter(1), rows)
+        last = rows[-1][0] if rows else last
+
+
+def _holds_something(path: Path) -> bool:
+    return any(path.iterdir()) if path.is_dir() else path.exists()
