@@ -1,7 +1,7 @@
 """Report versions, devices, extras and weights; put it into bug reports.
 
-    pe-spatial env
-    pe-spatial env --json
+pe-spatial env
+pe-spatial env --json
 """
 
 import argparse
@@ -17,7 +17,17 @@ from typing import Any
 from pe_spatial import __version__
 from pe_spatial.commands.options import CommandParser
 
-PACKAGES = ("torch", "torchvision", "onedl-mmengine", "numpy", "pillow", "opencv-python", "av", "pycocotools", "hotcoco")
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "onedl-mmengine",
+    "numpy",
+    "pillow",
+    "opencv-python",
+    "av",
+    "pycocotools",
+    "hotcoco",
+)
 FOR_DEVELOPERS = ("test", "lint")  # extras
 DRIVER = Path("/proc/driver/nvidia/version")
 

@@ -44,8 +44,8 @@ def check(options: argparse.Namespace, parser: CommandParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Score every video and print the table."""
-    from pe_spatial.tracking.metrics import score_folder
     from pe_spatial.common.files import write_json
+    from pe_spatial.tracking.metrics import score_folder
     from pe_spatial.tracking.scores import ScoreTable
 
     records = list(read_dataset(options) if options.config else read_annotations(options))

@@ -31,10 +31,6 @@ class DivergedError(UserError, FloatingPointError):
     """The loss is no longer finite."""
 
 
-class UnreadableFile(OSError):  # noqa: N818 - names the state of the file, as FileNotFoundError does
-    """A file is missing, truncated or not what its name says. The message names the file."""
-
-
 def suggest(name: str, options: Iterable[str]) -> str:
     """ "did you mean …?", or the options themselves where none is near (none: an empty text)."""
     choices = sorted(options)
