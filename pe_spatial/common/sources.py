@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Literal
+from typing import Literal, overload
 
 from pe_spatial.common.archives import INDEX_SUFFIX, read_images
 from pe_spatial.common.errors import UnreadableFile, UserError
@@ -62,7 +62,13 @@ class Sources(Sequence[Entry]):
     def __len__(self) -> int:
         return len(self.entries)
 
-    def __getitem__(self, index: int) -> Entry:  # type: ignore[override] # slices of `entries` do as well
+    @overload
+    def __getitem__(self, index: int) -> Entry: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sources: ...
+    def __getitem__(self, index: int | slice) -> Entry | Sources:
+        if isinstance(index, slice):
+            return Sources(self.entries[index], self.root, self.passed_over)
         return self.entries[index]
 
     @property
