@@ -82,7 +82,7 @@ def copy_config(name: str, target: Path, overwrite: bool = False) -> Path:
         ConfigError: There is no such config.
         UserError: The target exists.
     """
-    from pe_spatial.training.checkpoint import write_text
+    from pe_spatial.common.files import write_text
     from pe_spatial.training.config_files import find_config
 
     source = find_config(name)
