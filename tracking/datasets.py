@@ -19,7 +19,7 @@ from mmengine.registry import DATASETS, TRANSFORMS
 from mmengine.structures import BaseDataElement
 
 from pe_spatial.data.dataset import DenseDataset
-from pe_spatial.data.loading import list_images
+from pe_spatial.data.images import find_images
 from pe_spatial.tracking.frames import read_mask
 
 Record = dict[str, Any]
@@ -116,7 +116,7 @@ class _Davis(VideoDataset):
 
     def load_video(self, name: str) -> Record:
         root = Path(self.data_root)
-        frames = list_images(root / "JPEGImages" / self.resolution / name)
+        frames = find_images(root / "JPEGImages" / self.resolution / name, recursive=False)
         annotations = _annotations(root / "Annotations" / self.resolution / name, frames)
         if annotations[0] is None:
             raise FileNotFoundError(
@@ -161,7 +161,7 @@ class YouTubeVOS(VideoDataset):
         return sorted(path.name for path in frames.iterdir() if path.is_dir())
 
     def load_video(self, name: str) -> Record:
-        frames = list_images(self._root / "JPEGImages" / name)
+        frames = find_images(self._root / "JPEGImages" / name, recursive=False)
         annotations = _annotations(self._root / "Annotations" / name, frames)
         entries = self._entries(name, annotations)
         if not entries:
@@ -222,7 +222,7 @@ class VideoFolder(VideoDataset):
         return folders or ["."]
 
     def load_video(self, name: str) -> Record:
-        frames = list_images(Path(self.data_root) / self.frames / name)
+        frames = find_images(Path(self.data_root) / self.frames / name, recursive=False)
         folder = Path(self.data_root) / self.masks / name
         annotations = _annotations(folder, frames)
         first = next((frame for frame, path in enumerate(annotations) if path), None)

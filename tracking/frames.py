@@ -11,18 +11,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-import cv2
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
+from pe_spatial.common.errors import UnreadableFile
+from pe_spatial.common.sources import resolve_sources
+from pe_spatial.common.video import VideoFrame, VideoReader, open_camera, open_video
 from pe_spatial.data.images import find_images
-from pe_spatial.data.loading import IMAGE_SUFFIXES, UnreadableFile, read_image
+from pe_spatial.data.loading import read_image
 
 VOID = 255
-# containers announce lengths that are a little too large; more than this many missing frames is damage
-_TOLERATED_TAIL = 2
 
 
 @dataclass(frozen=True)
@@ -33,11 +33,15 @@ class Frame:
         number: its place in the source, from 0; frames that are skipped count.
         name: of its file without suffix, or its five-digit number.
         image: uint8 [3, H, W] RGB.
+        time: seconds from the start at which it is shown; None where images have no times.
+        duration: seconds for which it is shown, where the source says.
     """
 
     number: int
     name: str
     image: Tensor
+    time: float | None = None
+    duration: float | None = None
 
 
 class Frames(Protocol):
@@ -46,7 +50,7 @@ class Frames(Protocol):
     Attributes:
         name: of the video.
         count: number of frames, or None where it is not known beforehand.
-        rate: frames per second; 24 where the source does not say.
+        rate: frames per second; 24 for images, 25 where a video does not say.
         skipped: names of frames that could not be read and were left out.
     """
 
@@ -105,7 +109,7 @@ class ImageFrames:
 
 
 class VideoFrames:
-    """Frames from a video file or a camera, decoded with OpenCV.
+    """Frames from a video file or a camera.
 
     Args:
         source: a file, or the number of a camera.
@@ -116,58 +120,26 @@ class VideoFrames:
     """
 
     def __init__(self, source: str | Path | int, skip_unreadable: bool = False) -> None:
-        self.source = source
+        self._video = open_camera(source) if isinstance(source, int) else open_video(source)
         self.name = f"camera{source}" if isinstance(source, int) else Path(source).stem
+        self.count: int | None = self._video.count
+        self.rate = self._video.frame_rate
         self.skip_unreadable = skip_unreadable
         self.skipped: list[str] = []
-        capture = self._open()
-        announced = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
-        self.count = announced if announced > 0 and not isinstance(source, int) else None
-        rate = capture.get(cv2.CAP_PROP_FPS)
-        self.rate = rate if 0 < rate < 1000 else 24.0
-        if not isinstance(source, int) and not capture.grab():
-            raise UnreadableFile(f"{source} holds no frame that can be decoded; check that it is a video")
-        capture.release()
 
     def __iter__(self) -> Iterator[Frame]:
         """Decode the frames in order.
 
         Raises:
-            UnreadableFile: a frame before the announced end cannot be decoded (unless skipped).
+            UnreadableFile: a frame cannot be decoded, or the file ends early (unless skipped).
         """
-        capture, number, failures = self._open(), 0, 0
-        try:
-            while self.count is None or number < self.count:
-                success, picture = capture.read()
-                if not success:
-                    if self.count is None or number >= self.count - _TOLERATED_TAIL:
-                        break
-                    self._refuse(number)
-                    failures += 1
-                    if failures > _TOLERATED_TAIL:  # nothing more comes
-                        break
-                else:
-                    failures = 0
-                    image = torch.from_numpy(picture[..., ::-1].copy()).permute(2, 0, 1)  # OpenCV has BGR
-                    yield Frame(number, f"{number:05d}", image)
-                number += 1
-        finally:
-            capture.release()
-
-    def _open(self) -> cv2.VideoCapture:
-        capture = cv2.VideoCapture(self.source if isinstance(self.source, int) else str(self.source))
-        if not capture.isOpened():
-            kind = "camera" if isinstance(self.source, int) else "video"
-            raise UnreadableFile(f"{kind} {self.source} cannot be opened; check the {kind}, or convert it to frames")
-        return capture
-
-    def _refuse(self, number: int) -> None:
-        self.skipped.append(f"{number:05d}")
-        if not self.skip_unreadable:
-            raise UnreadableFile(
-                f"{self.source}: frame {number} of {self.count} cannot be decoded; the file is damaged or cut short: "
-                "repair it, or skip such frames (--skip-unreadable)"
-            )
+        for frame in self._video.read() if isinstance(self._video, VideoReader) else self._video:
+            if isinstance(frame, VideoFrame):
+                yield Frame(frame.number, f"{frame.number:05d}", frame.image, frame.time, frame.duration)
+            elif self.skip_unreadable:
+                self.skipped += [f"{number:05d}" for number in range(frame.number, frame.number + frame.lost)]
+            else:
+                raise UnreadableFile(f"{frame}; or skip such frames (--skip-unreadable)") from frame
 
 
 def open_frames(source: str | Path | int | Sequence[str], skip_unreadable: bool = False) -> Frames:
@@ -183,13 +155,11 @@ def open_frames(source: str | Path | int | Sequence[str], skip_unreadable: bool 
     """
     if isinstance(source, int) or (isinstance(source, str) and source.isdecimal() and not Path(source).exists()):
         return VideoFrames(int(source), skip_unreadable)
-    if isinstance(source, str | Path) and _is_video(Path(source)):
-        return VideoFrames(source, skip_unreadable)
+    if isinstance(source, str | Path) and Path(source).is_file():
+        entries = resolve_sources(source)
+        if len(entries) == 1 and entries[0].kind == "video":
+            return VideoFrames(entries[0].path, skip_unreadable)
     return ImageFrames(source, skip_unreadable)
-
-
-def _is_video(path: Path) -> bool:
-    return path.is_file() and path.suffix.lower() not in (*IMAGE_SUFFIXES, ".txt")
 
 
 def missing_numbers(names: Sequence[str]) -> list[str]:

@@ -73,7 +73,7 @@ def read_dataset(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 def read_annotations(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """A record per video; its objects are those of its first annotation."""
-    from pe_spatial.data.loading import list_images
+    from pe_spatial.data.images import find_images
     from pe_spatial.tracking.datasets import read_names
 
     root: Path = options.annotations
@@ -81,7 +81,7 @@ def read_annotations(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
         raise FileNotFoundError(f"{root} is not a folder; --annotations holds a folder of PNGs per video")
     names = read_names(options.videos) if options.videos else sorted(p.name for p in root.iterdir() if p.is_dir())
     for name in names:
-        paths = list_images(root / name)
+        paths = find_images(root / name, recursive=False)
         first = {"path": paths[0], "binary": options.binary}
         yield {
             "video": name,

@@ -64,26 +64,27 @@ def parse_point(text: str) -> tuple[float, float]:
 def run(options: argparse.Namespace) -> int:
     """Draw everything; returns 1 if some files could not be read."""
     from pe_spatial.commands.feature_drawing import Painter, load_encoder
-    from pe_spatial.common.records import output_stems
+    from pe_spatial.common.names import output_stems
+    from pe_spatial.common.sources import resolve_sources
     from pe_spatial.data import read_image
-    from pe_spatial.inference.stream import VIDEO_SUFFIXES, find_sources, source_root
 
-    paths = find_sources(options.input)[: options.limit]
+    entries = resolve_sources(options.input)[: options.limit]
     painter = Painter(load_encoder(options), options)
-    names = {path: path.relative_to(source_root(options.input)).as_posix() for path in paths}
-    stems = output_stems(names.values())
-    images = [path for path in paths if path.suffix.lower() not in VIDEO_SUFFIXES]
+    stems = output_stems(entry.name for entry in entries)
+    images = [entry for entry in entries if entry.kind == "image"]
     if options.shared and images:
-        painter.fit(read_image(path) for path in images[:: -(-len(images) // FRAMES_IN_BASIS)])
+        chosen = images[:: -(-len(images) // FRAMES_IN_BASIS)]
+        painter.fit(read_image(entry.path, archive=entry.archive) for entry in chosen)
     failed: list[str] = []
-    for path in track(images, "images", unit="images", shown=bool(images)):
+    for entry in track(images, "images", unit="images", shown=bool(images)):
         with noting(failed):
-            save(painter(read_image(path)), options.output / f"{stems[names[path]]}.png")
-    for path in paths:
-        if path not in images:
+            picture = painter(read_image(entry.path, archive=entry.archive))
+            save(picture, options.output / f"{stems[entry.name]}.png")
+    for entry in entries:
+        if entry.kind == "video":
             with noting(failed):
-                draw_video(painter, path, options.output / f"{stems[names[path]]}.mp4")
-    print(f"wrote {len(paths) - len(failed)} of {len(paths)} files to {options.output}")
+                draw_video(painter, entry.path, options.output / f"{stems[entry.name]}.mp4")
+    print(f"wrote {len(entries) - len(failed)} of {len(entries)} files to {options.output}")
     for reason in failed:
         print_warning(f"not read: {reason}")
     return 1 if failed else 0
@@ -92,7 +93,7 @@ def run(options: argparse.Namespace) -> int:
 @contextmanager
 def noting(failed: list[str]) -> Iterator[None]:
     """Go on with the next file after one that cannot be read."""
-    from pe_spatial.data import UnreadableFile
+    from pe_spatial.common.errors import UnreadableFile
 
     try:
         yield
@@ -110,43 +111,11 @@ def save(picture: Tensor, path: Path) -> None:
 
 def draw_video(painter: Painter, path: Path, output: Path) -> None:
     """Draw a video with one basis of colors."""
-    import cv2
-    import numpy as np
+    from pe_spatial.common.video import VideoWriter, count_frames, open_video
 
-    from pe_spatial.common.errors import UserError
-
-    count = sum(1 for _ in frames(path))
+    count = count_frames(path)
     step = -(-count // FRAMES_IN_BASIS)
-    painter.fit(image for number, (image, _) in enumerate(frames(path)) if number % step == 0)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    writer: cv2.VideoWriter | None = None
-    try:
-        for image, rate in track(frames(path), path.name, count, "frames"):
-            picture = painter(image)
-            if writer is None:
-                codec = cv2.VideoWriter.fourcc(*"mp4v")
-                writer = cv2.VideoWriter(str(output), codec, rate, (picture.shape[2], picture.shape[1]))
-                if not writer.isOpened():
-                    raise UserError(f"{output}: this OpenCV cannot write MP4 video; draw the frames as images")
-            writer.write(np.ascontiguousarray(picture.flip(0).permute(1, 2, 0).numpy()))  # OpenCV wants BGR
-    finally:
-        if writer is not None:
-            writer.release()
-
-
-def frames(path: Path) -> Iterator[tuple[Tensor, float]]:
-    """Frames uint8 [3, H, W] and the frame rate.
-
-    Raises:
-        UnreadableFile: It is no video.
-    """
-    import numpy as np
-
-    from pe_spatial.data import to_image
-    from pe_spatial.inference.stream import read_frames
-
-    for source, picture in read_frames(path):
-        if isinstance(picture, Exception):
-            raise picture
-        assert isinstance(picture, np.ndarray)
-        yield to_image(picture), source.frames_per_second or 25.0
+    with open_video(path) as video, VideoWriter(output, video.frame_rate) as writer:
+        painter.fit(frame.image for frame in video if frame.number % step == 0)
+        for frame in track(video, path.name, count, "frames"):
+            writer.write(painter(frame.image), frame.time, frame.duration)

@@ -5,8 +5,7 @@ Labels are in the frame of the decoded image (`ori_shape`), so a label loader ma
 validation pipeline; a prediction is then judged at the resolution of its annotation.
 """
 
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Any, Literal
@@ -22,9 +21,8 @@ from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as F
 
 from pe_spatial.common.errors import UnreadableFile
+from pe_spatial.common.sources import resolve_sources
 from pe_spatial.data.sample import IGNORE_LABEL
-
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
 
 
 # --- images -----------------------------------------------------------------------------------------------------------
@@ -337,7 +335,9 @@ class LoadFrames:
             UnreadableFile: A frame is damaged.
             ValueError: Frames of different sizes.
         """
-        paths = sample["frame_paths"] if "frame_paths" in sample else list_images(sample["video_path"])
+        paths = sample.get("frame_paths")
+        if paths is None:
+            paths = [str(entry.path) for entry in resolve_sources(sample["video_path"], ["image"], recursive=False)]
         frames = [read_image(path) for path in paths]
         for path, frame in zip(paths, frames, strict=True):
             if frame.shape != frames[0].shape:
@@ -347,35 +347,6 @@ class LoadFrames:
                 )
         size = tuple(frames[0].shape[-2:])
         return {**sample, "img": tv_tensors.Video(torch.stack(frames)), "frame_paths": paths, "ori_shape": size}
-
-
-def list_images(folder: str | Path, recursive: bool = False) -> list[str]:
-    """The image files of a folder in natural order (2.jpg before 10.jpg); hidden files are left out.
-
-    Raises:
-        FileNotFoundError: No such folder, or no image in it.
-    """
-    root = Path(folder)
-    if not root.is_dir():
-        raise FileNotFoundError(f"{root} is not a folder")
-    paths = [path for path in (root.rglob("*") if recursive else root.iterdir()) if is_image_name(path)]
-    if not paths:
-        raise FileNotFoundError(f"{root} holds no image; looked for the suffixes {' '.join(IMAGE_SUFFIXES)}")
-    return natural_order(paths)
-
-
-def is_image_name(path: Path) -> bool:
-    """Whether the name of a file is that of an image that we read."""
-    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
-
-
-def natural_order(paths: Iterable[str | Path]) -> list[str]:
-    """Paths as strings, sorted by folder and name with numbers compared as numbers."""
-
-    def key(path: str) -> list[tuple[int, int, str]]:
-        return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", path) if part]
-
-    return sorted(map(str, paths), key=key)
 
 
 # --- shared -----------------------------------------------------------------------------------------------------------

@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from pe_spatial.data.loading import is_image_name, natural_order
+from pe_spatial.common.sources import natural_order
+from pe_spatial.common.suffixes import IMAGE_SUFFIXES
 
 
 def pair_by_name(
@@ -28,7 +29,10 @@ def pair_by_name(
         ValueError: An image without a label or with two, or a label without an image; `data_prefix` lacks a folder.
     """
     folders = [_folder(data_prefix, key, label_key) for key in ("img_path", label_key)]
-    images, labels = _by_name(folders[0], None, stem_ends[0]), _by_name(folders[1], label_suffixes, stem_ends[1])
+    images, labels = (
+        _by_name(folders[0], IMAGE_SUFFIXES, stem_ends[0]),
+        _by_name(folders[1], label_suffixes, stem_ends[1]),
+    )
     for missing, what, folder in (
         (images.keys() - labels.keys(), f"no {kind}", folders[1]),
         (labels.keys() - images.keys(), "no image", folders[0]),
@@ -53,12 +57,11 @@ def _folder(data_prefix: Mapping[str, str], key: str, label_key: str) -> Path:
     return folder
 
 
-def _by_name(folder: Path, suffixes: Sequence[str] | None, stem_end: str) -> dict[str, Path]:
-    """Files below a folder by their path without folder, stem end and suffix; images where no suffixes are given."""
+def _by_name(folder: Path, suffixes: Sequence[str], stem_end: str) -> dict[str, Path]:
+    """Files below a folder by their path without folder, stem end and suffix."""
     found: dict[str, Path] = {}
     for path in sorted(folder.rglob("*")):
-        wanted = is_image_name(path) if suffixes is None else path.suffix.lower() in suffixes
-        if not wanted or path.name.startswith(".") or not path.stem.endswith(stem_end):
+        if path.suffix.lower() not in suffixes or path.name.startswith(".") or not path.stem.endswith(stem_end):
             continue
         name = path.relative_to(folder).with_suffix("").as_posix().removesuffix(stem_end)
         if name in found:

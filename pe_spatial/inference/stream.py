@@ -1,11 +1,10 @@
 """Prediction over many files: pictures are read and prepared in background threads while the model works."""
 
-import glob
 import queue
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +12,13 @@ from mmengine.structures import BaseDataElement
 from PIL import Image
 from torch import Tensor
 
-from pe_spatial.common.errors import UserError
-from pe_spatial.data.loading import IMAGE_SUFFIXES, UnreadableFile
+from pe_spatial.common.errors import UnreadableFile, UserError
+from pe_spatial.common.sources import Entry, Spec, resolve_sources
+from pe_spatial.common.video import UnreadableFrame, count_frames, open_video
+from pe_spatial.data.loading import read_image
 from pe_spatial.inference.predictor import Picture, Predictor
 
 Prepared = tuple[Tensor, dict[str, Any]]  # the original image, and the packed sample
-
-VIDEO_SUFFIXES = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v")
 
 _RUN_NOW = "run now"
 _PIXELS_AHEAD = 128_000_000  # of pictures that are read before the model asks for them; one always may
@@ -27,11 +26,21 @@ _PIXELS_AHEAD = 128_000_000  # of pictures that are read before the model asks f
 
 @dataclass(frozen=True)
 class Source:
-    """Where a picture comes from: a file, and of a video the number of the frame (from 0) and its frame rate."""
+    """Where a picture comes from.
+
+    Attributes:
+        path: The file; of an image in a tar, the path of the tar followed by the name of the member.
+        frame: Of a video, the number of the frame from 0.
+        frames_per_second: Of a video, on average.
+        time: Of a video, when the frame is shown, in seconds from the start.
+        duration: Of a video, for how long; None where the file does not say.
+    """
 
     path: Path
     frame: int | None = None
     frames_per_second: float | None = None
+    time: float | None = field(default=None, compare=False)
+    duration: float | None = field(default=None, compare=False)
 
     @property
     def name(self) -> str:
@@ -49,44 +58,27 @@ class Prediction:
     error: Exception | None = None
 
 
-def find_sources(source: str | Path) -> list[Path]:
-    """The images and videos that a file, a folder (with all folders below it) or a glob pattern stands for, sorted.
+def find_sources(source: Spec) -> list[Path]:
+    """The images and videos that `resolve_sources` finds, each once.
 
     Raises:
-        UserError: There are none.
+        UserError: There are none, or they lie in tar files; `resolve_sources` gives those.
     """
-    path = Path(source).expanduser()
-    if path.is_file():
-        return [path]
-    candidates = path.rglob("*") if path.is_dir() else map(Path, glob.glob(str(path), recursive=True))
-    found = sorted(file for file in candidates if _is_source(file))
-    if not found:
-        raise UserError(f"{source}: no image or video there; give a file, a folder or a quoted glob pattern")
-    return found
+    entries = resolve_sources(source)
+    if any(entry.archive for entry in entries):
+        raise UserError(f"{source} holds tar files; unpack them")
+    return list(dict.fromkeys(entry.path for entry in entries))
 
 
-def _is_source(path: Path) -> bool:
-    return path.suffix.lower() in (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES) and not path.name.startswith(".")
+def count_pictures(files: Iterable[Path | Entry]) -> int | None:
+    """Images and frames in files; None where a video cannot be read."""
+    try:
+        return sum(count_frames(entry.path) if entry.kind == "video" else 1 for entry in _entries(files))
+    except UnreadableFile:
+        return None
 
 
-def source_root(source: str | Path) -> Path:
-    """The folder below which all of `find_sources(source)` lie, whichever of them exist today."""
-    path = Path(source).expanduser()
-    if path.is_dir():
-        return path
-    fixed = path.parent
-    while glob.has_magic(str(fixed)):
-        fixed = fixed.parent
-    return fixed
-
-
-def count_pictures(paths: Sequence[Path]) -> int | None:
-    """Images and frames in files; None where a video does not tell its length."""
-    counts = [count_frames(path) if path.suffix.lower() in VIDEO_SUFFIXES else 1 for path in paths]
-    return None if None in counts else sum(filter(None, counts))
-
-
-def stream(predictor: Predictor, paths: Sequence[Path], threads: int = 2) -> Iterator[Prediction]:
+def stream(predictor: Predictor, paths: Sequence[Path | Entry], threads: int = 2) -> Iterator[Prediction]:
     """Predictions in the order of the files; for a file that cannot be read, one with the error.
 
     The model runs in the caller's thread whenever the next item is asked for.
@@ -167,7 +159,7 @@ def _outcome(future: Future[Prepared]) -> Prepared | Exception:
 
 def _feed(
     predictor: Predictor,
-    paths: Sequence[Path],
+    paths: Sequence[Path | Entry],
     pool: ThreadPoolExecutor,
     ready: queue.Queue[Any],
     ahead: _Allowance,
@@ -186,7 +178,7 @@ def _feed(
 def _pixels(picture: Picture | Exception) -> int:
     """The size of a picture that is yet to be read, from the head of its file; 0 where it cannot be read."""
     if not isinstance(picture, Path):
-        return getattr(picture, "size", 0) // 3  # a frame
+        return picture.numel() // 3 if isinstance(picture, Tensor) else 0
     try:
         with Image.open(picture) as image:
             return image.width * image.height
@@ -211,40 +203,34 @@ def _put(ready: queue.Queue[Any], item: Any, ahead: _Allowance) -> bool:
     return False
 
 
-def _pictures(paths: Sequence[Path]) -> Iterator[tuple[Source, Picture | Exception]]:
-    for path in paths:
-        if path.suffix.lower() in VIDEO_SUFFIXES:
-            yield from read_frames(path)
+def _entries(files: Iterable[Path | Entry]) -> Iterator[Entry]:
+    for file in files:
+        yield from [file] if isinstance(file, Entry) else resolve_sources([file])
+
+
+def _pictures(files: Iterable[Path | Entry]) -> Iterator[tuple[Source, Picture | Exception]]:
+    for entry in _entries(files):
+        if entry.kind == "video":
+            yield from read_frames(entry.path)
+        elif entry.archive is None:
+            yield Source(entry.path), entry.path
         else:
-            yield Source(path), path
+            try:
+                yield Source(entry.path), read_image(entry.path, archive=entry.archive)
+            except UnreadableFile as error:
+                yield Source(entry.path), error
 
 
 def read_frames(path: Path) -> Iterator[tuple[Source, Picture | Exception]]:
-    """RGB frames [H, W, 3] of a video."""
-    import cv2
-
-    video = cv2.VideoCapture(str(path))
+    """The frames uint8 [3, H, W] RGB of a video, with an error in the place of those that cannot be decoded."""
     try:
-        number, rate = 0, video.get(cv2.CAP_PROP_FPS) or 25.0
-        while True:
-            found, frame = video.read()
-            if not found:
-                break
-            yield Source(path, number, rate), frame[:, :, ::-1]  # OpenCV decodes to BGR
-            number += 1
-        if number == 0:
-            yield Source(path), UnreadableFile(f"{path}: not a video that OpenCV can read")
-    finally:
-        video.release()
-
-
-def count_frames(path: Path) -> int | None:
-    """The frames of a video; None where it does not tell."""
-    import cv2
-
-    video = cv2.VideoCapture(str(path))
-    try:
-        # 0 or negative where the container does not say
-        return max(int(video.get(cv2.CAP_PROP_FRAME_COUNT)), 0) or None
-    finally:
-        video.release()
+        video = open_video(path)
+    except UnreadableFile as error:
+        yield Source(path), error
+        return
+    with video:
+        for frame in video.read():
+            if isinstance(frame, UnreadableFrame):
+                yield Source(path, frame.number, video.frame_rate, frame.time), frame
+            else:
+                yield Source(path, frame.number, video.frame_rate, frame.time, frame.duration), frame.image

@@ -10,8 +10,8 @@ import torch
 from mmengine.registry import DATASETS
 from PIL import Image
 
+from pe_spatial.common.archives import read_index
 from pe_spatial.data import DrawSampler, ImageFolder, TarImages, UnreadableFile, open_images
-from pe_spatial.data.tar import read_index
 
 PIPELINE = [{"type": "LoadImage"}, {"type": "PackSample"}]
 

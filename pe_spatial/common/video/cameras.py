@@ -2,6 +2,9 @@
 
 import time as clock
 from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import count
+from typing import Any
 
 import torch
 
@@ -19,29 +22,40 @@ class Camera:
         UnreadableFile: There is no such camera, or another program has it.
     """
 
+    count = None
+
     def __init__(self, number: int) -> None:
         import cv2
 
-        self._capture = cv2.VideoCapture(number)
-        if not self._capture.isOpened():
-            raise UnreadableFile(f"camera {number} cannot be opened; check the camera, or record a video")
-        rate = self._capture.get(cv2.CAP_PROP_FPS)
+        self._number = number
+        with self._open() as capture:
+            rate = capture.get(cv2.CAP_PROP_FPS)
         self.frame_rate = rate if 0 < rate < 1000 else DEFAULT_RATE
 
     def __iter__(self) -> Iterator[VideoFrame]:
         """Wait for one frame after the other; ends when the camera does."""
-        number, start = 0, clock.monotonic()
-        try:
-            while True:
-                success, picture = self._capture.read()
+        start = None
+        with self._open() as capture:
+            for number in count():
+                success, picture = capture.read()
                 if not success:
                     return
+                now = clock.monotonic()
+                start = now if start is None else start
                 image = torch.from_numpy(picture[..., ::-1].copy()).permute(2, 0, 1)  # OpenCV has BGR
-                start = clock.monotonic() if number == 0 else start
-                yield VideoFrame(number, clock.monotonic() - start, image)
-                number += 1
+                yield VideoFrame(number, now - start, image)
+
+    @contextmanager
+    def _open(self) -> Iterator[Any]:
+        import cv2
+
+        capture = cv2.VideoCapture(self._number)
+        try:
+            if not capture.isOpened():
+                raise UnreadableFile(f"camera {self._number} cannot be opened; check the camera, or record a video")
+            yield capture
         finally:
-            self._capture.release()
+            capture.release()
 
 
 def open_camera(number: int) -> Camera:

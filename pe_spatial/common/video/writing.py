@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from pe_spatial.common.errors import UserError
+from pe_spatial.common.files import full_disk, is_full_disk, put_in_place, temporary_path
 from pe_spatial.common.video.reading import DEFAULT_RATE
 
 # a whole number of ticks for milliseconds and for all usual frame rates, those over 1.001 included
@@ -41,7 +42,7 @@ class VideoWriter:
     def __init__(self, path: str | Path, rate: float = DEFAULT_RATE) -> None:
         self.path = Path(path)
         self._rate = rate
-        self._temporary = self.path.with_name(f".{self.path.name[:100]}.{os.getpid()}.partial")
+        self._temporary = temporary_path(self.path)
         self._container: Any = None
         self._stream: Any = None
         self._next = 0  # tick that no earlier frame has
@@ -81,7 +82,8 @@ class VideoWriter:
         self._durations[frame.pts] = max(round((duration or 1 / self._rate) / TIME_BASE), 1)
         self._next = frame.pts + 1
         self._count += 1
-        self._encode(frame)
+        with self._removing():
+            self._encode(frame)
 
     def close(self) -> None:
         """Finish the file and put it in place.
@@ -91,14 +93,11 @@ class VideoWriter:
         """
         if self._container is None:
             return
-        try:
+        with self._removing():
             self._encode(None)
             self._container.close()
-        except BaseException:
-            self.discard()
-            raise
+            put_in_place(self._temporary, self.path)
         self._container = None
-        self._temporary.replace(self.path)
 
     def discard(self) -> None:
         """Remove what was written."""
@@ -128,6 +127,17 @@ class VideoWriter:
         self._stream.time_base = codec.time_base = TIME_BASE
         codec.colorspace = codec.color_primaries = codec.color_trc = _BT709
         codec.color_range = ColorRange.MPEG
+
+    @contextmanager
+    def _removing(self) -> Iterator[None]:
+        """Leave nothing after an error."""
+        try:
+            yield
+        except BaseException as error:
+            self.discard()
+            if isinstance(error, OSError) and is_full_disk(error):
+                raise full_disk(self.path) from error
+            raise
 
     def _encode(self, frame: Any) -> None:
         for packet in self._stream.encode(frame):

@@ -1,0 +1,82 @@
+"""Images in tar files (the layout of WebDataset), reached one by one through an index of where each begins."""
+
+import json
+import tarfile
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path, PurePosixPath
+
+from pe_spatial.common.errors import UnreadableFile
+from pe_spatial.common.files import write_json
+from pe_spatial.common.suffixes import IMAGE_SUFFIXES
+
+INDEX_SUFFIX = ".index.json"
+_VERSION = 2  # 1 knew fewer suffixes
+
+Member = tuple[str, int, int]  # name, offset of its first byte in the tar, bytes
+
+
+def read_images(
+    tar: str | Path, extensions: Sequence[str] = IMAGE_SUFFIXES, index_folder: str | Path | None = None
+) -> list[Member]:
+    """The images in a tar, in its order.
+
+    Args:
+        tar: A plain tar file.
+        extensions: What may follow the first dot of a member's name, WebDataset's key for the parts of a sample.
+        index_folder: Where the index is, if not beside the tar.
+
+    Raises:
+        FileNotFoundError: No such tar, or no such member in it.
+        UnreadableFile: It is compressed, truncated or no tar.
+    """
+    wanted = {extension.lower().lstrip(".") for extension in extensions}
+    members = read_index(tar, index_folder)
+    images = [member for member in members if PurePosixPath(member[0]).name.partition(".")[2].lower() in wanted]
+    if not images:
+        among = f"among {', '.join(name for name, _, _ in members[:3])}, …" if members else "at all"
+        raise FileNotFoundError(f"{tar}: no member with the extension {' or '.join(sorted(wanted))} {among}")
+    return images
+
+
+def read_index(tar: str | Path, index_folder: str | Path | None = None) -> list[Member]:
+    """The image files in a tar, from its index; the index is made where it is missing or the tar has changed.
+
+    Raises:
+        FileNotFoundError: No such tar.
+        UnreadableFile: It is compressed, truncated or no tar.
+    """
+    path = Path(tar)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such tar file")
+    state = path.stat()
+    stamp = {"version": _VERSION, "bytes": state.st_size, "modified": state.st_mtime_ns}
+    index = Path(index_folder or path.parent) / (path.name + INDEX_SUFFIX)
+    try:
+        content = json.loads(index.read_text())
+        if {key: content.get(key) for key in stamp} == stamp:
+            return [(name, offset, size) for name, offset, size in content["members"]]
+    except (OSError, ValueError, AttributeError):
+        pass  # missing or damaged: it is only a copy of what the tar says
+    members = _scan(path)
+    with suppress(OSError):  # a folder for reading only, or a full disk
+        index.parent.mkdir(parents=True, exist_ok=True)
+        write_json(index, {**stamp, "members": members}, indent=None)
+    return members
+
+
+def _scan(path: Path) -> list[Member]:
+    try:
+        with tarfile.open(path, "r:") as tar:
+            files = [(member.name, member.offset_data, member.size) for member in tar if member.isreg()]
+    except tarfile.TarError as error:
+        raise UnreadableFile(
+            f"{path} is no whole, plain tar ({error}): copy a truncated one again, unpack a compressed one (gunzip), "
+            "for its images cannot be reached one by one"
+        ) from error
+    return [member for member in files if _is_image(PurePosixPath(member[0]))]
+
+
+def _is_image(name: PurePosixPath) -> bool:
+    hidden = name.name.startswith(".") or "__MACOSX" in name.parts
+    return name.suffix.lower() in IMAGE_SUFFIXES and not hidden

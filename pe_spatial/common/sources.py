@@ -1,0 +1,290 @@
+"""Which files are meant: a file, a folder, a pattern, a list, a tar, or several of them, to images and videos."""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Literal, overload
+
+from pe_spatial.common.archives import INDEX_SUFFIX, read_images
+from pe_spatial.common.errors import UnreadableFile, UserError
+from pe_spatial.common.suffixes import IMAGE_SUFFIXES, VIDEO_SUFFIXES
+
+Spec = str | Path | Sequence[str | Path]
+Kind = Literal["image", "video", "tar"]
+
+_SUFFIXES: dict[Kind, tuple[str, ...]] = {"image": IMAGE_SUFFIXES, "video": VIDEO_SUFFIXES, "tar": (".tar",)}
+_NAMES: dict[Kind, str] = {"image": "image", "video": "video", "tar": "tar file"}
+
+
+class NoSources(UserError, FileNotFoundError):  # noqa: N818 - names the state of the disk, as FileNotFoundError does
+    """Nothing of the kind that is needed lies where the user said; the message says what was looked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A file that is meant.
+
+    Attributes:
+        path: The file; of an image in a tar, the path of the tar followed by the name of the member.
+        kind: What it is.
+        name: The path below the root of all, with slashes. It begins with `..` where a list names a file elsewhere.
+        archive: (tar, offset, bytes) of an image in a tar, as `read_image` takes it.
+    """
+
+    path: Path
+    kind: Kind
+    name: str
+    archive: tuple[str, int, int] | None = None
+
+
+@dataclass(frozen=True)
+class Sources(Sequence[Entry]):
+    """The files that are meant, in their order.
+
+    Attributes:
+        entries: The files.
+        root: The folder that their names start from; it does not depend on the files that exist today.
+        passed_over: Number of files that were left out, by suffix.
+    """
+
+    entries: tuple[Entry, ...]
+    root: Path
+    passed_over: Mapping[str, int] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    @overload
+    def __getitem__(self, index: int) -> Entry: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sources: ...
+    def __getitem__(self, index: int | slice) -> Entry | Sources:
+        if isinstance(index, slice):
+            return Sources(self.entries[index], self.root, self.passed_over)
+        return self.entries[index]
+
+    @property
+    def warning(self) -> str:
+        """A sentence about the files that were left out; empty if there are none."""
+        total = sum(self.passed_over.values())
+        if not total:
+            return ""
+        most = sorted(self.passed_over.items(), key=lambda item: (-item[1], item[0]))
+        shown = ", ".join(f"{count} {suffix or 'without suffix'}" for suffix, count in most[:5])
+        return f"{total} files in {self.root} were left out because of their names ({shown}{', …' * (len(most) > 5)})"
+
+
+def resolve_sources(
+    spec: Spec, kinds: Sequence[Kind] = ("image", "video"), *, recursive: bool = True, unpack: bool = True
+) -> Sources:
+    """The files that an `--input` or the source of a dataset stands for.
+
+    Args:
+        spec: One of these, or a sequence of them, which keeps its order:
+            a file, whatever its suffix;
+            a folder, with the folders below it, in natural order (hidden files and `__MACOSX` are left out);
+            a pattern such as `frames/**/*.png`, unless a file has that name;
+            a `.txt` file with one path per line, relative to it; blank lines and lines that begin with # do not count;
+            a tar file, or a folder or pattern of tar files where no loose file is found: the images in them.
+        kinds: What is wanted; with "tar", the tar files themselves.
+        recursive: Whether to look into the folders of a folder.
+        unpack: Whether to give the images in tars, and not the tars.
+
+    Raises:
+        NoSources: There is nothing of that kind.
+        UserError: The file that is named is of another kind.
+        UnreadableFile: A tar cannot be read.
+    """
+    search = _Search(tuple(kinds), recursive)
+    if isinstance(spec, str | Path):
+        search.add(Path(spec).expanduser())
+        root = Path(spec).expanduser() if os.path.isdir(spec) else fixed_folder(spec)
+    else:
+        for item in spec:
+            search.add(Path(item).expanduser(), listed=True)
+        parents = {os.path.abspath(path.parent) for path, _ in search.found}
+        root = Path(os.path.commonpath(parents)) if parents else Path()
+    entries: list[Entry] = []
+    for path, kind in search.found:
+        if kind == "tar" and "tar" not in kinds and unpack:
+            for member, offset, size in read_images(path):
+                inside = path / member
+                entries.append(Entry(inside, "image", _below(inside, root), (str(path), offset, size)))
+        else:
+            entries.append(Entry(path, kind, _below(path, root)))
+    return Sources(tuple(entries), root, search.passed_over)
+
+
+def natural_order(paths: Iterable[str | Path]) -> list[str]:
+    """Paths as strings, sorted by folder and name with numbers compared as numbers (2.jpg before 10.jpg)."""
+
+    def key(path: str) -> tuple[list[tuple[int, int, str]], str]:
+        parts = [part for part in re.split(r"(\d+)", path) if part]
+        return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts], path
+
+    return sorted(map(str, paths), key=key)
+
+
+def fixed_folder(spec: str | Path) -> Path:
+    """The folder of a path, or the deepest one that all matches of a pattern lie in."""
+    folder = Path(spec).expanduser().parent
+    while glob.has_magic(str(folder)) and not folder.is_dir():
+        folder = folder.parent
+    return folder
+
+
+class _Search:
+    """Collects files by kind, and counts those that are of none."""
+
+    def __init__(self, kinds: tuple[Kind, ...], recursive: bool) -> None:
+        self.kinds = kinds
+        self.recursive = recursive
+        self.found: list[tuple[Path, Kind]] = []
+        self.passed_over: Counter[str] = Counter()
+
+    def add(self, path: Path, listed: bool = False) -> None:
+        """Add what a path stands for; a listed one counts although no such file exists."""
+        is_pattern, before = glob.has_magic(str(path)), len(self.found)
+        suffix = path.suffix.lower()
+        if listed and not is_pattern and suffix != ".gif" and any(suffix in _SUFFIXES[kind] for kind in self.kinds):
+            self.found.append((path, self._kind_of_named(path)))  # without a look at the disk: lists may be long
+        elif path.is_dir():
+            self._add_all(_walk(path, self.recursive))
+        elif path.is_file():
+            if suffix == ".txt":
+                self._add_list(path)
+            else:
+                self.found.append((path, self._kind_of_named(path)))
+        elif is_pattern:
+            self._add_all(_matches(path))
+        if len(self.found) == before:
+            if not listed or path.is_dir():
+                raise NoSources(self._nothing(path))
+            self.found.append((path, self._kind_of_named(path)))
+
+    def _nothing(self, path: Path) -> str:
+        wanted = " or ".join(_NAMES[kind] for kind in self.kinds)
+        suffixes = " ".join(suffix for kind in self.kinds for suffix in _SUFFIXES[kind])
+        left = Sources((), path, self.passed_over).warning
+        looked = f"looked for the suffixes {suffixes}" + (f"; {left}" if left else "")
+        if path.is_dir():
+            return f"{path} holds no {wanted}; {looked}"
+        if path.is_file():
+            return f"{path} names no {wanted}; write one path per line"
+        if glob.has_magic(str(path)):
+            return f"the pattern {path} matches no {wanted}; {looked}"
+        return f"{path}: no {wanted} there, for no such file or folder exists{_nearest(path)}; {looked}"
+
+    def _add_all(self, paths: Iterable[str]) -> None:
+        """Files of the kinds that are wanted, in natural order; tars only where nothing else is."""
+        kinds = {path: self._kind(Path(path)) for path in paths}
+        loose = [path for path, kind in kinds.items() if kind in self.kinds]
+        chosen = loose or ([path for path, kind in kinds.items() if kind == "tar"] if "image" in self.kinds else [])
+        self.found += [(Path(path), kind) for path in natural_order(chosen) if (kind := kinds[path])]
+        left = kinds.keys() - set(chosen)
+        self.passed_over.update(Path(path).suffix.lower() for path in left if not path.endswith(INDEX_SUFFIX))
+
+    def _add_list(self, path: Path) -> None:
+        for line in path.read_text("utf-8-sig", "surrogateescape").splitlines():
+            name = line.strip()
+            if name and not name.startswith("#"):
+                entry = path.parent / Path(name).expanduser()
+                if entry.suffix.lower() == ".txt":
+                    raise UserError(f"{path}: {name} is a list in a list; name images or videos")
+                self.add(entry, listed=True)
+
+    def _kind(self, path: Path) -> Kind | None:
+        """By the suffix; a GIF that moves is a video where videos are wanted."""
+        suffix = path.suffix.lower()
+        kinds: list[Kind] = [kind for kind, suffixes in _SUFFIXES.items() if suffix in suffixes]
+        if len(kinds) > 1 and "video" in self.kinds:
+            return "video" if "image" not in self.kinds or _moves(path) else "image"
+        return kinds[0] if kinds else None
+
+    def _kind_of_named(self, path: Path) -> Kind:
+        """A file that the user names is tried whatever its suffix, but not as something that it is not."""
+        kind = self._kind(path)
+        if kind in self.kinds or kind == "tar" and "image" in self.kinds:
+            return kind
+        if kind is not None:
+            wanted = " or ".join(_NAMES[kind] for kind in self.kinds)
+            raise UserError(f"{path} is a {_NAMES[kind]} by its suffix; name a {wanted}")
+        if len(self.kinds) == 1:
+            return self.kinds[0]
+        from pe_spatial.common.video import is_video  # heavy
+
+        return "video" if is_video(path) else "image"
+
+
+def _moves(path: Path) -> bool:
+    from pe_spatial.common.video import count_frames
+
+    try:
+        return count_frames(path) > 1
+    except UnreadableFile:
+        return False  # and is reported where it is read
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") or name == "__MACOSX"
+
+
+def _walk(root: Path, recursive: bool = True) -> Iterator[str]:
+    """The files below a folder. A folder that several links lead to is entered once, so links in a circle end."""
+    folders, links = [str(root)], deque[str]()
+    entered: set[tuple[int, int]] = set()
+    while folders or links:
+        folder = folders.pop() if folders else links.popleft()
+        state = os.stat(folder)
+        if (state.st_dev, state.st_ino) in entered:
+            continue
+        entered.add((state.st_dev, state.st_ino))
+        for item in sorted(os.scandir(folder), key=lambda item: item.name):
+            if _is_hidden(item.name):
+                continue
+            if not item.is_dir():
+                yield str(Path(item.path))
+            elif recursive:
+                (links if item.is_symlink() else folders).append(item.path)
+
+
+def _matches(pattern: Path) -> Iterator[str]:
+    """The files that a pattern matches; `**` stands for any number of folders."""
+    root = fixed_folder(pattern)
+    parts = pattern.parts[len(root.parts) :]
+    if "**" not in parts:
+        found = (root / name for name in glob.iglob(str(Path(*parts)), root_dir=root))
+        return (str(path) for path in found if not (path.is_dir() or path.name.startswith("._")))
+    # `glob` would go round links in a circle
+    return (path for path in _walk(root) if _fits(Path(path).parts[len(root.parts) :], parts))
+
+
+def _fits(names: Sequence[str], parts: Sequence[str]) -> bool:
+    if not parts:
+        return not names
+    if parts[0] == "**":
+        return any(_fits(names[skipped:], parts[1:]) for skipped in range(len(names) + 1))
+    return bool(names) and fnmatchcase(names[0], parts[0]) and _fits(names[1:], parts[1:])
+
+
+def _below(path: Path, root: Path) -> str:
+    try:
+        return path.relative_to(root).as_posix()
+    except ValueError:
+        return Path(os.path.relpath(path, root)).as_posix()
+
+
+def _nearest(path: Path) -> str:
+    """The name that may be meant by the first part of a path that does not exist."""
+    while not path.parent.is_dir():
+        path = path.parent
+    near = get_close_matches(path.name, os.listdir(path.parent), n=1)
+    return f"; did you mean {str(path.parent / near[0])!r}?" if near else ""
