@@ -58,7 +58,9 @@ class ResultsWriter(ABC):
     result: ClassVar[str]
     places: ClassVar[tuple[str, ...]] = ()
 
-    def __init__(self, records: Records, stems: Mapping[str, str], kinds: Sequence[str] = (), draw: bool = True) -> None:
+    def __init__(
+        self, records: Records, stems: Mapping[str, str], kinds: Sequence[str] = (), draw: bool = True
+    ) -> None:
         self.records = records
         self.folder = records.folder
         self.stems = stems
