@@ -27,6 +27,8 @@ class DepthModel(BaseModel):
         data_preprocessor: Config of the batch preparation; pads to multiples of the patch size.
     """
 
+    task = "depth"
+
     def __init__(
         self,
         backbone: Mapping[str, Any],

@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
-import json
-import threading
-from collections.abc import Sequence
+import warnings
+from argparse import Namespace
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from mmengine.logging import print_log
 from mmengine.structures import BaseDataElement
 from numpy.typing import NDArray
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
+from pe_spatial.common.files import write_json_stream
+from pe_spatial.common.records import Records
 from pe_spatial.depth.ranges import checked_range
 from pe_spatial.depth.scale_bar import depth_picture
+from pe_spatial.inference.predictor import Predictor
+from pe_spatial.inference.tasks import Task, register_task
+from pe_spatial.inference.writer import ResultsWriter, save
 
 _LARGEST = 65535  # of 16 bits
 
 
-class DepthWriter:
-    """Takes the predictions of a run of `tools/predict.py`; safe to call from several threads.
+class DepthWriter(ResultsWriter):
+    """Writes the depth of a run of `pe-spatial predict`.
 
     Below `depth/`, which mirrors the input, metric depth is `<name>_depth_mm.png` (16 bits, millimeters) and, on
     request, `<name>_depth_m.npy` (float32, meters). Relative depth is `<name>_depth_relative.png`, in which 65535
@@ -33,66 +37,56 @@ class DepthWriter:
     16 bits end at 65.535 m: pixels beyond are saturated, counted in `depth.json` and reported; the .npy has them.
 
     Args:
-        folder: where the files go.
-        npy: write .npy files too.
+        records, stems, draw: As for `ResultsWriter`.
+        npy: Write .npy files too.
         color_range: (near, far) of the color maps. None takes each image's own 2 % and 98 % quantiles, and the model's
             range for the frames of a video, so that a color means the same in all of them.
     """
 
-    def __init__(self, folder: Path, npy: bool = False, color_range: Sequence[float] | None = None) -> None:
-        self.folder = Path(folder)
-        self.npy = npy
+    result = "depth.json"
+    places = ("depth",)
+
+    def __init__(
+        self,
+        records: Records,
+        stems: Mapping[str, str],
+        npy: bool = False,
+        color_range: Sequence[float] | None = None,
+        draw: bool = True,
+    ) -> None:
         self.color_range = None if color_range is None else checked_range(color_range)
-        self._entries: list[dict[str, Any]] = []
-        self._names: dict[str, str] = {}
-        self._lock = threading.Lock()
+        super().__init__(records, stems, ("png", "npy") if npy else ("png",), draw)
 
-    def write(self, name: str, image: Tensor, sample: BaseDataElement, frame: int | None = None) -> NDArray[np.uint8]:
-        """Write the depth of one image and draw it.
+    @classmethod
+    def build(cls, records: Records, stems: Mapping[str, str], predictor: Predictor, options: Namespace) -> DepthWriter:
+        """A writer with the options of the command."""
+        return cls(records, stems, options.npy, options.depth_colors, not options.no_pictures)
 
-        Args:
-            name: file name in the list, relative to the input.
-            image: [3, H, W] uint8 RGB, the original image.
-            sample: with `pred_depth` in the frame of `image` and the metainfo of `DepthModel`.
-            frame: number of the frame where `name` is a video.
-
-        Returns:
-            [H', W', 3] uint8 RGB, the color map with its legend; small ones are drawn enlarged.
-        """
-        depth = sample.pred_depth.data.float().cpu()  # [1, H, W]
-        values = depth[0].numpy()
+    def describe(self, stem: str, image: Tensor, sample: BaseDataElement, frame: int | None) -> dict[str, Any]:
+        """Write the depth; `sample` has `pred_depth` and the metainfo of `DepthModel`."""
+        values = _values(sample)
         is_metric, far = bool(sample.depth_is_metric), float(sample.depth_range[1])
-        stem = self._stem(name, frame)
         units = 1000.0 if is_metric else _LARGEST / far
-        near_color, far_color = self._colors_of(values, sample, frame)
         entry: dict[str, Any] = {
-            "file_name": name,
-            **({} if frame is None else {"frame": frame}),
             "kind": "metric" if is_metric else "relative",
             "unit": "meters" if is_metric else "none",
             "min": round(float(values.min()), 5),
             "max": round(float(values.max()), 5),
-            "color_range": [near_color, far_color],
-            "png": f"{stem}_depth_{'mm' if is_metric else 'relative'}.png",
+            "color_range": list(self._colors_of(values, sample, frame)),
+            "png": f"depth/{stem}_depth_{'mm' if is_metric else 'relative'}.png",
             "png_units_per_unit": units,
             "saturated_pixels": int((values * units >= _LARGEST + 0.5).sum()),
         }
-        (self.folder / stem).parent.mkdir(parents=True, exist_ok=True)
         _save_png(self.folder / entry["png"], values * units, entry)
-        if self.npy:
-            entry["npy"] = f"{stem}_depth_{'m' if is_metric else 'relative'}.npy"
-            np.save(self.folder / entry["npy"], values)
-        with self._lock:
-            self._entries.append(entry)
-        return depth_picture(depth, near_color, far_color, is_metric).permute(1, 2, 0).numpy()
+        if "npy" in self.kinds:
+            entry["npy"] = f"depth/{stem}_depth_{'m' if is_metric else 'relative'}.npy"
+            save(self.folder / entry["npy"], lambda file: np.save(file, values))
+        return entry
 
-    def _stem(self, name: str, frame: int | None) -> str:
-        """The path of the files of an image without their endings; two images never have the same."""
-        with self._lock:
-            stem = Path(name).with_suffix("").as_posix()
-            if self._names.setdefault(stem, name) != name:  # a.jpg and a.png
-                stem = name
-        return f"depth/{stem}" if frame is None else f"depth/{stem}/{frame:06d}"
+    def draw(self, image: Tensor, sample: BaseDataElement, frame: int | None) -> Tensor:
+        """The color map with its legend; small ones are drawn enlarged."""
+        near, far = self._colors_of(_values(sample), sample, frame)
+        return depth_picture(sample.pred_depth.data.float(), near, far, bool(sample.depth_is_metric))
 
     def _colors_of(
         self, values: NDArray[np.float32], sample: BaseDataElement, frame: int | None
@@ -104,21 +98,28 @@ class DepthWriter:
         near, far = np.quantile(values, (0.02, 0.98))
         return float(near), float(max(far, near * (1 + 1e-3)))
 
-    def close(self) -> Path:
-        """Write `depth.json`, whole or not at all, in the order of the names, and return its path."""
-        entries = sorted(self._entries, key=lambda entry: (entry["file_name"], entry.get("frame", 0)))
-        saturated = sum(entry["saturated_pixels"] > 0 for entry in entries)
+    def write_lists(self) -> None:
+        """Write `depth.json`."""
+        saturated = 0
+
+        def entries() -> Iterator[dict[str, Any]]:
+            nonlocal saturated
+            for entry in self.records.contents():
+                saturated += entry["saturated_pixels"] > 0
+                yield entry
+
+        write_json_stream(self.folder / self.result, {"files": entries()})
         if saturated:
-            print_log(
+            warnings.warn(
                 f"{saturated} depth maps have pixels beyond {_LARGEST / 1000} m, the end of 16 bits in millimeters; "
                 "they are saturated in the PNG files: write .npy files too",
-                logger="current",
+                stacklevel=2,
             )
-        path = self.folder / "depth.json"
-        partial = path.with_suffix(".json.writing")
-        partial.write_text(json.dumps({"files": entries}, indent=1))
-        partial.replace(path)
-        return path
+
+
+def _values(sample: BaseDataElement) -> NDArray[np.float32]:
+    """The depth [H, W]."""
+    return sample.pred_depth.data[0].float().numpy()
 
 
 def _save_png(path: Path, values: NDArray[np.float32], entry: dict[str, Any]) -> None:
@@ -126,4 +127,8 @@ def _save_png(path: Path, values: NDArray[np.float32], entry: dict[str, Any]) ->
     text.add_text("depth", entry["kind"])
     metric = entry["kind"] == "metric"
     text.add_text("unit", "millimeters" if metric else f"1/{entry['png_units_per_unit']:.6g} of the model's own")
-    Image.fromarray(np.clip(np.round(values), 0, _LARGEST).astype(np.uint16)).save(path, pnginfo=text)
+    image = Image.fromarray(np.clip(np.round(values), 0, _LARGEST).astype(np.uint16))
+    save(path, lambda file: image.save(file, format="PNG", pnginfo=text))
+
+
+register_task(Task("depth", DepthWriter, settings=("depth_colors",), options=("npy",)))

@@ -30,6 +30,8 @@ class Detector(BaseModel):
         ValueError: `num_classes` below 1, or maps of different numbers of channels.
     """
 
+    task = "detection"
+
     def __init__(
         self,
         num_classes: int,

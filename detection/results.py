@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-import json
-import threading
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from argparse import Namespace
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import count
 from typing import Any
 
-import numpy as np
 from mmengine.structures import BaseDataElement
-from numpy.typing import NDArray
 from torch import Tensor
 from torchvision.ops import box_area
 
+from pe_spatial.common.errors import UserError
+from pe_spatial.common.files import write_json_stream
+from pe_spatial.common.records import Records
 from pe_spatial.detection.metrics import encode_masks
+from pe_spatial.inference.predictor import Predictor
+from pe_spatial.inference.tasks import Task, register_task
+from pe_spatial.inference.writer import ResultsWriter, checked_threshold
 from pe_spatial.visualization import draw_instances
 
 
-class DetectionWriter:
-    """Collects the detections of a run of `tools/predict.py`; safe to call from several threads.
+class DetectionWriter(ResultsWriter):
+    """Writes the detections of a run of `pe-spatial predict`.
 
     `predictions.json` is a COCO data set: `images` (`file_name` relative to the input; frames of a video have
     `frame` too, from 0), `categories` with the ids of the training data, and `annotations` with `score`,
@@ -27,37 +30,42 @@ class DetectionWriter:
     as compressed RLE; without masks the area is the box's.
 
     Args:
-        folder: where the file goes.
-        metainfo: of the model: `classes` and, where the ids do not count from 1, `category_ids`.
-        threshold: detections that score less are left out.
+        records, stems, draw: As for `ResultsWriter`.
+        metainfo: Of the model: `classes` and, where the ids do not count from 1, `category_ids`.
+        threshold: Detections that score less are left out.
+
+    Raises:
+        UserError: The threshold is no score, or the model names no classes.
     """
 
-    def __init__(self, folder: Path, metainfo: Mapping[str, Any], threshold: float = 0.5) -> None:
-        if not 0 <= threshold <= 1:
-            raise ValueError(f"threshold {threshold} is no score; give a number from 0 to 1")
-        self.path = folder / "predictions.json"
+    result = "predictions.json"
+
+    def __init__(
+        self,
+        records: Records,
+        stems: Mapping[str, str],
+        metainfo: Mapping[str, Any],
+        threshold: float = 0.5,
+        draw: bool = True,
+    ) -> None:
+        self.threshold = checked_threshold(threshold)
+        if not metainfo.get("classes"):
+            raise UserError("the checkpoint names no classes; train it on a data set that has them in its metainfo")
         self.classes: Sequence[str] = metainfo["classes"]
         self.category_ids: Sequence[int] = metainfo.get("category_ids") or range(1, len(self.classes) + 1)
-        self.threshold = threshold
-        self._results: list[tuple[dict[str, Any], list[dict[str, Any]]]] = []
-        self._lock = threading.Lock()
+        super().__init__(records, stems, draw=draw)
 
-    def write(self, name: str, image: Tensor, sample: BaseDataElement, frame: int | None = None) -> NDArray[np.uint8]:
-        """Take the detections of one image and draw them.
+    @classmethod
+    def build(
+        cls, records: Records, stems: Mapping[str, str], predictor: Predictor, options: Namespace
+    ) -> DetectionWriter:
+        """A writer with the options of the command."""
+        return cls(records, stems, predictor.metainfo, options.threshold, not options.no_pictures)
 
-        Args:
-            name: file name in the record.
-            image: [3, H, W] uint8 RGB, the original image.
-            sample: with `pred_instances` in the frame of `image`.
-            frame: number of the frame where `name` is a video.
-
-        Returns:
-            [H', W', 3] uint8 RGB; small images come back enlarged.
-        """
-        found = sample.pred_instances.to("cpu")
+    def describe(self, stem: str, image: Tensor, sample: BaseDataElement, frame: int | None) -> dict[str, Any]:
+        """The size of the image and rows of COCO's format."""
+        found = sample.pred_instances
         found = found[found.scores >= self.threshold]
-        height, width = image.shape[-2:]
-        entry = {"file_name": name, "height": height, "width": width, **({} if frame is None else {"frame": frame})}
         columns = zip(found.bboxes.tolist(), found.scores.tolist(), found.labels.tolist(), _shapes(found), strict=True)
         rows = [
             {
@@ -69,27 +77,31 @@ class DetectionWriter:
             }
             for (x1, y1, x2, y2), score, label, shape in columns
         ]
-        with self._lock:
-            self._results.append((entry, rows))
-        return draw_instances(image, found, self.classes, self.threshold).permute(1, 2, 0).numpy()
+        return {"height": image.shape[-2], "width": image.shape[-1], "annotations": rows}
 
-    def close(self) -> Path:
-        """Write the file, whole or not at all, in the order of the names, and return its path."""
-        results = sorted(self._results, key=lambda result: (result[0]["file_name"], result[0].get("frame", 0)))
-        rows = [(number, row) for number, (_, found) in enumerate(results, start=1) for row in found]
-        content = {
-            "images": [{"id": number, **entry} for number, (entry, _) in enumerate(results, start=1)],
+    def draw(self, image: Tensor, sample: BaseDataElement, frame: int | None) -> Tensor:
+        """Boxes and masks on the image."""
+        return draw_instances(image, sample.pred_instances, self.classes, self.threshold)
+
+    def write_lists(self) -> None:
+        """Write `predictions.json`."""
+        sections = {
+            "images": self._images(),
             "categories": [
                 {"id": int(number), "name": name} for number, name in zip(self.category_ids, self.classes, strict=True)
             ],
-            "annotations": [
-                {"id": number, "image_id": image, **row} for number, (image, row) in enumerate(rows, start=1)
-            ],
+            "annotations": self._annotations(),
         }
-        partial = self.path.with_suffix(".json.writing")
-        partial.write_text(json.dumps(content))
-        partial.replace(self.path)
-        return self.path
+        write_json_stream(self.folder / self.result, sections)
+
+    def _images(self) -> Iterator[dict[str, Any]]:
+        for number, content in enumerate(self.records.contents(), start=1):
+            yield {"id": number, **{key: value for key, value in content.items() if key != "annotations"}}
+
+    def _annotations(self) -> Iterator[dict[str, Any]]:
+        numbers = count(1)
+        for image, content in enumerate(self.records.contents(), start=1):
+            yield from ({"id": next(numbers), "image_id": image, **row} for row in content["annotations"])
 
 
 def _shapes(found: Any) -> list[dict[str, Any]]:
@@ -98,3 +110,6 @@ def _shapes(found: Any) -> list[dict[str, Any]]:
         return [{"area": round(area, 2)} for area in box_area(found.bboxes).tolist()]
     areas = found.masks.flatten(1).sum(1).tolist()
     return [{"area": a, "segmentation": rle} for a, rle in zip(areas, encode_masks(found.masks), strict=True)]
+
+
+register_task(Task("detection", DetectionWriter, settings=("threshold",)))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from argparse import Namespace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +14,21 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from pe_spatial.common.files import put_in_place, remove_leftovers, write_atomically, write_json_stream
+from pe_spatial.common.files import put_in_place, write_json_stream
 from pe_spatial.common.records import Records
 from pe_spatial.data import encode_mask
+from pe_spatial.inference.predictor import Predictor
+from pe_spatial.inference.tasks import Task, register_task
+from pe_spatial.inference.writer import ResultsWriter, checked_threshold, save
+from pe_spatial.segmentation.predictor import SegmentationPredictor
+from pe_spatial.segmentation.windows import check_window
 from pe_spatial.visualization import draw_classes, draw_instances, palette
 
 KINDS = {"pred_sem_seg": "labels", "pred_confidence": "confidence", "pred_panoptic": "panoptic"}
 
 
-class SegmentationWriter:
-    """Takes the predictions of a run of `tools/predict.py`; safe to call from several threads and processes.
+class SegmentationWriter(ResultsWriter):
+    """Writes the class maps and segments of a run of `pe-spatial predict`.
 
     The folders mirror the input; the frames of a video are in a folder of its name. All PNGs have the original size.
 
@@ -35,14 +41,15 @@ class SegmentationWriter:
       `instances`: label, score, box [x, y, width, height] and mask as compressed RLE.
 
     Args:
-        records: what is known of the files of the output folder.
-        stems: names of the files to write by names of the input.
-        metainfo: of the model: `classes` and optionally `palette` [[r, g, b], …], `is_thing` by class, and
+        records, stems, draw: As for `ResultsWriter`.
+        metainfo: Of the model: `classes` and optionally `palette` [[r, g, b], …], `is_thing` by class, and
             `category_ids` of COCO's format where they do not count from 1.
-        kinds: the folders that predictions go to, of `labels`, `confidence`, `probabilities` and `panoptic`.
-        threshold: instances that score less are left out.
-        draw: whether `write` draws.
+        kinds: The folders that predictions go to, of `labels`, `confidence`, `probabilities` and `panoptic`.
+        threshold: Instances that score less are left out.
     """
+
+    result = "segmentation.json"
+    places = ("panoptic.json", "labels", "confidence", "probabilities", "panoptic")
 
     def __init__(
         self,
@@ -53,48 +60,31 @@ class SegmentationWriter:
         threshold: float = 0.5,
         draw: bool = True,
     ) -> None:
-        self.records = records
-        self.folder = records.path.parent
-        self.stems = stems
+        self.threshold = checked_threshold(threshold)
         self.metainfo = metainfo
         self.classes: Sequence[str] = metainfo["classes"]
         self.colors: list[list[int]] = metainfo.get("palette") or palette(len(self.classes) + 1)[1:].tolist()
-        self.kinds = tuple(kinds)
-        self.threshold = threshold
-        self.draw = draw
-        records.claim([self.folder / kind for kind in self.kinds])
+        super().__init__(records, stems, kinds, draw)
 
-    def is_done(self, name: str, frames: int | None = None) -> bool:
-        """Whether an earlier run has finished a file: an image, or all `frames` of a video."""
-        known = self.records.of(name)
-        expected = [None] if frames is None else list(range(frames))
-        return all(frame in known and self._is_complete(known[frame]) for frame in expected)
+    @classmethod
+    def build(
+        cls, records: Records, stems: Mapping[str, str], predictor: Predictor, options: Namespace
+    ) -> SegmentationWriter:
+        """A writer with the options of the command."""
+        things = getattr(predictor.model, "things", ())
+        is_thing = [label in things for label in range(predictor.model.num_classes)]
+        metainfo = {"is_thing": is_thing, **predictor.metainfo}
+        kinds = predictor.kinds if isinstance(predictor, SegmentationPredictor) else ("labels",)
+        return cls(records, stems, metainfo, kinds, options.threshold, not options.no_pictures)
 
-    def _is_complete(self, record: Mapping[str, Any]) -> bool:
-        return all(kind in record and (self.folder / record[kind]).is_file() for kind in self.kinds)
-
-    def write(
-        self, name: str, image: Tensor, sample: BaseDataElement, frame: int | None = None
-    ) -> NDArray[np.uint8] | None:
-        """Write what was predicted for one image and, where asked for, draw it.
-
-        Args:
-            name: of the file, relative to the input.
-            image: [3, H, W] uint8 RGB, the original image.
-            sample: in the frame of `image`; see `pe_spatial.segmentation.logits`.
-            frame: number of the frame where `name` is a video.
-
-        Returns:
-            [H', W', 3] uint8 RGB: the image tinted by class, with a legend; of large images a smaller one.
-        """
-        sample = sample.cpu()
-        stem = self.stems[name] if frame is None else f"{self.stems[name]}/{frame:06d}"
-        record: dict[str, Any] = {"file_name": name, **({} if frame is None else {"frame": frame})}
-        record |= {"height": image.shape[-2], "width": image.shape[-1]}
+    def describe(self, stem: str, image: Tensor, sample: BaseDataElement, frame: int | None) -> dict[str, Any]:
+        """Write the maps; of `sample` see `pe_spatial.segmentation.logits`."""
+        record: dict[str, Any] = {"height": image.shape[-2], "width": image.shape[-1]}
         for field, kind in KINDS.items():
             if kind in self.kinds:
                 record[kind] = f"{kind}/{stem}.png"
-                _save(self.folder / record[kind], self._picture_of(kind, sample.get(field).data[0].numpy()))
+                picture = self._picture_of(kind, sample.get(field).data[0].numpy())
+                save(self.folder / record[kind], lambda file, picture=picture: picture.save(file, format="PNG"))
         if "probabilities" in self.kinds:
             record["probabilities"] = f"probabilities/{stem}.npy"
             place = self.folder / record["probabilities"]
@@ -110,9 +100,7 @@ class SegmentationWriter:
         if "pred_instances" in sample:
             record["instances"] = describe_instances(sample.pred_instances, self.threshold)
         record["pixels"] = {self.classes[k]: int(counts[k]) for k in np.flatnonzero(counts).tolist()}
-        picture = self._draw(image, sample) if self.draw else None
-        self.records.add(record)
-        return picture
+        return record
 
     def _picture_of(self, kind: str, values: NDArray[Any]) -> Image.Image:
         if kind == "panoptic":
@@ -125,29 +113,26 @@ class SegmentationWriter:
         image.putpalette([channel for color in self.colors for channel in color])
         return image
 
-    def _draw(self, image: Tensor, sample: BaseDataElement) -> NDArray[np.uint8]:
+    def draw(self, image: Tensor, sample: BaseDataElement, frame: int | None) -> Tensor:
+        """The image tinted by class, with a legend; of a large image a smaller one."""
         if "pred_panoptic" in sample:
             ids = sample.pred_panoptic.data[0].long()
             label_of = torch.full((int(ids.max()) + 1,), -1)
             for segment in sample.segments:
                 label_of[segment["id"]] = segment["label"]
-            drawn = draw_classes(image, label_of[ids], self.classes, self.colors, ids)
-        elif "pred_sem_seg" in sample:
-            drawn = draw_classes(image, sample.pred_sem_seg.data[0], self.classes, self.colors)
-        else:
-            drawn = draw_instances(image, sample.pred_instances, self.classes, self.threshold)
-        return drawn.permute(1, 2, 0).numpy()
+            return draw_classes(image, label_of[ids], self.classes, self.colors, ids)
+        if "pred_sem_seg" in sample:
+            return draw_classes(image, sample.pred_sem_seg.data[0], self.classes, self.colors)
+        return draw_instances(image, sample.pred_instances, self.classes, self.threshold)
 
-    def close(self) -> Path:
-        """Write `segmentation.json`, and `panoptic.json`, whole or not at all; returns the path of the first."""
-        self.records.close()
-        remove_leftovers(self.folder, recursive=True)
-        files = [record for record in self.records.collect() if self._is_complete(record)]
+    def write_lists(self) -> None:
+        """Write `segmentation.json` and, of a model of segments, `panoptic.json`."""
         total: dict[str, int] = dict.fromkeys(self.classes, 0)
-        for record in files:
+        everything = 0
+        for record in self.records.contents():
+            everything += record["height"] * record["width"]
             for name, pixels in record["pixels"].items():
                 total[name] += pixels
-        everything = max(sum(record["height"] * record["width"] for record in files), 1)
         content = {
             "run": self.records.run,
             "classes": [
@@ -155,13 +140,13 @@ class SegmentationWriter:
                 for index, (name, color) in enumerate(zip(self.classes, self.colors, strict=True))
             ],
             "total": [{"name": name, "pixels": n, "share": round(n / everything, 6)} for name, n in total.items() if n],
-            "files": files,
+            "files": self.records.contents(),
         }
         if "panoptic" in self.kinds:
-            write_json_stream(self.folder / "panoptic.json", coco_panoptic(files, self.metainfo, self.colors))
-        write_json_stream(self.records.path, content)
-        self.records.forget()
-        return self.records.path
+            write_json_stream(
+                self.folder / "panoptic.json", coco_panoptic(self.records.contents, self.metainfo, self.colors)
+            )
+        write_json_stream(self.folder / self.result, content)
 
 
 def count_labels(labels: NDArray[Any], num_classes: int) -> NDArray[np.int64]:
@@ -213,27 +198,37 @@ def describe_instances(found: Any, threshold: float) -> list[dict[str, Any]]:
 
 
 def coco_panoptic(
-    files: Sequence[Mapping[str, Any]], metainfo: Mapping[str, Any], colors: Sequence[Sequence[int]]
+    records: Callable[[], Iterable[Mapping[str, Any]]], metainfo: Mapping[str, Any], colors: Sequence[Sequence[int]]
 ) -> dict[str, Any]:
-    """Records with `segments` in COCO's panoptic format; the PNGs are relative to the folder `panoptic`."""
+    """Records with `segments` in COCO's panoptic format; the PNGs are relative to the folder `panoptic`.
+
+    Args:
+        records: Begins to read them.
+        metainfo: Of the model.
+        colors: Of the classes.
+    """
     classes = metainfo["classes"]
     numbers = metainfo.get("category_ids") or range(1, len(classes) + 1)
     things = metainfo.get("is_thing") or [False] * len(classes)
     categories = zip(numbers, classes, things, colors, strict=True)
-    images, annotations = [], []
-    for image_id, record in enumerate(files, start=1):
-        frame = {"frame": record["frame"]} if "frame" in record else {}
-        images.append({"id": image_id, **{key: record[key] for key in ("file_name", "height", "width")}, **frame})
-        infos = [
-            {**{key: value for key, value in segment.items() if key != "label"}, "iscrowd": 0}
-            | {"category_id": int(numbers[segment["label"]])}
-            for segment in record["segments"]
-        ]
-        place = record["panoptic"].partition("/")[2]
-        annotations.append({"image_id": image_id, "file_name": place, "segments_info": infos})
+    keys = ("file_name", "height", "width", "frame")
+
+    def annotations() -> Iterator[dict[str, Any]]:
+        for image_id, record in enumerate(records(), start=1):
+            infos = [
+                {**{key: value for key, value in segment.items() if key != "label"}, "iscrowd": 0}
+                | {"category_id": int(numbers[segment["label"]])}
+                for segment in record["segments"]
+            ]
+            place = record["panoptic"].partition("/")[2]
+            yield {"image_id": image_id, "file_name": place, "segments_info": infos}
+
     return {
-        "images": images,
-        "annotations": annotations,
+        "images": (
+            {"id": image_id, **{key: record[key] for key in keys if key in record}}
+            for image_id, record in enumerate(records(), start=1)
+        ),
+        "annotations": annotations(),
         "categories": [
             {"id": int(number), "name": name, "isthing": int(is_thing), "color": list(color)}
             for number, name, is_thing, color in categories
@@ -241,6 +236,17 @@ def coco_panoptic(
     }
 
 
-def _save(path: Path, image: Image.Image) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, lambda file: image.save(file, format="PNG"))
+def _predictor(checkpoint: Path, options: Namespace) -> SegmentationPredictor:
+    window = None
+    if options.window is not None:
+        side, stride = options.window
+        window = check_window((side, side), (stride, stride))
+    scratch = options.output / "probabilities" if options.probabilities else None
+    return SegmentationPredictor(
+        checkpoint, options.device, options.batch_size, options.overrides, window, options.confidence, scratch
+    )
+
+
+register_task(
+    Task("segmentation", SegmentationWriter, _predictor, ("threshold", "window"), ("confidence", "probabilities"))
+)

@@ -39,6 +39,8 @@ class SemanticSegmentor(EncoderDecoder):
         ValueError: No class, or a value in a head's config that contradicts the model.
     """
 
+    task = "segmentation"
+
     def __init__(
         self,
         num_classes: int,

@@ -49,6 +49,8 @@ class VideoTracker(BaseModel):
         ConfigError: an unknown field, or a backbone with several maps.
     """
 
+    task = "tracking"
+
     def __init__(
         self,
         backbone: Mapping[str, Any] | nn.Module,

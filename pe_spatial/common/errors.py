@@ -27,6 +27,10 @@ class FullDiskError(UserError, OSError):
     errno = errno.ENOSPC
 
 
+class PictureError(UserError, ValueError):
+    """A picture that the model cannot take; others may be fine."""
+
+
 class DivergedError(UserError, FloatingPointError):
     """The loss is no longer finite."""
 

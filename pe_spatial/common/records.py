@@ -120,6 +120,10 @@ class Unit(NamedTuple):
     problem: str | None
     files: str | None
 
+    def paths(self) -> dict[str, str | list[str]]:
+        """The `files`."""
+        return json.loads(self.files) if self.files else {}
+
 
 class Records:
     """What is finished in an output folder, so that the next run goes on where this one was stopped.

@@ -10,6 +10,7 @@ from mmengine.structures import BaseDataElement, PixelData
 from torch import Tensor
 from torch.nn import functional as F
 
+from pe_spatial.common.errors import PictureError
 from pe_spatial.data.sample import IGNORE_LABEL
 
 
@@ -63,7 +64,7 @@ class DensePreprocessor(BaseDataPreprocessor):
 
         Raises:
             TypeError: An image is not uint8 [3, h, w].
-            ValueError: An image is larger than `pad_to`.
+            PictureError: An image is larger than `pad_to`.
         """
         data = self.cast_data({"inputs": data["inputs"], "data_samples": data.get("data_samples")})
         images: list[Tensor] = list(data["inputs"])
@@ -90,7 +91,7 @@ class DensePreprocessor(BaseDataPreprocessor):
             H, W = (-(-side // self.size_divisor) * self.size_divisor for side in largest)
             return H, W
         if largest[0] > self.pad_to[0] or largest[1] > self.pad_to[1]:
-            raise ValueError(
+            raise PictureError(
                 f"an image of {largest} (H, W) does not fit pad_to {self.pad_to}; resize or crop it in the pipeline"
             )
         return self.pad_to

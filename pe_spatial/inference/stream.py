@@ -2,17 +2,18 @@
 
 import queue
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from mmengine.structures import BaseDataElement
 from PIL import Image
 from torch import Tensor
 
-from pe_spatial.common.errors import UnreadableFile, UserError
+from pe_spatial.common.errors import PictureError, UnreadableFile, UserError
 from pe_spatial.common.sources import Entry, Spec, resolve_sources
 from pe_spatial.common.video import UnreadableFrame, count_frames, open_video
 from pe_spatial.data.loading import read_image
@@ -79,17 +80,24 @@ def count_pictures(files: Iterable[Path | Entry]) -> int | None:
 
 
 def stream(predictor: Predictor, paths: Sequence[Path | Entry], threads: int = 2) -> Iterator[Prediction]:
-    """Predictions in the order of the files; for a file that cannot be read, one with the error.
+    """Predictions in the order of the files.
+
+    A picture that cannot be read, does not fit the model, or needs more memory than there is comes with the error. A
+    batch that fails is repeated picture by picture first. After the first error of a video the rest of it is left out.
 
     The model runs in the caller's thread whenever the next item is asked for.
     """
     ready: queue.Queue[Any] = queue.Queue(2 * (threads + predictor.batch_size))
     ahead = _Allowance(_PIXELS_AHEAD)
+    abandoned: set[Path] = set()
     with ThreadPoolExecutor(threads) as pool:
-        feeder = threading.Thread(target=_feed, args=(predictor, paths, pool, ready, ahead), daemon=True)
+        feeder = threading.Thread(target=_feed, args=(predictor, paths, pool, ready, ahead, abandoned), daemon=True)
         feeder.start()
         try:
-            yield from _predict(predictor, ready, ahead)
+            for prediction in _predict(predictor, ready, ahead):
+                if prediction.error is not None:
+                    abandoned.add(prediction.source.path)
+                yield prediction
         finally:
             ahead.stop()
             feeder.join()
@@ -135,26 +143,67 @@ def _predict(predictor: Predictor, ready: queue.Queue[Any], ahead: _Allowance) -
         item = ready.get()
         if isinstance(item, tuple):
             source, pixels, future = item
-            waiting.append((source, _outcome(future)))
+            waiting.append((source, _outcome(source, future)))
             pixels_waiting += pixels
         prepared = [outcome for _, outcome in waiting if not isinstance(outcome, Exception)]
         if not isinstance(item, tuple) or len(prepared) == predictor.batch_size:
-            samples = iter(predictor.predict([inputs for _, inputs in prepared]))
+            samples = iter(_predict_batch(predictor, prepared))
             ahead.leave(pixels_waiting)
             for source, outcome in waiting:
-                if isinstance(outcome, Exception):
-                    yield Prediction(source, error=outcome)
+                image, sample = (None, outcome) if isinstance(outcome, Exception) else (outcome[0], next(samples))
+                if isinstance(sample, Exception):
+                    yield Prediction(source, error=sample)
                 else:
-                    yield Prediction(source, image=outcome[0], sample=next(samples))
+                    yield Prediction(source, image=image, sample=sample)
             waiting, pixels_waiting = [], 0
 
 
-def _outcome(future: Future[Prepared]) -> Prepared | Exception:
+def _predict_batch(predictor: Predictor, batch: Sequence[Prepared]) -> list[BaseDataElement | Exception]:
+    """A data sample for every picture, or what is wrong with it; anything else is a bug and is raised."""
+    try:
+        return list(predictor.predict([inputs for _, inputs in batch]))
+    except (UserError, MemoryError, RuntimeError) as error:
+        if isinstance(error, OSError):  # a disk, not a picture
+            raise
+        if not isinstance(error, UserError) and not _is_out_of_memory(error):
+            raise
+        if len(batch) == 1:
+            return [_named(error, batch[0])]
+    _free_memory()  # here the error, which holds the failed batch, is gone
+    return [outcome for prepared in batch for outcome in _predict_batch(predictor, [prepared])]
+
+
+def _named(error: Exception, prepared: Prepared) -> Exception:
+    height, width = prepared[0].shape[-2:]
+    if isinstance(error, UserError):
+        return error
+    _free_memory()
+    return PictureError(
+        f"out of memory on a picture of {height} x {width} pixels (H x W); make it smaller with --image-size, or take "
+        "a device with more memory"
+    )
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    # torch has a class of its own for devices, but only a message for the memory of the computer
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
+
+
+def _free_memory() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _outcome(source: Source, future: Future[Prepared]) -> Prepared | Exception:
     """The prepared picture, or what is wrong with its file; anything else is a bug and is raised."""
     try:
         return future.result()
-    except (OSError, ValueError) as error:
+    except (OSError, UserError) as error:
         return error
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        return PictureError(f"{source.path}: out of memory while it was read")
 
 
 def _feed(
@@ -163,9 +212,12 @@ def _feed(
     pool: ThreadPoolExecutor,
     ready: queue.Queue[Any],
     ahead: _Allowance,
+    abandoned: Container[Path],
 ) -> None:
     """Hand every picture to the pool, in order, no further ahead than the queue is long and the allowance lasts."""
     for source, picture in _pictures(paths):
+        if source.path in abandoned:
+            continue
         pixels = _pixels(picture)
         if not ahead.has_room(pixels):
             _put(ready, _RUN_NOW, ahead)  # or an incomplete batch would wait for this picture, and this one for it

@@ -50,6 +50,7 @@ class MaskDecoder(BaseModel):
         ValueError: An option outside its range, or two that contradict each other.
     """
 
+    task = "segmentation"
     align_corners = False
 
     def __init__(

@@ -1,0 +1,136 @@
+"""A model says its task, and a task says its predictor and its writer; so the commands know no models."""
+
+from __future__ import annotations
+
+import json
+import math
+from argparse import Namespace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.registry import MODELS, DefaultScope
+
+from pe_spatial.common.errors import UserError
+from pe_spatial.inference.predictor import Predictor, inference_pipeline
+from pe_spatial.inference.writer import ResultsWriter
+from pe_spatial.training.config import import_packages
+
+_RESIZE = "torchvision.transforms.v2.Resize"
+_PATCHES = (8, 14, 16)  # sides of the encoders' patches
+
+
+def plain_predictor(checkpoint: Path, options: Namespace) -> Predictor:
+    """The predictor of a task without options of its own."""
+    return Predictor(checkpoint, options.device, options.batch_size, options.overrides)
+
+
+@dataclass(frozen=True)
+class Task:
+    """What `pe-spatial predict` does with the models of a task.
+
+    Args:
+        name: The `task` of its models.
+        writer: Writes the predictions; its `result` is the file by which a folder is known to be this task's.
+        predictor: Builds the predictor of a checkpoint with the options of the command.
+        settings: Options of the command that change the results; they must be equal for two runs to share a folder.
+        options: Further options of the command that it takes.
+    """
+
+    name: str
+    writer: type[ResultsWriter]
+    predictor: Callable[[Path, Namespace], Predictor] = plain_predictor
+    settings: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
+
+
+TASKS: dict[str, Task] = {}
+
+
+def register_task(task: Task) -> Task:
+    """Make a task known by its name; a package of the user's own registers its tasks where it is imported.
+
+    Raises:
+        ValueError: Another task has the name.
+    """
+    if TASKS.setdefault(task.name, task) != task:
+        raise ValueError(f"there is a task {task.name!r} already; give yours another name")
+    return task
+
+
+def task_of(config: Mapping[str, Any], checkpoint: Path) -> Task:
+    """The task of the model of a checkpoint.
+
+    Args:
+        config: That it was trained with. What its `custom_imports` name is imported.
+        checkpoint: For messages.
+
+    Raises:
+        UserError: The model is not registered, names no task, or one that predict has no writer for.
+    """
+    import_packages(Config(dict(config)))
+    kind = config["model"]["type"]
+    with DefaultScope.overwrite_default_scope(config.get("default_scope", "mmengine")):
+        model = MODELS.get(kind)
+    if model is None:
+        raise UserError(f"{checkpoint}: no package registers the model {kind}; name it in custom_imports of its config")
+    name = getattr(model, "task", None)
+    if name is None:
+        raise UserError(f'{checkpoint}: the model {kind} names no task; give its class one: task = "detection"')
+    module = f"pe_spatial.{name}.results"
+    if name not in TASKS and find_spec(f"pe_spatial.{name}") is not None and find_spec(module) is not None:
+        import_module(module)
+    if name not in TASKS:
+        raise UserError(
+            f"{checkpoint}: predict has no writer for {kind}, a model of {name}; it has for: {', '.join(sorted(TASKS))}"
+        )
+    return TASKS[name]
+
+
+# --- the size of the images -------------------------------------------------------------------------------------------
+def resizing(config: Mapping[str, Any], side: int) -> list[str]:
+    """Overrides of a config with which its inference pipeline resizes images to another size.
+
+    The pipeline resizes as it did: by the longer side, the shorter side, or to (H, W). One that resizes nothing makes
+    the longer side `side`.
+
+    Args:
+        config: Of the model.
+        side: In pixels.
+    """
+    steps = [dict(step) for step in inference_pipeline(config)]
+    resizes = [step for step in steps if step["type"].rpartition(".")[2] == "Resize"]
+    for step in resizes:
+        step |= _resized(step, side)
+    if not resizes:
+        steps.insert(1, {"type": _RESIZE, "size": None, "max_size": side})
+    loader = "test_dataloader" if _has_pipeline(config, "test_dataloader") else "val_dataloader"
+    overrides = [f"{loader}.dataset.pipeline={json.dumps(steps)}"]
+    preprocessor = config["model"].get("data_preprocessor") or {}
+    if preprocessor.get("pad_to"):
+        overrides.append(f"model.data_preprocessor.pad_to={[_padded(side, old) for old in preprocessor['pad_to']]}")
+    return overrides
+
+
+def _padded(side: int, old: int) -> int:
+    """The length to pad to for images of another size: as multiple of patches as the old one."""
+    unit = math.lcm(*(patch for patch in _PATCHES if old % patch == 0))
+    return -(-side // unit) * unit
+
+
+def _resized(step: Mapping[str, Any], side: int) -> dict[str, Any]:
+    size = step.get("size")
+    if size is None:
+        return {"max_size": side}
+    if isinstance(size, list | tuple):
+        return {"size": [max(round(length * side / max(size)), 1) for length in size]}
+    longest = step.get("max_size")
+    return {"size": side} | ({} if longest is None else {"max_size": max(round(longest * side / size), side + 1)})
+
+
+def _has_pipeline(config: Mapping[str, Any], loader: str) -> bool:
+    return bool(((config.get(loader) or {}).get("dataset") or {}).get("pipeline"))

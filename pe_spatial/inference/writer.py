@@ -1,0 +1,334 @@
+"""What becomes of predictions: the base of the writers of all tasks, and the threads that call them."""
+
+from __future__ import annotations
+
+import re
+import threading
+from abc import ABC, abstractmethod
+from argparse import Namespace
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import chain
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+import numpy as np
+import torch
+from mmengine.structures import BaseDataElement
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from pe_spatial.common.errors import UserError
+from pe_spatial.common.files import remove_leftovers, write_atomically, write_json_stream
+from pe_spatial.common.records import Records, Stamp, Unit, stamp_of
+from pe_spatial.common.video import VideoWriter
+from pe_spatial.inference.predictor import Predictor
+from pe_spatial.inference.stream import Prediction, Source
+
+PICTURES = "pictures"
+FAILED = "failed.json"
+PIXELS_TO_WRITE = 64_000_000  # of pictures that wait to be written
+_PICTURES_TO_WRITE = 4
+
+Self = TypeVar("Self", bound="ResultsWriter")
+
+
+class ResultsWriter(ABC):
+    """Writes the predictions of a run into a folder that other processes and later runs write to as well.
+
+    A finished picture is recorded at once. The lists are made of the records, in the order of names, and are the same
+    whether or not the run was killed in between. A video is finished with all its frames.
+
+        OUT/pictures/NAME            a drawn picture of every image, a drawn video of every video
+        OUT/failed.json              the pictures that failed and why; absent if none did
+
+    Args:
+        records: Of the output folder; the writer claims it.
+        stems: Names of the files to write, without suffix, by names of the input.
+        draw: Whether pictures are drawn.
+
+    Attributes:
+        result: Name of the list that a task leaves, in the output folder.
+        places: The other files and folders that it writes to.
+        kinds: What a finished picture leaves: entries of its record that name a file.
+    """
+
+    result: ClassVar[str]
+    places: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(
+        self, records: Records, stems: Mapping[str, str], kinds: Sequence[str] = (), draw: bool = True
+    ) -> None:
+        self.records = records
+        self.folder = records.folder
+        self.stems = stems
+        self.kinds = (*kinds, PICTURES) if draw else tuple(kinds)
+        self._stamps: dict[str, Stamp | None] = {}
+        self._frame_files: dict[str, dict[int, dict[str, str]]] = {}
+        self._lock = threading.Lock()
+        self._video: VideoWriter | None = None
+        places = (self.result, *self.places, PICTURES)
+        records.claim(places)
+        for folder in filter(Path.is_dir, (self.folder / place for place in places)):
+            remove_leftovers(folder, recursive=True)
+        remove_leftovers(self.folder)
+
+    @classmethod
+    def build(
+        cls: type[Self], records: Records, stems: Mapping[str, str], predictor: Predictor, options: Namespace
+    ) -> Self:
+        """A writer for the predictions of a predictor with the options of the command."""
+        return cls(records, stems, draw=not options.no_pictures)
+
+    # --- of every task ------------------------------------------------------------------------------------------------
+    @abstractmethod
+    def describe(self, stem: str, image: Tensor, sample: BaseDataElement, frame: int | None) -> dict[str, Any]:
+        """Write the files of a picture; may run in any thread.
+
+        Args:
+            stem: Path of the files below the folder of their kind, without suffix.
+            image: uint8 [3, H, W] RGB, the original image.
+            sample: In the frame of `image`, on the CPU.
+            frame: Number of the frame of a video, from 0.
+
+        Returns:
+            What the lists say of it, as JSON, and the paths of its files by their kind.
+        """
+
+    @abstractmethod
+    def draw(self, image: Tensor, sample: BaseDataElement, frame: int | None) -> Tensor:
+        """The picture uint8 [3, H', W'] RGB of a prediction."""
+
+    @abstractmethod
+    def write_lists(self) -> None:
+        """Write `result`, and what else the task makes of all records."""
+
+    # --- what is missing ----------------------------------------------------------------------------------------------
+    def plan(self, files: Mapping[str, Path]) -> list[str]:
+        """The names of files whose results are missing; those of a file that has changed are.
+
+        Args:
+            files: Their paths by their names.
+        """
+        done, outdated = set(), []
+        for unit in self.records.units():
+            if unit.name in files and unit.files is not None:
+                if unit.stamp is not None and unit.stamp == stamp_of(files[unit.name]) and self._is_complete(unit):
+                    done.add(unit.name)
+                else:
+                    outdated.append(unit.name)
+        if outdated:
+            self.records.forget(outdated)
+        missing = [name for name in files if name not in done]
+        self._stamps = {name: stamp_of(files[name]) for name in missing}
+        return missing
+
+    def _is_complete(self, unit: Unit) -> bool:
+        files = unit.paths()
+        wanted = [files.get(kind) for kind in self.kinds]
+        paths = chain.from_iterable([path] if isinstance(path, str) else path or [""] for path in wanted)
+        return all((self.folder / path).is_file() for path in paths)
+
+    # --- writing ------------------------------------------------------------------------------------------------------
+    def write(
+        self, name: str, image: Tensor, sample: BaseDataElement, frame: int | None = None
+    ) -> NDArray[np.uint8] | None:
+        """Write what was predicted for one picture and, where asked for, draw it; may run in any thread.
+
+        Args:
+            name: Of the file, relative to the input.
+            image: uint8 [3, H, W] RGB, the original image.
+            sample: In the frame of `image`.
+            frame: Number of the frame where `name` is a video, from 0; it counts when the video is finished.
+
+        Returns:
+            [H', W', 3] uint8 RGB, the drawn picture; small images come back enlarged, large ones reduced.
+        """
+        sample = sample.cpu()
+        stem = self.stems[name] if frame is None else f"{self.stems[name]}/{frame:06d}"
+        content = {"file_name": name} | ({} if frame is None else {"frame": frame})
+        content |= self.describe(stem, image, sample, frame)
+        drawn = self.draw(image, sample, frame) if PICTURES in self.kinds else None
+        files = {kind: content[kind] for kind in self.kinds if kind != PICTURES}
+        if frame is not None:
+            with self._lock:
+                self._frame_files.setdefault(name, {})[frame] = files
+            self.records.add_frame(name, frame, content)
+        else:
+            if drawn is not None:
+                files[PICTURES] = self._save_picture(name, drawn)
+            self.records.add(name, content, self._stamps.get(name), files)
+        return None if drawn is None else drawn.permute(1, 2, 0).numpy()
+
+    def _save_picture(self, name: str, drawn: Tensor) -> str:
+        jpeg = name.lower().endswith((".jpg", ".jpeg"))
+        place = f"{PICTURES}/{self.stems[name]}.{'jpg' if jpeg else 'png'}"
+        picture = Image.fromarray(drawn.permute(1, 2, 0).numpy())
+        # quality is JPEG's
+        save(self.folder / place, lambda file: picture.save(file, format="JPEG" if jpeg else "PNG", quality=90))
+        return place
+
+    def add_frame(self, source: Source, name: str, picture: NDArray[np.uint8] | None) -> None:
+        """Append a drawn frame to the video of its file; frames of a video come in order, from one thread."""
+        if picture is None:
+            return
+        if self._video is None:
+            self._video = VideoWriter(self.folder / self._video_place(name), source.frames_per_second or 25.0)
+        self._video.write(torch.from_numpy(picture).permute(2, 0, 1), source.time, source.duration)
+
+    def _video_place(self, name: str) -> str:
+        return f"{PICTURES}/{self.stems[name]}.mp4"
+
+    def finish_video(self, name: str, frames: int) -> None:
+        """Note that all frames of a video were written."""
+        by_frame = self._frame_files.pop(name, {})
+        files: dict[str, Any] = {
+            kind: [by_frame[frame][kind] for frame in range(frames)] for kind in self.kinds if kind != PICTURES
+        }
+        self._remove_later_frames(files, frames)
+        if self._video is not None:
+            self._video.close()
+            self._video = None
+            files[PICTURES] = self._video_place(name)
+        self.records.add(name, None, self._stamps.get(name), files, frames)
+
+    def _remove_later_frames(self, files: Mapping[str, Sequence[str]], frames: int) -> None:
+        """Remove what an earlier, longer version of a video has left."""
+        for folder in {(self.folder / paths[0]).parent for paths in files.values()}:
+            for path in folder.iterdir():
+                number = re.match(r"\d{6,}", path.name)
+                if number and int(number[0]) >= frames:
+                    path.unlink()
+
+    def discard_video(self, name: str) -> None:
+        """Forget a video that failed or was interrupted."""
+        self._frame_files.pop(name, None)
+        if self._video is not None:
+            self._video.discard()
+            self._video = None
+
+    def close(self) -> Path:
+        """Write the lists, whole or not at all, of the records of all processes, and return the path of the main one.
+
+        What was finished before is in them whatever has ended the run. A list that another process writes afterwards
+        has more.
+        """
+        if self._video is not None:
+            self._video.discard()
+            self._video = None
+        with self.records.list_lock():
+            self.write_lists()
+            self._write_failures()
+        self.records.close()
+        return self.folder / self.result
+
+    def _write_failures(self) -> None:
+        units = (unit for unit in self.records.units() if unit.problem is not None)
+        failures = ({"file_name": unit.name, "problem": unit.problem} for unit in units)
+        first = next(failures, None)
+        if first is None:
+            (self.folder / FAILED).unlink(missing_ok=True)
+        else:
+            write_json_stream(self.folder / FAILED, {"files": chain([first], failures)})
+
+
+def checked_threshold(threshold: float) -> float:
+    """A lowest score.
+
+    Raises:
+        UserError: It is none.
+    """
+    if not 0 <= threshold <= 1:
+        raise UserError(f"threshold {threshold} is no score; give a number from 0 to 1")
+    return threshold
+
+
+def save(path: Path, write: Callable[[Any], Any]) -> None:
+    """Let `write` fill a file, whole or not at all, in a folder that may be missing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, write)
+
+
+def write_all(
+    predictions: Iterable[Prediction], writer: ResultsWriter, name_of: Callable[[Path], str]
+) -> dict[str, str]:
+    """Write and draw in threads while the model works; no more than a few pictures wait.
+
+    Args:
+        predictions: Of `stream`.
+        writer: Of the task.
+        name_of: The name of a file in the results.
+
+    Returns:
+        Why pictures failed, by their names. A video fails with its first frame that does.
+    """
+    with ThreadPoolExecutor(2) as pool:
+        sink = _Sink(writer, name_of, pool)
+        for prediction in predictions:
+            sink.put(prediction)
+        sink.finish()
+    return sink.failed
+
+
+class _Sink:
+    """Brings what the threads have written into the order of the predictions."""
+
+    def __init__(self, writer: ResultsWriter, name_of: Callable[[Path], str], pool: ThreadPoolExecutor) -> None:
+        self.failed: dict[str, str] = {}
+        self._writer = writer
+        self._name_of = name_of
+        self._pool = pool
+        self._waiting: deque[tuple[Source, int, Future[Any] | Exception]] = deque()
+        self._video: str | None = None
+        self._frames = 0
+
+    def put(self, prediction: Prediction) -> None:
+        """Write a prediction some time."""
+        source, image = prediction.source, prediction.image
+        if prediction.error is not None or image is None:
+            self._waiting.append((source, 0, prediction.error or RuntimeError("neither a prediction nor an error")))
+        else:
+            name = self._name_of(source.path)
+            future = self._pool.submit(self._writer.write, name, image, prediction.sample, source.frame)
+            self._waiting.append((source, image.shape[-2] * image.shape[-1], future))
+        while len(self._waiting) > _PICTURES_TO_WRITE or sum(size for _, size, _ in self._waiting) > PIXELS_TO_WRITE:
+            self._take()
+
+    def finish(self) -> None:
+        """Wait for everything."""
+        while self._waiting:
+            self._take()
+        self._finish_video()
+
+    def _take(self) -> None:
+        source, _, outcome = self._waiting.popleft()
+        name = self._name_of(source.path)
+        if name != self._video:
+            self._finish_video()
+        if source.frame is not None:
+            self._video = name
+        try:
+            if isinstance(outcome, Exception):
+                problem: str | None = str(outcome)
+            else:
+                picture, problem = outcome.result(), None
+        except MemoryError:
+            problem = "out of memory while it was drawn and written; --no-pictures needs less"
+        if problem is not None:
+            self._fail(name, problem)
+        elif source.frame is not None and name not in self.failed:
+            self._writer.add_frame(source, name, picture)
+            self._frames += 1
+
+    def _fail(self, name: str, problem: str) -> None:
+        if name not in self.failed:
+            self._writer.discard_video(name)
+            self._writer.records.fail(name, problem)
+            self.failed[name] = problem
+
+    def _finish_video(self) -> None:
+        if self._video is not None and self._video not in self.failed:
+            self._writer.finish_video(self._video, self._frames)
+        self._video, self._frames = None, 0
