@@ -27,7 +27,7 @@ $(VENV)/.installed-%: setup.cfg pyproject.toml constraints.txt
 	@touch $@
 
 demo: $(VENV)/.installed-demo
-	$(BIN)/python tools/make_demo_data.py $(DEMO)/data --images 720 --size 128
+	$(BIN)/python -m pe_spatial demo --output $(DEMO)/data --images 720 --image-size 128
 	$(BIN)/torchrun --standalone --nproc-per-node $(PROCESSES) tools/train_net.py \
 	    --config demo/mask_rcnn_tiny_shapes.yaml --work-dir $(DEMO)/run --resume-or-start \
 	    train_dataloader.batch_size=$$((8 / $(PROCESSES)))

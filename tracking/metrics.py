@@ -17,6 +17,7 @@ from mmengine.evaluator import BaseMetric
 from mmengine.registry import METRICS
 from numpy.typing import NDArray
 
+from pe_spatial.common.errors import OptionError
 from pe_spatial.tracking.frames import read_mask
 from pe_spatial.tracking.scores import ScoreTable
 
@@ -102,7 +103,7 @@ class VideoScore:
             return
         truth = read_mask(annotation, binary=self.binary).numpy()
         if prediction.shape != truth.shape:
-            raise ValueError(
+            raise OptionError(
                 f"{self.name}, frame {frame}: the result is {prediction.shape} (H, W) but {annotation} is "
                 f"{truth.shape}; write results at the size of the annotation"
             )
@@ -110,7 +111,7 @@ class VideoScore:
             prediction = (prediction > 0).astype(np.uint8)
         unknown = set(np.unique(prediction).tolist()) - {0} - set(self.entries)
         if unknown:
-            raise ValueError(
+            raise OptionError(
                 f"{self.name}, frame {frame}: the result has an object {max(unknown)}, but the video has "
                 f"{sorted(self.entries)}; number objects as the first annotation does"
             )

@@ -11,6 +11,7 @@ from mmengine.registry import MODELS
 from torch import Tensor
 
 from pe_spatial.backbones.sam2_model import SAM2_SIZES, build_sam2
+from pe_spatial.common.errors import OptionError
 
 Boxes = Mapping[int, Sequence[float]]  # object number -> x1, y1, x2, y2 in pixels
 Points = Mapping[int, Sequence[tuple[float, float, bool]]]  # object number -> x, y, whether on the object
@@ -33,7 +34,7 @@ class BoxPrompter:
 
     def __init__(self, point_size: int = 32) -> None:
         if point_size < 1:
-            raise ValueError(f"point_size {point_size} is not a positive number of pixels")
+            raise OptionError(f"point_size {point_size} is not a positive number of pixels")
         self.point_size = point_size
 
     def __call__(self, frame: Tensor, boxes: Boxes, points: Points) -> Tensor:
@@ -77,7 +78,9 @@ class Sam2Prompter:
             raise FileNotFoundError(f"no SAM 2 weights at {weights}; give the path of a sam2.1_hiera_*.pt file")
         size = size or next((name for name in SAM2_SIZES if name in path.stem), None)
         if size not in SAM2_SIZES:
-            raise ValueError(f"the size of SAM 2 is not in the name of {path.name}; set size to one of {[*SAM2_SIZES]}")
+            raise OptionError(
+                f"the size of SAM 2 is not in the name of {path.name}; set size to one of {[*SAM2_SIZES]}"
+            )
         model = build_sam2(size, path).to(device)
         from sam2.sam2_image_predictor import SAM2ImagePredictor
 
@@ -97,7 +100,7 @@ class Sam2Prompter:
         masks = {number: self._draw(boxes.get(number), points.get(number, ())) for number in {*boxes, *points}}
         empty = [number for number, mask in masks.items() if not mask.any()]
         if empty:
-            raise ValueError(f"SAM 2 finds nothing at the prompts of object {empty[0]}; move them, or give a mask")
+            raise OptionError(f"SAM 2 finds nothing at the prompts of object {empty[0]}; move them, or give a mask")
         result = torch.zeros(size, dtype=torch.int64)
         for number in sorted(masks, key=lambda number: -int(masks[number].sum())):
             result[masks[number]] = number
@@ -120,19 +123,19 @@ def check_prompts(size: tuple[int, int], boxes: Boxes, points: Points) -> None:
     height, width = size
     for number in {*boxes, *points}:
         if not 1 <= number <= 255:
-            raise ValueError(f"object number {number} is outside 1…255")
+            raise OptionError(f"object number {number} is outside 1…255")
     for number, (x1, y1, x2, y2) in boxes.items():
         if not (max(x1, 0) < min(x2, width) and max(y1, 0) < min(y2, height)):
-            raise ValueError(
+            raise OptionError(
                 f"box {[x1, y1, x2, y2]} of object {number} has no area in a frame of {width} x {height}; give "
                 "x1,y1,x2,y2 in pixels with x1 < x2 and y1 < y2"
             )
     for number, marks in points.items():
         for x, y, _ in marks:
             if not (0 <= x < width and 0 <= y < height):
-                raise ValueError(f"point ({x}, {y}) of object {number} is outside the frame of {width} x {height}")
+                raise OptionError(f"point ({x}, {y}) of object {number} is outside the frame of {width} x {height}")
         if number not in boxes and not any(on_object for _, _, on_object in marks):
-            raise ValueError(f"object {number} has no point on it; give at least one, or a box")
+            raise OptionError(f"object {number} has no point on it; give at least one, or a box")
 
 
 def _area(box: Sequence[float]) -> float:

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pe_spatial.alignment.losses import target_similarity
+from pe_spatial.common.errors import OptionError
 
 Record = dict[str, Tensor]
 
@@ -27,7 +28,7 @@ class MapCodec:
 
     def __init__(self, rank: int | None = None) -> None:
         if rank is not None and rank < 1:
-            raise ValueError(f"rank {rank} must be at least 1; None keeps all channels")
+            raise OptionError(f"rank {rank} must be at least 1; None keeps all channels")
         self.rank = rank
         self.dtype = torch.int8 if rank is None else torch.int16
 

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from pe_spatial.alignment.teachers import MaskTeacher
 from pe_spatial.backbones.sam2_model import build_sam2, find_sam2_weights
+from pe_spatial.common.errors import OptionError
 
 Kept = Literal["stable", "best", "single"]
 Interpolation = Literal["area", "bilinear"]
@@ -99,7 +100,7 @@ class MaskLogitTeacher(MaskTeacher):
         del data_samples
         side = self.image_size
         if min(grid) < 1 or max(grid) > side // 4:
-            raise ValueError(
+            raise OptionError(
                 f"grid {grid} of tokens is not between 1 and the {side // 4} logits that SAM gives per side at "
                 f"image_size {side}"
             )
@@ -148,11 +149,11 @@ def _check_options(kept: str, interpolation: str, clamp: float | None, prompts_p
         ("interpolation", interpolation, get_args(Interpolation)),
     ):
         if value not in choices:
-            raise ValueError(f"{name} {value!r} is not one of {', '.join(choices)}")
+            raise OptionError(f"{name} {value!r} is not one of {', '.join(choices)}")
     if clamp is not None and not clamp > 0:
-        raise ValueError(f"clamp {clamp} is not a positive logit; None leaves the logits as they are")
+        raise OptionError(f"clamp {clamp} is not a positive logit; None leaves the logits as they are")
     if prompts_per_batch < 1:
-        raise ValueError(f"prompts_per_batch {prompts_per_batch} must be at least 1")
+        raise OptionError(f"prompts_per_batch {prompts_per_batch} must be at least 1")
 
 
 def _build(size: str, weights: str | Path | None, image_size: int) -> Any:

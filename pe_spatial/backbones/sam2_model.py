@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pe_spatial.backbones.weights import FOLDER_VARIABLE, read_tensor_file
+from pe_spatial.common.errors import MissingPackage, OptionError
 
 SAM2_SIZES = {"tiny": "t", "small": "s", "base_plus": "b+", "large": "l"}
 _RELEASE = "https://dl.fbaipublicfiles.com/segment_anything_2/092824"
@@ -52,7 +53,7 @@ def build_sam2(size: str, weights: str | Path | None, image_size: int = 1024) ->
     """
     check_sam2_size(size)
     if image_size < 64 or image_size % 32:
-        raise ValueError(
+        raise OptionError(
             f"image_size {image_size} of SAM 2 is not a multiple of 32 of at least 64; it was trained at 1024"
         )
     try:
@@ -60,9 +61,7 @@ def build_sam2(size: str, weights: str | Path | None, image_size: int = 1024) ->
         from omegaconf import OmegaConf
         from sam2.modeling import sam2_base  # noqa: F401 - instantiate would hide which package is missing
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            f"SAM 2 needs {error.name}, which is not installed; pip install sam2==1.1.0"
-        ) from error
+        raise MissingPackage(f"SAM 2 needs {error.name}, which is not installed; pip install sam2==1.1.0") from error
     config = OmegaConf.load(str(files("sam2") / f"configs/sam2.1/sam2.1_hiera_{SAM2_SIZES[size]}.yaml"))
     config.model.image_size = image_size
     model = instantiate(config.model, _recursive_=True)
@@ -71,7 +70,7 @@ def build_sam2(size: str, weights: str | Path | None, image_size: int = 1024) ->
         try:
             model.load_state_dict(content.get("model", content))
         except RuntimeError as error:
-            raise ValueError(
+            raise OptionError(
                 f"{weights} does not hold SAM 2.1 {size}: {str(error).splitlines()[1].strip()[:160]}; name the size "
                 f"that the file is of, one of {', '.join(SAM2_SIZES)}"
             ) from error
@@ -81,4 +80,4 @@ def build_sam2(size: str, weights: str | Path | None, image_size: int = 1024) ->
 def check_sam2_size(size: str) -> None:
     """Raise ValueError for a size that SAM 2.1 was not released in."""
     if size not in SAM2_SIZES:
-        raise ValueError(f"size {size!r} of SAM 2.1 is not one of {', '.join(SAM2_SIZES)}")
+        raise OptionError(f"size {size!r} of SAM 2.1 is not one of {', '.join(SAM2_SIZES)}")

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+from pe_spatial.common.errors import OptionError, UnknownName
+
 
 @dataclass(frozen=True)
 class EncoderConfig:
@@ -48,19 +50,19 @@ class EncoderConfig:
     def __post_init__(self) -> None:
         for name in ("patch_size", "width", "depth", "heads", "image_size", "pool_heads"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{self.name}: {name} {getattr(self, name)} is not positive; give at least 1")
+                raise OptionError(f"{self.name}: {name} {getattr(self, name)} is not positive; give at least 1")
         if self.width % self.heads or (self.width // self.heads) % 4:
-            raise ValueError(
+            raise OptionError(
                 f"{self.name}: width {self.width} over {self.heads} heads gives {self.width / self.heads:g} channels a "
                 "head; rotary positions on two axes need a whole multiple of 4: change width or heads"
             )
         if self.image_size % self.patch_size:
-            raise ValueError(
+            raise OptionError(
                 f"{self.name}: image_size {self.image_size} is not a multiple of patch_size {self.patch_size}; "
                 f"use {self.image_size // self.patch_size * self.patch_size} or another patch size"
             )
         if self.attn_pool and self.width % self.pool_heads:
-            raise ValueError(
+            raise OptionError(
                 f"{self.name}: width {self.width} does not divide among {self.pool_heads} pool_heads; change either"
             )
 
@@ -130,21 +132,21 @@ def get_variant(variant: str | EncoderConfig | Mapping[str, Any]) -> EncoderConf
         return variant
     if isinstance(variant, str):
         if variant not in VARIANTS:
-            raise KeyError(f"no encoder is called {variant!r}; {_nearest(variant, VARIANTS)}")
+            raise UnknownName(f"no encoder is called {variant!r}; {_nearest(variant, VARIANTS)}")
         return VARIANTS[variant]
     own = dict(variant)
     base = own.pop("base", None)
     names = {field.name for field in fields(EncoderConfig)}
     for key in own:
         if key not in names:
-            raise KeyError(f"an encoder has no field {key!r}; {_nearest(key, names)}")
+            raise UnknownName(f"an encoder has no field {key!r}; {_nearest(key, names)}")
     own.setdefault("name", "custom")
     if base is not None:
         return replace(get_variant(base), **own)
     try:
         return EncoderConfig(**own)
     except TypeError as error:
-        raise ValueError(f"encoder {own['name']!r}: {error}; give the field or start from one with `base`") from None
+        raise OptionError(f"encoder {own['name']!r}: {error}; give the field or start from one with `base`") from None
 
 
 def _nearest(name: str, known: Mapping[str, Any] | set[str]) -> str:

@@ -18,6 +18,7 @@ from torchvision.ops import StochasticDepth
 
 from pe_spatial.backbones.rope import apply_rotary, rotary_table
 from pe_spatial.backbones.variants import EncoderConfig
+from pe_spatial.common.errors import OptionError
 
 POSITION_MODES = ("bilinear", "bicubic", "tile")
 
@@ -353,7 +354,7 @@ def resolve_blocks(indices: Sequence[int], depth: int) -> list[int]:
     """
     for index in indices:
         if not -depth <= index < depth:
-            raise ValueError(f"block {index} does not exist; use 0 to {depth - 1}, or -{depth} to -1 from the end")
+            raise OptionError(f"block {index} does not exist; use 0 to {depth - 1}, or -{depth} to -1 from the end")
     return [index % depth for index in indices]
 
 

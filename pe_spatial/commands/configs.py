@@ -20,25 +20,31 @@ from pe_spatial.common.errors import UserError
 def add_list(parser: CommandParser) -> None:
     """Print the name and the first line of every recipe.
 
-    pe-spatial configs list
-    pe-spatial configs list tracking
+        pe-spatial configs list
+        pe-spatial configs list tracking
+
+    The first line says what is trained on what.
     """
     parser.add_argument("word", nargs="?", default="", help="only recipes with this word in their name or first line")
 
 
 def add_show(parser: CommandParser) -> None:
-    """Print a config with all values filled in, as YAML that can be loaded again.
+    """Print a config with all values filled in.
 
-    pe-spatial configs show pe_g_coco model.backbone.window=16
+        pe-spatial configs show pe_g_coco model.backbone.window=16
+
+    It is YAML that can be loaded again.
     """
     parser.add_argument("name", help="a YAML file, or its name below configs/")
     add_overrides(parser)
 
 
 def add_copy(parser: CommandParser) -> None:
-    """Copy a recipe to change it; its bases stay where they are and are found from anywhere.
+    """Copy a recipe to change it.
 
-    pe-spatial configs copy pe_g_coco mine.yaml
+        pe-spatial configs copy pe_g_coco mine.yaml
+
+    Its bases stay where they are and are found from anywhere.
     """
     parser.add_argument("name", help="a YAML file, or its name below configs/")
     parser.add_argument("target", type=Path, help="the new file, or a folder for it")

@@ -1,7 +1,9 @@
-"""Report versions, devices, extras and weights; put it into bug reports.
+"""Report versions, devices, extras and weights.
 
-pe-spatial env
-pe-spatial env --json
+    pe-spatial env
+    pe-spatial env --json
+
+A report of a bug should contain its output.
 """
 
 import argparse
@@ -17,17 +19,7 @@ from typing import Any
 from pe_spatial import __version__
 from pe_spatial.commands.options import CommandParser
 
-PACKAGES = (
-    "torch",
-    "torchvision",
-    "onedl-mmengine",
-    "numpy",
-    "pillow",
-    "opencv-python",
-    "av",
-    "pycocotools",
-    "hotcoco",
-)
+PACKAGES = ("torch", "torchvision", "onedl-mmengine", "numpy", "pillow", "opencv-python", "av", "hotcoco")
 FOR_DEVELOPERS = ("test", "lint")  # extras
 DRIVER = Path("/proc/driver/nvidia/version")
 

@@ -66,8 +66,11 @@ def read_dataset(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     from mmengine.registry import DATASETS
 
     from pe_spatial.training.config import load_config
+    from pe_spatial.training.launch import naming_mistakes
 
-    dataset = DATASETS.build(load_config(options.config, options.overrides).test_dataloader.dataset)
+    config = load_config(options.config, options.overrides)
+    with naming_mistakes():
+        dataset = DATASETS.build(config.test_dataloader.dataset)
     return (dataset.get_data_info(index) for index in range(len(dataset)))
 
 

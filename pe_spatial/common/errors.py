@@ -35,6 +35,20 @@ class DivergedError(UserError, FloatingPointError):
     """The loss is no longer finite."""
 
 
+class OptionError(UserError, ValueError):
+    """An argument or an option that is out of its range."""
+
+
+class UnknownName(UserError, KeyError):  # noqa: N818 - names what happened, as FileNotFoundError does
+    """A name that is not among those that are known."""
+
+    __str__ = Exception.__str__  # a KeyError quotes its message
+
+
+class MissingPackage(UserError, ModuleNotFoundError):  # noqa: N818 - as FileNotFoundError
+    """An optional third party is not installed; the message says how to install it."""
+
+
 def suggest(name: str, options: Iterable[str]) -> str:
     """ "did you mean …?", or the options themselves where none is near (none: an empty text)."""
     choices = sorted(options)

@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from pe_spatial.backbones import get_variant
-from pe_spatial.commands import benchmark
+from pe_spatial.commands.benchmark import backbone
+from pe_spatial.commands.shell import run_command
 
-SMALL = ["backbone", "--variant", "PE-Spatial-T16-512", "--device", "cpu", "--threads", "1", "--size", "64"]
+SMALL = ["backbone", "--variant", "PE-Spatial-T16-512", "--device", "cpu", "--threads", "1", "--image-size", "64"]
 
 
 def test_backbone_against_timm(tmp_path, capsys):
@@ -23,7 +24,7 @@ def test_backbone_against_timm(tmp_path, capsys):
         "--json",
         str(tmp_path / "b.json"),
     ]
-    benchmark.main(SMALL + options)
+    run_command("benchmark", SMALL + options)
     report = json.loads((tmp_path / "b.json").read_text())
     assert report["torch"] == torch.__version__
     assert (report["variant"], report["size"], report["batch"]) == ("PE-Spatial-T16-512", 64, 1)
@@ -41,15 +42,15 @@ def test_backbone_against_timm(tmp_path, capsys):
 
 def test_without_timm_it_says_so_and_times_ours(monkeypatch, capsys):
     monkeypatch.setitem(__import__("sys").modules, "timm", None)
-    benchmark.main([*SMALL, "--rounds", "1"])
+    run_command("benchmark", [*SMALL, "--rounds", "1"])
     assert "timm is missing" in capsys.readouterr().out
 
 
 def test_both_models_compute_the_same():
     eva = pytest.importorskip("timm.models.eva")
     config = get_variant("PE-Core-T16-384")
-    ours, method = benchmark.build_ours(config)
-    theirs, their_method = benchmark.build_timm("vit_pe_core_tiny_patch16_384", config, config.image_size)
+    ours, method = backbone.build_ours(config)
+    theirs, their_method = backbone.build_timm("vit_pe_core_tiny_patch16_384", config, config.image_size)
     theirs.load_state_dict(eva.checkpoint_filter_fn(ours.state_dict(), theirs), strict=False)
     torch.nn.init.zeros_(theirs.head.bias)
     x = torch.randn(1, 3, 384, 384)
@@ -59,20 +60,20 @@ def test_both_models_compute_the_same():
 
 def test_rounds_alternate_after_one_to_warm_up():
     calls = []
-    times = benchmark.time_alternating([lambda: calls.append("a"), lambda: calls.append("b")], 3, "cpu")
+    times = backbone.time_alternating([lambda: calls.append("a"), lambda: calls.append("b")], 3, "cpu")
     assert "".join(calls) == "baabbaab"
     assert [len(t) for t in times] == [3, 3]
 
 
 def test_a_misspelled_choice_is_named(capsys):
     with pytest.raises(SystemExit):
-        benchmark.main([*SMALL, "--dtype", "fp16"])
+        run_command("benchmark", [*SMALL, "--dtype", "fp16"])
     assert "'fp16' is not one of fp32, bf16" in capsys.readouterr().err
 
 
 def test_tracking_compares_equal_results(tmp_path, capsys):
     clip = ["tracking", "--device", "cpu", "--threads", "1", "--grid", "5", "9", "--channels", "8", "--frames", "10"]
-    benchmark.main([*clip, "--json", str(tmp_path / "report.json")])
+    run_command("benchmark", [*clip, "--json", str(tmp_path / "report.json")])
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["difference"] < 1e-5 and report["ratio"] > 0
     assert "times as fast" in capsys.readouterr().out

@@ -4,8 +4,8 @@ import json
 
 import torch
 
-from pe_spatial.commands import benchmark
-from pe_spatial.commands.benchmark import deformable as deformable
+from pe_spatial.commands.benchmark import deformable
+from pe_spatial.commands.shell import run_command
 
 
 def test_what_is_compared_computes_the_same():
@@ -28,8 +28,8 @@ def test_the_levels_are_those_of_the_official_model():
 
 def test_it_reports(tmp_path, capsys):
     path = tmp_path / "report.json"
-    options = ["--size", "64", "--rounds", "1", "--no-memory", "--dtype", "float32", "bfloat16", "--chunk", "20"]
-    benchmark.main(["deformable", *options, "--device", "cpu", "--threads", "1", "--json", str(path)])
+    options = ["--image-size", "64", "--rounds", "1", "--no-memory", "--dtype", "float32", "bfloat16", "--chunk", "20"]
+    run_command("benchmark", ["deformable", *options, "--device", "cpu", "--threads", "1", "--json", str(path)])
     rows = json.loads(path.read_text())["rows"]
     assert [(row["dtype"], row["name"]) for row in rows] == [
         (dtype, name)

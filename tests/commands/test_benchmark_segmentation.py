@@ -6,7 +6,7 @@ import numpy as np
 from mmengine.registry import DefaultScope
 from PIL import Image
 
-from pe_spatial.commands import benchmark
+from pe_spatial.commands.shell import run_command
 
 
 def test_folders_against_mmseg(tmp_path, capsys, monkeypatch):
@@ -18,7 +18,7 @@ def test_folders_against_mmseg(tmp_path, capsys, monkeypatch):
         Image.fromarray(pixels).save(tmp_path / f"{number}.png")
     arguments = ["--input", tmp_path, "--config", "demo/seg_linear_tiny_shapes", "--classes", 7, "--rounds", 1]
     options = ["--device", "cpu", "--threads", 1, "--json", tmp_path / "report.json"]
-    benchmark.main([str(argument) for argument in ("segmentation", *arguments, *options)])
+    run_command("benchmark", [str(argument) for argument in ("segmentation", *arguments, *options)])
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["equal_labels"] > 0.999 and report["ratio"] > 0 and report["images"] == 2
     assert 0 < report["ours_share_of_network"] < 1

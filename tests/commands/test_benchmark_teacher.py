@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pe_spatial.commands import benchmark
+from pe_spatial.commands.shell import run_command
 
 
 def test_both_ways_are_timed_on_every_image(tmp_path, capsys):
     pytest.importorskip("sam2", reason="the package sam2 is not installed (pip install sam2==1.1.0)")
     Image.fromarray(np.zeros((24, 32, 3), np.uint8)).save(tmp_path / "black.png")
     options = ["--image-size", "128", "--grid", "2", "--device", "cpu", "--threads", "1"]
-    benchmark.main(["teacher", "--input", str(tmp_path), *options, "--json", str(tmp_path / "times.json")])
+    run_command("benchmark", ["teacher", "--input", str(tmp_path), *options, "--json", str(tmp_path / "times.json")])
     assert "of the teacher's" in capsys.readouterr().out
     seconds = json.loads((tmp_path / "times.json").read_text())["seconds"]
     assert len(seconds) == 3

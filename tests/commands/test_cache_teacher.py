@@ -12,8 +12,8 @@ from PIL import Image
 from torch import nn
 from torch.nn import functional as F
 
-from pe_spatial.alignment import CacheError, LoadTeacherMap, TeacherCache
-from pe_spatial.commands import cache_teacher
+from pe_spatial.alignment import CacheError, LoadTeacherMap, TeacherCache, sam_teacher
+from pe_spatial.commands.shell import run_command
 from pe_spatial.data import LoadImage, PackSample, TarImages
 
 
@@ -46,17 +46,17 @@ def photos(tmp_path):
 
 @pytest.fixture(autouse=True)
 def no_sam(monkeypatch):
-    monkeypatch.setattr(cache_teacher, "MaskLogitTeacher", PatchColors)
+    monkeypatch.setattr(sam_teacher, "MaskLogitTeacher", PatchColors)
     PatchColors.asked = 0
 
 
 def arguments(root, *more):
-    base = ["--images", str(root / "photos"), "--output", str(root / "cache"), "--grid", "2", "3", "--device", "cpu"]
+    base = ["--input", str(root / "photos"), "--output", str(root / "cache"), "--grid", "2", "3", "--device", "cpu"]
     return [*base, "--shard-images", "2", *more]
 
 
 def run(root, *more):
-    return cache_teacher.main(arguments(root, *more))
+    return run_command("cache-teacher", arguments(root, *more))
 
 
 def test_it_computes_once_what_training_reads(photos, capsys):
@@ -115,7 +115,7 @@ def test_unreadable_images_stop_it_or_are_left_out(photos, capsys):
     assert len(TeacherCache(photos / "cache").missing()) == 2
     assert run(photos, "--skip-unreadable") == 1
     assert TeacherCache(photos / "cache").missing() == []
-    assert cache_teacher.main(["--images", str(photos / "none"), "--output", str(photos / "cache")]) == 2
+    assert run_command("cache-teacher", ["--images", str(photos / "none"), "--output", str(photos / "cache")]) == 2
 
 
 def test_a_tar_gives_the_maps_of_its_images(photos):
@@ -123,7 +123,7 @@ def test_a_tar_gives_the_maps_of_its_images(photos):
         for path in sorted((photos / "photos").iterdir()):
             tar.add(path, path.name)
     run(photos)
-    assert run(photos, "--images", str(photos / "photos.tar"), "--output", str(photos / "of_tar")) == 0
+    assert run(photos, "--input", str(photos / "photos.tar"), "--output", str(photos / "of_tar")) == 0
     pipeline = [LoadImage(), LoadTeacherMap(str(photos / "of_tar")), PackSample()]
     for number, packed in enumerate(TarImages(photos / "photos.tar", pipeline=pipeline)):
         maps = packed["data_samples"].mask_logits.data
@@ -135,7 +135,7 @@ def test_a_tar_gives_the_maps_of_its_images(photos):
 def rank(number, port, root):
     os.environ.update(RANK=str(number), LOCAL_RANK=str(number), WORLD_SIZE="2", LOCAL_WORLD_SIZE="2")
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), CUDA_VISIBLE_DEVICES="")
-    cache_teacher.MaskLogitTeacher = PatchColors
+    sam_teacher.MaskLogitTeacher = PatchColors
     status = run(root)
     torch.distributed.destroy_process_group()
     sys.exit(status + (10 if PatchColors.asked == 0 else 0))

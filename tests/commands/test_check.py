@@ -8,7 +8,6 @@ import random
 import re
 import shutil
 import socket
-import sys
 import time
 from pathlib import Path
 
@@ -21,8 +20,7 @@ from children import CONTEXT
 from mmengine.registry import DATASETS
 from PIL import Image
 
-from pe_spatial.commands import check as check_command
-from pe_spatial.commands import demo
+from pe_spatial.commands.shell import run_command
 from pe_spatial.doctor import Effort, Finding, Findings, Histogram, examine_dataset
 from pe_spatial.training.config import load_config
 
@@ -51,8 +49,22 @@ def short_collections():
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory):
     out = tmp_path_factory.mktemp("drawn") / "data"
-    arguments = [out, "--images", 18, "--size", SIZE, "--videos", 2, "--frames", 3, "--video-size", SIZE, 48]
-    assert demo.main([*map(str, arguments), "--no-photographs"]) == 0
+    arguments = [
+        "--output",
+        out,
+        "--images",
+        18,
+        "--image-size",
+        SIZE,
+        "--videos",
+        2,
+        "--frames",
+        3,
+        "--video-size",
+        SIZE,
+        48,
+    ]
+    assert run_command("demo", [*map(str, arguments), "--no-photographs"]) == 0
     return out
 
 
@@ -80,14 +92,12 @@ def config_of(task, folder, data, changes=()):
 @pytest.fixture
 def check(monkeypatch, capfd, tmp_path):
     """Run the tool: (exit code, standard output, standard error)."""
-    module = check_command
     monkeypatch.setattr(logging, "raiseExceptions", False)  # mmengine's logger keeps the stream of an earlier test
 
     def run(task, data, *arguments, changes=()):
         config = config_of(task, tmp_path, data, changes)
-        monkeypatch.setattr(sys, "argv", ["check_dataset.py", str(config), *map(str, arguments)])
         monkeypatch.chdir(tmp_path)
-        code = module.main()
+        code = run_command("check", ["--config", str(config), *map(str, arguments)])
         return code, *capfd.readouterr()
 
     return run
@@ -308,12 +318,11 @@ def test_what_is_odd_is_a_warning(task, spoil, message, data, check):
     assert re.search(message, out), out
 
 
-def test_a_mistake_in_the_command_or_the_config_exits_with_2(check, drawn, tmp_path, monkeypatch, capfd):
+def test_a_mistake_in_the_command_or_the_config_exits_with_2(check, drawn, capfd):
     code, _, err = check("segmentation", drawn, "train_dataloader.dataset.splitt=x")
     assert code == 2
     assert "splitt" in err
-    monkeypatch.setattr(sys, "argv", ["check_dataset.py", "no_such_config"])
-    assert check_command.main() == 2
+    assert run_command("check", ["--config", "no_such_config"]) == 2
     assert "no config" in capfd.readouterr().err
 
 

@@ -10,14 +10,14 @@ from torch.nn import functional as F
 
 from pe_spatial.backbones import PEBackbone
 from pe_spatial.backbones.weights import read_tensor_file
-from pe_spatial.commands import demo as make_demo_data
+from pe_spatial.commands.shell import run_command
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("drawn") / "data"
-    arguments = ["--images", "12", "--size", "48", "--formats", "labels", "--no-photographs"]
-    assert make_demo_data.main([str(folder), *arguments]) == 0
+    arguments = ["--images", "12", "--image-size", "48", "--formats", "labels", "--no-photographs"]
+    assert run_command("demo", ["--output", str(folder), *arguments]) == 0
     return folder
 
 

@@ -2,18 +2,21 @@ import csv
 import json
 
 import pytest
+import torch
 from mmengine.registry import DATASETS, MODELS
 from PIL import Image
 from test_track import CONFIG, root  # noqa: F401 (a fixture)
 
-from pe_spatial.commands import demo as make_demo_data
 from pe_spatial.commands import sweep as sweep_layers
+from pe_spatial.commands.shell import run_command
 from pe_spatial.tracking.metrics import JFMetric
 from pe_spatial.training.config import load_config
 
 
 def run(root, out, *arguments):  # noqa: F811
-    return sweep_layers.main(["--config", str(root / "tiny.yaml"), "--output", str(out), "--device", "cpu", *arguments])
+    return run_command(
+        "sweep", ["--config", str(root / "tiny.yaml"), "--output", str(out), "--device", "cpu", *arguments]
+    )
 
 
 def rows(out):
@@ -27,7 +30,7 @@ def test_every_layer_scores_as_it_does_alone(root, tmp_path):  # noqa: F811
     assert table.keys() == {0, 1}
     for layer, expected in table.items():
         config = load_config(root / "tiny.yaml", [f"model.backbone.layers=[{layer}]"])
-        sweep_layers.torch.manual_seed(0)
+        torch.manual_seed(0)
         tracker, dataset, metric = (
             MODELS.build(config.model),
             DATASETS.build(config.test_dataloader.dataset),
@@ -79,7 +82,7 @@ def test_a_config_without_a_sweep_is_named(root, tmp_path, capsys):  # noqa: F81
     (tmp_path / "other.yaml").write_text(
         CONFIG.replace("imports: [pe_spatial.tracking]", "imports: [json]").replace("ROOT", ".")
     )
-    assert sweep_layers.main(["--config", str(tmp_path / "other.yaml"), "--output", str(tmp_path / "out")]) == 2
+    assert run_command("sweep", ["--config", str(tmp_path / "other.yaml"), "--output", str(tmp_path / "out")]) == 2
     assert capsys.readouterr().err
 
 
@@ -92,16 +95,16 @@ def test_a_config_without_a_sweep_is_named(root, tmp_path, capsys):  # noqa: F81
 )
 def test_probes_of_all_layers_are_trained_from_one_command(tmp_path, capsys, config, images, metric):
     data = tmp_path / "data"
-    make_demo_data.main([str(data), "--images", "6", "--size", "32", "--formats", images])
+    run_command("demo", ["--output", str(data), "--images", "6", "--image-size", "32", "--formats", images])
     changes = [f"{split}_dataloader.dataset.data_root={data}" for split in ("train", "val")]
     changes += ["model.backbone.frozen=true", "model.backbone.variant.depth=2", "train_cfg.max_iters=3"]
     changes += ["train_dataloader.batch_size=2", "param_scheduler=[]"]
     out = tmp_path / "out"
-    assert sweep_layers.main(["--config", config, "--output", str(out), *changes]) == 0
+    assert run_command("sweep", ["--config", config, "--output", str(out), *changes]) == 0
     table = rows(out)
     assert [row["layer"] for row in table] == ["0", "1"]
     assert all(float(row[metric]) > 0 for row in table)
     assert (out / "plot.png").stat().st_size > 1000
     refused = ["--config", config, "--output", str(tmp_path / "other"), "model.backbone.frozen=false", *changes[:2]]
-    assert sweep_layers.main(refused) == 2
+    assert run_command("sweep", refused) == 2
     assert "frozen: true" in capsys.readouterr().err

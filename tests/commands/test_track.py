@@ -5,8 +5,8 @@ import pytest
 import torch
 from PIL import Image
 
-from pe_spatial.commands import score as score_tracking
 from pe_spatial.commands import track
+from pe_spatial.commands.shell import run_command
 from pe_spatial.demo.scenes import draw_video
 
 CONFIG = """
@@ -64,10 +64,10 @@ def test_a_data_set_is_tracked_and_scored_and_the_score_command_agrees(root, tmp
     scores = json.loads((tmp_path / "out/scores.json").read_text())
     assert 0.3 < scores["global"]["J&F"] < 1
     assert "all objects" in capsys.readouterr().out
-    arguments = ["--results", str(tmp_path / "out"), "--output", str(tmp_path / "again.json")]
-    assert score_tracking.main([*arguments, "--annotations", str(root / "Annotations/480p")]) == 0
+    arguments = ["--input", str(tmp_path / "out"), "--output", str(tmp_path / "again.json")]
+    assert run_command("score", [*arguments, "--annotations", str(root / "Annotations/480p")]) == 0
     assert json.loads((tmp_path / "again.json").read_text()) == scores
-    assert score_tracking.main([*arguments, "--config", str(root / "tiny.yaml")]) == 0
+    assert run_command("score", [*arguments, "--config", str(root / "tiny.yaml")]) == 0
     assert json.loads((tmp_path / "again.json").read_text()) == scores
 
 
@@ -198,5 +198,5 @@ def test_a_folder_with_other_results_is_refused(root, tmp_path, capsys):
     assert single(root, tmp_path / "out") == 0
     assert single(root, tmp_path / "out", "model.recent=2") == 2
     assert "another run" in capsys.readouterr().err
-    assert score_tracking.main(["--results", str(tmp_path), "--annotations", str(root / "Annotations/480p")]) == 2
+    assert run_command("score", ["--input", str(tmp_path), "--annotations", str(root / "Annotations/480p")]) == 2
     assert "cannot be read: no such file" in capsys.readouterr().err

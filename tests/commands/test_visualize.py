@@ -7,7 +7,9 @@ from PIL import Image
 
 from pe_spatial.backbones import VARIANTS, EncoderConfig, PEBackbone
 from pe_spatial.backbones.weights import write_tensor_file
-from pe_spatial.commands import visualize as visualize_features
+from pe_spatial.commands import visualize
+from pe_spatial.commands.feature_drawing import load_encoder
+from pe_spatial.commands.shell import parse, run_command
 from pe_spatial.demo.scenes import draw_video
 from pe_spatial.training.checkpoint import save_checkpoint
 from pe_spatial.training.checkpoint_hook import describe
@@ -45,7 +47,7 @@ def scenes(tmp_path, monkeypatch):
 def run(root, source, *more, encoder=("--encoder", "tiny", "--weights", "none")):
     arguments = [*encoder, "--input", str(root / source), "--output", str(root / "out"), "--device", "cpu", *more]
     torch.manual_seed(0)
-    return visualize_features.main(arguments)
+    return run_command("visualize", arguments)
 
 
 def picture(root, name):
@@ -67,7 +69,9 @@ def test_a_folder_keeps_its_names_and_shows_every_layer(scenes):
 
 
 def test_the_features_are_those_of_the_backbone(scenes):
-    options = visualize_features.parse_arguments(
+    options, _ = parse(
+        "visualize",
+        visualize,
         [
             "--encoder",
             "tiny",
@@ -81,10 +85,10 @@ def test_the_features_are_those_of_the_backbone(scenes):
             "y",
             "--device",
             "cpu",
-        ]
+        ],
     )
     torch.manual_seed(0)
-    encoder = visualize_features.load_encoder(options)
+    encoder = load_encoder(options)
     torch.manual_seed(0)
     backbone = PEBackbone(TINY, layers=[1, 2]).eval()
     image = torch.randint(0, 256, (3, 64, 96), dtype=torch.uint8)

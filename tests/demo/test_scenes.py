@@ -3,14 +3,9 @@ import pytest
 import torch
 
 from pe_spatial.data import boxes_of_masks
-from pe_spatial.demo.scenes import (
-    CLASSES,
-    MIN_VISIBLE,
-    SEMANTIC_CLASSES,
-    draw_scene,
-    draw_video,
-    load_photographs,
-)
+from pe_spatial.demo.room import MIN_VISIBLE
+from pe_spatial.demo.scenes import CLASSES, SEMANTIC_CLASSES, draw_scene, draw_video
+from pe_spatial.demo.textures import load_photographs
 
 
 @pytest.fixture(scope="module")

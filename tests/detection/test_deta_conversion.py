@@ -9,7 +9,7 @@ from golden_rule import DATA, ENCODER
 from mmengine.registry import MODELS
 
 from pe_spatial.backbones.weights import WeightsError
-from pe_spatial.commands import convert as convert_weights
+from pe_spatial.commands.shell import run_command
 from pe_spatial.common.errors import CheckpointError, ConfigError
 from pe_spatial.detection.deta.conversion import from_authors, is_deta
 from pe_spatial.detection.deta.start import compare_sizes, drop_parts
@@ -104,7 +104,13 @@ def small_recipe(tmp_path):
 def test_a_converted_checkpoint_predicts(small_recipe, tmp_path, capsys):
     source, target = tmp_path / "authors.pth", tmp_path / "ours.pth"
     torch.save({"model": official_weights(), "epoch": 2}, source)
-    assert convert_weights.main([str(source), str(target), "--to", "pe_spatial", "--config", str(small_recipe)]) == 0
+    assert (
+        run_command(
+            "convert",
+            ["--input", str(source), "--output", str(target), "--to", "pe_spatial", "--config", str(small_recipe)],
+        )
+        == 0
+    )
     printed = capsys.readouterr().out
     assert "Read a DETA of" in printed and "second name of a head" in printed and "3 categories" in printed
     predictor = Predictor(target, device="cpu")
@@ -117,7 +123,7 @@ def test_a_config_of_another_model(tmp_path, capsys):
     source = tmp_path / "authors.pth"
     torch.save({"model": official_weights()}, source)
     options = ["--to", "pe_spatial", "--config", RECIPE]
-    assert convert_weights.main([str(source), str(tmp_path / "ours.pth"), *options]) == 2
+    assert run_command("convert", ["--input", str(source), "--output", str(tmp_path / "ours.pth"), *options]) == 2
     assert "does not fit the model" in capsys.readouterr().err
 
 

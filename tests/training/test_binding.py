@@ -1,7 +1,7 @@
 import pytest
 from mmengine.config import Config
 
-from pe_spatial.commands import demo as make_demo_data
+from pe_spatial.commands.shell import run_command
 from pe_spatial.common.errors import ConfigError
 from pe_spatial.training.binding import count_classes
 from pe_spatial.training.config import load_config
@@ -13,7 +13,9 @@ LOADERS = ("train_dataloader",)
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("drawn")
-    make_demo_data.main([str(folder / "data"), "--images", "6", "--size", "32", "--formats", "labels"])
+    run_command(
+        "demo", ["--output", str(folder / "data"), "--images", "6", "--image-size", "32", "--formats", "labels"]
+    )
     return folder / "data"
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from children import CONTEXT
 
-from pe_spatial.commands import demo as make_demo_data
+from pe_spatial.commands.shell import run_command
 
 pytestmark = pytest.mark.skipif(
     not pretended_device.IS_POSSIBLE, reason="this torch cannot register a device that is written in Python"
@@ -33,8 +33,8 @@ TASKS = {
 def data(tmp_path_factory):
     """A folder in which `demo/data` is what the configs of the demos read."""
     folder = tmp_path_factory.mktemp("pretended")
-    arguments = [folder / "demo/data", "--images", 12, "--size", 64, "--no-photographs"]
-    assert make_demo_data.main([*map(str, arguments)]) == 0
+    arguments = ["--output", folder / "demo/data", "--images", 12, "--image-size", 64, "--no-photographs"]
+    assert run_command("demo", [*map(str, arguments)]) == 0
     return folder
 
 
