@@ -1,7 +1,7 @@
-"""Train the small encoder that the alignment demo starts from: a PE-Core in miniature, on the drawn dataset.
+"""Train the small encoder that the alignment demo starts from: a PE-Core in miniature on synthetic scenes.
 
-    python tools/make_demo_data.py demo/data --images 720 --size 128
-    python tools/make_demo_encoder.py demo/data demo/core.pt
+    pe-spatial demo --output demo/data --images 720 --image-size 128
+    python tools/dev/make_demo_encoder.py demo/data demo/core.pt
 
 Like PE-Core it learns from whole pictures only. Attention pooling turns all tokens into one vector, and from that it
 tells what a caption might: which share of the left, the middle and the right of the picture is wall, floor, disc, box
@@ -19,13 +19,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from rich.progress import track
 from torch import Tensor
 from torch.nn import functional as F
 from torchvision.transforms.v2.functional import resize
 
 from pe_spatial.backbones import EncoderConfig, VisionTransformer
 from pe_spatial.backbones.weights import write_tensor_file
+from pe_spatial.common.console import track
 from pe_spatial.data import read_image
 from pe_spatial.demo.scenes import SEMANTIC_CLASSES
 
@@ -50,7 +50,7 @@ ENCODER = EncoderConfig(
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the tool; returns its exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path, help="folder of tools/make_demo_data.py, with the format labels")
+    parser.add_argument("data", type=Path, help="folder of `pe-spatial demo`, with the format labels")
     parser.add_argument("out", type=Path, help="file to write, .pt or .safetensors")
     parser.add_argument("--iterations", type=int, default=800)
     parser.add_argument("--batch-size", type=int, default=8)

@@ -1,13 +1,13 @@
-"""Measure what each loss of spatial alignment does, on drawn data: a table over seeds.
+"""Measure what each loss of spatial alignment does on synthetic scenes: a table over seeds.
 
-    python tools/make_demo_data.py demo/data --images 720 --size 128 --videos 12 --frames 16 --video-size 128 192
-    python tools/measure_alignment.py demo/data demo/effect --seeds 3
+    pe-spatial demo --output demo/data --images 720 --image-size 128 --videos 12 --frames 16 --video-size 128 192
+    python tools/dev/measure_alignment.py demo/data demo/effect --seeds 3
 
-A small encoder is trained on whole pictures (tools/make_demo_encoder.py) and then, for every seed, aligned with the
+A small encoder is trained on whole pictures (tools/dev/make_demo_encoder.py) and then, for every seed, aligned with the
 semantic loss alone, the locality loss alone and both, all else equal (configs/demo/alignment_tiny_shapes.yaml). The
 seed decides the order of the images, their augmentation and what is hidden. Frozen, each is judged by
 
-    J&F    label propagation through drawn videos, without training (tracking)
+    J&F    label propagation through synthetic videos, without training (tracking)
     mIoU   a linear probe: logistic regression from single tokens to wall, floor, disc, box, triangle
     match  whether features keep their meaning between frames: the share of tokens of later frames whose nearest token
            anywhere in the first frame lies on the same object, mean over objects
@@ -59,7 +59,7 @@ Results = dict[str, dict[str, float]]  # row -> measure -> value
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the tool; returns its exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path, help="folder of tools/make_demo_data.py: coco, labels and davis")
+    parser.add_argument("data", type=Path, help="folder of `pe-spatial demo`: coco, labels and davis")
     parser.add_argument("out", type=Path, help="folder to write")
     parser.add_argument("--seeds", type=int, default=3, help="how many (3)")
     parser.add_argument("--pretraining", type=int, default=800, help="iterations of the encoder's own training (800)")

@@ -19,7 +19,7 @@ from mmengine.registry import MODELS
 from PIL import Image
 
 from pe_spatial.common.records import Records, output_stems
-from pe_spatial.inference.stream import find_sources, stream
+from pe_spatial.inference.stream import find_sources
 from pe_spatial.training.checkpoint import save_checkpoint
 from pe_spatial.training.checkpoint_hook import describe
 from pe_spatial.training.config import drop_pretrained, import_packages, load_config
@@ -133,8 +133,8 @@ def make_checkpoint(name: str, classes: int, path: Path, window: dict[str, Any] 
 
 
 def our_run(checkpoint: Path, device: str, network: Stopwatch) -> Callable[[list[Path], Path], None]:
-    """A function that segments files into a folder as tools/predict.py --no-pictures does."""
-    from pe_spatial.commands.predict import Job, write_all
+    """A function that segments files into a folder as `pe-spatial predict --no-pictures` does."""
+    from pe_spatial.commands.predict import predict
     from pe_spatial.segmentation.predictor import SegmentationPredictor
     from pe_spatial.segmentation.results import SegmentationWriter
 
@@ -142,11 +142,9 @@ def our_run(checkpoint: Path, device: str, network: Stopwatch) -> Callable[[list
     predictor.model.score_map = network.wrap(predictor.model.score_map)
 
     def run(files: list[Path], output: Path) -> None:
-        job = Job(argparse.Namespace(limit=None), checkpoint, files[0].parent, files, 0, 1)
-        records = Records(output / "segmentation.json", {}, job.root)
-        writer = SegmentationWriter(records, output_stems(map(job.name, files)), predictor.metainfo)
-        write_all(stream(predictor, files), writer, None, job, [])
-        writer.close()
+        names = {file.name: file for file in files}
+        writer = SegmentationWriter(Records(output, {}), output_stems(names), predictor.metainfo, draw=False)
+        predict(predictor, writer, names, is_whole=True)
 
     return run
 
