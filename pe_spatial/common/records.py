@@ -309,7 +309,9 @@ def _naming(path: Path) -> Iterator[None]:
         yield
     except sqlite3.DatabaseError as error:
         number = errno.ENOSPC if "full" in str(error) else errno.EIO
-        raise OSError(number, f"the records cannot be used ({error})", str(path)) from error
+        raise OSError(
+            number, f"the records cannot be used ({error}); is the disk or a quota full?", str(path)
+        ) from error
 
 
 def _merge(databases: Sequence[sqlite3.Connection]) -> Iterator[tuple[sqlite3.Connection, Unit]]:

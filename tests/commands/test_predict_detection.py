@@ -12,7 +12,7 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from small_runs import CONFIG, overrides
 
-from pe_spatial.commands import predict
+from pe_spatial.commands.shell import run_command
 from pe_spatial.inference.predictor import Predictor
 from pe_spatial.training.checkpoint import save_checkpoint
 from pe_spatial.training.checkpoint_hook import describe
@@ -45,7 +45,7 @@ def photos(tmp_path):
 
 def run(checkpoint, source, output, *options):
     arguments = ["--checkpoint", checkpoint, "--input", source, "--output", output, "--device", "cpu", *options]
-    return predict.main([str(argument) for argument in arguments])
+    return run_command("predict", [str(argument) for argument in arguments])
 
 
 def test_a_folder_with_a_bad_file(checkpoint, photos, tmp_path, capsys):

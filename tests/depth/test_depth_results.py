@@ -6,6 +6,7 @@ import torch
 from mmengine.structures import BaseDataElement, PixelData
 from PIL import Image
 
+from pe_spatial.common.records import Records, output_stems
 from pe_spatial.depth.results import DepthWriter
 from pe_spatial.depth.scale_bar import depth_picture, round_values
 
@@ -23,12 +24,16 @@ def ramp(height=40, width=60, near=1.0, far=9.0):
 IMAGE = torch.zeros(3, 40, 60, dtype=torch.uint8)
 
 
+def writer_in(folder, names=("a", "v.mp4"), **options):
+    return DepthWriter(Records(folder, {}), output_stems(names), **options)
+
+
 def listing(writer):
     return {entry["file_name"]: entry for entry in json.loads(writer.close().read_text())["files"]}
 
 
 def test_metric_files_hold_millimeters_and_meters(tmp_path):
-    writer = DepthWriter(tmp_path, npy=True)
+    writer = writer_in(tmp_path, npy=True)
     picture = writer.write("a", IMAGE, prediction(ramp()))
     with Image.open(tmp_path / "depth/a_depth_mm.png") as image:
         assert image.mode.startswith("I") and image.text == {"depth": "metric", "unit": "millimeters"}
@@ -48,12 +53,12 @@ def test_metric_files_hold_millimeters_and_meters(tmp_path):
 def test_metric_png_is_read_back_by_the_data_loader(tmp_path):
     from pe_spatial.depth.loading import read_depth
 
-    DepthWriter(tmp_path).write("a", IMAGE, prediction(ramp()))
+    writer_in(tmp_path).write("a", IMAGE, prediction(ramp()))
     assert np.abs(read_depth(tmp_path / "depth/a_depth_mm.png", 0.001) - ramp()).max() <= 0.00051
 
 
 def test_relative_files_claim_no_unit(tmp_path):
-    writer = DepthWriter(tmp_path, npy=True)
+    writer = writer_in(tmp_path, npy=True)
     writer.write("a", IMAGE, prediction(ramp(), metric=False))
     with Image.open(tmp_path / "depth/a_depth_relative.png") as image:
         assert image.text["depth"] == "relative" and "meter" not in image.text["unit"]
@@ -65,7 +70,7 @@ def test_relative_files_claim_no_unit(tmp_path):
 
 
 def test_the_end_of_16_bits_is_counted_and_the_npy_is_whole(tmp_path):
-    writer = DepthWriter(tmp_path, npy=True)
+    writer = writer_in(tmp_path, npy=True)
     writer.write("a", IMAGE, prediction([[10.0, 65.535], [66.0, 80.0]], depth_range=(0.5, 80)))
     with Image.open(tmp_path / "depth/a_depth_mm.png") as image:
         assert np.asarray(image).tolist() == [[10000, 65535], [65535, 65535]]
@@ -74,11 +79,12 @@ def test_the_end_of_16_bits_is_counted_and_the_npy_is_whole(tmp_path):
 
 
 def test_frames_of_a_video_share_one_color_range(tmp_path):
-    writer = DepthWriter(tmp_path)
+    writer = writer_in(tmp_path)
     first = writer.write("v.mp4", IMAGE, prediction(ramp(near=1, far=4)), frame=0)
     second = writer.write("v.mp4", IMAGE, prediction(ramp(near=2, far=11)), frame=1)
     width = first.shape[1] - 60 * 12
     assert np.array_equal(first[:, -width:], second[:, -width:])  # the legend
+    writer.finish_video("v.mp4", 2)
     entries = json.loads(writer.close().read_text())["files"]
     assert [entry["frame"] for entry in entries] == [0, 1]
     assert {tuple(entry["color_range"]) for entry in entries} == {(0.5, 12.0)}
@@ -86,7 +92,7 @@ def test_frames_of_a_video_share_one_color_range(tmp_path):
 
 
 def test_single_images_use_their_own_range_unless_told(tmp_path):
-    own, fixed = DepthWriter(tmp_path / "own"), DepthWriter(tmp_path / "fixed", color_range=(2, 5))
+    own, fixed = writer_in(tmp_path / "own"), writer_in(tmp_path / "fixed", color_range=(2, 5))
     for writer in (own, fixed):
         writer.write("a", IMAGE, prediction(ramp()))
     near, far = listing(own)["a"]["color_range"]
@@ -95,8 +101,8 @@ def test_single_images_use_their_own_range_unless_told(tmp_path):
 
 
 def test_files_of_one_name_and_different_suffix_or_folder_are_all_kept(tmp_path):
-    writer = DepthWriter(tmp_path)
     names = ["a.jpg", "a.png", "b/a.jpg", "v.1.jpg", "v.2.jpg"]
+    writer = writer_in(tmp_path, names)
     for name in names:
         writer.write(name, IMAGE, prediction(ramp()))
     written = [entry["png"] for entry in listing(writer).values()]
@@ -104,7 +110,7 @@ def test_files_of_one_name_and_different_suffix_or_folder_are_all_kept(tmp_path)
 
 
 def test_constant_depth_can_be_drawn(tmp_path):
-    assert DepthWriter(tmp_path).write("a", IMAGE, prediction(np.full((40, 60), 3.0))).shape[2] == 3
+    assert writer_in(tmp_path).write("a", IMAGE, prediction(np.full((40, 60), 3.0))).shape[2] == 3
 
 
 def test_picture_is_the_colors_beside_the_legend():

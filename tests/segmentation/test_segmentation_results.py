@@ -29,9 +29,14 @@ def folder(tmp_path):
 
 
 def writer_in(folder, run=None, metainfo=METAINFO, **options):
-    records = Records(folder / "segmentation.json", run or {"weights": "x"}, folder.parent)
+    records = Records(folder, run or {"weights": "x"})
     stems = output_stems(["a.jpg", "b.jpg", "v.mp4"])
     return SegmentationWriter(records, stems, metainfo, draw=options.pop("draw", False), **options)
+
+
+def missing(writer):
+    """The files of the input whose results are not there."""
+    return writer.plan({name: writer.folder.parent / name for name in ("a.jpg", "b.jpg", "v.mp4")})
 
 
 def semantic(labels):
@@ -75,7 +80,7 @@ def test_areas_by_file_and_in_total(folder):
     total = {entry["name"]: entry for entry in content["total"]}
     assert total["car"]["pixels"] == sum((labels_of(seed, 4) == 2).sum() for seed in (0, 1))
     assert sum(entry["share"] for entry in content["total"]) == pytest.approx(1, abs=1e-5)
-    assert not list(folder.glob(".*"))  # nothing hidden remains
+    assert sorted(path.name for path in folder.iterdir()) == [".pe_spatial", "labels", "segmentation.json"]
 
 
 def test_large_maps_are_counted_in_parts():
@@ -91,39 +96,55 @@ def test_names_that_would_meet_keep_their_suffix():
 
 # --- starting again ---------------------------------------------------------------------------------------------------
 def test_a_killed_run_is_continued(folder):
-    """The records are on disk before a run ends; a line that was cut short costs its picture only."""
+    """The records are on disk before a run ends."""
     killed = writer_in(folder)
+    assert missing(killed) == ["a.jpg", "b.jpg", "v.mp4"]
     killed.write("a.jpg", IMAGE, semantic(labels_of(0)))
-    journal = next(folder.glob(".*.jsonl"))
-    with open(journal, "a") as file:
-        file.write('{"file_name": "b.jp')
+    killed.records.close()  # without a list
     again = writer_in(folder)
-    assert again.is_done("a.jpg") and not again.is_done("b.jpg")
+    assert missing(again) == ["b.jpg", "v.mp4"]
     again.write("b.jpg", IMAGE, semantic(labels_of(1)))
     files = json.loads(again.close().read_text())["files"]
     assert [record["file_name"] for record in files] == ["a.jpg", "b.jpg"]
-    finished = writer_in(folder)
-    assert finished.is_done("a.jpg") and finished.is_done("b.jpg")
+    assert missing(writer_in(folder)) == ["v.mp4"]
 
 
 def test_what_is_missing_or_changed_is_done_again(folder):
     writer = writer_in(folder)
+    missing(writer)
+    for name in ("a.jpg", "b.jpg"):
+        writer.write(name, IMAGE, semantic(labels_of(0)))
+    writer.close()
+    more = writer_in(folder, kinds=("labels", "confidence"))
+    assert missing(more) == ["a.jpg", "b.jpg", "v.mp4"]
+    more.records.close()
+
+
+def test_what_is_gone_or_outdated_is_not_in_the_list(folder):
+    writer = writer_in(folder)
+    missing(writer)
     for name in ("a.jpg", "b.jpg"):
         writer.write(name, IMAGE, semantic(labels_of(0)))
     writer.close()
     (folder / "labels/a.png").unlink()
     (folder.parent / "b.jpg").write_bytes(b"other pixels")
     again = writer_in(folder)
-    assert not again.is_done("a.jpg") and not again.is_done("b.jpg")
-    assert not writer_in(folder, kinds=("labels", "confidence")).is_done("a.jpg")
+    assert missing(again) == ["a.jpg", "b.jpg", "v.mp4"]
+    assert json.loads(again.close().read_text())["files"] == []
 
 
 def test_a_video_is_done_when_all_frames_are(folder):
     writer = writer_in(folder)
-    for frame in (0, 1):
+    missing(writer)
+    for frame in (0, 1, 2):
         writer.write("v.mp4", IMAGE, semantic(labels_of(frame)), frame)
     assert (folder / "labels/v/000001.png").is_file()
-    assert writer.is_done("v.mp4", 2) and not writer.is_done("v.mp4", 3) and not writer.is_done("v.mp4")
+    assert "v.mp4" in missing(writer) and not list(writer.records.contents())
+    for frame in (0, 1):  # the file was cut in between
+        writer.write("v.mp4", IMAGE, semantic(labels_of(frame)), frame)
+    writer.finish_video("v.mp4", 2)
+    assert "v.mp4" not in missing(writer)
+    assert sorted(path.name for path in (folder / "labels/v").iterdir()) == ["000000.png", "000001.png"]
     files = json.loads(writer.close().read_text())["files"]
     assert [record["frame"] for record in files] == [0, 1]
 
@@ -137,8 +158,8 @@ def test_folders_of_other_origin_are_refused(folder):
     writer_in(folder).close()
     with pytest.raises(UserError, match=r"another run \(weights 'x' instead of 'y'\)"):
         writer_in(folder, {"weights": "y"})
-    (folder / "segmentation.json").write_text("[")
-    with pytest.raises(UserError, match="not the list of a run"):
+    (folder / ".pe_spatial/run.json").write_text("[")
+    with pytest.raises(UserError, match="does not say what was run"):
         writer_in(folder)
 
 
