@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from pe_spatial.common.errors import UnreadableFile
+from pe_spatial.common.errors import OptionError, UnreadableFile
 from pe_spatial.common.sources import resolve_sources
 from pe_spatial.common.video import VideoFrame, VideoReader, open_camera, open_video
 from pe_spatial.data.images import find_images
@@ -192,7 +192,7 @@ def read_mask(path: str | Path, only: Collection[int] | None = None, binary: boo
     try:
         with Image.open(path) as image:
             if image.mode not in ("P", "L", "1", "I", "I;16"):
-                raise ValueError(
+                raise OptionError(
                     f"{path}: mode {image.mode} holds colors, not object numbers; save the mask as a grayscale or "
                     "palette PNG in which every object has its number"
                 )

@@ -16,7 +16,7 @@ from mmengine.registry import MODELS
 from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 
-from pe_spatial.common.errors import ConfigError, suggest
+from pe_spatial.common.errors import ConfigError, OptionError, suggest
 from pe_spatial.tracking.decoding import Decoding
 from pe_spatial.tracking.frames import open_frames, read_mask
 from pe_spatial.tracking.label_tracker import LabelTracker
@@ -94,7 +94,7 @@ class VideoTracker(BaseModel):
         """
         sizes = {tuple(frame.shape[-2:]) for frame in frames}
         if len(sizes) > 1:
-            raise ValueError(f"frames of {sorted(sizes)} (H, W) in one video; all must have one size: resize them")
+            raise OptionError(f"frames of {sorted(sizes)} (H, W) in one video; all must have one size: resize them")
         resized = [self.resizing(frame.to(self.device), self.patch_size) for frame in frames]
         images = self.normalize({"inputs": resized})["inputs"].to(self.dtype)  # [B, 3, H, W]
         maps = [unit(features.permute(0, 2, 3, 1)) for features in self.backbone(images)]
@@ -109,7 +109,7 @@ class VideoTracker(BaseModel):
             ValueError: no object is given; or as `step` says.
         """
         if mask is None and not boxes and not points:
-            raise ValueError("nothing to track: give a mask, boxes or points for the first frame")
+            raise OptionError("nothing to track: give a mask, boxes or points for the first frame")
         self.labels.reset()
         return self.step(frame, mask=mask, boxes=boxes, points=points)
 
@@ -196,7 +196,7 @@ class VideoTracker(BaseModel):
             ValueError: another mode, for there is nothing to train.
         """
         if mode != "predict" or data_samples is None:
-            raise ValueError(f"mode {mode!r}: a tracker without training has no losses, only mode='predict'")
+            raise OptionError(f"mode {mode!r}: a tracker without training has no losses, only mode='predict'")
         for sample in data_samples:
             self.labels.reset()
             frames = (frame.image for frame in open_frames(sample.frame_paths))

@@ -1,16 +1,17 @@
-"""Track objects through a video, a folder of frames, a camera, or every video of a data set.
+"""Track objects through a video, a folder of frames, a camera, or every video of a dataset.
 
-    python tools/track.py --config tracking/dino_pe_spatial_b16_davis2017 --input a.mp4 --mask first.png --output OUT
-    python tools/track.py --config ... --input frames/ --box 120,80,260,300 --box 300,90,410,250 --output OUT
-    python tools/track.py --config ... --input frames/ --mask first.png --at 57:fixed.png --output OUT
-    python tools/track.py --config ... --output OUT test_dataloader.dataset.data_root=DAVIS
+    pe-spatial track --config tracking/dino_pe_spatial_b16_davis2017 --input a.mp4 --mask first.png --output OUT
+    pe-spatial track --config ... --input frames/ --box 120,80,260,300 --box 300,90,410,250 --output OUT
+    pe-spatial track --config ... --input frames/ --mask first.png --at 57:fixed.png --output OUT
+    pe-spatial track --config ... --output OUT test_dataloader.dataset.data_root=DAVIS
+    pe-spatial track --config ... --output OUT --shard 3/16 test_dataloader.dataset.data_root=DAVIS
 
 A mask is a PNG of object numbers, 0 = background (0 and 255 alone: one object). A mask given with --at says where
-objects are on a later frame, counted from 0: objects that enter there, or corrections. Without --input, the data set of
-the config is tracked, and scored where it has annotations.
+objects are on a later frame, counted from 0: objects that enter there, or corrections. Without --input, the dataset of
+the config is tracked, and scored where it has annotations. torchrun and --shard split its videos.
 
 OUT/NAME/*.png are palette masks in the layout of DAVIS, OUT/NAME.mp4 shows them, OUT/NAME.json has the boxes, and
-OUT/scores.json the scores. Interrupted, the same command goes on where it stopped.
+OUT/scores.json the scores. Interrupted or killed, the same command goes on where it stopped.
 
 Exit status: 0 done, 2 a mistake in the command or the files, 130 interrupted (finished frames stay).
 """
@@ -18,102 +19,88 @@ Exit status: 0 done, 2 a mistake in the command or the files, 130 interrupted (f
 from __future__ import annotations
 
 import argparse
-import hashlib
-import json
-import resource
-import sys
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import islice
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from mmengine.config import Config
-from mmengine.registry import DATASETS, MODELS
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
-from torch import Tensor
-
+from pe_spatial.commands.options import CommandParser, add_overrides, add_shared
+from pe_spatial.commands.predict import gather, is_first, part_of, shard
+from pe_spatial.common.console import progress
 from pe_spatial.common.errors import UserError
-from pe_spatial.common.files import write_json
-from pe_spatial.tracking.datasets import VideoDataset
-from pe_spatial.tracking.frames import Frame, Frames, open_frames, read_mask
-from pe_spatial.tracking.metrics import VideoScore, open_score, score_folder
-from pe_spatial.tracking.model import VideoTracker
-from pe_spatial.tracking.results import VideoResults, open_results
-from pe_spatial.tracking.scores import ScoreTable
-from pe_spatial.training.config import load_config
 
-console = Console(stderr=True)
-Given = Callable[[Frame], Tensor | None]
-Observer = Callable[[Frame, Tensor], None]
+if TYPE_CHECKING:
+    from mmengine.config import Config
+    from torch import Tensor
 
+    from pe_spatial.common.records import Part
+    from pe_spatial.tracking.frames import Frame
+    from pe_spatial.tracking.model import VideoTracker
+    from pe_spatial.tracking.results import TrackingWriter
+    from pe_spatial.tracking.running import Video
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the tool; returns its exit status."""
-    options = parse_arguments(arguments)
-    try:
-        run(options)
-    except KeyboardInterrupt:
-        console.print("interrupted; finished frames are kept, the same command goes on")
-        return 130
-    # what a user can mend; anything else is a defect and shows its traceback
-    except (UserError, ValueError, KeyError, OSError, ModuleNotFoundError) as error:
-        message = error.args[0] if isinstance(error, KeyError) else error
-        console.print(f"error: {message}", markup=False, highlight=False, soft_wrap=True)
-        return 2
-    return 0
+RESUMES = "finished frames are kept, the same command goes on"
 
 
-def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def add_arguments(parser: CommandParser) -> None:
+    """Add the options of this command."""
     add = parser.add_argument
-    add("--config", required=True, help="a file, or a name below configs/")
-    add(
-        "--input", help="a video, a folder or glob of frames, or the number of a camera; default: the config's data set"
-    )
-    add("--output", required=True, type=Path, help="a new folder, or that of the same run interrupted")
+    add_shared(parser, "--config", "--input", "--output", required=["--config", "--output"])
     add("--mask", help="PNG of the objects on the first frame")
     add("--box", action="append", default=[], metavar="[N:]X1,Y1,X2,Y2", help="an object on the first frame, in pixels")
     add("--point", action="append", default=[], metavar="[N:]X,Y[,0]", help="a point on object N; with ,0 beside it")
     add("--at", action="append", default=[], metavar="FRAME:PNG", help="objects that enter or are corrected on a frame")
     add("--weights", help="encoder weights instead of the config's: a file, a name, or 'none' for random ones")
     add("--sam2", help="weights of SAM 2.1, which turn boxes and points into masks; default: the box itself")
-    add("--limit", type=int, help="track only the first frames of --input")
-    add("--batch", type=int, default=1, help="frames per pass of the encoder (default 1)")
-    add("--device", help="default: cuda if there is one")
+    add_shared(parser, "--limit", "--batch-size", "--device", "--no-pictures")
+    add("--shard", type=shard, metavar="I/N", help="do the I-th of N equal parts of the dataset's videos, from 1")
     add("--mot", action="store_true", help="write the boxes in MOTChallenge's format too")
-    add("--no-overlay", action="store_true", help="write no overlay video")
     add("--skip-unreadable", action="store_true", help="leave out frames that are missing or damaged")
-    add("overrides", nargs="*", metavar="key=value", help="overrides of the config")
-    options = parser.parse_intermixed_args(arguments)
-    if options.batch < 1:
-        parser.error(f"--batch {options.batch} is not a positive number of frames")
-    if options.limit is not None and (options.limit < 1 or options.input is None):
-        parser.error(f"--limit {options.limit}: a positive number of frames of --input")
+    add_overrides(parser)
+    parser.add_old_spellings({"--batch": "--batch-size", "--no-overlay": "--no-pictures"})
+
+
+def check(options: argparse.Namespace, parser: CommandParser) -> None:
+    """Refuse options that contradict each other."""
+    if options.limit is not None and options.input is None:
+        parser.error(f"--limit {options.limit} is a number of frames of --input; a dataset is tracked whole")
     if options.input is None and (options.mask or options.box or options.point or options.at):
-        parser.error("--mask, --box, --point and --at belong to --input; a data set brings its own masks")
-    return options
+        parser.error("--mask, --box, --point and --at belong to --input; a dataset brings its own masks")
+    if options.input is not None and options.shard is not None:
+        parser.error("--shard splits the videos of a dataset; --input is one video")
 
 
-def run(options: argparse.Namespace) -> None:
+def run(options: argparse.Namespace) -> int:
     """Track everything, then say how fast it went."""
+    from pe_spatial.training.config import load_config
+
     config = load_config(options.config, [*options.overrides, *shorthands(options)])
+    part = part_of(options)
     started = time.monotonic()
-    if options.input is None:
-        counted = track_dataset(options, config)
-    else:
-        counted = track_input(options, config)
+    videos = dataset_videos(options, config) if options.input is None else [input_video(options)]
+    writer = open_writer(options, config, videos, part)
+    complete = True
+    try:
+        counted = track_all(options, config, videos, writer, part)
+        gather({})  # also waits for the other processes that torchrun has started
+        if is_first() and options.input is None:
+            with writer.records.list_lock():
+                complete = score_all(options, videos, writer)
+    finally:
+        with suppress(OSError):  # a disk that is full for the list too
+            writer.close()
+    if not is_first():
+        return 0
     seconds = time.monotonic() - started
     if counted:
         print(
             f"{counted} frames in {seconds:.1f} s, {counted / seconds:.2f} frames/s with reading and writing; "
             f"peak memory {peak_memory()}; {options.output}"
         )
-    else:
+    elif complete:
         print(f"nothing left to do: {options.output} is complete")
+    return 0
 
 
 def shorthands(options: argparse.Namespace) -> list[str]:
@@ -126,53 +113,110 @@ def shorthands(options: argparse.Namespace) -> list[str]:
     return overrides
 
 
+def open_writer(options: argparse.Namespace, config: Config, videos: Sequence[Video], part: Part) -> TrackingWriter:
+    """The output folder, claimed for this run."""
+    from pe_spatial.common.records import Records
+    from pe_spatial.tracking.results import TrackingWriter
+
+    data = None
+    if options.input is None:
+        data = {key: value for key, value in config.test_dataloader.dataset.items() if key != "videos"}
+    run = {
+        "task": "tracking",
+        "tracker": config.model.to_dict(),
+        "pictures": not options.no_pictures,
+        "mot": options.mot,
+        "skip_unreadable": options.skip_unreadable,
+        "limit": options.limit,
+        "input": data or str(Path(options.input).absolute()),
+        "prompts": videos[0].identity if options.input is not None else None,
+    }
+    names = {video.name: video.name for video in videos}
+    return TrackingWriter(Records(options.output, run, part), names, not options.no_pictures, options.mot)
+
+
+def track_all(
+    options: argparse.Namespace, config: Config, videos: Sequence[Video], writer: TrackingWriter, part: Part
+) -> int:
+    """Track this process's share of the videos that are not finished; returns the number of frames tracked now."""
+    from pe_spatial.tracking.running import track_video
+
+    missing = set(writer.plan({video.name: video.path for video in videos}))
+    todo = [video for video in part.of(videos) if video.name in missing]
+    tracker = build_tracker(config, options.device) if todo else None
+    counted = 0
+    for video in todo:
+        assert tracker is not None
+        frames = video.open(options.skip_unreadable, options.limit)
+        with progress(video.name, frames.count, "frames", shown=is_first()) as bar:
+
+            def observe(frame: Frame, ids: Tensor, video: Video = video, bar: Any = bar) -> None:
+                video.observe(frame, ids)
+                bar.advance()
+
+            given = video.masks(tracker)
+            counted += track_video(tracker, video.name, frames, given, writer, options.batch_size, observe)
+    return counted
+
+
+def score_all(options: argparse.Namespace, videos: Sequence[Video], writer: TrackingWriter) -> bool:
+    """Score the dataset when the last of its videos is finished; whether it is.
+
+    Videos of other processes and of earlier runs are scored from their files.
+    """
+    from pe_spatial.common.files import write_json
+    from pe_spatial.tracking.scores import ScoreTable
+
+    finished = {unit.name for unit in writer.finished()}
+    left = [video.name for video in videos if video.name not in finished]
+    if left:
+        print(f"{len(left)} of {len(videos)} videos are left to other processes; the last one writes the scores")
+        return False
+    table = ScoreTable([row for video in videos for row in video.scores(options.output)])
+    if table.rows:
+        write_json(options.output / "scores.json", table.as_dict())
+        print(table)
+    return True
+
+
 def build_tracker(config: Config, device: str | None) -> VideoTracker:
+    """The model of a config, in evaluation mode."""
+    import torch
+    from mmengine.registry import MODELS
+
     torch.manual_seed(0)  # random weights, where no others are given, are those of every other run
     tracker: VideoTracker = MODELS.build(config.model)
     return tracker.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
 
-# --- one video of the user's ------------------------------------------------------------------------------------------
-def track_input(options: argparse.Namespace, config: Config) -> int:
-    """Track the video of --input; returns the number of frames tracked now."""
-    frames = limited(open_frames(options.input, options.skip_unreadable), options.limit)
+# --- what is tracked --------------------------------------------------------------------------------------------------
+def dataset_videos(options: argparse.Namespace, config: Config) -> list[Video]:
+    """The videos of the config's dataset."""
+    from mmengine.registry import DATASETS
+
+    from pe_spatial.tracking.running import DatasetVideo
+
+    if "test_dataloader" not in config:
+        raise UserError(f"{options.config} names no dataset (test_dataloader); give --input, or a config with one")
+    dataset = DATASETS.build(config.test_dataloader.dataset)
+    return [DatasetVideo(dataset.get_data_info(index)) for index in range(len(dataset))]
+
+
+def input_video(options: argparse.Namespace) -> Video:
+    """The video of --input with its prompts."""
+    from pe_spatial.tracking.running import PromptedVideo
+
     masks = read_prompts(options)
     boxes, points = parse_boxes(options.box), parse_points(options.point)
     if not masks and not boxes and not points:
         raise UserError("nothing to track: give --mask, --box or --point for the first frame, or --at for a later one")
-    source = Path(options.input)
-    run_identity = {
-        **identity(config, options),
-        "input": str(source.resolve()) if source.exists() else options.input,
-        "masks": {number: hashlib.sha256(mask.numpy().tobytes()).hexdigest() for number, mask in masks.items()},
-        "boxes": options.box,
-        "points": options.point,
-        "skip_unreadable": options.skip_unreadable,
-        "limit": options.limit,
-    }
-    open_results(options.output, json.loads(json.dumps(run_identity)))
-    with open_video(options, frames.name, frames.rate) as results:
-        if results.finished:
-            return 0
-        tracker = build_tracker(config, options.device)
-
-        def given(frame: Frame) -> Tensor | None:
-            mask = masks.get(frame.number)
-            return tracker.prompt(frame.image, mask, boxes, points) if frame.number == 0 else mask
-
-        with make_progress() as progress:
-            return track_video(tracker, frames, given, results, options.batch, progress)
-
-
-def limited(frames: Frames, limit: int | None) -> Frames:
-    """The first frames of a video."""
-    if limit is not None:
-        frames.count = limit if frames.count is None else min(limit, frames.count)
-    return frames
+    return PromptedVideo(options.input, options.skip_unreadable, masks, boxes, points)
 
 
 def read_prompts(options: argparse.Namespace) -> dict[int, Tensor]:
     """Masks by frame."""
+    from pe_spatial.tracking.frames import read_mask
+
     masks = {} if options.mask is None else {0: read_mask(options.mask)}
     for text in options.at:
         frame, _, path = text.partition(":")
@@ -186,7 +230,7 @@ def parse_boxes(texts: Sequence[str]) -> dict[int, list[float]]:
     """Boxes by object; those without a number are counted from 1."""
     boxes: dict[int, list[float]] = {}
     for position, text in enumerate(texts, start=1):
-        number, values = split_prompt(text, position, "--box")
+        number, values = _split_prompt(text, position, "--box")
         if len(values) != 4:
             raise UserError(f"--box {text}: write X1,Y1,X2,Y2 in pixels, or N:X1,Y1,X2,Y2 for object N")
         boxes[number] = values
@@ -197,7 +241,7 @@ def parse_points(texts: Sequence[str]) -> dict[int, list[tuple[float, float, boo
     """Points by object; those without a number belong to object 1."""
     points: dict[int, list[tuple[float, float, bool]]] = {}
     for text in texts:
-        number, values = split_prompt(text, 1, "--point")
+        number, values = _split_prompt(text, 1, "--point")
         if len(values) not in (2, 3):
             raise UserError(
                 f"--point {text}: write X,Y in pixels, or N:X,Y for object N, with ,0 for a point beside it"
@@ -206,7 +250,8 @@ def parse_points(texts: Sequence[str]) -> dict[int, list[tuple[float, float, boo
     return points
 
 
-def split_prompt(text: str, default: int, option: str) -> tuple[int, list[float]]:
+def _split_prompt(text: str, default: int, option: str) -> tuple[int, list[float]]:
+    """Object and numbers of a prompt."""
     head, separator, tail = text.partition(":")
     try:
         number = int(head) if separator else default
@@ -215,148 +260,18 @@ def split_prompt(text: str, default: int, option: str) -> tuple[int, list[float]
         raise UserError(f"{option} {text}: {head if separator else text!r} is not made of numbers") from None
 
 
-# --- a data set -------------------------------------------------------------------------------------------------------
-def track_dataset(options: argparse.Namespace, config: Config) -> int:
-    """Track the videos of the config's data set, and score them; returns the number of frames tracked now."""
-    if "test_dataloader" not in config:
-        raise UserError(f"{options.config} names no data set (test_dataloader); give --input, or a config with one")
-    dataset: VideoDataset = DATASETS.build(config.test_dataloader.dataset)
-    records = [dataset.get_data_info(index) for index in range(len(dataset))]
-    data = {key: value for key, value in config.test_dataloader.dataset.items() if key != "videos"}
-    open_results(options.output, json.loads(json.dumps({**identity(config, options), "input": data})))
-    tracker = build_tracker(config, options.device)
-    scores, counted = [], 0
-    with make_progress() as progress:
-        for record in records:
-            frames = open_frames(record["frame_paths"], options.skip_unreadable)
-            with open_video(options, record["video"], frames.rate) as results:
-                if results.finished:
-                    score = score_folder(record, options.output / record["video"])
-                else:
-                    score = open_score(record)
-                    counted += track_record(tracker, frames, record, results, score, options.batch, progress)
-            scores += score.results()
-    table = ScoreTable(scores)
-    if table.rows:
-        write_json(options.output / "scores.json", table.as_dict())
-        print(table)
-    return counted
-
-
-def track_record(
-    tracker: VideoTracker,
-    frames: Frames,
-    record: Mapping[str, Any],
-    results: VideoResults,
-    score: VideoScore,
-    batch: int,
-    progress: Progress,
-) -> int:
-    """Track and score one video of a data set."""
-    masks = {number: read_mask(**given) for number, given in record["prompts"].items()}
-
-    def observe(frame: Frame, ids: Tensor) -> None:
-        path = record["annotation_paths"][frame.number]
-        if path is not None:
-            score.add(frame.number, ids.cpu().numpy(), path)
-
-    return track_video(tracker, frames, lambda frame: masks.get(frame.number), results, batch, progress, observe)
-
-
-# --- any video --------------------------------------------------------------------------------------------------------
-def track_video(
-    tracker: VideoTracker,
-    frames: Frames,
-    given: Given,
-    results: VideoResults,
-    batch: int,
-    progress: Progress,
-    observe: Observer = lambda frame, ids: None,
-) -> int:
-    """Track one video and write its results; returns the number of frames tracked now."""
-    tracker.labels.reset()
-    task = progress.add_task(results.name, total=frames.count, speed="")
-    iterator = islice(frames, frames.count)
-    done = restore(tracker, results, iterator, progress, task, observe)
-    waiting: deque[Frame] = deque()  # frames that the encoder has seen and the tracker has not
-
-    def images() -> Iterator[Tensor]:
-        for frame in iterator:
-            waiting.append(frame)
-            yield frame.image
-
-    started, counted = time.monotonic(), 0
-    try:
-        for counted, ids in enumerate(tracker.track(images(), lambda _: given(waiting[0]), batch), start=1):
-            frame = waiting.popleft()
-            observe(frame, ids)
-            results.write(frame, ids)
-            results.save_state(tracker.labels.state())
-            progress.update(task, advance=1, speed=f"{counted / (time.monotonic() - started):.2f} frames/s")
-    except BaseException:
-        if len(results.names) == tracker.labels.frame > 0:  # not in the midst of a frame
-            results.save_state(tracker.labels.state(), force=True)
-        raise
-    if done + counted == 0:
-        raise UserError(f"{results.name}: a video without frames that can be read; check the input")
-    if not tracker.labels.ids:
-        raise UserError(f"{results.name} ended before the frame on which the first object is given; check --at")
-    progress.update(task, total=done + counted)
-    results.finish(frames.skipped)
-    return counted
-
-
-def restore(
-    tracker: VideoTracker,
-    results: VideoResults,
-    iterator: Iterator[Frame],
-    progress: Progress,
-    task: TaskID,
-    observe: Observer,
-) -> int:
-    """Take over what an interrupted run finished; returns its number of frames."""
-    state = results.load_state()
-    if state is None:
-        return 0
-    for frame in islice(iterator, state["frame"]):
-        ids = results.read(frame)
-        observe(frame, ids)
-        results.note(frame, ids)
-        progress.update(task, advance=1)
-    tracker.labels.restore(state, tracker.device)
-    return len(results.names)
-
-
-def identity(config: Config, options: argparse.Namespace) -> dict[str, Any]:
-    """What makes two runs the same."""
-    return {
-        "tool": "track",
-        "model": config.model.to_dict(),
-        "overlay": not options.no_overlay,
-        "mot": options.mot,
-    }
-
-
-def open_video(options: argparse.Namespace, name: str, rate: float) -> VideoResults:
-    return VideoResults(options.output, name, rate, overlay=not options.no_overlay, mot=options.mot)
-
-
-def make_progress() -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[speed]}"),
-        TimeRemainingColumn(),
-        console=console,
-    )
-
-
 def peak_memory() -> str:
     """Of the process, and of the GPU where there is one."""
+    import resource
+
+    import torch
+
     peak = f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MB"
     return f"{peak}, GPU {torch.cuda.max_memory_allocated() / 2**20:.0f} MB" if torch.cuda.is_available() else peak
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit status."""
+    from pe_spatial.commands.shell import run_command
+
+    return run_command("track", arguments)

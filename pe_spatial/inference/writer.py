@@ -175,10 +175,10 @@ class ResultsWriter(ABC):
         if picture is None:
             return
         if self._video is None:
-            self._video = VideoWriter(self.folder / self._video_place(name), source.frames_per_second or 25.0)
+            self._video = VideoWriter(self.folder / self.video_place(name), source.frames_per_second or 25.0)
         self._video.write(torch.from_numpy(picture).permute(2, 0, 1), source.time, source.duration)
 
-    def _video_place(self, name: str) -> str:
+    def video_place(self, name: str) -> str:
         return f"{PICTURES}/{self.stems[name]}.mp4"
 
     def finish_video(self, name: str, frames: int) -> None:
@@ -187,14 +187,14 @@ class ResultsWriter(ABC):
         files: dict[str, Any] = {
             kind: [by_frame[frame][kind] for frame in range(frames)] for kind in self.kinds if kind != PICTURES
         }
-        self._remove_later_frames(files, frames)
+        self.remove_later_frames(files, frames)
         if self._video is not None:
             self._video.close()
             self._video = None
-            files[PICTURES] = self._video_place(name)
+            files[PICTURES] = self.video_place(name)
         self.records.add(name, None, self._stamps.get(name), files, frames)
 
-    def _remove_later_frames(self, files: Mapping[str, Sequence[str]], frames: int) -> None:
+    def remove_later_frames(self, files: Mapping[str, Sequence[str]], frames: int) -> None:
         """Remove what an earlier, longer version of a video has left."""
         for folder in {(self.folder / paths[0]).parent for paths in files.values()}:
             for path in folder.iterdir():

@@ -1,0 +1,201 @@
+"""A tracker, a video and the folder of its results: from the first frame or from where an earlier run stopped."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pe_spatial.common.errors import UserError
+from pe_spatial.tracking.frames import Frame, Frames, open_frames, read_mask
+from pe_spatial.tracking.metrics import VideoScore, open_score, score_folder
+from pe_spatial.tracking.model import VideoTracker
+from pe_spatial.tracking.prompts import Boxes, Points
+from pe_spatial.tracking.results import TrackingWriter
+
+Given = Callable[[Frame], Tensor | None]
+Observer = Callable[[Frame, Tensor], None]
+
+
+class Video:
+    """What is to be tracked: frames, the masks that are given with some of them, and what judges the result.
+
+    Attributes:
+        name: In the results.
+        path: A file or folder that changes when the video does.
+        identity: What tells it from another video with other prompts, as JSON.
+    """
+
+    name: str
+    path: Path
+    identity: Mapping[str, Any] = {}
+
+    def open(self, skip_unreadable: bool, limit: int | None) -> Frames:
+        """The frames, or the first `limit` of them."""
+        raise NotImplementedError
+
+    def masks(self, tracker: VideoTracker) -> Given:
+        """What tells the mask int64 [H, W] that is given with a frame, or None."""
+        raise NotImplementedError
+
+    def observe(self, frame: Frame, ids: Tensor) -> None:
+        """Take notice of the result uint8 [H, W] of a frame."""
+
+    def scores(self, output: Path) -> list[dict[str, Any]]:
+        """J and F of its objects; see `VideoScore.results`.
+
+        Args:
+            output: Folder of the results.
+        """
+        raise NotImplementedError
+
+
+class PromptedVideo(Video):
+    """A video of the user's own.
+
+    Args:
+        source: See `open_frames`.
+        skip_unreadable: As there.
+        given: Masks int64 [H, W] by frame.
+        boxes: On the first frame, by object.
+        points: On the first frame, by object.
+    """
+
+    def __init__(
+        self, source: str, skip_unreadable: bool, given: Mapping[int, Tensor], boxes: Boxes, points: Points
+    ) -> None:
+        self._source = source
+        self._frames = open_frames(source, skip_unreadable)
+        self._given, self._boxes, self._points = given, boxes, points
+        self.name = self._frames.name
+        self.path = getattr(self._frames, "paths", [Path(source)])[0]
+        self.identity = {
+            "masks": {number: hashlib.sha256(mask.numpy().tobytes()).hexdigest() for number, mask in given.items()},
+            "boxes": boxes,
+            "points": points,
+        }
+
+    def open(self, skip_unreadable: bool, limit: int | None) -> Frames:
+        """The frames, or the first `limit` of them."""
+        if limit is not None:
+            self._frames.count = limit if self._frames.count is None else min(limit, self._frames.count)
+        return self._frames
+
+    def masks(self, tracker: VideoTracker) -> Given:
+        """Boxes and points become a mask through the tracker's prompter."""
+
+        def given(frame: Frame) -> Tensor | None:
+            mask = self._given.get(frame.number)
+            return mask if frame.number else tracker.prompt(frame.image, mask, self._boxes, self._points)
+
+        return given
+
+
+class DatasetVideo(Video):
+    """A video of a dataset, scored as it is tracked.
+
+    Args:
+        record: See `pe_spatial.tracking.datasets`.
+    """
+
+    def __init__(self, record: Mapping[str, Any]) -> None:
+        self._record = record
+        self._score: VideoScore | None = None
+        self.name = record["video"]
+        self.path = Path(record["frame_paths"][0])
+
+    def open(self, skip_unreadable: bool, limit: int | None) -> Frames:
+        """All frames."""
+        self._score = open_score(self._record)
+        return open_frames(self._record["frame_paths"], skip_unreadable)
+
+    def masks(self, tracker: VideoTracker) -> Given:
+        """The masks of the dataset's prompts."""
+        prompts = {number: read_mask(**given) for number, given in self._record["prompts"].items()}
+        return lambda frame: prompts.get(frame.number)
+
+    def observe(self, frame: Frame, ids: Tensor) -> None:
+        """Score a frame that is annotated."""
+        path = self._record["annotation_paths"][frame.number]
+        if path is not None and self._score is not None:
+            self._score.add(frame.number, ids.cpu().numpy(), path)
+
+    def scores(self, output: Path) -> list[dict[str, Any]]:
+        """From what was observed, else from the files of another process or an earlier run."""
+        score = self._score or score_folder(self._record, output / self.name)
+        return score.results()
+
+
+def track_video(
+    tracker: VideoTracker,
+    name: str,
+    frames: Frames,
+    given: Given,
+    writer: TrackingWriter,
+    batch: int,
+    observe: Observer,
+) -> int:
+    """Track one video and write its results.
+
+    Args:
+        tracker: Whatever it followed before is forgotten.
+        name: Of the video in the results.
+        frames: Of the video.
+        given: The mask [H, W] that is given with a frame, or None.
+        writer: Of the output folder.
+        batch: Frames per pass of the encoder.
+        observe: Called with every frame and its result, also with those of an earlier run.
+
+    Returns:
+        The number of frames that were tracked now.
+
+    Raises:
+        UserError: No frame, or no object on any frame.
+    """
+    tracker.labels.reset()
+    writer.begin(name, frames.rate)
+    iterator = islice(frames, frames.count)
+    done = _restore(tracker, writer, iterator, observe)
+    waiting: deque[Frame] = deque()  # frames that the encoder has seen and the tracker has not
+
+    def images() -> Iterator[Tensor]:
+        for frame in iterator:
+            waiting.append(frame)
+            yield frame.image
+
+    try:
+        for ids in tracker.track(images(), lambda _: given(waiting[0]), batch):
+            frame = waiting.popleft()
+            observe(frame, ids)
+            writer.add(frame, ids)
+            writer.save_state(tracker.labels.state())
+        if not writer.frames:
+            raise UserError(f"{name}: a video without frames that can be read; check the input")
+        if not tracker.labels.ids:
+            raise UserError(f"{name} ended before the frame on which the first object is given; check --at")
+    except BaseException:
+        if len(writer.frames) == tracker.labels.frame > 0:  # not in the midst of a frame
+            writer.save_state(tracker.labels.state(), force=True)
+        writer.discard_video(name)
+        raise
+    writer.finish(frames.skipped)
+    return len(writer.frames) - done
+
+
+def _restore(tracker: VideoTracker, writer: TrackingWriter, iterator: Iterator[Frame], observe: Observer) -> int:
+    """Take over what an interrupted run finished; returns its number of frames."""
+    state = writer.load_state()
+    if state is None:
+        return 0
+    for frame in islice(iterator, state["frame"]):
+        ids = torch.from_numpy(writer.read(frame))
+        observe(frame, ids)
+        writer.add(frame, ids)
+    tracker.labels.restore(dict(state), tracker.device)
+    return len(writer.frames)
