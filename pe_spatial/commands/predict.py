@@ -39,18 +39,18 @@ from torch import distributed
 
 from pe_spatial.common.errors import UserError
 from pe_spatial.common.files import is_full_disk, write_atomically
-from pe_spatial.common.records import Records, fingerprint, output_stems
+from pe_spatial.common.names import output_stems
+from pe_spatial.common.records import Records, fingerprint
+from pe_spatial.common.sources import source_root
+from pe_spatial.common.suffixes import VIDEO_SUFFIXES
 from pe_spatial.depth.results import DepthWriter
 from pe_spatial.detection.results import DetectionWriter
 from pe_spatial.inference.predictor import Predictor, resolve_checkpoint
 from pe_spatial.inference.stream import (
-    VIDEO_SUFFIXES,
     Prediction,
     Source,
-    count_frames,
     count_pictures,
     find_sources,
-    source_root,
     stream,
 )
 from pe_spatial.training.checkpoint import load_checkpoint, read_config
@@ -309,7 +309,7 @@ def is_done(writer: Writer, pictures: Pictures | None, path: Path, job: Job) -> 
     """Whether an earlier run has finished a file and nothing that it wrote is missing."""
     if not isinstance(writer, ResumableWriter) or (pictures is not None and not pictures.path(path).is_file()):
         return False
-    frames = count_frames(path) if path.suffix.lower() in VIDEO_SUFFIXES else None
+    frames = count_pictures([path]) if path.suffix.lower() in VIDEO_SUFFIXES else None
     return writer.is_done(job.name(path), frames)
 
 
