@@ -35,6 +35,7 @@ from pe_spatial.common.errors import UserError
 
 if TYPE_CHECKING:
     from pe_spatial.common.records import Part
+    from pe_spatial.common.sources import Entry
     from pe_spatial.inference.stream import Prediction
     from pe_spatial.inference.tasks import Task
     from pe_spatial.inference.writer import ResultsWriter
@@ -103,7 +104,8 @@ def run(options: argparse.Namespace) -> int:
     """Predict everything; returns the exit status."""
     from PIL import Image
 
-    from pe_spatial.common.records import Records, fingerprint, output_stems
+    from pe_spatial.common.names import output_stems
+    from pe_spatial.common.records import Records, fingerprint
     from pe_spatial.inference.predictor import resolve_checkpoint
     from pe_spatial.inference.tasks import resizing, task_of
     from pe_spatial.training.checkpoint import load_checkpoint, read_config
@@ -144,15 +146,13 @@ def settle_options(options: argparse.Namespace, task: Task, checkpoint: Path) ->
         options.threshold = DEFAULT_THRESHOLD
 
 
-def find_files(options: argparse.Namespace) -> dict[str, Path]:
+def find_files(options: argparse.Namespace) -> dict[str, Entry]:
     """The files of the input by their names in the results, without those of the output folder."""
-    from pe_spatial.inference.stream import find_sources, source_root
+    from pe_spatial.common.sources import resolve_sources
 
-    root, output = source_root(options.input), options.output.resolve()
-    files = {path.relative_to(root).as_posix(): path for path in find_sources(options.input)}
-    if output.is_relative_to(root.resolve()):
-        below = f"{output.relative_to(root.resolve()).as_posix()}/"
-        files = {name: path for name, path in files.items() if below != "./" and not name.startswith(below)}
+    output = options.output.resolve()
+    entries = resolve_sources(options.input)
+    files = {entry.name: entry for entry in entries if not entry.path.resolve().is_relative_to(output)}
     if not files:
         raise UserError(f"{options.input}: only files of the output folder {options.output} are there")
     return files
@@ -174,7 +174,7 @@ def is_first() -> bool:
     return not distributed.is_initialized() or distributed.get_rank() == 0
 
 
-def predict(predictor: Any, writer: ResultsWriter, files: Mapping[str, Path], is_whole: bool) -> dict[str, str]:  # noqa: ANN401 - of any task
+def predict(predictor: Any, writer: ResultsWriter, files: Mapping[str, Entry], is_whole: bool) -> dict[str, str]:  # noqa: ANN401 - of any task
     """Do what is missing of some files and write the lists.
 
     Returns:
@@ -184,12 +184,12 @@ def predict(predictor: Any, writer: ResultsWriter, files: Mapping[str, Path], is
     from pe_spatial.inference.writer import write_all
 
     try:
-        names = writer.plan(files)
+        names = writer.plan({name: entry.file for name, entry in files.items()})
         if len(names) < len(files) and is_first():
             print(f"{len(files) - len(names)} of {len(files)} files were done by an earlier run")
-        todo = {files[name]: name for name in names}
-        paths = list(todo)
-        failed = write_all(shown(stream(predictor, paths), count_pictures(paths)), writer, todo.__getitem__)
+        todo = [files[name] for name in names]
+        name_of = {entry.path: name for name, entry in files.items()}.__getitem__
+        failed = write_all(shown(stream(predictor, todo), count_pictures(todo)), writer, name_of)
         failed = gather(failed)
         if is_first():
             writer.close()

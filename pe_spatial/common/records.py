@@ -22,7 +22,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from itertools import groupby
 from operator import itemgetter
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from filelock import FileLock, Timeout
@@ -47,15 +47,6 @@ CREATE TABLE IF NOT EXISTS contents (name BLOB, frame INTEGER, content TEXT, PRI
 """
 _PAGE = 200  # rows that are read at once; a reader that holds a database longer would stop its writer
 _PATIENCE = 120.0  # seconds that a reader waits for a writer, and the other way round
-
-
-def output_stems(names: Iterable[str]) -> dict[str, str]:
-    """Names without suffix; where two would meet (`a.jpg`, `a.png`), with it. Independent of their order."""
-    names = list(names)
-    stems = {name: str(PurePosixPath(name).with_suffix("")) for name in names}
-    taken = list(stems.values())
-    twice = {stem for stem in taken if taken.count(stem) > 1} if len(set(taken)) < len(taken) else set()
-    return {name: name if stem in twice else stem for name, stem in stems.items()}
 
 
 def fingerprint(path: Path) -> str:

@@ -44,6 +44,11 @@ class Entry:
     name: str
     archive: tuple[str, int, int] | None = None
 
+    @property
+    def file(self) -> Path:
+        """The file on disk; of an image in a tar, the tar."""
+        return self.path if self.archive is None else Path(self.archive[0])
+
 
 @dataclass(frozen=True)
 class Sources(Sequence[Entry]):
@@ -106,7 +111,7 @@ def resolve_sources(
     search = _Search(tuple(kinds), recursive)
     if isinstance(spec, str | Path):
         search.add(Path(spec).expanduser())
-        root = Path(spec).expanduser() if os.path.isdir(spec) else fixed_folder(spec)
+        root = source_root(spec)
     else:
         for item in spec:
             search.add(Path(item).expanduser(), listed=True)
@@ -133,9 +138,12 @@ def natural_order(paths: Iterable[str | Path]) -> list[str]:
     return sorted(map(str, paths), key=key)
 
 
-def fixed_folder(spec: str | Path) -> Path:
-    """The folder of a path, or the deepest one that all matches of a pattern lie in."""
-    folder = Path(spec).expanduser().parent
+def source_root(spec: str | Path) -> Path:
+    """The folder that names of a single source start from; it does not depend on the files that exist today."""
+    path = Path(spec).expanduser()
+    if path.is_dir():
+        return path
+    folder = path.parent
     while glob.has_magic(str(folder)) and not folder.is_dir():
         folder = folder.parent
     return folder
@@ -258,7 +266,7 @@ def _walk(root: Path, recursive: bool = True) -> Iterator[str]:
 
 def _matches(pattern: Path) -> Iterator[str]:
     """The files that a pattern matches; `**` stands for any number of folders."""
-    root = fixed_folder(pattern)
+    root = source_root(pattern)
     parts = pattern.parts[len(root.parts) :]
     if "**" not in parts:
         found = (root / name for name in glob.iglob(str(Path(*parts)), root_dir=root))

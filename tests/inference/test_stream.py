@@ -8,8 +8,9 @@ import pytest
 from PIL import Image
 
 from pe_spatial.common.errors import UserError
+from pe_spatial.common.sources import source_root
 from pe_spatial.inference.predictor import Predictor
-from pe_spatial.inference.stream import count_pictures, find_sources, source_root, stream
+from pe_spatial.inference.stream import count_pictures, find_sources, stream
 
 STREAM = sys.modules["pe_spatial.inference.stream"]  # the package offers the function by the same name
 

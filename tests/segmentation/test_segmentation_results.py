@@ -11,7 +11,8 @@ from small_segmenters import CLASSES, COLORS
 from torchvision.ops import masks_to_boxes
 
 from pe_spatial.common.errors import UserError
-from pe_spatial.common.records import Records, output_stems
+from pe_spatial.common.names import output_stems
+from pe_spatial.common.records import Records
 from pe_spatial.data import decode_mask
 from pe_spatial.segmentation.panoptic import CocoPanoptic, LoadPanoptic
 from pe_spatial.segmentation.results import SegmentationWriter, count_labels

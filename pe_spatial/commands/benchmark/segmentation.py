@@ -18,7 +18,8 @@ from mmengine.config import Config
 from mmengine.registry import MODELS
 from PIL import Image
 
-from pe_spatial.common.records import Records, output_stems
+from pe_spatial.common.names import output_stems
+from pe_spatial.common.records import Records
 from pe_spatial.inference.stream import find_sources
 from pe_spatial.training.checkpoint import save_checkpoint
 from pe_spatial.training.checkpoint_hook import describe
