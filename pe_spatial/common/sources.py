@@ -78,13 +78,14 @@ class Sources(Sequence[Entry]):
 
     @property
     def warning(self) -> str:
-        """A sentence about the files that were left out; empty if there are none."""
+        """A line about the files that were left out; empty if there are none."""
         total = sum(self.passed_over.values())
         if not total:
             return ""
         most = sorted(self.passed_over.items(), key=lambda item: (-item[1], item[0]))
         shown = ", ".join(f"{count} {suffix or 'without suffix'}" for suffix, count in most[:5])
-        return f"{total} files in {self.root} were left out because of their names ({shown}{', …' * (len(most) > 5)})"
+        more = ", …" if len(most) > 5 else ""
+        return f"files in {self.root} left out because of their names: {total} ({shown}{more})"
 
 
 def resolve_sources(
@@ -154,6 +155,7 @@ class _Search:
 
     def __init__(self, kinds: tuple[Kind, ...], recursive: bool) -> None:
         self.kinds = kinds
+        self._wanted = " or ".join(_NAMES[kind] for kind in kinds)
         self.recursive = recursive
         self.found: list[tuple[Path, Kind]] = []
         self.passed_over: Counter[str] = Counter()
@@ -179,17 +181,16 @@ class _Search:
             self.found.append((path, self._kind_of_named(path)))
 
     def _nothing(self, path: Path) -> str:
-        wanted = " or ".join(_NAMES[kind] for kind in self.kinds)
         suffixes = " ".join(suffix for kind in self.kinds for suffix in _SUFFIXES[kind])
         left = Sources((), path, self.passed_over).warning
         looked = f"looked for the suffixes {suffixes}" + (f"; {left}" if left else "")
         if path.is_dir():
-            return f"{path} holds no {wanted}; {looked}"
+            return f"{path} holds no {self._wanted}; {looked}"
         if path.is_file():
-            return f"{path} names no {wanted}; write one path per line"
+            return f"{path} names no {self._wanted}; write one path per line"
         if glob.has_magic(str(path)):
-            return f"the pattern {path} matches no {wanted}; {looked}"
-        return f"{path}: no {wanted} there, for no such file or folder exists{_nearest(path)}; {looked}"
+            return f"the pattern {path} matches no {self._wanted}; {looked}"
+        return f"{path}: no {self._wanted} there, for no such file or folder exists{_nearest(path)}; {looked}"
 
     def _add_all(self, paths: Iterable[str]) -> None:
         """Files of the kinds that are wanted, in natural order; tars only where nothing else is."""
@@ -223,8 +224,7 @@ class _Search:
         if kind in self.kinds or kind == "tar" and "image" in self.kinds:
             return kind
         if kind is not None:
-            wanted = " or ".join(_NAMES[kind] for kind in self.kinds)
-            raise UserError(f"{path} is a {_NAMES[kind]} by its suffix; name a {wanted}")
+            raise UserError(f"{path} is no {self._wanted} by its suffix, but a {_NAMES[kind]}: name another file")
         if len(self.kinds) == 1:
             return self.kinds[0]
         from pe_spatial.common.video import is_video  # heavy

@@ -106,8 +106,9 @@ class VideoReader:
             number = fields = 0
             for packet in packets:
                 for frame in _decode(stream, packet, failed):
-                    origin = (frame.time or 0.0) if origin is None else origin
-                    time = number / self.frame_rate if frame.time is None else frame.time - origin
+                    moment = number / self.frame_rate if frame.pts is None else _seconds(frame.pts, stream)
+                    origin = moment if origin is None else origin
+                    time = moment - origin
                     while frame.pts is not None and failed and min(failed) < frame.pts:
                         yield self._unreadable(number, _seconds(min(failed), stream) - origin)
                         failed.remove(min(failed))
