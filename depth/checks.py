@@ -29,7 +29,7 @@ class DepthCheck(DatasetCheck):
         """All data sets of this package."""
         return isinstance(dataset, DepthDataset)
 
-    def look(self, record: dict[str, Any], sample: dict[str, Any] | None) -> Any:
+    def inspect_sample(self, record: dict[str, Any], sample: dict[str, Any] | None) -> Any:
         """The measurements' extremes and distribution."""
         if sample is None or "depth" not in sample:
             return None

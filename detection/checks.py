@@ -20,7 +20,7 @@ class CocoFileCheck(DatasetCheck):
         """Data sets whose instances come from a JSON file, also where another package makes label maps of them."""
         return "instances" in record and str(dataset.ann_file).endswith(".json")
 
-    def inspect(self) -> Iterable[Finding]:
+    def inspect_annotations(self) -> Iterable[Finding]:
         """Read the file again, as it stands."""
         file = read_coco(self.dataset.ann_file)
         yield from _numbering(file)

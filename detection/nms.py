@@ -61,7 +61,7 @@ class Suppression:
             keep = batched_nms(boxes.float(), scores.float(), labels, self.threshold)
             return keep, scores[keep]
         pairs = overlapping_pairs(boxes, labels, 0.0 if self.method == "gaussian" else self.threshold)
-        final = settle(scores, pairs._replace(value=self._factor(pairs.value)), self.min_score)
+        final = resolve_suppression(scores, pairs._replace(value=self._factor(pairs.value)), self.min_score)
         keep = (final > self.min_score).nonzero().squeeze(1)
         keep = keep[final[keep].argsort(descending=True, stable=True)]
         return keep, final[keep]
@@ -72,19 +72,19 @@ class Suppression:
         return (1 - overlap) ** (self.scale if self.method == "quad" else 1.0)
 
 
-class Pairs(NamedTuple):
+class OverlapPairs(NamedTuple):
     """E ordered pairs of boxes: `source` [E] acts on `target` [E] with `value` [E]."""
 
     source: Tensor
     target: Tensor
     value: Tensor
 
-    def where(self, mask: Tensor) -> Pairs:
+    def where(self, mask: Tensor) -> OverlapPairs:
         """The pairs of a mask [E]."""
-        return Pairs(self.source[mask], self.target[mask], self.value[mask])
+        return OverlapPairs(self.source[mask], self.target[mask], self.value[mask])
 
 
-def overlapping_pairs(boxes: Tensor, labels: Tensor, threshold: float) -> Pairs:
+def overlapping_pairs(boxes: Tensor, labels: Tensor, threshold: float) -> OverlapPairs:
     """All pairs of different boxes of one class whose IoU exceeds `threshold`, in both orders, with the IoU.
 
     Only boxes of one class are compared, a block at a time, so memory follows the overlaps that there are.
@@ -93,14 +93,14 @@ def overlapping_pairs(boxes: Tensor, labels: Tensor, threshold: float) -> Pairs:
     sorted_boxes, sorted_labels = boxes[order].float(), labels[order].contiguous()
     found = list(_blocks(sorted_boxes, sorted_labels, threshold))
     if not found:
-        nothing = order.new_empty(0)
-        return Pairs(nothing, nothing, boxes.new_empty(0, dtype=torch.float32))
+        none = order.new_empty(0)
+        return OverlapPairs(none, none, boxes.new_empty(0, dtype=torch.float32))
     source, target, value = (torch.cat(column) for column in zip(*found, strict=True))
     source, target = order[source], order[target]
-    return Pairs(torch.cat([source, target]), torch.cat([target, source]), torch.cat([value, value]))
+    return OverlapPairs(torch.cat([source, target]), torch.cat([target, source]), torch.cat([value, value]))
 
 
-def _blocks(boxes: Tensor, labels: Tensor, threshold: float) -> Iterator[Pairs]:
+def _blocks(boxes: Tensor, labels: Tensor, threshold: float) -> Iterator[OverlapPairs]:
     """Pairs (i, j), i < j, of boxes that are sorted by class, some rows at a time."""
     ends = torch.searchsorted(labels, labels, right=True)  # of the class of every row
     room = max(_BLOCK, _BLOCK_ROWS * len(labels))
@@ -114,11 +114,11 @@ def _blocks(boxes: Tensor, labels: Tensor, threshold: float) -> Iterator[Pairs]:
         overlap = box_iou(boxes[start:stop], boxes[start:end])  # [rows, columns]
         same = labels[start:stop, None] == labels[None, start:end]
         row, column = ((overlap > threshold) & same).triu(diagonal=1).nonzero(as_tuple=True)
-        yield Pairs(row + start, column + start, overlap[row, column])
+        yield OverlapPairs(row + start, column + start, overlap[row, column])
         start = stop
 
 
-def settle(scores: Tensor, pairs: Pairs, min_score: float) -> Tensor:
+def resolve_suppression(scores: Tensor, pairs: OverlapPairs, min_score: float) -> Tensor:
     """Final scores [N] of Soft-NMS.
 
     Args:

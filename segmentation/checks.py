@@ -40,7 +40,7 @@ class LabelMapCheck(DatasetCheck):
         """All data sets of this package."""
         return isinstance(dataset, SegmentationDataset | CocoPanoptic | InstanceLabels)
 
-    def look(self, record: dict[str, Any], sample: dict[str, Any] | None) -> Any:
+    def inspect_sample(self, record: dict[str, Any], sample: dict[str, Any] | None) -> Any:
         """Pixels of each of 256 labels."""
         if sample is None or "sem_seg" not in sample:
             return None
@@ -94,7 +94,7 @@ class LabelValueCheck(DatasetCheck):
         """Data sets of label files."""
         return isinstance(dataset, SegmentationDataset)
 
-    def look(self, record: dict[str, Any], sample: dict[str, Any] | None) -> Any:
+    def inspect_sample(self, record: dict[str, Any], sample: dict[str, Any] | None) -> Any:
         """The values of the file with their pixels; also of a file that the loader has refused."""
         try:
             values = read_values(record["seg_map_path"])

@@ -27,7 +27,7 @@ class VideoCheck(DatasetCheck):
         """All data sets of this package."""
         return isinstance(dataset, VideoDataset)
 
-    def look(self, record: dict[str, Any], sample: dict[str, Any] | None) -> Any:
+    def inspect_sample(self, record: dict[str, Any], sample: dict[str, Any] | None) -> Any:
         """Read everything."""
         findings: list[Finding] = []
         size = self._frames(record, findings)

@@ -14,12 +14,12 @@ from torch import Tensor
 from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
 
 from pe_spatial.detection.deta.boxes import to_corners
-from pe_spatial.detection.deta.matching import IoUMatching, Objects, OneToOneMatching, Pairs
+from pe_spatial.detection.deta.matching import IoUMatching, MatchedPairs, Objects, OneToOneMatching
 from pe_spatial.detection.deta.transformer import Prediction, Predictions
 
 
 def prediction_losses(
-    prediction: Prediction, targets: Sequence[Objects], pairs: Sequence[Pairs], number: float
+    prediction: Prediction, targets: Sequence[Objects], pairs: Sequence[MatchedPairs], number: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Focal loss (alpha 0.25, gamma 2) of all logits, and L1 and generalized IoU loss of the matched boxes.
 
@@ -34,10 +34,10 @@ def prediction_losses(
     labels = torch.cat([t.labels[p.objects] for t, p in zip(targets, pairs, strict=True)])
     boxes = torch.cat([t.boxes[p.objects] for t, p in zip(targets, pairs, strict=True)])
     logits = prediction.logits.float()
-    nothing = logits.shape[-1]
-    wanted = torch.full(logits.shape[:2], nothing, device=logits.device)  # [B, N]
+    background = logits.shape[-1]
+    wanted = torch.full(logits.shape[:2], background, device=logits.device)  # [B, N]
     wanted[image, row] = labels
-    wanted = torch.zeros_like(logits[..., :1]).expand(-1, -1, nothing + 1).scatter(2, wanted[..., None], 1.0)
+    wanted = torch.zeros_like(logits[..., :1]).expand(-1, -1, background + 1).scatter(2, wanted[..., None], 1.0)
     found = prediction.boxes[image, row]
     return (
         sigmoid_focal_loss(logits, wanted[..., :-1], alpha=0.25, gamma=2, reduction="sum") / number,
@@ -76,7 +76,12 @@ class Criterion:
         return losses | self._named("_enc", predictions.encoder, nameless, pairs, count)
 
     def _named(
-        self, suffix: str, prediction: Prediction, targets: Sequence[Objects], pairs: Sequence[Pairs], count: float
+        self,
+        suffix: str,
+        prediction: Prediction,
+        targets: Sequence[Objects],
+        pairs: Sequence[MatchedPairs],
+        count: float,
     ) -> dict[str, Tensor]:
         values = prediction_losses(prediction, targets, pairs, count)
         names = ("loss_class", "loss_bbox", "loss_giou")

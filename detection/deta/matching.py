@@ -28,7 +28,7 @@ class Objects(NamedTuple):
     labels: Tensor
 
 
-class Pairs(NamedTuple):
+class MatchedPairs(NamedTuple):
     """M predictions [M] and the objects [M] that they answer for."""
 
     predictions: Tensor
@@ -47,30 +47,30 @@ class IoUMatching:
     def __init__(self) -> None:
         self._tokens = Assigner((0.3, 0.7), _ENCODER_SAMPLES, 0.5, keep_best=True)
 
-    def encoder(self, prediction: Prediction, targets: Sequence[Objects]) -> list[Pairs]:
+    def encoder(self, prediction: Prediction, targets: Sequence[Objects]) -> list[MatchedPairs]:
         """Pairs of tokens and objects for every image."""
         return self._match(self._tokens, prediction.references, targets)
 
-    def decoder(self, layers: Sequence[Prediction], targets: Sequence[Objects]) -> list[list[Pairs]]:
+    def decoder(self, layers: Sequence[Prediction], targets: Sequence[Objects]) -> list[list[MatchedPairs]]:
         """For every layer, pairs of queries and objects for every image."""
         references = layers[0].references
         assigner = Assigner((0.6, 0.6), references.shape[1], 0.25, keep_best=True)
         return [self._match(assigner, references, targets)] * len(layers)
 
-    def _match(self, assigner: Assigner, references: Tensor, targets: Sequence[Objects]) -> list[Pairs]:
+    def _match(self, assigner: Assigner, references: Tensor, targets: Sequence[Objects]) -> list[MatchedPairs]:
         corners = to_corners(references.detach().float())
         return [_match_by_overlap(assigner, c, to_corners(t.boxes)) for c, t in zip(corners, targets, strict=True)]
 
 
-def _match_by_overlap(assigner: Assigner, candidates: Tensor, objects: Tensor) -> Pairs:
+def _match_by_overlap(assigner: Assigner, candidates: Tensor, objects: Tensor) -> MatchedPairs:
     """Pairs of `candidates` [N, 4] and `objects` [G, 4]."""
     match = assigner.match(candidates, objects)
     positive, _ = assigner.sample(match.label)
-    fallen = torch.bincount(match.owner[positive], minlength=len(objects))[: len(objects)]  # [G]
+    fallen = torch.bincount(match.gt_index[positive], minlength=len(objects))[: len(objects)]  # [G]
     overlap = box_iou(objects, candidates)  # [G, N]
     best = overlap.topk(min(_PER_OBJECT, len(candidates)), dim=1).indices  # [G, k]
     wanted = torch.arange(best.shape[1], device=best.device) < fallen[:, None]
-    return Pairs(best[wanted], wanted.nonzero()[:, 0])
+    return MatchedPairs(best[wanted], wanted.nonzero()[:, 0])
 
 
 class OneToOneMatching:
@@ -80,26 +80,26 @@ class OneToOneMatching:
     IoU). For tokens all objects are of class 0.
     """
 
-    def encoder(self, prediction: Prediction, targets: Sequence[Objects]) -> list[Pairs]:
+    def encoder(self, prediction: Prediction, targets: Sequence[Objects]) -> list[MatchedPairs]:
         """Pairs of tokens and objects for every image."""
         return _match_at_least_cost(prediction, [Objects(t.boxes, torch.zeros_like(t.labels)) for t in targets])
 
-    def decoder(self, layers: Sequence[Prediction], targets: Sequence[Objects]) -> list[list[Pairs]]:
+    def decoder(self, layers: Sequence[Prediction], targets: Sequence[Objects]) -> list[list[MatchedPairs]]:
         """For every layer, pairs of queries and objects for every image."""
         return [_match_at_least_cost(layer, targets) for layer in layers]
 
 
 @torch.no_grad()
-def _match_at_least_cost(prediction: Prediction, targets: Sequence[Objects]) -> list[Pairs]:
+def _match_at_least_cost(prediction: Prediction, targets: Sequence[Objects]) -> list[MatchedPairs]:
     pairs = []
     for logits, boxes, target in zip(prediction.logits.float(), prediction.boxes.float(), targets, strict=True):
         probability = logits[:, target.labels].sigmoid()  # [N, G]
         as_object = 0.25 * (1 - probability) ** 2 * -(probability + 1e-8).log()
-        as_nothing = 0.75 * probability**2 * -(1 - probability + 1e-8).log()
+        as_background = 0.75 * probability**2 * -(1 - probability + 1e-8).log()
         distance = torch.cdist(boxes, target.boxes, p=1)
         overlap = generalized_box_iou(to_corners(boxes), to_corners(target.boxes))
-        cost = 2 * (as_object - as_nothing) + 5 * distance - 2 * overlap
+        cost = 2 * (as_object - as_background) + 5 * distance - 2 * overlap
         # numbers that are none end in a loss that is none, which is reported there
         found = linear_sum_assignment(cost.nan_to_num(nan=1e6).cpu().numpy())
-        pairs.append(Pairs(*(torch.from_numpy(index).to(logits.device) for index in found)))
+        pairs.append(MatchedPairs(*(torch.from_numpy(index).to(logits.device) for index in found)))
     return pairs

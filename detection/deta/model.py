@@ -33,8 +33,8 @@ class _Kind(NamedTuple):
 
 
 _KINDS = {
-    "iou": _Kind(IoUMatching, proposals.spread, "NMSPostprocess"),
-    "one_to_one": _Kind(OneToOneMatching, proposals.best, "TopKPostprocess"),
+    "iou": _Kind(IoUMatching, proposals.select_per_level, "NMSPostprocess"),
+    "one_to_one": _Kind(OneToOneMatching, proposals.select_top_k, "TopKPostprocess"),
 }
 
 

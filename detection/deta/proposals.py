@@ -16,12 +16,12 @@ _PER_LEVEL = 1000  # tokens of a level that are considered
 _NMS_THRESHOLD = 0.9
 
 
-def best(objectness: Tensor, boxes: Tensor, grid: TokenGrid, number: int) -> Tensor:
+def select_top_k(objectness: Tensor, boxes: Tensor, grid: TokenGrid, number: int) -> Tensor:
     """The `number` tokens [B, Q] of highest `objectness` [B, S]: the choice of Deformable DETR."""
     return objectness.topk(number, dim=1).indices
 
 
-def spread(objectness: Tensor, boxes: Tensor, grid: TokenGrid, number: int) -> Tensor:
+def select_per_level(objectness: Tensor, boxes: Tensor, grid: TokenGrid, number: int) -> Tensor:
     """DETA's choice: of what non-maximum suppression leaves on every level, an equal number of the best from each.
 
     Where levels have too few, the best of the others fill up. Where suppression leaves fewer than `number`, it is
@@ -38,12 +38,13 @@ def spread(objectness: Tensor, boxes: Tensor, grid: TokenGrid, number: int) -> T
     """
     corners = to_corners(boxes.float()).clamp(0, 1)
     chosen = [
-        _spread_one(logits.float(), corner, grid, number) for logits, corner in zip(objectness, corners, strict=True)
+        _select_in_image(logits.float(), corner, grid, number)
+        for logits, corner in zip(objectness, corners, strict=True)
     ]
     return torch.stack(chosen)
 
 
-def _spread_one(logits: Tensor, corners: Tensor, grid: TokenGrid, number: int) -> Tensor:
+def _select_in_image(logits: Tensor, corners: Tensor, grid: TokenGrid, number: int) -> Tensor:
     candidates = []
     first = 0
     for rows, columns in grid.shapes:

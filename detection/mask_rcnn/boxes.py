@@ -26,11 +26,11 @@ class Target(NamedTuple):
 
 
 class Match(NamedTuple):
-    """For each of N candidate boxes: `label` [N] is 1 (object), 0 (background) or `IGNORED`; `owner` [N] is the
+    """For each of N candidate boxes: `label` [N] is 1 (object), 0 (background) or `IGNORED`; `gt_index` [N] is the
     row of its object in the ground truth, and 0 where there is none."""
 
     label: Tensor
-    owner: Tensor
+    gt_index: Tensor
 
 
 class DeltaCoder:

@@ -48,19 +48,19 @@ class ConvUpsampleMaskHead(nn.Module):
         return x[torch.arange(len(labels), device=x.device), labels].float()
 
 
-def crop_masks(masks: Tensor, owner: Tensor, boxes: Tensor, size: int) -> Tensor:
+def crop_masks(masks: Tensor, gt_index: Tensor, boxes: Tensor, size: int) -> Tensor:
     """What the head should draw: the objects' masks as seen through boxes.
 
     Args:
         masks: [G, H, W] bool.
-        owner: [R], the object of each box.
+        gt_index: [R], the object of each box.
         boxes: [R, 4] xyxy in pixels of the masks.
         size: cells along each side of the result.
 
     Returns:
         [R, size, size] bool: whether at least half of a cell is covered (bilinear samples).
     """
-    rois = torch.cat([owner[:, None].to(boxes.dtype), boxes], dim=1)
+    rois = torch.cat([gt_index[:, None].to(boxes.dtype), boxes], dim=1)
     crops = roi_align(masks[:, None].to(boxes.dtype), rois, size, 1.0, sampling_ratio=0, aligned=True)
     return crops[:, 0] >= 0.5
 

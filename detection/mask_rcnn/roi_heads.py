@@ -29,12 +29,12 @@ class Detections(NamedTuple):
 
 
 class SampledBoxes(NamedTuple):
-    """Proposals of one image that the losses see: boxes [R, 4], labels [R] with K for background, and `owner` [R],
+    """Proposals of one image that the losses see: boxes [R, 4], labels [R] with K for background, and `gt_index` [R],
     the row of their object."""
 
     boxes: Tensor
     labels: Tensor
-    owner: Tensor
+    gt_index: Tensor
 
 
 @MODELS.register_module()
@@ -137,13 +137,13 @@ class RoIHeads(nn.Module):
         if len(target.labels) == 0:
             labels = torch.full_like(drawn, self.num_classes)
         else:
-            labels = torch.where(match.label == 1, target.labels[match.owner], self.num_classes)[drawn]
-        return SampledBoxes(boxes[drawn], labels, match.owner[drawn])
+            labels = torch.where(match.label == 1, target.labels[match.gt_index], self.num_classes)[drawn]
+        return SampledBoxes(boxes[drawn], labels, match.gt_index[drawn])
 
     def _offsets(self, sampled: SampledBoxes, target: Target) -> Tensor:
         """Offsets [objects, 4] from the sampled boxes that are objects to their true boxes."""
         is_object = sampled.labels < self.num_classes
-        return self.coder.encode(target.boxes[sampled.owner[is_object]], sampled.boxes[is_object])
+        return self.coder.encode(target.boxes[sampled.gt_index[is_object]], sampled.boxes[is_object])
 
     def _mask_loss(
         self, features: Sequence[Tensor], sampled: Sequence[SampledBoxes], targets: Sequence[Target]
@@ -152,7 +152,7 @@ class RoIHeads(nn.Module):
         crops = self.mask_pooler(features, [o.boxes for o in objects])
         logits = self.mask_head(crops, torch.cat([o.labels for o in objects]))
         wanted = [
-            crop_masks(t.masks, o.owner, o.boxes, logits.shape[-1]) for o, t in zip(objects, targets, strict=True)
+            crop_masks(t.masks, o.gt_index, o.boxes, logits.shape[-1]) for o, t in zip(objects, targets, strict=True)
         ]
         return mask_loss(logits, torch.cat(wanted))
 

@@ -142,7 +142,7 @@ class RPN(nn.Module):
             label[positive] = 1
             label[negative] = 0
             offset = torch.zeros_like(anchors)
-            offset[positive] = self.coder.encode(target.boxes[match.owner[positive]], anchors[positive])
+            offset[positive] = self.coder.encode(target.boxes[match.gt_index[positive]], anchors[positive])
             labels.append(label)
             offsets.append(offset)
         return torch.stack(labels), torch.stack(offsets)

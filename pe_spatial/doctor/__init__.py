@@ -4,7 +4,7 @@ The engine knows what the sample contract says; what only a task knows, its pack
 """
 
 from pe_spatial.doctor.check import ClassCounter, DatasetCheck, absent_classes, register_check
-from pe_spatial.doctor.examination import Effort, SplitReport, examine, examine_dataset
+from pe_spatial.doctor.examination import ExaminationOptions, SplitReport, examine, examine_dataset
 from pe_spatial.doctor.findings import Finding, Findings, Histogram
 from pe_spatial.doctor.hook import DataCheckHook
 from pe_spatial.doctor.sheet import Tile, save_sheet
@@ -13,7 +13,7 @@ __all__ = [
     "ClassCounter",
     "DataCheckHook",
     "DatasetCheck",
-    "Effort",
+    "ExaminationOptions",
     "Finding",
     "Findings",
     "Histogram",

@@ -18,7 +18,7 @@ Sample = dict[str, Any]
 class DatasetCheck:
     """One examination of one data set; a subclass says which data sets it concerns and writes the others as needed.
 
-    The order of calls: `inspect` once (a quick look leaves it out), then `look` for every sample, in threads and in any
+    The order of calls: `inspect_annotations` once (a quick look leaves it out), then `inspect_sample` for every sample, in threads and in any
     order, and `collect` in the order of the samples, and at the end `finish` and `histogram`.
 
     Args:
@@ -33,11 +33,11 @@ class DatasetCheck:
         """Whether to examine this data set, of which `record` is the first record."""
         raise NotImplementedError
 
-    def inspect(self) -> Iterable[Finding]:
+    def inspect_annotations(self) -> Iterable[Finding]:
         """What can be said without any sample, such as about the annotation file."""
         return ()
 
-    def look(self, record: Record, sample: Sample | None) -> Any:
+    def inspect_sample(self, record: Record, sample: Sample | None) -> Any:
         """What matters of one sample. Changes nothing, for it runs in threads.
 
         Args:
@@ -47,7 +47,7 @@ class DatasetCheck:
         return None
 
     def collect(self, seen: Any) -> Iterable[Finding]:
-        """Take in what `look` returned."""
+        """Take in what `inspect_sample` returned."""
         return ()
 
     def finish(self) -> Iterable[Finding]:
@@ -124,7 +124,7 @@ class InstanceCheck(DatasetCheck):
         """Records with instances."""
         return "instances" in record and bool(dataset.metainfo.get("classes"))
 
-    def look(self, record: Record, sample: Sample | None) -> Any:
+    def inspect_sample(self, record: Record, sample: Sample | None) -> Any:
         """Labels of the objects that count."""
         labels = [item["label"] for item in record["instances"] if not item.get("ignore", False)]
         return record.get("img_path", ""), [labels.count(thing) for thing in self._things]

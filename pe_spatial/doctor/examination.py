@@ -25,7 +25,7 @@ UNREADABLE = "files that cannot be read"
 
 
 @dataclass(frozen=True)
-class Effort:
+class ExaminationOptions:
     """How much to look at.
 
     Args:
@@ -58,7 +58,7 @@ class SplitReport:
 
 
 @dataclass(frozen=True)
-class _Look:
+class _Observation:
     """One sample, as a thread has seen it."""
 
     sample: Sample | None
@@ -84,13 +84,13 @@ def dataset_configs(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def examine(
-    config: Mapping[str, Any], effort: Effort, track: Callable[[str, int, Iterator[int]], Iterator[int]]
+    config: Mapping[str, Any], options: ExaminationOptions, track: Callable[[str, int, Iterator[int]], Iterator[int]]
 ) -> list[SplitReport]:
     """Examine every data set of a config.
 
     Args:
         config: A loaded config, whose packages are imported.
-        effort: How much to look at.
+        options: How much to look at.
         track: Given a description, a total and the samples' numbers: the same numbers, with a progress bar.
     """
     reports: list[SplitReport] = []
@@ -104,8 +104,8 @@ def examine(
             broken.findings.add([Finding("error", "the data set cannot be loaded", str(error))])
             reports.append(broken)
             continue
-        reports += [examine_dataset(split, dataset, effort, track) for dataset in datasets]
-    if effort.thorough:
+        reports += [examine_dataset(split, dataset, options, track) for dataset in datasets]
+    if options.thorough:
         compare_splits(reports)
     return reports
 
@@ -135,20 +135,20 @@ def compare_splits(reports: Sequence[SplitReport]) -> None:
 
 # --- one data set -----------------------------------------------------------------------------------------------------
 def examine_dataset(
-    split: str, dataset: Any, effort: Effort, track: Callable[[str, int, Iterator[int]], Iterator[int]]
+    split: str, dataset: Any, options: ExaminationOptions, track: Callable[[str, int, Iterator[int]], Iterator[int]]
 ) -> SplitReport:
     """Examine a data set; arguments as in `examine`."""
     report = SplitReport(split, type(dataset).__name__, size=len(dataset))
     checks = checks_for(dataset)
-    if effort.thorough:
+    if options.thorough:
         for check in checks:
-            report.findings.add(check.inspect())
-    order = _order(len(dataset), effort)
-    tiles = min(effort.tiles, len(order))
+            report.findings.add(check.inspect_annotations())
+    order = _order(len(dataset), options)
+    tiles = min(options.tiles, len(order))
     drawn = {order[number * len(order) // tiles] for number in range(tiles)}
-    looks = _look_at_all(_Observer(dataset, checks, effort.thorough), order, effort)
+    looks = _look_at_all(_Observer(dataset, checks, options.thorough), order, options)
     # a training that skips what cannot be read is not to be stopped by it
-    forgiven = not effort.thorough and getattr(dataset, "unreadable", "raise") == "skip"
+    forgiven = not options.thorough and getattr(dataset, "unreadable", "raise") == "skip"
     for _, (index, look) in zip(track(split, len(order), iter(order)), looks, strict=False):
         report.seen += 1
         report.findings.add(f for f in look.findings if not (forgiven and f.rule == UNREADABLE))
@@ -167,11 +167,11 @@ def examine_dataset(
     return report
 
 
-def _order(size: int, effort: Effort) -> list[int]:
-    if effort.seconds is not None:
+def _order(size: int, options: ExaminationOptions) -> list[int]:
+    if options.seconds is not None:
         order = np.random.default_rng(0).permutation(size).tolist()
-        return order if effort.samples is None else order[: effort.samples]
-    wanted = size if effort.samples is None else min(effort.samples, size)
+        return order if options.samples is None else order[: options.samples]
+    wanted = size if options.samples is None else min(options.samples, size)
     return [position * size // wanted for position in range(wanted)]
 
 
@@ -189,7 +189,7 @@ class _Observer:
         steps = getattr(self.dataset.pipeline, "transforms", ())
         return [step for step in steps if type(step).__name__.startswith("Load")]
 
-    def look(self, index: int) -> _Look:
+    def observe(self, index: int) -> _Observation:
         """Load one sample and show it to the checks."""
         record = self.dataset.get_data_info(index)
         findings: list[Finding] = []
@@ -200,22 +200,24 @@ class _Observer:
             findings.append(Finding("error", UNREADABLE, str(error)))
         except (UserError, OSError, ValueError) as error:
             findings.append(Finding("error", "samples that the loaders refuse", str(error)))
-        seen = [check.look(record, sample) for check in self.checks]
-        return _Look(sample, findings, _fingerprint(record, sample) if self.identify else None, seen)
+        seen = [check.inspect_sample(record, sample) for check in self.checks]
+        return _Observation(sample, findings, _fingerprint(record, sample) if self.identify else None, seen)
 
 
-def _look_at_all(observer: _Observer, order: Sequence[int], effort: Effort) -> Iterator[tuple[int, _Look]]:
+def _look_at_all(
+    observer: _Observer, order: Sequence[int], options: ExaminationOptions
+) -> Iterator[tuple[int, _Observation]]:
     """Look at samples in threads, a few ahead; in their order, until the time is up."""
-    end = None if effort.seconds is None else time.monotonic() + effort.seconds
-    waiting: deque[tuple[int, Future[_Look]]] = deque()
+    end = None if options.seconds is None else time.monotonic() + options.seconds
+    waiting: deque[tuple[int, Future[_Observation]]] = deque()
     rest = iter(order)
-    with ThreadPoolExecutor(effort.threads) as pool:
+    with ThreadPoolExecutor(options.threads) as pool:
         while True:
-            while len(waiting) < 2 * effort.threads:
+            while len(waiting) < 2 * options.threads:
                 index = next(rest, None)
                 if index is None or (end is not None and time.monotonic() > end):
                     break
-                waiting.append((index, pool.submit(observer.look, index)))
+                waiting.append((index, pool.submit(observer.observe, index)))
             if not waiting:
                 return
             index, future = waiting.popleft()

@@ -7,7 +7,7 @@ from mmengine.runner import Runner
 from torch.utils.data import DataLoader
 
 from pe_spatial.common.errors import ConfigError
-from pe_spatial.doctor.examination import Effort, examine_dataset, parts
+from pe_spatial.doctor.examination import ExaminationOptions, examine_dataset, parts
 
 
 @HOOKS.register_module()
@@ -46,10 +46,10 @@ class DataCheckHook(Hook):
         if runner.val_loop is not None:
             loaders["val"] = runner.val_dataloader
         problems: list[str] = []
-        effort = Effort(seconds=self.seconds, thorough=False)
+        options = ExaminationOptions(seconds=self.seconds, thorough=False)
         for split, loader in loaders.items():
             for dataset in parts(loader.dataset) if isinstance(loader, DataLoader) else ():
-                findings = examine_dataset(split, dataset, effort, lambda _, __, numbers: numbers).findings
+                findings = examine_dataset(split, dataset, options, lambda _, __, numbers: numbers).findings
                 for line in findings.lines(("warning",)):
                     runner.logger.warning(f"{split}: {line}")
                 problems += [line.replace("error: ", f"{split} data: ", 1) for line in findings.lines(("error",))]

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from pe_spatial.detection.deta.criterion import Criterion, prediction_losses
-from pe_spatial.detection.deta.matching import IoUMatching, Objects, OneToOneMatching, Pairs
+from pe_spatial.detection.deta.matching import IoUMatching, MatchedPairs, Objects, OneToOneMatching
 from pe_spatial.detection.deta.transformer import Prediction, Predictions
 
 BOXES = torch.tensor([[0.3, 0.3, 0.2, 0.2], [0.7, 0.6, 0.3, 0.4]])
@@ -54,7 +54,7 @@ def test_losses_by_hand():
     prediction = Prediction(logits, boxes, boxes)
     target = Objects(torch.tensor([[0.6, 0.5, 0.4, 0.4]]), torch.tensor([1]))
     focal, distance, overlap = prediction_losses(
-        prediction, [target], [Pairs(torch.tensor([0]), torch.tensor([0]))], number=2
+        prediction, [target], [MatchedPairs(torch.tensor([0]), torch.tensor([0]))], number=2
     )
     p = logits[0].sigmoid()
     nothing = -0.75 * p**2 * (1 - p).log()

@@ -6,7 +6,7 @@ from conftest import ENCODER
 from mmengine.structures import BaseDataElement, InstanceData
 
 from pe_spatial.detection.deta import DETA
-from pe_spatial.detection.deta.proposals import best, spread
+from pe_spatial.detection.deta.proposals import select_per_level, select_top_k
 from pe_spatial.detection.deta.tokens import TokenGrid, sine_code
 
 
@@ -58,7 +58,9 @@ def test_a_padded_image_is_seen_as_it_is_alone():
     both = TokenGrid.of(padded, [(64, 64), (128, 96)], (128, 96))
 
     def choose(objectness, *rest):
-        return best(objectness.masked_fill(rest[1].padding, -torch.inf), *rest)  # untrained, all cells look alike
+        return select_top_k(
+            objectness.masked_fill(rest[1].padding, -torch.inf), *rest
+        )  # untrained, all cells look alike
 
     with torch.no_grad():
         alone = model.transformer(maps, grid, choose).layers[-1]
@@ -119,7 +121,7 @@ def make_tokens(seed=0):
 
 def test_levels_share_the_queries():
     logits, boxes, grid = make_tokens()
-    (chosen,) = spread(logits - 5 * grid.levels, boxes, grid, 15)  # the finest level is the surest by far
+    (chosen,) = select_per_level(logits - 5 * grid.levels, boxes, grid, 15)  # the finest level is the surest by far
     assert len(set(chosen.tolist())) == 15
     counts = grid.levels[chosen].bincount().tolist()
     assert counts == [6, 5, 4]  # five each; the coarsest has four, and the best of the others fills up
@@ -130,14 +132,14 @@ def test_boxes_that_repeat_a_better_one_are_passed_over():
     boxes = boxes.clone()
     boxes[0, 1] = boxes[0, 0]
     logits[0, :2] = torch.tensor([9.0, 8.0])
-    chosen = set(spread(logits, boxes, grid, 12)[0].tolist())
+    chosen = set(select_per_level(logits, boxes, grid, 12)[0].tolist())
     assert 0 in chosen and 1 not in chosen
-    assert {0, 1} <= set(best(logits, boxes, grid, 12)[0].tolist())
+    assert {0, 1} <= set(select_top_k(logits, boxes, grid, 12)[0].tolist())
 
 
 def test_too_few_different_boxes_are_filled_up():
     logits, boxes, grid = make_tokens()
-    chosen = spread(logits, boxes[:, :1].expand(-1, 84, -1), grid, 12)  # one box on every level
+    chosen = select_per_level(logits, boxes[:, :1].expand(-1, 84, -1), grid, 12)  # one box on every level
     assert len(set(chosen[0].tolist())) == 12
 
 
