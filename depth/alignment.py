@@ -27,12 +27,12 @@ def align_scale_shift(prediction: Tensor, target: Tensor) -> Tensor:
     A constant prediction determines no scale; it becomes the mean of the target.
     """
     mean, target_mean = prediction.mean(), target.mean()
-    centerd = prediction - mean
-    power = centerd.square().sum()
+    centered = prediction - mean
+    power = centered.square().sum()
     if power <= (torch.finfo(prediction.dtype).eps * mean) ** 2 * len(prediction):
         return target_mean.expand_as(prediction)
-    scale = (centerd * (target - target_mean)).sum() / power
-    return scale * centerd + target_mean
+    scale = (centered * (target - target_mean)).sum() / power
+    return scale * centered + target_mean
 
 
 def _median(values: Tensor) -> Tensor:

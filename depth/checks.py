@@ -1,4 +1,4 @@
-"""What the data set doctor asks of depth maps."""
+"""What the dataset doctor asks of depth maps."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -26,7 +26,7 @@ class DepthCheck(DatasetCheck):
 
     @classmethod
     def concerns(cls, dataset: Any, record: dict[str, Any]) -> bool:
-        """All data sets of this package."""
+        """All datasets of this package."""
         return isinstance(dataset, DepthDataset)
 
     def inspect_sample(self, record: dict[str, Any], sample: dict[str, Any] | None) -> Any:

@@ -19,7 +19,7 @@ class DepthDataset(DenseDataset):
     Args:
         *args, **kwargs: Those of `DenseDataset`.
         depth_scale: Meters per unit of the PNG files; None where there are none.
-        depth_range: Where given, at least one pixel of the data set must lie inside, (least, greatest) in meters.
+        depth_range: Where given, at least one pixel of the dataset must lie inside, (least, greatest) in meters.
     """
 
     METAINFO = {"depth_unit": "meters"}
@@ -50,7 +50,7 @@ class DepthDataset(DenseDataset):
             self._require_range(*self.depth_range)
 
     def _require_range(self, least: float, greatest: float) -> None:
-        """Read depth maps until one has a pixel in the range, which is the first one of any sensible data set."""
+        """Read depth maps until one has a pixel in the range, which is the first one of any sensible dataset."""
         loader = LoadDepthMap(allow_empty=True, allow_invalid=True)
         nearest, farthest = float("inf"), 0.0
         for depth in self._depth_maps(loader):

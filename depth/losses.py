@@ -44,12 +44,12 @@ class ScaleInvariantLogLoss(nn.Module):
         """
         ratio = _log_ratio(prediction, target, valid, self.eps)[valid]  # [P]
         if ratio.numel() == 0:
-            return _nothing(prediction)
+            return _zero_loss(prediction)
         # population variance + (1 - invariance) * mean², which does not cancel as the difference of squares does
-        spread = ratio.var(correction=0) + (1 - self.invariance) * ratio.mean().square()
+        variance = ratio.var(correction=0) + (1 - self.invariance) * ratio.mean().square()
         # the slope of a square root at 0 is infinite; a perfect prediction needs the gradient 0
-        positive = spread > 0
-        return self.loss_weight * torch.where(positive, torch.where(positive, spread, 1.0).sqrt(), 0.0)
+        positive = variance > 0
+        return self.loss_weight * torch.where(positive, torch.where(positive, variance, 1.0).sqrt(), 0.0)
 
 
 @MODELS.register_module()
@@ -80,7 +80,7 @@ class MultiScaleGradientLoss(nn.Module):
     def forward(self, prediction: Tensor, target: Tensor, valid: Tensor) -> Tensor:
         """The loss as a scalar; arguments as those of `ScaleInvariantLogLoss`."""
         ratio = _log_ratio(prediction, target, valid, self.eps)
-        total = _nothing(prediction)
+        total = _zero_loss(prediction)
         for scale in range(self.scales):
             step = 2**scale
             for axis in (-2, -1):
@@ -106,6 +106,6 @@ def _neighbors(values: Tensor, valid: Tensor, axis: int) -> tuple[Tensor, Tensor
     return values.diff(dim=axis), valid.narrow(axis, 0, pairs) & valid.narrow(axis, 1, pairs)
 
 
-def _nothing(prediction: Tensor) -> Tensor:
+def _zero_loss(prediction: Tensor) -> Tensor:
     """0 that still belongs to the graph, so that backward runs on a batch without valid pixels."""
     return prediction.flatten()[:0].float().sum()

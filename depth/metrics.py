@@ -1,4 +1,4 @@
-"""The measures of depth estimation, per image in float64, and the metric that averages them over a data set."""
+"""The measures of depth estimation, per image in float64, and the metric that averages them over a dataset."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

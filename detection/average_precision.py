@@ -63,13 +63,13 @@ def average_precision(
     """Compare detections with the truth.
 
     Args:
-        truth: a COCO data set; annotations have `area`, `iscrowd` and ids above 0 (0 reads as "unmatched").
-        results: detections in COCO's result format, with `bbox` or with `segmentation` (RLE).
-        iou_type: overlap of boxes or of masks.
-        image_ids: images that count.
-        category_ids: classes that count, in the order of K.
-        max_detections: best detections per image and class that count.
-        backend: which library computes.
+        truth: a COCO dataset; annotations have `area`, `iscrowd` and ids above 0 (0 reads as "unmatched").
+        results: Detections in COCO's result format, with `bbox` or with `segmentation` (RLE).
+        iou_type: Overlap of boxes or of masks.
+        image_ids: Images that count.
+        category_ids: Classes that count, in the order of K.
+        max_detections: Best detections per image and class that count.
+        backend: Which library computes.
     """
     run = _hotcoco if backend == "hotcoco" else _pycocotools
     ordered = sorted(category_ids)  # pycocotools sorts the classes anyway

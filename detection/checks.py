@@ -1,4 +1,4 @@
-"""What the data set doctor asks of annotation files in COCO's format; the loaders and the engine ask the rest."""
+"""What the dataset doctor asks of annotation files in COCO's format; the loaders and the engine ask the rest."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -17,7 +17,7 @@ class CocoFileCheck(DatasetCheck):
 
     @classmethod
     def concerns(cls, dataset: Any, record: dict[str, Any]) -> bool:
-        """Data sets whose instances come from a JSON file, also where another package makes label maps of them."""
+        """Datasets whose instances come from a JSON file, also where another package makes label maps of them."""
         return "instances" in record and str(dataset.ann_file).endswith(".json")
 
     def inspect_annotations(self) -> Iterable[Finding]:

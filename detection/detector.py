@@ -21,10 +21,10 @@ class Detector(BaseModel):
 
     Args:
         num_classes: K; labels are 0…K-1.
-        backbone: settings of a backbone with `channels` and `strides`; its last map feeds the neck.
-        neck: settings of the pyramid; `in_channels` and `stride` are those of the backbone.
-        data_preprocessor: settings of the preprocessor.
-        tta: settings of `MultiScaleFlip`; None looks at every image once.
+        backbone: Settings of a backbone with `channels` and `strides`; its last map feeds the neck.
+        neck: Settings of the pyramid; `in_channels` and `stride` are those of the backbone.
+        data_preprocessor: Settings of the preprocessor.
+        tta: Settings of `MultiScaleFlip`; None looks at every image once.
 
     Raises:
         ValueError: `num_classes` below 1, or maps of different numbers of channels.
@@ -57,16 +57,16 @@ class Detector(BaseModel):
         return self.tta(self, data)
 
     def check_classes(self, metainfo: Mapping[str, Any]) -> None:
-        """Compare the model with the `classes` of a data set.
+        """Compare the model with the `classes` of a dataset.
 
         Raises:
-            ValueError: their number is not the model's.
+            ValueError: Their number is not the model's.
         """
         check_class_count(self.num_classes, metainfo)
 
 
 def objects_with_area(sample: BaseDataElement, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """Objects of a sample on the device; boxes without area cannot be learnt from and are left out.
+    """Objects of a sample on the device; boxes without area cannot be learned from and are left out.
 
     Returns:
         Boxes [G, 4] (xyxy, float32, input pixels), labels [G], and which of the sample's objects these are [N] bool.

@@ -50,7 +50,7 @@ class PE(Backbone):
     """An encoder as a Detectron2 backbone.
 
     Args:
-        body: the encoder. Its maps are named after their blocks: `block11` is the output of the twelfth.
+        body: The encoder. Its maps are named after their blocks: `block11` is the output of the twelfth.
     """
 
     def __init__(self, body: PEBackbone) -> None:
@@ -79,12 +79,12 @@ class PEFeaturePyramid(Backbone):
     """The simple feature pyramid on the one map of an encoder: p2…p6 of strides 4 to 64.
 
     Args:
-        net: the encoder.
-        out_channels: channels of the five maps.
-        square_pad: side in pixels of the square that images are padded to; 0 pads them to whole cells of p5.
+        net: The encoder.
+        out_channels: Channels of the five maps.
+        square_pad: Side in pixels of the square that images are padded to; 0 pads them to whole cells of p5.
 
     Raises:
-        ValueError: strides that Detectron2's pooler does not take, or a square of no whole cells.
+        ValueError: Strides that Detectron2's pooler does not take, or a square of no whole cells.
     """
 
     def __init__(self, net: PE, out_channels: int = 256, square_pad: int = 0) -> None:
@@ -192,8 +192,8 @@ def build_pe_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> PE:
     """Build the encoder of `cfg.MODEL.PE`.
 
     Raises:
-        KeyError: the config has no such node.
-        ValueError: images of other than 3 channels.
+        KeyError: The config has no such node.
+        ValueError: Images of other than 3 channels.
     """
     if "PE" not in cfg.MODEL:
         raise KeyError("the config has no node MODEL.PE; call add_pe_config(cfg) before cfg.merge_from_file(...)")
@@ -230,8 +230,8 @@ def feature_pyramid(encoder: Mapping[str, Any], out_channels: int = 256, square_
     """A lazy `PEFeaturePyramid`.
 
     Args:
-        encoder: arguments of `PEBackbone`.
-        out_channels, square_pad: see `PEFeaturePyramid`.
+        encoder: Arguments of `PEBackbone`.
+        out_channels, square_pad: See `PEFeaturePyramid`.
     """
     net = LazyCall(PE)(body=LazyCall(PEBackbone)(**encoder))
     return LazyCall(PEFeaturePyramid)(net=net, out_channels=out_channels, square_pad=square_pad)
@@ -260,9 +260,9 @@ class LayerDecay:
     next, down to the embeddings.
 
     Args:
-        variant: encoder of the model; see `pe_spatial.backbones.get_variant`.
-        decay: factor from one layer to the next.
-        root: name of the `PE` in the model.
+        variant: Encoder of the model; see `pe_spatial.backbones.get_variant`.
+        decay: Factor from one layer to the next.
+        root: Name of the `PE` in the model.
     """
 
     def __init__(

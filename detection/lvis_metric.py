@@ -24,10 +24,10 @@ class LvisMetric(CocoMetric):
 
     Args:
         iou_types: `bbox`, `segm` or both.
-        results_file: where detections are written in COCO's result format; None writes nothing.
+        results_file: Where detections are written in COCO's result format; None writes nothing.
 
     Raises:
-        ModuleNotFoundError: hotcoco is not installed.
+        ModuleNotFoundError: Hotcoco is not installed.
     """
 
     default_prefix: ClassVar[str | None] = "lvis"
@@ -38,7 +38,7 @@ class LvisMetric(CocoMetric):
         super().__init__(iou_types, max_detections=300, results_file=results_file)
 
     def score(self, detections: Sequence[Mapping[str, Any]], image_ids: Sequence[int]) -> dict[str, float]:
-        """Metrics of detections in COCO's result format, on some images of the data set."""
+        """Metrics of detections in COCO's result format, on some images of the dataset."""
         import hotcoco
 
         metrics: dict[str, float] = {}

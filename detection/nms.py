@@ -28,12 +28,12 @@ class Suppression:
     """Suppression within every class.
 
     Args:
-        method: what a box does to the score of a weaker one that it overlaps by an IoU u: `nms` removes it where u
+        method: What a box does to the score of a weaker one that it overlaps by an IoU u: `nms` removes it where u
             exceeds `threshold`, and `linear` and `quad` multiply it there by 1 - u and by (1 - u)^scale;
             `gaussian` multiplies it everywhere by exp(-u² / scale).
         threshold: IoU below which boxes leave each other alone.
-        scale: exponent of `quad`, or denominator of `gaussian`.
-        min_score: the soft methods drop what scores no more than this in the end.
+        scale: Exponent of `quad`, or denominator of `gaussian`.
+        min_score: The soft methods drop what scores no more than this in the end.
     """
 
     method: Method = "nms"
@@ -123,8 +123,8 @@ def resolve_suppression(scores: Tensor, pairs: OverlapPairs, min_score: float) -
 
     Args:
         scores: [N]; of equal ones the first comes first.
-        pairs: who lowers whose score by which factor, in both orders.
-        min_score: boxes that score no more than this act on nobody; their final scores are not exact.
+        pairs: Who lowers whose score by which factor, in both orders.
+        min_score: Boxes that score no more than this act on nobody; their final scores are not exact.
     """
     current = scores.float().clone()
     while len(pairs.source):

@@ -20,9 +20,9 @@ class RepeatFactorSampler(DrawSampler):
     (appendix B of "LVIS: A dataset for large vocabulary instance segmentation").
 
     Args:
-        dataset: offers `get_cat_ids(index)`.
-        threshold: fraction of images from which a class is not repeated.
-        seed: as in `DrawSampler`.
+        dataset: Offers `get_cat_ids(index)`.
+        threshold: Fraction of images from which a class is not repeated.
+        seed: As in `DrawSampler`.
     """
 
     def __init__(self, dataset: Any, threshold: float = 0.001, seed: int | None = None) -> None:

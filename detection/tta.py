@@ -23,15 +23,15 @@ class MultiScaleFlip:
     prediction, and not in the validation of a training run.
 
     Args:
-        sizes: longer side of each view in pixels; the image of the pipeline is resized to it.
-        flip: whether each view is also mirrored.
-        min_boxes: for each size, the side in pixels of the original image of a square; a view's boxes of no larger area
+        sizes: Longer side of each view in pixels; the image of the pipeline is resized to it.
+        flip: Whether each view is also mirrored.
+        min_boxes: For each size, the side in pixels of the original image of a square; a view's boxes of no larger area
             are left to the other views. Empty: all boxes of all views count.
-        merge: settings of the `Suppression` that merges; the authors' if empty.
-        max_detections: kept per image; None keeps all, like the authors.
+        merge: Settings of the `Suppression` that merges; the authors' if empty.
+        max_detections: Kept per image; None keeps all, like the authors.
 
     Raises:
-        ValueError: sizes that are no sizes or repeat each other, or another number of `min_boxes` than of sizes.
+        ValueError: Sizes that are no sizes or repeat each other, or another number of `min_boxes` than of sizes.
     """
 
     def __init__(
@@ -101,7 +101,7 @@ def build_tta(settings: Mapping[str, Any] | None, preprocessor: Any) -> MultiSca
     """A detector's `MultiScaleFlip`, or None for no settings.
 
     Raises:
-        ValueError: impossible settings, or a view that does not fit the canvas of the detector's `preprocessor`.
+        ValueError: Impossible settings, or a view that does not fit the canvas of the detector's `preprocessor`.
     """
     if settings is None:
         return None

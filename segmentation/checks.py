@@ -1,4 +1,4 @@
-"""What the data set doctor asks of label maps."""
+"""What the dataset doctor asks of label maps."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -37,7 +37,7 @@ class LabelMapCheck(DatasetCheck):
 
     @classmethod
     def concerns(cls, dataset: Any, record: dict[str, Any]) -> bool:
-        """All data sets of this package."""
+        """All datasets of this package."""
         return isinstance(dataset, SegmentationDataset | CocoPanoptic | InstanceLabels)
 
     def inspect_sample(self, record: dict[str, Any], sample: dict[str, Any] | None) -> Any:
@@ -91,7 +91,7 @@ class LabelValueCheck(DatasetCheck):
 
     @classmethod
     def concerns(cls, dataset: Any, record: dict[str, Any]) -> bool:
-        """Data sets of label files."""
+        """Datasets of label files."""
         return isinstance(dataset, SegmentationDataset)
 
     def inspect_sample(self, record: dict[str, Any], sample: dict[str, Any] | None) -> Any:

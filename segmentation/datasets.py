@@ -73,7 +73,7 @@ class ADE20K(SegmentationDataset):
 
 
 class _NumberedTwice(SegmentationDataset):
-    """A data set whose label maps come in two numberings, in files that end differently.
+    """A dataset whose label maps come in two numberings, in files that end differently.
 
     Args:
         numbering: "ids": the files of the archive; "train_ids": files converted to 0…K-1, which end in `labelTrainIds`.

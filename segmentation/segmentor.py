@@ -101,7 +101,7 @@ class SemanticSegmentor(EncoderDecoder):
         return predict_semantic(self, inputs, data_samples)
 
     def check_classes(self, metainfo: Mapping[str, Any]) -> None:
-        """Compare the model with the `classes` of a data set; ValueError if their number differs."""
+        """Compare the model with the `classes` of a dataset; ValueError if their number differs."""
         check_class_count(self.num_classes, metainfo)
 
     bind_dataset = check_classes

@@ -15,10 +15,10 @@ class RawColor(nn.Module):
     """A backbone that learned nothing: the features of a patch are its pixels.
 
     Args:
-        patch_size: side of a patch in pixels.
+        patch_size: Side of a patch in pixels.
 
     Attributes:
-        channels, strides: as of every backbone.
+        channels, strides: As of every backbone.
     """
 
     def __init__(self, patch_size: int = 16) -> None:

@@ -38,10 +38,10 @@ class VideoDataset(DenseDataset):
     """Base of the video datasets; a subclass says which videos there are and what is given of them.
 
     Args:
-        data_root: folder of the dataset.
-        split: part of it, as the dataset names it.
-        videos: names to take; None takes all of the split.
-        **kwargs: those of `DenseDataset`.
+        data_root: Folder of the dataset.
+        split: Part of it, as the dataset names it.
+        videos: Names to take; None takes all of the split.
+        **kwargs: Those of `DenseDataset`.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class VideoDataset(DenseDataset):
         """One record per video.
 
         Raises:
-            FileNotFoundError: no such folder, list, or video.
+            FileNotFoundError: No such folder, list, or video.
         """
         if not Path(self.data_root).is_dir():
             raise FileNotFoundError(f"{type(self).__name__}: no folder {self.data_root}; set data_root to the dataset")
@@ -81,9 +81,9 @@ class _Davis(VideoDataset):
     """DAVIS: `JPEGImages/480p/NAME/*.jpg`, `Annotations/480p/NAME/*.png`, lists in `ImageSets`.
 
     Args:
-        data_root: folder of the dataset.
+        data_root: Folder of the dataset.
         split: `train`, `val`, …: a list in `ImageSets`; None takes every folder.
-        videos: names to take; None takes all of the split.
+        videos: Names to take; None takes all of the split.
         resolution: `480p` or `Full-Resolution` (`1080p` in DAVIS 2016).
     """
 
@@ -198,11 +198,11 @@ class VideoFolder(VideoDataset):
     """Folders of frames: every subfolder of `frames`, or `frames` itself, is a video.
 
     Args:
-        data_root: folder that holds the others.
-        frames: folder of the frames, relative to it.
-        masks: folder of the masks, relative to it: for each video, masks by the names of their frames. The first one
+        data_root: Folder that holds the others.
+        frames: Folder of the frames, relative to it.
+        masks: Folder of the masks, relative to it: for each video, masks by the names of their frames. The first one
             says what to track; the others, if there are any, are what is scored.
-        videos: names to take; None takes all.
+        videos: Names to take; None takes all.
     """
 
     def __init__(

@@ -41,13 +41,13 @@ class Memory:
     however often it is corrected: the number of slots does not grow with the length of the video.
 
     Args:
-        recent: how many of the last frames are kept.
+        recent: How many of the last frames are kept.
 
     Attributes:
         keys: [h, w, S, C] unit vectors.
         labels: [h, w, S, M] float32, the share of each object in a token; what is missing to 1 is background.
-        slots: what the S slots hold.
-        objects: the M objects.
+        slots: What the S slots hold.
+        objects: The M objects.
 
     Raises:
         ValueError: `recent` is negative.
@@ -75,8 +75,8 @@ class Memory:
         Args:
             features: [h, w, C] unit vectors.
             labels: [h, w, M].
-            frame: number of the frame.
-            reference: whether its labels were given.
+            frame: Number of the frame.
+            reference: Whether its labels were given.
         """
         if not reference and self.recent == 0:
             return

@@ -29,7 +29,7 @@ class BoxPrompter:
     """Takes a box for the object, and for points a small square around each point on the object.
 
     Args:
-        point_size: side of that square in pixels; the tracker then follows that part of the object.
+        point_size: Side of that square in pixels; the tracker then follows that part of the object.
     """
 
     def __init__(self, point_size: int = 32) -> None:
@@ -64,11 +64,11 @@ class Sam2Prompter:
     Args:
         weights: a checkpoint `sam2.1_hiera_*.pt` on this machine.
         size: `tiny`, `small`, `base_plus` or `large`; None reads it from the name of the file.
-        device: where SAM 2 runs.
+        device: Where SAM 2 runs.
 
     Raises:
-        ValueError: the size is not known.
-        FileNotFoundError: there is no such file.
+        ValueError: The size is not known.
+        FileNotFoundError: There is no such file.
         ModuleNotFoundError: `sam2` is not installed.
     """
 

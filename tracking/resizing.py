@@ -17,16 +17,16 @@ class Resizing:
     """How frames are resized; give `short_side` or `tokens`.
 
     Args:
-        short_side: of the resized frame in pixels; the long side follows the aspect ratio.
-        tokens: side of a square grid of tokens; frames are squeezed to it.
-        rounding: sides that do not fit go `down` or `up` to the next size that does.
-        long_multiple: with `down`, the long side first goes down to a multiple of this, though not below the short
+        short_side: Of the resized frame in pixels; the long side follows the aspect ratio.
+        tokens: Side of a square grid of tokens; frames are squeezed to it.
+        rounding: Sides that do not fit go `down` or `up` to the next size that does.
+        long_multiple: With `down`, the long side first goes down to a multiple of this, though not below the short
             side (DINO's script: 64); then both go down to multiples of the patch.
         interpolation: `bilinear` or `bicubic`.
-        antialias: average over the pixels that a smaller frame merges.
+        antialias: Average over the pixels that a smaller frame merges.
 
     Raises:
-        ValueError: both or neither of the sizes, or a value outside its range.
+        ValueError: Both or neither of the sizes, or a value outside its range.
     """
 
     short_side: int | None = None
@@ -52,7 +52,7 @@ class Resizing:
         """Return (H, W) in pixels for a frame of (H, W), both multiples of the patch size.
 
         Raises:
-            ValueError: the short side is smaller than a patch.
+            ValueError: The short side is smaller than a patch.
         """
         if self.tokens is not None:
             return self.tokens * patch, self.tokens * patch

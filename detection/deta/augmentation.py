@@ -25,8 +25,8 @@ class ResizeOrCrop:
     enlarged as far as the longer side allows. The preprocessor pads both to `size`.
 
     Args:
-        size: side of the model's square input in pixels.
-        shortest: least shorter side.
+        size: Side of the model's square input in pixels.
+        shortest: Least shorter side.
 
     Raises:
         ValueError: `shortest` is not below `size - 32`.

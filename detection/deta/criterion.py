@@ -14,20 +14,20 @@ from torch import Tensor
 from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
 
 from pe_spatial.detection.deta.boxes import to_corners
-from pe_spatial.detection.deta.matching import IoUMatching, MatchedPairs, Objects, OneToOneMatching
+from pe_spatial.detection.deta.matching import IoUMatching, MatchedPairs, OneToOneMatching, Target
 from pe_spatial.detection.deta.transformer import Prediction, Predictions
 
 
 def prediction_losses(
-    prediction: Prediction, targets: Sequence[Objects], pairs: Sequence[MatchedPairs], number: float
+    prediction: Prediction, targets: Sequence[Target], pairs: Sequence[MatchedPairs], number: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Focal loss (alpha 0.25, gamma 2) of all logits, and L1 and generalized IoU loss of the matched boxes.
 
     Args:
-        prediction: of tokens or queries.
-        targets: one per image.
-        pairs: one per image.
-        number: of objects, by which each sum is divided.
+        prediction: Of tokens or queries.
+        targets: One per image.
+        pairs: One per image.
+        number: Of objects, by which each sum is divided.
     """
     image = torch.cat([torch.full_like(p.predictions, i) for i, p in enumerate(pairs)])  # [M]
     row = torch.cat([p.predictions for p in pairs])
@@ -50,15 +50,15 @@ class Criterion:
     """Losses of all decoder layers and of the encoder, for which every object is of class 0.
 
     Args:
-        matching: who answers for which object.
-        weights: of the focal, the L1 and the generalized IoU loss.
+        matching: Who answers for which object.
+        weights: Of the focal, the L1 and the generalized IoU loss.
     """
 
     def __init__(self, matching: IoUMatching | OneToOneMatching, weights: Sequence[float]) -> None:
         self.matching = matching
         self.weights = weights
 
-    def __call__(self, predictions: Predictions, targets: Sequence[Objects]) -> dict[str, Tensor]:
+    def __call__(self, predictions: Predictions, targets: Sequence[Target]) -> dict[str, Tensor]:
         """`loss_class`, `loss_bbox` and `loss_giou` of the last layer; those of layer i end in `_i`, those of
         the encoder, if it proposes, in `_enc`. All are divided by the number of objects, averaged over processes."""
         number = predictions.layers[-1].boxes.new_tensor(float(sum(len(t.labels) for t in targets)))
@@ -72,14 +72,14 @@ class Criterion:
         if predictions.encoder is None:
             return losses
         pairs = self.matching.encoder(predictions.encoder, targets)
-        nameless = [Objects(t.boxes, torch.zeros_like(t.labels)) for t in targets]
+        nameless = [Target(t.boxes, torch.zeros_like(t.labels)) for t in targets]
         return losses | self._named("_enc", predictions.encoder, nameless, pairs, count)
 
     def _named(
         self,
         suffix: str,
         prediction: Prediction,
-        targets: Sequence[Objects],
+        targets: Sequence[Target],
         pairs: Sequence[MatchedPairs],
         count: float,
     ) -> dict[str, Tensor]:

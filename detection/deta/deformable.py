@@ -30,7 +30,7 @@ def deformable_attention(
         shapes: (rows, columns) of the L levels.
         locations: [B, Q, H, L, P, 2], x and y from 0 (left, top) to 1 (right, bottom) of a level.
         weights: [B, Q, H, L, P].
-        chunk: queries worked on at once; their intermediate values are then computed again in the backward pass
+        chunk: Queries worked on at once; their intermediate values are then computed again in the backward pass
             instead of being kept. None takes all of them, and keeps.
 
     Returns:
@@ -111,10 +111,10 @@ class DeformableAttention(nn.Module):
         levels: L.
         heads: H.
         points: P.
-        chunk: see `deformable_attention`.
+        chunk: See `deformable_attention`.
 
     Raises:
-        ValueError: the heads do not divide the channels.
+        ValueError: The heads do not divide the channels.
     """
 
     def __init__(self, channels: int, levels: int, heads: int, points: int, chunk: int | None = None) -> None:
@@ -152,7 +152,7 @@ class DeformableAttention(nn.Module):
         """Map queries [B, Q, C] to [B, Q, C].
 
         Args:
-            queries: with their positions added.
+            queries: With their positions added.
             references: [B, Q, L, 2], points, or [B, Q, L, 4], boxes (center and size), relative to each level,
                 padding included. Offsets are in cells for points, in 1/(2P) of the size for boxes.
             memory: [B, S, C].

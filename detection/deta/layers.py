@@ -19,13 +19,13 @@ class LayerOptions:
     """What the layers of encoder and decoder share.
 
     Args:
-        channels: of tokens and queries.
-        levels: of the pyramid.
-        heads: of every attention.
-        points: of a head on a level.
-        ffn_channels: hidden channels of the feed-forward part.
-        dropout: after every part and inside of the feed-forward part.
-        chunk: see `pe_spatial.detection.deta.deformable.deformable_attention`.
+        channels: Of tokens and queries.
+        levels: Of the pyramid.
+        heads: Of every attention.
+        points: Of a head on a level.
+        ffn_channels: Hidden channels of the feed-forward part.
+        dropout: After every part and inside of the feed-forward part.
+        chunk: See `pe_spatial.detection.deta.deformable.deformable_attention`.
     """
 
     channels: int

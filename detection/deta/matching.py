@@ -21,7 +21,7 @@ _PER_OBJECT = 4  # predictions that answer for an object
 _ENCODER_SAMPLES = 256
 
 
-class Objects(NamedTuple):
+class Target(NamedTuple):
     """The objects of one image: boxes [G, 4] (cx, cy, w, h, relative to the image), labels [G] in 0…K-1."""
 
     boxes: Tensor
@@ -47,17 +47,17 @@ class IoUMatching:
     def __init__(self) -> None:
         self._tokens = Assigner((0.3, 0.7), _ENCODER_SAMPLES, 0.5, keep_best=True)
 
-    def encoder(self, prediction: Prediction, targets: Sequence[Objects]) -> list[MatchedPairs]:
+    def encoder(self, prediction: Prediction, targets: Sequence[Target]) -> list[MatchedPairs]:
         """Pairs of tokens and objects for every image."""
         return self._match(self._tokens, prediction.references, targets)
 
-    def decoder(self, layers: Sequence[Prediction], targets: Sequence[Objects]) -> list[list[MatchedPairs]]:
+    def decoder(self, layers: Sequence[Prediction], targets: Sequence[Target]) -> list[list[MatchedPairs]]:
         """For every layer, pairs of queries and objects for every image."""
         references = layers[0].references
         assigner = Assigner((0.6, 0.6), references.shape[1], 0.25, keep_best=True)
         return [self._match(assigner, references, targets)] * len(layers)
 
-    def _match(self, assigner: Assigner, references: Tensor, targets: Sequence[Objects]) -> list[MatchedPairs]:
+    def _match(self, assigner: Assigner, references: Tensor, targets: Sequence[Target]) -> list[MatchedPairs]:
         corners = to_corners(references.detach().float())
         return [_match_by_overlap(assigner, c, to_corners(t.boxes)) for c, t in zip(corners, targets, strict=True)]
 
@@ -66,10 +66,10 @@ def _match_by_overlap(assigner: Assigner, candidates: Tensor, objects: Tensor) -
     """Pairs of `candidates` [N, 4] and `objects` [G, 4]."""
     match = assigner.match(candidates, objects)
     positive, _ = assigner.sample(match.label)
-    fallen = torch.bincount(match.gt_index[positive], minlength=len(objects))[: len(objects)]  # [G]
+    matched_counts = torch.bincount(match.gt_index[positive], minlength=len(objects))[: len(objects)]  # [G]
     overlap = box_iou(objects, candidates)  # [G, N]
     best = overlap.topk(min(_PER_OBJECT, len(candidates)), dim=1).indices  # [G, k]
-    wanted = torch.arange(best.shape[1], device=best.device) < fallen[:, None]
+    wanted = torch.arange(best.shape[1], device=best.device) < matched_counts[:, None]
     return MatchedPairs(best[wanted], wanted.nonzero()[:, 0])
 
 
@@ -80,17 +80,17 @@ class OneToOneMatching:
     IoU). For tokens all objects are of class 0.
     """
 
-    def encoder(self, prediction: Prediction, targets: Sequence[Objects]) -> list[MatchedPairs]:
+    def encoder(self, prediction: Prediction, targets: Sequence[Target]) -> list[MatchedPairs]:
         """Pairs of tokens and objects for every image."""
-        return _match_at_least_cost(prediction, [Objects(t.boxes, torch.zeros_like(t.labels)) for t in targets])
+        return _match_at_least_cost(prediction, [Target(t.boxes, torch.zeros_like(t.labels)) for t in targets])
 
-    def decoder(self, layers: Sequence[Prediction], targets: Sequence[Objects]) -> list[list[MatchedPairs]]:
+    def decoder(self, layers: Sequence[Prediction], targets: Sequence[Target]) -> list[list[MatchedPairs]]:
         """For every layer, pairs of queries and objects for every image."""
         return [_match_at_least_cost(layer, targets) for layer in layers]
 
 
 @torch.no_grad()
-def _match_at_least_cost(prediction: Prediction, targets: Sequence[Objects]) -> list[MatchedPairs]:
+def _match_at_least_cost(prediction: Prediction, targets: Sequence[Target]) -> list[MatchedPairs]:
     pairs = []
     for logits, boxes, target in zip(prediction.logits.float(), prediction.boxes.float(), targets, strict=True):
         probability = logits[:, target.labels].sigmoid()  # [N, G]

@@ -16,9 +16,9 @@ from pe_spatial.common.parts import build_part
 from pe_spatial.detection.deta import proposals
 from pe_spatial.detection.deta.boxes import to_centers, to_corners
 from pe_spatial.detection.deta.criterion import Criterion
-from pe_spatial.detection.deta.matching import IoUMatching, Objects, OneToOneMatching
+from pe_spatial.detection.deta.matching import IoUMatching, OneToOneMatching, Target
 from pe_spatial.detection.deta.tokens import TokenGrid
-from pe_spatial.detection.deta.transformer import Chooser, Predictions
+from pe_spatial.detection.deta.transformer import Predictions, QuerySelector
 from pe_spatial.detection.detector import Detector, objects_with_area
 
 _QUERIES = "model.transformer.num_queries"
@@ -28,7 +28,7 @@ class _Kind(NamedTuple):
     """Who answers for an object, which tokens become queries, and what is done with what the queries say."""
 
     matching: type[IoUMatching] | type[OneToOneMatching]
-    choose: Chooser
+    select_queries: QuerySelector
     postprocess: str
 
 
@@ -44,17 +44,17 @@ class DETA(Detector):
 
     Args:
         num_classes: K; labels are 0…K-1.
-        backbone: settings of a backbone with `channels` and `strides`; its last map feeds the neck.
-        neck: settings of the pyramid; `in_channels` and `stride` are those of the backbone.
-        transformer: settings of `DetaTransformer`.
+        backbone: Settings of a backbone with `channels` and `strides`; its last map feeds the neck.
+        neck: Settings of the pyramid; `in_channels` and `stride` are those of the backbone.
+        transformer: Settings of `DetaTransformer`.
         matching: `iou` is DETA; `one_to_one` is a two-stage Deformable DETR, with DETR's matching, the best tokens
             as queries and no suppression.
-        loss_weights: of the focal, the L1 and the generalized IoU loss.
-        postprocess: settings of a post-processor; see `postprocess.py`. None takes the one that goes with
+        loss_weights: Of the focal, the L1 and the generalized IoU loss.
+        postprocess: Settings of a post-processor; see `postprocess.py`. None takes the one that goes with
             `matching`.
-        float32_transformer: whether the transformer computes in float32 under autocast, as the authors' does.
-        data_preprocessor: settings of the preprocessor.
-        tta: settings of `MultiScaleFlip`; None looks at every image once.
+        float32_transformer: Whether the transformer computes in float32 under autocast, as the authors' does.
+        data_preprocessor: Settings of the preprocessor.
+        tta: Settings of `MultiScaleFlip`; None looks at every image once.
 
     Raises:
         ValueError: `num_classes` below 1, a matching that does not exist, or maps of different numbers of channels.
@@ -89,11 +89,11 @@ class DETA(Detector):
         )
         if matching == "iou" and not self.transformer.two_stage:
             raise ValueError(
-                "matching 'iou' compares the boxes that queries start from, and learnt queries have none; set "
+                "matching 'iou' compares the boxes that queries start from, and learned queries have none; set "
                 "matching: one_to_one or transformer.two_stage: true"
             )
         kind = _KINDS[matching]
-        self._choose = kind.choose
+        self._select_queries = kind.select_queries
         self.criterion = Criterion(kind.matching(), loss_weights)
         self.postprocess = MODELS.build(dict(postprocess or {"type": kind.postprocess}))
 
@@ -103,8 +103,8 @@ class DETA(Detector):
         """Run on `inputs` [B, 3, H, W], normalized and padded at the right and the bottom.
 
         Args:
-            inputs: images.
-            data_samples: one per image with the metainfo `img_shape` and `ori_shape` (H, W); for `loss` also
+            inputs: Images.
+            data_samples: One per image with the metainfo `img_shape` and `ori_shape` (H, W); for `loss` also
                 `gt_instances` (`bboxes` [G, 4] xyxy in input pixels, `labels` [G]).
             mode: `loss` returns a dict of scalars; `predict` fills `pred_instances` in the original frame and
                 returns the samples; `tensor` returns `Predictions`, relative to the images without padding.
@@ -127,7 +127,7 @@ class DETA(Detector):
         if mode == "tensor":
             return predictions
         assert data_samples is not None
-        targets = [self._objects(sample, inputs) for sample in data_samples]
+        targets = [self._target(sample, inputs) for sample in data_samples]
         return self.criterion(predictions, targets)
 
     def detect(self, inputs: Tensor, data_samples: Sequence[BaseDataElement]) -> list[tuple[Tensor, Tensor]]:
@@ -135,7 +135,7 @@ class DETA(Detector):
 
         Args:
             inputs: [B, 3, H, W].
-            data_samples: with `img_shape` and `ori_shape`.
+            data_samples: With `img_shape` and `ori_shape`.
 
         Returns:
             Boxes [Q, 4] (xyxy, pixels of the original image, not clipped) and scores [Q, K] for every image.
@@ -152,15 +152,15 @@ class DETA(Detector):
         maps = self.neck(self.backbone(inputs))
         grid = TokenGrid.of(maps, image_sizes, (inputs.shape[-2], inputs.shape[-1]))
         if not self.float32_transformer:
-            return self.transformer(maps, grid, self._choose)
+            return self.transformer(maps, grid, self._select_queries)
         with torch.autocast(inputs.device.type, enabled=False):
-            return self.transformer([m.float() for m in maps], grid, self._choose)
+            return self.transformer([m.float() for m in maps], grid, self._select_queries)
 
     def bind_dataset(self, metainfo: Mapping[str, Any]) -> None:
         """Check the model against the training data.
 
         Raises:
-            ValueError: the number of classes is not the model's, or an image has more objects than there are queries
+            ValueError: The number of classes is not the model's, or an image has more objects than there are queries
                 and every object needs one of its own. Matched by IoU, a query may answer for several: a warning.
         """
         self.check_classes(metainfo)
@@ -175,7 +175,7 @@ class DETA(Detector):
         queries = self.transformer.num_queries
         return f"{found} objects, but the model finds at most as many as its {queries} queries; set {_QUERIES} higher"
 
-    def _objects(self, sample: BaseDataElement, inputs: Tensor) -> Objects:
+    def _target(self, sample: BaseDataElement, inputs: Tensor) -> Target:
         """What an image has to be found, relative to its size."""
         height, width = sample.img_shape[:2]
         boxes, labels, _ = objects_with_area(sample, inputs.device)
@@ -187,4 +187,4 @@ class DETA(Detector):
             )
         if len(labels) > self.transformer.num_queries and self.matching == "one_to_one":
             raise ValueError(self._too_many(f"{sample.get('img_path')}: {len(labels)}"))
-        return Objects(to_centers(boxes) / boxes.new_tensor([width, height] * 2), labels)
+        return Target(to_centers(boxes) / boxes.new_tensor([width, height] * 2), labels)

@@ -19,14 +19,14 @@ class DetaPyramid(nn.Module):
     of which reads the third map before its 1x1 convolution. Nothing is nonlinear but the norms.
 
     Args:
-        in_channels: channels of the backbone's map, an even number.
-        stride: pixels per cell of the backbone's map.
+        in_channels: Channels of the backbone's map, an even number.
+        stride: Pixels per cell of the backbone's map.
         out_channels: a multiple of 32.
-        levels: number of maps, at least 3.
+        levels: Number of maps, at least 3.
 
     Attributes:
-        channels: of the maps.
-        strides: pixels per cell of the maps.
+        channels: Of the maps.
+        strides: Pixels per cell of the maps.
     """
 
     def __init__(self, in_channels: int, stride: int, out_channels: int = 256, levels: int = 5) -> None:
@@ -58,7 +58,7 @@ class DetaPyramid(nn.Module):
         """Map one [B, C, h, w] to `levels` maps, from 2h x 2w on.
 
         Raises:
-            ValueError: there is more than one map.
+            ValueError: There is more than one map.
         """
         sources = self.pyramid(maps)
         levels = [project(source) for project, source in zip(self.input_proj, sources, strict=False)]

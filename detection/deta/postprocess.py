@@ -35,8 +35,8 @@ class NMSPostprocess(nn.Module):
 
     Args:
         threshold: IoU above which the weaker of two boxes goes.
-        candidates: best pairs of query and class that take part.
-        max_detections: how many are kept.
+        candidates: Best pairs of query and class that take part.
+        max_detections: How many are kept.
     """
 
     def __init__(self, threshold: float = 0.7, candidates: int = 10000, max_detections: int = 100) -> None:
@@ -57,9 +57,9 @@ class SoftNMSPostprocess(nn.Module):
     """Suppression that lowers the scores of boxes that repeat others, and keeps them; see `Suppression`.
 
     Args:
-        method, threshold, scale: of the suppression; the authors' are the defaults.
-        candidates: best pairs of query and class that take part.
-        max_detections: how many are kept; None keeps all, like the authors.
+        method, threshold, scale: Of the suppression; the authors' are the defaults.
+        candidates: Best pairs of query and class that take part.
+        max_detections: How many are kept; None keeps all, like the authors.
     """
 
     def __init__(

@@ -30,7 +30,7 @@ def select_per_level(objectness: Tensor, boxes: Tensor, grid: TokenGrid, number:
     Args:
         objectness: [B, S] logits.
         boxes: [B, S, 4] cx, cy, w, h relative to the image.
-        grid: geometry of the tokens.
+        grid: Geometry of the tokens.
         number: Q.
 
     Returns:

@@ -22,7 +22,7 @@ from pe_spatial.detection.deta.boxes import inverse_sigmoid
 from pe_spatial.detection.deta.layers import MLP, DecoderLayer, EncoderLayer, LayerOptions
 from pe_spatial.detection.deta.tokens import TokenGrid, sine_code
 
-Chooser = Callable[[Tensor, Tensor, TokenGrid, int], Tensor]
+QuerySelector = Callable[[Tensor, Tensor, TokenGrid, int], Tensor]
 
 _PRIOR = 0.01  # what an untrained head gives every class
 _SMALL = -2.0  # logit of the size that a point begins with, 0.12 of the image
@@ -62,12 +62,12 @@ class DetaTransformer(nn.Module):
         channels: C, of every level.
         levels: L.
         num_queries: Q, at least 1.
-        encoder_layers: their number.
-        decoder_layers: their number.
-        two_stage: whether queries are tokens of the encoder; otherwise they are learnt, and start from points.
-        anchor_size: sides of the anchors on the finest level, relative to the image; twice that on the next.
-        checkpointing: save memory in training by computing encoder layers twice.
-        layer: fields of `LayerOptions` other than channels and levels.
+        encoder_layers: Their number.
+        decoder_layers: Their number.
+        two_stage: Whether queries are tokens of the encoder; otherwise they are learned, and start from points.
+        anchor_size: Sides of the anchors on the finest level, relative to the image; twice that on the next.
+        checkpointing: Save memory in training by computing encoder layers twice.
+        layer: Fields of `LayerOptions` other than channels and levels.
     """
 
     def __init__(
@@ -113,16 +113,16 @@ class DetaTransformer(nn.Module):
             _box_head(channels, _SMALL if i == 0 and not two_stage else 0) for i in range(heads)
         )
 
-    def forward(self, maps: Sequence[Tensor], grid: TokenGrid, choose: Chooser) -> Predictions:
+    def forward(self, maps: Sequence[Tensor], grid: TokenGrid, select_queries: QuerySelector) -> Predictions:
         """Predict from the maps [B, C, h, w] of the levels.
 
         Args:
-            maps: as many as levels, in the order of `grid`.
-            grid: geometry of their cells.
-            choose: picks the tokens that become queries; see `pe_spatial.detection.deta.proposals`.
+            maps: As many as levels, in the order of `grid`.
+            grid: Geometry of their cells.
+            select_queries: Picks the tokens that become queries; see `pe_spatial.detection.deta.proposals`.
 
         Raises:
-            ValueError: the maps have fewer cells than there are queries to be chosen among them.
+            ValueError: The maps have fewer cells than there are queries to be chosen among them.
         """
         tokens = torch.cat([m.flatten(2).transpose(1, 2) for m in maps], dim=1)  # [B, S, C]
         if self.two_stage and tokens.shape[1] < self.num_queries:
@@ -136,7 +136,7 @@ class DetaTransformer(nn.Module):
         memory, proposals = self._propose(tokens, grid)
         # what is chosen is no function to differentiate
         with torch.no_grad():
-            chosen = choose(proposals.logits[..., 0], proposals.boxes, grid, self.num_queries)
+            chosen = select_queries(proposals.logits[..., 0], proposals.boxes, grid, self.num_queries)
             boxes = proposals.boxes.gather(1, chosen[..., None].expand(-1, -1, 4))
             features = memory.gather(1, chosen[..., None].expand(-1, -1, memory.shape[-1]))
         return Predictions(proposals, self._decode(self._proposed(features, boxes), tokens, grid))

@@ -14,11 +14,11 @@ class ConvFCBoxHead(nn.Module):
     """Convolutions with LayerNorm, then one fully connected layer.
 
     Args:
-        in_channels: channels of a crop.
-        conv_channels: channels of the convolutions.
-        num_convs: number of 3x3 convolutions.
-        fc_channels: channels of the result.
-        resolution: cells along each side of a crop.
+        in_channels: Channels of a crop.
+        conv_channels: Channels of the convolutions.
+        num_convs: Number of 3x3 convolutions.
+        fc_channels: Channels of the result.
+        resolution: Cells along each side of a crop.
     """
 
     def __init__(

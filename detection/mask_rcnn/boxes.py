@@ -58,9 +58,9 @@ class Assigner:
 
     Args:
         thresholds: IoU below which a candidate is background and from which it is an object.
-        samples: candidates drawn per image.
-        positive_fraction: largest share of objects among them.
-        keep_best: whether the candidates that fit an object best count as objects below the threshold too.
+        samples: Candidates drawn per image.
+        positive_fraction: Largest share of objects among them.
+        keep_best: Whether the candidates that fit an object best count as objects below the threshold too.
     """
 
     def __init__(
@@ -73,8 +73,8 @@ class Assigner:
     def match(self, candidates: Tensor, objects: Tensor) -> Match:
         """Match `candidates` [N, 4] with `objects` [G, 4]; without objects all is background."""
         if len(objects) == 0:
-            nothing = torch.zeros(len(candidates), dtype=torch.int64, device=candidates.device)
-            return Match(nothing, nothing.clone())
+            zeros = torch.zeros(len(candidates), dtype=torch.int64, device=candidates.device)
+            return Match(zeros, zeros.clone())
         matched = self._matcher(box_iou(objects, candidates))
         label = (matched >= 0).long()
         label[matched == Matcher.BETWEEN_THRESHOLDS] = IGNORED

@@ -16,11 +16,11 @@ class ConvUpsampleMaskHead(nn.Module):
     """Convolutions with LayerNorm, a deconvolution that doubles the grid, and a 1x1 predictor.
 
     Args:
-        in_channels: channels of a crop.
+        in_channels: Channels of a crop.
         num_classes: K.
-        conv_channels: channels of the convolutions and of the deconvolution.
-        num_convs: number of 3x3 convolutions.
-        resolution: cells along each side of a crop; the masks have twice as many.
+        conv_channels: Channels of the convolutions and of the deconvolution.
+        num_convs: Number of 3x3 convolutions.
+        resolution: Cells along each side of a crop; the masks have twice as many.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ def crop_masks(masks: Tensor, gt_index: Tensor, boxes: Tensor, size: int) -> Ten
         masks: [G, H, W] bool.
         gt_index: [R], the object of each box.
         boxes: [R, 4] xyxy in pixels of the masks.
-        size: cells along each side of the result.
+        size: Cells along each side of the result.
 
     Returns:
         [R, size, size] bool: whether at least half of a cell is covered (bilinear samples).

@@ -23,12 +23,12 @@ class MaskRCNN(Detector):
 
     Args:
         num_classes: K; labels are 0…K-1.
-        backbone: settings of a backbone with `channels` and `strides`; its last map feeds the neck.
-        neck: settings of the pyramid; `in_channels` and `stride` are those of the backbone.
-        rpn: settings of `RPN`.
-        roi_heads: settings of `RoIHeads`.
-        data_preprocessor: settings of the preprocessor.
-        tta: settings of `MultiScaleFlip`; None looks at every image once.
+        backbone: Settings of a backbone with `channels` and `strides`; its last map feeds the neck.
+        neck: Settings of the pyramid; `in_channels` and `stride` are those of the backbone.
+        rpn: Settings of `RPN`.
+        roi_heads: Settings of `RoIHeads`.
+        data_preprocessor: Settings of the preprocessor.
+        tta: Settings of `MultiScaleFlip`; None looks at every image once.
 
     Raises:
         ValueError: `num_classes` below 1, or a channel count in the settings that the part before does not deliver.
@@ -63,8 +63,8 @@ class MaskRCNN(Detector):
         """Run on `inputs` [B, 3, H, W], normalized and padded.
 
         Args:
-            inputs: images.
-            data_samples: one per image with the metainfo `img_shape` and `ori_shape` (H, W); for `loss` also
+            inputs: Images.
+            data_samples: One per image with the metainfo `img_shape` and `ori_shape` (H, W); for `loss` also
                 `gt_instances` (`bboxes` [G, 4] xyxy in input pixels, `labels` [G], `masks` [G, h, w] bool).
             mode: `loss` returns a dict of five scalars; `predict` fills `pred_instances` in the original frame
                 and returns the samples; `tensor` returns the pyramid's maps.
@@ -91,11 +91,11 @@ class MaskRCNN(Detector):
         """Check the model against the training data and take from it what the losses need.
 
         Args:
-            metainfo: of the data set; `classes` are the names of its classes, `image_counts` the number of images
+            metainfo: Of the dataset; `classes` are the names of its classes, `image_counts` the number of images
                 with each class (needed by `FederatedLoss`).
 
         Raises:
-            ValueError: the number of classes is not the model's.
+            ValueError: The number of classes is not the model's.
         """
         self.check_classes(metainfo)
         if isinstance(self.roi_heads.class_loss, FederatedLoss):

@@ -16,11 +16,11 @@ class RoIPooler:
     every doubling (equation 1 of "Feature Pyramid Networks for Object Detection").
 
     Args:
-        size: cells along each side of a crop.
-        strides: strides of the maps in pixels, finest first, each twice the one before.
+        size: Cells along each side of a crop.
+        strides: Strides of the maps in pixels, finest first, each twice the one before.
 
     Raises:
-        ValueError: strides that do not double.
+        ValueError: Strides that do not double.
     """
 
     def __init__(self, size: int, strides: Sequence[float]) -> None:

@@ -42,16 +42,16 @@ class RoIHeads(nn.Module):
     """The second stage.
 
     Args:
-        in_channels: channels of every map of the pyramid.
-        strides: strides of the maps that boxes are read from, finest first.
+        in_channels: Channels of every map of the pyramid.
+        strides: Strides of the maps that boxes are read from, finest first.
         num_classes: K.
-        box_head: settings of the box head, `ConvFCBoxHead` unless `type` says otherwise.
-        mask_head: settings of the mask head, `ConvUpsampleMaskHead` unless `type` says otherwise.
+        box_head: Settings of the box head, `ConvFCBoxHead` unless `type` says otherwise.
+        mask_head: Settings of the mask head, `ConvUpsampleMaskHead` unless `type` says otherwise.
         class_loss: `SoftmaxLoss` or `FederatedLoss`.
-        nms: settings of the `Suppression`; hard, at an IoU of 0.5, unless they say otherwise.
-        samples: proposals per image that the losses see, at most a quarter of them objects.
-        score_threshold: detections must score more.
-        max_detections: kept per image.
+        nms: Settings of the `Suppression`; hard, at an IoU of 0.5, unless they say otherwise.
+        samples: Proposals per image that the losses see, at most a quarter of them objects.
+        score_threshold: Detections must score more.
+        max_detections: Kept per image.
     """
 
     def __init__(
@@ -94,9 +94,9 @@ class RoIHeads(nn.Module):
         """Losses of class, box (L1, over all sampled boxes) and mask (over the sampled objects).
 
         Args:
-            features: maps [B, C, H, W], finest first.
-            proposals: per image [P, 4]; the true boxes are added to them.
-            targets: per image the objects.
+            features: Maps [B, C, H, W], finest first.
+            proposals: Per image [P, 4]; the true boxes are added to them.
+            targets: Per image the objects.
         """
         sampled = [self._sample(boxes, target) for boxes, target in zip(proposals, targets, strict=True)]
         labels = torch.cat([s.labels for s in sampled])
@@ -133,12 +133,12 @@ class RoIHeads(nn.Module):
         """Draw proposals to learn from; the true boxes are among the candidates so that objects are never missing."""
         boxes = torch.cat([proposals, target.boxes.to(proposals.dtype)])
         match = self.assigner.match(boxes, target.boxes)
-        drawn = torch.cat(self.assigner.sample(match.label))
+        index = torch.cat(self.assigner.sample(match.label))
         if len(target.labels) == 0:
-            labels = torch.full_like(drawn, self.num_classes)
+            labels = torch.full_like(index, self.num_classes)
         else:
-            labels = torch.where(match.label == 1, target.labels[match.gt_index], self.num_classes)[drawn]
-        return SampledBoxes(boxes[drawn], labels, match.gt_index[drawn])
+            labels = torch.where(match.label == 1, target.labels[match.gt_index], self.num_classes)[index]
+        return SampledBoxes(boxes[index], labels, match.gt_index[index])
 
     def _offsets(self, sampled: SampledBoxes, target: Target) -> Tensor:
         """Offsets [objects, 4] from the sampled boxes that are objects to their true boxes."""

@@ -172,11 +172,11 @@ class TeacherCache:
             raise CacheError(f"{path} is missing: the cache is not complete; the command that began it goes on")
         try:
             shard = safe_open(path, framework="pt")
-            owner, _, place = (shard.metadata() or {}).get("shard", "").partition(" ")
+            fingerprint, _, place = (shard.metadata() or {}).get("shard", "").partition(" ")
             num_rows = shard.get_slice("errors").get_shape()[0]
         except SafetensorError as error:  # the lengths in its header must add up to the size of the file
             raise CacheError(self._damaged(number, f"truncated or overwritten: {error}")) from error
-        if owner != self.fingerprint:
+        if fingerprint != self.fingerprint:
             raise CacheError(self._damaged(number, "it is of another cache: other images, teacher or settings"))
         if place != str(number) or num_rows != len(self.rows(number)):
             raise CacheError(self._damaged(number, "it is another shard, renamed"))

@@ -27,7 +27,7 @@ def semantic_loss(student: Tensor, teacher: Tensor) -> Tensor:
         teacher: [B, N, C].
 
     Raises:
-        ValueError: the shapes differ.
+        ValueError: The shapes differ.
     """
     if student.shape != teacher.shape:
         raise ValueError(
@@ -51,10 +51,10 @@ def locality_loss(student: Tensor, teacher: Tensor, temperature: float | None = 
         student: [B, N, C].
         teacher: [B, N, K].
         temperature: None compares with the teacher's cosines as they are.
-        chunk: entries of a matrix that exist at a time; at least one row does.
+        chunk: Entries of a matrix that exist at a time; at least one row does.
 
     Raises:
-        ValueError: another number of images or tokens.
+        ValueError: Another number of images or tokens.
     """
     if student.shape[:2] != teacher.shape[:2]:
         raise ValueError(

@@ -30,8 +30,8 @@ class Attention(nn.Module):
         """Map [..., N, C] to [..., N, C].
 
         Args:
-            x: tokens.
-            rope: the rotary table of the N tokens.
+            x: Tokens.
+            rope: The rotary table of the N tokens.
             mask: bool [B, 1, N, N], True where the token of the row attends to that of the column; None: everywhere.
         """
         qkv = F.linear(x.flatten(0, -3), self.in_proj_weight, self.in_proj_bias)  # [B, N, 3C]
@@ -67,8 +67,8 @@ class Block(nn.Module):
     """A pre-norm transformer block.
 
     Args:
-        config: the encoder.
-        drop_path: probability that a residual branch is skipped in training.
+        config: The encoder.
+        drop_path: Probability that a residual branch is skipped in training.
     """
 
     def __init__(self, config: EncoderConfig, drop_path: float = 0.0) -> None:
@@ -88,10 +88,10 @@ class Block(nn.Module):
 
         Args:
             x: [B, N, C], or in windows [B, windows, N, C]; the N tokens attend to each other.
-            rope: rotary table of the N tokens.
+            rope: Rotary table of the N tokens.
             valid: [windows, N, 1], 0 where a token only pads its window; None without padding. Padding takes part in
                 attention as a zero after the norm, like in the official detectors.
-            mask: which token attends to which; see `Attention`.
+            mask: Which token attends to which; see `Attention`.
         """
         y = self.ln_1(x)
         if valid is not None:

@@ -24,27 +24,27 @@ class PEBackbone(nn.Module):
     require a gradient.
 
     Args:
-        variant: official name, configuration or mapping of fields; see `get_variant`.
-        layers: blocks whose outputs are returned, from 0, or from the end if negative.
-        norm: apply the encoder's final norm, if it has one, to every map.
-        window: side of square attention windows in patches; None attends globally. With windows the class token of
+        variant: Official name, configuration or mapping of fields; see `get_variant`.
+        layers: Blocks whose outputs are returned, from 0, or from the end if negative.
+        norm: Apply the encoder's final norm, if it has one, to every map.
+        window: Side of square attention windows in patches; None attends globally. With windows the class token of
             T, S, B and L is left out.
-        global_blocks: blocks that attend globally although there are windows.
+        global_blocks: Blocks that attend globally although there are windows.
         rope: `extrapolate`, `interpolate` or the side of a grid; see `VisionTransformer`.
         pos_embed: `bilinear`, `bicubic` or `tile`.
-        patch_size: patches of another size over the same grid of positions; weights of the variant's own size are
+        patch_size: Patches of another size over the same grid of positions; weights of the variant's own size are
             resampled while they are loaded. None keeps the variant's.
-        drop_path: skipping probability of the last block; it falls linearly to 0 in the first.
-        checkpointing: save memory in training by computing the blocks twice.
+        drop_path: Skipping probability of the last block; it falls linearly to 0 in the first.
+        checkpointing: Save memory in training by computing the blocks twice.
         frozen: True freezes everything; a number freezes the embeddings and that many blocks.
-        weights: an official name or a file; None draws random weights.
-        adapt: how the weights may differ from the variant, for training them further: `layer_scale`, `positions`;
+        weights: An official name or a file; None draws random weights.
+        adapt: How the weights may differ from the variant, for training them further: `layer_scale`, `positions`;
             see `pe_spatial.backbones.weights.load_state_dict`.
 
     Attributes:
-        channels: channels of every map.
-        strides: pixels per cell of every map.
-        num_layers: number of layers for layer-wise decay: embeddings and blocks.
+        channels: Channels of every map.
+        strides: Pixels per cell of every map.
+        num_layers: Number of layers for layer-wise decay: embeddings and blocks.
     """
 
     def __init__(
@@ -115,10 +115,10 @@ class PEBackbone(nn.Module):
         What follows the last block counts as part of it.
 
         Args:
-            parameter_name: as in `named_parameters()` of this module.
+            parameter_name: As in `named_parameters()` of this module.
 
         Raises:
-            KeyError: the name is none of this module's.
+            KeyError: The name is none of this module's.
         """
         prefix, _, name = parameter_name.partition(".")
         part, _, rest = name.partition(".")

@@ -32,13 +32,13 @@ class SimpleFeaturePyramid(nn.Module):
     3x3 convolution. p6 is every second cell of p5. Parameter names are those of Detectron2's `SimpleFeaturePyramid`.
 
     Args:
-        in_channels: channels of the backbone's map; a multiple of 4.
-        stride: pixels per cell of the backbone's map.
-        out_channels: channels of the five maps.
+        in_channels: Channels of the backbone's map; a multiple of 4.
+        stride: Pixels per cell of the backbone's map.
+        out_channels: Channels of the five maps.
 
     Attributes:
-        channels: channels of the five maps.
-        strides: pixels per cell of the five maps; 3.5, 7, 14, 28 and 56 for patches of 14.
+        channels: Channels of the five maps.
+        strides: Pixels per cell of the five maps; 3.5, 7, 14, 28 and 56 for patches of 14.
 
     Raises:
         ValueError: `in_channels` is not a multiple of 4.
@@ -73,7 +73,7 @@ class SimpleFeaturePyramid(nn.Module):
         """Map one [B, C, h, w] to p2 (4h x 4w), p3, p4 (h x w), p5 and p6, each with `out_channels` channels.
 
         Raises:
-            ValueError: there is more than one map.
+            ValueError: There is more than one map.
         """
         if len(maps) != 1:
             raise ValueError(f"the pyramid takes 1 map, got {len(maps)}; name one block in the backbone's layers")

@@ -18,19 +18,19 @@ class EncoderConfig:
     """Everything that fixes the shape of an encoder and the meaning of its weights.
 
     Args:
-        name: official name, for example `PE-Spatial-B16-512`; free text for your own encoders.
-        patch_size: side of a square patch in pixels.
-        width: channels of a token.
-        depth: number of blocks.
-        heads: attention heads; `width // heads` must be a multiple of 4 (two axes of rotated pairs).
-        mlp_ratio: hidden channels of an MLP over `width`.
-        image_size: side in pixels of the square images of pretraining; it sets the grid of the position table.
-        cls_token: whether a class token precedes the patch tokens.
-        layer_scale: initial value of LayerScale, or None for an encoder without it.
-        ln_post: whether a LayerNorm follows the last block.
-        attn_pool: whether an attention-pooling head follows (PE-Core).
-        pool_heads: attention heads of that pooling.
-        output_dim: channels of the final projection, or None for an encoder without it.
+        name: Official name, for example `PE-Spatial-B16-512`; free text for your own encoders.
+        patch_size: Side of a square patch in pixels.
+        width: Channels of a token.
+        depth: Number of blocks.
+        heads: Attention heads; `width // heads` must be a multiple of 4 (two axes of rotated pairs).
+        mlp_ratio: Hidden channels of an MLP over `width`.
+        image_size: Side in pixels of the square images of pretraining; it sets the grid of the position table.
+        cls_token: Whether a class token precedes the patch tokens.
+        layer_scale: Initial value of LayerScale, or None for an encoder without it.
+        ln_post: Whether a LayerNorm follows the last block.
+        attn_pool: Whether an attention-pooling head follows (PE-Core).
+        pool_heads: Attention heads of that pooling.
+        output_dim: Channels of the final projection, or None for an encoder without it.
     """
 
     name: str
@@ -120,12 +120,12 @@ def get_variant(variant: str | EncoderConfig | Mapping[str, Any]) -> EncoderConf
     """Return the configuration of an encoder.
 
     Args:
-        variant: an official name (`PE-Spatial-B16-512`); a configuration; or a mapping of its fields, in which
+        variant: An official name (`PE-Spatial-B16-512`); a configuration; or a mapping of its fields, in which
             `base` may name a released encoder whose other fields are kept, for an encoder of your own:
             `{base: PE-Spatial-T16-512, name: tiny, width: 128, depth: 4, heads: 4, image_size: 128}`.
 
     Raises:
-        KeyError: an unknown name or field; the message names the nearest one.
+        KeyError: An unknown name or field; the message names the nearest one.
         ValueError: a field that is missing or that breaks a rule of `EncoderConfig`.
     """
     if isinstance(variant, EncoderConfig):

@@ -29,7 +29,7 @@ def split_windows(x: Tensor, grid: tuple[int, int], size: int) -> Tensor:
     Args:
         x: [B, h * w, C], row by row.
         grid: (h, w).
-        size: side of a window.
+        size: Side of a window.
 
     Returns:
         [B, windows, size * size, C], windows and their tokens row by row.
@@ -59,20 +59,20 @@ class VisionTransformer(nn.Module):
     """A Perception Encoder of any size, kind and use.
 
     Args:
-        config: shape of the encoder; see `pe_spatial.backbones.variants.get_variant`.
-        window: side of square attention windows in patches. The class token, if the encoder has one, is then left out
+        config: Shape of the encoder; see `pe_spatial.backbones.variants.get_variant`.
+        window: Side of square attention windows in patches. The class token, if the encoder has one, is then left out
             (a window has no place for it). None lets all blocks attend globally.
-        global_blocks: blocks (from 0, negative from the end) that attend globally although there are windows.
+        global_blocks: Blocks (from 0, negative from the end) that attend globally although there are windows.
         rope: `extrapolate` counts rotary positions in patches (official feature extraction); `interpolate` rescales
             them to the pretraining grid (official detection); a number rescales them to a grid of that side.
-        pos_embed: how the position table meets another grid: `bilinear` (official feature extraction) or `bicubic`
+        pos_embed: How the position table meets another grid: `bilinear` (official feature extraction) or `bicubic`
             resizing, or `tile`, repetition (official detection).
-        drop_path: probability to skip a residual branch in training, rising linearly from 0 in the first block to this
+        drop_path: Probability to skip a residual branch in training, rising linearly from 0 in the first block to this
             value in the last.
-        checkpointing: recompute blocks in the backward pass instead of keeping their activations.
+        checkpointing: Recompute blocks in the backward pass instead of keeping their activations.
 
     Raises:
-        ValueError: an option outside its range.
+        ValueError: An option outside its range.
     """
 
     def __init__(
@@ -147,9 +147,9 @@ class VisionTransformer(nn.Module):
         """Return the tokens after several blocks in one pass that stops after the last of them.
 
         Args:
-            x: normalized images [B, 3, H, W]; H and W are multiples of the patch size.
-            layers: blocks from 0, or from the end if negative, in any order.
-            norm: apply the encoder's final norm, if it has one, to each.
+            x: Normalized images [B, 3, H, W]; H and W are multiples of the patch size.
+            layers: Blocks from 0, or from the end if negative, in any order.
+            norm: Apply the encoder's final norm, if it has one, to each.
 
         Returns:
             One [B, N, C] for each entry of `layers`.
@@ -216,8 +216,8 @@ def resize_positions(table: Tensor, side: int, grid: tuple[int, int], mode: str)
 
     Args:
         table: [side * side, C], row by row.
-        side: of the square pretraining grid.
-        grid: rows h and columns w that are needed.
+        side: Of the square pretraining grid.
+        grid: Rows h and columns w that are needed.
         mode: `bilinear` or `bicubic` (half-pixel centers, no antialiasing) or `tile`.
 
     Returns:

@@ -17,7 +17,7 @@ def pair_by_name(
     """Pairs of an image and a label of one name, in natural order. Subfolders are searched, and are part of the name.
 
     Args:
-        data_prefix: A data set's folders: `img_path` and the one of the labels.
+        data_prefix: A dataset's folders: `img_path` and the one of the labels.
         label_key: Key of the latter.
         label_suffixes: Such as `.png`; files with others are no labels.
         kind: What a label is called in messages, such as `label map`.

@@ -1,4 +1,4 @@
-"""The data set doctor: examines the data of any config before, or instead of, a training.
+"""The dataset doctor: examines the data of any config before, or instead of, a training.
 
 The engine knows what the sample contract says; what only a task knows, its package adds as a `DatasetCheck`.
 """

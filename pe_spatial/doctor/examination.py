@@ -1,4 +1,4 @@
-"""Examine the data sets of a config: every sample is loaded as training would load it, and looked at."""
+"""Examine the datasets of a config: every sample is loaded as training would load it, and looked at."""
 
 import hashlib
 import time
@@ -29,10 +29,10 @@ class ExaminationOptions:
     """How much to look at.
 
     Args:
-        samples: At most so many of a data set, spread over it; None for all.
+        samples: At most so many of a dataset, spread over it; None for all.
         seconds: Stop then, having drawn samples at random; None for no limit.
         threads: That load samples.
-        tiles: Samples of a data set to draw.
+        tiles: Samples of a dataset to draw.
         thorough: Look at whole annotation files too, and compare images.
     """
 
@@ -45,7 +45,7 @@ class ExaminationOptions:
 
 @dataclass
 class SplitReport:
-    """What was found in one data set."""
+    """What was found in one dataset."""
 
     split: str
     name: str
@@ -67,9 +67,9 @@ class _Observation:
     seen: list[Any]
 
 
-# --- several data sets ------------------------------------------------------------------------------------------------
+# --- several datasets ------------------------------------------------------------------------------------------------
 def dataset_configs(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The data set of each split; `test` only where it is another than that of `val`.
+    """The dataset of each split; `test` only where it is another than that of `val`.
 
     Raises:
         UserError: The config has none.
@@ -79,14 +79,14 @@ def dataset_configs(config: Mapping[str, Any]) -> dict[str, Any]:
         found["test"] = None
     present = {split: dataset for split, dataset in found.items() if dataset is not None}
     if not present:
-        raise UserError("the config has no data set: no train_dataloader, val_dataloader or test_dataloader")
+        raise UserError("the config has no dataset: no train_dataloader, val_dataloader or test_dataloader")
     return present
 
 
 def examine(
     config: Mapping[str, Any], options: ExaminationOptions, track: Callable[[str, int, Iterator[int]], Iterator[int]]
 ) -> list[SplitReport]:
-    """Examine every data set of a config.
+    """Examine every dataset of a config.
 
     Args:
         config: A loaded config, whose packages are imported.
@@ -101,7 +101,7 @@ def examine(
                 dataset.full_init()
         except (UserError, OSError, ValueError) as error:
             broken = SplitReport(split, str(entry.get("type")))
-            broken.findings.add([Finding("error", "the data set cannot be loaded", str(error))])
+            broken.findings.add([Finding("error", "the dataset cannot be loaded", str(error))])
             reports.append(broken)
             continue
         reports += [examine_dataset(split, dataset, options, track) for dataset in datasets]
@@ -111,7 +111,7 @@ def examine(
 
 
 def parts(dataset: Any) -> list[BaseDataset]:
-    """The data sets that mmengine's wrappers hold; foreign ones, which have no records, are left out."""
+    """The datasets that mmengine's wrappers hold; foreign ones, which have no records, are left out."""
     if hasattr(dataset, "datasets"):
         return [part for inner in dataset.datasets for part in parts(inner)]
     if hasattr(dataset, "dataset"):
@@ -133,11 +133,11 @@ def compare_splits(reports: Sequence[SplitReport]) -> None:
             report.findings.add(Finding("error", rule, f"{own} = {other}") for own, other in pairs)
 
 
-# --- one data set -----------------------------------------------------------------------------------------------------
+# --- one dataset -----------------------------------------------------------------------------------------------------
 def examine_dataset(
     split: str, dataset: Any, options: ExaminationOptions, track: Callable[[str, int, Iterator[int]], Iterator[int]]
 ) -> SplitReport:
-    """Examine a data set; arguments as in `examine`."""
+    """Examine a dataset; arguments as in `examine`."""
     report = SplitReport(split, type(dataset).__name__, size=len(dataset))
     checks = checks_for(dataset)
     if options.thorough:
@@ -145,19 +145,19 @@ def examine_dataset(
             report.findings.add(check.inspect_annotations())
     order = _order(len(dataset), options)
     tiles = min(options.tiles, len(order))
-    drawn = {order[number * len(order) // tiles] for number in range(tiles)}
-    looks = _look_at_all(_Observer(dataset, checks, options.thorough), order, options)
+    on_sheet = {order[number * len(order) // tiles] for number in range(tiles)}
+    observations = _observe_all(_Observer(dataset, checks, options.thorough), order, options)
     # a training that skips what cannot be read is not to be stopped by it
-    forgiven = not options.thorough and getattr(dataset, "unreadable", "raise") == "skip"
-    for _, (index, look) in zip(track(split, len(order), iter(order)), looks, strict=False):
+    skips_unreadable = not options.thorough and getattr(dataset, "unreadable", "raise") == "skip"
+    for _, (index, observation) in zip(track(split, len(order), iter(order)), observations, strict=False):
         report.seen += 1
-        report.findings.add(f for f in look.findings if not (forgiven and f.rule == UNREADABLE))
-        for check, seen in zip(checks, look.seen, strict=True):
+        report.findings.add(f for f in observation.findings if not (skips_unreadable and f.rule == UNREADABLE))
+        for check, seen in zip(checks, observation.seen, strict=True):
             report.findings.add(check.collect(seen))
-        if look.fingerprint is not None:
-            report.findings.add(_duplicate(report, *look.fingerprint))
-        if index in drawn:
-            tile = draw_tile(dataset, index, look.sample, checks)
+        if observation.fingerprint is not None:
+            report.findings.add(_duplicate(report, *observation.fingerprint))
+        if index in on_sheet:
+            tile = draw_tile(dataset, index, observation.sample, checks)
             report.tiles += [] if tile is None else [tile]
     for check in checks:
         report.findings.add(check.finish())
@@ -177,7 +177,7 @@ def _order(size: int, options: ExaminationOptions) -> list[int]:
 
 @dataclass(frozen=True)
 class _Observer:
-    """Looks at single samples of a data set; changes nothing, so that threads can share it."""
+    """Looks at single samples of a dataset; changes nothing, so that threads can share it."""
 
     dataset: BaseDataset
     checks: Sequence[DatasetCheck]
@@ -204,7 +204,7 @@ class _Observer:
         return _Observation(sample, findings, _fingerprint(record, sample) if self.identify else None, seen)
 
 
-def _look_at_all(
+def _observe_all(
     observer: _Observer, order: Sequence[int], options: ExaminationOptions
 ) -> Iterator[tuple[int, _Observation]]:
     """Look at samples in threads, a few ahead; in their order, until the time is up."""

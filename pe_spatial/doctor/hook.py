@@ -15,10 +15,10 @@ class DataCheckHook(Hook):
     """Examines samples of the training and validation data, drawn at random, before the first iteration.
 
     What would stop or spoil the training stops it now, on all processes, though only one looks; warnings go to the log.
-    `tools/check_dataset.py` examines everything, and compares the data sets with each other.
+    `tools/check_dataset.py` examines everything, and compares the datasets with each other.
 
     Args:
-        seconds: For each of the data sets.
+        seconds: For each of the datasets.
     """
 
     priority = "VERY_HIGH"

@@ -90,8 +90,8 @@ class MaskCriterion(nn.Module):
             return read_points(maps.float(), points.expand(len(maps), -1, -1))
 
         with torch.no_grad():
-            real = read(truth.real[None])[0].round()
-            return match(read(logits), class_logits, read(truth.masks), truth.labels, real, self.weights)
+            valid = read(truth.valid[None])[0].round()
+            return match(read(logits), class_logits, read(truth.masks), truth.labels, valid, self.weights)
 
     def _class_loss(self, logits: Tensor, segments: Sequence[Segments], matches: Sequence[Match]) -> Tensor:
         no_object = logits.shape[-1] - 1
@@ -112,10 +112,10 @@ class MaskCriterion(nn.Module):
         points = uncertain_points(found, self.points, self.oversample, self.importance)  # [M, P, 2]
         read = read_points(found, points)
         with torch.no_grad():
-            target, real = _read_truth(segments, matches, points)
-        entropy = F.binary_cross_entropy_with_logits(read, target, reduction="none") * real
-        entropy = entropy.sum(1) / real.sum(1).clamp_min(1)
-        probability, target = read.sigmoid() * real, target * real
+            target, valid = _read_truth(segments, matches, points)
+        entropy = F.binary_cross_entropy_with_logits(read, target, reduction="none") * valid
+        entropy = entropy.sum(1) / valid.sum(1).clamp_min(1)
+        probability, target = read.sigmoid() * valid, target * valid
         dice = 1 - (2 * (probability * target).sum(1) + 1) / (probability.sum(1) + target.sum(1) + 1)
         return entropy.sum() / count, dice.sum() / count
 
@@ -128,12 +128,12 @@ def _mean_of_processes(value: Tensor) -> Tensor:
 
 def _read_truth(segments: Sequence[Segments], matches: Sequence[Match], points: Tensor) -> tuple[Tensor, Tensor]:
     """Matched masks, and whether anything is known, at the points of each mask; both float32 [M, P]."""
-    targets, reals = [], []
+    targets, valids = [], []
     parts = points.split([len(pairs.queries) for pairs in matches])
     for truth, pairs, each in zip(segments, matches, parts, strict=True):
         if len(each):
             targets.append(read_points(truth.masks[pairs.objects].float(), each))
             # one map for all masks of the image: their points are laid end to end
-            real = read_points(truth.real[None].float(), each.flatten(0, 1)[None])[0].round()
-            reals.append(real.unflatten(0, (len(each), -1)))
-    return torch.cat(targets), torch.cat(reals)
+            valid = read_points(truth.valid[None].float(), each.flatten(0, 1)[None])[0].round()
+            valids.append(valid.unflatten(0, (len(each), -1)))
+    return torch.cat(targets), torch.cat(valids)

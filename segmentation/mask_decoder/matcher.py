@@ -24,7 +24,9 @@ class Match(NamedTuple):
 
 
 @torch.no_grad()
-def match(logits: Tensor, class_logits: Tensor, masks: Tensor, labels: Tensor, real: Tensor, weights: Weights) -> Match:
+def match(
+    logits: Tensor, class_logits: Tensor, masks: Tensor, labels: Tensor, valid: Tensor, weights: Weights
+) -> Match:
     """Assign queries to the objects of one image.
 
     Args:
@@ -32,13 +34,13 @@ def match(logits: Tensor, class_logits: Tensor, masks: Tensor, labels: Tensor, r
         class_logits: [Q, K+1], the last for "no object".
         masks: The objects at the same points, 0…1, float32 [G, P].
         labels: int64 [G].
-        real: 1 where the image is labeled, 0 elsewhere, float32 [P]; the others do not count.
+        valid: 1 where the image is labeled, 0 elsewhere, float32 [P]; the others do not count.
         weights: Of the three terms of the cost.
     """
-    pixels = real.sum().clamp_min(1)
-    inside, outside = F.softplus(-logits) * real, F.softplus(logits) * real  # loss where a point is in, or out
+    pixels = valid.sum().clamp_min(1)
+    inside, outside = F.softplus(-logits) * valid, F.softplus(logits) * valid  # loss where a point is in, or out
     mask_cost = (inside @ masks.T + outside @ (1 - masks).T) / pixels  # [Q, G]
-    probability, masks = logits.sigmoid() * real, masks * real
+    probability, masks = logits.sigmoid() * valid, masks * valid
     areas = probability.sum(1)[:, None] + masks.sum(1)[None]
     dice_cost = 1 - (2 * probability @ masks.T + 1) / (areas + 1)
     label_cost = -class_logits.softmax(-1)[:, labels]

@@ -184,7 +184,7 @@ class MaskDecoder(BaseModel):
         return scores / scores.sum(dim=-3, keepdim=True).clamp_min(torch.finfo(scores.dtype).tiny)
 
     def check_classes(self, metainfo: Mapping[str, Any]) -> None:
-        """Compare the model with a data set's `classes` and, where it knows, which of them are countable.
+        """Compare the model with a dataset's `classes` and, where it knows, which of them are countable.
 
         Raises:
             ValueError: They differ.
@@ -194,7 +194,7 @@ class MaskDecoder(BaseModel):
         countable = None if known is None else {label for label, is_thing in enumerate(known) if is_thing}
         if known is not None and (self.things or "panoptic" in self.outputs) and countable != self.things:
             raise ValueError(
-                f"the model has things={sorted(self.things)}, the data set has {sorted(countable or ())}: "
+                f"the model has things={sorted(self.things)}, the dataset has {sorted(countable or ())}: "
                 f"{', '.join(metainfo['classes'][label] for label in sorted(countable or ())[:5]) or 'none'}; set "
                 "model.things accordingly"
             )

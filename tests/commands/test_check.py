@@ -1,4 +1,4 @@
-"""The data set doctor: quiet on sound data of every task, and right about each thing that was spoiled on purpose."""
+"""The dataset doctor: quiet on sound data of every task, and right about each thing that was spoiled on purpose."""
 
 import gc
 import json
@@ -39,7 +39,7 @@ SIZE = 32
 
 @pytest.fixture(scope="module", autouse=True)
 def short_collections():
-    """Every data set makes mmengine collect garbage, which takes half a second where torch is imported."""
+    """Every dataset makes mmengine collect garbage, which takes half a second where torch is imported."""
     gc.collect()
     gc.freeze()
     yield
@@ -75,7 +75,7 @@ def data(drawn, tmp_path):
 
 
 def config_of(task, folder, data, changes=()):
-    """A config of nothing but the data; `changes` are dotted keys of the training and the validation data set."""
+    """A config of nothing but the data; `changes` are dotted keys of the training and the validation dataset."""
     base, packages = TASKS[task]
     splits = ("test",) if task == "tracking" else ("train", "val")
     root = str(data / "davis" if task == "tracking" else data)
@@ -276,15 +276,15 @@ ERRORS = [
     ),
     ("segmentation", leak, r"error: images of val that are also in train\n.*val/000099\.jpg = .*train/000001\.jpg"),
     ("segmentation", leak_under_another_format, r"images of val that are also in train\n.*000099\.png = .*000001\.jpg"),
-    ("segmentation", remove_image, r"error: the data set cannot be loaded\n.*no image for 1 of 15 names"),
+    ("segmentation", remove_image, r"error: the dataset cannot be loaded\n.*no image for 1 of 15 names"),
     ("panoptic", unlisted_segment, r"error: samples that the loaders refuse\n.*is not among the"),
-    ("detection", remove_image, r"error: the data set cannot be loaded\n.*1 of 15 images are not in their folder"),
+    ("detection", remove_image, r"error: the dataset cannot be loaded\n.*1 of 15 images are not in their folder"),
     ("detection", move_box_out, r"error: boxes without area in their image\n +annotation 1: .*\[37, 0, 4, 4\]"),
     ("detection", no_objects, r"error: 15 of 15 images have no object"),
     ("detection", another_recorded_size, r"error: samples that the loaders refuse\n.*its record says \(99, 32\)"),
     ("depth", far_depth, r"error: depth maps without a pixel in depth_range\n.*000002\.png: .* to .* m"),
     ("tracking", crop_frame, r"error: frames of another size than their video\n.*00001\.jpg is \(20, 20\)"),
-    ("tracking", remove_mask, r"error: the data set cannot be loaded\n.*has no 00000\.png"),
+    ("tracking", remove_mask, r"error: the dataset cannot be loaded\n.*has no 00000\.png"),
     ("tracking", empty_first_mask, r"error: first masks without an object\n.*shapes-02/00000\.png"),
 ]
 

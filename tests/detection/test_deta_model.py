@@ -179,7 +179,7 @@ def test_more_objects_than_queries_by_overlap_is_said_and_trained(monkeypatch):
 
 
 def test_another_number_of_classes_than_the_data():
-    with pytest.raises(ValueError, match=r"num_classes=3, the data set has 2 classes"):
+    with pytest.raises(ValueError, match=r"num_classes=3, the dataset has 2 classes"):
         build().bind_dataset({"classes": ("a", "b")})
 
 
@@ -246,7 +246,7 @@ def test_learnt_queries_start_from_points_and_the_encoder_proposes_nothing(make_
 
 
 def test_learnt_queries_have_no_boxes_to_overlap():
-    with pytest.raises(ValueError, match="learnt queries have none; set matching: one_to_one"):
+    with pytest.raises(ValueError, match="learned queries have none; set matching: one_to_one"):
         build(**{**plain_settings(), "matching": "iou"})
 
 
@@ -288,11 +288,11 @@ def test_saving_memory_changes_no_gradient(make_scene):
 
 # --- learning ---------------------------------------------------------------------------------------------------------
 def plain_settings():
-    """Deformable DETR: learnt queries, matched one to one."""
+    """Deformable DETR: learned queries, matched one to one."""
     return {"matching": "one_to_one", "transformer": {**settings()["transformer"], "two_stage": False}}
 
 
-@pytest.mark.parametrize("changes", [{}, {"matching": "one_to_one"}, plain_settings()], ids=["iou", "one", "learnt"])
+@pytest.mark.parametrize("changes", [{}, {"matching": "one_to_one"}, plain_settings()], ids=["iou", "one", "learned"])
 def test_every_parameter_is_reached_and_a_scene_is_learnt(make_scene, changes):
     model = build(**changes).train()
     scene = make_scene(3, objects=2)

@@ -107,7 +107,7 @@ def test_files_that_are_no_labels_are_named(tmp_path):
         read_values(tmp_path / "gone.png")
 
 
-# --- numberings of the published data sets ----------------------------------------------------------------------------
+# --- numberings of the published datasets ----------------------------------------------------------------------------
 def test_ade_counts_from_one():
     form = ADE20K.label_format
     assert form.meaning[0] == 255
