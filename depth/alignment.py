@@ -22,7 +22,7 @@ def align_median(prediction: Tensor, target: Tensor) -> Tensor:
 
 
 def align_scale_shift(prediction: Tensor, target: Tensor) -> Tensor:
-    """scale * prediction + shift with the least squared error against the target.
+    """Return scale * prediction + shift with the least squared error against the target.
 
     A constant prediction determines no scale; it becomes the mean of the target.
     """

@@ -156,7 +156,8 @@ def depth_errors(prediction: Tensor, target: Tensor) -> dict[str, float]:
     """All `MEASURES` of one image.
 
     Args:
-        prediction, target: Positive depth in meters, [P], at least one pixel.
+        prediction: Positive depth in meters [P], at least one pixel.
+        target: Measured depth of the same pixels.
     """
     prediction, target = prediction.double(), target.double()
     return {name: measure.function(prediction, target).item() for name, measure in MEASURES.items()}

@@ -10,6 +10,7 @@ from mmengine.structures import BaseDataElement, PixelData
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pe_spatial.common.parts import require_samples
 from pe_spatial.depth.tiling import DepthTiling
 
 
@@ -84,11 +85,8 @@ class DepthModel(BaseModel):
         """
         if mode == "tensor":
             return self._depth(inputs)
-        if mode not in ("loss", "predict"):
-            raise ValueError(f"mode={mode!r} is not one of 'loss', 'predict', 'tensor'")
-        if data_samples is None:
-            raise ValueError(f"mode={mode!r} needs data_samples")
-        return self._loss(inputs, data_samples) if mode == "loss" else self._predict(inputs, data_samples)
+        samples = require_samples(mode, data_samples)
+        return self._loss(inputs, samples) if mode == "loss" else self._predict(inputs, samples)
 
     def _depth(self, inputs: Tensor) -> Tensor:
         depth = self.head(self.backbone(inputs))

@@ -15,7 +15,8 @@ def depth_picture(depth: Tensor, near: float, far: float, is_metric: bool) -> Te
 
     Args:
         depth: [1, H, W], 0 = no measurement.
-        near, far: Ends of the color scale, in the unit of `depth`.
+        near: Near end of the color scale, in the unit of `depth`.
+        far: Its far end.
         is_metric: The unit is meters; otherwise it is the model's own.
 
     Returns:

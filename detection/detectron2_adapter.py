@@ -64,10 +64,12 @@ class PE(Backbone):
 
     @property
     def size_divisibility(self) -> int:
+        """Pixels of which H and W are multiples."""
         return self.body.patch_size
 
     @property
     def padding_constraints(self) -> dict[str, int]:
+        """How Detectron2 pads a batch."""
         return {"size_divisibility": self.size_divisibility}
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
@@ -110,10 +112,12 @@ class PEFeaturePyramid(Backbone):
 
     @property
     def size_divisibility(self) -> int:
+        """Pixels of which H and W are multiples."""
         return 2 * self.net.body.patch_size
 
     @property
     def padding_constraints(self) -> dict[str, int]:
+        """How Detectron2 pads a batch."""
         return {"size_divisibility": self.size_divisibility, "square_size": self.square_pad}
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
@@ -231,7 +235,8 @@ def feature_pyramid(encoder: Mapping[str, Any], out_channels: int = 256, square_
 
     Args:
         encoder: Arguments of `PEBackbone`.
-        out_channels, square_pad: See `PEFeaturePyramid`.
+        out_channels: See `PEFeaturePyramid`.
+        square_pad: See `PEFeaturePyramid`.
     """
     net = LazyCall(PE)(body=LazyCall(PEBackbone)(**encoder))
     return LazyCall(PEFeaturePyramid)(net=net, out_channels=out_channels, square_pad=square_pad)

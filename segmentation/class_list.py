@@ -1,4 +1,4 @@
-"""The YAML file that describes a folder of your own:
+"""The YAML file that describes a folder of your own.
 
     classes: [road, tree, car]                         # index 0, 1, 2 in this order; or, with their colors:
     # classes: {road: [128, 64, 128], tree: [107, 142, 35], car: [0, 0, 142]}

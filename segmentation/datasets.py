@@ -65,8 +65,10 @@ def _record(number: int, img_path: str | Path, seg_map_path: str | Path) -> dict
 
 @DATASETS.register_module()
 class ADE20K(SegmentationDataset):
-    """ADE20K's scene parsing benchmark: 150 classes, which its files count from 1 (0: other); 20210 images to train,
-    2000 to validate."""
+    """ADE20K's scene parsing benchmark: 150 classes, 20210 images to train, 2000 to validate.
+
+    The files count the classes from 1; 0 means another class.
+    """
 
     METAINFO = {**_classes_of("ade"), "dataset": "ADE20K"}
     label_format = LabelFormat.counting(METAINFO["classes"], zero_is_ignored=True)

@@ -72,7 +72,8 @@ def class_areas(prediction: Tensor, target: Tensor, num_classes: int, name: str 
     """Pixels of each class, int64 [3, K]: predicted rightly, predicted, labeled. Pixels labeled 255 do not count.
 
     Args:
-        prediction, target: Class indices of one shape.
+        prediction: Class indices.
+        target: Labels of the same shape.
         num_classes: K.
         name: Of the image, for messages.
 

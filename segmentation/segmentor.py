@@ -84,7 +84,7 @@ class SemanticSegmentor(EncoderDecoder):
         return enlarge_score_map(self, inputs)
 
     def encode_decode(self, inputs: Tensor, batch_img_metas: Sequence[Mapping[str, Any]] = ()) -> Tensor:
-        """mmseg's name for `segment_logits`; the metainfo is not needed."""
+        """The name of mmseg for `segment_logits`; the metainfo is not needed."""
         return self.segment_logits(inputs)
 
     def probabilities(self, scores: Tensor) -> Tensor:

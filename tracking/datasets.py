@@ -30,6 +30,7 @@ class PackVideo:
     """A record to what a tracker's `forward` takes: nothing is decoded, the tracker reads frame by frame."""
 
     def __call__(self, record: Record) -> Record:
+        """Pack one record."""
         sample = BaseDataElement(metainfo={key: value for key, value in record.items() if key != "sample_idx"})
         return {"inputs": record["video"], "data_samples": sample}
 
@@ -102,6 +103,7 @@ class _Davis(VideoDataset):
         super().__init__(data_root, split, videos, **kwargs)
 
     def video_names(self) -> list[str]:
+        """See `VideoDataset`."""
         frames = Path(self.data_root) / "JPEGImages" / self.resolution
         if self.split is None:
             return sorted(path.name for path in frames.iterdir() if path.is_dir()) if frames.is_dir() else []
@@ -115,6 +117,7 @@ class _Davis(VideoDataset):
         )
 
     def load_video(self, name: str) -> Record:
+        """See `VideoDataset`."""
         root = Path(self.data_root)
         frames = find_images(root / "JPEGImages" / self.resolution / name, recursive=False)
         annotations = _annotations(root / "Annotations" / self.resolution / name, frames)
@@ -155,12 +158,14 @@ class YouTubeVOS(VideoDataset):
     """
 
     def video_names(self) -> list[str]:
+        """See `VideoDataset`."""
         frames = self._root / "JPEGImages"
         if not frames.is_dir():
             raise FileNotFoundError(f"{frames} is not a folder; YouTube-VOS has SPLIT/JPEGImages and SPLIT/Annotations")
         return sorted(path.name for path in frames.iterdir() if path.is_dir())
 
     def load_video(self, name: str) -> Record:
+        """See `VideoDataset`."""
         frames = find_images(self._root / "JPEGImages" / name, recursive=False)
         annotations = _annotations(self._root / "Annotations" / name, frames)
         entries = self._entries(name, annotations)
@@ -217,11 +222,13 @@ class VideoFolder(VideoDataset):
         super().__init__(data_root, None, videos, **kwargs)
 
     def video_names(self) -> list[str]:
+        """See `VideoDataset`."""
         root = Path(self.data_root) / self.frames
         folders = sorted(path.name for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
         return folders or ["."]
 
     def load_video(self, name: str) -> Record:
+        """See `VideoDataset`."""
         frames = find_images(Path(self.data_root) / self.frames / name, recursive=False)
         folder = Path(self.data_root) / self.masks / name
         annotations = _annotations(folder, frames)

@@ -29,6 +29,7 @@ class TrackedObject:
 
     @property
     def references(self) -> set[int]:
+        """Frames that hold the prompts of the object."""
         return {self.first, self.latest}
 
 

@@ -59,8 +59,11 @@ class Criterion:
         self.weights = weights
 
     def __call__(self, predictions: Predictions, targets: Sequence[Target]) -> dict[str, Tensor]:
-        """`loss_class`, `loss_bbox` and `loss_giou` of the last layer; those of layer i end in `_i`, those of
-        the encoder, if it proposes, in `_enc`. All are divided by the number of objects, averaged over processes."""
+        """Return `loss_class`, `loss_bbox` and `loss_giou` of every decoder layer and of the encoder.
+
+        The names of the last layer have no suffix; those of layer i end in `_i`. If the encoder proposes, its losses
+        end in `_enc`. All losses are divided by the number of objects, averaged over processes.
+        """
         number = predictions.layers[-1].boxes.new_tensor(float(sum(len(t.labels) for t in targets)))
         all_reduce(number, "mean")
         count = max(number.item(), 1.0)

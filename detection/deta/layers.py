@@ -106,6 +106,7 @@ class MLP(nn.Module):
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(widths, widths[1:], strict=False))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map [..., in_channels] to [..., out_channels]."""
         for layer in self.layers[:-1]:
             x = F.relu(layer(x))
         return self.layers[-1](x)

@@ -40,12 +40,9 @@ _KINDS = {
 
 @MODELS.register_module()
 class DETA(Detector):
-    """Detector of objects with boxes.
+    """Detector of objects with boxes; arguments that are not listed are those of `Detector`.
 
     Args:
-        num_classes: K; labels are 0…K-1.
-        backbone: Settings of a backbone with `channels` and `strides`; its last map feeds the neck.
-        neck: Settings of the pyramid; `in_channels` and `stride` are those of the backbone.
         transformer: Settings of `DetaTransformer`.
         matching: `iou` is DETA; `one_to_one` is a two-stage Deformable DETR, with DETR's matching, the best tokens
             as queries and no suppression.
@@ -53,11 +50,9 @@ class DETA(Detector):
         postprocess: Settings of a post-processor; see `postprocess.py`. None takes the one that goes with
             `matching`.
         float32_transformer: Whether the transformer computes in float32 under autocast, as the authors' does.
-        data_preprocessor: Settings of the preprocessor.
-        tta: Settings of `MultiScaleFlip`; None looks at every image once.
 
     Raises:
-        ValueError: `num_classes` below 1, a matching that does not exist, or maps of different numbers of channels.
+        ValueError: A matching that does not exist, or what `Detector` refuses.
     """
 
     def __init__(
@@ -97,38 +92,27 @@ class DETA(Detector):
         self.criterion = Criterion(kind.matching(), loss_weights)
         self.postprocess = MODELS.build(dict(postprocess or {"type": kind.postprocess}))
 
-    def forward(
-        self, inputs: Tensor, data_samples: Sequence[BaseDataElement] | None = None, mode: str = "tensor"
-    ) -> Any:
-        """Run on `inputs` [B, 3, H, W], normalized and padded at the right and the bottom.
-
-        Args:
-            inputs: Images.
-            data_samples: One per image with the metainfo `img_shape` and `ori_shape` (H, W); for `loss` also
-                `gt_instances` (`bboxes` [G, 4] xyxy in input pixels, `labels` [G]).
-            mode: `loss` returns a dict of scalars; `predict` fills `pred_instances` in the original frame and
-                returns the samples; `tensor` returns `Predictions`, relative to the images without padding.
-        """
-        if mode not in ("loss", "predict", "tensor"):
-            raise ValueError(f"mode is {mode!r}; use 'loss', 'predict' or 'tensor'")
-        size = (inputs.shape[-2], inputs.shape[-1])
+    def raw(self, inputs: Tensor, data_samples: Sequence[BaseDataElement] | None = None) -> Predictions:
+        """Return the `Predictions`, relative to the images without padding; without data samples nothing is padding."""
         if data_samples is None:
-            if mode != "tensor":
-                raise ValueError(f"mode {mode!r} needs data_samples")
-            image_sizes = [size] * len(inputs)
+            image_sizes = [(inputs.shape[-2], inputs.shape[-1])] * len(inputs)
         else:
             image_sizes = [(sample.img_shape[0], sample.img_shape[1]) for sample in data_samples]
-        if mode == "predict":
-            assert data_samples is not None
-            for sample, (boxes, scores) in zip(data_samples, self.detect(inputs, data_samples), strict=True):
-                sample.pred_instances = self.postprocess(boxes, scores)
-            return list(data_samples)
-        predictions = self._predict(inputs, image_sizes)
-        if mode == "tensor":
-            return predictions
-        assert data_samples is not None
-        targets = [self._target(sample, inputs) for sample in data_samples]
-        return self.criterion(predictions, targets)
+        maps = self.neck(self.backbone(inputs))
+        grid = TokenGrid.of(maps, image_sizes, (inputs.shape[-2], inputs.shape[-1]))
+        if not self.float32_transformer:
+            return self.transformer(maps, grid, self._select_queries)
+        with torch.autocast(inputs.device.type, enabled=False):
+            return self.transformer([m.float() for m in maps], grid, self._select_queries)
+
+    def _loss(self, inputs: Tensor, data_samples: Sequence[BaseDataElement]) -> dict[str, Tensor]:
+        predictions = self.raw(inputs, data_samples)
+        return self.criterion(predictions, [self._target(sample, inputs) for sample in data_samples])
+
+    def _predict(self, inputs: Tensor, data_samples: Sequence[BaseDataElement]) -> list[BaseDataElement]:
+        for sample, (boxes, scores) in zip(data_samples, self.detect(inputs, data_samples), strict=True):
+            sample.pred_instances = self.postprocess(boxes, scores)
+        return list(data_samples)
 
     def detect(self, inputs: Tensor, data_samples: Sequence[BaseDataElement]) -> list[tuple[Tensor, Tensor]]:
         """What the last layer says of every image, before post-processing.
@@ -140,21 +124,12 @@ class DETA(Detector):
         Returns:
             Boxes [Q, 4] (xyxy, pixels of the original image, not clipped) and scores [Q, K] for every image.
         """
-        predictions = self._predict(inputs, [(s.img_shape[0], s.img_shape[1]) for s in data_samples])
-        last = predictions.layers[-1]
+        last = self.raw(inputs, data_samples).layers[-1]
         found = []
         for boxes, logits, sample in zip(last.boxes, last.logits, data_samples, strict=True):
             height, width = sample.ori_shape[:2]
             found.append((to_corners(boxes) * boxes.new_tensor([width, height] * 2), logits.float().sigmoid()))
         return found
-
-    def _predict(self, inputs: Tensor, image_sizes: Sequence[tuple[int, int]]) -> Predictions:
-        maps = self.neck(self.backbone(inputs))
-        grid = TokenGrid.of(maps, image_sizes, (inputs.shape[-2], inputs.shape[-1]))
-        if not self.float32_transformer:
-            return self.transformer(maps, grid, self._select_queries)
-        with torch.autocast(inputs.device.type, enabled=False):
-            return self.transformer([m.float() for m in maps], grid, self._select_queries)
 
     def bind_dataset(self, metainfo: Mapping[str, Any]) -> None:
         """Check the model against the training data.

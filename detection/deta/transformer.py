@@ -29,8 +29,13 @@ _SMALL = -2.0  # logit of the size that a point begins with, 0.12 of the image
 
 
 class Prediction(NamedTuple):
-    """Logits [B, N, K] and boxes [B, N, 4] (cx, cy, w, h, relative to the image without padding) of N queries or
-    tokens, and the boxes [B, N, 4], or points [B, N, 2], that these were refined from."""
+    """What a layer predicts of N queries or tokens.
+
+    Attributes:
+        logits: [B, N, K].
+        boxes: [B, N, 4] cx, cy, w, h, relative to the image without padding.
+        references: The boxes [B, N, 4], or points [B, N, 2], that `boxes` were refined from.
+    """
 
     logits: Tensor
     boxes: Tensor
@@ -38,8 +43,12 @@ class Prediction(NamedTuple):
 
 
 class Predictions(NamedTuple):
-    """What the encoder predicts of every token (column 0 of its logits is objectness; None if it proposes nothing), and
-    every decoder layer of every query."""
+    """What the encoder and the decoder layers predict.
+
+    Attributes:
+        encoder: Predictions of the tokens; column 0 of the logits is objectness. None if the encoder does not propose.
+        layers: Predictions of the queries, one entry per decoder layer.
+    """
 
     encoder: Prediction | None
     layers: list[Prediction]

@@ -59,4 +59,5 @@ class BoxPredictor(nn.Module):
             nn.init.zeros_(layer.bias)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Map vectors [R, in_channels] to logits and offsets."""
         return self.cls_score(x).float(), self.bbox_pred(x).float()

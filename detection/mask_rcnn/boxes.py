@@ -17,8 +17,13 @@ IGNORED = -1  # label of a candidate that is neither sampled as an object nor as
 
 
 class Target(NamedTuple):
-    """The objects of one image: boxes [G, 4] xyxy in pixels of the padded input, labels [G] in 0…K-1, masks [G, H, W]
-    bool in the same frame."""
+    """The objects of one image.
+
+    Attributes:
+        boxes: [G, 4] xyxy, pixels of the padded input.
+        labels: [G] in 0…K-1.
+        masks: bool [G, H, W] in the frame of the boxes.
+    """
 
     boxes: Tensor
     labels: Tensor
@@ -26,8 +31,12 @@ class Target(NamedTuple):
 
 
 class Match(NamedTuple):
-    """For each of N candidate boxes: `label` [N] is 1 (object), 0 (background) or `IGNORED`; `gt_index` [N] is the
-    row of its object in the ground truth, and 0 where there is none."""
+    """The match of N candidate boxes.
+
+    Attributes:
+        label: [N]: 1 (object), 0 (background) or `IGNORED`.
+        gt_index: [N], the row of the object in the ground truth; 0 where there is none.
+    """
 
     label: Tensor
     gt_index: Tensor

@@ -19,8 +19,14 @@ from pe_spatial.detection.nms import Suppression
 
 
 class Detections(NamedTuple):
-    """Found objects of one image, best first: boxes [N, 4] xyxy in pixels of the input, scores [N], labels [N] and,
-    once the mask head has run, masks [N, 28, 28], the probability of each cell of the box."""
+    """Detections of one image, highest score first.
+
+    Attributes:
+        boxes: [N, 4] xyxy, pixels of the input.
+        scores: [N].
+        labels: [N].
+        masks: [N, 28, 28], the probability of each cell of the box; None before the mask head has run.
+    """
 
     boxes: Tensor
     scores: Tensor
@@ -29,8 +35,13 @@ class Detections(NamedTuple):
 
 
 class SampledBoxes(NamedTuple):
-    """Proposals of one image that the losses see: boxes [R, 4], labels [R] with K for background, and `gt_index` [R],
-    the row of their object."""
+    """Proposals of one image that the losses see.
+
+    Attributes:
+        boxes: [R, 4].
+        labels: [R]; K is background.
+        gt_index: [R], the row of the matched object.
+    """
 
     boxes: Tensor
     labels: Tensor

@@ -21,6 +21,7 @@ from pe_spatial.alignment.losses import locality_loss, semantic_loss, target_sim
 from pe_spatial.alignment.teachers import Teacher
 from pe_spatial.backbones import PEBackbone
 from pe_spatial.common.errors import ConfigError, suggest
+from pe_spatial.common.parts import require_samples
 
 Fill = Literal["zero", "mean", "learned"]
 
@@ -129,11 +130,8 @@ class SpatialAlignment(BaseModel):
         """
         if mode == "tensor":
             return self.student(inputs)[0]
-        if mode not in ("loss", "predict"):
-            raise ValueError(f"mode={mode!r} is not one of 'loss', 'predict', 'tensor'")
-        if data_samples is None:
-            raise ValueError(f"mode={mode!r} needs data_samples")
-        return self._loss(inputs, data_samples) if mode == "loss" else self._predict(inputs, data_samples)
+        samples = require_samples(mode, data_samples)
+        return self._loss(inputs, samples) if mode == "loss" else self._predict(inputs, samples)
 
     def _loss(self, inputs: Tensor, data_samples: list[BaseDataElement]) -> dict[str, Tensor]:
         targets = self._targets(inputs, data_samples)

@@ -52,6 +52,7 @@ class MLP(nn.Module):
         self.c_proj = nn.Linear(hidden, width)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map [..., C] to [..., C]."""
         return self.c_proj(F.gelu(self.c_fc(x)))
 
 

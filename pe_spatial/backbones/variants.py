@@ -73,10 +73,12 @@ class EncoderConfig:
 
     @property
     def head_dim(self) -> int:
+        """Channels of an attention head."""
         return self.width // self.heads
 
     @property
     def mlp_dim(self) -> int:
+        """Hidden channels of an MLP."""
         return int(self.width * self.mlp_ratio)
 
 

@@ -23,7 +23,7 @@ class Draw(int):
     number: int
     seed: int
 
-    def __new__(cls, index: int, number: int, seed: int) -> "Draw":
+    def __new__(cls, index: int, number: int, seed: int) -> "Draw":  # noqa: D102 - the class says it
         draw = super().__new__(cls, index)
         draw.number = number
         draw.seed = seed

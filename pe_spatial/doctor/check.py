@@ -18,8 +18,8 @@ Sample = dict[str, Any]
 class DatasetCheck:
     """One examination of one dataset; a subclass says which datasets it concerns and writes the others as needed.
 
-    The order of calls: `inspect_annotations` once (a quick look leaves it out), then `inspect_sample` for every sample, in threads and in any
-    order, and `collect` in the order of the samples, and at the end `finish` and `histogram`.
+    The order of calls: `inspect_annotations` once, unless the examination is quick. Then `inspect_sample` for every
+    sample, in threads and in any order, and `collect` in the order of the samples. At the end `finish` and `histogram`.
 
     Args:
         dataset: With `get_data_info`, `metainfo` and `pipeline`.

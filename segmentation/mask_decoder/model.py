@@ -9,6 +9,7 @@ from mmengine.registry import MODELS
 from mmengine.structures import BaseDataElement, PixelData
 from torch import Tensor
 
+from pe_spatial.common.parts import require_samples
 from pe_spatial.segmentation.logits import Window
 from pe_spatial.segmentation.mask_decoder.criterion import Masks
 from pe_spatial.segmentation.mask_decoder.head import MaskHead
@@ -124,14 +125,11 @@ class MaskDecoder(BaseModel):
         """
         if mode == "tensor":
             return self._decode(inputs)[-1]
-        if mode not in ("loss", "predict"):
-            raise ValueError(f"mode={mode!r} is not one of 'loss', 'predict', 'tensor'")
-        if data_samples is None:
-            raise ValueError(f"mode={mode!r} needs data_samples")
+        samples = require_samples(mode, data_samples)
         if mode == "predict":
-            return self._predict(inputs, data_samples)
+            return self._predict(inputs, samples)
         size = (inputs.shape[-2], inputs.shape[-1])
-        segments = [segments_of_sample(sample, size, self.things) for sample in data_samples]
+        segments = [segments_of_sample(sample, size, self.things) for sample in samples]
         return self.criterion(self._decode(inputs), segments)
 
     def _decode(self, inputs: Tensor) -> list[Masks]:
