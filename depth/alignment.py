@@ -8,16 +8,18 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from pe_spatial.common.errors import OptionError
+
 
 def align_median(prediction: Tensor, target: Tensor) -> Tensor:
     """Multiply by the ratio of the medians (Zhou et al. 2017).
 
     Raises:
-        ValueError: The median of the prediction is not positive.
+        OptionError: The median of the prediction is not positive.
     """
     median = _median(prediction)
     if not median > 0:
-        raise ValueError(f"the median of the prediction is {median:g}; median alignment needs positive depth")
+        raise OptionError(f"the median of the prediction is {median:g}; median alignment needs positive depth")
     return prediction * (_median(target) / median)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pe_spatial.common.errors import OptionError
 from pe_spatial.depth.metrics import MEASURES, DepthErrorMetric
 
 
@@ -23,11 +24,11 @@ def best_constants(
         number: Constants tried, in geometric steps over the range.
 
     Raises:
-        ValueError: An alignment.
+        OptionError: An alignment.
     """
     metric = DepthErrorMetric(**evaluator)
     if metric.alignment is not None:
-        raise ValueError(f"alignment={metric.alignment!r} makes all constants equal; leave it out")
+        raise OptionError(f"alignment={metric.alignment!r} makes all constants equal; leave it out")
     least, greatest = metric.depth_range
     best: dict[str, tuple[float, float]] = {}
     for constant in torch.linspace(math.log(least), math.log(greatest), number).exp().tolist():

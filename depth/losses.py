@@ -8,6 +8,8 @@ import torch
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
+from pe_spatial.common.errors import OptionError
+
 
 @MODELS.register_module()
 class ScaleInvariantLogLoss(nn.Module):
@@ -28,7 +30,7 @@ class ScaleInvariantLogLoss(nn.Module):
     def __init__(self, invariance: float = 0.85, eps: float = 0.001, loss_weight: float = 1.0) -> None:
         super().__init__()
         if not 0 <= invariance <= 1:
-            raise ValueError(f"invariance {invariance} is not between 0 (metric) and 1 (scale-invariant)")
+            raise OptionError(f"invariance {invariance} is not between 0 (metric) and 1 (scale-invariant)")
         self.invariance = invariance
         self.fixes_scale = invariance < 1
         self.eps = eps
@@ -72,7 +74,7 @@ class MultiScaleGradientLoss(nn.Module):
     def __init__(self, scales: int = 4, eps: float = 0.001, loss_weight: float = 0.5) -> None:
         super().__init__()
         if scales < 1:
-            raise ValueError(f"scales {scales} must be at least 1")
+            raise OptionError(f"scales {scales} must be at least 1")
         self.scales = scales
         self.eps = eps
         self.loss_weight = loss_weight

@@ -10,7 +10,7 @@ from mmengine.logging import print_log
 from mmengine.registry import METRICS
 from torch import Tensor
 
-from pe_spatial.common.errors import ConfigError, DivergedError
+from pe_spatial.common.errors import ConfigError, DivergedError, OptionError
 from pe_spatial.depth.alignment import ALIGNMENTS
 from pe_spatial.depth.crops import CROPS
 from pe_spatial.depth.ranges import checked_range
@@ -77,7 +77,7 @@ class DepthErrorMetric(BaseMetric):
     ) -> None:
         for name, value, known in (("crop", crop, CROPS), ("alignment", alignment, ALIGNMENTS)):
             if value is not None and value not in known:
-                raise ValueError(f"{name}={value!r} is not one of {', '.join(known)} or null")
+                raise OptionError(f"{name}={value!r} is not one of {', '.join(known)} or null")
         self.depth_range = checked_range(depth_range)
         self.crop = crop
         self.alignment = alignment

@@ -9,6 +9,8 @@ from torchvision.transforms.v2 import functional as F
 
 from pe_spatial.visualization import colorize_depth, enlarge
 
+_TICKS = 8
+
 
 def depth_picture(depth: Tensor, near: float, far: float, is_metric: bool) -> Tensor:
     """Depth as colors beside its legend.
@@ -50,11 +52,11 @@ def _legend(height: int, near: float, far: float, is_metric: bool) -> Tensor:
     return F.pil_to_tensor(canvas)
 
 
-def round_values(near: float, far: float, count: int = 8) -> list[float]:
-    """About `count` multiples of 1, 2 or 5 times a power of ten in the range, at least one."""
+def round_values(near: float, far: float) -> list[float]:
+    """About `_TICKS` multiples of 1, 2 or 5 times a power of ten in the range, at least one."""
     span = max(far - near, 1e-12)
-    power = 10 ** math.floor(math.log10(span / count))
-    step = next(power * factor for factor in (1, 2, 5, 10, 20) if span / (power * factor) <= count)
+    power = 10 ** math.floor(math.log10(span / _TICKS))
+    step = next(power * factor for factor in (1, 2, 5, 10, 20) if span / (power * factor) <= _TICKS)
     first = math.ceil(near / step - 1e-9)
     values = [step * number for number in range(first, math.floor(far / step + 1e-9) + 1)]
     return values or [near]

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from pe_spatial.common.errors import OptionError
 from pe_spatial.common.windows import blend, even_starts, regions
 
 Place = tuple[int, int]  # top, left
@@ -27,9 +28,9 @@ class DepthTiling:
 
     def __init__(self, tile: Sequence[int], overlap: float = 0.25) -> None:
         if len(tile) != 2 or min(tile) < 1:
-            raise ValueError(f"tile {list(tile)} is not (H, W) in pixels")
+            raise OptionError(f"tile {list(tile)} is not (H, W) in pixels")
         if not 0 < overlap <= 0.5:
-            raise ValueError(f"overlap {overlap} is not above 0 and at most 0.5 of a tile")
+            raise OptionError(f"overlap {overlap} is not above 0 and at most 0.5 of a tile")
         self.tile = (int(tile[0]), int(tile[1]))
         self.overlap = overlap
 

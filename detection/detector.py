@@ -11,6 +11,7 @@ from mmengine.registry import MODELS
 from mmengine.structures import BaseDataElement
 from torch import Tensor
 
+from pe_spatial.common.errors import OptionError
 from pe_spatial.common.parts import build_part, require_samples
 from pe_spatial.detection.tta import build_tta
 from pe_spatial.training.binding import check_class_count
@@ -27,7 +28,7 @@ class Detector(BaseModel):
         tta: Settings of `MultiScaleFlip`; None looks at every image once.
 
     Raises:
-        ValueError: `num_classes` below 1, or maps of different numbers of channels.
+        OptionError: `num_classes` below 1, or maps of different numbers of channels.
     """
 
     task = "detection"
@@ -42,13 +43,13 @@ class Detector(BaseModel):
     ) -> None:
         super().__init__(data_preprocessor=dict(data_preprocessor) if data_preprocessor else None)
         if num_classes < 1:
-            raise ValueError(f"num_classes is {num_classes}; a detector needs at least one class")
+            raise OptionError(f"num_classes is {num_classes}; a detector needs at least one class")
         self.num_classes = num_classes
         self.tta = build_tta(tta, self.data_preprocessor)
         self.backbone = MODELS.build(dict(backbone))
         self.neck = build_part("neck", neck, in_channels=self.backbone.channels[-1], stride=self.backbone.strides[-1])
         if len(set(self.neck.channels)) != 1:
-            raise ValueError(f"the neck's maps have {self.neck.channels} channels; a detector needs equal numbers")
+            raise OptionError(f"the neck's maps have {self.neck.channels} channels; a detector needs equal numbers")
 
     def forward(
         self, inputs: Tensor, data_samples: Sequence[BaseDataElement] | None = None, mode: str = "tensor"
@@ -64,7 +65,7 @@ class Detector(BaseModel):
                 "tensor" for what `raw` returns.
 
         Raises:
-            ValueError: Another mode, or "loss" or "predict" without data samples.
+            OptionError: Another mode, or "loss" or "predict" without data samples.
         """
         if mode == "tensor":
             return self.raw(inputs, data_samples)
@@ -91,7 +92,7 @@ class Detector(BaseModel):
         """Compare the model with the `classes` of a dataset.
 
         Raises:
-            ValueError: Their number is not the model's.
+            OptionError: Their number is not the model's.
         """
         check_class_count(self.num_classes, metainfo)
 

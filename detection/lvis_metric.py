@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 from mmengine.logging import print_log
 from mmengine.registry import METRICS
 
+from pe_spatial.common.errors import MissingPackage
 from pe_spatial.detection.metrics import CocoMetric, IouType, overlap_rows
 
 
@@ -34,7 +35,7 @@ class LvisMetric(CocoMetric):
 
     def __init__(self, iou_types: Sequence[IouType] = ("bbox", "segm"), results_file: str | None = None) -> None:
         if find_spec("hotcoco") is None:
-            raise ModuleNotFoundError("LvisMetric needs hotcoco, which is not installed; run pip install hotcoco")
+            raise MissingPackage("LvisMetric needs hotcoco, which is not installed; run pip install hotcoco")
         super().__init__(iou_types, max_detections=300, results_file=results_file)
 
     def score(self, detections: Sequence[Mapping[str, Any]], image_ids: Sequence[int]) -> dict[str, float]:

@@ -17,6 +17,8 @@ from mmengine.registry import MODELS
 from torch import Tensor
 from torchvision.ops import batched_nms, box_iou
 
+from pe_spatial.common.errors import OptionError
+
 Method = Literal["nms", "linear", "quad", "gaussian"]
 _BLOCK = 2**16  # pairs that are compared at once: few, lest a block reaches over classes that it need not compare
 _BLOCK_ROWS = 64  # but no fewer rows than this, lest there are many blocks
@@ -43,13 +45,13 @@ class Suppression:
 
     def __post_init__(self) -> None:
         if self.method not in get_args(Method):
-            raise ValueError(f"suppression {self.method!r} is unknown; use one of {', '.join(get_args(Method))}")
+            raise OptionError(f"suppression {self.method!r} is unknown; use one of {', '.join(get_args(Method))}")
         if not 0 <= self.threshold <= 1:
-            raise ValueError(f"threshold {self.threshold} is no IoU; give a number from 0 to 1")
+            raise OptionError(f"threshold {self.threshold} is no IoU; give a number from 0 to 1")
         if self.scale <= 0:
-            raise ValueError(f"scale {self.scale} must be above 0; {self.method} would raise scores or divide by 0")
+            raise OptionError(f"scale {self.scale} must be above 0; {self.method} would raise scores or divide by 0")
         if not 0 <= self.min_score < 1:
-            raise ValueError(f"min_score {self.min_score} is no score below 1; give a number from 0 to 1")
+            raise OptionError(f"min_score {self.min_score} is no score below 1; give a number from 0 to 1")
 
     def __call__(self, boxes: Tensor, scores: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Suppress among boxes [N, 4] (xyxy) with scores [N] and labels [N].

@@ -9,6 +9,7 @@ import torch
 from mmengine.registry import DATA_SAMPLERS
 from torch import Tensor
 
+from pe_spatial.common.errors import OptionError
 from pe_spatial.data import DrawSampler
 
 
@@ -28,7 +29,7 @@ class RepeatFactorSampler(DrawSampler):
     def __init__(self, dataset: Any, threshold: float = 0.001, seed: int | None = None) -> None:
         super().__init__(dataset, seed)
         if not 0 < threshold <= 1:
-            raise ValueError(f"threshold {threshold} is no fraction of the images; 0.001 is usual")
+            raise OptionError(f"threshold {threshold} is no fraction of the images; 0.001 is usual")
         self.repeat_factors = repeat_factors([dataset.get_cat_ids(i) for i in range(len(dataset))], threshold)
 
     def epoch_indices(self, epoch: int) -> list[int]:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from mmengine.registry import DATASETS
 from mmseg.utils import class_names
 
+from pe_spatial.common.errors import OptionError
 from pe_spatial.data import DenseDataset
 from pe_spatial.data.pairs import pair_by_name
 from pe_spatial.data.sample import IGNORE_LABEL
@@ -48,7 +49,7 @@ class SegmentationDataset(DenseDataset):
 
         Raises:
             FileNotFoundError: A folder is missing.
-            ValueError: An image without a label map or with two; or a label map without an image.
+            OptionError: An image without a label map or with two; or a label map without an image.
         """
         pairs = pair_by_name(self.data_prefix, "seg_map_path", LABEL_SUFFIXES, "label map", self.stem_ends)
         return [_record(number, *pair) for number, pair in enumerate(pairs)]
@@ -87,7 +88,7 @@ class _NumberedTwice(SegmentationDataset):
 
     def __init__(self, numbering: Numbering = "ids", **kwargs: Any) -> None:
         if numbering not in self.ends:
-            raise ValueError(f"numbering={numbering!r} is not one of {', '.join(map(repr, self.ends))}")
+            raise OptionError(f"numbering={numbering!r} is not one of {', '.join(map(repr, self.ends))}")
         self.stem_ends, self.label_format = self.ends[numbering], self.formats[numbering]
         super().__init__(**kwargs)
 
@@ -195,7 +196,7 @@ class SegmentationFolder(SegmentationDataset):
 
         Raises:
             ConfigError: The file is missing or not a class list; or no such split.
-            FileNotFoundError, ValueError: As in `SegmentationDataset`.
+            FileNotFoundError, OptionError: As in `SegmentationDataset`.
         """
         classes = read_class_list(self.ann_file)
         self.label_format = classes.label_format

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from pe_spatial.common.errors import OptionError
 from pe_spatial.common.windows import strided_starts
 
 CELLS_KEPT = 512 * 2**20  # bytes; more makes strips wider, in which fewer windows are computed twice
@@ -48,7 +49,7 @@ class Axis:
 
     def __post_init__(self) -> None:
         if not 1 <= self.stride <= self.window <= self.padded:
-            raise ValueError(
+            raise OptionError(
                 f"stride {self.stride}, window {self.window} and image {self.padded} do not grow in this order; "
                 "windows must not leave gaps"
             )

@@ -6,6 +6,7 @@ import torch
 from mmengine.utils import to_2tuple
 from torch import Tensor
 
+from pe_spatial.common.errors import ConfigError
 from pe_spatial.common.windows import Region, blend, regions, strided_starts
 from pe_spatial.segmentation.logits import Window
 
@@ -18,14 +19,14 @@ def check_window(size: int | Sequence[int], stride: int | Sequence[int] | None =
         stride: As `size`; None is two thirds of the window, rounded down.
 
     Raises:
-        ValueError: Not two sides each, or a stride that would leave gaps.
+        ConfigError: Not two sides each, or a stride that would leave gaps.
     """
     sides = to_2tuple(size)
     steps = [2 * side // 3 for side in sides] if stride is None else to_2tuple(stride)
     if len(sides) != 2 or len(steps) != 2 or min(*sides, *steps) < 1:
-        raise ValueError(f"window size {list(sides)} and stride {list(steps)} must each be (H, W) in pixels")
+        raise ConfigError(f"window size {list(sides)} and stride {list(steps)} must each be (H, W) in pixels")
     if steps[0] > sides[0] or steps[1] > sides[1]:
-        raise ValueError(f"stride {list(steps)} exceeds the window {list(sides)} and would leave gaps; lower it")
+        raise ConfigError(f"stride {list(steps)} exceeds the window {list(sides)} and would leave gaps; lower it")
     return Window((int(sides[0]), int(sides[1])), (int(steps[0]), int(steps[1])))
 
 

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
+from pe_spatial.common.errors import OptionError
 from pe_spatial.tracking.model import VideoTracker
 
 
@@ -31,10 +32,10 @@ class RawColor(nn.Module):
         """Map images [B, 3, H, W] to [B, 3 p^2, H/p, W/p].
 
         Raises:
-            ValueError: H or W is not a multiple of the patch size.
+            OptionError: H or W is not a multiple of the patch size.
         """
         if x.shape[-2] % self.patch_size or x.shape[-1] % self.patch_size:
-            raise ValueError(f"{tuple(x.shape[-2:])} (H, W) are not multiples of {self.patch_size}; resize the images")
+            raise OptionError(f"{tuple(x.shape[-2:])} (H, W) are not multiples of {self.patch_size}; resize the images")
         return (F.pixel_unshuffle(x, self.patch_size),)
 
 

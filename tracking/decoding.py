@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pe_spatial.common.errors import OptionError
+
 UPSAMPLING = ("bilinear", "nearest")
 
 
@@ -27,7 +29,7 @@ class Decoding:
             largest wins.
 
     Raises:
-        ValueError: An unknown upsampling.
+        OptionError: An unknown upsampling.
     """
 
     upsampling: str = "bilinear"
@@ -36,7 +38,7 @@ class Decoding:
 
     def __post_init__(self) -> None:
         if self.upsampling not in UPSAMPLING:
-            raise ValueError(f"upsampling {self.upsampling!r} is unknown; use one of {', '.join(UPSAMPLING)}")
+            raise OptionError(f"upsampling {self.upsampling!r} is unknown; use one of {', '.join(UPSAMPLING)}")
 
 
 def encode(mask: Tensor, ids: Sequence[int], grid: tuple[int, int]) -> Tensor:

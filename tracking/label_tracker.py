@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pe_spatial.common.errors import OptionError
 from pe_spatial.tracking.decoding import Decoding, background, decode, encode
 from pe_spatial.tracking.memory import Memory
 from pe_spatial.tracking.propagation import Propagation, blend, match
@@ -63,7 +64,7 @@ class LabelTracker:
             uint8 [H, W], 0 = background.
 
         Raises:
-            ValueError: a mask of another size than the frame, without objects or with values outside 0…255, or a frame
+            OptionError: a mask of another size than the frame, without objects or with values outside 0…255, or a frame
                 of another size than those before. Nothing is changed then.
         """
         self._check_frame(input_size, frame_size)
@@ -134,7 +135,7 @@ class LabelTracker:
 
     def _check_frame(self, input_size: tuple[int, int], frame_size: tuple[int, int]) -> None:
         if self._sizes not in (None, (input_size, frame_size)):
-            raise ValueError(
+            raise OptionError(
                 f"frame {self.frame} is {frame_size} (H, W) but the video began with {self._sizes[1]}; all frames of a "
                 "video must have one size: resize them, or track the parts as separate videos"
             )
@@ -144,25 +145,25 @@ def check_mask(mask: Tensor, frame_size: tuple[int, int]) -> list[int]:
     """Return the ids in a mask [H, W] in ascending order.
 
     Raises:
-        ValueError: Another size than the frame, no object, or values that are not integers in 0…255.
+        OptionError: Another size than the frame, no object, or values that are not integers in 0…255.
     """
     if mask.is_floating_point() or mask.ndim != 2:
-        raise ValueError(f"a mask is {mask.dtype} {tuple(mask.shape)} but must be integers [H, W] with 0 = background")
+        raise OptionError(f"a mask is {mask.dtype} {tuple(mask.shape)} but must be integers [H, W] with 0 = background")
     if tuple(mask.shape) != tuple(frame_size):
-        raise ValueError(
+        raise OptionError(
             f"the mask is {tuple(mask.shape)} (H, W) but its frame is {tuple(frame_size)}; resize the mask with "
             "nearest neighbors, or give the mask of this video"
         )
     values = [int(value) for value in mask.unique().tolist()]
     wrong = [value for value in values if not 0 <= value <= MAX_OBJECTS]
     if wrong:
-        raise ValueError(
+        raise OptionError(
             f"the mask holds {len(values)} values up to {max(values)}; objects are numbered 1…{MAX_OBJECTS}, at most "
             f"{MAX_OBJECTS} of them: renumber it, or track them in several runs"
         )
     ids = [value for value in values if value]
     if not ids:
-        raise ValueError(
+        raise OptionError(
             "the mask is empty, every pixel is 0: mark each object with its number 1…255, or give the mask of the "
             "frame on which the first object appears"
         )

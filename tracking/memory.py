@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pe_spatial.common.errors import OptionError
+
 
 @dataclass(frozen=True)
 class Slot:
@@ -51,12 +53,12 @@ class Memory:
         objects: The M objects.
 
     Raises:
-        ValueError: `recent` is negative.
+        OptionError: `recent` is negative.
     """
 
     def __init__(self, recent: int) -> None:
         if recent < 0:
-            raise ValueError(f"recent {recent} is negative; it counts the last frames that are kept, 0 keeps none")
+            raise OptionError(f"recent {recent} is negative; it counts the last frames that are kept, 0 keeps none")
         self.recent = recent
         self.keys = torch.empty(0)
         self.labels = torch.empty(0)

@@ -97,7 +97,7 @@ class VideoScore:
 
         Raises:
             UnreadableFile: The annotation cannot be read.
-            ValueError: Another size than the annotation, or an object that the video does not have.
+            OptionError: Another size than the annotation, or an object that the video does not have.
         """
         if not self.wants(frame):
             return
@@ -136,7 +136,7 @@ class JFMetric(BaseMetric):
         """Score videos: `pred_track_ids` [T, H, W] against the files `annotation_paths`.
 
         Raises:
-            UnreadableFile, ValueError: See `VideoScore.add`.
+            UnreadableFile, OptionError: See `VideoScore.add`.
         """
         for sample in data_samples:
             score = open_score(sample)
@@ -165,7 +165,7 @@ def score_folder(record: Mapping[str, Any], folder: Path) -> VideoScore:
 
     Raises:
         UnreadableFile: a result or an annotation is missing or damaged.
-        ValueError: See `VideoScore.add`.
+        OptionError: See `VideoScore.add`.
     """
     score = open_score(record)
     for number, (frame, path) in enumerate(zip(record["frame_paths"], record["annotation_paths"], strict=True)):

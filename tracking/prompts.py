@@ -41,7 +41,7 @@ class BoxPrompter:
         """Draw; where objects overlap, the smaller one lies on top.
 
         Raises:
-            ValueError: a box without area in the frame, a point outside it, or an object without a point on it.
+            OptionError: a box without area in the frame, a point outside it, or an object without a point on it.
         """
         size = (frame.shape[-2], frame.shape[-1])
         check_prompts(size, boxes, points)
@@ -67,7 +67,7 @@ class Sam2Prompter:
         device: Where SAM 2 runs.
 
     Raises:
-        ValueError: The size is not known.
+        OptionError: The size is not known.
         FileNotFoundError: There is no such file.
         ModuleNotFoundError: `sam2` is not installed.
     """
@@ -91,7 +91,7 @@ class Sam2Prompter:
         """Draw; where objects overlap, the smaller one lies on top.
 
         Raises:
-            ValueError: a box without area in the frame, a point outside it, an object without a point on it, or one of
+            OptionError: a box without area in the frame, a point outside it, an object without a point on it, or one of
                 which SAM 2 finds nothing.
         """
         size = (frame.shape[-2], frame.shape[-1])
@@ -119,7 +119,11 @@ class Sam2Prompter:
 
 
 def check_prompts(size: tuple[int, int], boxes: Boxes, points: Points) -> None:
-    """Raise ValueError for boxes and points that cannot mean an object on a frame of `size` (H, W)."""
+    """Refuse boxes and points that cannot mean an object on a frame of `size` (H, W).
+
+    Raises:
+        OptionError: An object number outside 1…255, or a box or a point without area in the frame.
+    """
     height, width = size
     for number in {*boxes, *points}:
         if not 1 <= number <= 255:

@@ -22,6 +22,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pe_spatial.common.errors import OptionError
+
 SHAPES = ("square", "circle")
 
 
@@ -36,7 +38,7 @@ class Propagation:
         temperature: Of the softmax over their cosine similarities.
 
     Raises:
-        ValueError: a value outside its range.
+        OptionError: a value outside its range.
     """
 
     radius: float | None = 12
@@ -46,13 +48,13 @@ class Propagation:
 
     def __post_init__(self) -> None:
         if self.radius is not None and self.radius < 0:
-            raise ValueError(f"radius {self.radius} is negative; use None for no neighborhood at all")
+            raise OptionError(f"radius {self.radius} is negative; use None for no neighborhood at all")
         if self.shape not in SHAPES:
-            raise ValueError(f"shape {self.shape!r} is unknown; use one of {', '.join(SHAPES)}")
+            raise OptionError(f"shape {self.shape!r} is unknown; use one of {', '.join(SHAPES)}")
         if self.topk < 1:
-            raise ValueError(f"topk {self.topk} is below 1; at least one token must give its label")
+            raise OptionError(f"topk {self.topk} is below 1; at least one token must give its label")
         if self.temperature <= 0:
-            raise ValueError(f"temperature {self.temperature} is not above 0; the script of DINO has 0.1, DINOv3 0.2")
+            raise OptionError(f"temperature {self.temperature} is not above 0; the script of DINO has 0.1, DINOv3 0.2")
 
 
 def propagate(query: Tensor, keys: Tensor, labels: Tensor, propagation: Propagation | None = None) -> Tensor:
@@ -97,11 +99,11 @@ def match(
         index [G, h, w, k] int64 of the match in the flattened (h, w, S).
 
     Raises:
-        ValueError: The grids differ.
+        OptionError: The grids differ.
     """
     h, w, slots, _ = keys.shape
     if query.shape[:2] != (h, w):
-        raise ValueError(
+        raise OptionError(
             f"a frame of {tuple(query.shape[:2])} tokens cannot be matched with a context of {(h, w)}; frames of one "
             "video must have one size"
         )

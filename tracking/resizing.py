@@ -9,6 +9,8 @@ from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
+from pe_spatial.common.errors import OptionError
+
 ROUNDING = ("down", "up")
 
 
@@ -26,7 +28,7 @@ class Resizing:
         antialias: Average over the pixels that a smaller frame merges.
 
     Raises:
-        ValueError: Both or neither of the sizes, or a value outside its range.
+        OptionError: Both or neither of the sizes, or a value outside its range.
     """
 
     short_side: int | None = None
@@ -38,27 +40,27 @@ class Resizing:
 
     def __post_init__(self) -> None:
         if (self.short_side is None) == (self.tokens is None):
-            raise ValueError(
+            raise OptionError(
                 f"short_side {self.short_side} and tokens {self.tokens}: give exactly one, short_side in pixels or "
                 "tokens for a square grid"
             )
         if min(size for size in (self.short_side, self.tokens, self.long_multiple) if size is not None) < 1:
-            raise ValueError(f"{self}: sizes must be positive")
+            raise OptionError(f"{self}: sizes must be positive")
         if self.rounding not in ROUNDING:
-            raise ValueError(f"rounding {self.rounding!r} is unknown; use one of {', '.join(ROUNDING)}")
+            raise OptionError(f"rounding {self.rounding!r} is unknown; use one of {', '.join(ROUNDING)}")
         InterpolationMode(self.interpolation)
 
     def size(self, frame: tuple[int, int], patch: int) -> tuple[int, int]:
         """Return (H, W) in pixels for a frame of (H, W), both multiples of the patch size.
 
         Raises:
-            ValueError: The short side is smaller than a patch.
+            OptionError: The short side is smaller than a patch.
         """
         if self.tokens is not None:
             return self.tokens * patch, self.tokens * patch
         assert self.short_side is not None
         if self.short_side < patch:
-            raise ValueError(f"short_side {self.short_side} is smaller than a patch of {patch} pixels; enlarge it")
+            raise OptionError(f"short_side {self.short_side} is smaller than a patch of {patch} pixels; enlarge it")
         short = self._fit(self.short_side, patch)
         ratio = Fraction(max(frame), min(frame))
         if self.rounding == "up":  # the aspect ratio is that of the rounded short side, as in DINOv3's notebook

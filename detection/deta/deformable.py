@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from pe_spatial.common.errors import OptionError
+
 Shapes = Sequence[tuple[int, int]]
 
 
@@ -114,13 +116,13 @@ class DeformableAttention(nn.Module):
         chunk: See `deformable_attention`.
 
     Raises:
-        ValueError: The heads do not divide the channels.
+        OptionError: The heads do not divide the channels.
     """
 
     def __init__(self, channels: int, levels: int, heads: int, points: int, chunk: int | None = None) -> None:
         super().__init__()
         if channels % heads:
-            raise ValueError(f"{channels} channels do not divide among {heads} heads; change either")
+            raise OptionError(f"{channels} channels do not divide among {heads} heads; change either")
         self.split = (heads, levels, points)
         self.chunk = chunk
         self.sampling_offsets = nn.Linear(channels, heads * levels * points * 2)

@@ -12,6 +12,7 @@ from mmengine.registry import MODELS
 from mmengine.structures import BaseDataElement
 from torch import Tensor
 
+from pe_spatial.common.errors import OptionError
 from pe_spatial.common.parts import build_part
 from pe_spatial.detection.deta import proposals
 from pe_spatial.detection.deta.boxes import to_centers, to_corners
@@ -52,7 +53,7 @@ class DETA(Detector):
         float32_transformer: Whether the transformer computes in float32 under autocast, as the authors' does.
 
     Raises:
-        ValueError: A matching that does not exist, or what `Detector` refuses.
+        OptionError: A matching that does not exist, or what `Detector` refuses.
     """
 
     def __init__(
@@ -70,9 +71,9 @@ class DETA(Detector):
     ) -> None:
         super().__init__(num_classes, backbone, neck, data_preprocessor, tta)
         if matching not in _KINDS:
-            raise ValueError(f"matching {matching!r} is unknown; use {' or '.join(map(repr, _KINDS))}")
+            raise OptionError(f"matching {matching!r} is unknown; use {' or '.join(map(repr, _KINDS))}")
         if len(loss_weights) != 3:
-            raise ValueError(f"loss_weights {list(loss_weights)} must be three: focal, L1 and generalized IoU loss")
+            raise OptionError(f"loss_weights {list(loss_weights)} must be three: focal, L1 and generalized IoU loss")
         self.matching = matching
         self.float32_transformer = float32_transformer
         self.transformer = build_part(
@@ -83,7 +84,7 @@ class DETA(Detector):
             levels=len(self.neck.channels),
         )
         if matching == "iou" and not self.transformer.two_stage:
-            raise ValueError(
+            raise OptionError(
                 "matching 'iou' compares the boxes that queries start from, and learned queries have none; set "
                 "matching: one_to_one or transformer.two_stage: true"
             )
@@ -135,7 +136,7 @@ class DETA(Detector):
         """Check the model against the training data.
 
         Raises:
-            ValueError: The number of classes is not the model's, or an image has more objects than there are queries
+            OptionError: The number of classes is not the model's, or an image has more objects than there are queries
                 and every object needs one of its own. Matched by IoU, a query may answer for several: a warning.
         """
         self.check_classes(metainfo)
@@ -143,7 +144,7 @@ class DETA(Detector):
         if most > self.transformer.num_queries:
             message = self._too_many(f"an image of the training data has {most}")
             if self.matching == "one_to_one":
-                raise ValueError(message)
+                raise OptionError(message)
             print_log(message, "current", logging.WARNING)
 
     def _too_many(self, found: str) -> str:
@@ -155,11 +156,11 @@ class DETA(Detector):
         height, width = sample.img_shape[:2]
         boxes, labels, _ = objects_with_area(sample, inputs.device)
         if len(labels) and not 0 <= labels.min() <= labels.max() < self.num_classes:
-            raise ValueError(
+            raise OptionError(
                 f"{sample.get('img_path')}: labels {labels.min()} to {labels.max()}, but the model has "
                 f"num_classes={self.num_classes}, labels 0 to {self.num_classes - 1}; set model.num_classes to the "
                 "number of classes of the data"
             )
         if len(labels) > self.transformer.num_queries and self.matching == "one_to_one":
-            raise ValueError(self._too_many(f"{sample.get('img_path')}: {len(labels)}"))
+            raise OptionError(self._too_many(f"{sample.get('img_path')}: {len(labels)}"))
         return Target(to_centers(boxes) / boxes.new_tensor([width, height] * 2), labels)

@@ -18,6 +18,7 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from pe_spatial.common.errors import OptionError
 from pe_spatial.detection.deta.boxes import inverse_sigmoid
 from pe_spatial.detection.deta.layers import MLP, DecoderLayer, EncoderLayer, LayerOptions
 from pe_spatial.detection.deta.tokens import TokenGrid, sine_code
@@ -95,9 +96,9 @@ class DetaTransformer(nn.Module):
         super().__init__()
         options = LayerOptions(channels, levels, **(layer or {}))
         if num_queries < 1:
-            raise ValueError(f"num_queries is {num_queries}; a detector needs at least one")
+            raise OptionError(f"num_queries is {num_queries}; a detector needs at least one")
         if not 0 < anchor_size < 1:
-            raise ValueError(f"anchor_size {anchor_size} is no part of an image; give a number between 0 and 1")
+            raise OptionError(f"anchor_size {anchor_size} is no part of an image; give a number between 0 and 1")
         self.num_queries = num_queries
         self.two_stage = two_stage
         self.anchor_size = anchor_size
@@ -131,11 +132,11 @@ class DetaTransformer(nn.Module):
             select_queries: Picks the tokens that become queries; see `pe_spatial.detection.deta.proposals`.
 
         Raises:
-            ValueError: The maps have fewer cells than there are queries to be chosen among them.
+            OptionError: The maps have fewer cells than there are queries to be chosen among them.
         """
         tokens = torch.cat([m.flatten(2).transpose(1, 2) for m in maps], dim=1)  # [B, S, C]
         if self.two_stage and tokens.shape[1] < self.num_queries:
-            raise ValueError(
+            raise OptionError(
                 f"{self.num_queries} queries are to be chosen among the {tokens.shape[1]} cells of levels "
                 f"{list(grid.shapes)}; lower transformer.num_queries or use larger images"
             )

@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
+from pe_spatial.common.errors import ConfigError
+
 
 @MODELS.register_module()
 class SoftmaxLoss(nn.Module):
@@ -56,7 +58,7 @@ class FederatedLoss(nn.Module):
         """Loss of `logits` [R, K + 1] for `labels` [R].
 
         Raises:
-            RuntimeError: The frequencies of the classes are not known.
+            ConfigError: The frequencies of the classes are not known.
         """
         if len(labels) == 0:
             return logits.float().sum()
@@ -71,7 +73,7 @@ class FederatedLoss(nn.Module):
 
     def _sampled_classes(self, labels: Tensor, classes: int) -> Tensor:
         if self.weight is None:
-            raise RuntimeError(
+            raise ConfigError(
                 "FederatedLoss does not know how often classes occur; train on a dataset whose metainfo has "
                 "'image_counts' (LvisInstances) or call set_frequencies"
             )

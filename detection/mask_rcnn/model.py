@@ -26,7 +26,7 @@ class MaskRCNN(Detector):
         roi_heads: Settings of `RoIHeads`.
 
     Raises:
-        ValueError: A channel count in the settings that the part before does not deliver, or what `Detector` refuses.
+        OptionError: A channel count in the settings that the part before does not deliver, or what `Detector` refuses.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class MaskRCNN(Detector):
                 with each class (needed by `FederatedLoss`).
 
         Raises:
-            ValueError: The number of classes is not the model's.
+            OptionError: The number of classes is not the model's.
         """
         self.check_classes(metainfo)
         if isinstance(self.roi_heads.class_loss, FederatedLoss):

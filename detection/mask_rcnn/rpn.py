@@ -13,7 +13,7 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torchvision.ops import batched_nms, clip_boxes_to_image
 
-from pe_spatial.common.errors import DivergedError
+from pe_spatial.common.errors import DivergedError, OptionError
 from pe_spatial.detection.mask_rcnn.anchors import grid_anchors
 from pe_spatial.detection.mask_rcnn.boxes import IGNORED, Assigner, DeltaCoder, Target
 
@@ -56,7 +56,7 @@ class RPN(nn.Module):
         samples: Anchors per image that the losses see, at most half of them objects.
 
     Raises:
-        ValueError: The number of anchor sizes is not the number of maps.
+        OptionError: The number of anchor sizes is not the number of maps.
     """
 
     aspect_ratios = (0.5, 1.0, 2.0)
@@ -74,7 +74,7 @@ class RPN(nn.Module):
     ) -> None:
         super().__init__()
         if len(anchor_sizes) != len(strides):
-            raise ValueError(
+            raise OptionError(
                 f"{len(anchor_sizes)} anchor_sizes {tuple(anchor_sizes)} for {len(strides)} maps of strides "
                 f"{tuple(strides)}; give one size per map"
             )

@@ -25,7 +25,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from pe_spatial.alignment.map_codec import MapCodec, Record, added_error
-from pe_spatial.common.errors import UnreadableFile, UserError
+from pe_spatial.common.errors import OptionError, UnreadableFile, UserError
 from pe_spatial.common.files import write_atomically, write_json, write_text
 
 _VERSION = 1
@@ -201,13 +201,13 @@ class TeacherCache:
             maps: From a row to its map [K, h, w], or None for an image that cannot be read.
 
         Raises:
-            ValueError: A map on another grid.
+            OptionError: A map on another grid.
         """
         records = []
         for row in self.rows(number):
             features = maps(row)
             if features is not None and features.shape[1:] != self.grid:
-                raise ValueError(f"the map of image {row} is {list(features.shape[1:])}, the cache is of {self.grid}")
+                raise OptionError(f"the map of image {row} is {list(features.shape[1:])}, the cache is of {self.grid}")
             records.append(None if features is None else self._record(features))
             yield row
         readable = [record for record in records if record is not None]
@@ -248,7 +248,7 @@ def create_cache(
         CacheError: The folder holds a cache of something else; says what differs.
     """
     if shard_images < 1:
-        raise ValueError(f"shard_images {shard_images} must be at least 1")
+        raise OptionError(f"shard_images {shard_images} must be at least 1")
     lines = _image_lines(identities)
     header = {
         "version": _VERSION,

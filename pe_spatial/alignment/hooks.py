@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from pe_spatial.alignment.model import SpatialAlignment
 from pe_spatial.backbones import PEBackbone
 from pe_spatial.backbones.weights import write_tensor_file
-from pe_spatial.common.errors import ConfigError
+from pe_spatial.common.errors import ConfigError, OptionError
 from pe_spatial.training.checkpoint_hook import unwrap
 from pe_spatial.training.fsdp import gather_full
 
@@ -42,7 +42,7 @@ class StudentTrialHook(Hook):
         self, model: Mapping[str, Any], dataset: Mapping[str, Any], metric: Mapping[str, Any], interval: int = 1
     ) -> None:
         if interval < 1:
-            raise ValueError(f"interval {interval} must be at least 1; it counts validations")
+            raise OptionError(f"interval {interval} must be at least 1; it counts validations")
         self.model = dict(model)
         self.dataset = dict(dataset)
         self.metric = dict(metric)

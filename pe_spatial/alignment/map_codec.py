@@ -40,10 +40,10 @@ class MapCodec:
         """`codes` [R, h, w], `scales` [R] and `lengths` [h, w] of a map [K, h, w]; R = K or the rank.
 
         Raises:
-            ValueError: The map has values that are not finite.
+            OptionError: The map has values that are not finite.
         """
         if not features.isfinite().all():
-            raise ValueError("the teacher's map has NaN or infinite values; check its weights and its precision")
+            raise OptionError("the teacher's map has NaN or infinite values; check its weights and its precision")
         lengths = features.float().norm(dim=0)
         unit = features.float() / lengths.clamp_min(torch.finfo(torch.float32).tiny)
         kept = unit if self.rank is None else principal_channels(unit, self.rank)

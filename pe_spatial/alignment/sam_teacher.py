@@ -50,7 +50,7 @@ class MaskLogitTeacher(MaskTeacher):
         prompts_per_batch: Prompts decoded at once; changes time and memory only.
 
     Raises:
-        ValueError: An option or a size of SAM that does not exist.
+        OptionError: An option or a size of SAM that does not exist.
         FileNotFoundError: No weights; says what to fetch and where to put it.
         ModuleNotFoundError: `sam2` is not installed.
     """

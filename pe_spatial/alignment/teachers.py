@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pe_spatial.backbones import EncoderConfig, PEBackbone
+from pe_spatial.common.errors import OptionError
 
 
 class Teacher(nn.Module):
@@ -74,7 +75,7 @@ class EncoderTeacher(Teacher):
         dtype: Of weights and arithmetic, `float32` or `bfloat16`, which halves the teacher's memory.
 
     Raises:
-        ValueError: A fraction outside (0, 1], or an unknown type.
+        OptionError: A fraction outside (0, 1], or an unknown type.
     """
 
     def __init__(
@@ -86,7 +87,7 @@ class EncoderTeacher(Teacher):
     ) -> None:
         super().__init__()
         if dtype not in ("float32", "bfloat16"):
-            raise ValueError(f"dtype {dtype!r} is not one of float32, bfloat16")
+            raise OptionError(f"dtype {dtype!r} is not one of float32, bfloat16")
         backbone = PEBackbone(variant, weights=weights, frozen=True)
         depth = backbone.config.depth
         backbone.layers = (block_number(layer, depth),)
@@ -137,11 +138,11 @@ class CachedMaskTeacher(MaskTeacher):
         """See `Teacher.forward`.
 
         Raises:
-            ValueError: A sample without maps.
+            OptionError: A sample without maps.
         """
         for sample in data_samples:
             if "mask_logits" not in sample:
-                raise ValueError(
+                raise OptionError(
                     f"{sample.get('img_path')}: CachedMaskTeacher needs mask_logits; load them in the pipeline from "
                     "what tools/cache_teacher.py wrote"
                 )
@@ -161,7 +162,7 @@ class InstanceMaskTeacher(MaskTeacher):
         """See `Teacher.forward`; K is the largest number of instances in the batch, and one.
 
         Raises:
-            ValueError: A sample without `gt_instances.masks`.
+            OptionError: A sample without `gt_instances.masks`.
         """
         size = (inputs.shape[-2], inputs.shape[-1])
         return _stack([self._logits(_masks(sample, size).to(inputs.device), grid) for sample in data_samples])
@@ -187,14 +188,16 @@ def block_number(layer: int | float, depth: int) -> int:
         depth: Blocks of the encoder.
 
     Raises:
-        ValueError: A fraction outside (0, 1], or a block that does not exist.
+        OptionError: A fraction outside (0, 1], or a block that does not exist.
     """
     if isinstance(layer, float):
         if not 0 < layer <= 1:
-            raise ValueError(f"layer {layer} is not a fraction of the depth in (0, 1]; write a block as a whole number")
+            raise OptionError(
+                f"layer {layer} is not a fraction of the depth in (0, 1]; write a block as a whole number"
+            )
         return max(round(layer * depth), 1) - 1
     if not -depth <= layer < depth:
-        raise ValueError(
+        raise OptionError(
             f"layer {layer} does not exist; use 0 to {depth - 1}, -{depth} to -1, or a fraction of {depth}"
         )
     return layer % depth
@@ -216,7 +219,7 @@ def _drop_unused(backbone: PEBackbone) -> None:
 def _masks(sample: BaseDataElement, size: tuple[int, int]) -> Tensor:
     """The masks of a sample, padded like its image."""
     if "gt_instances" not in sample or "masks" not in sample.gt_instances:
-        raise ValueError(
+        raise OptionError(
             f"{sample.get('img_path')}: InstanceMaskTeacher needs gt_instances.masks; put LoadInstances with masks "
             "into the pipeline, or take another teacher"
         )

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from pe_spatial.backbones.variants import EncoderConfig, get_variant
 from pe_spatial.backbones.vit import VisionTransformer, resolve_blocks
+from pe_spatial.common.errors import OptionError
 
 
 @MODELS.register_module()
@@ -87,7 +88,7 @@ class PEBackbone(nn.Module):
         self.patch_size = config.patch_size
         self.layers = tuple(resolve_blocks(layers, self.config.depth))
         if not self.layers:
-            raise ValueError("layers is empty; name at least one block, for example [-1] for the last")
+            raise OptionError("layers is empty; name at least one block, for example [-1] for the last")
         self.norm = norm
         self.channels = (self.config.width,) * len(self.layers)
         self.strides = (self.patch_size,) * len(self.layers)
@@ -102,7 +103,7 @@ class PEBackbone(nn.Module):
         The maps are views of tokens (memory order B, h, w, C).
 
         Raises:
-            ValueError: H or W is not a multiple of the patch size.
+            OptionError: H or W is not a multiple of the patch size.
         """
         grid = self.encoder.grid(x)
         tokens = self.encoder.forward_features(x, self.layers, self.norm)
@@ -155,5 +156,5 @@ def _count_frozen(frozen: bool | int, num_layers: int) -> int:
     if isinstance(frozen, bool):
         return num_layers if frozen else 0
     if not 0 <= frozen < num_layers:
-        raise ValueError(f"frozen {frozen} exceeds the {num_layers - 1} blocks; use True to freeze everything")
+        raise OptionError(f"frozen {frozen} exceeds the {num_layers - 1} blocks; use True to freeze everything")
     return frozen + 1

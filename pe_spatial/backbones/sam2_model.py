@@ -20,7 +20,7 @@ def find_sam2_weights(size: str, weights: str | Path | None = None) -> Path:
         weights: A file; None looks into the folder that the environment variable PE_SPATIAL_WEIGHTS names.
 
     Raises:
-        ValueError: The size is not known.
+        OptionError: The size is not known.
         FileNotFoundError: There is no such file; says what to fetch and where to put it.
     """
     check_sam2_size(size)
@@ -49,7 +49,7 @@ def build_sam2(size: str, weights: str | Path | None, image_size: int = 1024) ->
 
     Raises:
         ModuleNotFoundError: `sam2` is not installed.
-        ValueError: The size is not known, or the checkpoint is of another one.
+        OptionError: The size is not known, or the checkpoint is of another one.
     """
     check_sam2_size(size)
     if image_size < 64 or image_size % 32:
@@ -78,6 +78,10 @@ def build_sam2(size: str, weights: str | Path | None, image_size: int = 1024) ->
 
 
 def check_sam2_size(size: str) -> None:
-    """Raise ValueError for a size that SAM 2.1 was not released in."""
+    """Refuse a size that SAM 2.1 was not released in.
+
+    Raises:
+        OptionError: No such size.
+    """
     if size not in SAM2_SIZES:
         raise OptionError(f"size {size!r} of SAM 2.1 is not one of {', '.join(SAM2_SIZES)}")

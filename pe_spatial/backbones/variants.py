@@ -128,7 +128,7 @@ def get_variant(variant: str | EncoderConfig | Mapping[str, Any]) -> EncoderConf
 
     Raises:
         KeyError: An unknown name or field; the message names the nearest one.
-        ValueError: a field that is missing or that breaks a rule of `EncoderConfig`.
+        OptionError: a field that is missing or that breaks a rule of `EncoderConfig`.
     """
     if isinstance(variant, EncoderConfig):
         return variant

@@ -72,7 +72,7 @@ class VisionTransformer(nn.Module):
         checkpointing: Recompute blocks in the backward pass instead of keeping their activations.
 
     Raises:
-        ValueError: An option outside its range.
+        OptionError: An option outside its range.
     """
 
     def __init__(
@@ -88,13 +88,15 @@ class VisionTransformer(nn.Module):
     ) -> None:
         super().__init__()
         if pos_embed not in POSITION_MODES:
-            raise ValueError(f"pos_embed {pos_embed!r} is unknown; use one of {', '.join(POSITION_MODES)}")
+            raise OptionError(f"pos_embed {pos_embed!r} is unknown; use one of {', '.join(POSITION_MODES)}")
         if window is not None and window < 1:
-            raise ValueError(f"window {window} is not positive; use None for global attention")
+            raise OptionError(f"window {window} is not positive; use None for global attention")
         if global_blocks and window is None:
-            raise ValueError(f"global_blocks {list(global_blocks)} without a window: all blocks are global; set window")
+            raise OptionError(
+                f"global_blocks {list(global_blocks)} without a window: all blocks are global; set window"
+            )
         if not 0 <= drop_path < 1:
-            raise ValueError(f"drop_path {drop_path} is not a probability below 1; use 0 to drop nothing")
+            raise OptionError(f"drop_path {drop_path} is not a probability below 1; use 0 to drop nothing")
         self.config = config
         self.pos_embed = pos_embed
         self.rope_reference = _rope_reference(rope, config)
@@ -155,7 +157,7 @@ class VisionTransformer(nn.Module):
             One [B, N, C] for each entry of `layers`.
 
         Raises:
-            ValueError: a size that is not a multiple of the patch size, or a block that does not exist.
+            OptionError: a size that is not a multiple of the patch size, or a block that does not exist.
         """
         wanted = resolve_blocks(layers, self.config.depth)
         grid = self.grid(x)
@@ -181,12 +183,12 @@ class VisionTransformer(nn.Module):
         """Return the rows and columns of patches of images [B, 3, H, W].
 
         Raises:
-            ValueError: H or W is not a multiple of the patch size.
+            OptionError: H or W is not a multiple of the patch size.
         """
         patch = self.config.patch_size
         for name, size in zip(("height", "width"), x.shape[-2:], strict=True):
             if size % patch or size < patch:
-                raise ValueError(
+                raise OptionError(
                     f"{name} {size} is not a multiple of the patch size {patch}; resize the images or pad them, for "
                     f"example with DensePreprocessor(size_divisor={patch})"
                 )
@@ -238,7 +240,7 @@ def resolve_blocks(indices: Sequence[int], depth: int) -> list[int]:
     """Turn block numbers, negative ones counted from the end, into numbers from 0 to `depth - 1`.
 
     Raises:
-        ValueError: a number that does not exist.
+        OptionError: a number that does not exist.
     """
     for index in indices:
         if not -depth <= index < depth:
@@ -252,5 +254,5 @@ def _rope_reference(rope: str | int, config: EncoderConfig) -> int | None:
     if rope == "interpolate":
         return config.grid_size
     if isinstance(rope, str) or rope < 1:
-        raise ValueError(f"rope {rope!r} is unknown; use 'extrapolate', 'interpolate' or the side of a grid")
+        raise OptionError(f"rope {rope!r} is unknown; use 'extrapolate', 'interpolate' or the side of a grid")
     return rope

@@ -6,7 +6,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch.utils.data import DataLoader
 
-from pe_spatial.common.errors import ConfigError
+from pe_spatial.common.errors import ConfigError, OptionError
 from pe_spatial.doctor.examination import ExaminationOptions, examine_dataset, parts
 
 
@@ -25,7 +25,7 @@ class DataCheckHook(Hook):
 
     def __init__(self, seconds: float = 0.5) -> None:
         if not seconds > 0:
-            raise ValueError(f"seconds {seconds} must be above 0; leave the hook out to look at nothing")
+            raise OptionError(f"seconds {seconds} must be above 0; leave the hook out to look at nothing")
         self.seconds = seconds
 
     def before_train(self, runner: Runner) -> None:

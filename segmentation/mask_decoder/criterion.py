@@ -9,6 +9,7 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pe_spatial.common.errors import OptionError
 from pe_spatial.segmentation.mask_decoder.matcher import Match, Weights, match
 from pe_spatial.segmentation.mask_decoder.points import read_points, uncertain_points
 from pe_spatial.segmentation.mask_decoder.targets import Segments
@@ -52,7 +53,7 @@ class MaskCriterion(nn.Module):
     ) -> None:
         super().__init__()
         if points < 1 or oversample < 1 or not 0 <= importance <= 1:
-            raise ValueError(
+            raise OptionError(
                 f"points {points} and oversample {oversample} must be at least 1, importance {importance} in 0…1"
             )
         self.points = points

@@ -9,6 +9,7 @@ from mmengine.registry import MODELS
 from mmengine.structures import BaseDataElement, PixelData
 from torch import Tensor
 
+from pe_spatial.common.errors import OptionError
 from pe_spatial.common.parts import require_samples
 from pe_spatial.segmentation.logits import Window
 from pe_spatial.segmentation.mask_decoder.criterion import Masks
@@ -48,7 +49,7 @@ class MaskDecoder(BaseModel):
         masking: Probability per block that a query attends only to its own mask in training; all 0 at first.
 
     Raises:
-        ValueError: An option outside its range, or two that contradict each other.
+        OptionError: An option outside its range, or two that contradict each other.
     """
 
     task = "segmentation"
@@ -71,7 +72,7 @@ class MaskDecoder(BaseModel):
     ) -> None:
         super().__init__(data_preprocessor=dict(data_preprocessor) if data_preprocessor else None)
         if num_classes < 1:
-            raise ValueError(f"num_classes is {num_classes}; a segmenter needs at least one class")
+            raise OptionError(f"num_classes is {num_classes}; a segmenter needs at least one class")
         self.num_classes = num_classes
         self.things = frozenset(range(things) if isinstance(things, int) else things)
         self.outputs = tuple(outputs)
@@ -80,7 +81,7 @@ class MaskDecoder(BaseModel):
         self.backbone = MODELS.build(backbone)
         encoder = self.backbone.encoder
         if self.backbone.layers != (encoder.config.depth - 1,):
-            raise ValueError(
+            raise OptionError(
                 f"layers {self.backbone.layers} of the backbone: masks come from the last block alone, [-1]"
             )
         self.queries = QueryTokens(encoder, num_queries, num_blocks)
@@ -94,14 +95,16 @@ class MaskDecoder(BaseModel):
     def _check_outputs(self) -> None:
         unknown = [name for name in self.outputs if name not in OUTPUTS]
         if unknown or not self.outputs:
-            raise ValueError(f"outputs {list(self.outputs)} must be some of {', '.join(OUTPUTS)}")
+            raise OptionError(f"outputs {list(self.outputs)} must be some of {', '.join(OUTPUTS)}")
         outside = [label for label in self.things if not 0 <= label < self.num_classes]
         if outside:
-            raise ValueError(f"thing {outside[0]} is no label of {self.num_classes} classes (0…{self.num_classes - 1})")
+            raise OptionError(
+                f"thing {outside[0]} is no label of {self.num_classes} classes (0…{self.num_classes - 1})"
+            )
         if "instance" in self.outputs and not self.things:
-            raise ValueError("outputs has 'instance' but no class is countable; set things")
+            raise OptionError("outputs has 'instance' but no class is countable; set things")
         if self.window is not None and self.outputs != ("semantic",):
-            raise ValueError("objects cannot be joined across windows; set window=None, or outputs=['semantic']")
+            raise OptionError("objects cannot be joined across windows; set window=None, or outputs=['semantic']")
 
     @property
     def stride(self) -> int:
@@ -121,7 +124,7 @@ class MaskDecoder(BaseModel):
                 "tensor" for the `Masks` of all queries.
 
         Raises:
-            ValueError: Another mode, or "loss" or "predict" without data samples.
+            OptionError: Another mode, or "loss" or "predict" without data samples.
         """
         if mode == "tensor":
             return self._decode(inputs)[-1]
@@ -185,13 +188,13 @@ class MaskDecoder(BaseModel):
         """Compare the model with a dataset's `classes` and, where it knows, which of them are countable.
 
         Raises:
-            ValueError: They differ.
+            OptionError: They differ.
         """
         check_class_count(self.num_classes, metainfo)
         known = metainfo.get("is_thing")
         countable = None if known is None else {label for label, is_thing in enumerate(known) if is_thing}
         if known is not None and (self.things or "panoptic" in self.outputs) and countable != self.things:
-            raise ValueError(
+            raise OptionError(
                 f"the model has things={sorted(self.things)}, the dataset has {sorted(countable or ())}: "
                 f"{', '.join(metainfo['classes'][label] for label in sorted(countable or ())[:5]) or 'none'}; set "
                 "model.things accordingly"

@@ -8,6 +8,7 @@ from mmengine.structures import BaseDataElement
 from torch import Tensor
 from torch.nn import functional as F
 
+from pe_spatial.common.errors import OptionError
 from pe_spatial.data.sample import IGNORE_LABEL
 
 
@@ -45,12 +46,12 @@ def segments_of(
         ignored: Masks bool [M, H, W] of crowds.
 
     Raises:
-        ValueError: Neither a label map nor objects.
+        OptionError: Neither a label map nor objects.
     """
     if not things:
         instances = None
     if sem_seg is None and instances is None:
-        raise ValueError(
+        raise OptionError(
             "a sample without gt_sem_seg, and without things in gt_instances, has no segments; load one of the two"
         )
     some = sem_seg if sem_seg is not None else instances[1]  # type: ignore[index]
