@@ -1,4 +1,4 @@
-"""What a model has to beat: the same depth everywhere."""
+"""The baseline that every model has to beat: one constant depth."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ def best_constants(
 ) -> dict[str, tuple[float, float]]:
     """Every measure's best value over constant predictions, found on the evaluated data themselves, and that constant.
 
-    No constant that knows less can do better, within the steps of the search: a factor of (greatest/least)^(1/number).
+    No constant prediction is better, up to the step of the search: a factor of (greatest/least)^(1/number).
 
     Args:
         targets: Measured depth, [1, H, W] each, in meters.

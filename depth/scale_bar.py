@@ -9,16 +9,13 @@ from torchvision.transforms.v2 import functional as F
 
 from pe_spatial.visualization import colorize_depth, enlarge
 
-_TICKS = 8
-
 
 def depth_picture(depth: Tensor, near: float, far: float, is_metric: bool) -> Tensor:
     """Depth as colors beside its legend.
 
     Args:
         depth: [1, H, W], 0 = no measurement.
-        near: Near end of the color scale, in the unit of `depth`.
-        far: Its far end.
+        near, far: Ends of the color scale, in the unit of `depth`.
         is_metric: The unit is meters; otherwise it is the model's own.
 
     Returns:
@@ -52,11 +49,11 @@ def _legend(height: int, near: float, far: float, is_metric: bool) -> Tensor:
     return F.pil_to_tensor(canvas)
 
 
-def round_values(near: float, far: float) -> list[float]:
-    """About `_TICKS` multiples of 1, 2 or 5 times a power of ten in the range, at least one."""
+def round_values(near: float, far: float, count: int = 8) -> list[float]:
+    """About `count` multiples of 1, 2 or 5 times a power of ten in the range, at least one."""
     span = max(far - near, 1e-12)
-    power = 10 ** math.floor(math.log10(span / _TICKS))
-    step = next(power * factor for factor in (1, 2, 5, 10, 20) if span / (power * factor) <= _TICKS)
+    power = 10 ** math.floor(math.log10(span / count))
+    step = next(power * factor for factor in (1, 2, 5, 10, 20) if span / (power * factor) <= count)
     first = math.ceil(near / step - 1e-9)
     values = [step * number for number in range(first, math.floor(far / step + 1e-9) + 1)]
     return values or [near]

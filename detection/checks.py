@@ -7,7 +7,7 @@ from typing import Any
 from pe_spatial.detection.coco_files import CocoFile, read_coco
 from pe_spatial.doctor import DatasetCheck, Finding, register_check
 
-# boxes may leave their image by so much, in pixels: rounding is no news
+# pixels by which boxes may leave their image, for they are rounded
 _TOLERANCE = 1
 
 

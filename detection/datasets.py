@@ -166,13 +166,13 @@ class CocoInstances(DenseDataset):
 def _instance(
     annotation: Mapping[str, Any], label: int, size: tuple[int, int], repairs: Counter[str]
 ) -> dict[str, Any] | None:
-    """One instance of a record, or None (counted in `repairs`) where nothing can be learned from it."""
+    """One instance of a record, or None (counted in `repairs`) where it has no area or no mask region."""
     x, y, width, height = annotation["bbox"]
     box = [max(x, 0.0), max(y, 0.0), min(x + width, float(size[1])), min(y + height, float(size[0]))]
     if not (box[2] > box[0] and box[3] > box[1]):
         repairs["boxes without area in the image left out"] += 1
         return None
-    if x < -1 or y < -1 or x + width > size[1] + 1 or y + height > size[0] + 1:  # rounding is no news
+    if x < -1 or y < -1 or x + width > size[1] + 1 or y + height > size[0] + 1:  # a pixel is rounding
         repairs["boxes that leave the image clipped"] += 1
     instance = {"bbox": box, "label": label, "ignore": bool(annotation.get("iscrowd", 0))}
     mask = annotation.get("segmentation")

@@ -134,7 +134,7 @@ def _name_officially(module: PE, tensors: dict[str, Tensor], prefix: str, _: obj
     """Rename the encoder in a state dict to the official detectors' layout; they know no class token in windows."""
     inner = prefix + _INNER
     encoder = {key.removeprefix(inner): tensors.pop(key) for key in list(tensors) if key.startswith(inner)}
-    if module.body.encoder.has_cls:  # nobody else has this case: the names of the encoder, with nothing left out
+    if module.body.encoder.has_cls:  # no other code has this case: keep the names of the encoder
         tensors.update({prefix + key: tensor for key, tensor in encoder.items()})
     else:
         tensors.update(encoder_to_detectron2(encoder, prefix)[0])

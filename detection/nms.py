@@ -2,7 +2,7 @@
 
 Soft-NMS (Bodla et al., 2017, arXiv:1704.04503) takes the best remaining box again and again and lowers the scores of
 those that overlap it. What a box does to others depends only on who is before it among its own neighbors, so every box
-that beats all of its neighbors can act at once: one round of tensor operations settles all of them. There are as many
+that beats all of its neighbors can act at once: one round of tensor operations computes all of them. There are as many
 rounds as the longest chain of boxes that wait for each other, not as many as boxes.
 """
 
@@ -20,8 +20,8 @@ from torchvision.ops import batched_nms, box_iou
 from pe_spatial.common.errors import OptionError
 
 Method = Literal["nms", "linear", "quad", "gaussian"]
-_BLOCK = 2**16  # pairs that are compared at once: few, lest a block reaches over classes that it need not compare
-_BLOCK_ROWS = 64  # but no fewer rows than this, lest there are many blocks
+_BLOCK = 2**16  # pairs that are compared at once; larger blocks compare more boxes of different classes in vain
+_BLOCK_ROWS = 64  # rows of a block at least, so that there are not too many blocks
 
 
 @MODELS.register_module()
@@ -126,7 +126,7 @@ def resolve_suppression(scores: Tensor, pairs: OverlapPairs, min_score: float) -
     Args:
         scores: [N]; of equal ones the first comes first.
         pairs: Who lowers whose score by which factor, in both orders.
-        min_score: Boxes that score no more than this act on nobody; their final scores are not exact.
+        min_score: Boxes that score no more than this suppress no other box; their final scores are not exact.
     """
     current = scores.float().clone()
     while len(pairs.source):
@@ -134,7 +134,7 @@ def resolve_suppression(scores: Tensor, pairs: OverlapPairs, min_score: float) -
         wins = (source > target) | ((source == target) & (pairs.source < pairs.target))
         waits = torch.zeros(len(scores), dtype=torch.bool, device=scores.device)
         waits[pairs.target[wins]] = True
-        # scores only fall, so nobody will overtake a box that beats all of its neighbors now
+        # scores only fall, so no box will overtake one that beats all of its neighbors now
         acting = pairs.where(~waits[pairs.source])
         current = current.scatter_reduce(0, acting.target, acting.value, "prod")
         alive = waits & (current > min_score)

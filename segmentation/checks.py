@@ -22,7 +22,7 @@ from pe_spatial.segmentation.datasets import SegmentationDataset
 from pe_spatial.segmentation.labels import LabelFormat, read_values
 from pe_spatial.segmentation.panoptic import CocoPanoptic, InstanceLabels
 
-# what a few label maps say may be chance
+# fewer label maps are no evidence
 _ENOUGH = 5
 
 

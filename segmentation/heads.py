@@ -1,4 +1,4 @@
-"""The head that mmseg lacks."""
+"""A linear head, which mmseg lacks."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

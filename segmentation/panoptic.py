@@ -67,7 +67,7 @@ class LoadPanoptic:
 
 @TRANSFORMS.register_module()
 class LoadInstanceLabels:
-    """`instances` to `sem_seg`, painted by the overlap rule of this module. `LoadInstances` is not needed beside it.
+    """`instances` to `sem_seg`, painted by the overlap rule of this module. It replaces `LoadInstances`.
 
     Args:
         instances: Load their visible parts as `boxes`, `labels` and `masks` too.

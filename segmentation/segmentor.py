@@ -1,4 +1,4 @@
-"""mmseg's encoder-decoder over our backbones, with what belongs together linked."""
+"""The encoder-decoder of mmseg over our backbones."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""Objects followed through a video by their labels, on features that somebody else computes.
+"""Label propagation through a video, on features that the caller computes.
 
 Letters: H, W rows and columns of pixels; h, w of tokens; C channels; M objects.
 """
@@ -57,7 +57,7 @@ class LabelTracker:
             features: [h, w, C] unit vectors.
             input_size: (H, W) at which the encoder saw the frame.
             frame_size: (H, W) of the frame and of the result.
-            mask: Integers [H, W], 0 = not said. Objects in it are new, or corrected if they are known; the others
+            mask: Integers [H, W], 0 = no prompt. Objects in it are new, or corrected if they are known; the others
                 are followed as without it.
 
         Returns:
@@ -122,7 +122,7 @@ class LabelTracker:
         return torch.tensor([0, *(self.ids[n] for n in kept)], device=shares.device)[winner]
 
     def _take(self, mask: Tensor, prompted: list[int], shares: Tensor) -> Tensor:
-        """Enter the objects of a mask, and put their given shares beside or in place of the propagated ones."""
+        """Add the objects of a mask; their shares in the mask replace the propagated ones."""
         new = [value for value in prompted if value not in self.ids]
         self.memory.add_objects(len(new), self.frame)
         self.ids += new

@@ -40,7 +40,7 @@ class Memory:
 
     An object looks at the frame on which it was first given, at the frame on which it was last given (a correction),
     and at those recent frames that are younger. So an object that enters late or is corrected is tracked as if the
-    video began there, and nothing of it hangs on what else is tracked. At most two references are kept per object,
+    video began there, and independently of all other objects. At most two references are kept per object,
     however often it is corrected: the number of slots does not grow with the length of the video.
 
     Args:
@@ -66,7 +66,7 @@ class Memory:
         self.objects: list[TrackedObject] = []
 
     def add_objects(self, count: int, frame: int) -> None:
-        """Make room for more objects that are given on a frame; older frames know nothing of them."""
+        """Make room for more objects that are given on a frame; their labels are 0 in older frames."""
         self.objects += [TrackedObject(frame, frame) for _ in range(count)]
         if self.slots:
             missing = self.labels.new_zeros(*self.labels.shape[:3], count)

@@ -186,7 +186,7 @@ def _dilate(mask: Mask, radius: int) -> Mask:
 
 
 def _window(mask: Mask, margin: int) -> tuple[slice, slice]:
-    """The part of a frame outside which nothing happens, for speed."""
+    """The part of a frame that holds a mask, with a margin; the rest need not be processed."""
     slices = []
     for axis in (1, 0):
         occupied = np.flatnonzero(mask.any(axis=axis))

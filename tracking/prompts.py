@@ -1,4 +1,4 @@
-"""From boxes and points to masks: by themselves, or through SAM 2."""
+"""Masks from boxes and points: directly, or by SAM 2."""
 
 from __future__ import annotations
 

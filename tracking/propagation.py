@@ -4,7 +4,7 @@ A token of a new frame takes the labels of the k most similar tokens of the cont
 their similarities; only tokens in the neighborhood of its own place are candidates (Jabri et al., 2020,
 arXiv:2006.14613; the protocol of DINO, Caron et al., 2021, arXiv:2104.14294).
 
-Queries are worked off in square tiles. A tile meets the keys of its joint neighborhood in one batched product; what
+Queries are processed in square tiles. A tile meets the keys of its joint neighborhood in one batched product; what
 lies outside the neighborhood of a single query is cut off at once. The affinity of a tile is all that ever exists of
 the affinity: with tiles of 8 and radius 12, over 8 context frames, 64 x 32 x 32 x 8 numbers, 2 MiB in float32, whatever
 the size of the frame and the length of the video.
@@ -33,7 +33,7 @@ class Propagation:
 
     Args:
         radius: Tokens further away than this, in tokens, are no candidates; None lets every token be one.
-        shape: `square` measures the distance along the longer axis, `circle` as the crow flies.
+        shape: `square` measures the distance along the longer axis, `circle` the straight one.
         topk: How many candidates, over all context frames together, give their label.
         temperature: Of the softmax over their cosine similarities.
 

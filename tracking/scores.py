@@ -15,7 +15,7 @@ STATISTICS = ("mean", "recall", "decay")
 
 @dataclass(frozen=True)
 class Summary:
-    """What remains of the values of an object over the frames.
+    """Statistics of the values of an object over the frames.
 
     Args:
         mean: Over the frames.

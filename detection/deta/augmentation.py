@@ -1,4 +1,4 @@
-"""The authors' stand-in for large-scale jitter."""
+"""The augmentation of DETA's authors, in place of large-scale jitter."""
 
 from __future__ import annotations
 

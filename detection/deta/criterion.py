@@ -50,7 +50,7 @@ class Criterion:
     """Losses of all decoder layers and of the encoder, for which every object is of class 0.
 
     Args:
-        matching: Who answers for which object.
+        matching: How predictions and objects are matched.
         weights: Of the focal, the L1 and the generalized IoU loss.
     """
 

@@ -82,9 +82,9 @@ def _neighbors(place: Tensor, cells: Tensor) -> tuple[tuple[Tensor, Tensor], tup
 
     Args:
         place: [..., N] from 0 to 1.
-        cells: [N] of the axis. Outside there is nothing: the share is 0 and the number that of some cell.
+        cells: [N] of the axis. Outside, the share is 0 and the number is that of some cell.
     """
-    # further out than a cell there is nothing either, and numbers stay small
+    # beyond one cell outside everything is zero too, and the numbers stay small
     place = torch.minimum((place * cells - 0.5).clamp(min=-1), cells)
     before = place.detach().floor()
     fraction = place - before
@@ -132,7 +132,7 @@ class DeformableAttention(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Every head looks into a direction of its own, point p at a distance of p cells, with equal weights."""
+        """Point every head in a direction of its own, point p at a distance of p cells, with equal weights."""
         heads, levels, points = self.split
         angles = torch.arange(heads, dtype=torch.float32) * (2 * math.pi / heads)
         directions = torch.stack((angles.cos(), angles.sin()), dim=-1)

@@ -57,7 +57,7 @@ class _Layer(nn.Module):
 
 
 class EncoderLayer(_Layer):
-    """Tokens look at tokens of every level."""
+    """Deformable self-attention of the tokens over all levels."""
 
     def __init__(self, options: LayerOptions) -> None:
         super().__init__(options)
@@ -73,7 +73,7 @@ class EncoderLayer(_Layer):
 
 
 class DecoderLayer(_Layer):
-    """Queries look at each other, then at the tokens."""
+    """Self-attention of the queries, then deformable attention to the tokens."""
 
     def __init__(self, options: LayerOptions) -> None:
         super().__init__(options)

@@ -1,4 +1,4 @@
-"""Which prediction answers for which object: by overlap, many to one, or one to one at the least cost.
+"""The matching of predictions and objects: by overlap, many to one, or one to one at the least cost.
 
 Letters: B images, N predictions of an image, G its objects, K classes, M matched pairs.
 """
@@ -17,7 +17,7 @@ from pe_spatial.detection.deta.boxes import to_corners
 from pe_spatial.detection.deta.transformer import Prediction
 from pe_spatial.detection.mask_rcnn.boxes import Assigner
 
-_PER_OBJECT = 4  # predictions that answer for an object
+_PER_OBJECT = 4  # predictions that are matched with an object at most
 _ENCODER_SAMPLES = 256
 
 
@@ -29,7 +29,7 @@ class Target(NamedTuple):
 
 
 class MatchedPairs(NamedTuple):
-    """M predictions [M] and the objects [M] that they answer for."""
+    """M matched pairs: predictions [M] and, in the same order, their objects [M]."""
 
     predictions: Tensor
     objects: Tensor
@@ -38,10 +38,11 @@ class MatchedPairs(NamedTuple):
 class IoUMatching:
     """DETA's assignment (Ouyang-Zhang et al., 2022, arXiv:2212.06137).
 
-    Tokens are matched by the overlap of their anchors, queries by that of the boxes that they start from, once for all
-    decoder layers: from an IoU of 0.7 (tokens) or 0.6 (queries) on, and the best for every object. At most 128 tokens
-    or a quarter of the queries, drawn at random, are matched so; of as many predictions as fell to it, but 4 at the
-    most, every object keeps those that overlap it best.
+    Tokens are compared by their anchors, queries by the boxes that they start from. The matching of the queries holds
+    for all decoder layers. A prediction is a candidate of the object that it overlaps most, if the IoU is at least 0.7
+    (tokens) or 0.6 (queries); the best prediction of every object is always a candidate. At most 128 tokens, or a
+    quarter of the queries, are sampled among the candidates at random. An object with n sampled candidates is matched
+    with the min(n, 4) predictions that overlap it most.
     """
 
     def __init__(self) -> None:
@@ -99,7 +100,7 @@ def _match_at_least_cost(prediction: Prediction, targets: Sequence[Target]) -> l
         distance = torch.cdist(boxes, target.boxes, p=1)
         overlap = generalized_box_iou(to_corners(boxes), to_corners(target.boxes))
         cost = 2 * (as_object - as_background) + 5 * distance - 2 * overlap
-        # numbers that are none end in a loss that is none, which is reported there
+        # NaN costs come from NaN predictions; the guard of the loss reports those
         found = linear_sum_assignment(cost.nan_to_num(nan=1e6).cpu().numpy())
         pairs.append(MatchedPairs(*(torch.from_numpy(index).to(logits.device) for index in found)))
     return pairs

@@ -26,7 +26,7 @@ _QUERIES = "model.transformer.num_queries"
 
 
 class _Kind(NamedTuple):
-    """Who answers for an object, which tokens become queries, and what is done with what the queries say."""
+    """What differs between the kinds: matching, selection of queries, and post-processing."""
 
     matching: type[IoUMatching] | type[OneToOneMatching]
     select_queries: QuerySelector
@@ -116,7 +116,7 @@ class DETA(Detector):
         return list(data_samples)
 
     def detect(self, inputs: Tensor, data_samples: Sequence[BaseDataElement]) -> list[tuple[Tensor, Tensor]]:
-        """What the last layer says of every image, before post-processing.
+        """Return the predictions of the last layer for every image, before post-processing.
 
         Args:
             inputs: [B, 3, H, W].
@@ -152,7 +152,7 @@ class DETA(Detector):
         return f"{found} objects, but the model finds at most as many as its {queries} queries; set {_QUERIES} higher"
 
     def _target(self, sample: BaseDataElement, inputs: Tensor) -> Target:
-        """What an image has to be found, relative to its size."""
+        """The target of an image, relative to its size."""
         height, width = sample.img_shape[:2]
         boxes, labels, _ = objects_with_area(sample, inputs.device)
         if len(labels) and not 0 <= labels.min() <= labels.max() < self.num_classes:

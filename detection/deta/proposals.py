@@ -17,15 +17,15 @@ _NMS_THRESHOLD = 0.9
 
 
 def select_top_k(objectness: Tensor, boxes: Tensor, grid: TokenGrid, number: int) -> Tensor:
-    """The `number` tokens [B, Q] of highest `objectness` [B, S]: the choice of Deformable DETR."""
+    """Select the `number` tokens [B, Q] of highest `objectness` [B, S] (Deformable DETR)."""
     return objectness.topk(number, dim=1).indices
 
 
 def select_per_level(objectness: Tensor, boxes: Tensor, grid: TokenGrid, number: int) -> Tensor:
-    """DETA's choice: of what non-maximum suppression leaves on every level, an equal number of the best from each.
+    """Select the same number of tokens on every level, after non-maximum suppression within it (DETA).
 
-    Where levels have too few, the best of the others fill up. Where suppression leaves fewer than `number`, it is
-    not used.
+    If a level has too few tokens, the best of the other levels fill up. If suppression leaves fewer than `number`
+    tokens, it is not used.
 
     Args:
         objectness: [B, S] logits.

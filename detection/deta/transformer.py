@@ -25,7 +25,7 @@ from pe_spatial.detection.deta.tokens import TokenGrid, sine_code
 
 QuerySelector = Callable[[Tensor, Tensor, TokenGrid, int], Tensor]
 
-_PRIOR = 0.01  # what an untrained head gives every class
+_PRIOR = 0.01  # probability of every class from an untrained head
 _SMALL = -2.0  # logit of the size that a point begins with, 0.12 of the image
 
 
@@ -144,7 +144,7 @@ class DetaTransformer(nn.Module):
         if not self.two_stage:
             return Predictions(None, self._decode(self._learned(len(tokens)), tokens, grid))
         memory, proposals = self._propose(tokens, grid)
-        # what is chosen is no function to differentiate
+        # the selection is not differentiable
         with torch.no_grad():
             chosen = select_queries(proposals.logits[..., 0], proposals.boxes, grid, self.num_queries)
             boxes = proposals.boxes.gather(1, chosen[..., None].expand(-1, -1, 4))
@@ -162,7 +162,7 @@ class DetaTransformer(nn.Module):
         return tokens
 
     def _propose(self, tokens: Tensor, grid: TokenGrid) -> tuple[Tensor, Prediction]:
-        """Features of the tokens as objects, and what they predict; tokens that cannot propose look like nothing."""
+        """Features of the tokens as objects, and what they predict; tokens that cannot propose are zero."""
         anchors = grid.anchors(self.anchor_size)
         usable = ((anchors > 0.01) & (anchors < 0.99)).all(dim=-1) & ~grid.padding  # [B, S]
         anchors = anchors.masked_fill(~usable[..., None], 1.0)

@@ -63,11 +63,11 @@ class DeltaCoder:
 
 
 class Assigner:
-    """Tells which candidate boxes are objects and draws the ones that a loss sees.
+    """Matches candidate boxes with objects and samples those that enter a loss.
 
     Args:
         thresholds: IoU below which a candidate is background and from which it is an object.
-        samples: Candidates drawn per image.
+        samples: Candidates sampled per image.
         positive_fraction: Largest share of objects among them.
         keep_best: Whether the candidates that fit an object best count as objects below the threshold too.
     """
@@ -90,6 +90,6 @@ class Assigner:
         return Match(label, matched.clamp(min=0))
 
     def sample(self, label: Tensor) -> tuple[Tensor, Tensor]:
-        """Draw objects and background from labels [N]; returns the indices of both."""
+        """Sample objects and background from labels [N]; returns the indices of both."""
         positive, negative = self._sampler([label])
         return positive[0].nonzero().squeeze(1), negative[0].nonzero().squeeze(1)

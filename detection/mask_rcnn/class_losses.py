@@ -50,7 +50,7 @@ class FederatedLoss(nn.Module):
         self.register_buffer("weight", None, persistent=False)
 
     def set_frequencies(self, image_counts: Sequence[int]) -> None:
-        """Tell in how many training images each of the K classes occurs; needed before the first loss."""
+        """Set in how many training images each of the K classes occurs; needed before the first loss."""
         device = None if self.weight is None else self.weight.device
         self.weight = torch.tensor(image_counts, dtype=torch.float32, device=device) ** self.power
 

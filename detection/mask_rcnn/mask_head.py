@@ -49,7 +49,7 @@ class ConvUpsampleMaskHead(nn.Module):
 
 
 def crop_masks(masks: Tensor, gt_index: Tensor, boxes: Tensor, size: int) -> Tensor:
-    """What the head should draw: the objects' masks as seen through boxes.
+    """Targets of the head: the masks of the objects, cropped to boxes.
 
     Args:
         masks: [G, H, W] bool.

@@ -1,4 +1,4 @@
-"""Box and mask heads on proposals: what they learn from and what they find. B images, R sampled boxes, K classes."""
+"""Box and mask heads on proposals: losses and detections. B images, R sampled boxes, K classes."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ class RoIHeads(nn.Module):
 
         Args:
             features: Maps [B, C, H, W], finest first.
-            proposals: Per image [P, 4]; the true boxes are added to them.
+            proposals: Per image [P, 4]; the ground-truth boxes are added to them.
             targets: Per image the objects.
         """
         sampled = [self._sample(boxes, target) for boxes, target in zip(proposals, targets, strict=True)]
@@ -141,7 +141,7 @@ class RoIHeads(nn.Module):
         return self.box_predictor(self.box_head(self.box_pooler(features, boxes)))
 
     def _sample(self, proposals: Tensor, target: Target) -> SampledBoxes:
-        """Draw proposals to learn from; the true boxes are among the candidates so that objects are never missing."""
+        """Sample proposals for the losses; the ground-truth boxes are candidates too, so that no object is missing."""
         boxes = torch.cat([proposals, target.boxes.to(proposals.dtype)])
         match = self.assigner.match(boxes, target.boxes)
         index = torch.cat(self.assigner.sample(match.label))
@@ -152,7 +152,7 @@ class RoIHeads(nn.Module):
         return SampledBoxes(boxes[index], labels, match.gt_index[index])
 
     def _offsets(self, sampled: SampledBoxes, target: Target) -> Tensor:
-        """Offsets [objects, 4] from the sampled boxes that are objects to their true boxes."""
+        """Offsets [objects, 4] from the sampled boxes that are objects to their ground-truth boxes."""
         is_object = sampled.labels < self.num_classes
         return self.coder.encode(target.boxes[sampled.gt_index[is_object]], sampled.boxes[is_object])
 

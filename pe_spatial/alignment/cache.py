@@ -289,7 +289,7 @@ def _differences(existing: dict[str, Any], wanted: dict[str, Any], prefix: str =
 
 
 def _image_lines(identities: Sequence[Identity]) -> bytes:
-    # escaped, for the name of a file need be no valid text
+    # JSON escapes the names, which need not be valid text
     return "".join(json.dumps([name, size]) + "\n" for name, size in identities).encode()
 
 

@@ -1,4 +1,4 @@
-"""What happens around the training of a student: trials on another task, and its export."""
+"""Hooks around the training of a student: evaluation on another task, and export."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from pe_spatial.training.fsdp import gather_full
 
 @HOOKS.register_module()
 class StudentTrialHook(Hook):
-    """Tries the student on another task at every validation, without training anything: tracking, for example.
+    """Evaluates the student on another task at every validation, without training: tracking, for example.
 
     The task's model is built around a copy of the student, given the task's data sample by sample, and judged by the
     task's metric; the numbers join those of the validation, so that `checkpoint.best` may name one. The main process

@@ -28,7 +28,7 @@ Fill = Literal["zero", "mean", "learned"]
 
 @dataclass(frozen=True)
 class SemanticOptions:
-    """What the tokens shall mean: those of a teacher.
+    """Settings of the semantic loss, which pulls the tokens towards those of a teacher.
 
     Args:
         teacher: Its name among the model's `teachers`.
@@ -44,7 +44,7 @@ class SemanticOptions:
 
 @dataclass(frozen=True)
 class LocalityOptions:
-    """Which tokens shall be alike: those that are alike for a teacher.
+    """Settings of the locality loss, which pulls the cosines between tokens towards those of a teacher.
 
     Args:
         teacher: Its name among the model's `teachers`.

@@ -1,4 +1,4 @@
-"""What a student is aligned with: frozen models that map an image to features on the student's grid of tokens.
+"""Teachers: frozen models that map an image to features on the student's grid of tokens.
 
 Letters: B images; H, W rows and columns of pixels; h, w of tokens; K channels of a teacher.
 """
@@ -31,7 +31,7 @@ class Teacher(nn.Module):
     channels: int | None = None
 
     def forward(self, inputs: Tensor, data_samples: Sequence[BaseDataElement], grid: tuple[int, int]) -> Tensor:
-        """Look at the very pixels that the student sees, before anything is hidden from it.
+        """Compute features of the images that the student sees, before any token is hidden.
 
         Args:
             inputs: [B, 3, H, W], normalized with PE's mean and deviation (0.5).
@@ -54,8 +54,8 @@ class Teacher(nn.Module):
 class MaskTeacher(Teacher):
     """Base of teachers that say which tokens belong together: a token's vector holds its logit in each of K masks.
 
-    SAM with a prompt in every cell of a 32x32 grid gives K = 1024; the drawn instances of a scene give as many as there
-    are. A teacher whose maps were computed before reads them from `data_samples[i].mask_logits.data`, [K, h, w]: the
+    SAM with a prompt in every cell of a 32x32 grid gives K = 1024; the instances of a synthetic scene give one mask
+    each. A teacher whose maps were computed before reads them from `data_samples[i].mask_logits.data`, [K, h, w]: the
     pipeline loads them as the sample's `mask_logits` (a `TokenMap`), so that they are flipped and cropped with the
     image.
     """
@@ -184,7 +184,7 @@ def block_number(layer: int | float, depth: int) -> int:
 
     Args:
         layer: A number from 0, or from the end if negative; or a fraction of the depth: 0.82 of 50 is block 41 counted
-            from 1, hence 40.
+            from 1, so 40.
         depth: Blocks of the encoder.
 
     Raises:

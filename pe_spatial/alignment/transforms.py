@@ -1,4 +1,4 @@
-"""What alignment does to an image on its way: jitter of its aspect ratio, and tokens that the student does not see."""
+"""The transforms of alignment: jitter of the aspect ratio, and tokens that are hidden from the student."""
 
 from __future__ import annotations
 

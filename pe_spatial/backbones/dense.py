@@ -69,7 +69,7 @@ class PEBackbone(nn.Module):
         config = get_variant(variant)
         if patch_size is not None:
             config = replace(config, patch_size=patch_size, image_size=patch_size * config.grid_size)
-        # with weights to come, the encoder is built without memory of its own: there is never a second copy
+        # an encoder whose weights are loaded is built on the meta device, so that there is never a second copy
         with torch.device("meta" if weights is not None else torch.get_default_device()):
             self.encoder = VisionTransformer(
                 config,

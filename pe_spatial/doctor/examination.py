@@ -1,4 +1,4 @@
-"""Examine the datasets of a config: every sample is loaded as training would load it, and looked at."""
+"""Examine the datasets of a config: every sample is loaded as training would load it, and checked."""
 
 import hashlib
 import time
@@ -26,14 +26,14 @@ UNREADABLE = "files that cannot be read"
 
 @dataclass(frozen=True)
 class ExaminationOptions:
-    """How much to look at.
+    """How much is examined.
 
     Args:
-        samples: At most so many of a dataset, spread over it; None for all.
-        seconds: Stop then, having drawn samples at random; None for no limit.
-        threads: That load samples.
-        tiles: Samples of a dataset to draw.
-        thorough: Look at whole annotation files too, and compare images.
+        samples: Greatest number of samples per dataset, evenly spaced; None examines all.
+        seconds: Time limit per dataset; the samples are then chosen at random. None sets no limit.
+        threads: Number of threads that load samples.
+        tiles: Number of samples per dataset to draw on its sheet.
+        thorough: Also read whole annotation files, and compare the images of the datasets.
     """
 
     samples: int | None = None
@@ -59,7 +59,7 @@ class SplitReport:
 
 @dataclass(frozen=True)
 class _Observation:
-    """One sample, as a thread has seen it."""
+    """What a thread found in one sample."""
 
     sample: Sample | None
     findings: list[Finding]
@@ -90,7 +90,7 @@ def examine(
 
     Args:
         config: A loaded config, whose packages are imported.
-        options: How much to look at.
+        options: How much is examined.
         track: Given a description, a total and the samples' numbers: the same numbers, with a progress bar.
     """
     reports: list[SplitReport] = []
@@ -147,7 +147,7 @@ def examine_dataset(
     tiles = min(options.tiles, len(order))
     on_sheet = {order[number * len(order) // tiles] for number in range(tiles)}
     observations = _observe_all(_Observer(dataset, checks, options.thorough), order, options)
-    # a training that skips what cannot be read is not to be stopped by it
+    # a training with unreadable="skip" is not stopped by unreadable files
     skips_unreadable = not options.thorough and getattr(dataset, "unreadable", "raise") == "skip"
     for _, (index, observation) in zip(track(split, len(order), iter(order)), observations, strict=False):
         report.seen += 1
@@ -177,7 +177,7 @@ def _order(size: int, options: ExaminationOptions) -> list[int]:
 
 @dataclass(frozen=True)
 class _Observer:
-    """Looks at single samples of a dataset; changes nothing, so that threads can share it."""
+    """Observes single samples of a dataset; it has no state, so that threads can share it."""
 
     dataset: BaseDataset
     checks: Sequence[DatasetCheck]
@@ -207,7 +207,7 @@ class _Observer:
 def _observe_all(
     observer: _Observer, order: Sequence[int], options: ExaminationOptions
 ) -> Iterator[tuple[int, _Observation]]:
-    """Look at samples in threads, a few ahead; in their order, until the time is up."""
+    """Observe samples in threads, a few ahead, and yield them in order until the time is up."""
     end = None if options.seconds is None else time.monotonic() + options.seconds
     waiting: deque[tuple[int, Future[_Observation]]] = deque()
     rest = iter(order)

@@ -1,4 +1,4 @@
-"""A second's look at the data before a training begins."""
+"""A quick check of the data before a training begins."""
 
 from mmengine.dist import broadcast_object_list, is_main_process
 from mmengine.hooks import Hook
@@ -12,13 +12,13 @@ from pe_spatial.doctor.examination import ExaminationOptions, examine_dataset, p
 
 @HOOKS.register_module()
 class DataCheckHook(Hook):
-    """Examines samples of the training and validation data, drawn at random, before the first iteration.
+    """Examines samples of the training and validation data, chosen at random, before the first iteration.
 
-    What would stop or spoil the training stops it now, on all processes, though only one looks; warnings go to the log.
+    The main process examines. Errors stop the training on all processes; warnings go to the log.
     `tools/check_dataset.py` examines everything, and compares the datasets with each other.
 
     Args:
-        seconds: For each of the datasets.
+        seconds: Time for each of the datasets.
     """
 
     priority = "VERY_HIGH"
@@ -29,7 +29,7 @@ class DataCheckHook(Hook):
         self.seconds = seconds
 
     def before_train(self, runner: Runner) -> None:
-        """Look.
+        """Examine the datasets of the run.
 
         Raises:
             ConfigError: Lists the errors that were found.

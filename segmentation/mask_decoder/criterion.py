@@ -16,7 +16,7 @@ from pe_spatial.segmentation.mask_decoder.targets import Segments
 
 
 class Masks(NamedTuple):
-    """What the queries of a batch say.
+    """Predictions of the queries of a batch.
 
     Args:
         logits: [B, Q, h, w], above 0 inside a mask.
@@ -31,14 +31,14 @@ class Masks(NamedTuple):
 class MaskCriterion(nn.Module):
     """Cross-entropy of all queries' classes, and cross-entropy and dice of the masks that are matched to segments.
 
-    Masks are compared at points (see `points`), for the matching at evenly drawn ones, for the loss mostly where the
-    prediction is undecided. Pixels without a label count nowhere. Everything is computed in float32.
+    Masks are compared at points (see `points`), for the matching at uniform random ones, for the loss mostly where the
+    prediction is uncertain. Pixels without a label are ignored. Everything is computed in float32.
 
     Args:
         points: Per mask.
         oversample, importance: See `uncertain_points`.
         mask_weight, dice_weight, class_weight: Of the three losses, and of the three terms of the matching.
-        no_object_weight: Of the queries that are matched to nothing, in the cross-entropy of the classes.
+        no_object_weight: Of the queries without a match, in the cross-entropy of the classes.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class MaskCriterion(nn.Module):
 
         Args:
             predictions: Of the same images.
-            segments: The truth of every image; masks of one size, that of the padded batch.
+            segments: The ground truth of every image; masks of one size, that of the padded batch.
         """
         count = predictions[0].logits.new_tensor(sum(len(each.labels) for each in segments), dtype=torch.float32)
         count = _mean_of_processes(count).clamp_min(1)

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 
 class Weights(NamedTuple):
-    """How much each term counts, in the assignment and in the loss alike."""
+    """Weights of the terms, both in the assignment and in the loss."""
 
     mask: float
     dice: float
@@ -17,7 +17,7 @@ class Weights(NamedTuple):
 
 
 class Match(NamedTuple):
-    """Query numbers and, in the same order, the objects that they answer for; both int64 [M]."""
+    """Matched queries and, in the same order, their objects; both int64 [M]."""
 
     queries: Tensor
     objects: Tensor
@@ -45,7 +45,7 @@ def match(
     dice_cost = 1 - (2 * probability @ masks.T + 1) / (areas + 1)
     label_cost = -class_logits.softmax(-1)[:, labels]
     cost = weights.mask * mask_cost + weights.dice * dice_cost + weights.label * label_cost
-    # a diverged model is the loss guard's business: here it only must not raise
+    # the guard of the loss reports a diverged model; the assignment must only not raise
     rows, columns = linear_sum_assignment(cost.nan_to_num(1e8, 1e8, -1e8).cpu().numpy())
     device = logits.device
     return Match(torch.as_tensor(rows, device=device), torch.as_tensor(columns, device=device))

@@ -28,9 +28,9 @@ OUTPUTS = ("semantic", "instance", "panoptic")
 class MaskDecoder(BaseModel):
     """Masks of classes, of objects, or of both, from learned queries in the last blocks of the encoder.
 
-    The encoder needs no decoder beside it: queries are further tokens of its last blocks, and a mask is the dot product
-    of a query with the upscaled patch tokens. In training the queries also answer before each of these blocks, and may
-    be confined to their own masks (`MaskAnnealingHook`); evaluation is always that of a plain encoder.
+    There is no separate decoder: queries are additional tokens of the last blocks, and a mask is the dot product of a
+    query with the upscaled patch tokens. In training, masks are also predicted before each of these blocks, and the
+    attention of a query may be restricted to its own mask (`MaskAnnealingHook`). Evaluation runs a plain encoder.
 
     Args:
         num_classes: K.
@@ -38,7 +38,7 @@ class MaskDecoder(BaseModel):
         things: Labels of countable classes, each object of which is a mask of its own; or a number n for the first n.
         outputs: What is predicted, of "semantic", "instance" and "panoptic".
         num_queries: Q; more than there are segments in an image.
-        num_blocks: L, blocks that the queries take part in.
+        num_blocks: L, the last blocks, which have the queries among their tokens.
         criterion: Config of the loss.
         least_score, least_visible: See `panoptic_of`.
         max_instances: Objects that are kept per image.
@@ -136,19 +136,19 @@ class MaskDecoder(BaseModel):
         return self.criterion(self._decode(inputs), segments)
 
     def _decode(self, inputs: Tensor) -> list[Masks]:
-        """What the queries say: in training before each of their blocks and after the last, otherwise only there."""
+        """Predictions of the queries after the last block, and in training also before each of their blocks."""
         encoder = self.backbone.encoder
         grid = encoder.grid(inputs)
         tokens = self.queries.join(encoder, inputs)
         rope = self.queries.rope(encoder, grid, inputs.device)
-        answers = []
+        predictions = []
         for block, probability in zip(self.queries.blocks(encoder), self.masking, strict=True):
             mask = None
             if self.training:
-                answers.append(self.head(*self.queries.split(tokens, grid), grid))
-                mask = attention_mask(answers[-1].logits, grid, tokens.shape[1], probability)
+                predictions.append(self.head(*self.queries.split(tokens, grid), grid))
+                mask = attention_mask(predictions[-1].logits, grid, tokens.shape[1], probability)
             tokens = run_block(encoder, block, tokens, rope, mask)
-        return [*answers, self.head(*self.queries.split(tokens, grid), grid)]
+        return [*predictions, self.head(*self.queries.split(tokens, grid), grid)]
 
     def _predict(self, inputs: Tensor, data_samples: Sequence[BaseDataElement]) -> list[BaseDataElement]:
         if self.outputs == ("semantic",):

@@ -1,4 +1,4 @@
-"""What a mask decoder is to find in an image: segments, each a class and a mask."""
+"""Targets of a mask decoder: segments, each a class and a mask."""
 
 from collections.abc import Collection
 from typing import NamedTuple
@@ -13,7 +13,7 @@ from pe_spatial.data.sample import IGNORE_LABEL
 
 
 class Segments(NamedTuple):
-    """The truth about one image.
+    """The ground truth of one image.
 
     Args:
         labels: int64 [G].

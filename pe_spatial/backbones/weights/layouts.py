@@ -1,8 +1,8 @@
 """The layouts in which Perception Encoder weights travel, and the maps between them.
 
-The official layout is the common tongue: keys and shapes of `VisionTransformer`. Every map is a bijection on what an
-encoder learns; what it does not learn (rotary tables, the zero bias of timm's head) is dropped one way and restored
-the other.
+All conversions go through the official layout: the keys and shapes of `VisionTransformer`. Every map is a bijection on
+what an encoder learns. What it does not learn (rotary tables, the zero bias of timm's head) is dropped one way and
+restored the other.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def unwrap(content: Mapping[str, Any]) -> tuple[dict[str, Tensor], str]:
 
 
 def recognize(keys: Iterable[str], container: str = "") -> Layout:
-    """Say in which layout a file names its encoder.
+    """Return the layout in which a file names its encoder.
 
     Raises:
         WeightsError: The keys hold no encoder, or more than one.

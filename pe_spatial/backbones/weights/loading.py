@@ -205,7 +205,7 @@ def _resize_patches(state: dict[str, Tensor], config: EncoderConfig, report: Wei
     if weight is None or weight.ndim != 4 or tuple(weight.shape[2:]) == (size, size):
         return
     if table is None or table.shape != expected["positional_embedding"]:
-        return  # another grid, hence another encoder: the strict check names it
+        return  # another grid is another encoder: the strict check names it
     resized = F.interpolate(weight.float(), (size, size), mode="bicubic", align_corners=False)
     state["conv1.weight"] = resized.to(weight.dtype)
     old = "x".join(str(side) for side in weight.shape[2:])
