@@ -98,7 +98,9 @@ class RandomExposure:
     gamma on 0…255, where it changes brightness as well.
 
     Args:
-        gamma, brightness, color: (least, greatest) of the uniform factors; `color` is drawn per channel.
+        gamma: (least, greatest) exponent, uniform.
+        brightness: (least, greatest) factor, uniform.
+        color: (least, greatest) factor of each channel, uniform.
         probability: Of a change at all.
     """
 

@@ -25,7 +25,7 @@ class Detector(BaseModel):
         backbone: Settings of a backbone with `channels` and `strides`; its last map feeds the neck.
         neck: Settings of the pyramid; `in_channels` and `stride` are those of the backbone.
         data_preprocessor: Settings of the preprocessor.
-        tta: Settings of `MultiScaleFlip`; None looks at every image once.
+        tta: Settings of `MultiScaleFlip`; None predicts every image once.
 
     Raises:
         OptionError: `num_classes` below 1, or maps of different numbers of channels.

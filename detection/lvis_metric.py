@@ -19,7 +19,7 @@ from pe_spatial.detection.metrics import CocoMetric, IouType, overlap_rows
 class LvisMetric(CocoMetric):
     """Average precision over the 1203 classes of LVIS, and over its rare, common and frequent ones.
 
-    A detection counts as false only if its class is known to be absent from the image, or was drawn there completely.
+    A detection is false only if its class is known to be absent from the image, or was annotated there completely.
     The metrics are `lvis/bbox_AP`, `…_AP50`, `_AP75`, `_APs`, `_APm`, `_APl`, `_APr`, `_APc`, `_APf`
     and recalls, the same for `segm`. Computed by hotcoco.
 

@@ -133,7 +133,7 @@ class LabelValueCheck(DatasetCheck):
             yield from self._numbering(files == len(self.dataset))
 
     def _numbering(self, complete: bool) -> Iterator[Finding]:
-        """Whether the files count from 0 or from 1, told by the ends of the range of values."""
+        """Whether the files count from 0 or from 1, judged by the ends of the range of values."""
         count, present = len(self._format.classes), self._values.keys()
         counted = self._format.meaning.get(0)
         if count < 2:

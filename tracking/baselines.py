@@ -19,7 +19,8 @@ class RawColor(nn.Module):
         patch_size: Side of a patch in pixels.
 
     Attributes:
-        channels, strides: As of every backbone.
+        channels: Of the map, 3 p^2.
+        strides: Pixels per cell of the map, p.
     """
 
     def __init__(self, patch_size: int = 16) -> None:

@@ -68,7 +68,7 @@ def encode(mask: Tensor, ids: Sequence[int], grid: tuple[int, int]) -> Tensor:
 def background(shares: Tensor, groups: Iterable[Sequence[int]]) -> Tensor:
     """Return the share [h, w] of no object.
 
-    What the objects of a group, which look at the same frames, leave over is exact; groups count as independent.
+    Objects of a group use the same frames, so their background share is exact; groups count as independent.
 
     Args:
         shares: [h, w, M].

@@ -38,10 +38,11 @@ class TrackedObject:
 class Memory:
     """The context of label propagation: the frames with given masks, and the last n frames.
 
-    An object looks at the frame on which it was first given, at the frame on which it was last given (a correction),
-    and at those recent frames that are younger. So an object that enters late or is corrected is tracked as if the
-    video began there, and independently of all other objects. At most two references are kept per object,
-    however often it is corrected: the number of slots does not grow with the length of the video.
+    The references of an object are the frame on which it was first given and the frame on which it was last given (a
+    correction). It is propagated from these and from the recent frames that are younger. So an object that enters late
+    or is corrected is tracked as if the video began there, and independently of all other objects. At most two
+    references are kept per object, however often it is corrected: the number of slots does not grow with the length of
+    the video.
 
     Args:
         recent: How many of the last frames are kept.
@@ -97,7 +98,7 @@ class Memory:
             self.keys, self.labels, self.slots = features[:, :, None].clone(), labels[:, :, None].clone(), [slot]
 
     def drop_unused(self) -> None:
-        """Forget the references that no object looks at."""
+        """Forget the references that no object uses."""
         needed = set[int]().union(*(item.references for item in self.objects))
         keep = [i for i, slot in enumerate(self.slots) if not slot.reference or slot.frame in needed]
         if len(keep) < len(self.slots):
@@ -105,7 +106,7 @@ class Memory:
             self.slots = [self.slots[i] for i in keep]
 
     def groups(self) -> list[tuple[list[int], list[bool]]]:
-        """Return the objects that look at the same slots: (their numbers, whether they look at each slot)."""
+        """Return the objects that use the same slots: (their numbers, whether they use each slot)."""
         together: dict[tuple[int, int], list[int]] = {}
         for number, item in enumerate(self.objects):
             together.setdefault((item.first, item.latest), []).append(number)

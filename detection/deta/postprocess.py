@@ -57,7 +57,9 @@ class SoftNMSPostprocess(nn.Module):
     """Suppression that lowers the scores of boxes that repeat others, and keeps them; see `Suppression`.
 
     Args:
-        method, threshold, scale: Of the suppression; the authors' are the defaults.
+        method: See `Suppression`; the defaults of all three are the authors'.
+        threshold: See `Suppression`.
+        scale: See `Suppression`.
         candidates: Best pairs of query and class that take part.
         max_detections: How many are kept; None keeps all, like the authors.
     """

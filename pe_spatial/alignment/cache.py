@@ -49,7 +49,8 @@ class TeacherCache:
     Attributes:
         header: What the maps are of.
         grid: (h, w) of the maps.
-        num_images, num_shards: Of the whole cache, computed or not.
+        num_images: Of the whole cache, computed or not.
+        num_shards: Of the whole cache, computed or not.
 
     Raises:
         CacheError: It is none, or one of a later version.

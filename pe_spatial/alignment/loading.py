@@ -16,7 +16,7 @@ class LoadTeacherMap:
     """Adds the cached map of an image as its `mask_logits`; stands right after LoadImage.
 
     The map is of the image as it is on disk. The transforms that follow move it together with the image, so that a
-    token's vector remains that of the place that the token looks at. Three things differ from a teacher that sees the
+    token's vector remains that of the place that the token covers. Three things differ from a teacher that sees the
     augmented image itself: colors are jittered for the student alone; a crop keeps the prompts outside it, as further
     channels that tell segments apart; and between the tokens of the cache the map is interpolated.
 

@@ -23,7 +23,8 @@ class DensePreprocessor(BaseDataPreprocessor):
     `size_divisor`, or `pad_to`.
 
     Args:
-        mean, std: Per channel (RGB), on the scale 0…255. The default is PE's mean = std = 0.5.
+        mean: Per channel (RGB), on the scale 0…255. The default is PE's 0.5.
+        std: Standard deviation, likewise.
         size_divisor: H and W become multiples of it; the patch size or a multiple.
         pad_to: (H, W) of every batch, for models that need a fixed size.
     """

@@ -81,13 +81,13 @@ def _draw_semantic(picture: Tensor, labels: Tensor, metainfo: Any) -> tuple[Tens
     colors[: len(own)] = own.float()
     tint = colors[labels].permute(2, 0, 1)  # [3, H, W]
     gray = picture.float().mean(0, keepdim=True).expand(3, -1, -1) * 0.4
-    drawn = torch.where(labels == IGNORE_LABEL, gray, 0.45 * picture + 0.55 * tint).round().to(torch.uint8)
+    tinted = torch.where(labels == IGNORE_LABEL, gray, 0.45 * picture + 0.55 * tint).round().to(torch.uint8)
     present, areas = labels[labels != IGNORE_LABEL].unique(return_counts=True)
     legend: list[tuple[Color, str]] = []
     for label in present[areas.argsort(descending=True)].tolist():
         red, green, blue = (int(c) for c in colors[label])
         legend.append(((red, green, blue), classes[label] if label < len(classes) else str(label)))
-    return drawn, legend
+    return tinted, legend
 
 
 def _draw_instances(picture: Tensor, sample: Sample, classes: Sequence[str], tint: bool) -> Tensor:

@@ -36,8 +36,11 @@ class MaskCriterion(nn.Module):
 
     Args:
         points: Per mask.
-        oversample, importance: See `uncertain_points`.
-        mask_weight, dice_weight, class_weight: Of the three losses, and of the three terms of the matching.
+        oversample: See `uncertain_points`.
+        importance: See `uncertain_points`.
+        mask_weight: Of the cross-entropy of masks, in the loss and in the matching.
+        dice_weight: Of the dice loss, likewise.
+        class_weight: Of the cross-entropy of classes, likewise.
         no_object_weight: Of the queries without a match, in the cross-entropy of the classes.
     """
 

@@ -40,7 +40,8 @@ class MaskDecoder(BaseModel):
         num_queries: Q; more than there are segments in an image.
         num_blocks: L, the last blocks, which have the queries among their tokens.
         criterion: Config of the loss.
-        least_score, least_visible: See `panoptic_of`.
+        least_score: See `panoptic_of`.
+        least_visible: See `panoptic_of`.
         max_instances: Objects that are kept per image.
         window: For semantic outputs alone: `size` and `stride` of a window over the images, see `check_window`.
         data_preprocessor: Config of the preprocessor; pads to multiples of the patch size.
