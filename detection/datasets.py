@@ -11,7 +11,7 @@ from typing import Any, Literal
 from mmengine.logging import print_log
 from mmengine.registry import DATASETS
 
-from pe_spatial.common.errors import OptionError, suggest
+from pe_spatial.common.errors import require_choice, suggest
 from pe_spatial.data import DenseDataset
 from pe_spatial.detection.coco_files import AnnotationError, CocoFile, find_absent, read_coco
 
@@ -40,8 +40,7 @@ class CocoInstances(DenseDataset):
     def __init__(
         self, *args: Any, keep_empty: bool = True, missing: Literal["raise", "drop"] = "raise", **kwargs: Any
     ) -> None:
-        if missing not in ("raise", "drop"):
-            raise OptionError(f"missing {missing!r} is neither 'raise' nor 'drop'")
+        require_choice("missing", missing, ("raise", "drop"))
         self.keep_empty = keep_empty
         self.missing = missing
         super().__init__(*args, **kwargs)

@@ -17,7 +17,7 @@ from mmengine.registry import MODELS
 from torch import Tensor
 from torchvision.ops import batched_nms, box_iou
 
-from pe_spatial.common.errors import OptionError
+from pe_spatial.common.errors import OptionError, require_choice
 
 Method = Literal["nms", "linear", "quad", "gaussian"]
 _BLOCK = 2**16  # pairs that are compared at once; larger blocks compare more boxes of different classes in vain
@@ -44,8 +44,7 @@ class Suppression:
     min_score: float = 0.001
 
     def __post_init__(self) -> None:
-        if self.method not in get_args(Method):
-            raise OptionError(f"suppression {self.method!r} is unknown; use one of {', '.join(get_args(Method))}")
+        require_choice("suppression", self.method, get_args(Method))
         if not 0 <= self.threshold <= 1:
             raise OptionError(f"threshold {self.threshold} is no IoU; give a number from 0 to 1")
         if self.scale <= 0:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from mmengine.registry import DATASETS
 from mmseg.utils import class_names
 
-from pe_spatial.common.errors import OptionError
+from pe_spatial.common.errors import require_choice
 from pe_spatial.data import DenseDataset
 from pe_spatial.data.pairs import pair_by_name
 from pe_spatial.data.sample import IGNORE_LABEL
@@ -87,8 +87,7 @@ class _NumberedTwice(SegmentationDataset):
     formats: dict[Numbering, LabelFormat]
 
     def __init__(self, numbering: Numbering = "ids", **kwargs: Any) -> None:
-        if numbering not in self.ends:
-            raise OptionError(f"numbering={numbering!r} is not one of {', '.join(map(repr, self.ends))}")
+        require_choice("numbering", numbering, self.ends)
         self.stem_ends, self.label_format = self.ends[numbering], self.formats[numbering]
         super().__init__(**kwargs)
 

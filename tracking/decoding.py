@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pe_spatial.common.errors import OptionError
+from pe_spatial.common.errors import require_choice
 
 UPSAMPLING = ("bilinear", "nearest")
 
@@ -37,8 +37,7 @@ class Decoding:
     stretch: bool = True
 
     def __post_init__(self) -> None:
-        if self.upsampling not in UPSAMPLING:
-            raise OptionError(f"upsampling {self.upsampling!r} is unknown; use one of {', '.join(UPSAMPLING)}")
+        require_choice("upsampling", self.upsampling, UPSAMPLING)
 
 
 def encode(mask: Tensor, ids: Sequence[int], grid: tuple[int, int]) -> Tensor:

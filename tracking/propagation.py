@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pe_spatial.common.errors import OptionError
+from pe_spatial.common.errors import OptionError, require_choice
 
 SHAPES = ("square", "circle")
 
@@ -49,8 +49,7 @@ class Propagation:
     def __post_init__(self) -> None:
         if self.radius is not None and self.radius < 0:
             raise OptionError(f"radius {self.radius} is negative; use None for no neighborhood at all")
-        if self.shape not in SHAPES:
-            raise OptionError(f"shape {self.shape!r} is unknown; use one of {', '.join(SHAPES)}")
+        require_choice("shape", self.shape, SHAPES)
         if self.topk < 1:
             raise OptionError(f"topk {self.topk} is below 1; at least one token must give its label")
         if self.temperature <= 0:

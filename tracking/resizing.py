@@ -9,7 +9,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
-from pe_spatial.common.errors import OptionError
+from pe_spatial.common.errors import OptionError, require_choice
 
 ROUNDING = ("down", "up")
 
@@ -46,8 +46,7 @@ class Resizing:
             )
         if min(size for size in (self.short_side, self.tokens, self.long_multiple) if size is not None) < 1:
             raise OptionError(f"{self}: sizes must be positive")
-        if self.rounding not in ROUNDING:
-            raise OptionError(f"rounding {self.rounding!r} is unknown; use one of {', '.join(ROUNDING)}")
+        require_choice("rounding", self.rounding, ROUNDING)
         InterpolationMode(self.interpolation)
 
     def size(self, frame: tuple[int, int], patch: int) -> tuple[int, int]:

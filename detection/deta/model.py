@@ -12,7 +12,7 @@ from mmengine.registry import MODELS
 from mmengine.structures import BaseDataElement
 from torch import Tensor
 
-from pe_spatial.common.errors import OptionError
+from pe_spatial.common.errors import OptionError, require_choice
 from pe_spatial.common.parts import build_part
 from pe_spatial.detection.deta import proposals
 from pe_spatial.detection.deta.boxes import to_centers, to_corners
@@ -70,8 +70,7 @@ class DETA(Detector):
         tta: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(num_classes, backbone, neck, data_preprocessor, tta)
-        if matching not in _KINDS:
-            raise OptionError(f"matching {matching!r} is unknown; use {' or '.join(map(repr, _KINDS))}")
+        require_choice("matching", matching, _KINDS)
         if len(loss_weights) != 3:
             raise OptionError(f"loss_weights {list(loss_weights)} must be three: focal, L1 and generalized IoU loss")
         self.matching = matching

@@ -20,7 +20,7 @@ from pe_spatial.alignment.global_tokens import watch_global_tokens
 from pe_spatial.alignment.losses import locality_loss, semantic_loss, target_similarity
 from pe_spatial.alignment.teachers import Teacher
 from pe_spatial.backbones import PEBackbone
-from pe_spatial.common.errors import ConfigError, suggest
+from pe_spatial.common.errors import ConfigError, require_choice, suggest
 from pe_spatial.common.parts import require_samples
 
 Fill = Literal["zero", "mean", "learned"]
@@ -98,8 +98,7 @@ class SpatialAlignment(BaseModel):
         _check_names(teachers, self.semantic, self.locality)
         self._teachers = {name: MODELS.build(dict(teacher)).train() for name, teacher in teachers.items()}
         self.projection = self._build_projection()
-        if fill not in ("zero", "mean", "learned"):
-            raise ConfigError(f"fill {fill!r} is not one of zero, mean, learned")
+        require_choice("fill", fill, ("zero", "mean", "learned"))
         self.fill = fill
         patch = self.student.patch_size
         self.hidden_patch = nn.Parameter(torch.zeros(3, patch, patch)) if fill == "learned" else None

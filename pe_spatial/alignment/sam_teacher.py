@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from pe_spatial.alignment.teachers import MaskTeacher
 from pe_spatial.backbones.sam2_model import build_sam2, find_sam2_weights
-from pe_spatial.common.errors import OptionError
+from pe_spatial.common.errors import OptionError, require_choice
 
 Kept = Literal["stable", "best", "single"]
 Interpolation = Literal["area", "bilinear"]
@@ -148,8 +148,7 @@ def _check_options(kept: str, interpolation: str, clamp: float | None, prompts_p
         ("kept", kept, get_args(Kept)),
         ("interpolation", interpolation, get_args(Interpolation)),
     ):
-        if value not in choices:
-            raise OptionError(f"{name} {value!r} is not one of {', '.join(choices)}")
+        require_choice(name, value, choices)
     if clamp is not None and not clamp > 0:
         raise OptionError(f"clamp {clamp} is not a positive logit; None leaves the logits as they are")
     if prompts_per_batch < 1:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pe_spatial.backbones import EncoderConfig, PEBackbone
-from pe_spatial.common.errors import OptionError
+from pe_spatial.common.errors import OptionError, require_choice
 
 
 class Teacher(nn.Module):
@@ -86,8 +86,7 @@ class EncoderTeacher(Teacher):
         dtype: str = "float32",
     ) -> None:
         super().__init__()
-        if dtype not in ("float32", "bfloat16"):
-            raise OptionError(f"dtype {dtype!r} is not one of float32, bfloat16")
+        require_choice("dtype", dtype, ("float32", "bfloat16"))
         backbone = PEBackbone(variant, weights=weights, frozen=True)
         depth = backbone.config.depth
         backbone.layers = (block_number(layer, depth),)

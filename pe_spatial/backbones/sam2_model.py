@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pe_spatial.backbones.weights import FOLDER_VARIABLE, read_tensor_file
-from pe_spatial.common.errors import MissingPackage, OptionError
+from pe_spatial.common.errors import MissingPackage, OptionError, require_choice
 
 SAM2_SIZES = {"tiny": "t", "small": "s", "base_plus": "b+", "large": "l"}
 _RELEASE = "https://dl.fbaipublicfiles.com/segment_anything_2/092824"
@@ -83,5 +83,4 @@ def check_sam2_size(size: str) -> None:
     Raises:
         OptionError: No such size.
     """
-    if size not in SAM2_SIZES:
-        raise OptionError(f"size {size!r} of SAM 2.1 is not one of {', '.join(SAM2_SIZES)}")
+    require_choice("size of SAM 2.1", size, SAM2_SIZES)

@@ -5,12 +5,11 @@ Shapes were read from the official checkpoints; see `tests/data/keys` for the ke
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from pe_spatial.common.errors import OptionError, UnknownName
+from pe_spatial.common.errors import OptionError, UnknownName, suggest
 
 
 @dataclass(frozen=True)
@@ -134,14 +133,14 @@ def get_variant(variant: str | EncoderConfig | Mapping[str, Any]) -> EncoderConf
         return variant
     if isinstance(variant, str):
         if variant not in VARIANTS:
-            raise UnknownName(f"no encoder is called {variant!r}; {_nearest(variant, VARIANTS)}")
+            raise UnknownName(f"no encoder is called {variant!r}; {suggest(variant, VARIANTS)}")
         return VARIANTS[variant]
     own = dict(variant)
     base = own.pop("base", None)
     names = {field.name for field in fields(EncoderConfig)}
     for key in own:
         if key not in names:
-            raise UnknownName(f"an encoder has no field {key!r}; {_nearest(key, names)}")
+            raise UnknownName(f"an encoder has no field {key!r}; {suggest(key, names)}")
     own.setdefault("name", "custom")
     if base is not None:
         return replace(get_variant(base), **own)
@@ -149,9 +148,3 @@ def get_variant(variant: str | EncoderConfig | Mapping[str, Any]) -> EncoderConf
         return EncoderConfig(**own)
     except TypeError as error:
         raise OptionError(f"encoder {own['name']!r}: {error}; give the field or start from one with `base`") from None
-
-
-def _nearest(name: str, known: Mapping[str, Any] | set[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    hint = f"did you mean {close[0]!r}? " if close else ""
-    return f"{hint}Known: {', '.join(sorted(known))}"

@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from pe_spatial.backbones.blocks import AttentionPool, Block, Transformer
 from pe_spatial.backbones.rope import rotary_table
 from pe_spatial.backbones.variants import EncoderConfig
-from pe_spatial.common.errors import OptionError
+from pe_spatial.common.errors import OptionError, require_choice
 
 POSITION_MODES = ("bilinear", "bicubic", "tile")
 
@@ -87,8 +87,7 @@ class VisionTransformer(nn.Module):
         checkpointing: bool = False,
     ) -> None:
         super().__init__()
-        if pos_embed not in POSITION_MODES:
-            raise OptionError(f"pos_embed {pos_embed!r} is unknown; use one of {', '.join(POSITION_MODES)}")
+        require_choice("pos_embed", pos_embed, POSITION_MODES)
         if window is not None and window < 1:
             raise OptionError(f"window {window} is not positive; use None for global attention")
         if global_blocks and window is None:

@@ -11,7 +11,7 @@ import torch
 from mmengine.dataset import BaseDataset
 from mmengine.logging import print_log
 
-from pe_spatial.common.errors import OptionError
+from pe_spatial.common.errors import OptionError, require_choice
 from pe_spatial.data.loading import UnreadableFile
 from pe_spatial.data.sampler import Draw
 
@@ -26,8 +26,7 @@ class DenseDataset(BaseDataset):
     """
 
     def __init__(self, *args: Any, unreadable: Literal["raise", "skip"] = "raise", **kwargs: Any) -> None:
-        if unreadable not in ("raise", "skip"):
-            raise OptionError(f"unreadable={unreadable!r} is not one of 'raise', 'skip'")
+        require_choice("unreadable", unreadable, ("raise", "skip"))
         if unreadable == "skip" and kwargs.get("test_mode", False):
             raise OptionError("unreadable='skip' with test_mode=True would score a smaller dataset; use 'raise'")
         self.unreadable = unreadable

@@ -102,7 +102,7 @@ def test_sizes_and_blocks_that_do_not_fit_are_named():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"pos_embed": "nearest"}, "'nearest' is unknown; use one of bilinear"),
+        ({"pos_embed": "nearest"}, "'nearest' is not one of bilinear"),
         ({"rope": "scaled"}, "'scaled' is unknown; use 'extrapolate'"),
         ({"rope": 0}, "rope 0 is unknown"),
         ({"window": 0}, "window 0 is not positive"),

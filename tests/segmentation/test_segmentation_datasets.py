@@ -152,7 +152,7 @@ def test_every_class_has_a_name_and_a_color_of_its_own(kind):
 
 
 def test_an_unknown_numbering_is_refused():
-    with pytest.raises(ValueError, match="numbering='labels' is not one of 'ids', 'train_ids'"):
+    with pytest.raises(ValueError, match="numbering 'labels' is not one of ids, train_ids"):
         Cityscapes(numbering="labels")
 
 
