@@ -1,4 +1,4 @@
-"""Track objects through a video, a folder of frames, a camera, or every video of a data set.
+"""Track objects through a video, a folder of frames, a camera, or every video of a dataset.
 
     python tools/track.py --config tracking/dino_pe_spatial_b16_davis2017 --input a.mp4 --mask first.png --output OUT
     python tools/track.py --config ... --input frames/ --box 120,80,260,300 --box 300,90,410,250 --output OUT
@@ -6,7 +6,7 @@
     python tools/track.py --config ... --output OUT test_dataloader.dataset.data_root=DAVIS
 
 A mask is a PNG of object numbers, 0 = background (0 and 255 alone: one object). A mask given with --at says where
-objects are on a later frame, counted from 0: objects that enter there, or corrections. Without --input, the data set of
+objects are on a later frame, counted from 0: objects that enter there, or corrections. Without --input, the dataset of
 the config is tracked, and scored where it has annotations.
 
 OUT/NAME/*.png are palette masks in the layout of DAVIS, OUT/NAME.mp4 shows them, OUT/NAME.json has the boxes, and
@@ -72,7 +72,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     add = parser.add_argument
     add("--config", required=True, help="a file, or a name below configs/")
     add(
-        "--input", help="a video, a folder or glob of frames, or the number of a camera; default: the config's data set"
+        "--input", help="a video, a folder or glob of frames, or the number of a camera; default: the config's dataset"
     )
     add("--output", required=True, type=Path, help="a new folder, or that of the same run interrupted")
     add("--mask", help="PNG of the objects on the first frame")
@@ -94,7 +94,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     if options.limit is not None and (options.limit < 1 or options.input is None):
         parser.error(f"--limit {options.limit}: a positive number of frames of --input")
     if options.input is None and (options.mask or options.box or options.point or options.at):
-        parser.error("--mask, --box, --point and --at belong to --input; a data set brings its own masks")
+        parser.error("--mask, --box, --point and --at belong to --input; a dataset brings its own masks")
     return options
 
 
@@ -215,11 +215,11 @@ def split_prompt(text: str, default: int, option: str) -> tuple[int, list[float]
         raise UserError(f"{option} {text}: {head if separator else text!r} is not made of numbers") from None
 
 
-# --- a data set -------------------------------------------------------------------------------------------------------
+# --- a dataset -------------------------------------------------------------------------------------------------------
 def track_dataset(options: argparse.Namespace, config: Config) -> int:
-    """Track the videos of the config's data set, and score them; returns the number of frames tracked now."""
+    """Track the videos of the config's dataset, and score them; returns the number of frames tracked now."""
     if "test_dataloader" not in config:
-        raise UserError(f"{options.config} names no data set (test_dataloader); give --input, or a config with one")
+        raise UserError(f"{options.config} names no dataset (test_dataloader); give --input, or a config with one")
     dataset: VideoDataset = DATASETS.build(config.test_dataloader.dataset)
     records = [dataset.get_data_info(index) for index in range(len(dataset))]
     data = {key: value for key, value in config.test_dataloader.dataset.items() if key != "videos"}
@@ -252,7 +252,7 @@ def track_record(
     batch: int,
     progress: Progress,
 ) -> int:
-    """Track and score one video of a data set."""
+    """Track and score one video of a dataset."""
     masks = {number: read_mask(**given) for number, given in record["prompts"].items()}
 
     def observe(frame: Frame, ids: Tensor) -> None:
