@@ -71,9 +71,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--config", required=True, help="a file, or a name below configs/")
-    add(
-        "--input", help="a video, a folder or glob of frames, or the number of a camera; default: the config's dataset"
-    )
+    add("--input", help="a video, a folder or glob of frames, or the number of a camera; default: the config's dataset")
     add("--output", required=True, type=Path, help="a new folder, or that of the same run interrupted")
     add("--mask", help="PNG of the objects on the first frame")
     add("--box", action="append", default=[], metavar="[N:]X1,Y1,X2,Y2", help="an object on the first frame, in pixels")
