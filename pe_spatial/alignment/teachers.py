@@ -72,24 +72,27 @@ class EncoderTeacher(Teacher):
         variant: See `PEBackbone`.
         weights: An official name or a file; None draws random weights.
         layer: Block whose output is taken: a number from 0 (or from the end if negative), or a fraction of the depth.
+            None takes `default_layer`, the last block.
         dtype: Of weights and arithmetic, `float32` or `bfloat16`, which halves the teacher's memory.
 
     Raises:
         OptionError: A fraction outside (0, 1], or an unknown type.
     """
 
+    default_layer: int | float = -1
+
     def __init__(
         self,
         variant: str | EncoderConfig | Mapping[str, Any],
         weights: str | None = None,
-        layer: int | float = -1,
+        layer: int | float | None = None,
         dtype: str = "float32",
     ) -> None:
         super().__init__()
         require_choice("dtype", dtype, ("float32", "bfloat16"))
         backbone = PEBackbone(variant, weights=weights, frozen=True)
         depth = backbone.config.depth
-        backbone.layers = (block_number(layer, depth),)
+        backbone.layers = (block_number(self.default_layer if layer is None else layer, depth),)
         self.channels = backbone.config.width
         _drop_unused(backbone)
         self.backbone = backbone.to(getattr(torch, dtype))
@@ -115,18 +118,11 @@ class LayerTeacher(EncoderTeacher):
     Args:
         variant: Of the initial model, not of the student, which may have LayerScale on top.
         weights: Those that the student starts from.
-        layer: See `EncoderTeacher`.
+        layer: See `EncoderTeacher`; None takes 0.82 of the depth.
         dtype: See `EncoderTeacher`.
     """
 
-    def __init__(
-        self,
-        variant: str | EncoderConfig | Mapping[str, Any],
-        weights: str | None = None,
-        layer: int | float = 0.82,
-        dtype: str = "float32",
-    ) -> None:
-        super().__init__(variant, weights, layer, dtype)
+    default_layer = 0.82
 
 
 @MODELS.register_module()

@@ -23,7 +23,7 @@ def find_sam2_weights(size: str, weights: str | Path | None = None) -> Path:
         OptionError: The size is not known.
         FileNotFoundError: There is no such file; says what to fetch and where to put it.
     """
-    check_sam2_size(size)
+    require_choice("size of SAM 2.1", size, SAM2_SIZES)
     name = f"sam2.1_hiera_{size}.pt"
     folder = os.environ.get(FOLDER_VARIABLE)
     path = Path(weights).expanduser() if weights else Path(folder or "").expanduser() / name
@@ -51,7 +51,7 @@ def build_sam2(size: str, weights: str | Path | None, image_size: int = 1024) ->
         ModuleNotFoundError: `sam2` is not installed.
         OptionError: The size is not known, or the checkpoint is of another one.
     """
-    check_sam2_size(size)
+    require_choice("size of SAM 2.1", size, SAM2_SIZES)
     if image_size < 64 or image_size % 32:
         raise OptionError(
             f"image_size {image_size} of SAM 2 is not a multiple of 32 of at least 64; it was trained at 1024"
@@ -75,12 +75,3 @@ def build_sam2(size: str, weights: str | Path | None, image_size: int = 1024) ->
                 f"that the file is of, one of {', '.join(SAM2_SIZES)}"
             ) from error
     return model.eval()
-
-
-def check_sam2_size(size: str) -> None:
-    """Refuse a size that SAM 2.1 was not released in.
-
-    Raises:
-        OptionError: No such size.
-    """
-    require_choice("size of SAM 2.1", size, SAM2_SIZES)
