@@ -8,31 +8,33 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from pe_spatial.common.errors import OptionError
+
 
 def align_median(prediction: Tensor, target: Tensor) -> Tensor:
     """Multiply by the ratio of the medians (Zhou et al. 2017).
 
     Raises:
-        ValueError: The median of the prediction is not positive.
+        OptionError: The median of the prediction is not positive.
     """
     median = _median(prediction)
     if not median > 0:
-        raise ValueError(f"the median of the prediction is {median:g}; median alignment needs positive depth")
+        raise OptionError(f"the median of the prediction is {median:g}; median alignment needs positive depth")
     return prediction * (_median(target) / median)
 
 
 def align_scale_shift(prediction: Tensor, target: Tensor) -> Tensor:
-    """scale * prediction + shift with the least squared error against the target.
+    """Return scale * prediction + shift with the least squared error against the target.
 
     A constant prediction determines no scale; it becomes the mean of the target.
     """
     mean, target_mean = prediction.mean(), target.mean()
-    centerd = prediction - mean
-    power = centerd.square().sum()
+    centered = prediction - mean
+    power = centered.square().sum()
     if power <= (torch.finfo(prediction.dtype).eps * mean) ** 2 * len(prediction):
         return target_mean.expand_as(prediction)
-    scale = (centerd * (target - target_mean)).sum() / power
-    return scale * centerd + target_mean
+    scale = (centered * (target - target_mean)).sum() / power
+    return scale * centered + target_mean
 
 
 def _median(values: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What a model has to beat: the same depth everywhere."""
+"""The baseline that every model has to beat: one constant depth."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pe_spatial.common.errors import OptionError
 from pe_spatial.depth.metrics import MEASURES, DepthErrorMetric
 
 
@@ -15,7 +16,7 @@ def best_constants(
 ) -> dict[str, tuple[float, float]]:
     """Every measure's best value over constant predictions, found on the evaluated data themselves, and that constant.
 
-    No constant that knows less can do better, within the steps of the search: a factor of (greatest/least)^(1/number).
+    No constant prediction is better, up to the step of the search: a factor of (greatest/least)^(1/number).
 
     Args:
         targets: Measured depth, [1, H, W] each, in meters.
@@ -23,11 +24,11 @@ def best_constants(
         number: Constants tried, in geometric steps over the range.
 
     Raises:
-        ValueError: An alignment.
+        OptionError: An alignment.
     """
     metric = DepthErrorMetric(**evaluator)
     if metric.alignment is not None:
-        raise ValueError(f"alignment={metric.alignment!r} makes all constants equal; leave it out")
+        raise OptionError(f"alignment={metric.alignment!r} makes all constants equal; leave it out")
     least, greatest = metric.depth_range
     best: dict[str, tuple[float, float]] = {}
     for constant in torch.linspace(math.log(least), math.log(greatest), number).exp().tolist():

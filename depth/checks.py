@@ -1,4 +1,4 @@
-"""What the data set doctor asks of depth maps."""
+"""What the dataset doctor asks of depth maps."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -26,10 +26,10 @@ class DepthCheck(DatasetCheck):
 
     @classmethod
     def concerns(cls, dataset: Any, record: dict[str, Any]) -> bool:
-        """All data sets of this package."""
+        """All datasets of this package."""
         return isinstance(dataset, DepthDataset)
 
-    def look(self, record: dict[str, Any], sample: dict[str, Any] | None) -> Any:
+    def inspect_sample(self, record: dict[str, Any], sample: dict[str, Any] | None) -> Any:
         """The measurements' extremes and distribution."""
         if sample is None or "depth" not in sample:
             return None

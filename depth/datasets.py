@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from mmengine.registry import DATASETS
 
+from pe_spatial.common.errors import OptionError
 from pe_spatial.data import DenseDataset, UnreadableFile
 from pe_spatial.data.pairs import pair_by_name
 from pe_spatial.depth.loading import DEPTH_SUFFIXES, LoadDepthMap
@@ -19,7 +20,7 @@ class DepthDataset(DenseDataset):
     Args:
         *args, **kwargs: Those of `DenseDataset`.
         depth_scale: Meters per unit of the PNG files; None where there are none.
-        depth_range: Where given, at least one pixel of the data set must lie inside, (least, greatest) in meters.
+        depth_range: Where given, at least one pixel of the dataset must lie inside, (least, greatest) in meters.
     """
 
     METAINFO = {"depth_unit": "meters"}
@@ -32,7 +33,7 @@ class DepthDataset(DenseDataset):
         **kwargs: Any,
     ) -> None:
         if depth_scale is not None and not depth_scale > 0:
-            raise ValueError(f"depth_scale {depth_scale} is not a positive number of meters per unit of the PNG files")
+            raise OptionError(f"depth_scale {depth_scale} is not a positive number of meters per unit of the PNG files")
         self.depth_scale = depth_scale
         self.depth_range = None if depth_range is None else checked_range(depth_range)
         super().__init__(*args, **kwargs)
@@ -41,7 +42,7 @@ class DepthDataset(DenseDataset):
         """Load the records and look at the first depth maps.
 
         Raises:
-            ValueError: No record, a depth map in another unit, or none with a pixel in `depth_range`.
+            OptionError: No record, a depth map in another unit, or none with a pixel in `depth_range`.
         """
         if self._fully_initialized:
             return
@@ -50,7 +51,7 @@ class DepthDataset(DenseDataset):
             self._require_range(*self.depth_range)
 
     def _require_range(self, least: float, greatest: float) -> None:
-        """Read depth maps until one has a pixel in the range, which is the first one of any sensible data set."""
+        """Read depth maps until one has a pixel in the range, which is the first one of any sensible dataset."""
         loader = LoadDepthMap(allow_empty=True, allow_invalid=True)
         nearest, farthest = float("inf"), 0.0
         for depth in self._depth_maps(loader):
@@ -59,7 +60,7 @@ class DepthDataset(DenseDataset):
                 return
             if len(measured):
                 nearest, farthest = min(nearest, float(measured.min())), max(farthest, float(measured.max()))
-        raise ValueError(
+        raise OptionError(
             f"no pixel of {type(self).__name__} ({len(self)} depth maps) lies inside depth_range {least:g} to "
             f"{greatest:g} m: its measurements reach from {nearest:g} to {farthest:g} m; correct depth_range or "
             "depth_scale"
@@ -99,7 +100,7 @@ class SplitFileDataset(DepthDataset):
         """One record per line.
 
         Raises:
-            ValueError: A line of another form.
+            OptionError: A line of another form.
         """
         folders = self.data_prefix
         records: list[dict[str, Any]] = []
@@ -108,7 +109,7 @@ class SplitFileDataset(DepthDataset):
             if not fields:
                 continue
             if len(fields) not in (2, 3):
-                raise ValueError(f"{self.ann_file}:{number}: {line!r} is not 'image depth [focal length]'")
+                raise OptionError(f"{self.ann_file}:{number}: {line!r} is not 'image depth [focal length]'")
             if fields[1] == "None":
                 continue
             image, depth = (field.lstrip("/") for field in fields[:2])
@@ -156,7 +157,7 @@ class DepthFolder(DepthDataset):
 
         Raises:
             FileNotFoundError: A folder is missing.
-            ValueError: An image without a depth map, or with two; or a depth map without an image.
+            OptionError: An image without a depth map, or with two; or a depth map without an image.
         """
         pairs = pair_by_name(self.data_prefix, "depth_path", DEPTH_SUFFIXES, "depth map")
         return [self._record(number, *pair) for number, pair in enumerate(pairs)]

@@ -11,6 +11,7 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pe_spatial.common.errors import OptionError
 from pe_spatial.depth.dpt import FusionBlock, Reassemble
 from pe_spatial.depth.ranges import checked_range
 
@@ -30,7 +31,7 @@ class LinearBinsHead(nn.Module):
     def __init__(self, in_channels: Sequence[int], depth_range: Sequence[float], bins: int = 256) -> None:
         super().__init__()
         if bins < 2:
-            raise ValueError(f"bins {bins} must be at least 2, the two ends of the range")
+            raise OptionError(f"bins {bins} must be at least 2, the two ends of the range")
         self.in_channels = tuple(in_channels)
         self.depth_range = checked_range(depth_range)
         self.norm = nn.BatchNorm2d(sum(self.in_channels))
@@ -63,7 +64,7 @@ class DPTDepthHead(nn.Module):
     def __init__(self, in_channels: Sequence[int], depth_range: Sequence[float], channels: int = 256) -> None:
         super().__init__()
         if len(in_channels) not in (1, 4):
-            raise ValueError(f"{len(in_channels)} maps, but DPT takes one or four; set layers of the backbone")
+            raise OptionError(f"{len(in_channels)} maps, but DPT takes one or four; set layers of the backbone")
         self.in_channels = tuple(in_channels)
         self.depth_range = checked_range(depth_range)
         inputs = self.in_channels * (4 // len(self.in_channels))

@@ -26,14 +26,14 @@ _EXR_CHANNELS = ("Z", "Y", "V", "R", "depth.Z", "Depth.Z", "Depth.V")
 
 
 class DepthFileError(UserError, ValueError):
-    """A depth file holds what cannot be depth as its data set declares it; it is not skipped like an unreadable one."""
+    """A depth file holds what cannot be depth as its dataset declares it; it is not skipped like an unreadable one."""
 
 
 @TRANSFORMS.register_module()
 class LoadDepthMap:
     """`depth_path` to `depth`: float32 [1, H, W] meters, 0 = no measurement.
 
-    The scale of a PNG comes with the record, for it belongs to the data set: `depth_scale`, meters per unit.
+    The scale of a PNG comes with the record, for it belongs to the dataset: `depth_scale`, meters per unit.
 
     Args:
         allow_empty: Accept maps without any measurement.
@@ -101,7 +101,7 @@ def read_depth(path: str | Path, scale: float | None) -> NDArray[np.float32]:
         raise UnreadableFile(f"{path} is not one of {', '.join(DEPTH_SUFFIXES)}; convert it to one of them")
     if suffix == ".png" and not (scale is not None and scale > 0):
         raise DepthFileError(
-            f"{path}: a PNG needs its scale, meters per unit, but the data set says {scale}; set depth_scale "
+            f"{path}: a PNG needs its scale, meters per unit, but the dataset says {scale}; set depth_scale "
             "(0.001 for millimeters)"
         )
     try:

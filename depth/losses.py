@@ -8,6 +8,8 @@ import torch
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
+from pe_spatial.common.errors import OptionError
+
 
 @MODELS.register_module()
 class ScaleInvariantLogLoss(nn.Module):
@@ -28,7 +30,7 @@ class ScaleInvariantLogLoss(nn.Module):
     def __init__(self, invariance: float = 0.85, eps: float = 0.001, loss_weight: float = 1.0) -> None:
         super().__init__()
         if not 0 <= invariance <= 1:
-            raise ValueError(f"invariance {invariance} is not between 0 (metric) and 1 (scale-invariant)")
+            raise OptionError(f"invariance {invariance} is not between 0 (metric) and 1 (scale-invariant)")
         self.invariance = invariance
         self.fixes_scale = invariance < 1
         self.eps = eps
@@ -44,12 +46,12 @@ class ScaleInvariantLogLoss(nn.Module):
         """
         ratio = _log_ratio(prediction, target, valid, self.eps)[valid]  # [P]
         if ratio.numel() == 0:
-            return _nothing(prediction)
+            return _zero_loss(prediction)
         # population variance + (1 - invariance) * mean², which does not cancel as the difference of squares does
-        spread = ratio.var(correction=0) + (1 - self.invariance) * ratio.mean().square()
+        variance = ratio.var(correction=0) + (1 - self.invariance) * ratio.mean().square()
         # the slope of a square root at 0 is infinite; a perfect prediction needs the gradient 0
-        positive = spread > 0
-        return self.loss_weight * torch.where(positive, torch.where(positive, spread, 1.0).sqrt(), 0.0)
+        positive = variance > 0
+        return self.loss_weight * torch.where(positive, torch.where(positive, variance, 1.0).sqrt(), 0.0)
 
 
 @MODELS.register_module()
@@ -72,7 +74,7 @@ class MultiScaleGradientLoss(nn.Module):
     def __init__(self, scales: int = 4, eps: float = 0.001, loss_weight: float = 0.5) -> None:
         super().__init__()
         if scales < 1:
-            raise ValueError(f"scales {scales} must be at least 1")
+            raise OptionError(f"scales {scales} must be at least 1")
         self.scales = scales
         self.eps = eps
         self.loss_weight = loss_weight
@@ -80,7 +82,7 @@ class MultiScaleGradientLoss(nn.Module):
     def forward(self, prediction: Tensor, target: Tensor, valid: Tensor) -> Tensor:
         """The loss as a scalar; arguments as those of `ScaleInvariantLogLoss`."""
         ratio = _log_ratio(prediction, target, valid, self.eps)
-        total = _nothing(prediction)
+        total = _zero_loss(prediction)
         for scale in range(self.scales):
             step = 2**scale
             for axis in (-2, -1):
@@ -106,6 +108,6 @@ def _neighbors(values: Tensor, valid: Tensor, axis: int) -> tuple[Tensor, Tensor
     return values.diff(dim=axis), valid.narrow(axis, 0, pairs) & valid.narrow(axis, 1, pairs)
 
 
-def _nothing(prediction: Tensor) -> Tensor:
+def _zero_loss(prediction: Tensor) -> Tensor:
     """0 that still belongs to the graph, so that backward runs on a batch without valid pixels."""
     return prediction.flatten()[:0].float().sum()

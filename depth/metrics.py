@@ -1,4 +1,4 @@
-"""The measures of depth estimation, per image in float64, and the metric that averages them over a data set."""
+"""The measures of depth estimation, per image in float64, and the metric that averages them over a dataset."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from mmengine.logging import print_log
 from mmengine.registry import METRICS
 from torch import Tensor
 
-from pe_spatial.common.errors import ConfigError, DivergedError
+from pe_spatial.common.errors import ConfigError, DivergedError, OptionError
 from pe_spatial.depth.alignment import ALIGNMENTS
 from pe_spatial.depth.crops import CROPS
 from pe_spatial.depth.ranges import checked_range
@@ -77,7 +77,7 @@ class DepthErrorMetric(BaseMetric):
     ) -> None:
         for name, value, known in (("crop", crop, CROPS), ("alignment", alignment, ALIGNMENTS)):
             if value is not None and value not in known:
-                raise ValueError(f"{name}={value!r} is not one of {', '.join(known)} or null")
+                raise OptionError(f"{name}={value!r} is not one of {', '.join(known)} or null")
         self.depth_range = checked_range(depth_range)
         self.crop = crop
         self.alignment = alignment
@@ -156,7 +156,8 @@ def depth_errors(prediction: Tensor, target: Tensor) -> dict[str, float]:
     """All `MEASURES` of one image.
 
     Args:
-        prediction, target: Positive depth in meters, [P], at least one pixel.
+        prediction: Positive depth in meters [P], at least one pixel.
+        target: Measured depth of the same pixels.
     """
     prediction, target = prediction.double(), target.double()
     return {name: measure.function(prediction, target).item() for name, measure in MEASURES.items()}

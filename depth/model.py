@@ -10,6 +10,8 @@ from mmengine.structures import BaseDataElement, PixelData
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pe_spatial.common.errors import OptionError
+from pe_spatial.common.parts import require_samples
 from pe_spatial.depth.tiling import DepthTiling
 
 
@@ -43,13 +45,13 @@ class DepthModel(BaseModel):
         self.backbone = MODELS.build(backbone)
         self.head = MODELS.build({"in_channels": self.backbone.channels, **head})
         if tuple(self.head.in_channels) != tuple(self.backbone.channels):
-            raise ValueError(
+            raise OptionError(
                 f"the head takes maps of {tuple(self.head.in_channels)} channels but the backbone returns "
                 f"{tuple(self.backbone.channels)}; correct in_channels or leave it out"
             )
         self.losses = nn.ModuleList(MODELS.build(loss) for loss in losses)
         if metric and not any(loss.fixes_scale for loss in self.losses):
-            raise ValueError(
+            raise OptionError(
                 "no loss fixes the overall scale, so the values cannot be meters; set metric=False, or invariance "
                 "below 1 in ScaleInvariantLogLoss"
             )
@@ -61,7 +63,7 @@ class DepthModel(BaseModel):
     def _check_tile(self) -> None:
         stride = max(self.backbone.strides)
         if self.tiling is not None and any(side % stride for side in self.tiling.tile):
-            raise ValueError(
+            raise OptionError(
                 f"tile {self.tiling.tile} (H, W) is not a multiple of the patch size {stride}; use "
                 f"{tuple(side // stride * stride or stride for side in self.tiling.tile)}"
             )
@@ -80,15 +82,12 @@ class DepthModel(BaseModel):
                 depth [B, 1, H, W].
 
         Raises:
-            ValueError: Another mode, or "loss" or "predict" without data samples.
+            OptionError: Another mode, or "loss" or "predict" without data samples.
         """
         if mode == "tensor":
             return self._depth(inputs)
-        if mode not in ("loss", "predict"):
-            raise ValueError(f"mode={mode!r} is not one of 'loss', 'predict', 'tensor'")
-        if data_samples is None:
-            raise ValueError(f"mode={mode!r} needs data_samples")
-        return self._loss(inputs, data_samples) if mode == "loss" else self._predict(inputs, data_samples)
+        samples = require_samples(mode, data_samples)
+        return self._loss(inputs, samples) if mode == "loss" else self._predict(inputs, samples)
 
     def _depth(self, inputs: Tensor) -> Tensor:
         depth = self.head(self.backbone(inputs))

@@ -6,6 +6,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from pe_spatial.common.errors import OptionError
+from pe_spatial.common.windows import blend, even_starts, regions
+
 Place = tuple[int, int]  # top, left
 Predict = Callable[[Tensor], Tensor]
 
@@ -25,9 +28,9 @@ class DepthTiling:
 
     def __init__(self, tile: Sequence[int], overlap: float = 0.25) -> None:
         if len(tile) != 2 or min(tile) < 1:
-            raise ValueError(f"tile {list(tile)} is not (H, W) in pixels")
+            raise OptionError(f"tile {list(tile)} is not (H, W) in pixels")
         if not 0 < overlap <= 0.5:
-            raise ValueError(f"overlap {overlap} is not above 0 and at most 0.5 of a tile")
+            raise OptionError(f"overlap {overlap} is not above 0 and at most 0.5 of a tile")
         self.tile = (int(tile[0]), int(tile[1]))
         self.overlap = overlap
 
@@ -46,16 +49,19 @@ class DepthTiling:
         if size[0] <= self.tile[0] and size[1] <= self.tile[1]:
             return predict(images)
         height, width = (min(t, s) for t, s in zip(self.tile, size, strict=True))
-        places = [(y, x) for y in _starts(size[0], height, self.overlap) for x in _starts(size[1], width, self.overlap)]
-        tiles = [predict(images[..., y : y + height, x : x + width]).float() for y, x in places]
+        rows, columns = even_starts(size[0], height, self.overlap), even_starts(size[1], width, self.overlap)
+        places = [(y, x) for y in rows for x in columns]
+        covered = regions(rows, columns, (height, width))
+        tiles = [predict(images[(..., *region)]).float() for region in covered]
         whole = self._whole(predict, images, multiple)
-        factors = torch.stack([match_scales([tile[b] for tile in tiles], places, whole[b]) for b in range(len(images))])
+        factors = torch.stack(
+            [match_scales([tile[b] for tile in tiles], places, whole[b]) for b in range(len(images))], dim=1
+        )  # [N, B]
         weight = (_ramp(height)[:, None] * _ramp(width)).to(images.device)  # [h, w]
-        total, weights = torch.zeros_like(whole), torch.zeros_like(whole)
-        for number, (tile, (y, x)) in enumerate(zip(tiles, places, strict=True)):
-            total[..., y : y + height, x : x + width] += weight * tile * factors[:, number, None, None, None].to(tile)
-            weights[..., y : y + height, x : x + width] += weight
-        return total / weights
+        weighted = (
+            weight * tile * factor[:, None, None, None].to(tile) for tile, factor in zip(tiles, factors, strict=True)
+        )
+        return blend(zip(covered, weighted, strict=True), weight, size)
 
     def _whole(self, predict: Predict, images: Tensor, multiple: int) -> Tensor:
         """The depth of the reduced pictures, enlarged again, [B, 1, H, W]."""
@@ -103,14 +109,6 @@ def _shared(tile: Tensor, dy: int, dx: int) -> Tensor:
     """The part of a tile under another one of its size whose corner lies (dy, dx) further."""
     height, width = tile.shape[-2:]
     return tile[..., max(dy, 0) : height + min(dy, 0), max(dx, 0) : width + min(dx, 0)]
-
-
-def _starts(length: int, tile: int, overlap: float) -> list[int]:
-    """Where tiles begin, evenly spaced from one end to the other."""
-    if length <= tile:
-        return [0]
-    steps = -(-(length - tile) // max(int(tile * (1 - overlap)), 1))
-    return [round(step * (length - tile) / steps) for step in range(steps + 1)]
 
 
 def _ramp(length: int) -> Tensor:

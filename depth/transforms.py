@@ -9,6 +9,8 @@ from torchvision import tv_tensors
 from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional as F
 
+from pe_spatial.common.errors import OptionError
+
 
 @TRANSFORMS.register_module()
 class CropRegion(v2.Transform):
@@ -22,19 +24,19 @@ class CropRegion(v2.Transform):
         super().__init__()
         x1, y1, x2, y2 = region
         if not (0 <= x1 < x2 and 0 <= y1 < y2):
-            raise ValueError(f"region {list(region)} is not [x1, y1, x2, y2] with 0 <= x1 < x2 and 0 <= y1 < y2")
+            raise OptionError(f"region {list(region)} is not [x1, y1, x2, y2] with 0 <= x1 < x2 and 0 <= y1 < y2")
         self.region = (int(x1), int(y1), int(x2), int(y2))
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
         """The same place in every image.
 
         Raises:
-            ValueError: The region reaches beyond the image.
+            OptionError: The region reaches beyond the image.
         """
         height, width = v2.query_size(flat_inputs)
         x1, y1, x2, y2 = self.region
         if x2 > width or y2 > height:
-            raise ValueError(
+            raise OptionError(
                 f"region {list(self.region)} reaches beyond the image of {(height, width)} (H, W); correct it"
             )
         return {"top": y1, "left": x1, "height": y2 - y1, "width": x2 - x1}
@@ -60,7 +62,7 @@ class RandomZoom:
 
     def __init__(self, scale: Sequence[float], divide_depth: bool, probability: float = 0.5) -> None:
         if len(scale) != 2 or not 1 <= scale[0] <= scale[1]:
-            raise ValueError(f"scale {list(scale)} is not [least, greatest] with 1 <= least <= greatest")
+            raise OptionError(f"scale {list(scale)} is not [least, greatest] with 1 <= least <= greatest")
         self.scale = (float(scale[0]), float(scale[1]))
         self.divide_depth = divide_depth
         self.probability = probability
@@ -96,7 +98,9 @@ class RandomExposure:
     gamma on 0…255, where it changes brightness as well.
 
     Args:
-        gamma, brightness, color: (least, greatest) of the uniform factors; `color` is drawn per channel.
+        gamma: (least, greatest) exponent, uniform.
+        brightness: (least, greatest) factor, uniform.
+        color: (least, greatest) factor of each channel, uniform.
         probability: Of a change at all.
     """
 
@@ -109,7 +113,7 @@ class RandomExposure:
     ) -> None:
         for name, (least, greatest) in (("gamma", gamma), ("brightness", brightness), ("color", color)):
             if not 0 < least <= greatest:
-                raise ValueError(f"{name} [{least}, {greatest}] is not [least, greatest] with 0 < least <= greatest")
+                raise OptionError(f"{name} [{least}, {greatest}] is not [least, greatest] with 0 < least <= greatest")
         self.gamma, self.brightness, self.color = gamma, brightness, color
         self.probability = probability
 

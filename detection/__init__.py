@@ -1,6 +1,6 @@
 """Object detection and instance segmentation. Importing this package registers its names with mmengine."""
 
-import pe_spatial.detection.checks  # noqa: F401 - registers what the data set doctor asks
+import pe_spatial.detection.checks  # noqa: F401 - registers what the dataset doctor asks
 from pe_spatial.detection.coco_files import AnnotationError
 from pe_spatial.detection.datasets import CocoInstances
 from pe_spatial.detection.deta import DETA

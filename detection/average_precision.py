@@ -17,6 +17,9 @@ from numpy.typing import NDArray
 
 Backend = Literal["hotcoco", "pycocotools"]
 
+# the names of both libraries for images, classes and limits on detections
+_PARAMETERS = {"hotcoco": ("img_ids", "cat_ids", "max_dets"), "pycocotools": ("imgIds", "catIds", "maxDets")}
+
 _ALL, _SMALL, _MEDIUM, _LARGE = range(4)  # area ranges: all, below 32², to 96², and above, in pixels
 _IOU_50, _IOU_75 = 0, 5  # positions of the thresholds 0.5, 0.55 … 0.95
 
@@ -63,49 +66,34 @@ def average_precision(
     """Compare detections with the truth.
 
     Args:
-        truth: a COCO data set; annotations have `area`, `iscrowd` and ids above 0 (0 reads as "unmatched").
-        results: detections in COCO's result format, with `bbox` or with `segmentation` (RLE).
-        iou_type: overlap of boxes or of masks.
-        image_ids: images that count.
-        category_ids: classes that count, in the order of K.
-        max_detections: best detections per image and class that count.
-        backend: which library computes.
+        truth: a COCO dataset; annotations have `area`, `iscrowd` and ids above 0 (0 reads as "unmatched").
+        results: Detections in COCO's result format, with `bbox` or with `segmentation` (RLE).
+        iou_type: Overlap of boxes or of masks.
+        image_ids: Images that count.
+        category_ids: Classes that count, in the order of K.
+        max_detections: Best detections per image and class that count.
+        backend: Which library computes.
     """
-    run = _hotcoco if backend == "hotcoco" else _pycocotools
     ordered = sorted(category_ids)  # pycocotools sorts the classes anyway
     with redirect_stdout(io.StringIO()):  # both report their progress
-        result = run(truth, list(map(dict, results)), iou_type, list(image_ids), ordered, [1, 10, max_detections])
+        run = (_hotcoco if backend == "hotcoco" else _pycocotools)(truth, list(map(dict, results)), iou_type)
+        settings = (list(image_ids), ordered, [1, 10, max_detections])
+        for name, value in zip(_PARAMETERS[backend], settings, strict=True):
+            setattr(run.params, name, value)
+        run.evaluate()
+        run.accumulate()
     columns = [ordered.index(number) for number in category_ids]
-    return Curves(np.asarray(result["precision"])[:, :, columns], np.asarray(result["recall"])[:, columns])
+    return Curves(np.asarray(run.eval["precision"])[:, :, columns], np.asarray(run.eval["recall"])[:, columns])
 
 
-def _hotcoco(
-    truth: Mapping[str, Any],
-    results: list[dict[str, Any]],
-    iou_type: str,
-    image_ids: list[int],
-    category_ids: list[int],
-    max_detections: list[int],
-) -> Mapping[str, Any]:
+def _hotcoco(truth: Mapping[str, Any], results: list[dict[str, Any]], iou_type: str) -> Any:  # noqa: ANN401
     import hotcoco
 
     expected = hotcoco.COCO(dict(truth))
-    run = hotcoco.COCOeval(expected, expected.load_res(results), iou_type)
-    run.params.img_ids, run.params.cat_ids, run.params.max_dets = image_ids, category_ids, max_detections
-    run.evaluate()
-    run.accumulate()
-    assert run.eval is not None
-    return run.eval
+    return hotcoco.COCOeval(expected, expected.load_res(results), iou_type)
 
 
-def _pycocotools(
-    truth: Mapping[str, Any],
-    results: list[dict[str, Any]],
-    iou_type: str,
-    image_ids: list[int],
-    category_ids: list[int],
-    max_detections: list[int],
-) -> Mapping[str, Any]:
+def _pycocotools(truth: Mapping[str, Any], results: list[dict[str, Any]], iou_type: str) -> Any:  # noqa: ANN401
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
@@ -118,11 +106,7 @@ def _pycocotools(
         found = COCO()
         found.dataset = {**truth, "annotations": []}
         found.createIndex()
-    run = COCOeval(expected, found, iou_type)
-    run.params.imgIds, run.params.catIds, run.params.maxDets = image_ids, category_ids, max_detections
-    run.evaluate()
-    run.accumulate()
-    return run.eval
+    return COCOeval(expected, found, iou_type)
 
 
 def _mean(values: NDArray[np.float64]) -> float:

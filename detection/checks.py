@@ -1,4 +1,4 @@
-"""What the data set doctor asks of annotation files in COCO's format; the loaders and the engine ask the rest."""
+"""What the dataset doctor asks of annotation files in COCO's format; the loaders and the engine ask the rest."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -7,7 +7,7 @@ from typing import Any
 from pe_spatial.detection.coco_files import CocoFile, read_coco
 from pe_spatial.doctor import DatasetCheck, Finding, register_check
 
-# boxes may leave their image by so much, in pixels: rounding is no news
+# pixels by which boxes may leave their image, for they are rounded
 _TOLERANCE = 1
 
 
@@ -17,10 +17,10 @@ class CocoFileCheck(DatasetCheck):
 
     @classmethod
     def concerns(cls, dataset: Any, record: dict[str, Any]) -> bool:
-        """Data sets whose instances come from a JSON file, also where another package makes label maps of them."""
+        """Datasets whose instances come from a JSON file, also where another package makes label maps of them."""
         return "instances" in record and str(dataset.ann_file).endswith(".json")
 
-    def inspect(self) -> Iterable[Finding]:
+    def inspect_annotations(self) -> Iterable[Finding]:
         """Read the file again, as it stands."""
         file = read_coco(self.dataset.ann_file)
         yield from _numbering(file)

@@ -51,15 +51,15 @@ def from_detectron2(
     """Rename the state dict of a Detectron2 detector to that of our `MaskRCNN`.
 
     Args:
-        tensors: the state dict.
-        class_token: whether our encoder has a class token. Windows leave it out and Detectron2 does not store it; it
+        tensors: The state dict.
+        class_token: Whether our encoder has a class token. Windows leave it out and Detectron2 does not store it; it
             and its row of the position table become zeros here, which nothing reads.
 
     Returns:
         The renamed tensors, and the keys that were dropped, each with the reason.
 
     Raises:
-        WeightsError: keys without a counterpart.
+        WeightsError: Keys without a counterpart.
     """
     encoder_part = {key: tensor for key, tensor in tensors.items() if key.startswith(_ENCODER_THERE)}
     encoder, dropped = to_official(encoder_part, Layout("Detectron2", _ENCODER_THERE))
@@ -79,14 +79,14 @@ def to_detectron2(
     """Inverse of `from_detectron2`.
 
     Args:
-        tensors: state dict of our `MaskRCNN`.
-        geometry: for which the rotary buffers are computed; None leaves them out.
+        tensors: State dict of our `MaskRCNN`.
+        geometry: For which the rotary buffers are computed; None leaves them out.
 
     Returns:
         The renamed tensors, and the keys for which Detectron2 has no place, each with the reason.
 
     Raises:
-        WeightsError: keys without a counterpart, or a geometry for another number of blocks or positions.
+        WeightsError: Keys without a counterpart, or a geometry for another number of blocks or positions.
     """
     encoder_part = {key: tensor for key, tensor in tensors.items() if key.startswith(_ENCODER_HERE)}
     encoder, dropped = encoder_to_detectron2(
@@ -109,10 +109,10 @@ class RotaryGeometry:
     effect; it is there because the official buffers have it.)
 
     Args:
-        head_dim: channels of a head.
-        image_size: side in pixels of the square input.
-        window: side of an attention window in patches.
-        global_blocks: blocks that attend globally.
+        head_dim: Channels of a head.
+        image_size: Side in pixels of the square input.
+        window: Side of an attention window in patches.
+        global_blocks: Blocks that attend globally.
     """
 
     head_dim: int

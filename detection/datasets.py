@@ -11,7 +11,7 @@ from typing import Any, Literal
 from mmengine.logging import print_log
 from mmengine.registry import DATASETS
 
-from pe_spatial.common.errors import suggest
+from pe_spatial.common.errors import require_choice, suggest
 from pe_spatial.data import DenseDataset
 from pe_spatial.detection.coco_files import AnnotationError, CocoFile, find_absent, read_coco
 
@@ -26,22 +26,21 @@ class CocoInstances(DenseDataset):
     the log counts both.
 
     Args:
-        *args, **kwargs: those of `DenseDataset`.
-        keep_empty: whether images without objects (crowds do not count) stay. Detectron2 trains without them.
-        missing: what to do with images of the file that are not in their folder: `raise` an error or `drop` them.
+        *args, **kwargs: Those of `DenseDataset`.
+        keep_empty: Whether images without objects (crowds do not count) stay. Detectron2 trains without them.
+        missing: What to do with images of the file that are not in their folder: `raise` an error or `drop` them.
 
     The metainfo gains `classes`, `category_ids` (of each label), `image_counts` (images with each class),
     `most_objects` (of one image) and `ann_file`.
 
     Raises:
-        AnnotationError: see `read_coco`; images that are not in their folder; a class that the file lacks.
+        AnnotationError: See `read_coco`; images that are not in their folder; a class that the file lacks.
     """
 
     def __init__(
         self, *args: Any, keep_empty: bool = True, missing: Literal["raise", "drop"] = "raise", **kwargs: Any
     ) -> None:
-        if missing not in ("raise", "drop"):
-            raise ValueError(f"missing {missing!r} is neither 'raise' nor 'drop'")
+        require_choice("missing", missing, ("raise", "drop"))
         self.keep_empty = keep_empty
         self.missing = missing
         super().__init__(*args, **kwargs)
@@ -166,18 +165,18 @@ class CocoInstances(DenseDataset):
 def _instance(
     annotation: Mapping[str, Any], label: int, size: tuple[int, int], repairs: Counter[str]
 ) -> dict[str, Any] | None:
-    """One instance of a record, or None (counted in `repairs`) where nothing can be learnt from it."""
+    """One instance of a record, or None (counted in `repairs`) where it has no area or no mask region."""
     x, y, width, height = annotation["bbox"]
     box = [max(x, 0.0), max(y, 0.0), min(x + width, float(size[1])), min(y + height, float(size[0]))]
     if not (box[2] > box[0] and box[3] > box[1]):
         repairs["boxes without area in the image left out"] += 1
         return None
-    if x < -1 or y < -1 or x + width > size[1] + 1 or y + height > size[0] + 1:  # rounding is no news
+    if x < -1 or y < -1 or x + width > size[1] + 1 or y + height > size[0] + 1:  # a pixel is rounding
         repairs["boxes that leave the image clipped"] += 1
     instance = {"bbox": box, "label": label, "ignore": bool(annotation.get("iscrowd", 0))}
     mask = annotation.get("segmentation")
     if mask is None:
-        return instance  # a data set of boxes: LoadInstances complains if masks are asked for
+        return instance  # a dataset of boxes: LoadInstances complains if masks are asked for
     if isinstance(mask, list):
         mask = [polygon for polygon in mask if len(polygon) >= 6 and len(polygon) % 2 == 0]
         if not mask:

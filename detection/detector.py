@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,7 +11,8 @@ from mmengine.registry import MODELS
 from mmengine.structures import BaseDataElement
 from torch import Tensor
 
-from pe_spatial.common.parts import build_part
+from pe_spatial.common.errors import OptionError
+from pe_spatial.common.parts import build_part, require_samples
 from pe_spatial.detection.tta import build_tta
 from pe_spatial.training.binding import check_class_count
 
@@ -21,13 +22,13 @@ class Detector(BaseModel):
 
     Args:
         num_classes: K; labels are 0…K-1.
-        backbone: settings of a backbone with `channels` and `strides`; its last map feeds the neck.
-        neck: settings of the pyramid; `in_channels` and `stride` are those of the backbone.
-        data_preprocessor: settings of the preprocessor.
-        tta: settings of `MultiScaleFlip`; None looks at every image once.
+        backbone: Settings of a backbone with `channels` and `strides`; its last map feeds the neck.
+        neck: Settings of the pyramid; `in_channels` and `stride` are those of the backbone.
+        data_preprocessor: Settings of the preprocessor.
+        tta: Settings of `MultiScaleFlip`; None predicts every image once.
 
     Raises:
-        ValueError: `num_classes` below 1, or maps of different numbers of channels.
+        OptionError: `num_classes` below 1, or maps of different numbers of channels.
     """
 
     task = "detection"
@@ -42,13 +43,44 @@ class Detector(BaseModel):
     ) -> None:
         super().__init__(data_preprocessor=dict(data_preprocessor) if data_preprocessor else None)
         if num_classes < 1:
-            raise ValueError(f"num_classes is {num_classes}; a detector needs at least one class")
+            raise OptionError(f"num_classes is {num_classes}; a detector needs at least one class")
         self.num_classes = num_classes
         self.tta = build_tta(tta, self.data_preprocessor)
         self.backbone = MODELS.build(dict(backbone))
         self.neck = build_part("neck", neck, in_channels=self.backbone.channels[-1], stride=self.backbone.strides[-1])
         if len(set(self.neck.channels)) != 1:
-            raise ValueError(f"the neck's maps have {self.neck.channels} channels; a detector needs equal numbers")
+            raise OptionError(f"the neck's maps have {self.neck.channels} channels; a detector needs equal numbers")
+
+    def forward(
+        self, inputs: Tensor, data_samples: Sequence[BaseDataElement] | None = None, mode: str = "tensor"
+    ) -> Any:
+        """Run on images.
+
+        Args:
+            inputs: [B, 3, H, W], normalized and padded at the right and the bottom.
+            data_samples: One per image with the metainfo `img_shape` and `ori_shape` (H, W); for "loss" also
+                `gt_instances` (`bboxes` [G, 4] xyxy in input pixels, `labels` [G] and, for masks, `masks` bool
+                [G, H, W]).
+            mode: "loss" for a dict of scalars; "predict" for the samples with `pred_instances` in the original frame;
+                "tensor" for what `raw` returns.
+
+        Raises:
+            OptionError: Another mode, or "loss" or "predict" without data samples.
+        """
+        if mode == "tensor":
+            return self.raw(inputs, data_samples)
+        samples = require_samples(mode, data_samples)
+        return self._loss(inputs, samples) if mode == "loss" else self._predict(inputs, samples)
+
+    def raw(self, inputs: Tensor, data_samples: Sequence[BaseDataElement] | None) -> Any:
+        """Return the outputs of the network before any loss or post-processing."""
+        raise NotImplementedError
+
+    def _loss(self, inputs: Tensor, data_samples: Sequence[BaseDataElement]) -> dict[str, Tensor]:
+        raise NotImplementedError
+
+    def _predict(self, inputs: Tensor, data_samples: Sequence[BaseDataElement]) -> list[BaseDataElement]:
+        raise NotImplementedError
 
     def test_step(self, data: Any) -> list[BaseDataElement]:
         """Predict a batch of the loader, with test-time augmentation if there is any; validation goes without."""
@@ -57,16 +89,16 @@ class Detector(BaseModel):
         return self.tta(self, data)
 
     def check_classes(self, metainfo: Mapping[str, Any]) -> None:
-        """Compare the model with the `classes` of a data set.
+        """Compare the model with the `classes` of a dataset.
 
         Raises:
-            ValueError: their number is not the model's.
+            OptionError: Their number is not the model's.
         """
         check_class_count(self.num_classes, metainfo)
 
 
 def objects_with_area(sample: BaseDataElement, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """Objects of a sample on the device; boxes without area cannot be learnt from and are left out.
+    """Objects of a sample on the device; boxes without area cannot be learned from and are left out.
 
     Returns:
         Boxes [G, 4] (xyxy, float32, input pixels), labels [G], and which of the sample's objects these are [N] bool.

@@ -50,7 +50,7 @@ class PE(Backbone):
     """An encoder as a Detectron2 backbone.
 
     Args:
-        body: the encoder. Its maps are named after their blocks: `block11` is the output of the twelfth.
+        body: The encoder. Its maps are named after their blocks: `block11` is the output of the twelfth.
     """
 
     def __init__(self, body: PEBackbone) -> None:
@@ -64,10 +64,12 @@ class PE(Backbone):
 
     @property
     def size_divisibility(self) -> int:
+        """Pixels of which H and W are multiples."""
         return self.body.patch_size
 
     @property
     def padding_constraints(self) -> dict[str, int]:
+        """How Detectron2 pads a batch."""
         return {"size_divisibility": self.size_divisibility}
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
@@ -79,12 +81,12 @@ class PEFeaturePyramid(Backbone):
     """The simple feature pyramid on the one map of an encoder: p2…p6 of strides 4 to 64.
 
     Args:
-        net: the encoder.
-        out_channels: channels of the five maps.
-        square_pad: side in pixels of the square that images are padded to; 0 pads them to whole cells of p5.
+        net: The encoder.
+        out_channels: Channels of the five maps.
+        square_pad: Side in pixels of the square that images are padded to; 0 pads them to whole cells of p5.
 
     Raises:
-        ValueError: strides that Detectron2's pooler does not take, or a square of no whole cells.
+        ValueError: Strides that Detectron2's pooler does not take, or a square of no whole cells.
     """
 
     def __init__(self, net: PE, out_channels: int = 256, square_pad: int = 0) -> None:
@@ -110,10 +112,12 @@ class PEFeaturePyramid(Backbone):
 
     @property
     def size_divisibility(self) -> int:
+        """Pixels of which H and W are multiples."""
         return 2 * self.net.body.patch_size
 
     @property
     def padding_constraints(self) -> dict[str, int]:
+        """How Detectron2 pads a batch."""
         return {"size_divisibility": self.size_divisibility, "square_size": self.square_pad}
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
@@ -130,7 +134,7 @@ def _name_officially(module: PE, tensors: dict[str, Tensor], prefix: str, _: obj
     """Rename the encoder in a state dict to the official detectors' layout; they know no class token in windows."""
     inner = prefix + _INNER
     encoder = {key.removeprefix(inner): tensors.pop(key) for key in list(tensors) if key.startswith(inner)}
-    if module.body.encoder.has_cls:  # nobody else has this case: the names of the encoder, with nothing left out
+    if module.body.encoder.has_cls:  # no other code has this case: keep the names of the encoder
         tensors.update({prefix + key: tensor for key, tensor in encoder.items()})
     else:
         tensors.update(encoder_to_detectron2(encoder, prefix)[0])
@@ -192,8 +196,8 @@ def build_pe_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> PE:
     """Build the encoder of `cfg.MODEL.PE`.
 
     Raises:
-        KeyError: the config has no such node.
-        ValueError: images of other than 3 channels.
+        KeyError: The config has no such node.
+        ValueError: Images of other than 3 channels.
     """
     if "PE" not in cfg.MODEL:
         raise KeyError("the config has no node MODEL.PE; call add_pe_config(cfg) before cfg.merge_from_file(...)")
@@ -230,8 +234,9 @@ def feature_pyramid(encoder: Mapping[str, Any], out_channels: int = 256, square_
     """A lazy `PEFeaturePyramid`.
 
     Args:
-        encoder: arguments of `PEBackbone`.
-        out_channels, square_pad: see `PEFeaturePyramid`.
+        encoder: Arguments of `PEBackbone`.
+        out_channels: See `PEFeaturePyramid`.
+        square_pad: See `PEFeaturePyramid`.
     """
     net = LazyCall(PE)(body=LazyCall(PEBackbone)(**encoder))
     return LazyCall(PEFeaturePyramid)(net=net, out_channels=out_channels, square_pad=square_pad)
@@ -260,9 +265,9 @@ class LayerDecay:
     next, down to the embeddings.
 
     Args:
-        variant: encoder of the model; see `pe_spatial.backbones.get_variant`.
-        decay: factor from one layer to the next.
-        root: name of the `PE` in the model.
+        variant: Encoder of the model; see `pe_spatial.backbones.get_variant`.
+        decay: Factor from one layer to the next.
+        root: Name of the `PE` in the model.
     """
 
     def __init__(

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 from mmengine.logging import print_log
 from mmengine.registry import METRICS
 
+from pe_spatial.common.errors import MissingPackage
 from pe_spatial.detection.metrics import CocoMetric, IouType, overlap_rows
 
 
@@ -18,27 +19,27 @@ from pe_spatial.detection.metrics import CocoMetric, IouType, overlap_rows
 class LvisMetric(CocoMetric):
     """Average precision over the 1203 classes of LVIS, and over its rare, common and frequent ones.
 
-    A detection counts as false only if its class is known to be absent from the image, or was drawn there completely.
+    A detection is false only if its class is known to be absent from the image, or was annotated there completely.
     The metrics are `lvis/bbox_AP`, `…_AP50`, `_AP75`, `_APs`, `_APm`, `_APl`, `_APr`, `_APc`, `_APf`
     and recalls, the same for `segm`. Computed by hotcoco.
 
     Args:
         iou_types: `bbox`, `segm` or both.
-        results_file: where detections are written in COCO's result format; None writes nothing.
+        results_file: Where detections are written in COCO's result format; None writes nothing.
 
     Raises:
-        ModuleNotFoundError: hotcoco is not installed.
+        ModuleNotFoundError: Hotcoco is not installed.
     """
 
     default_prefix: ClassVar[str | None] = "lvis"
 
     def __init__(self, iou_types: Sequence[IouType] = ("bbox", "segm"), results_file: str | None = None) -> None:
         if find_spec("hotcoco") is None:
-            raise ModuleNotFoundError("LvisMetric needs hotcoco, which is not installed; run pip install hotcoco")
+            raise MissingPackage("LvisMetric needs hotcoco, which is not installed; run pip install hotcoco")
         super().__init__(iou_types, max_detections=300, results_file=results_file)
 
     def score(self, detections: Sequence[Mapping[str, Any]], image_ids: Sequence[int]) -> dict[str, float]:
-        """Metrics of detections in COCO's result format, on some images of the data set."""
+        """Metrics of detections in COCO's result format, on some images of the dataset."""
         import hotcoco
 
         metrics: dict[str, float] = {}

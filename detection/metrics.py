@@ -28,7 +28,7 @@ _TABLE_LIMIT = 100  # classes that are printed one by one
 class CocoMetric(BaseMetric):
     """Average precision and recall, as pycocotools computes them.
 
-    The truth is the annotation file of the data set (metainfo `ann_file`), crowds included; only the images that were
+    The truth is the annotation file of the dataset (metainfo `ann_file`), crowds included; only the images that were
     predicted count. The metrics are `coco/bbox_mAP`, `…_mAP_50`, `_75`, `_s`, `_m`, `_l` and `…_AR_1`,
     `_10`, `_max`, `_s`, `_m`, `_l`, the same for `segm`, as fractions, -1 where nothing is defined.
 
@@ -91,7 +91,7 @@ class CocoMetric(BaseMetric):
         return self.score(detections, sorted(by_image))
 
     def score(self, detections: Sequence[Mapping[str, Any]], image_ids: Sequence[int]) -> dict[str, float]:
-        """Metrics of detections in COCO's result format, on some images of the data set."""
+        """Metrics of detections in COCO's result format, on some images of the dataset."""
         metrics: dict[str, float] = {}
         classes: dict[str, dict[str, float]] = {}
         for iou_type in self.iou_types:
@@ -124,13 +124,13 @@ class CocoMetric(BaseMetric):
         return self._truth
 
     def meta(self, key: str) -> Any:
-        """An entry of the data set's metainfo.
+        """An entry of the dataset's metainfo.
 
         Raises:
             ValueError: it is not there.
         """
         if key not in (self.dataset_meta or {}):
-            raise ValueError(f"{type(self).__name__} needs {key!r} in the data set's metainfo; use CocoInstances")
+            raise ValueError(f"{type(self).__name__} needs {key!r} in the dataset's metainfo; use CocoInstances")
         return self.dataset_meta[key]
 
     def _rows(self, result: Mapping[str, Any]) -> list[dict[str, Any]]:

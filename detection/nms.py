@@ -2,7 +2,7 @@
 
 Soft-NMS (Bodla et al., 2017, arXiv:1704.04503) takes the best remaining box again and again and lowers the scores of
 those that overlap it. What a box does to others depends only on who is before it among its own neighbors, so every box
-that beats all of its neighbors can act at once: one round of tensor operations settles all of them. There are as many
+that beats all of its neighbors can act at once: one round of tensor operations computes all of them. There are as many
 rounds as the longest chain of boxes that wait for each other, not as many as boxes.
 """
 
@@ -17,9 +17,11 @@ from mmengine.registry import MODELS
 from torch import Tensor
 from torchvision.ops import batched_nms, box_iou
 
+from pe_spatial.common.errors import OptionError, require_choice
+
 Method = Literal["nms", "linear", "quad", "gaussian"]
-_BLOCK = 2**16  # pairs that are compared at once: few, lest a block reaches over classes that it need not compare
-_BLOCK_ROWS = 64  # but no fewer rows than this, lest there are many blocks
+_BLOCK = 2**16  # pairs that are compared at once; larger blocks compare more boxes of different classes in vain
+_BLOCK_ROWS = 64  # rows of a block at least, so that there are not too many blocks
 
 
 @MODELS.register_module()
@@ -28,12 +30,12 @@ class Suppression:
     """Suppression within every class.
 
     Args:
-        method: what a box does to the score of a weaker one that it overlaps by an IoU u: `nms` removes it where u
+        method: What a box does to the score of a weaker one that it overlaps by an IoU u: `nms` removes it where u
             exceeds `threshold`, and `linear` and `quad` multiply it there by 1 - u and by (1 - u)^scale;
             `gaussian` multiplies it everywhere by exp(-u² / scale).
         threshold: IoU below which boxes leave each other alone.
-        scale: exponent of `quad`, or denominator of `gaussian`.
-        min_score: the soft methods drop what scores no more than this in the end.
+        scale: Exponent of `quad`, or denominator of `gaussian`.
+        min_score: The soft methods drop what scores no more than this in the end.
     """
 
     method: Method = "nms"
@@ -42,14 +44,13 @@ class Suppression:
     min_score: float = 0.001
 
     def __post_init__(self) -> None:
-        if self.method not in get_args(Method):
-            raise ValueError(f"suppression {self.method!r} is unknown; use one of {', '.join(get_args(Method))}")
+        require_choice("suppression", self.method, get_args(Method))
         if not 0 <= self.threshold <= 1:
-            raise ValueError(f"threshold {self.threshold} is no IoU; give a number from 0 to 1")
+            raise OptionError(f"threshold {self.threshold} is no IoU; give a number from 0 to 1")
         if self.scale <= 0:
-            raise ValueError(f"scale {self.scale} must be above 0; {self.method} would raise scores or divide by 0")
+            raise OptionError(f"scale {self.scale} must be above 0; {self.method} would raise scores or divide by 0")
         if not 0 <= self.min_score < 1:
-            raise ValueError(f"min_score {self.min_score} is no score below 1; give a number from 0 to 1")
+            raise OptionError(f"min_score {self.min_score} is no score below 1; give a number from 0 to 1")
 
     def __call__(self, boxes: Tensor, scores: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Suppress among boxes [N, 4] (xyxy) with scores [N] and labels [N].
@@ -61,7 +62,7 @@ class Suppression:
             keep = batched_nms(boxes.float(), scores.float(), labels, self.threshold)
             return keep, scores[keep]
         pairs = overlapping_pairs(boxes, labels, 0.0 if self.method == "gaussian" else self.threshold)
-        final = settle(scores, pairs._replace(value=self._factor(pairs.value)), self.min_score)
+        final = resolve_suppression(scores, pairs._replace(value=self._factor(pairs.value)), self.min_score)
         keep = (final > self.min_score).nonzero().squeeze(1)
         keep = keep[final[keep].argsort(descending=True, stable=True)]
         return keep, final[keep]
@@ -72,19 +73,19 @@ class Suppression:
         return (1 - overlap) ** (self.scale if self.method == "quad" else 1.0)
 
 
-class Pairs(NamedTuple):
+class OverlapPairs(NamedTuple):
     """E ordered pairs of boxes: `source` [E] acts on `target` [E] with `value` [E]."""
 
     source: Tensor
     target: Tensor
     value: Tensor
 
-    def where(self, mask: Tensor) -> Pairs:
+    def where(self, mask: Tensor) -> OverlapPairs:
         """The pairs of a mask [E]."""
-        return Pairs(self.source[mask], self.target[mask], self.value[mask])
+        return OverlapPairs(self.source[mask], self.target[mask], self.value[mask])
 
 
-def overlapping_pairs(boxes: Tensor, labels: Tensor, threshold: float) -> Pairs:
+def overlapping_pairs(boxes: Tensor, labels: Tensor, threshold: float) -> OverlapPairs:
     """All pairs of different boxes of one class whose IoU exceeds `threshold`, in both orders, with the IoU.
 
     Only boxes of one class are compared, a block at a time, so memory follows the overlaps that there are.
@@ -93,14 +94,14 @@ def overlapping_pairs(boxes: Tensor, labels: Tensor, threshold: float) -> Pairs:
     sorted_boxes, sorted_labels = boxes[order].float(), labels[order].contiguous()
     found = list(_blocks(sorted_boxes, sorted_labels, threshold))
     if not found:
-        nothing = order.new_empty(0)
-        return Pairs(nothing, nothing, boxes.new_empty(0, dtype=torch.float32))
+        none = order.new_empty(0)
+        return OverlapPairs(none, none, boxes.new_empty(0, dtype=torch.float32))
     source, target, value = (torch.cat(column) for column in zip(*found, strict=True))
     source, target = order[source], order[target]
-    return Pairs(torch.cat([source, target]), torch.cat([target, source]), torch.cat([value, value]))
+    return OverlapPairs(torch.cat([source, target]), torch.cat([target, source]), torch.cat([value, value]))
 
 
-def _blocks(boxes: Tensor, labels: Tensor, threshold: float) -> Iterator[Pairs]:
+def _blocks(boxes: Tensor, labels: Tensor, threshold: float) -> Iterator[OverlapPairs]:
     """Pairs (i, j), i < j, of boxes that are sorted by class, some rows at a time."""
     ends = torch.searchsorted(labels, labels, right=True)  # of the class of every row
     room = max(_BLOCK, _BLOCK_ROWS * len(labels))
@@ -114,17 +115,17 @@ def _blocks(boxes: Tensor, labels: Tensor, threshold: float) -> Iterator[Pairs]:
         overlap = box_iou(boxes[start:stop], boxes[start:end])  # [rows, columns]
         same = labels[start:stop, None] == labels[None, start:end]
         row, column = ((overlap > threshold) & same).triu(diagonal=1).nonzero(as_tuple=True)
-        yield Pairs(row + start, column + start, overlap[row, column])
+        yield OverlapPairs(row + start, column + start, overlap[row, column])
         start = stop
 
 
-def settle(scores: Tensor, pairs: Pairs, min_score: float) -> Tensor:
+def resolve_suppression(scores: Tensor, pairs: OverlapPairs, min_score: float) -> Tensor:
     """Final scores [N] of Soft-NMS.
 
     Args:
         scores: [N]; of equal ones the first comes first.
-        pairs: who lowers whose score by which factor, in both orders.
-        min_score: boxes that score no more than this act on nobody; their final scores are not exact.
+        pairs: Who lowers whose score by which factor, in both orders.
+        min_score: Boxes that score no more than this suppress no other box; their final scores are not exact.
     """
     current = scores.float().clone()
     while len(pairs.source):
@@ -132,7 +133,7 @@ def settle(scores: Tensor, pairs: Pairs, min_score: float) -> Tensor:
         wins = (source > target) | ((source == target) & (pairs.source < pairs.target))
         waits = torch.zeros(len(scores), dtype=torch.bool, device=scores.device)
         waits[pairs.target[wins]] = True
-        # scores only fall, so nobody will overtake a box that beats all of its neighbors now
+        # scores only fall, so no box will overtake one that beats all of its neighbors now
         acting = pairs.where(~waits[pairs.source])
         current = current.scatter_reduce(0, acting.target, acting.value, "prod")
         alive = waits & (current > min_score)

@@ -18,7 +18,7 @@ class Objects365(CocoInstances):
     log.
 
     Args:
-        *args, **kwargs: those of `CocoInstances`.
+        *args, **kwargs: Those of `CocoInstances`.
     """
 
     def __init__(self, *args: Any, missing: Literal["raise", "drop"] = "drop", **kwargs: Any) -> None:

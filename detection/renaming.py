@@ -11,12 +11,12 @@ def rename(tensors: Mapping[str, Tensor], prefixes: Mapping[str, str], convertib
     """Tensors under other keys.
 
     Args:
-        tensors: by their present keys.
-        prefixes: new prefix by present one; the first that fits counts.
-        convertible: what can be converted at all, for the message.
+        tensors: By their present keys.
+        prefixes: New prefix by present one; the first that fits counts.
+        convertible: What can be converted at all, for the message.
 
     Raises:
-        WeightsError: keys that begin with none of the prefixes.
+        WeightsError: Keys that begin with none of the prefixes.
     """
     renamed: dict[str, Tensor] = {}
     unknown = []

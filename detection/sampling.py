@@ -9,6 +9,7 @@ import torch
 from mmengine.registry import DATA_SAMPLERS
 from torch import Tensor
 
+from pe_spatial.common.errors import OptionError
 from pe_spatial.data import DrawSampler
 
 
@@ -20,15 +21,15 @@ class RepeatFactorSampler(DrawSampler):
     (appendix B of "LVIS: A dataset for large vocabulary instance segmentation").
 
     Args:
-        dataset: offers `get_cat_ids(index)`.
-        threshold: fraction of images from which a class is not repeated.
-        seed: as in `DrawSampler`.
+        dataset: Offers `get_cat_ids(index)`.
+        threshold: Fraction of images from which a class is not repeated.
+        seed: As in `DrawSampler`.
     """
 
     def __init__(self, dataset: Any, threshold: float = 0.001, seed: int | None = None) -> None:
         super().__init__(dataset, seed)
         if not 0 < threshold <= 1:
-            raise ValueError(f"threshold {threshold} is no fraction of the images; 0.001 is usual")
+            raise OptionError(f"threshold {threshold} is no fraction of the images; 0.001 is usual")
         self.repeat_factors = repeat_factors([dataset.get_cat_ids(i) for i in range(len(dataset))], threshold)
 
     def epoch_indices(self, epoch: int) -> list[int]:

@@ -12,6 +12,7 @@ from mmengine.structures import BaseDataElement, InstanceData
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
+from pe_spatial.common.errors import OptionError
 from pe_spatial.detection.nms import Suppression
 
 
@@ -23,15 +24,15 @@ class MultiScaleFlip:
     prediction, and not in the validation of a training run.
 
     Args:
-        sizes: longer side of each view in pixels; the image of the pipeline is resized to it.
-        flip: whether each view is also mirrored.
-        min_boxes: for each size, the side in pixels of the original image of a square; a view's boxes of no larger area
+        sizes: Longer side of each view in pixels; the image of the pipeline is resized to it.
+        flip: Whether each view is also mirrored.
+        min_boxes: For each size, the side in pixels of the original image of a square; a view's boxes of no larger area
             are left to the other views. Empty: all boxes of all views count.
-        merge: settings of the `Suppression` that merges; the authors' if empty.
-        max_detections: kept per image; None keeps all, like the authors.
+        merge: Settings of the `Suppression` that merges; the authors' if empty.
+        max_detections: Kept per image; None keeps all, like the authors.
 
     Raises:
-        ValueError: sizes that are no sizes or repeat each other, or another number of `min_boxes` than of sizes.
+        OptionError: Sizes that are no sizes or repeat each other, or another number of `min_boxes` than of sizes.
     """
 
     def __init__(
@@ -43,13 +44,13 @@ class MultiScaleFlip:
         max_detections: int | None = None,
     ) -> None:
         if not sizes or any(not isinstance(size, int) or size < 1 for size in sizes) or len(set(sizes)) < len(sizes):
-            raise ValueError(f"tta.sizes {list(sizes)} must be different whole numbers of pixels, at least one")
+            raise OptionError(f"tta.sizes {list(sizes)} must be different whole numbers of pixels, at least one")
         if min_boxes and (len(min_boxes) != len(sizes) or min(min_boxes) < 0):
-            raise ValueError(
+            raise OptionError(
                 f"tta.min_boxes {list(min_boxes)} must be one side in pixels for each of sizes {list(sizes)}"
             )
         if max_detections is not None and max_detections < 1:
-            raise ValueError(f"tta.max_detections {max_detections} must be at least 1, or null for all")
+            raise OptionError(f"tta.max_detections {max_detections} must be at least 1, or null for all")
         self.views = [
             (size, flipped, min_box)
             for size, min_box in zip(sizes, min_boxes or [0.0] * len(sizes), strict=True)
@@ -101,17 +102,17 @@ def build_tta(settings: Mapping[str, Any] | None, preprocessor: Any) -> MultiSca
     """A detector's `MultiScaleFlip`, or None for no settings.
 
     Raises:
-        ValueError: impossible settings, or a view that does not fit the canvas of the detector's `preprocessor`.
+        OptionError: Impossible settings, or a view that does not fit the canvas of the detector's `preprocessor`.
     """
     if settings is None:
         return None
     try:
         tta = MODELS.build({"type": "MultiScaleFlip", **settings})
     except TypeError as error:  # a name that the settings do not have
-        raise ValueError(f"tta: {error}") from error
+        raise OptionError(f"tta: {error}") from error
     canvas = getattr(preprocessor, "pad_to", None)
     if canvas is not None and tta.largest > min(canvas):
-        raise ValueError(
+        raise OptionError(
             f"tta.sizes has {tta.largest}, and images are padded to {tuple(canvas)}; leave it out, or set "
             "model.data_preprocessor.pad_to to something that it fits into"
         )

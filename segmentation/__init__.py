@@ -1,7 +1,7 @@
 """Segmentation models on Perception Encoder backbones. Importing this package registers their names with mmengine."""
 
-import pe_spatial.segmentation._mmseg  # noqa: F401 - first, for its silence
-import pe_spatial.segmentation.checks  # noqa: F401 - registers what the data set doctor asks
+import pe_spatial.segmentation._mmseg  # noqa: F401 - first: it silences a warning of mmseg
+import pe_spatial.segmentation.checks  # noqa: F401 - registers what the dataset doctor asks
 from pe_spatial.segmentation.datasets import (
     ADE20K,
     Cityscapes,

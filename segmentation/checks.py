@@ -1,4 +1,4 @@
-"""What the data set doctor asks of label maps."""
+"""What the dataset doctor asks of label maps."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -22,7 +22,7 @@ from pe_spatial.segmentation.datasets import SegmentationDataset
 from pe_spatial.segmentation.labels import LabelFormat, read_values
 from pe_spatial.segmentation.panoptic import CocoPanoptic, InstanceLabels
 
-# what a few label maps say may be chance
+# fewer label maps are no evidence
 _ENOUGH = 5
 
 
@@ -37,10 +37,10 @@ class LabelMapCheck(DatasetCheck):
 
     @classmethod
     def concerns(cls, dataset: Any, record: dict[str, Any]) -> bool:
-        """All data sets of this package."""
+        """All datasets of this package."""
         return isinstance(dataset, SegmentationDataset | CocoPanoptic | InstanceLabels)
 
-    def look(self, record: dict[str, Any], sample: dict[str, Any] | None) -> Any:
+    def inspect_sample(self, record: dict[str, Any], sample: dict[str, Any] | None) -> Any:
         """Pixels of each of 256 labels."""
         if sample is None or "sem_seg" not in sample:
             return None
@@ -91,10 +91,10 @@ class LabelValueCheck(DatasetCheck):
 
     @classmethod
     def concerns(cls, dataset: Any, record: dict[str, Any]) -> bool:
-        """Data sets of label files."""
+        """Datasets of label files."""
         return isinstance(dataset, SegmentationDataset)
 
-    def look(self, record: dict[str, Any], sample: dict[str, Any] | None) -> Any:
+    def inspect_sample(self, record: dict[str, Any], sample: dict[str, Any] | None) -> Any:
         """The values of the file with their pixels; also of a file that the loader has refused."""
         try:
             values = read_values(record["seg_map_path"])
@@ -133,7 +133,7 @@ class LabelValueCheck(DatasetCheck):
             yield from self._numbering(files == len(self.dataset))
 
     def _numbering(self, complete: bool) -> Iterator[Finding]:
-        """Whether the files count from 0 or from 1, told by the ends of the range of values."""
+        """Whether the files count from 0 or from 1, judged by the ends of the range of values."""
         count, present = len(self._format.classes), self._values.keys()
         counted = self._format.meaning.get(0)
         if count < 2:

@@ -1,4 +1,4 @@
-"""The YAML file that describes a folder of your own:
+"""The YAML file that describes a folder of your own.
 
     classes: [road, tree, car]                         # index 0, 1, 2 in this order; or, with their colors:
     # classes: {road: [128, 64, 128], tree: [107, 142, 35], car: [0, 0, 142]}
@@ -106,13 +106,13 @@ def _load(path: Path) -> dict[str, Any]:
     return content
 
 
-def _classes(path: str | Path, given: Any) -> tuple[list[str], list[tuple[int, int, int]]]:
-    if isinstance(given, list):
-        wrong = [name for name in given if not isinstance(name, str)]
+def _classes(path: str | Path, value: Any) -> tuple[list[str], list[tuple[int, int, int]]]:
+    if isinstance(value, list):
+        wrong = [name for name in value if not isinstance(name, str)]
         _require(not wrong, path, "classes", wrong[:1], "names (in quotes where YAML reads a number or a truth value)")
-        return list(given), []
-    _require(isinstance(given, dict), path, "classes", given, "a list of names, or names with [r, g, b]")
-    return [str(name) for name in given], [_color(path, name, color) for name, color in given.items()]
+        return list(value), []
+    _require(isinstance(value, dict), path, "classes", value, "a list of names, or names with [r, g, b]")
+    return [str(name) for name in value], [_color(path, name, color) for name, color in value.items()]
 
 
 def _color(path: str | Path, name: str, color: Any) -> tuple[int, int, int]:
@@ -121,10 +121,10 @@ def _color(path: str | Path, name: str, color: Any) -> tuple[int, int, int]:
     return (color[0], color[1], color[2])
 
 
-def _folders(path: str | Path, key: str, given: Any, root: Path) -> dict[str, Path]:
-    valid = isinstance(given, dict) and all(isinstance(folder, str) for folder in given.values())
-    _require(valid, path, key, given, "folders by split, such as {train: a, val: b}")
-    return {str(split): root / folder for split, folder in given.items()}
+def _folders(path: str | Path, key: str, value: Any, root: Path) -> dict[str, Path]:
+    valid = isinstance(value, dict) and all(isinstance(folder, str) for folder in value.values())
+    _require(valid, path, key, value, "folders by split, such as {train: a, val: b}")
+    return {str(split): root / folder for split, folder in value.items()}
 
 
 def _require(valid: bool, path: str | Path, key: str, value: Any, rule: str) -> None:

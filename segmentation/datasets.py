@@ -9,6 +9,7 @@ from typing import Any, Literal
 from mmengine.registry import DATASETS
 from mmseg.utils import class_names
 
+from pe_spatial.common.errors import require_choice
 from pe_spatial.data import DenseDataset
 from pe_spatial.data.pairs import pair_by_name
 from pe_spatial.data.sample import IGNORE_LABEL
@@ -48,7 +49,7 @@ class SegmentationDataset(DenseDataset):
 
         Raises:
             FileNotFoundError: A folder is missing.
-            ValueError: An image without a label map or with two; or a label map without an image.
+            OptionError: An image without a label map or with two; or a label map without an image.
         """
         pairs = pair_by_name(self.data_prefix, "seg_map_path", LABEL_SUFFIXES, "label map", self.stem_ends)
         return [_record(number, *pair) for number, pair in enumerate(pairs)]
@@ -65,15 +66,17 @@ def _record(number: int, img_path: str | Path, seg_map_path: str | Path) -> dict
 
 @DATASETS.register_module()
 class ADE20K(SegmentationDataset):
-    """ADE20K's scene parsing benchmark: 150 classes, which its files count from 1 (0: other); 20210 images to train,
-    2000 to validate."""
+    """ADE20K's scene parsing benchmark: 150 classes, 20210 images to train, 2000 to validate.
+
+    The files count the classes from 1; 0 means another class.
+    """
 
     METAINFO = {**_classes_of("ade"), "dataset": "ADE20K"}
     label_format = LabelFormat.counting(METAINFO["classes"], zero_is_ignored=True)
 
 
 class _NumberedTwice(SegmentationDataset):
-    """A data set whose label maps come in two numberings, in files that end differently.
+    """A dataset whose label maps come in two numberings, in files that end differently.
 
     Args:
         numbering: "ids": the files of the archive; "train_ids": files converted to 0…K-1, which end in `labelTrainIds`.
@@ -84,8 +87,7 @@ class _NumberedTwice(SegmentationDataset):
     formats: dict[Numbering, LabelFormat]
 
     def __init__(self, numbering: Numbering = "ids", **kwargs: Any) -> None:
-        if numbering not in self.ends:
-            raise ValueError(f"numbering={numbering!r} is not one of {', '.join(map(repr, self.ends))}")
+        require_choice("numbering", numbering, self.ends)
         self.stem_ends, self.label_format = self.ends[numbering], self.formats[numbering]
         super().__init__(**kwargs)
 
@@ -193,7 +195,7 @@ class SegmentationFolder(SegmentationDataset):
 
         Raises:
             ConfigError: The file is missing or not a class list; or no such split.
-            FileNotFoundError, ValueError: As in `SegmentationDataset`.
+            FileNotFoundError, OptionError: As in `SegmentationDataset`.
         """
         classes = read_class_list(self.ann_file)
         self.label_format = classes.label_format

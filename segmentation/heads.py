@@ -1,4 +1,4 @@
-"""The head that mmseg lacks."""
+"""A linear head, which mmseg lacks."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -29,8 +29,8 @@ class LinearHead(BaseDecodeHead):
         loss_decode: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(
-            in_channels=in_channels,
-            channels=in_channels,
+            in_channels,
+            in_channels,
             num_classes=num_classes,
             out_channels=num_classes,
             in_index=in_index,

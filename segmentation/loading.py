@@ -1,4 +1,4 @@
-"""Label files to `sem_seg`, by the label format of their data set."""
+"""Label files to `sem_seg`, by the label format of their dataset."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ from pe_spatial.segmentation.labels import check_size
 class LoadSegmentation:
     """`seg_map_path` to `sem_seg`: int64 [1, H, W] class indices in the frame of the decoded image, 255 = no label.
 
-    What the values of the file stand for comes with the record (`label_format`), for it belongs to the data set.
+    What the values of the file stand for comes with the record (`label_format`), for it belongs to the dataset.
     """
 
     def __call__(self, sample: dict[str, Any]) -> dict[str, Any]:

@@ -1,8 +1,8 @@
-"""What every model of this package offers to whoever cuts images into windows itself.
+"""The contract of the models of this package.
 
-A model is written to one of two ends: `segment_logits`, class scores of a crop, and mmengine's
-`forward(inputs, data_samples, mode)`. In mode "predict" a data sample gets, in the frame and the size of the original
-image:
+Code that cuts images into windows itself calls `segment_logits`, which gives class scores of a crop. Everything else
+calls mmengine's `forward(inputs, data_samples, mode)`. In mode "predict" a data sample gets, in the frame of the
+original image:
 
     pred_sem_seg    PixelData, data int64 [1, H, W]: the class of every pixel
     pred_panoptic   PixelData, data int32 [1, H, W] of segment ids from 1, 0 where nothing was found, together with the

@@ -15,7 +15,7 @@ from pe_spatial.data.sample import IGNORE_LABEL
 
 @METRICS.register_module()
 class MeanIoUMetric(BaseMetric):
-    """mIoU, mean class accuracy and pixel accuracy in percent, over all pixels of a data set that have a label.
+    """mIoU, mean class accuracy and pixel accuracy in percent, over all pixels of a dataset that have a label.
 
     The numbers are those of mmseg's IoUMetric, which counts in float32 and rounds to two decimals; here pixels are
     integers. A class that neither occurs in the labels nor was predicted has no IoU and is left out of the mean; one
@@ -34,7 +34,7 @@ class MeanIoUMetric(BaseMetric):
             data_samples: With `pred_sem_seg` and `gt_sem_seg`, data [1, H, W] of one size.
 
         Raises:
-            ConfigError: No label, another size than the label, or a class that the data set does not have.
+            ConfigError: No label, another size than the label, or a class that the dataset does not have.
         """
         classes = self.dataset_meta["classes"]
         for sample in data_samples:
@@ -72,7 +72,8 @@ def class_areas(prediction: Tensor, target: Tensor, num_classes: int, name: str 
     """Pixels of each class, int64 [3, K]: predicted rightly, predicted, labeled. Pixels labeled 255 do not count.
 
     Args:
-        prediction, target: Class indices of one shape.
+        prediction: Class indices.
+        target: Labels of the same shape.
         num_classes: K.
         name: Of the image, for messages.
 
@@ -84,7 +85,7 @@ def class_areas(prediction: Tensor, target: Tensor, num_classes: int, name: str 
     for kind, indices in (("label", target), ("prediction", prediction)):
         if len(indices) and not 0 <= int(indices.min()) <= int(indices.max()) < num_classes:
             raise ConfigError(
-                f"{name}: {kind} {int(indices.max())} is outside 0…{num_classes - 1}, the classes of the data set; "
+                f"{name}: {kind} {int(indices.max())} is outside 0…{num_classes - 1}, the classes of the dataset; "
                 "num_classes of the head must be theirs"
             )
     groups = (target[target == prediction], prediction, target)

@@ -1,4 +1,4 @@
-"""Data sets that know every object apart: COCO's panoptic format, and instances painted into label maps.
+"""Datasets that know every object apart: COCO's panoptic format, and instances painted into label maps.
 
 The samples of both have `sem_seg`, and with `instances=True` of their loader also `boxes`, `labels` and `masks` of the
 things, and `ignored_boxes` and `ignored_masks` of crowds. Labels are rows of the metainfo's `classes` everywhere; the
@@ -67,7 +67,7 @@ class LoadPanoptic:
 
 @TRANSFORMS.register_module()
 class LoadInstanceLabels:
-    """`instances` to `sem_seg`, painted by the overlap rule of this module. `LoadInstances` is not needed beside it.
+    """`instances` to `sem_seg`, painted by the overlap rule of this module. It replaces `LoadInstances`.
 
     Args:
         instances: Load their visible parts as `boxes`, `labels` and `masks` too.
@@ -132,7 +132,7 @@ def _boxes_and_masks(rows: NDArray[np.int64], kept: Sequence[int]) -> tuple[tv_t
     return tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=canvas), tv_tensors.Mask(masks)
 
 
-# --- data sets --------------------------------------------------------------------------------------------------------
+# --- datasets --------------------------------------------------------------------------------------------------------
 @DATASETS.register_module()
 class CocoPanoptic(DenseDataset):
     """COCO's panoptic format: a JSON file of images, segments and categories, and a folder of PNGs of segment ids.
@@ -223,13 +223,13 @@ def _segment(info: Mapping[str, Any], label_of: Mapping[int, int], things: Seque
 
 @DATASETS.register_module()
 class InstanceLabels(DenseDataset):
-    """Any data set of instances (COCO, LVIS) as label maps, painted on the fly by `LoadInstanceLabels`.
+    """Any dataset of instances (COCO, LVIS) as label maps, painted on the fly by `LoadInstanceLabels`.
 
     The package of the source must be imported too:
     `custom_imports: {imports: [pe_spatial.segmentation, pe_spatial.detection]}`.
 
     Args:
-        source: Config of a data set whose records have `instances` with masks, such as `CocoInstances`.
+        source: Config of a dataset whose records have `instances` with masks, such as `CocoInstances`.
         background: Name of the class of the pixels without an instance, which becomes class 0; None leaves them
             unlabeled.
         **kwargs: Those of `DenseDataset`.

@@ -36,7 +36,7 @@ class PanopticMetric(BaseMetric):
             data_samples: With `pred_panoptic` [1, H, W], `segments`, and `gt_sem_seg`, `gt_instances` or both.
 
         Raises:
-            ConfigError: The data set does not say which classes are things; or no panoptic prediction, or one of
+            ConfigError: The dataset does not say which classes are things; or no panoptic prediction, or one of
                 another size than the annotation.
         """
         things = self._things()
@@ -62,16 +62,16 @@ class PanopticMetric(BaseMetric):
                     f"{tuple(part.shape[-2:])}; load annotations after the last resize of the validation pipeline"
                 )
         truth = segments_of(size, things, sem_seg, instances, ignored)
-        ids = torch.zeros(size, dtype=torch.int64, device=truth.real.device)
+        ids = torch.zeros(size, dtype=torch.int64, device=truth.valid.device)
         for number, mask in enumerate(truth.masks, start=1):  # what comes later lies on top
             ids[mask] = number
-        ids[~truth.real] = 0
+        ids[~truth.valid] = 0
         return ids.to(predicted.device), truth.labels
 
     def _things(self) -> frozenset[int]:
         if "is_thing" not in self.dataset_meta:
             raise ConfigError(
-                f"{type(self).__name__} needs 'is_thing', one truth value by class, in the data set's metainfo; use "
+                f"{type(self).__name__} needs 'is_thing', one truth value by class, in the dataset's metainfo; use "
                 "CocoPanoptic or InstanceLabels, or set dataset.metainfo.is_thing"
             )
         return frozenset(label for label, is_thing in enumerate(self.dataset_meta["is_thing"]) if is_thing)

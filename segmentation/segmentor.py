@@ -1,4 +1,4 @@
-"""mmseg's encoder-decoder over our backbones, with what belongs together linked."""
+"""The encoder-decoder of mmseg over our backbones."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,6 +8,7 @@ from mmengine.structures import BaseDataElement
 from mmseg.models.segmentors import EncoderDecoder
 from torch import Tensor
 
+from pe_spatial.common.errors import OptionError
 from pe_spatial.common.parts import build_part, link
 from pe_spatial.segmentation.logits import Window
 from pe_spatial.segmentation.semantic import enlarge_score_map, predict_semantic
@@ -36,7 +37,7 @@ class SemanticSegmentor(EncoderDecoder):
         data_preprocessor: Config of the preprocessor.
 
     Raises:
-        ValueError: No class, or a value in a head's config that contradicts the model.
+        OptionError: No class, or a value in a head's config that contradicts the model.
     """
 
     task = "segmentation"
@@ -53,7 +54,7 @@ class SemanticSegmentor(EncoderDecoder):
     ) -> None:
         super(EncoderDecoder, self).__init__(data_preprocessor=data_preprocessor)
         if num_classes < 1:
-            raise ValueError(f"num_classes is {num_classes}; a segmenter needs at least one class")
+            raise OptionError(f"num_classes is {num_classes}; a segmenter needs at least one class")
         # mmseg's parts look for their own parts in mmseg's scope, whatever that of the config is
         with DefaultScope.overwrite_default_scope("mmseg"):
             self.backbone = MODELS.build(backbone)
@@ -84,7 +85,7 @@ class SemanticSegmentor(EncoderDecoder):
         return enlarge_score_map(self, inputs)
 
     def encode_decode(self, inputs: Tensor, batch_img_metas: Sequence[Mapping[str, Any]] = ()) -> Tensor:
-        """mmseg's name for `segment_logits`; the metainfo is not needed."""
+        """The name of mmseg for `segment_logits`; the metainfo is not needed."""
         return self.segment_logits(inputs)
 
     def probabilities(self, scores: Tensor) -> Tensor:
@@ -101,7 +102,11 @@ class SemanticSegmentor(EncoderDecoder):
         return predict_semantic(self, inputs, data_samples)
 
     def check_classes(self, metainfo: Mapping[str, Any]) -> None:
-        """Compare the model with the `classes` of a data set; ValueError if their number differs."""
+        """Compare the model with the `classes` of a dataset.
+
+        Raises:
+            ConfigError: Their number differs.
+        """
         check_class_count(self.num_classes, metainfo)
 
     bind_dataset = check_classes
@@ -112,6 +117,6 @@ def _head(part: str, config: HeadConfig, maps: Sequence[int], num_classes: int) 
     many = isinstance(index, Sequence)
     for i in index if many else [index]:
         if not -len(maps) <= i < len(maps):
-            raise ValueError(f"{part}.in_index {index} names a map that is not among the {len(maps)} that arrive")
+            raise OptionError(f"{part}.in_index {index} names a map that is not among the {len(maps)} that arrive")
     channels = [maps[i] for i in index] if many else maps[index]
     return link(part, config, in_channels=channels, num_classes=num_classes)

@@ -16,6 +16,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from pe_spatial.common.errors import OptionError
+from pe_spatial.common.windows import strided_starts
+
 CELLS_KEPT = 512 * 2**20  # bytes; more makes strips wider, in which fewer windows are computed twice
 _TILE_SCORES = {"cpu": 2**17, "cuda": 2**24}  # numbers in a tile: on a CPU they fit into the cache of a core
 _TILE_ROWS = 16
@@ -46,19 +49,18 @@ class Axis:
 
     def __post_init__(self) -> None:
         if not 1 <= self.stride <= self.window <= self.padded:
-            raise ValueError(
+            raise OptionError(
                 f"stride {self.stride}, window {self.window} and image {self.padded} do not grow in this order; "
                 "windows must not leave gaps"
             )
-        steps = -(-(self.padded - self.window) // self.stride)
-        starts = [min(step * self.stride, self.padded - self.window) for step in range(steps + 1)]
-        object.__setattr__(self, "starts", starts)
+        object.__setattr__(self, "starts", strided_starts(self.padded, self.window, self.stride))
 
     def weights(self, first: int, last: int, cells: int) -> tuple[int, Tensor]:
         """How pixels are made of cells.
 
         Args:
-            first, last: Pixels of the original image, from `first` up to but without `last`.
+            first: First pixel of the original image.
+            last: The pixel after the last one.
             cells: Of a window's score map.
 
         Returns:
@@ -131,7 +133,8 @@ class Grid:
         """Cut the image into as few strips as keep the cells of the windows in memory below `CELLS_KEPT`.
 
         Args:
-            rows, columns: Of the image.
+            rows: Windows along the height of the image.
+            columns: Windows along its width.
             cells: (h, w) of a window's score map.
             num_classes: K.
         """

@@ -9,6 +9,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
+from pe_spatial.common.errors import OptionError
 from pe_spatial.data import FixedSizeCrop
 from pe_spatial.data.sample import IGNORE_LABEL
 
@@ -29,7 +30,7 @@ class RandomScale(v2.Transform):
     def __init__(self, size: int, scale_range: tuple[float, float] = (0.5, 2.0), max_aspect: float = 4.0) -> None:
         super().__init__()
         if size < 1 or not 0 < scale_range[0] <= scale_range[1] or max_aspect < 1:
-            raise ValueError(
+            raise OptionError(
                 f"size {size} must be at least a pixel, scale_range {list(scale_range)} two rising positive factors "
                 f"and max_aspect {max_aspect} at least 1"
             )
@@ -61,18 +62,18 @@ class MixedCrop(FixedSizeCrop):
     def __init__(self, size: int | Sequence[int], largest_share: float = 0.75) -> None:
         super().__init__(size)
         if not 0 < largest_share <= 1:
-            raise ValueError(f"largest_share {largest_share} is not a share above 0 and up to 1")
+            raise OptionError(f"largest_share {largest_share} is not a share above 0 and up to 1")
         self.largest_share = largest_share
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
         """One place for everything in the sample.
 
         Raises:
-            ValueError: No label map in the sample.
+            OptionError: No label map in the sample.
         """
         labels = [item for item in flat_inputs if isinstance(item, tv_tensors.Mask) and item.dtype == torch.int64]
         if not labels:
-            raise ValueError("MixedCrop needs a label map; put LoadSegmentation before it in the pipeline")
+            raise OptionError("MixedCrop needs a label map; put LoadSegmentation before it in the pipeline")
         for _ in range(_TRIES):
             params = super().make_params(flat_inputs)
             if self._is_mixed(F.crop(labels[0], **params)):

@@ -1,17 +1,18 @@
 """Windows that slide over an image."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from mmengine.utils import to_2tuple
 from torch import Tensor
 
 from pe_spatial.common.errors import ConfigError
+from pe_spatial.common.windows import Region, blend, regions, strided_starts
 from pe_spatial.segmentation.logits import Window
 
 
 def check_window(size: int | Sequence[int], stride: int | Sequence[int] | None = None) -> Window:
-    """A window from the values of a config.
+    """Make a window from the values of a config.
 
     Args:
         size: (H, W) in pixels, or the side of a square.
@@ -29,27 +30,15 @@ def check_window(size: int | Sequence[int], stride: int | Sequence[int] | None =
     return Window((int(sides[0]), int(sides[1])), (int(steps[0]), int(steps[1])))
 
 
-def window_places(height: int, width: int, window: Window) -> Iterator[tuple[slice, slice]]:
-    """Rows and columns of every window, row by row.
-
-    The last window of a row or column is moved back into the image; an image that is smaller than the window is one
-    window of its own size (the rule of mmseg's slide mode).
-    """
-    for top in _starts(height, window.size[0], window.stride[0]):
-        for left in _starts(width, window.size[1], window.stride[1]):
-            yield (
-                slice(top, min(top + window.size[0], height)),
-                slice(left, min(left + window.size[1], width)),
-            )
-
-
-def _starts(length: int, size: int, stride: int) -> list[int]:
-    last = max(length - size, 0)
-    return [*range(0, last, stride), last]
+def window_places(height: int, width: int, window: Window) -> list[Region]:
+    """Rows and columns of every window, row by row; an image below the window's size is one window of its own size."""
+    size = min(window.size[0], height), min(window.size[1], width)
+    starts = [strided_starts(*each) for each in zip((height, width), size, window.stride, strict=True)]
+    return regions(starts[0], starts[1], size)
 
 
 def slide(scores_of: Callable[[Tensor], Tensor], inputs: Tensor, window: Window) -> Tensor:
-    """The mean of the scores of all windows over a pixel.
+    """Average the scores of all windows over a pixel.
 
     Args:
         scores_of: Normalized images [B, 3, h, w] to scores [B, K, h, w].
@@ -59,20 +48,16 @@ def slide(scores_of: Callable[[Tensor], Tensor], inputs: Tensor, window: Window)
     Returns:
         float32 [B, K, H, W].
     """
-    batch, _, height, width = inputs.shape
-    total: Tensor | None = None
-    count = inputs.new_zeros(height, width)
-    for rows, columns in window_places(height, width, window):
-        scores = scores_of(inputs[:, :, rows, columns]).float()  # sums in bfloat16 would not be means
-        if total is None:
-            total = scores.new_zeros(batch, scores.shape[1], height, width)
-        total[:, :, rows, columns] += scores
-        count[rows, columns] += 1
-    assert total is not None  # there is always a window
-    return total / count
+    height, width = inputs.shape[-2:]
+    # sums in bfloat16 would not be means
+    parts = (
+        ((rows, columns), scores_of(inputs[:, :, rows, columns]).float())
+        for rows, columns in window_places(height, width, window)
+    )
+    return blend(parts, 1, (height, width))
 
 
 def pad_to_multiple(inputs: Tensor, divisor: int) -> Tensor:
-    """Images [B, 3, H, W] with zeros (the color `mean`) at the bottom and the right up to multiples of `divisor`."""
+    """Pad images [B, 3, H, W] with zeros (the color `mean`), bottom and right, to multiples of `divisor`."""
     height, width = inputs.shape[-2:]
     return torch.nn.functional.pad(inputs, (0, -width % divisor, 0, -height % divisor))

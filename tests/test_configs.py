@@ -36,7 +36,7 @@ def config(path):
 
 
 def test_everything_is_built(config):
-    """The model without memory, the optimizer's groups, pipelines, metrics and hooks; data sets need their data."""
+    """The model without memory, the optimizer's groups, pipelines, metrics and hooks; datasets need their data."""
     drop_pretrained(config.model)
     drop_pretrained(list((config.model.get("teachers") or {}).values()))
     with torch.device("meta"):

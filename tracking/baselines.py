@@ -1,4 +1,4 @@
-"""What a tracker must beat: the raw colors of the pixels as features, and the first mask repeated."""
+"""Baselines that a tracker must beat: the raw colors of the pixels as features, and the first mask repeated."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from pe_spatial.tracking.model import VideoTracker
 
 @MODELS.register_module()
 class RawColor(nn.Module):
-    """A backbone that learned nothing: the features of a patch are its pixels.
+    """A backbone without weights: the features of a patch are its pixels.
 
     Args:
-        patch_size: side of a patch in pixels.
+        patch_size: Side of a patch in pixels.
 
     Attributes:
-        channels, strides: as of every backbone.
+        channels: Of the map, 3 p^2.
+        strides: Pixels per cell of the map, p.
     """
 
     def __init__(self, patch_size: int = 16) -> None:
@@ -32,7 +33,7 @@ class RawColor(nn.Module):
         """Map images [B, 3, H, W] to [B, 3 p^2, H/p, W/p].
 
         Raises:
-            ValueError: H or W is not a multiple of the patch size.
+            OptionError: H or W is not a multiple of the patch size.
         """
         if x.shape[-2] % self.patch_size or x.shape[-1] % self.patch_size:
             raise OptionError(f"{tuple(x.shape[-2:])} (H, W) are not multiples of {self.patch_size}; resize the images")
@@ -41,7 +42,7 @@ class RawColor(nn.Module):
 
 @MODELS.register_module()
 class RepeatedMask(VideoTracker):
-    """Says of every frame what was said of the last one on which anything was: the floor of every score."""
+    """Repeats the masks that were given last on every frame: the lower bound of every score."""
 
     def __init__(self) -> None:
         super().__init__(backbone=RawColor(16), resizing={"tokens": 1}, recent=0)
@@ -51,7 +52,7 @@ class RepeatedMask(VideoTracker):
         """Repeat, with what is new in `mask` on top."""
         if self.labels.frame == 0:
             self._given = {}
-        super().follow(features, input_size, frame, mask)  # refuses what every tracker refuses
+        super().follow(features, input_size, frame, mask)  # checks the input
         for number in [] if mask is None else mask.unique().tolist():
             if number:
                 self._given[number] = mask == number

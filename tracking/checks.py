@@ -1,4 +1,4 @@
-"""What the data set doctor asks of videos."""
+"""What the dataset doctor asks of videos."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -24,10 +24,10 @@ class VideoCheck(DatasetCheck):
 
     @classmethod
     def concerns(cls, dataset: Any, record: dict[str, Any]) -> bool:
-        """All data sets of this package."""
+        """All datasets of this package."""
         return isinstance(dataset, VideoDataset)
 
-    def look(self, record: dict[str, Any], sample: dict[str, Any] | None) -> Any:
+    def inspect_sample(self, record: dict[str, Any], sample: dict[str, Any] | None) -> Any:
         """Read everything."""
         findings: list[Finding] = []
         size = self._frames(record, findings)

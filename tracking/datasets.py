@@ -30,6 +30,7 @@ class PackVideo:
     """A record to what a tracker's `forward` takes: nothing is decoded, the tracker reads frame by frame."""
 
     def __call__(self, record: Record) -> Record:
+        """Pack one record."""
         sample = BaseDataElement(metainfo={key: value for key, value in record.items() if key != "sample_idx"})
         return {"inputs": record["video"], "data_samples": sample}
 
@@ -38,10 +39,10 @@ class VideoDataset(DenseDataset):
     """Base of the video datasets; a subclass says which videos there are and what is given of them.
 
     Args:
-        data_root: folder of the dataset.
-        split: part of it, as the dataset names it.
-        videos: names to take; None takes all of the split.
-        **kwargs: those of `DenseDataset`.
+        data_root: Folder of the dataset.
+        split: Part of it, as the dataset names it.
+        videos: Names to take; None takes all of the split.
+        **kwargs: Those of `DenseDataset`.
     """
 
     def __init__(
@@ -63,7 +64,7 @@ class VideoDataset(DenseDataset):
         """One record per video.
 
         Raises:
-            FileNotFoundError: no such folder, list, or video.
+            FileNotFoundError: No such folder, list, or video.
         """
         if not Path(self.data_root).is_dir():
             raise FileNotFoundError(f"{type(self).__name__}: no folder {self.data_root}; set data_root to the dataset")
@@ -81,9 +82,9 @@ class _Davis(VideoDataset):
     """DAVIS: `JPEGImages/480p/NAME/*.jpg`, `Annotations/480p/NAME/*.png`, lists in `ImageSets`.
 
     Args:
-        data_root: folder of the dataset.
+        data_root: Folder of the dataset.
         split: `train`, `val`, …: a list in `ImageSets`; None takes every folder.
-        videos: names to take; None takes all of the split.
+        videos: Names to take; None takes all of the split.
         resolution: `480p` or `Full-Resolution` (`1080p` in DAVIS 2016).
     """
 
@@ -102,6 +103,7 @@ class _Davis(VideoDataset):
         super().__init__(data_root, split, videos, **kwargs)
 
     def video_names(self) -> list[str]:
+        """See `VideoDataset`."""
         frames = Path(self.data_root) / "JPEGImages" / self.resolution
         if self.split is None:
             return sorted(path.name for path in frames.iterdir() if path.is_dir()) if frames.is_dir() else []
@@ -115,6 +117,7 @@ class _Davis(VideoDataset):
         )
 
     def load_video(self, name: str) -> Record:
+        """See `VideoDataset`."""
         root = Path(self.data_root)
         frames = find_images(root / "JPEGImages" / self.resolution / name, recursive=False)
         annotations = _annotations(root / "Annotations" / self.resolution / name, frames)
@@ -155,12 +158,14 @@ class YouTubeVOS(VideoDataset):
     """
 
     def video_names(self) -> list[str]:
+        """See `VideoDataset`."""
         frames = self._root / "JPEGImages"
         if not frames.is_dir():
             raise FileNotFoundError(f"{frames} is not a folder; YouTube-VOS has SPLIT/JPEGImages and SPLIT/Annotations")
         return sorted(path.name for path in frames.iterdir() if path.is_dir())
 
     def load_video(self, name: str) -> Record:
+        """See `VideoDataset`."""
         frames = find_images(self._root / "JPEGImages" / name, recursive=False)
         annotations = _annotations(self._root / "Annotations" / name, frames)
         entries = self._entries(name, annotations)
@@ -198,11 +203,11 @@ class VideoFolder(VideoDataset):
     """Folders of frames: every subfolder of `frames`, or `frames` itself, is a video.
 
     Args:
-        data_root: folder that holds the others.
-        frames: folder of the frames, relative to it.
-        masks: folder of the masks, relative to it: for each video, masks by the names of their frames. The first one
+        data_root: Folder that holds the others.
+        frames: Folder of the frames, relative to it.
+        masks: Folder of the masks, relative to it: for each video, masks by the names of their frames. The first one
             says what to track; the others, if there are any, are what is scored.
-        videos: names to take; None takes all.
+        videos: Names to take; None takes all.
     """
 
     def __init__(
@@ -217,11 +222,13 @@ class VideoFolder(VideoDataset):
         super().__init__(data_root, None, videos, **kwargs)
 
     def video_names(self) -> list[str]:
+        """See `VideoDataset`."""
         root = Path(self.data_root) / self.frames
         folders = sorted(path.name for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
         return folders or ["."]
 
     def load_video(self, name: str) -> Record:
+        """See `VideoDataset`."""
         frames = find_images(Path(self.data_root) / self.frames / name, recursive=False)
         folder = Path(self.data_root) / self.masks / name
         annotations = _annotations(folder, frames)

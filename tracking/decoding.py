@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pe_spatial.common.errors import OptionError
+from pe_spatial.common.errors import require_choice
 
 UPSAMPLING = ("bilinear", "nearest")
 
@@ -22,14 +22,14 @@ class Decoding:
     """How soft labels become a mask; the defaults are those of DINO's script.
 
     Args:
-        upsampling: of the soft labels: `bilinear` or `nearest`.
+        upsampling: Of the soft labels: `bilinear` or `nearest`.
         at_frame_size: True upsamples to the size of the frame; False to that of the encoder's input, decides there, and
             takes the nearest pixel for the frame.
-        stretch: scale the soft label of every object, and that of the background, to the range 0 to 1 before the
+        stretch: Scale the soft label of every object, and that of the background, to the range 0 to 1 before the
             largest wins.
 
     Raises:
-        ValueError: an unknown upsampling.
+        OptionError: An unknown upsampling.
     """
 
     upsampling: str = "bilinear"
@@ -37,8 +37,7 @@ class Decoding:
     stretch: bool = True
 
     def __post_init__(self) -> None:
-        if self.upsampling not in UPSAMPLING:
-            raise OptionError(f"upsampling {self.upsampling!r} is unknown; use one of {', '.join(UPSAMPLING)}")
+        require_choice("upsampling", self.upsampling, UPSAMPLING)
 
 
 def encode(mask: Tensor, ids: Sequence[int], grid: tuple[int, int]) -> Tensor:
@@ -47,8 +46,8 @@ def encode(mask: Tensor, ids: Sequence[int], grid: tuple[int, int]) -> Tensor:
     An object that holds no center keeps the token of which it covers most, so that none is lost.
 
     Args:
-        mask: integers [H, W].
-        ids: the M values in it that stand for objects.
+        mask: Integers [H, W].
+        ids: The M values in it that stand for objects.
         grid: h and w.
 
     Returns:
@@ -68,11 +67,11 @@ def encode(mask: Tensor, ids: Sequence[int], grid: tuple[int, int]) -> Tensor:
 def background(shares: Tensor, groups: Iterable[Sequence[int]]) -> Tensor:
     """Return the share [h, w] of no object.
 
-    What the objects of a group, which look at the same frames, leave over is exact; groups count as independent.
+    Objects of a group use the same frames, so their background share is exact; groups count as independent.
 
     Args:
         shares: [h, w, M].
-        groups: numbers of objects; see `pe_spatial.tracking.memory.Memory.groups`.
+        groups: Numbers of objects; see `pe_spatial.tracking.memory.Memory.groups`.
     """
     rest = shares.new_ones(shares.shape[:2])
     for numbers in groups:
@@ -80,26 +79,26 @@ def background(shares: Tensor, groups: Iterable[Sequence[int]]) -> Tensor:
     return rest
 
 
-def decode(channels: Tensor, how: Decoding, input_size: tuple[int, int], frame_size: tuple[int, int]) -> Tensor:
+def decode(channels: Tensor, decoding: Decoding, input_size: tuple[int, int], frame_size: tuple[int, int]) -> Tensor:
     """Give every pixel to the channel with the largest soft label, the earlier one where two are equal.
 
     One channel at a time is upsampled, so that 255 objects on a large frame need no more memory than one.
 
     Args:
         channels: [h, w, 1 + M], the background first.
-        how: see `Decoding`.
+        decoding: See `Decoding`.
         input_size: (H, W) of the encoder's input.
         frame_size: (H, W) of the result.
 
     Returns:
         int64 [H, W], rows of `channels`.
     """
-    size = frame_size if how.at_frame_size else input_size
+    size = frame_size if decoding.at_frame_size else input_size
     largest = channels.new_full(size, -torch.inf)
     winner = torch.zeros(size, dtype=torch.int64, device=channels.device)
     for number, channel in enumerate(channels.unbind(dim=-1)):
-        scores = _upsample(channel, size, how.upsampling)
-        if how.stretch:
+        scores = _upsample(channel, size, decoding.upsampling)
+        if decoding.stretch:
             low, high = scores.aminmax()
             scores = (scores - low) / (high - low) if high > low else scores * 0
         better = scores > largest

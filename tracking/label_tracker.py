@@ -1,4 +1,4 @@
-"""Objects followed through a video by their labels, on features that somebody else computes.
+"""Label propagation through a video, on features that the caller computes.
 
 Letters: H, W rows and columns of pixels; h, w of tokens; C channels; M objects.
 """
@@ -23,13 +23,13 @@ class LabelTracker:
     """Takes the features of one frame after the other, and the masks that the user gives, and returns masks.
 
     Args:
-        propagation: how labels travel between frames.
-        decoding: how soft labels become masks.
-        recent: how many of the last frames serve as context, besides those with given masks.
+        propagation: How labels travel between frames.
+        decoding: How soft labels become masks.
+        recent: How many of the last frames serve as context, besides those with given masks.
 
     Attributes:
-        ids: values of the objects in the masks, in the order of their first appearance.
-        frame: number of frames seen.
+        ids: Values of the objects in the masks, in the order of their first appearance.
+        frame: Number of frames seen.
     """
 
     def __init__(
@@ -57,24 +57,24 @@ class LabelTracker:
             features: [h, w, C] unit vectors.
             input_size: (H, W) at which the encoder saw the frame.
             frame_size: (H, W) of the frame and of the result.
-            mask: integers [H, W], 0 = not said. Objects in it are new, or corrected if they are known; the others
+            mask: Integers [H, W], 0 = no prompt. Objects in it are new, or corrected if they are known; the others
                 are followed as without it.
 
         Returns:
             uint8 [H, W], 0 = background.
 
         Raises:
-            ValueError: a mask of another size than the frame, without objects or with values outside 0…255, or a frame
+            OptionError: a mask of another size than the frame, without objects or with values outside 0…255, or a frame
                 of another size than those before. Nothing is changed then.
         """
         self._check_frame(input_size, frame_size)
-        given = [] if mask is None else check_mask(mask, frame_size)
+        prompted = [] if mask is None else check_mask(mask, frame_size)
         self._sizes = (input_size, frame_size)
         shares = self._propagate(features)  # [h, w, M]
-        result = self._decode(shares, given, input_size, frame_size)
+        result = self._decode(shares, prompted, input_size, frame_size)
         if mask is not None:
             mask = mask.to(features.device)
-            shares = self._take(mask, given, shares)
+            shares = self._take(mask, prompted, shares)
             result = torch.where(mask > 0, mask.to(result.dtype), result)
             self.memory.remember(features, shares, self.frame, reference=True)
             self.memory.drop_unused()
@@ -110,10 +110,10 @@ class LabelTracker:
         return shares
 
     def _decode(
-        self, shares: Tensor, given: Sequence[int], input_size: tuple[int, int], frame_size: tuple[int, int]
+        self, shares: Tensor, prompted: Sequence[int], input_size: tuple[int, int], frame_size: tuple[int, int]
     ) -> Tensor:
         """Ids [H, W] of the objects that are not given anew."""
-        kept = [number for number, value in enumerate(self.ids) if value not in given]
+        kept = [number for number, value in enumerate(self.ids) if value not in prompted]
         if not kept:
             return torch.zeros(frame_size, dtype=torch.int64, device=shares.device)
         groups = [[n for n in numbers if n in kept] for numbers, _ in self.memory.groups()]
@@ -121,16 +121,16 @@ class LabelTracker:
         winner = decode(channels, self.decoding, input_size, frame_size)
         return torch.tensor([0, *(self.ids[n] for n in kept)], device=shares.device)[winner]
 
-    def _take(self, mask: Tensor, given: list[int], shares: Tensor) -> Tensor:
-        """Enter the objects of a mask, and put their given shares beside or in place of the propagated ones."""
-        new = [value for value in given if value not in self.ids]
+    def _take(self, mask: Tensor, prompted: list[int], shares: Tensor) -> Tensor:
+        """Add the objects of a mask; their shares in the mask replace the propagated ones."""
+        new = [value for value in prompted if value not in self.ids]
         self.memory.add_objects(len(new), self.frame)
         self.ids += new
-        numbers = [self.ids.index(value) for value in given]
+        numbers = [self.ids.index(value) for value in prompted]
         for number in numbers:
             self.memory.objects[number].latest = self.frame
         shares = torch.cat((shares, shares.new_zeros(*shares.shape[:2], len(new))), dim=-1)
-        shares[..., numbers] = encode(mask, given, (shares.shape[0], shares.shape[1]))
+        shares[..., numbers] = encode(mask, prompted, (shares.shape[0], shares.shape[1]))
         return shares
 
     def _check_frame(self, input_size: tuple[int, int], frame_size: tuple[int, int]) -> None:
@@ -145,7 +145,7 @@ def check_mask(mask: Tensor, frame_size: tuple[int, int]) -> list[int]:
     """Return the ids in a mask [H, W] in ascending order.
 
     Raises:
-        ValueError: another size than the frame, no object, or values that are not integers in 0…255.
+        OptionError: Another size than the frame, no object, or values that are not integers in 0…255.
     """
     if mask.is_floating_point() or mask.ndim != 2:
         raise OptionError(f"a mask is {mask.dtype} {tuple(mask.shape)} but must be integers [H, W] with 0 = background")

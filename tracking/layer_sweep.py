@@ -26,16 +26,16 @@ def evaluate_layers(
     """Track the videos of a config's dataset with every layer.
 
     Args:
-        config: with a `VideoTracker` on a backbone that has `layers`, and a `test_dataloader`.
-        layers: blocks of the encoder.
-        device: where to run.
-        advance: called after every frame with the name of the video.
+        config: With a `VideoTracker` on a backbone that has `layers`, and a `test_dataloader`.
+        layers: Blocks of the encoder.
+        device: Where to run.
+        advance: Called after every frame with the name of the video.
 
     Returns:
         For each layer the official global numbers, `METRIC` first.
 
     Raises:
-        ConfigError: no such tracker or dataset.
+        ConfigError: No such tracker or dataset.
     """
     if "layers" not in config.model.get("backbone", {}) or "test_dataloader" not in config:
         raise ConfigError("a sweep over layers needs a model with backbone.layers and a test_dataloader with videos")
@@ -58,7 +58,7 @@ def _score_video(tracker: VideoTracker, record: Mapping[str, Any], advance: Call
     own = tracker.labels
     trackers = [LabelTracker(own.propagation, own.decoding, own.memory.recent) for _ in range(count)]
     scores = [open_score(record) for _ in range(count)]
-    masks = {number: read_mask(**given) for number, given in record["prompts"].items()}
+    masks = {number: read_mask(**prompt) for number, prompt in record["prompts"].items()}
     for frame in open_frames(record["frame_paths"]):
         maps, input_size = tracker.maps([frame.image])
         for labels, score, features in zip(trackers, scores, maps, strict=True):

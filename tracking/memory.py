@@ -31,28 +31,30 @@ class TrackedObject:
 
     @property
     def references(self) -> set[int]:
+        """Frames that hold the prompts of the object."""
         return {self.first, self.latest}
 
 
 class Memory:
     """The context of label propagation: the frames with given masks, and the last n frames.
 
-    An object looks at the frame on which it was first given, at the frame on which it was last given (a correction),
-    and at those recent frames that are younger. So an object that enters late or is corrected is tracked as if the
-    video began there, and nothing of it hangs on what else is tracked. At most two references are kept per object,
-    however often it is corrected: the number of slots does not grow with the length of the video.
+    The references of an object are the frame on which it was first given and the frame on which it was last given (a
+    correction). It is propagated from these and from the recent frames that are younger. So an object that enters late
+    or is corrected is tracked as if the video began there, and independently of all other objects. At most two
+    references are kept per object, however often it is corrected: the number of slots does not grow with the length of
+    the video.
 
     Args:
-        recent: how many of the last frames are kept.
+        recent: How many of the last frames are kept.
 
     Attributes:
         keys: [h, w, S, C] unit vectors.
         labels: [h, w, S, M] float32, the share of each object in a token; what is missing to 1 is background.
-        slots: what the S slots hold.
-        objects: the M objects.
+        slots: What the S slots hold.
+        objects: The M objects.
 
     Raises:
-        ValueError: `recent` is negative.
+        OptionError: `recent` is negative.
     """
 
     def __init__(self, recent: int) -> None:
@@ -65,7 +67,7 @@ class Memory:
         self.objects: list[TrackedObject] = []
 
     def add_objects(self, count: int, frame: int) -> None:
-        """Make room for more objects that are given on a frame; older frames know nothing of them."""
+        """Make room for more objects that are given on a frame; their labels are 0 in older frames."""
         self.objects += [TrackedObject(frame, frame) for _ in range(count)]
         if self.slots:
             missing = self.labels.new_zeros(*self.labels.shape[:3], count)
@@ -77,8 +79,8 @@ class Memory:
         Args:
             features: [h, w, C] unit vectors.
             labels: [h, w, M].
-            frame: number of the frame.
-            reference: whether its labels were given.
+            frame: Number of the frame.
+            reference: Whether its labels were given.
         """
         if not reference and self.recent == 0:
             return
@@ -96,7 +98,7 @@ class Memory:
             self.keys, self.labels, self.slots = features[:, :, None].clone(), labels[:, :, None].clone(), [slot]
 
     def drop_unused(self) -> None:
-        """Forget the references that no object looks at."""
+        """Forget the references that no object uses."""
         needed = set[int]().union(*(item.references for item in self.objects))
         keep = [i for i, slot in enumerate(self.slots) if not slot.reference or slot.frame in needed]
         if len(keep) < len(self.slots):
@@ -104,7 +106,7 @@ class Memory:
             self.slots = [self.slots[i] for i in keep]
 
     def groups(self) -> list[tuple[list[int], list[bool]]]:
-        """Return the objects that look at the same slots: (their numbers, whether they look at each slot)."""
+        """Return the objects that use the same slots: (their numbers, whether they use each slot)."""
         together: dict[tuple[int, int], list[int]] = {}
         for number, item in enumerate(self.objects):
             together.setdefault((item.first, item.latest), []).append(number)

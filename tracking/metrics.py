@@ -41,12 +41,12 @@ def contour_accuracy(prediction: Mask, truth: Mask) -> float:
     """
     radius = math.ceil(BOUNDARY * math.hypot(*truth.shape))
     window = _window(prediction | truth, radius + 1)
-    drawn, true = contour(prediction)[window], contour(truth)[window]
-    count_drawn, count_true = np.count_nonzero(drawn), np.count_nonzero(true)
-    if not count_drawn or not count_true:
-        return float(count_drawn == count_true)
-    precision = np.count_nonzero(drawn & _dilate(true, radius)) / count_drawn
-    recall = np.count_nonzero(true & _dilate(drawn, radius)) / count_true
+    predicted, true = contour(prediction)[window], contour(truth)[window]
+    count_predicted, count_true = np.count_nonzero(predicted), np.count_nonzero(true)
+    if not count_predicted or not count_true:
+        return float(count_predicted == count_true)
+    precision = np.count_nonzero(predicted & _dilate(true, radius)) / count_predicted
+    recall = np.count_nonzero(true & _dilate(predicted, radius)) / count_true
     return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
 
 
@@ -70,10 +70,10 @@ class VideoScore:
     the official semi-supervised evaluation does.
 
     Args:
-        name: of the video.
-        entries: for each object number, the number of the frame on which it was given.
-        length: number of frames of the video.
-        binary: everything that is predicted or annotated counts as object 1.
+        name: Of the video.
+        entries: For each object number, the number of the frame on which it was given.
+        length: Number of frames of the video.
+        binary: Everything that is predicted or annotated counts as object 1.
     """
 
     def __init__(self, name: str, entries: Mapping[int, int], length: int, binary: bool = False) -> None:
@@ -91,13 +91,13 @@ class VideoScore:
         """Score a frame.
 
         Args:
-            frame: its number.
-            prediction: object numbers [H, W].
-            annotation: file of its true mask.
+            frame: Its number.
+            prediction: Object numbers [H, W].
+            annotation: File of its true mask.
 
         Raises:
-            UnreadableFile: the annotation cannot be read.
-            ValueError: another size than the annotation, or an object that the video does not have.
+            UnreadableFile: The annotation cannot be read.
+            OptionError: Another size than the annotation, or an object that the video does not have.
         """
         if not self.wants(frame):
             return
@@ -117,9 +117,9 @@ class VideoScore:
             )
         for number, entry in self.entries.items():
             if frame > entry:
-                drawn, true = prediction == number, truth == number
-                self.values[number][0].append(region_similarity(drawn, true))
-                self.values[number][1].append(contour_accuracy(drawn, true))
+                predicted, true = prediction == number, truth == number
+                self.values[number][0].append(region_similarity(predicted, true))
+                self.values[number][1].append(contour_accuracy(predicted, true))
 
     def results(self) -> list[dict[str, Any]]:
         """One plain dict per object: video, object, and the values of J and F by frame."""
@@ -136,7 +136,7 @@ class JFMetric(BaseMetric):
         """Score videos: `pred_track_ids` [T, H, W] against the files `annotation_paths`.
 
         Raises:
-            UnreadableFile, ValueError: see `VideoScore.add`.
+            UnreadableFile, OptionError: See `VideoScore.add`.
         """
         for sample in data_samples:
             score = open_score(sample)
@@ -153,8 +153,8 @@ class JFMetric(BaseMetric):
 def open_score(record: Mapping[str, Any]) -> VideoScore:
     """Start to score a video of a dataset; its objects are those of its prompts."""
     entries: dict[int, int] = {}
-    for frame, given in record["prompts"].items():
-        for number in read_mask(**given).unique().tolist():
+    for frame, prompt in record["prompts"].items():
+        for number in read_mask(**prompt).unique().tolist():
             if number:
                 entries.setdefault(int(number), int(frame))
     return VideoScore(record["video"], entries, len(record["frame_paths"]), record["binary"])
@@ -165,7 +165,7 @@ def score_folder(record: Mapping[str, Any], folder: Path) -> VideoScore:
 
     Raises:
         UnreadableFile: a result or an annotation is missing or damaged.
-        ValueError: see `VideoScore.add`.
+        OptionError: See `VideoScore.add`.
     """
     score = open_score(record)
     for number, (frame, path) in enumerate(zip(record["frame_paths"], record["annotation_paths"], strict=True)):
@@ -186,7 +186,7 @@ def _dilate(mask: Mask, radius: int) -> Mask:
 
 
 def _window(mask: Mask, margin: int) -> tuple[slice, slice]:
-    """The part of a frame outside which nothing happens, for speed."""
+    """The part of a frame that holds a mask, with a margin; the rest need not be processed."""
     slices = []
     for axis in (1, 0):
         occupied = np.flatnonzero(mask.any(axis=axis))

@@ -1,4 +1,4 @@
-"""From boxes and points to masks: by themselves, or through SAM 2."""
+"""Masks from boxes and points: directly, or by SAM 2."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class BoxPrompter:
     """Takes a box for the object, and for points a small square around each point on the object.
 
     Args:
-        point_size: side of that square in pixels; the tracker then follows that part of the object.
+        point_size: Side of that square in pixels; the tracker then follows that part of the object.
     """
 
     def __init__(self, point_size: int = 32) -> None:
@@ -41,7 +41,7 @@ class BoxPrompter:
         """Draw; where objects overlap, the smaller one lies on top.
 
         Raises:
-            ValueError: a box without area in the frame, a point outside it, or an object without a point on it.
+            OptionError: a box without area in the frame, a point outside it, or an object without a point on it.
         """
         size = (frame.shape[-2], frame.shape[-1])
         check_prompts(size, boxes, points)
@@ -64,11 +64,11 @@ class Sam2Prompter:
     Args:
         weights: a checkpoint `sam2.1_hiera_*.pt` on this machine.
         size: `tiny`, `small`, `base_plus` or `large`; None reads it from the name of the file.
-        device: where SAM 2 runs.
+        device: Where SAM 2 runs.
 
     Raises:
-        ValueError: the size is not known.
-        FileNotFoundError: there is no such file.
+        OptionError: The size is not known.
+        FileNotFoundError: There is no such file.
         ModuleNotFoundError: `sam2` is not installed.
     """
 
@@ -91,7 +91,7 @@ class Sam2Prompter:
         """Draw; where objects overlap, the smaller one lies on top.
 
         Raises:
-            ValueError: a box without area in the frame, a point outside it, an object without a point on it, or one of
+            OptionError: a box without area in the frame, a point outside it, an object without a point on it, or one of
                 which SAM 2 finds nothing.
         """
         size = (frame.shape[-2], frame.shape[-1])
@@ -119,7 +119,11 @@ class Sam2Prompter:
 
 
 def check_prompts(size: tuple[int, int], boxes: Boxes, points: Points) -> None:
-    """Raise ValueError for boxes and points that cannot mean an object on a frame of `size` (H, W)."""
+    """Refuse boxes and points that cannot mean an object on a frame of `size` (H, W).
+
+    Raises:
+        OptionError: An object number outside 1…255, or a box or a point without area in the frame.
+    """
     height, width = size
     for number in {*boxes, *points}:
         if not 1 <= number <= 255:

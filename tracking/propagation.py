@@ -4,7 +4,7 @@ A token of a new frame takes the labels of the k most similar tokens of the cont
 their similarities; only tokens in the neighborhood of its own place are candidates (Jabri et al., 2020,
 arXiv:2006.14613; the protocol of DINO, Caron et al., 2021, arXiv:2104.14294).
 
-Queries are worked off in square tiles. A tile meets the keys of its joint neighborhood in one batched product; what
+Queries are processed in square tiles. A tile meets the keys of its joint neighborhood in one batched product; what
 lies outside the neighborhood of a single query is cut off at once. The affinity of a tile is all that ever exists of
 the affinity: with tiles of 8 and radius 12, over 8 context frames, 64 x 32 x 32 x 8 numbers, 2 MiB in float32, whatever
 the size of the frame and the length of the video.
@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pe_spatial.common.errors import OptionError
+from pe_spatial.common.errors import OptionError, require_choice
 
 SHAPES = ("square", "circle")
 
@@ -32,13 +32,13 @@ class Propagation:
     """How labels travel; the defaults are those of DINO's script.
 
     Args:
-        radius: tokens further away than this, in tokens, are no candidates; None lets every token be one.
-        shape: `square` measures the distance along the longer axis, `circle` as the crow flies.
-        topk: how many candidates, over all context frames together, give their label.
-        temperature: of the softmax over their cosine similarities.
+        radius: Tokens further away than this, in tokens, are no candidates; None lets every token be one.
+        shape: `square` measures the distance along the longer axis, `circle` the straight one.
+        topk: How many candidates, over all context frames together, give their label.
+        temperature: Of the softmax over their cosine similarities.
 
     Raises:
-        ValueError: a value outside its range.
+        OptionError: a value outside its range.
     """
 
     radius: float | None = 12
@@ -49,29 +49,28 @@ class Propagation:
     def __post_init__(self) -> None:
         if self.radius is not None and self.radius < 0:
             raise OptionError(f"radius {self.radius} is negative; use None for no neighborhood at all")
-        if self.shape not in SHAPES:
-            raise OptionError(f"shape {self.shape!r} is unknown; use one of {', '.join(SHAPES)}")
+        require_choice("shape", self.shape, SHAPES)
         if self.topk < 1:
             raise OptionError(f"topk {self.topk} is below 1; at least one token must give its label")
         if self.temperature <= 0:
             raise OptionError(f"temperature {self.temperature} is not above 0; the script of DINO has 0.1, DINOv3 0.2")
 
 
-def propagate(query: Tensor, keys: Tensor, labels: Tensor, how: Propagation | None = None) -> Tensor:
+def propagate(query: Tensor, keys: Tensor, labels: Tensor, propagation: Propagation | None = None) -> Tensor:
     """Return the labels of a frame from those of its context.
 
     Args:
         query: [h, w, C] unit vectors; see `unit`.
         keys: [h, w, S, C] unit vectors of the context frames.
         labels: [h, w, S, M], one-hot or soft.
-        how: DINO's defaults where None.
+        propagation: DINO's defaults where None.
 
     Returns:
         [h, w, M] in the type of `labels`; sums over M are kept.
     """
-    how = how or Propagation()
-    similarity, index = match(query, keys, how)
-    return blend(similarity[0], index[0], labels, how.temperature)
+    propagation = propagation or Propagation()
+    similarity, index = match(query, keys, propagation)
+    return blend(similarity[0], index[0], labels, propagation.temperature)
 
 
 def unit(features: Tensor) -> Tensor:
@@ -81,7 +80,7 @@ def unit(features: Tensor) -> Tensor:
 
 @torch.no_grad()
 def match(
-    query: Tensor, keys: Tensor, how: Propagation, *, valid: Tensor | None = None, tile: int | None = None
+    query: Tensor, keys: Tensor, propagation: Propagation, *, valid: Tensor | None = None, tile: int | None = None
 ) -> tuple[Tensor, Tensor]:
     """Find the most similar tokens of the context for every token of a frame.
 
@@ -90,16 +89,16 @@ def match(
     Args:
         query: [h, w, C] unit vectors.
         keys: [h, w, S, C] unit vectors of the same type; copied nowhere if contiguous.
-        how: neighborhood and number of matches.
+        propagation: Neighborhood and number of matches.
         valid: bool [G, S]; each row is a set of context frames to look in. None means one set with all.
-        tile: side of a tile of queries; None takes 8 on a CPU (about what its cache holds) and 32 elsewhere.
+        tile: Side of a tile of queries; None takes 8 on a CPU (about what its cache holds) and 32 elsewhere.
 
     Returns:
         similarity [G, h, w, k] float32, in no particular order, -inf where there are fewer than k candidates; and
         index [G, h, w, k] int64 of the match in the flattened (h, w, S).
 
     Raises:
-        ValueError: the grids differ.
+        OptionError: The grids differ.
     """
     h, w, slots, _ = keys.shape
     if query.shape[:2] != (h, w):
@@ -108,13 +107,13 @@ def match(
             "video must have one size"
         )
     tile = min(tile or (8 if query.device.type == "cpu" else 32), max(h, w))
-    outside = _outside(how, tile, query)
+    outside = _outside(propagation, tile, query)
     excluded = None if valid is None else query.new_zeros(valid.shape).masked_fill_(~valid, -math.inf)  # [G, S]
     groups = 1 if excluded is None else len(excluded)
-    similarity = query.new_full((groups, h, w, how.topk), -math.inf, dtype=torch.float32)
-    index = torch.zeros(groups, h, w, how.topk, dtype=torch.int64, device=query.device)
+    similarity = query.new_full((groups, h, w, propagation.topk), -math.inf, dtype=torch.float32)
+    index = torch.zeros(groups, h, w, propagation.topk, dtype=torch.int64, device=query.device)
     buffer = query.new_empty(0)
-    for rows, columns, key_rows, key_columns in _tiles(h, w, tile, how.radius):
+    for rows, columns, key_rows, key_columns in _tiles(h, w, tile, propagation.radius):
         queries = query[rows, columns].flatten(0, 1).T.contiguous()  # [C, q]
         region = keys[key_rows, key_columns].flatten(1, 2)  # [y, x * S, C], a view
         shape = (*region.shape[:2], queries.shape[1])
@@ -125,7 +124,7 @@ def match(
         if outside is not None:
             cut = _cut(outside, tile, (rows, columns, key_rows, key_columns))  # [y, x, q]
             affinity.unflatten(1, (-1, slots)).add_(cut[:, :, None])
-        values, y, x_slot = _largest(affinity, slots, excluded, how.topk)  # [G, q, k]
+        values, y, x_slot = _largest(affinity, slots, excluded, propagation.topk)  # [G, q, k]
         x, slot = key_columns.start + x_slot // slots, x_slot % slots
         place = ((y + key_rows.start) * w + x) * slots + slot
         target = (slice(None), rows, columns, slice(0, values.shape[-1]))
@@ -141,7 +140,7 @@ def blend(similarity: Tensor, index: Tensor, labels: Tensor, temperature: float)
         similarity: [..., k] from `match`, with at least one finite number in each row.
         index: [..., k], rows of the flattened `labels`.
         labels: [h, w, S, M].
-        temperature: of the softmax.
+        temperature: Of the softmax.
 
     Returns:
         [..., M] in the type of `labels`.
@@ -165,23 +164,23 @@ def _tiles(h: int, w: int, tile: int, radius: float | None) -> Iterator[Tile]:
             yield slice(top, bottom), slice(left, right), key_rows, key_columns
 
 
-def _outside(how: Propagation, tile: int, query: Tensor) -> Tensor | None:
+def _outside(propagation: Propagation, tile: int, query: Tensor) -> Tensor | None:
     """What to add to an affinity: -inf outside the neighborhood of a query, 0 inside; None if all is inside.
 
     Returns:
         [y, x, tile, tile] with y, x = 0 at the upper left key that any query of the tile can reach.
     """
-    if how.radius is None:
+    if propagation.radius is None:
         return None
-    reach = min(int(how.radius), max(query.shape[:2]) - 1)
+    reach = min(int(propagation.radius), max(query.shape[:2]) - 1)
     places = torch.arange(tile, device=query.device)
     keys = torch.arange(-reach, tile + reach, device=query.device)
     distance = (keys[:, None] - places).abs()  # [y, tile]
     dy, dx = distance[:, None, :, None], distance[None, :, None, :]
-    if how.shape == "square":
-        inside = torch.maximum(dy, dx) <= how.radius
+    if propagation.shape == "square":
+        inside = torch.maximum(dy, dx) <= propagation.radius
     else:
-        inside = dy**2 + dx**2 <= how.radius**2
+        inside = dy**2 + dx**2 <= propagation.radius**2
     return query.new_zeros(inside.shape).masked_fill_(~inside, -math.inf)
 
 
@@ -204,7 +203,7 @@ def _largest(affinity: Tensor, slots: int, excluded: Tensor | None, k: int) -> t
         affinity: [y, x * S, q].
         slots: S.
         excluded: [G, S], 0 or -inf; None means one set with all.
-        k: how many.
+        k: How many.
 
     Returns:
         Values, y and x * S, each [G, q, k]; k is smaller where there are fewer keys.

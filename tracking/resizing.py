@@ -9,7 +9,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
-from pe_spatial.common.errors import OptionError
+from pe_spatial.common.errors import OptionError, require_choice
 
 ROUNDING = ("down", "up")
 
@@ -19,16 +19,16 @@ class Resizing:
     """How frames are resized; give `short_side` or `tokens`.
 
     Args:
-        short_side: of the resized frame in pixels; the long side follows the aspect ratio.
-        tokens: side of a square grid of tokens; frames are squeezed to it.
-        rounding: sides that do not fit go `down` or `up` to the next size that does.
-        long_multiple: with `down`, the long side first goes down to a multiple of this, though not below the short
+        short_side: Of the resized frame in pixels; the long side follows the aspect ratio.
+        tokens: Side of a square grid of tokens; frames are squeezed to it.
+        rounding: Sides that do not fit go `down` or `up` to the next size that does.
+        long_multiple: With `down`, the long side first goes down to a multiple of this, though not below the short
             side (DINO's script: 64); then both go down to multiples of the patch.
         interpolation: `bilinear` or `bicubic`.
-        antialias: average over the pixels that a smaller frame merges.
+        antialias: Average over the pixels that a smaller frame merges.
 
     Raises:
-        ValueError: both or neither of the sizes, or a value outside its range.
+        OptionError: Both or neither of the sizes, or a value outside its range.
     """
 
     short_side: int | None = None
@@ -46,15 +46,14 @@ class Resizing:
             )
         if min(size for size in (self.short_side, self.tokens, self.long_multiple) if size is not None) < 1:
             raise OptionError(f"{self}: sizes must be positive")
-        if self.rounding not in ROUNDING:
-            raise OptionError(f"rounding {self.rounding!r} is unknown; use one of {', '.join(ROUNDING)}")
+        require_choice("rounding", self.rounding, ROUNDING)
         InterpolationMode(self.interpolation)
 
     def size(self, frame: tuple[int, int], patch: int) -> tuple[int, int]:
         """Return (H, W) in pixels for a frame of (H, W), both multiples of the patch size.
 
         Raises:
-            ValueError: the short side is smaller than a patch.
+            OptionError: The short side is smaller than a patch.
         """
         if self.tokens is not None:
             return self.tokens * patch, self.tokens * patch

@@ -15,12 +15,12 @@ STATISTICS = ("mean", "recall", "decay")
 
 @dataclass(frozen=True)
 class Summary:
-    """What remains of the values of an object over the frames.
+    """Statistics of the values of an object over the frames.
 
     Args:
-        mean: over the frames.
-        recall: share of the frames above 0.5.
-        decay: mean of the first quarter less that of the last.
+        mean: Over the frames.
+        recall: Share of the frames above 0.5.
+        decay: Mean of the first quarter less that of the last.
     """
 
     mean: float
@@ -46,7 +46,7 @@ class ScoreTable:
     """Scores of the objects of a dataset; its text is a table.
 
     Args:
-        objects: for each, `video`, `object`, and the values of `J` and `F` by frame, as
+        objects: For each, `video`, `object`, and the values of `J` and `F` by frame, as
             `pe_spatial.tracking.metrics.VideoScore.results` gives them. Objects without a scored frame are left out.
     """
 

@@ -1,4 +1,4 @@
-"""The authors' stand-in for large-scale jitter."""
+"""The augmentation of DETA's authors, in place of large-scale jitter."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from mmengine.registry import TRANSFORMS
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
+from pe_spatial.common.errors import OptionError
 from pe_spatial.data import FixedSizeCrop
 
 _STEP = 32  # between the sizes that are drawn from, and what every size leaves of the input
@@ -25,16 +26,16 @@ class ResizeOrCrop:
     enlarged as far as the longer side allows. The preprocessor pads both to `size`.
 
     Args:
-        size: side of the model's square input in pixels.
-        shortest: least shorter side.
+        size: Side of the model's square input in pixels.
+        shortest: Least shorter side.
 
     Raises:
-        ValueError: `shortest` is not below `size - 32`.
+        OptionError: `shortest` is not below `size - 32`.
     """
 
     def __init__(self, size: int, shortest: int = 480) -> None:
         if not 0 < shortest < size - _STEP:
-            raise ValueError(f"shortest {shortest} is not between 0 and size - {_STEP} = {size - _STEP}; lower it")
+            raise OptionError(f"shortest {shortest} is not between 0 and size - {_STEP} = {size - _STEP}; lower it")
         longest = size - _STEP
         self._resize = v2.RandomShortestSize(list(range(shortest, size, _STEP)), max_size=longest)
         self._before_crop = v2.RandomShortestSize(list(_BEFORE_CROP))

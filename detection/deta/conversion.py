@@ -1,7 +1,7 @@
 """DETA checkpoints of the authors (`deta_coco_1824pix.pth` of `facebook/PE-Detection`) to our `DETA`.
 
 A tensor is renamed and not changed, but for the position table, [1, N, C] there, and the heads of the classes. There
-a column is a category id of the data set (91 for COCO, whose ids go to 90), here a label. What is dropped: rotary
+a column is a category id of the dataset (91 for COCO, whose ids go to 90), here a label. What is dropped: rotary
 tables, which follow from the geometry; the heads' second names under `transformer.decoder`; columns that are no
 category's.
 """
@@ -41,8 +41,8 @@ def from_authors(
     """Rename the state dict of the authors' DETA to that of our `DETA`.
 
     Args:
-        tensors: state dict.
-        category_ids: category id of every label 0…K-1; the heads keep the columns of these only. The encoder's head
+        tensors: State dict.
+        category_ids: Category id of every label 0…K-1; the heads keep the columns of these only. The encoder's head
             keeps column 0, which is objectness, in the place of label 0; what its other columns say is not used.
             None keeps all columns: a label is then a category id.
 
@@ -50,7 +50,7 @@ def from_authors(
         The renamed tensors, and the keys that were dropped, each with the reason.
 
     Raises:
-        WeightsError: keys without a counterpart; second names with other values; category ids beyond the heads.
+        WeightsError: Keys without a counterpart; second names with other values; category ids beyond the heads.
     """
     body = {key: tensor for key, tensor in tensors.items() if key.startswith(_ENCODER_THERE) and ".fpn" not in key}
     encoder, dropped = to_official(body, Layout("DETA", _ENCODER_THERE))
@@ -78,7 +78,7 @@ def _choose_columns(ours: dict[str, Tensor], category_ids: Sequence[int]) -> Non
     if not category_ids or min(category_ids) < 0 or max(category_ids) >= columns:
         raise WeightsError(
             f"the class heads have {columns} columns, one for every category id from 0 on; ids {min(category_ids)} to "
-            f"{max(category_ids)} of {len(category_ids)} classes are asked for: name the config of the same data set"
+            f"{max(category_ids)} of {len(category_ids)} classes are asked for: name the config of the same dataset"
         )
     last = max(int(key.split(".")[2]) for key in heads)
     for key in heads:

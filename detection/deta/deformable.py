@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from pe_spatial.common.errors import OptionError
+
 Shapes = Sequence[tuple[int, int]]
 
 
@@ -30,7 +32,7 @@ def deformable_attention(
         shapes: (rows, columns) of the L levels.
         locations: [B, Q, H, L, P, 2], x and y from 0 (left, top) to 1 (right, bottom) of a level.
         weights: [B, Q, H, L, P].
-        chunk: queries worked on at once; their intermediate values are then computed again in the backward pass
+        chunk: Queries worked on at once; their intermediate values are then computed again in the backward pass
             instead of being kept. None takes all of them, and keeps.
 
     Returns:
@@ -80,9 +82,9 @@ def _neighbors(place: Tensor, cells: Tensor) -> tuple[tuple[Tensor, Tensor], tup
 
     Args:
         place: [..., N] from 0 to 1.
-        cells: [N] of the axis. Outside there is nothing: the share is 0 and the number that of some cell.
+        cells: [N] of the axis. Outside, the share is 0 and the number is that of some cell.
     """
-    # further out than a cell there is nothing either, and numbers stay small
+    # beyond one cell outside everything is zero too, and the numbers stay small
     place = torch.minimum((place * cells - 0.5).clamp(min=-1), cells)
     before = place.detach().floor()
     fraction = place - before
@@ -111,16 +113,16 @@ class DeformableAttention(nn.Module):
         levels: L.
         heads: H.
         points: P.
-        chunk: see `deformable_attention`.
+        chunk: See `deformable_attention`.
 
     Raises:
-        ValueError: the heads do not divide the channels.
+        OptionError: The heads do not divide the channels.
     """
 
     def __init__(self, channels: int, levels: int, heads: int, points: int, chunk: int | None = None) -> None:
         super().__init__()
         if channels % heads:
-            raise ValueError(f"{channels} channels do not divide among {heads} heads; change either")
+            raise OptionError(f"{channels} channels do not divide among {heads} heads; change either")
         self.split = (heads, levels, points)
         self.chunk = chunk
         self.sampling_offsets = nn.Linear(channels, heads * levels * points * 2)
@@ -130,7 +132,7 @@ class DeformableAttention(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Every head looks into a direction of its own, point p at a distance of p cells, with equal weights."""
+        """Point every head in a direction of its own, point p at a distance of p cells, with equal weights."""
         heads, levels, points = self.split
         angles = torch.arange(heads, dtype=torch.float32) * (2 * math.pi / heads)
         directions = torch.stack((angles.cos(), angles.sin()), dim=-1)
@@ -152,7 +154,7 @@ class DeformableAttention(nn.Module):
         """Map queries [B, Q, C] to [B, Q, C].
 
         Args:
-            queries: with their positions added.
+            queries: With their positions added.
             references: [B, Q, L, 2], points, or [B, Q, L, 4], boxes (center and size), relative to each level,
                 padding included. Offsets are in cells for points, in 1/(2P) of the size for boxes.
             memory: [B, S, C].

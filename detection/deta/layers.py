@@ -19,13 +19,13 @@ class LayerOptions:
     """What the layers of encoder and decoder share.
 
     Args:
-        channels: of tokens and queries.
-        levels: of the pyramid.
-        heads: of every attention.
-        points: of a head on a level.
-        ffn_channels: hidden channels of the feed-forward part.
-        dropout: after every part and inside of the feed-forward part.
-        chunk: see `pe_spatial.detection.deta.deformable.deformable_attention`.
+        channels: Of tokens and queries.
+        levels: Of the pyramid.
+        heads: Of every attention.
+        points: Of a head on a level.
+        ffn_channels: Hidden channels of the feed-forward part.
+        dropout: After every part and inside of the feed-forward part.
+        chunk: See `pe_spatial.detection.deta.deformable.deformable_attention`.
     """
 
     channels: int
@@ -57,7 +57,7 @@ class _Layer(nn.Module):
 
 
 class EncoderLayer(_Layer):
-    """Tokens look at tokens of every level."""
+    """Deformable self-attention of the tokens over all levels."""
 
     def __init__(self, options: LayerOptions) -> None:
         super().__init__(options)
@@ -73,7 +73,7 @@ class EncoderLayer(_Layer):
 
 
 class DecoderLayer(_Layer):
-    """Queries look at each other, then at the tokens."""
+    """Self-attention of the queries, then deformable attention to the tokens."""
 
     def __init__(self, options: LayerOptions) -> None:
         super().__init__(options)
@@ -106,6 +106,7 @@ class MLP(nn.Module):
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(widths, widths[1:], strict=False))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map [..., in_channels] to [..., out_channels]."""
         for layer in self.layers[:-1]:
             x = F.relu(layer(x))
         return self.layers[-1](x)

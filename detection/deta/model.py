@@ -12,52 +12,48 @@ from mmengine.registry import MODELS
 from mmengine.structures import BaseDataElement
 from torch import Tensor
 
+from pe_spatial.common.errors import OptionError, require_choice
 from pe_spatial.common.parts import build_part
 from pe_spatial.detection.deta import proposals
 from pe_spatial.detection.deta.boxes import to_centers, to_corners
 from pe_spatial.detection.deta.criterion import Criterion
-from pe_spatial.detection.deta.matching import IoUMatching, Objects, OneToOneMatching
+from pe_spatial.detection.deta.matching import IoUMatching, OneToOneMatching, Target
 from pe_spatial.detection.deta.tokens import TokenGrid
-from pe_spatial.detection.deta.transformer import Chooser, Predictions
+from pe_spatial.detection.deta.transformer import Predictions, QuerySelector
 from pe_spatial.detection.detector import Detector, objects_with_area
 
 _QUERIES = "model.transformer.num_queries"
 
 
 class _Kind(NamedTuple):
-    """Who answers for an object, which tokens become queries, and what is done with what the queries say."""
+    """What differs between the kinds: matching, selection of queries, and post-processing."""
 
     matching: type[IoUMatching] | type[OneToOneMatching]
-    choose: Chooser
+    select_queries: QuerySelector
     postprocess: str
 
 
 _KINDS = {
-    "iou": _Kind(IoUMatching, proposals.spread, "NMSPostprocess"),
-    "one_to_one": _Kind(OneToOneMatching, proposals.best, "TopKPostprocess"),
+    "iou": _Kind(IoUMatching, proposals.select_per_level, "NMSPostprocess"),
+    "one_to_one": _Kind(OneToOneMatching, proposals.select_top_k, "TopKPostprocess"),
 }
 
 
 @MODELS.register_module()
 class DETA(Detector):
-    """Detector of objects with boxes.
+    """Detector of objects with boxes; arguments that are not listed are those of `Detector`.
 
     Args:
-        num_classes: K; labels are 0…K-1.
-        backbone: settings of a backbone with `channels` and `strides`; its last map feeds the neck.
-        neck: settings of the pyramid; `in_channels` and `stride` are those of the backbone.
-        transformer: settings of `DetaTransformer`.
+        transformer: Settings of `DetaTransformer`.
         matching: `iou` is DETA; `one_to_one` is a two-stage Deformable DETR, with DETR's matching, the best tokens
             as queries and no suppression.
-        loss_weights: of the focal, the L1 and the generalized IoU loss.
-        postprocess: settings of a post-processor; see `postprocess.py`. None takes the one that goes with
+        loss_weights: Of the focal, the L1 and the generalized IoU loss.
+        postprocess: Settings of a post-processor; see `postprocess.py`. None takes the one that goes with
             `matching`.
-        float32_transformer: whether the transformer computes in float32 under autocast, as the authors' does.
-        data_preprocessor: settings of the preprocessor.
-        tta: settings of `MultiScaleFlip`; None looks at every image once.
+        float32_transformer: Whether the transformer computes in float32 under autocast, as the authors' does.
 
     Raises:
-        ValueError: `num_classes` below 1, a matching that does not exist, or maps of different numbers of channels.
+        OptionError: A matching that does not exist, or what `Detector` refuses.
     """
 
     def __init__(
@@ -74,10 +70,9 @@ class DETA(Detector):
         tta: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(num_classes, backbone, neck, data_preprocessor, tta)
-        if matching not in _KINDS:
-            raise ValueError(f"matching {matching!r} is unknown; use {' or '.join(map(repr, _KINDS))}")
+        require_choice("matching", matching, _KINDS)
         if len(loss_weights) != 3:
-            raise ValueError(f"loss_weights {list(loss_weights)} must be three: focal, L1 and generalized IoU loss")
+            raise OptionError(f"loss_weights {list(loss_weights)} must be three: focal, L1 and generalized IoU loss")
         self.matching = matching
         self.float32_transformer = float32_transformer
         self.transformer = build_part(
@@ -88,79 +83,59 @@ class DETA(Detector):
             levels=len(self.neck.channels),
         )
         if matching == "iou" and not self.transformer.two_stage:
-            raise ValueError(
-                "matching 'iou' compares the boxes that queries start from, and learnt queries have none; set "
+            raise OptionError(
+                "matching 'iou' compares the boxes that queries start from, and learned queries have none; set "
                 "matching: one_to_one or transformer.two_stage: true"
             )
         kind = _KINDS[matching]
-        self._choose = kind.choose
+        self._select_queries = kind.select_queries
         self.criterion = Criterion(kind.matching(), loss_weights)
         self.postprocess = MODELS.build(dict(postprocess or {"type": kind.postprocess}))
 
-    def forward(
-        self, inputs: Tensor, data_samples: Sequence[BaseDataElement] | None = None, mode: str = "tensor"
-    ) -> Any:
-        """Run on `inputs` [B, 3, H, W], normalized and padded at the right and the bottom.
-
-        Args:
-            inputs: images.
-            data_samples: one per image with the metainfo `img_shape` and `ori_shape` (H, W); for `loss` also
-                `gt_instances` (`bboxes` [G, 4] xyxy in input pixels, `labels` [G]).
-            mode: `loss` returns a dict of scalars; `predict` fills `pred_instances` in the original frame and
-                returns the samples; `tensor` returns `Predictions`, relative to the images without padding.
-        """
-        if mode not in ("loss", "predict", "tensor"):
-            raise ValueError(f"mode is {mode!r}; use 'loss', 'predict' or 'tensor'")
-        size = (inputs.shape[-2], inputs.shape[-1])
+    def raw(self, inputs: Tensor, data_samples: Sequence[BaseDataElement] | None = None) -> Predictions:
+        """Return the `Predictions`, relative to the images without padding; without data samples nothing is padding."""
         if data_samples is None:
-            if mode != "tensor":
-                raise ValueError(f"mode {mode!r} needs data_samples")
-            image_sizes = [size] * len(inputs)
+            image_sizes = [(inputs.shape[-2], inputs.shape[-1])] * len(inputs)
         else:
             image_sizes = [(sample.img_shape[0], sample.img_shape[1]) for sample in data_samples]
-        if mode == "predict":
-            assert data_samples is not None
-            for sample, (boxes, scores) in zip(data_samples, self.detect(inputs, data_samples), strict=True):
-                sample.pred_instances = self.postprocess(boxes, scores)
-            return list(data_samples)
-        predictions = self._predict(inputs, image_sizes)
-        if mode == "tensor":
-            return predictions
-        assert data_samples is not None
-        targets = [self._objects(sample, inputs) for sample in data_samples]
-        return self.criterion(predictions, targets)
+        maps = self.neck(self.backbone(inputs))
+        grid = TokenGrid.of(maps, image_sizes, (inputs.shape[-2], inputs.shape[-1]))
+        if not self.float32_transformer:
+            return self.transformer(maps, grid, self._select_queries)
+        with torch.autocast(inputs.device.type, enabled=False):
+            return self.transformer([m.float() for m in maps], grid, self._select_queries)
+
+    def _loss(self, inputs: Tensor, data_samples: Sequence[BaseDataElement]) -> dict[str, Tensor]:
+        predictions = self.raw(inputs, data_samples)
+        return self.criterion(predictions, [self._target(sample, inputs) for sample in data_samples])
+
+    def _predict(self, inputs: Tensor, data_samples: Sequence[BaseDataElement]) -> list[BaseDataElement]:
+        for sample, (boxes, scores) in zip(data_samples, self.detect(inputs, data_samples), strict=True):
+            sample.pred_instances = self.postprocess(boxes, scores)
+        return list(data_samples)
 
     def detect(self, inputs: Tensor, data_samples: Sequence[BaseDataElement]) -> list[tuple[Tensor, Tensor]]:
-        """What the last layer says of every image, before post-processing.
+        """Return the predictions of the last layer for every image, before post-processing.
 
         Args:
             inputs: [B, 3, H, W].
-            data_samples: with `img_shape` and `ori_shape`.
+            data_samples: With `img_shape` and `ori_shape`.
 
         Returns:
             Boxes [Q, 4] (xyxy, pixels of the original image, not clipped) and scores [Q, K] for every image.
         """
-        predictions = self._predict(inputs, [(s.img_shape[0], s.img_shape[1]) for s in data_samples])
-        last = predictions.layers[-1]
+        last = self.raw(inputs, data_samples).layers[-1]
         found = []
         for boxes, logits, sample in zip(last.boxes, last.logits, data_samples, strict=True):
             height, width = sample.ori_shape[:2]
             found.append((to_corners(boxes) * boxes.new_tensor([width, height] * 2), logits.float().sigmoid()))
         return found
 
-    def _predict(self, inputs: Tensor, image_sizes: Sequence[tuple[int, int]]) -> Predictions:
-        maps = self.neck(self.backbone(inputs))
-        grid = TokenGrid.of(maps, image_sizes, (inputs.shape[-2], inputs.shape[-1]))
-        if not self.float32_transformer:
-            return self.transformer(maps, grid, self._choose)
-        with torch.autocast(inputs.device.type, enabled=False):
-            return self.transformer([m.float() for m in maps], grid, self._choose)
-
     def bind_dataset(self, metainfo: Mapping[str, Any]) -> None:
         """Check the model against the training data.
 
         Raises:
-            ValueError: the number of classes is not the model's, or an image has more objects than there are queries
+            OptionError: The number of classes is not the model's, or an image has more objects than there are queries
                 and every object needs one of its own. Matched by IoU, a query may answer for several: a warning.
         """
         self.check_classes(metainfo)
@@ -168,23 +143,23 @@ class DETA(Detector):
         if most > self.transformer.num_queries:
             message = self._too_many(f"an image of the training data has {most}")
             if self.matching == "one_to_one":
-                raise ValueError(message)
+                raise OptionError(message)
             print_log(message, "current", logging.WARNING)
 
     def _too_many(self, found: str) -> str:
         queries = self.transformer.num_queries
         return f"{found} objects, but the model finds at most as many as its {queries} queries; set {_QUERIES} higher"
 
-    def _objects(self, sample: BaseDataElement, inputs: Tensor) -> Objects:
-        """What an image has to be found, relative to its size."""
+    def _target(self, sample: BaseDataElement, inputs: Tensor) -> Target:
+        """The target of an image, relative to its size."""
         height, width = sample.img_shape[:2]
         boxes, labels, _ = objects_with_area(sample, inputs.device)
         if len(labels) and not 0 <= labels.min() <= labels.max() < self.num_classes:
-            raise ValueError(
+            raise OptionError(
                 f"{sample.get('img_path')}: labels {labels.min()} to {labels.max()}, but the model has "
                 f"num_classes={self.num_classes}, labels 0 to {self.num_classes - 1}; set model.num_classes to the "
                 "number of classes of the data"
             )
         if len(labels) > self.transformer.num_queries and self.matching == "one_to_one":
-            raise ValueError(self._too_many(f"{sample.get('img_path')}: {len(labels)}"))
-        return Objects(to_centers(boxes) / boxes.new_tensor([width, height] * 2), labels)
+            raise OptionError(self._too_many(f"{sample.get('img_path')}: {len(labels)}"))
+        return Target(to_centers(boxes) / boxes.new_tensor([width, height] * 2), labels)

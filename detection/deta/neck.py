@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
+from pe_spatial.common.errors import OptionError
+
 _GROUPS = 32
 
 
@@ -19,22 +21,22 @@ class DetaPyramid(nn.Module):
     of which reads the third map before its 1x1 convolution. Nothing is nonlinear but the norms.
 
     Args:
-        in_channels: channels of the backbone's map, an even number.
-        stride: pixels per cell of the backbone's map.
+        in_channels: Channels of the backbone's map, an even number.
+        stride: Pixels per cell of the backbone's map.
         out_channels: a multiple of 32.
-        levels: number of maps, at least 3.
+        levels: Number of maps, at least 3.
 
     Attributes:
-        channels: of the maps.
-        strides: pixels per cell of the maps.
+        channels: Of the maps.
+        strides: Pixels per cell of the maps.
     """
 
     def __init__(self, in_channels: int, stride: int, out_channels: int = 256, levels: int = 5) -> None:
         super().__init__()
         if levels < 3:
-            raise ValueError(f"levels is {levels}; this pyramid has at least 3")
+            raise OptionError(f"levels is {levels}; this pyramid has at least 3")
         if in_channels % 2 or out_channels % _GROUPS:
-            raise ValueError(
+            raise OptionError(
                 f"in_channels {in_channels} must be even and out_channels {out_channels} a multiple of {_GROUPS}, the "
                 "number of groups of the norms; change them"
             )
@@ -58,7 +60,7 @@ class DetaPyramid(nn.Module):
         """Map one [B, C, h, w] to `levels` maps, from 2h x 2w on.
 
         Raises:
-            ValueError: there is more than one map.
+            OptionError: There is more than one map.
         """
         sources = self.pyramid(maps)
         levels = [project(source) for project, source in zip(self.input_proj, sources, strict=False)]
@@ -71,5 +73,5 @@ class DetaPyramid(nn.Module):
     def pyramid(self, maps: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """The first three maps before they are brought to equal channels."""
         if len(maps) != 1:
-            raise ValueError(f"the pyramid takes 1 map, got {len(maps)}; name one block in the backbone's layers")
+            raise OptionError(f"the pyramid takes 1 map, got {len(maps)}; name one block in the backbone's layers")
         return self.upsample(maps[0]), maps[0], self.pool(maps[0])

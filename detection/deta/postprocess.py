@@ -11,7 +11,6 @@ import torch
 from mmengine.registry import MODELS
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
-from torchvision.ops import batched_nms
 
 from pe_spatial.detection.nms import Method, Suppression
 
@@ -29,37 +28,48 @@ class TopKPostprocess(nn.Module):
         return best_pairs(boxes, scores, self.max_detections)
 
 
-@MODELS.register_module()
-class NMSPostprocess(nn.Module):
-    """Non-maximum suppression within every class.
+class _SuppressingPostprocess(nn.Module):
+    """The best pairs of query and class after a suppression."""
 
-    Args:
-        threshold: IoU above which the weaker of two boxes goes.
-        candidates: best pairs of query and class that take part.
-        max_detections: how many are kept.
-    """
-
-    def __init__(self, threshold: float = 0.7, candidates: int = 10000, max_detections: int = 100) -> None:
+    def __init__(self, suppress: Suppression, candidates: int, max_detections: int | None) -> None:
         super().__init__()
-        self.threshold = threshold
+        self.suppress = suppress
         self.candidates = candidates
         self.max_detections = max_detections
 
     def forward(self, boxes: Tensor, scores: Tensor) -> InstanceData:
         """See the module."""
         found = best_pairs(boxes, scores, self.candidates)
-        kept = batched_nms(found.bboxes, found.scores, found.labels, self.threshold)[: self.max_detections]
-        return found[kept]
+        kept, scores = self.suppress(found.bboxes, found.scores, found.labels)
+        found = found[kept[: self.max_detections]]
+        found.scores = scores[: self.max_detections]
+        return found
 
 
 @MODELS.register_module()
-class SoftNMSPostprocess(nn.Module):
+class NMSPostprocess(_SuppressingPostprocess):
+    """Non-maximum suppression within every class.
+
+    Args:
+        threshold: IoU above which the weaker of two boxes goes.
+        candidates: Best pairs of query and class that take part.
+        max_detections: How many are kept.
+    """
+
+    def __init__(self, threshold: float = 0.7, candidates: int = 10000, max_detections: int = 100) -> None:
+        super().__init__(Suppression("nms", threshold), candidates, max_detections)
+
+
+@MODELS.register_module()
+class SoftNMSPostprocess(_SuppressingPostprocess):
     """Suppression that lowers the scores of boxes that repeat others, and keeps them; see `Suppression`.
 
     Args:
-        method, threshold, scale: of the suppression; the authors' are the defaults.
-        candidates: best pairs of query and class that take part.
-        max_detections: how many are kept; None keeps all, like the authors.
+        method: See `Suppression`; the defaults of all three are the authors'.
+        threshold: See `Suppression`.
+        scale: See `Suppression`.
+        candidates: Best pairs of query and class that take part.
+        max_detections: How many are kept; None keeps all, like the authors.
     """
 
     def __init__(
@@ -70,18 +80,7 @@ class SoftNMSPostprocess(nn.Module):
         candidates: int = 2000,
         max_detections: int | None = None,
     ) -> None:
-        super().__init__()
-        self.suppress = Suppression(method, threshold, scale)
-        self.candidates = candidates
-        self.max_detections = max_detections
-
-    def forward(self, boxes: Tensor, scores: Tensor) -> InstanceData:
-        """See the module."""
-        found = best_pairs(boxes, scores, self.candidates)
-        kept, lowered = self.suppress(found.bboxes, found.scores, found.labels)
-        found = found[kept[: self.max_detections]]
-        found.scores = lowered[: self.max_detections]
-        return found
+        super().__init__(Suppression(method, threshold, scale), candidates, max_detections)
 
 
 def best_pairs(boxes: Tensor, scores: Tensor, number: int) -> InstanceData:

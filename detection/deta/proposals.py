@@ -16,21 +16,21 @@ _PER_LEVEL = 1000  # tokens of a level that are considered
 _NMS_THRESHOLD = 0.9
 
 
-def best(objectness: Tensor, boxes: Tensor, grid: TokenGrid, number: int) -> Tensor:
-    """The `number` tokens [B, Q] of highest `objectness` [B, S]: the choice of Deformable DETR."""
+def select_top_k(objectness: Tensor, boxes: Tensor, grid: TokenGrid, number: int) -> Tensor:
+    """Select the `number` tokens [B, Q] of highest `objectness` [B, S] (Deformable DETR)."""
     return objectness.topk(number, dim=1).indices
 
 
-def spread(objectness: Tensor, boxes: Tensor, grid: TokenGrid, number: int) -> Tensor:
-    """DETA's choice: of what non-maximum suppression leaves on every level, an equal number of the best from each.
+def select_per_level(objectness: Tensor, boxes: Tensor, grid: TokenGrid, number: int) -> Tensor:
+    """Select the same number of tokens on every level, after non-maximum suppression within it (DETA).
 
-    Where levels have too few, the best of the others fill up. Where suppression leaves fewer than `number`, it is
-    not used.
+    If a level has too few tokens, the best of the other levels fill up. If suppression leaves fewer than `number`
+    tokens, it is not used.
 
     Args:
         objectness: [B, S] logits.
         boxes: [B, S, 4] cx, cy, w, h relative to the image.
-        grid: geometry of the tokens.
+        grid: Geometry of the tokens.
         number: Q.
 
     Returns:
@@ -38,12 +38,13 @@ def spread(objectness: Tensor, boxes: Tensor, grid: TokenGrid, number: int) -> T
     """
     corners = to_corners(boxes.float()).clamp(0, 1)
     chosen = [
-        _spread_one(logits.float(), corner, grid, number) for logits, corner in zip(objectness, corners, strict=True)
+        _select_in_image(logits.float(), corner, grid, number)
+        for logits, corner in zip(objectness, corners, strict=True)
     ]
     return torch.stack(chosen)
 
 
-def _spread_one(logits: Tensor, corners: Tensor, grid: TokenGrid, number: int) -> Tensor:
+def _select_in_image(logits: Tensor, corners: Tensor, grid: TokenGrid, number: int) -> Tensor:
     candidates = []
     first = 0
     for rows, columns in grid.shapes:

@@ -20,14 +20,14 @@ _REMEDY = {"classes": "model.num_classes", "feature levels": "model.neck.levels"
 
 @HOOKS.register_module()
 class DetaStartHook(Hook):
-    """Compares a checkpoint with the model before it is loaded, and leaves out what is to be learnt anew.
+    """Compares a checkpoint with the model before it is loaded, and leaves out what is to be learned anew.
 
     Args:
-        reinitialize: parts of the model that a training starts without although the checkpoint has them, for example
+        reinitialize: Parts of the model that a training starts without although the checkpoint has them, for example
             `class_embed`, the heads of the classes. Resuming and scoring load everything.
 
     Raises:
-        CheckpointError: the checkpoint has another number of classes or of feature levels.
+        CheckpointError: The checkpoint has another number of classes or of feature levels.
         ConfigError: a part that the model does not have.
     """
 
@@ -63,9 +63,9 @@ def compare_sizes(model: nn.Module, state: Mapping[str, Tensor], source: str, st
 
     Args:
         model: a `DETA`.
-        state: its keys may lack a part.
-        source: of the state dict, for the message.
-        starts: whether a training starts from it, so that it may do without a part.
+        state: Its keys may lack a part.
+        source: Of the state dict, for the message.
+        starts: Whether a training starts from it, so that it may do without a part.
     """
     ours = model.state_dict()
     for what, key in _SIZES.items():

@@ -78,14 +78,19 @@ class TokenGrid:
 
     @cached_property
     def ratios(self) -> Tensor:
-        """[B, L, 2] width and height of the image over those of the input: turns a place in the image into one in the
-        input."""
+        """[B, L, 2] width and height of the image over those of the input.
+
+        Multiplying a place in the image by them gives the place in the input.
+        """
         sizes = self.valid.new_tensor(self.shapes).flip(1)  # [L, 2]
         return self.valid / sizes
 
     def anchors(self, finest: float) -> Tensor:
-        """[B, S, 4] a box in every center (cx, cy, w, h, relative to the image): `finest` times the image's sides on
-        the finest level, twice that on the next."""
+        """[B, S, 4] an anchor at every center, as (cx, cy, w, h) relative to the image.
+
+        Args:
+            finest: Sides of the anchors on the finest level; every coarser level doubles them.
+        """
         side = (finest * 2.0**self.levels).to(self.valid)  # [S]
         return torch.cat((self.centers, side[:, None].expand(-1, 2).expand(len(self.valid), -1, -1)), dim=-1)
 

@@ -18,19 +18,25 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from pe_spatial.common.errors import OptionError
 from pe_spatial.detection.deta.boxes import inverse_sigmoid
 from pe_spatial.detection.deta.layers import MLP, DecoderLayer, EncoderLayer, LayerOptions
 from pe_spatial.detection.deta.tokens import TokenGrid, sine_code
 
-Chooser = Callable[[Tensor, Tensor, TokenGrid, int], Tensor]
+QuerySelector = Callable[[Tensor, Tensor, TokenGrid, int], Tensor]
 
-_PRIOR = 0.01  # what an untrained head gives every class
+_PRIOR = 0.01  # probability of every class from an untrained head
 _SMALL = -2.0  # logit of the size that a point begins with, 0.12 of the image
 
 
 class Prediction(NamedTuple):
-    """Logits [B, N, K] and boxes [B, N, 4] (cx, cy, w, h, relative to the image without padding) of N queries or
-    tokens, and the boxes [B, N, 4], or points [B, N, 2], that these were refined from."""
+    """What a layer predicts of N queries or tokens.
+
+    Attributes:
+        logits: [B, N, K].
+        boxes: [B, N, 4] cx, cy, w, h, relative to the image without padding.
+        references: The boxes [B, N, 4], or points [B, N, 2], that `boxes` were refined from.
+    """
 
     logits: Tensor
     boxes: Tensor
@@ -38,8 +44,12 @@ class Prediction(NamedTuple):
 
 
 class Predictions(NamedTuple):
-    """What the encoder predicts of every token (column 0 of its logits is objectness; None if it proposes nothing), and
-    every decoder layer of every query."""
+    """What the encoder and the decoder layers predict.
+
+    Attributes:
+        encoder: Predictions of the tokens; column 0 of the logits is objectness. None if the encoder does not propose.
+        layers: Predictions of the queries, one entry per decoder layer.
+    """
 
     encoder: Prediction | None
     layers: list[Prediction]
@@ -62,12 +72,12 @@ class DetaTransformer(nn.Module):
         channels: C, of every level.
         levels: L.
         num_queries: Q, at least 1.
-        encoder_layers: their number.
-        decoder_layers: their number.
-        two_stage: whether queries are tokens of the encoder; otherwise they are learnt, and start from points.
-        anchor_size: sides of the anchors on the finest level, relative to the image; twice that on the next.
-        checkpointing: save memory in training by computing encoder layers twice.
-        layer: fields of `LayerOptions` other than channels and levels.
+        encoder_layers: Their number.
+        decoder_layers: Their number.
+        two_stage: Whether queries are tokens of the encoder; otherwise they are learned, and start from points.
+        anchor_size: Sides of the anchors on the finest level, relative to the image; twice that on the next.
+        checkpointing: Save memory in training by computing encoder layers twice.
+        layer: Fields of `LayerOptions` other than channels and levels.
     """
 
     def __init__(
@@ -86,9 +96,9 @@ class DetaTransformer(nn.Module):
         super().__init__()
         options = LayerOptions(channels, levels, **(layer or {}))
         if num_queries < 1:
-            raise ValueError(f"num_queries is {num_queries}; a detector needs at least one")
+            raise OptionError(f"num_queries is {num_queries}; a detector needs at least one")
         if not 0 < anchor_size < 1:
-            raise ValueError(f"anchor_size {anchor_size} is no part of an image; give a number between 0 and 1")
+            raise OptionError(f"anchor_size {anchor_size} is no part of an image; give a number between 0 and 1")
         self.num_queries = num_queries
         self.two_stage = two_stage
         self.anchor_size = anchor_size
@@ -113,20 +123,20 @@ class DetaTransformer(nn.Module):
             _box_head(channels, _SMALL if i == 0 and not two_stage else 0) for i in range(heads)
         )
 
-    def forward(self, maps: Sequence[Tensor], grid: TokenGrid, choose: Chooser) -> Predictions:
+    def forward(self, maps: Sequence[Tensor], grid: TokenGrid, select_queries: QuerySelector) -> Predictions:
         """Predict from the maps [B, C, h, w] of the levels.
 
         Args:
-            maps: as many as levels, in the order of `grid`.
-            grid: geometry of their cells.
-            choose: picks the tokens that become queries; see `pe_spatial.detection.deta.proposals`.
+            maps: As many as levels, in the order of `grid`.
+            grid: Geometry of their cells.
+            select_queries: Picks the tokens that become queries; see `pe_spatial.detection.deta.proposals`.
 
         Raises:
-            ValueError: the maps have fewer cells than there are queries to be chosen among them.
+            OptionError: The maps have fewer cells than there are queries to be chosen among them.
         """
         tokens = torch.cat([m.flatten(2).transpose(1, 2) for m in maps], dim=1)  # [B, S, C]
         if self.two_stage and tokens.shape[1] < self.num_queries:
-            raise ValueError(
+            raise OptionError(
                 f"{self.num_queries} queries are to be chosen among the {tokens.shape[1]} cells of levels "
                 f"{list(grid.shapes)}; lower transformer.num_queries or use larger images"
             )
@@ -134,9 +144,9 @@ class DetaTransformer(nn.Module):
         if not self.two_stage:
             return Predictions(None, self._decode(self._learned(len(tokens)), tokens, grid))
         memory, proposals = self._propose(tokens, grid)
-        # what is chosen is no function to differentiate
+        # the selection is not differentiable
         with torch.no_grad():
-            chosen = choose(proposals.logits[..., 0], proposals.boxes, grid, self.num_queries)
+            chosen = select_queries(proposals.logits[..., 0], proposals.boxes, grid, self.num_queries)
             boxes = proposals.boxes.gather(1, chosen[..., None].expand(-1, -1, 4))
             features = memory.gather(1, chosen[..., None].expand(-1, -1, memory.shape[-1]))
         return Predictions(proposals, self._decode(self._proposed(features, boxes), tokens, grid))
@@ -152,7 +162,7 @@ class DetaTransformer(nn.Module):
         return tokens
 
     def _propose(self, tokens: Tensor, grid: TokenGrid) -> tuple[Tensor, Prediction]:
-        """Features of the tokens as objects, and what they predict; tokens that cannot propose look like nothing."""
+        """Features of the tokens as objects, and what they predict; tokens that cannot propose are zero."""
         anchors = grid.anchors(self.anchor_size)
         usable = ((anchors > 0.01) & (anchors < 0.99)).all(dim=-1) & ~grid.padding  # [B, S]
         anchors = anchors.masked_fill(~usable[..., None], 1.0)

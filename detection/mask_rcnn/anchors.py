@@ -1,6 +1,6 @@
 """Anchor boxes: one size per pyramid level, three shapes per cell, as Detectron2 lays them out.
 
-Anchors are centerd on the top-left corner of their cell (offset 0) and are not rounded to whole pixels.
+Anchors are centered on the top-left corner of their cell (offset 0) and are not rounded to whole pixels.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ def grid_anchors(
 
     Args:
         map_sizes: (H, W) of the map of each level.
-        strides: pixels between two cells of each level; fractions are allowed (patch 14 has a level of stride 3.5).
-        sizes: square root of the anchors' area on each level, pixels.
-        aspect_ratios: height over width.
-        device: where the anchors are wanted.
+        strides: Pixels between two cells of each level; fractions are allowed (patch 14 has a level of stride 3.5).
+        sizes: Square root of the anchors' area on each level, pixels.
+        aspect_ratios: Height over width.
+        device: Where the anchors are wanted.
 
     Returns:
         Per level [H * W * A, 4] xyxy, rows first, the shapes of a cell next to each other.

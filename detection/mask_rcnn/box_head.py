@@ -14,11 +14,11 @@ class ConvFCBoxHead(nn.Module):
     """Convolutions with LayerNorm, then one fully connected layer.
 
     Args:
-        in_channels: channels of a crop.
-        conv_channels: channels of the convolutions.
-        num_convs: number of 3x3 convolutions.
-        fc_channels: channels of the result.
-        resolution: cells along each side of a crop.
+        in_channels: Channels of a crop.
+        conv_channels: Channels of the convolutions.
+        num_convs: Number of 3x3 convolutions.
+        fc_channels: Channels of the result.
+        resolution: Cells along each side of a crop.
     """
 
     def __init__(
@@ -59,4 +59,5 @@ class BoxPredictor(nn.Module):
             nn.init.zeros_(layer.bias)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Map vectors [R, in_channels] to logits and offsets."""
         return self.cls_score(x).float(), self.bbox_pred(x).float()

@@ -17,8 +17,13 @@ IGNORED = -1  # label of a candidate that is neither sampled as an object nor as
 
 
 class Target(NamedTuple):
-    """The objects of one image: boxes [G, 4] xyxy in pixels of the padded input, labels [G] in 0…K-1, masks [G, H, W]
-    bool in the same frame."""
+    """The objects of one image.
+
+    Attributes:
+        boxes: [G, 4] xyxy, pixels of the padded input.
+        labels: [G] in 0…K-1.
+        masks: bool [G, H, W] in the frame of the boxes.
+    """
 
     boxes: Tensor
     labels: Tensor
@@ -26,11 +31,15 @@ class Target(NamedTuple):
 
 
 class Match(NamedTuple):
-    """For each of N candidate boxes: `label` [N] is 1 (object), 0 (background) or `IGNORED`; `owner` [N] is the
-    row of its object in the ground truth, and 0 where there is none."""
+    """The match of N candidate boxes.
+
+    Attributes:
+        label: [N]: 1 (object), 0 (background) or `IGNORED`.
+        gt_index: [N], the row of the object in the ground truth; 0 where there is none.
+    """
 
     label: Tensor
-    owner: Tensor
+    gt_index: Tensor
 
 
 class DeltaCoder:
@@ -54,13 +63,13 @@ class DeltaCoder:
 
 
 class Assigner:
-    """Tells which candidate boxes are objects and draws the ones that a loss sees.
+    """Matches candidate boxes with objects and samples those that enter a loss.
 
     Args:
         thresholds: IoU below which a candidate is background and from which it is an object.
-        samples: candidates drawn per image.
-        positive_fraction: largest share of objects among them.
-        keep_best: whether the candidates that fit an object best count as objects below the threshold too.
+        samples: Candidates sampled per image.
+        positive_fraction: Largest share of objects among them.
+        keep_best: Whether the candidates that fit an object best count as objects below the threshold too.
     """
 
     def __init__(
@@ -73,14 +82,14 @@ class Assigner:
     def match(self, candidates: Tensor, objects: Tensor) -> Match:
         """Match `candidates` [N, 4] with `objects` [G, 4]; without objects all is background."""
         if len(objects) == 0:
-            nothing = torch.zeros(len(candidates), dtype=torch.int64, device=candidates.device)
-            return Match(nothing, nothing.clone())
+            zeros = torch.zeros(len(candidates), dtype=torch.int64, device=candidates.device)
+            return Match(zeros, zeros.clone())
         matched = self._matcher(box_iou(objects, candidates))
         label = (matched >= 0).long()
         label[matched == Matcher.BETWEEN_THRESHOLDS] = IGNORED
         return Match(label, matched.clamp(min=0))
 
     def sample(self, label: Tensor) -> tuple[Tensor, Tensor]:
-        """Draw objects and background from labels [N]; returns the indices of both."""
+        """Sample objects and background from labels [N]; returns the indices of both."""
         positive, negative = self._sampler([label])
         return positive[0].nonzero().squeeze(1), negative[0].nonzero().squeeze(1)

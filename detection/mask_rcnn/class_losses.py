@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
+from pe_spatial.common.errors import ConfigError
+
 
 @MODELS.register_module()
 class SoftmaxLoss(nn.Module):
@@ -28,15 +30,15 @@ class SoftmaxLoss(nn.Module):
 
 @MODELS.register_module()
 class FederatedLoss(nn.Module):
-    """Sigmoid cross-entropy over the classes of the batch and some others, for data sets annotated class by class.
+    """Sigmoid cross-entropy over the classes of the batch and some others, for datasets annotated class by class.
 
     The classes that occur among the sampled boxes (background included) are filled up to `num_classes_sampled` by
     drawing others with probability proportional to `frequency ** power`; only those are given a loss, summed and
     divided by R (section 4.1 of "Probabilistic two-stage detection", as in Detectron2).
 
     Args:
-        num_classes_sampled: classes that are given a loss in a step.
-        power: exponent of the frequency.
+        num_classes_sampled: Classes that are given a loss in a step.
+        power: Exponent of the frequency.
     """
 
     weight: Tensor | None
@@ -48,7 +50,7 @@ class FederatedLoss(nn.Module):
         self.register_buffer("weight", None, persistent=False)
 
     def set_frequencies(self, image_counts: Sequence[int]) -> None:
-        """Tell in how many training images each of the K classes occurs; needed before the first loss."""
+        """Set in how many training images each of the K classes occurs; needed before the first loss."""
         device = None if self.weight is None else self.weight.device
         self.weight = torch.tensor(image_counts, dtype=torch.float32, device=device) ** self.power
 
@@ -56,7 +58,7 @@ class FederatedLoss(nn.Module):
         """Loss of `logits` [R, K + 1] for `labels` [R].
 
         Raises:
-            RuntimeError: the frequencies of the classes are not known.
+            ConfigError: The frequencies of the classes are not known.
         """
         if len(labels) == 0:
             return logits.float().sum()
@@ -71,8 +73,8 @@ class FederatedLoss(nn.Module):
 
     def _sampled_classes(self, labels: Tensor, classes: int) -> Tensor:
         if self.weight is None:
-            raise RuntimeError(
-                "FederatedLoss does not know how often classes occur; train on a data set whose metainfo has "
+            raise ConfigError(
+                "FederatedLoss does not know how often classes occur; train on a dataset whose metainfo has "
                 "'image_counts' (LvisInstances) or call set_frequencies"
             )
         present = labels.unique()

@@ -16,4 +16,5 @@ class ConvNormReLU(nn.Conv2d):
         nn.init.kaiming_normal_(self.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map [B, in_channels, H, W] to [B, out_channels, H, W]."""
         return F.relu(self.norm(super().forward(x)))

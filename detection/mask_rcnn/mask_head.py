@@ -16,11 +16,11 @@ class ConvUpsampleMaskHead(nn.Module):
     """Convolutions with LayerNorm, a deconvolution that doubles the grid, and a 1x1 predictor.
 
     Args:
-        in_channels: channels of a crop.
+        in_channels: Channels of a crop.
         num_classes: K.
-        conv_channels: channels of the convolutions and of the deconvolution.
-        num_convs: number of 3x3 convolutions.
-        resolution: cells along each side of a crop; the masks have twice as many.
+        conv_channels: Channels of the convolutions and of the deconvolution.
+        num_convs: Number of 3x3 convolutions.
+        resolution: Cells along each side of a crop; the masks have twice as many.
     """
 
     def __init__(
@@ -48,19 +48,19 @@ class ConvUpsampleMaskHead(nn.Module):
         return x[torch.arange(len(labels), device=x.device), labels].float()
 
 
-def crop_masks(masks: Tensor, owner: Tensor, boxes: Tensor, size: int) -> Tensor:
-    """What the head should draw: the objects' masks as seen through boxes.
+def crop_masks(masks: Tensor, gt_index: Tensor, boxes: Tensor, size: int) -> Tensor:
+    """Targets of the head: the masks of the objects, cropped to boxes.
 
     Args:
         masks: [G, H, W] bool.
-        owner: [R], the object of each box.
+        gt_index: [R], the object of each box.
         boxes: [R, 4] xyxy in pixels of the masks.
-        size: cells along each side of the result.
+        size: Cells along each side of the result.
 
     Returns:
         [R, size, size] bool: whether at least half of a cell is covered (bilinear samples).
     """
-    rois = torch.cat([owner[:, None].to(boxes.dtype), boxes], dim=1)
+    rois = torch.cat([gt_index[:, None].to(boxes.dtype), boxes], dim=1)
     crops = roi_align(masks[:, None].to(boxes.dtype), rois, size, 1.0, sampling_ratio=0, aligned=True)
     return crops[:, 0] >= 0.5
 

@@ -19,19 +19,14 @@ from pe_spatial.detection.mask_rcnn.postprocess import rescale
 
 @MODELS.register_module()
 class MaskRCNN(Detector):
-    """Detector of objects with boxes and masks.
+    """Detector of objects with boxes and masks; arguments that are not listed are those of `Detector`.
 
     Args:
-        num_classes: K; labels are 0…K-1.
-        backbone: settings of a backbone with `channels` and `strides`; its last map feeds the neck.
-        neck: settings of the pyramid; `in_channels` and `stride` are those of the backbone.
-        rpn: settings of `RPN`.
-        roi_heads: settings of `RoIHeads`.
-        data_preprocessor: settings of the preprocessor.
-        tta: settings of `MultiScaleFlip`; None looks at every image once.
+        rpn: Settings of `RPN`.
+        roi_heads: Settings of `RoIHeads`.
 
     Raises:
-        ValueError: `num_classes` below 1, or a channel count in the settings that the part before does not deliver.
+        OptionError: A channel count in the settings that the part before does not deliver, or what `Detector` refuses.
     """
 
     def __init__(
@@ -57,45 +52,33 @@ class MaskRCNN(Detector):
             **shared,
         )
 
-    def forward(
-        self, inputs: Tensor, data_samples: Sequence[BaseDataElement] | None = None, mode: str = "tensor"
-    ) -> Any:
-        """Run on `inputs` [B, 3, H, W], normalized and padded.
+    def raw(self, inputs: Tensor, data_samples: Sequence[BaseDataElement] | None = None) -> tuple[Tensor, ...]:
+        """Return the maps of the pyramid, finest first."""
+        return self.neck(self.backbone(inputs))
 
-        Args:
-            inputs: images.
-            data_samples: one per image with the metainfo `img_shape` and `ori_shape` (H, W); for `loss` also
-                `gt_instances` (`bboxes` [G, 4] xyxy in input pixels, `labels` [G], `masks` [G, h, w] bool).
-            mode: `loss` returns a dict of five scalars; `predict` fills `pred_instances` in the original frame
-                and returns the samples; `tensor` returns the pyramid's maps.
-        """
-        features = self.neck(self.backbone(inputs))
-        if mode == "tensor":
-            return features
-        if data_samples is None:
-            raise ValueError(f"mode {mode!r} needs data_samples")
-        image_sizes = [tuple(sample.img_shape[:2]) for sample in data_samples]
-        if mode == "loss":
-            targets = [self._target(sample, inputs) for sample in data_samples]
-            proposals, losses = self.rpn.loss(features, image_sizes, targets)
-            return {**losses, **self.roi_heads.loss(features[:-1], proposals, targets)}
-        if mode == "predict":
-            proposals = [boxes for boxes, _ in self.rpn.predict(features, image_sizes)]
-            found = self.roi_heads.predict(features[:-1], proposals, image_sizes)
-            for sample, detections, size in zip(data_samples, found, image_sizes, strict=True):
-                sample.pred_instances = rescale(detections, size, tuple(sample.ori_shape[:2]))
-            return list(data_samples)
-        raise ValueError(f"mode is {mode!r}; use 'loss', 'predict' or 'tensor'")
+    def _loss(self, inputs: Tensor, data_samples: Sequence[BaseDataElement]) -> dict[str, Tensor]:
+        features = self.raw(inputs)
+        targets = [self._target(sample, inputs) for sample in data_samples]
+        proposals, losses = self.rpn.loss(features, _image_sizes(data_samples), targets)
+        return {**losses, **self.roi_heads.loss(features[:-1], proposals, targets)}
+
+    def _predict(self, inputs: Tensor, data_samples: Sequence[BaseDataElement]) -> list[BaseDataElement]:
+        features, image_sizes = self.raw(inputs), _image_sizes(data_samples)
+        proposals = [boxes for boxes, _ in self.rpn.predict(features, image_sizes)]
+        found = self.roi_heads.predict(features[:-1], proposals, image_sizes)
+        for sample, detections, size in zip(data_samples, found, image_sizes, strict=True):
+            sample.pred_instances = rescale(detections, size, tuple(sample.ori_shape[:2]))
+        return list(data_samples)
 
     def bind_dataset(self, metainfo: Mapping[str, Any]) -> None:
         """Check the model against the training data and take from it what the losses need.
 
         Args:
-            metainfo: of the data set; `classes` are the names of its classes, `image_counts` the number of images
+            metainfo: Of the dataset; `classes` are the names of its classes, `image_counts` the number of images
                 with each class (needed by `FederatedLoss`).
 
         Raises:
-            ValueError: the number of classes is not the model's.
+            OptionError: The number of classes is not the model's.
         """
         self.check_classes(metainfo)
         if isinstance(self.roi_heads.class_loss, FederatedLoss):
@@ -104,3 +87,7 @@ class MaskRCNN(Detector):
     def _target(self, sample: BaseDataElement, inputs: Tensor) -> Target:
         boxes, labels, keep = objects_with_area(sample, inputs.device)
         return Target(boxes, labels, torch.as_tensor(sample.gt_instances.masks).to(inputs.device)[keep])
+
+
+def _image_sizes(data_samples: Sequence[BaseDataElement]) -> list[tuple[int, int]]:
+    return [(sample.img_shape[0], sample.img_shape[1]) for sample in data_samples]

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torchvision.ops import roi_align
 
+from pe_spatial.common.errors import OptionError
+
 
 class RoIPooler:
     """Crops of boxes, [sum of N, C, size, size].
@@ -16,16 +18,16 @@ class RoIPooler:
     every doubling (equation 1 of "Feature Pyramid Networks for Object Detection").
 
     Args:
-        size: cells along each side of a crop.
-        strides: strides of the maps in pixels, finest first, each twice the one before.
+        size: Cells along each side of a crop.
+        strides: Strides of the maps in pixels, finest first, each twice the one before.
 
     Raises:
-        ValueError: strides that do not double.
+        OptionError: Strides that do not double.
     """
 
     def __init__(self, size: int, strides: Sequence[float]) -> None:
         if any(b != 2 * a for a, b in zip(strides, strides[1:], strict=False)):
-            raise ValueError(f"strides {tuple(strides)} do not double from map to map; boxes cannot be given a level")
+            raise OptionError(f"strides {tuple(strides)} do not double from map to map; boxes cannot be given a level")
         self.size = size
         self.strides = tuple(strides)
 

@@ -16,7 +16,7 @@ def rescale(found: Detections, image_size: tuple[int, int], original_size: tuple
     """Bring detections into the original frame; those without area there are dropped.
 
     Args:
-        found: detections with masks, in pixels of the network's input.
+        found: Detections with masks, in pixels of the network's input.
         image_size: (H, W) of the image inside that input, without padding.
         original_size: (H, W) of the photograph.
 
@@ -46,21 +46,21 @@ def paste_masks(masks: Tensor, boxes: Tensor, size: tuple[int, int], threshold: 
         masks: [N, M, M] probabilities.
         boxes: [N, 4] xyxy in pixels of the image, of positive area.
         size: (H, W) of the image.
-        threshold: smallest probability that is drawn.
+        threshold: Smallest probability that is pasted.
 
     Returns:
         [N, H, W] bool.
     """
     height, width = size
-    drawn = torch.zeros(len(masks), height, width, dtype=torch.bool, device=masks.device)
+    pasted = torch.zeros(len(masks), height, width, dtype=torch.bool, device=masks.device)
     chunk = max(1, _MAX_PIXELS // max(1, height * width))
     with torch.autocast(masks.device.type, enabled=False):
         for start in range(0, len(masks), chunk):
             part, box = masks[start : start + chunk].float(), boxes[start : start + chunk].float()
             rows = _interpolation(box[:, 1], box[:, 3], height, part.shape[1])  # [n, H, M]
             columns = _interpolation(box[:, 0], box[:, 2], width, part.shape[2])  # [n, W, M]
-            drawn[start : start + chunk] = rows @ part @ columns.transpose(1, 2) >= threshold
-    return drawn
+            pasted[start : start + chunk] = rows @ part @ columns.transpose(1, 2) >= threshold
+    return pasted
 
 
 def _interpolation(start: Tensor, end: Tensor, pixels: int, cells: int) -> Tensor:

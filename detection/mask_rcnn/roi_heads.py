@@ -1,4 +1,4 @@
-"""Box and mask heads on proposals: what they learn from and what they find. B images, R sampled boxes, K classes."""
+"""Box and mask heads on proposals: losses and detections. B images, R sampled boxes, K classes."""
 
 from __future__ import annotations
 
@@ -19,8 +19,14 @@ from pe_spatial.detection.nms import Suppression
 
 
 class Detections(NamedTuple):
-    """Found objects of one image, best first: boxes [N, 4] xyxy in pixels of the input, scores [N], labels [N] and,
-    once the mask head has run, masks [N, 28, 28], the probability of each cell of the box."""
+    """Detections of one image, highest score first.
+
+    Attributes:
+        boxes: [N, 4] xyxy, pixels of the input.
+        scores: [N].
+        labels: [N].
+        masks: [N, 28, 28], the probability of each cell of the box; None before the mask head has run.
+    """
 
     boxes: Tensor
     scores: Tensor
@@ -29,12 +35,17 @@ class Detections(NamedTuple):
 
 
 class SampledBoxes(NamedTuple):
-    """Proposals of one image that the losses see: boxes [R, 4], labels [R] with K for background, and `owner` [R],
-    the row of their object."""
+    """Proposals of one image that the losses see.
+
+    Attributes:
+        boxes: [R, 4].
+        labels: [R]; K is background.
+        gt_index: [R], the row of the matched object.
+    """
 
     boxes: Tensor
     labels: Tensor
-    owner: Tensor
+    gt_index: Tensor
 
 
 @MODELS.register_module()
@@ -42,16 +53,16 @@ class RoIHeads(nn.Module):
     """The second stage.
 
     Args:
-        in_channels: channels of every map of the pyramid.
-        strides: strides of the maps that boxes are read from, finest first.
+        in_channels: Channels of every map of the pyramid.
+        strides: Strides of the maps that boxes are read from, finest first.
         num_classes: K.
-        box_head: settings of the box head, `ConvFCBoxHead` unless `type` says otherwise.
-        mask_head: settings of the mask head, `ConvUpsampleMaskHead` unless `type` says otherwise.
+        box_head: Settings of the box head, `ConvFCBoxHead` unless `type` says otherwise.
+        mask_head: Settings of the mask head, `ConvUpsampleMaskHead` unless `type` says otherwise.
         class_loss: `SoftmaxLoss` or `FederatedLoss`.
-        nms: settings of the `Suppression`; hard, at an IoU of 0.5, unless they say otherwise.
-        samples: proposals per image that the losses see, at most a quarter of them objects.
-        score_threshold: detections must score more.
-        max_detections: kept per image.
+        nms: Settings of the `Suppression`; hard, at an IoU of 0.5, unless they say otherwise.
+        samples: Proposals per image that the losses see, at most a quarter of them objects.
+        score_threshold: Detections must score more.
+        max_detections: Kept per image.
     """
 
     def __init__(
@@ -94,9 +105,9 @@ class RoIHeads(nn.Module):
         """Losses of class, box (L1, over all sampled boxes) and mask (over the sampled objects).
 
         Args:
-            features: maps [B, C, H, W], finest first.
-            proposals: per image [P, 4]; the true boxes are added to them.
-            targets: per image the objects.
+            features: Maps [B, C, H, W], finest first.
+            proposals: Per image [P, 4]; the ground-truth boxes are added to them.
+            targets: Per image the objects.
         """
         sampled = [self._sample(boxes, target) for boxes, target in zip(proposals, targets, strict=True)]
         labels = torch.cat([s.labels for s in sampled])
@@ -130,20 +141,20 @@ class RoIHeads(nn.Module):
         return self.box_predictor(self.box_head(self.box_pooler(features, boxes)))
 
     def _sample(self, proposals: Tensor, target: Target) -> SampledBoxes:
-        """Draw proposals to learn from; the true boxes are among the candidates so that objects are never missing."""
+        """Sample proposals for the losses; the ground-truth boxes are candidates too, so that no object is missing."""
         boxes = torch.cat([proposals, target.boxes.to(proposals.dtype)])
         match = self.assigner.match(boxes, target.boxes)
-        drawn = torch.cat(self.assigner.sample(match.label))
+        index = torch.cat(self.assigner.sample(match.label))
         if len(target.labels) == 0:
-            labels = torch.full_like(drawn, self.num_classes)
+            labels = torch.full_like(index, self.num_classes)
         else:
-            labels = torch.where(match.label == 1, target.labels[match.owner], self.num_classes)[drawn]
-        return SampledBoxes(boxes[drawn], labels, match.owner[drawn])
+            labels = torch.where(match.label == 1, target.labels[match.gt_index], self.num_classes)[index]
+        return SampledBoxes(boxes[index], labels, match.gt_index[index])
 
     def _offsets(self, sampled: SampledBoxes, target: Target) -> Tensor:
-        """Offsets [objects, 4] from the sampled boxes that are objects to their true boxes."""
+        """Offsets [objects, 4] from the sampled boxes that are objects to their ground-truth boxes."""
         is_object = sampled.labels < self.num_classes
-        return self.coder.encode(target.boxes[sampled.owner[is_object]], sampled.boxes[is_object])
+        return self.coder.encode(target.boxes[sampled.gt_index[is_object]], sampled.boxes[is_object])
 
     def _mask_loss(
         self, features: Sequence[Tensor], sampled: Sequence[SampledBoxes], targets: Sequence[Target]
@@ -152,7 +163,7 @@ class RoIHeads(nn.Module):
         crops = self.mask_pooler(features, [o.boxes for o in objects])
         logits = self.mask_head(crops, torch.cat([o.labels for o in objects]))
         wanted = [
-            crop_masks(t.masks, o.owner, o.boxes, logits.shape[-1]) for o, t in zip(objects, targets, strict=True)
+            crop_masks(t.masks, o.gt_index, o.boxes, logits.shape[-1]) for o, t in zip(objects, targets, strict=True)
         ]
         return mask_loss(logits, torch.cat(wanted))
 

@@ -13,7 +13,7 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torchvision.ops import batched_nms, clip_boxes_to_image
 
-from pe_spatial.common.errors import DivergedError
+from pe_spatial.common.errors import DivergedError, OptionError
 from pe_spatial.detection.mask_rcnn.anchors import grid_anchors
 from pe_spatial.detection.mask_rcnn.boxes import IGNORED, Assigner, DeltaCoder, Target
 
@@ -47,16 +47,16 @@ class RPN(nn.Module):
     """Proposals and their losses.
 
     Args:
-        in_channels: channels of every map of the pyramid.
-        strides: stride of every map, finest first.
-        anchor_sizes: square root of the anchors' area on each map, pixels.
+        in_channels: Channels of every map of the pyramid.
+        strides: Stride of every map, finest first.
+        anchor_sizes: Square root of the anchors' area on each map, pixels.
         num_convs: 3x3 convolutions before the two predictors.
-        pre_nms: boxes kept per level before suppression, in training and in testing.
-        post_nms: boxes kept per image after suppression, in training and in testing.
-        samples: anchors per image that the losses see, at most half of them objects.
+        pre_nms: Boxes kept per level before suppression, in training and in testing.
+        post_nms: Boxes kept per image after suppression, in training and in testing.
+        samples: Anchors per image that the losses see, at most half of them objects.
 
     Raises:
-        ValueError: the number of anchor sizes is not the number of maps.
+        OptionError: The number of anchor sizes is not the number of maps.
     """
 
     aspect_ratios = (0.5, 1.0, 2.0)
@@ -74,7 +74,7 @@ class RPN(nn.Module):
     ) -> None:
         super().__init__()
         if len(anchor_sizes) != len(strides):
-            raise ValueError(
+            raise OptionError(
                 f"{len(anchor_sizes)} anchor_sizes {tuple(anchor_sizes)} for {len(strides)} maps of strides "
                 f"{tuple(strides)}; give one size per map"
             )
@@ -93,7 +93,7 @@ class RPN(nn.Module):
         """Return per image boxes [P, 4] xyxy and logits [P], best first.
 
         Args:
-            features: maps [B, C, H, W], finest first.
+            features: Maps [B, C, H, W], finest first.
             image_sizes: (H, W) of each image without its padding; boxes are clipped to it.
         """
         logits, deltas = self.head(features)
@@ -107,7 +107,7 @@ class RPN(nn.Module):
         Both losses are sums over the sampled anchors divided by `samples * B`; the offsets' is L1.
 
         Raises:
-            DivergedError: logits or offsets are not finite.
+            DivergedError: Logits or offsets are not finite.
         """
         logits, deltas = self.head(features)
         anchors = self._anchors(features)
@@ -142,7 +142,7 @@ class RPN(nn.Module):
             label[positive] = 1
             label[negative] = 0
             offset = torch.zeros_like(anchors)
-            offset[positive] = self.coder.encode(target.boxes[match.owner[positive]], anchors[positive])
+            offset[positive] = self.coder.encode(target.boxes[match.gt_index[positive]], anchors[positive])
             labels.append(label)
             offsets.append(offset)
         return torch.stack(labels), torch.stack(offsets)

@@ -25,7 +25,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from pe_spatial.alignment.map_codec import MapCodec, Record, added_error
-from pe_spatial.common.errors import UnreadableFile, UserError
+from pe_spatial.common.errors import OptionError, UnreadableFile, UserError
 from pe_spatial.common.files import write_atomically, write_json, write_text
 
 _VERSION = 1
@@ -49,7 +49,8 @@ class TeacherCache:
     Attributes:
         header: What the maps are of.
         grid: (h, w) of the maps.
-        num_images, num_shards: Of the whole cache, computed or not.
+        num_images: Of the whole cache, computed or not.
+        num_shards: Of the whole cache, computed or not.
 
     Raises:
         CacheError: It is none, or one of a later version.
@@ -172,11 +173,11 @@ class TeacherCache:
             raise CacheError(f"{path} is missing: the cache is not complete; the command that began it goes on")
         try:
             shard = safe_open(path, framework="pt")
-            owner, _, place = (shard.metadata() or {}).get("shard", "").partition(" ")
+            fingerprint, _, place = (shard.metadata() or {}).get("shard", "").partition(" ")
             num_rows = shard.get_slice("errors").get_shape()[0]
         except SafetensorError as error:  # the lengths in its header must add up to the size of the file
             raise CacheError(self._damaged(number, f"truncated or overwritten: {error}")) from error
-        if owner != self.fingerprint:
+        if fingerprint != self.fingerprint:
             raise CacheError(self._damaged(number, "it is of another cache: other images, teacher or settings"))
         if place != str(number) or num_rows != len(self.rows(number)):
             raise CacheError(self._damaged(number, "it is another shard, renamed"))
@@ -201,13 +202,13 @@ class TeacherCache:
             maps: From a row to its map [K, h, w], or None for an image that cannot be read.
 
         Raises:
-            ValueError: A map on another grid.
+            OptionError: A map on another grid.
         """
         records = []
         for row in self.rows(number):
             features = maps(row)
             if features is not None and features.shape[1:] != self.grid:
-                raise ValueError(f"the map of image {row} is {list(features.shape[1:])}, the cache is of {self.grid}")
+                raise OptionError(f"the map of image {row} is {list(features.shape[1:])}, the cache is of {self.grid}")
             records.append(None if features is None else self._record(features))
             yield row
         readable = [record for record in records if record is not None]
@@ -248,7 +249,7 @@ def create_cache(
         CacheError: The folder holds a cache of something else; says what differs.
     """
     if shard_images < 1:
-        raise ValueError(f"shard_images {shard_images} must be at least 1")
+        raise OptionError(f"shard_images {shard_images} must be at least 1")
     lines = _image_lines(identities)
     header = {
         "version": _VERSION,
@@ -289,7 +290,7 @@ def _differences(existing: dict[str, Any], wanted: dict[str, Any], prefix: str =
 
 
 def _image_lines(identities: Sequence[Identity]) -> bytes:
-    # escaped, for the name of a file need be no valid text
+    # JSON escapes the names, which need not be valid text
     return "".join(json.dumps([name, size]) + "\n" for name, size in identities).encode()
 
 

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pe_spatial.backbones.blocks import Attention
 from pe_spatial.backbones.rope import apply_rotary
-from pe_spatial.backbones.vit import Attention, VisionTransformer
+from pe_spatial.backbones.vit import VisionTransformer
 
 # a token attends to another if it gives it this many times the weight of an even distribution
 NOTICEABLE = 4.0

@@ -1,4 +1,4 @@
-"""What happens around the training of a student: trials on another task, and its export."""
+"""Hooks around the training of a student: evaluation on another task, and export."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from torch import Tensor, nn
 from pe_spatial.alignment.model import SpatialAlignment
 from pe_spatial.backbones import PEBackbone
 from pe_spatial.backbones.weights import write_tensor_file
-from pe_spatial.common.errors import ConfigError
+from pe_spatial.common.errors import ConfigError, OptionError
 from pe_spatial.training.checkpoint_hook import unwrap
 from pe_spatial.training.fsdp import gather_full
 
 
 @HOOKS.register_module()
 class StudentTrialHook(Hook):
-    """Tries the student on another task at every validation, without training anything: tracking, for example.
+    """Evaluates the student on another task at every validation, without training: tracking, for example.
 
     The task's model is built around a copy of the student, given the task's data sample by sample, and judged by the
     task's metric; the numbers join those of the validation, so that `checkpoint.best` may name one. The main process
@@ -42,7 +42,7 @@ class StudentTrialHook(Hook):
         self, model: Mapping[str, Any], dataset: Mapping[str, Any], metric: Mapping[str, Any], interval: int = 1
     ) -> None:
         if interval < 1:
-            raise ValueError(f"interval {interval} must be at least 1; it counts validations")
+            raise OptionError(f"interval {interval} must be at least 1; it counts validations")
         self.model = dict(model)
         self.dataset = dict(dataset)
         self.metric = dict(metric)

@@ -7,6 +7,7 @@ from mmengine.registry import TRANSFORMS
 
 from pe_spatial.alignment.cache import CacheError, TeacherCache
 from pe_spatial.alignment.token_map import TokenMap
+from pe_spatial.common.errors import OptionError
 from pe_spatial.data import ImageList
 
 
@@ -15,7 +16,7 @@ class LoadTeacherMap:
     """Adds the cached map of an image as its `mask_logits`; stands right after LoadImage.
 
     The map is of the image as it is on disk. The transforms that follow move it together with the image, so that a
-    token's vector remains that of the place that the token looks at. Three things differ from a teacher that sees the
+    token's vector remains that of the place that the token covers. Three things differ from a teacher that sees the
     augmented image itself: colors are jittered for the student alone; a crop keeps the prompts outside it, as further
     channels that tell segments apart; and between the tokens of the cache the map is interpolated.
 
@@ -51,9 +52,9 @@ class LoadTeacherMap:
 
         Raises:
             CacheError: The shard is damaged; names it.
-            ValueError: The image has been changed already.
+            OptionError: The image has been changed already.
             UnreadableFile: The image could not be read when the cache was made.
         """
         if "ori_shape" not in sample or sample["img"].shape[-2:] != sample["ori_shape"]:
-            raise ValueError("LoadTeacherMap needs the image as it is on disk; put it right after LoadImage")
+            raise OptionError("LoadTeacherMap needs the image as it is on disk; put it right after LoadImage")
         return {**sample, "mask_logits": TokenMap(self.cache.read(sample["img_id"]), sample["ori_shape"])}

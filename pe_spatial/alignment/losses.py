@@ -27,7 +27,7 @@ def semantic_loss(student: Tensor, teacher: Tensor) -> Tensor:
         teacher: [B, N, C].
 
     Raises:
-        ValueError: the shapes differ.
+        ValueError: The shapes differ.
     """
     if student.shape != teacher.shape:
         raise ValueError(
@@ -41,7 +41,7 @@ def locality_loss(student: Tensor, teacher: Tensor, temperature: float | None = 
     """Return the mean squared difference between two N x N matrices of cosines between tokens.
 
     The student's are compared with exp(temperature * (cosine - 1)) of the teacher's: at 20, a cosine of 0.9 counts as
-    0.135, so that nearly only tokens of one segment shall be alike.
+    0.135, so that almost only tokens of one segment are pulled together.
 
     Neither matrix is ever whole: memory is that of the tokens and of four matrices of `chunk` entries, however large
     B and N are, in the forward pass as in the backward pass, which computes nothing again. No gradient reaches the
@@ -51,10 +51,10 @@ def locality_loss(student: Tensor, teacher: Tensor, temperature: float | None = 
         student: [B, N, C].
         teacher: [B, N, K].
         temperature: None compares with the teacher's cosines as they are.
-        chunk: entries of a matrix that exist at a time; at least one row does.
+        chunk: Entries of a matrix that exist at a time; at least one row does.
 
     Raises:
-        ValueError: another number of images or tokens.
+        ValueError: Another number of images or tokens.
     """
     if student.shape[:2] != teacher.shape[:2]:
         raise ValueError(
@@ -68,7 +68,7 @@ def locality_loss(student: Tensor, teacher: Tensor, temperature: float | None = 
 
 
 def target_similarity(teacher: Tensor, temperature: float | None) -> Tensor:
-    """Turn cosines of a teacher, any shape, into what the student's shall be; see `locality_loss`."""
+    """Turn cosines of a teacher, of any shape, into the targets of the student's; see `locality_loss`."""
     return teacher if temperature is None else ((teacher - 1) * temperature).exp()
 
 

@@ -2,8 +2,9 @@
 
 Training uses nothing of a map but the cosines between its tokens. A rotation of the channels does not change them, and
 moving the map (flips, crops, interpolation between tokens) commutes with it. So a map may be rotated onto its principal
-axes; the masks of 1,024 prompts are those of a few dozen segments over and over, hence most axes hold nothing. Nor does
-the length of a token's vector change a cosine: it is stored apart, so that short vectors are not rounded away.
+axes; the masks of 1,024 prompts are those of a few dozen segments over and over, so most axes are nearly zero.
+The length of a token's vector does not change a cosine either. It is stored separately, so that short vectors are not
+rounded to zero.
 """
 
 from typing import Any
@@ -40,10 +41,10 @@ class MapCodec:
         """`codes` [R, h, w], `scales` [R] and `lengths` [h, w] of a map [K, h, w]; R = K or the rank.
 
         Raises:
-            ValueError: The map has values that are not finite.
+            OptionError: The map has values that are not finite.
         """
         if not features.isfinite().all():
-            raise ValueError("the teacher's map has NaN or infinite values; check its weights and its precision")
+            raise OptionError("the teacher's map has NaN or infinite values; check its weights and its precision")
         lengths = features.float().norm(dim=0)
         unit = features.float() / lengths.clamp_min(torch.finfo(torch.float32).tiny)
         kept = unit if self.rank is None else principal_channels(unit, self.rank)

@@ -20,14 +20,15 @@ from pe_spatial.alignment.global_tokens import watch_global_tokens
 from pe_spatial.alignment.losses import locality_loss, semantic_loss, target_similarity
 from pe_spatial.alignment.teachers import Teacher
 from pe_spatial.backbones import PEBackbone
-from pe_spatial.common.errors import ConfigError, suggest
+from pe_spatial.common.errors import ConfigError, require_choice, suggest
+from pe_spatial.common.parts import require_samples
 
 Fill = Literal["zero", "mean", "learned"]
 
 
 @dataclass(frozen=True)
 class SemanticOptions:
-    """What the tokens shall mean: those of a teacher.
+    """Settings of the semantic loss, which pulls the tokens towards those of a teacher.
 
     Args:
         teacher: Its name among the model's `teachers`.
@@ -43,7 +44,7 @@ class SemanticOptions:
 
 @dataclass(frozen=True)
 class LocalityOptions:
-    """Which tokens shall be alike: those that are alike for a teacher.
+    """Settings of the locality loss, which pulls the cosines between tokens towards those of a teacher.
 
     Args:
         teacher: Its name among the model's `teachers`.
@@ -97,8 +98,7 @@ class SpatialAlignment(BaseModel):
         _check_names(teachers, self.semantic, self.locality)
         self._teachers = {name: MODELS.build(dict(teacher)).train() for name, teacher in teachers.items()}
         self.projection = self._build_projection()
-        if fill not in ("zero", "mean", "learned"):
-            raise ConfigError(f"fill {fill!r} is not one of zero, mean, learned")
+        require_choice("fill", fill, ("zero", "mean", "learned"))
         self.fill = fill
         patch = self.student.patch_size
         self.hidden_patch = nn.Parameter(torch.zeros(3, patch, patch)) if fill == "learned" else None
@@ -124,16 +124,13 @@ class SpatialAlignment(BaseModel):
                 well the student agrees with its teachers on the whole image; "tensor" for its map [B, C, h, w].
 
         Raises:
-            ValueError: Another mode, or "loss" or "predict" without data samples.
+            OptionError: Another mode, or "loss" or "predict" without data samples.
             ConfigError: A teacher's map lies on another grid than the student's tokens.
         """
         if mode == "tensor":
             return self.student(inputs)[0]
-        if mode not in ("loss", "predict"):
-            raise ValueError(f"mode={mode!r} is not one of 'loss', 'predict', 'tensor'")
-        if data_samples is None:
-            raise ValueError(f"mode={mode!r} needs data_samples")
-        return self._loss(inputs, data_samples) if mode == "loss" else self._predict(inputs, data_samples)
+        samples = require_samples(mode, data_samples)
+        return self._loss(inputs, samples) if mode == "loss" else self._predict(inputs, samples)
 
     def _loss(self, inputs: Tensor, data_samples: list[BaseDataElement]) -> dict[str, Tensor]:
         targets = self._targets(inputs, data_samples)

@@ -1,9 +1,9 @@
 """MaskLogitTeacher: what SAM 2.1 says about every point of a grid, as one map of features.
 
-A point prompt stands on the center of every patch; SAM answers each with the logits of a mask. Brought down to the
+A point prompt stands on the center of every patch; SAM answers each with the logits of a mask. Downsampled to the
 patch grid and stacked, the logits are a feature map: the vector of a patch says, for every prompt, how surely the patch
 belongs to the prompt's segment, so that patches of one segment have similar vectors. Only the cosines between patches
-are learnt from. They do not change when the channels are permuted (flipping an image only renumbers its prompts) or
+are learned from. They do not change when the channels are permuted (flipping an image only renumbers its prompts) or
 rotated.
 """
 
@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from pe_spatial.alignment.teachers import MaskTeacher
 from pe_spatial.backbones.sam2_model import build_sam2, find_sam2_weights
-from pe_spatial.common.errors import OptionError
+from pe_spatial.common.errors import OptionError, require_choice
 
 Kept = Literal["stable", "best", "single"]
 Interpolation = Literal["area", "bilinear"]
@@ -50,7 +50,7 @@ class MaskLogitTeacher(MaskTeacher):
         prompts_per_batch: Prompts decoded at once; changes time and memory only.
 
     Raises:
-        ValueError: An option or a size of SAM that does not exist.
+        OptionError: An option or a size of SAM that does not exist.
         FileNotFoundError: No weights; says what to fetch and where to put it.
         ModuleNotFoundError: `sam2` is not installed.
     """
@@ -113,7 +113,7 @@ class MaskLogitTeacher(MaskTeacher):
         *details, embedding = self.sam.forward_image(pixels)["backbone_fpn"]
         embedding = embedding + self.sam.no_mem_embed.view(1, -1, 1, 1)
         points = self._points(grid).split(self.prompts_per_batch)
-        return torch.cat([self._brought_down(self._decode(embedding, details, batch), grid) for batch in points])
+        return torch.cat([self._downsample(self._decode(embedding, details, batch), grid) for batch in points])
 
     def _points(self, grid: tuple[int, int]) -> Tensor:
         """Centers (x, y) of the tokens [K, 2], in pixels of SAM's square, row by row."""
@@ -136,8 +136,8 @@ class MaskLogitTeacher(MaskTeacher):
         )  # [n, 1 or 3, S/4, S/4], [n, 1 or 3]
         return logits[torch.arange(len(points), device=points.device), quality.argmax(1)][:, None].float()
 
-    def _brought_down(self, logits: Tensor, grid: tuple[int, int]) -> Tensor:
-        # never brought up to the size of the image first, as SAM does: that takes 16 times the memory
+    def _downsample(self, logits: Tensor, grid: tuple[int, int]) -> Tensor:
+        # never upsampled to the size of the image first, as SAM does: that takes 16 times the memory
         if self.clamp is not None:
             logits = logits.clamp(-self.clamp, self.clamp)
         return F.interpolate(logits, grid, mode=self.interpolation)[:, 0]  # [n, h, w]
@@ -148,8 +148,7 @@ def _check_options(kept: str, interpolation: str, clamp: float | None, prompts_p
         ("kept", kept, get_args(Kept)),
         ("interpolation", interpolation, get_args(Interpolation)),
     ):
-        if value not in choices:
-            raise OptionError(f"{name} {value!r} is not one of {', '.join(choices)}")
+        require_choice(name, value, choices)
     if clamp is not None and not clamp > 0:
         raise OptionError(f"clamp {clamp} is not a positive logit; None leaves the logits as they are")
     if prompts_per_batch < 1:

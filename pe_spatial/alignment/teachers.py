@@ -1,4 +1,4 @@
-"""What a student is aligned with: frozen models that map an image to features on the student's grid of tokens.
+"""Teachers: frozen models that map an image to features on the student's grid of tokens.
 
 Letters: B images; H, W rows and columns of pixels; h, w of tokens; K channels of a teacher.
 """
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pe_spatial.backbones import EncoderConfig, PEBackbone
+from pe_spatial.common.errors import OptionError, require_choice
 
 
 class Teacher(nn.Module):
@@ -30,7 +31,7 @@ class Teacher(nn.Module):
     channels: int | None = None
 
     def forward(self, inputs: Tensor, data_samples: Sequence[BaseDataElement], grid: tuple[int, int]) -> Tensor:
-        """Look at the very pixels that the student sees, before anything is hidden from it.
+        """Compute features of the images that the student sees, before any token is hidden.
 
         Args:
             inputs: [B, 3, H, W], normalized with PE's mean and deviation (0.5).
@@ -53,8 +54,8 @@ class Teacher(nn.Module):
 class MaskTeacher(Teacher):
     """Base of teachers that say which tokens belong together: a token's vector holds its logit in each of K masks.
 
-    SAM with a prompt in every cell of a 32x32 grid gives K = 1024; the drawn instances of a scene give as many as there
-    are. A teacher whose maps were computed before reads them from `data_samples[i].mask_logits.data`, [K, h, w]: the
+    SAM with a prompt in every cell of a 32x32 grid gives K = 1024; the instances of a synthetic scene give one mask
+    each. A teacher whose maps were computed before reads them from `data_samples[i].mask_logits.data`, [K, h, w]: the
     pipeline loads them as the sample's `mask_logits` (a `TokenMap`), so that they are flipped and cropped with the
     image.
     """
@@ -71,25 +72,27 @@ class EncoderTeacher(Teacher):
         variant: See `PEBackbone`.
         weights: An official name or a file; None draws random weights.
         layer: Block whose output is taken: a number from 0 (or from the end if negative), or a fraction of the depth.
+            None takes `default_layer`, the last block.
         dtype: Of weights and arithmetic, `float32` or `bfloat16`, which halves the teacher's memory.
 
     Raises:
-        ValueError: A fraction outside (0, 1], or an unknown type.
+        OptionError: A fraction outside (0, 1], or an unknown type.
     """
+
+    default_layer: int | float = -1
 
     def __init__(
         self,
         variant: str | EncoderConfig | Mapping[str, Any],
         weights: str | None = None,
-        layer: int | float = -1,
+        layer: int | float | None = None,
         dtype: str = "float32",
     ) -> None:
         super().__init__()
-        if dtype not in ("float32", "bfloat16"):
-            raise ValueError(f"dtype {dtype!r} is not one of float32, bfloat16")
+        require_choice("dtype", dtype, ("float32", "bfloat16"))
         backbone = PEBackbone(variant, weights=weights, frozen=True)
         depth = backbone.config.depth
-        backbone.layers = (block_number(layer, depth),)
+        backbone.layers = (block_number(self.default_layer if layer is None else layer, depth),)
         self.channels = backbone.config.width
         _drop_unused(backbone)
         self.backbone = backbone.to(getattr(torch, dtype))
@@ -115,18 +118,11 @@ class LayerTeacher(EncoderTeacher):
     Args:
         variant: Of the initial model, not of the student, which may have LayerScale on top.
         weights: Those that the student starts from.
-        layer: See `EncoderTeacher`.
+        layer: See `EncoderTeacher`; None takes 0.82 of the depth.
         dtype: See `EncoderTeacher`.
     """
 
-    def __init__(
-        self,
-        variant: str | EncoderConfig | Mapping[str, Any],
-        weights: str | None = None,
-        layer: int | float = 0.82,
-        dtype: str = "float32",
-    ) -> None:
-        super().__init__(variant, weights, layer, dtype)
+    default_layer = 0.82
 
 
 @MODELS.register_module()
@@ -137,11 +133,11 @@ class CachedMaskTeacher(MaskTeacher):
         """See `Teacher.forward`.
 
         Raises:
-            ValueError: A sample without maps.
+            OptionError: A sample without maps.
         """
         for sample in data_samples:
             if "mask_logits" not in sample:
-                raise ValueError(
+                raise OptionError(
                     f"{sample.get('img_path')}: CachedMaskTeacher needs mask_logits; load them in the pipeline from "
                     "what tools/cache_teacher.py wrote"
                 )
@@ -161,7 +157,7 @@ class InstanceMaskTeacher(MaskTeacher):
         """See `Teacher.forward`; K is the largest number of instances in the batch, and one.
 
         Raises:
-            ValueError: A sample without `gt_instances.masks`.
+            OptionError: A sample without `gt_instances.masks`.
         """
         size = (inputs.shape[-2], inputs.shape[-1])
         return _stack([self._logits(_masks(sample, size).to(inputs.device), grid) for sample in data_samples])
@@ -183,18 +179,20 @@ def block_number(layer: int | float, depth: int) -> int:
 
     Args:
         layer: A number from 0, or from the end if negative; or a fraction of the depth: 0.82 of 50 is block 41 counted
-            from 1, hence 40.
+            from 1, so 40.
         depth: Blocks of the encoder.
 
     Raises:
-        ValueError: A fraction outside (0, 1], or a block that does not exist.
+        OptionError: A fraction outside (0, 1], or a block that does not exist.
     """
     if isinstance(layer, float):
         if not 0 < layer <= 1:
-            raise ValueError(f"layer {layer} is not a fraction of the depth in (0, 1]; write a block as a whole number")
+            raise OptionError(
+                f"layer {layer} is not a fraction of the depth in (0, 1]; write a block as a whole number"
+            )
         return max(round(layer * depth), 1) - 1
     if not -depth <= layer < depth:
-        raise ValueError(
+        raise OptionError(
             f"layer {layer} does not exist; use 0 to {depth - 1}, -{depth} to -1, or a fraction of {depth}"
         )
     return layer % depth
@@ -216,7 +214,7 @@ def _drop_unused(backbone: PEBackbone) -> None:
 def _masks(sample: BaseDataElement, size: tuple[int, int]) -> Tensor:
     """The masks of a sample, padded like its image."""
     if "gt_instances" not in sample or "masks" not in sample.gt_instances:
-        raise ValueError(
+        raise OptionError(
             f"{sample.get('img_path')}: InstanceMaskTeacher needs gt_instances.masks; put LoadInstances with masks "
             "into the pipeline, or take another teacher"
         )

@@ -26,7 +26,7 @@ class TokenMap(tv_tensors.TVTensor):
 
     canvas_size: tuple[int, int]
 
-    def __new__(cls, data: Any, canvas_size: Sequence[int]) -> TokenMap:
+    def __new__(cls, data: Any, canvas_size: Sequence[int]) -> TokenMap:  # noqa: D102 - the class says it
         tensor = torch.as_tensor(data)
         if tensor.ndim != 3 or not tensor.is_floating_point():
             raise ValueError(f"a token map is floating-point [K, h, w], not {tensor.dtype} {list(tensor.shape)}")

@@ -1,4 +1,4 @@
-"""What alignment does to an image on its way: jitter of its aspect ratio, and tokens that the student does not see."""
+"""The transforms of alignment: jitter of the aspect ratio, and tokens that are hidden from the student."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import torch
 from mmengine.registry import TRANSFORMS
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
+
+from pe_spatial.common.errors import OptionError
 
 
 @TRANSFORMS.register_module()
@@ -28,9 +30,9 @@ class RandomAspect(v2.Transform):
     def __init__(self, size: Sequence[int], ratio: Sequence[float] = (0.75, 1.33)) -> None:
         super().__init__()
         if len(size) != 2 or min(size) < 1:
-            raise ValueError(f"size {list(size)} is not (H, W) in pixels")
+            raise OptionError(f"size {list(size)} is not (H, W) in pixels")
         if len(ratio) != 2 or not 0 < ratio[0] <= ratio[1]:
-            raise ValueError(f"ratio {list(ratio)} is not (least, greatest), both above 0")
+            raise OptionError(f"ratio {list(ratio)} is not (least, greatest), both above 0")
         self.size = [int(side) for side in size]
         self.ratio = (float(ratio[0]), float(ratio[1]))
 
@@ -65,9 +67,9 @@ class HideTokens:
 
     def __init__(self, patch_size: int, ratio: float = 0.75, unit: int = 2) -> None:
         if patch_size < 1 or unit < 1:
-            raise ValueError(f"patch_size {patch_size} and unit {unit} must be at least 1")
+            raise OptionError(f"patch_size {patch_size} and unit {unit} must be at least 1")
         if not 0 <= ratio < 1:
-            raise ValueError(f"ratio {ratio} is not in [0, 1); 0 hides nothing, and something must be seen")
+            raise OptionError(f"ratio {ratio} is not in [0, 1); 0 hides nothing, and something must be seen")
         self.patch_size = patch_size
         self.ratio = ratio
         self.unit = unit

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from pe_spatial.backbones.variants import EncoderConfig, get_variant
 from pe_spatial.backbones.vit import VisionTransformer, resolve_blocks
+from pe_spatial.common.errors import OptionError
 
 
 @MODELS.register_module()
@@ -24,27 +25,27 @@ class PEBackbone(nn.Module):
     require a gradient.
 
     Args:
-        variant: official name, configuration or mapping of fields; see `get_variant`.
-        layers: blocks whose outputs are returned, from 0, or from the end if negative.
-        norm: apply the encoder's final norm, if it has one, to every map.
-        window: side of square attention windows in patches; None attends globally. With windows the class token of
+        variant: Official name, configuration or mapping of fields; see `get_variant`.
+        layers: Blocks whose outputs are returned, from 0, or from the end if negative.
+        norm: Apply the encoder's final norm, if it has one, to every map.
+        window: Side of square attention windows in patches; None attends globally. With windows the class token of
             T, S, B and L is left out.
-        global_blocks: blocks that attend globally although there are windows.
+        global_blocks: Blocks that attend globally although there are windows.
         rope: `extrapolate`, `interpolate` or the side of a grid; see `VisionTransformer`.
         pos_embed: `bilinear`, `bicubic` or `tile`.
-        patch_size: patches of another size over the same grid of positions; weights of the variant's own size are
+        patch_size: Patches of another size over the same grid of positions; weights of the variant's own size are
             resampled while they are loaded. None keeps the variant's.
-        drop_path: skipping probability of the last block; it falls linearly to 0 in the first.
-        checkpointing: save memory in training by computing the blocks twice.
+        drop_path: Skipping probability of the last block; it falls linearly to 0 in the first.
+        checkpointing: Save memory in training by computing the blocks twice.
         frozen: True freezes everything; a number freezes the embeddings and that many blocks.
-        weights: an official name or a file; None draws random weights.
-        adapt: how the weights may differ from the variant, for training them further: `layer_scale`, `positions`;
+        weights: An official name or a file; None draws random weights.
+        adapt: How the weights may differ from the variant, for training them further: `layer_scale`, `positions`;
             see `pe_spatial.backbones.weights.load_state_dict`.
 
     Attributes:
-        channels: channels of every map.
-        strides: pixels per cell of every map.
-        num_layers: number of layers for layer-wise decay: embeddings and blocks.
+        channels: Channels of every map.
+        strides: Pixels per cell of every map.
+        num_layers: Number of layers for layer-wise decay: embeddings and blocks.
     """
 
     def __init__(
@@ -68,7 +69,7 @@ class PEBackbone(nn.Module):
         config = get_variant(variant)
         if patch_size is not None:
             config = replace(config, patch_size=patch_size, image_size=patch_size * config.grid_size)
-        # with weights to come, the encoder is built without memory of its own: there is never a second copy
+        # an encoder whose weights are loaded is built on the meta device, so that there is never a second copy
         with torch.device("meta" if weights is not None else torch.get_default_device()):
             self.encoder = VisionTransformer(
                 config,
@@ -87,7 +88,7 @@ class PEBackbone(nn.Module):
         self.patch_size = config.patch_size
         self.layers = tuple(resolve_blocks(layers, self.config.depth))
         if not self.layers:
-            raise ValueError("layers is empty; name at least one block, for example [-1] for the last")
+            raise OptionError("layers is empty; name at least one block, for example [-1] for the last")
         self.norm = norm
         self.channels = (self.config.width,) * len(self.layers)
         self.strides = (self.patch_size,) * len(self.layers)
@@ -102,7 +103,7 @@ class PEBackbone(nn.Module):
         The maps are views of tokens (memory order B, h, w, C).
 
         Raises:
-            ValueError: H or W is not a multiple of the patch size.
+            OptionError: H or W is not a multiple of the patch size.
         """
         grid = self.encoder.grid(x)
         tokens = self.encoder.forward_features(x, self.layers, self.norm)
@@ -115,10 +116,10 @@ class PEBackbone(nn.Module):
         What follows the last block counts as part of it.
 
         Args:
-            parameter_name: as in `named_parameters()` of this module.
+            parameter_name: As in `named_parameters()` of this module.
 
         Raises:
-            KeyError: the name is none of this module's.
+            KeyError: The name is none of this module's.
         """
         prefix, _, name = parameter_name.partition(".")
         part, _, rest = name.partition(".")
@@ -155,5 +156,5 @@ def _count_frozen(frozen: bool | int, num_layers: int) -> int:
     if isinstance(frozen, bool):
         return num_layers if frozen else 0
     if not 0 <= frozen < num_layers:
-        raise ValueError(f"frozen {frozen} exceeds the {num_layers - 1} blocks; use True to freeze everything")
+        raise OptionError(f"frozen {frozen} exceeds the {num_layers - 1} blocks; use True to freeze everything")
     return frozen + 1

@@ -10,6 +10,8 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torchvision.models.convnext import LayerNorm2d
 
+from pe_spatial.common.errors import OptionError
+
 _norm = partial(LayerNorm2d, eps=1e-6)
 
 
@@ -32,22 +34,22 @@ class SimpleFeaturePyramid(nn.Module):
     3x3 convolution. p6 is every second cell of p5. Parameter names are those of Detectron2's `SimpleFeaturePyramid`.
 
     Args:
-        in_channels: channels of the backbone's map; a multiple of 4.
-        stride: pixels per cell of the backbone's map.
-        out_channels: channels of the five maps.
+        in_channels: Channels of the backbone's map; a multiple of 4.
+        stride: Pixels per cell of the backbone's map.
+        out_channels: Channels of the five maps.
 
     Attributes:
-        channels: channels of the five maps.
-        strides: pixels per cell of the five maps; 3.5, 7, 14, 28 and 56 for patches of 14.
+        channels: Channels of the five maps.
+        strides: Pixels per cell of the five maps; 3.5, 7, 14, 28 and 56 for patches of 14.
 
     Raises:
-        ValueError: `in_channels` is not a multiple of 4.
+        OptionError: `in_channels` is not a multiple of 4.
     """
 
     def __init__(self, in_channels: int, stride: int, out_channels: int = 256) -> None:
         super().__init__()
         if in_channels % 4:
-            raise ValueError(
+            raise OptionError(
                 f"in_channels {in_channels} is not a multiple of 4 and p2 has a quarter of it; change the width"
             )
         half, quarter = in_channels // 2, in_channels // 4
@@ -73,9 +75,9 @@ class SimpleFeaturePyramid(nn.Module):
         """Map one [B, C, h, w] to p2 (4h x 4w), p3, p4 (h x w), p5 and p6, each with `out_channels` channels.
 
         Raises:
-            ValueError: there is more than one map.
+            OptionError: There is more than one map.
         """
         if len(maps) != 1:
-            raise ValueError(f"the pyramid takes 1 map, got {len(maps)}; name one block in the backbone's layers")
+            raise OptionError(f"the pyramid takes 1 map, got {len(maps)}; name one block in the backbone's layers")
         levels = [stage(maps[0]) for stage in (self.simfp_2, self.simfp_3, self.simfp_4, self.simfp_5)]
         return (*levels, F.max_pool2d(levels[-1], kernel_size=1, stride=2))

@@ -28,13 +28,13 @@ def rotary_table(
     """Return the (cos, sin) of every token and channel pair of a grid; each grid is computed once per process.
 
     Args:
-        height: rows of the grid.
-        width: columns of the grid.
-        head_dim: channels of a head, a multiple of 4.
-        device: where the table is needed.
+        height: Rows of the grid.
+        width: Columns of the grid.
+        head_dim: Channels of a head, a multiple of 4.
+        device: Where the table is needed.
         reference: None counts positions in cells, at any size (official feature extraction). A number rescales both
             axes to a grid of that side: position = index / cells * reference (official detection backbones).
-        cls_token: whether a class token precedes the grid. It has the angle 0, the patches then start at position 1.
+        cls_token: Whether a class token precedes the grid. It has the angle 0, the patches then start at position 1.
 
     Returns:
         [N, D/2, 2] float32. It may be shared with other callers: do not write to it.

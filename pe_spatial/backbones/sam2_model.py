@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pe_spatial.backbones.weights import FOLDER_VARIABLE, read_tensor_file
-from pe_spatial.common.errors import MissingPackage, OptionError
+from pe_spatial.common.errors import MissingPackage, OptionError, require_choice
 
 SAM2_SIZES = {"tiny": "t", "small": "s", "base_plus": "b+", "large": "l"}
 _RELEASE = "https://dl.fbaipublicfiles.com/segment_anything_2/092824"
@@ -20,10 +20,10 @@ def find_sam2_weights(size: str, weights: str | Path | None = None) -> Path:
         weights: A file; None looks into the folder that the environment variable PE_SPATIAL_WEIGHTS names.
 
     Raises:
-        ValueError: The size is not known.
+        OptionError: The size is not known.
         FileNotFoundError: There is no such file; says what to fetch and where to put it.
     """
-    check_sam2_size(size)
+    require_choice("size of SAM 2.1", size, SAM2_SIZES)
     name = f"sam2.1_hiera_{size}.pt"
     folder = os.environ.get(FOLDER_VARIABLE)
     path = Path(weights).expanduser() if weights else Path(folder or "").expanduser() / name
@@ -49,9 +49,9 @@ def build_sam2(size: str, weights: str | Path | None, image_size: int = 1024) ->
 
     Raises:
         ModuleNotFoundError: `sam2` is not installed.
-        ValueError: The size is not known, or the checkpoint is of another one.
+        OptionError: The size is not known, or the checkpoint is of another one.
     """
-    check_sam2_size(size)
+    require_choice("size of SAM 2.1", size, SAM2_SIZES)
     if image_size < 64 or image_size % 32:
         raise OptionError(
             f"image_size {image_size} of SAM 2 is not a multiple of 32 of at least 64; it was trained at 1024"
@@ -75,9 +75,3 @@ def build_sam2(size: str, weights: str | Path | None, image_size: int = 1024) ->
                 f"that the file is of, one of {', '.join(SAM2_SIZES)}"
             ) from error
     return model.eval()
-
-
-def check_sam2_size(size: str) -> None:
-    """Raise ValueError for a size that SAM 2.1 was not released in."""
-    if size not in SAM2_SIZES:
-        raise OptionError(f"size {size!r} of SAM 2.1 is not one of {', '.join(SAM2_SIZES)}")

@@ -5,12 +5,11 @@ Shapes were read from the official checkpoints; see `tests/data/keys` for the ke
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from pe_spatial.common.errors import OptionError, UnknownName
+from pe_spatial.common.errors import OptionError, UnknownName, suggest
 
 
 @dataclass(frozen=True)
@@ -18,19 +17,19 @@ class EncoderConfig:
     """Everything that fixes the shape of an encoder and the meaning of its weights.
 
     Args:
-        name: official name, for example `PE-Spatial-B16-512`; free text for your own encoders.
-        patch_size: side of a square patch in pixels.
-        width: channels of a token.
-        depth: number of blocks.
-        heads: attention heads; `width // heads` must be a multiple of 4 (two axes of rotated pairs).
-        mlp_ratio: hidden channels of an MLP over `width`.
-        image_size: side in pixels of the square images of pretraining; it sets the grid of the position table.
-        cls_token: whether a class token precedes the patch tokens.
-        layer_scale: initial value of LayerScale, or None for an encoder without it.
-        ln_post: whether a LayerNorm follows the last block.
-        attn_pool: whether an attention-pooling head follows (PE-Core).
-        pool_heads: attention heads of that pooling.
-        output_dim: channels of the final projection, or None for an encoder without it.
+        name: Official name, for example `PE-Spatial-B16-512`; free text for your own encoders.
+        patch_size: Side of a square patch in pixels.
+        width: Channels of a token.
+        depth: Number of blocks.
+        heads: Attention heads; `width // heads` must be a multiple of 4 (two axes of rotated pairs).
+        mlp_ratio: Hidden channels of an MLP over `width`.
+        image_size: Side in pixels of the square images of pretraining; it sets the grid of the position table.
+        cls_token: Whether a class token precedes the patch tokens.
+        layer_scale: Initial value of LayerScale, or None for an encoder without it.
+        ln_post: Whether a LayerNorm follows the last block.
+        attn_pool: Whether an attention-pooling head follows (PE-Core).
+        pool_heads: Attention heads of that pooling.
+        output_dim: Channels of the final projection, or None for an encoder without it.
     """
 
     name: str
@@ -73,10 +72,12 @@ class EncoderConfig:
 
     @property
     def head_dim(self) -> int:
+        """Channels of an attention head."""
         return self.width // self.heads
 
     @property
     def mlp_dim(self) -> int:
+        """Hidden channels of an MLP."""
         return int(self.width * self.mlp_ratio)
 
 
@@ -120,26 +121,26 @@ def get_variant(variant: str | EncoderConfig | Mapping[str, Any]) -> EncoderConf
     """Return the configuration of an encoder.
 
     Args:
-        variant: an official name (`PE-Spatial-B16-512`); a configuration; or a mapping of its fields, in which
+        variant: An official name (`PE-Spatial-B16-512`); a configuration; or a mapping of its fields, in which
             `base` may name a released encoder whose other fields are kept, for an encoder of your own:
             `{base: PE-Spatial-T16-512, name: tiny, width: 128, depth: 4, heads: 4, image_size: 128}`.
 
     Raises:
-        KeyError: an unknown name or field; the message names the nearest one.
-        ValueError: a field that is missing or that breaks a rule of `EncoderConfig`.
+        KeyError: An unknown name or field; the message names the nearest one.
+        OptionError: a field that is missing or that breaks a rule of `EncoderConfig`.
     """
     if isinstance(variant, EncoderConfig):
         return variant
     if isinstance(variant, str):
         if variant not in VARIANTS:
-            raise UnknownName(f"no encoder is called {variant!r}; {_nearest(variant, VARIANTS)}")
+            raise UnknownName(f"no encoder is called {variant!r}; {suggest(variant, VARIANTS)}")
         return VARIANTS[variant]
     own = dict(variant)
     base = own.pop("base", None)
     names = {field.name for field in fields(EncoderConfig)}
     for key in own:
         if key not in names:
-            raise UnknownName(f"an encoder has no field {key!r}; {_nearest(key, names)}")
+            raise UnknownName(f"an encoder has no field {key!r}; {suggest(key, names)}")
     own.setdefault("name", "custom")
     if base is not None:
         return replace(get_variant(base), **own)
@@ -147,9 +148,3 @@ def get_variant(variant: str | EncoderConfig | Mapping[str, Any]) -> EncoderConf
         return EncoderConfig(**own)
     except TypeError as error:
         raise OptionError(f"encoder {own['name']!r}: {error}; give the field or start from one with `base`") from None
-
-
-def _nearest(name: str, known: Mapping[str, Any] | set[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    hint = f"did you mean {close[0]!r}? " if close else ""
-    return f"{hint}Known: {', '.join(sorted(known))}"

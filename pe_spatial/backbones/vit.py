@@ -14,101 +14,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from torchvision.ops import StochasticDepth
 
-from pe_spatial.backbones.rope import apply_rotary, rotary_table
+from pe_spatial.backbones.blocks import AttentionPool, Block, Transformer
+from pe_spatial.backbones.rope import rotary_table
 from pe_spatial.backbones.variants import EncoderConfig
-from pe_spatial.common.errors import OptionError
+from pe_spatial.common.errors import OptionError, require_choice
 
 POSITION_MODES = ("bilinear", "bicubic", "tile")
-
-
-class Attention(nn.Module):
-    """Self-attention of all tokens given to it, with rotary positions."""
-
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.in_proj_weight = nn.Parameter(torch.zeros(3 * width, width))
-        self.in_proj_bias = nn.Parameter(torch.zeros(3 * width))
-        self.out_proj = nn.Linear(width, width)
-
-    def forward(self, x: Tensor, rope: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Map [..., N, C] to [..., N, C].
-
-        Args:
-            x: tokens.
-            rope: the rotary table of the N tokens.
-            mask: bool [B, 1, N, N], True where the token of the row attends to that of the column; None: everywhere.
-        """
-        qkv = F.linear(x.flatten(0, -3), self.in_proj_weight, self.in_proj_bias)  # [B, N, 3C]
-        q, k, v = qkv.unflatten(-1, (3, self.heads, -1)).unbind(2)  # views [B, N, H, D]
-        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # [B, H, N, D]
-        if x.device.type == "cpu":  # what follows reads q, k and v again and again: dense rows repay the copy there
-            q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
-        y = F.scaled_dot_product_attention(apply_rotary(q, rope), apply_rotary(k, rope), v, attn_mask=mask)
-        return self.out_proj(y.transpose(1, 2).flatten(2)).view_as(x)
-
-
-class MLP(nn.Module):
-    """Two linear layers around an exact GELU."""
-
-    def __init__(self, width: int, hidden: int) -> None:
-        super().__init__()
-        self.c_fc = nn.Linear(width, hidden)
-        self.c_proj = nn.Linear(hidden, width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.c_proj(F.gelu(self.c_fc(x)))
-
-
-class LayerScale(nn.Module):
-    """The learned factor per channel of a residual branch."""
-
-    def __init__(self, width: int, initial: float) -> None:
-        super().__init__()
-        self.gamma = nn.Parameter(torch.full((width,), initial))
-
-
-class Block(nn.Module):
-    """A pre-norm transformer block.
-
-    Args:
-        config: the encoder.
-        drop_path: probability that a residual branch is skipped in training.
-    """
-
-    def __init__(self, config: EncoderConfig, drop_path: float = 0.0) -> None:
-        super().__init__()
-        self.attn = Attention(config.width, config.heads)
-        self.ls_1 = self.ls_2 = None
-        if config.layer_scale is not None:
-            self.ls_1 = LayerScale(config.width, config.layer_scale)
-            self.ls_2 = LayerScale(config.width, config.layer_scale)
-        self.ln_1 = nn.LayerNorm(config.width)
-        self.ln_2 = nn.LayerNorm(config.width)
-        self.mlp = MLP(config.width, config.mlp_dim)
-        self.drop_path = StochasticDepth(drop_path, "row")
-
-    def forward(self, x: Tensor, rope: Tensor, real: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
-        """Map tokens to tokens.
-
-        Args:
-            x: [B, N, C], or in windows [B, windows, N, C]; the N tokens attend to each other.
-            rope: rotary table of the N tokens.
-            real: [windows, N, 1], 0 where a token only pads its window; None without padding. Padding takes part in
-                attention as a zero after the norm, like in the official detectors.
-            mask: which token attends to which; see `Attention`.
-        """
-        y = self.ln_1(x)
-        if real is not None:
-            y = y * real
-        x = self._add(x, self.attn(y, rope, mask), self.ls_1)
-        return self._add(x, self.mlp(self.ln_2(x)), self.ls_2)
-
-    def _add(self, x: Tensor, branch: Tensor, scale: LayerScale | None) -> Tensor:
-        branch = self.drop_path(branch)
-        return x + branch if scale is None else torch.addcmul(x, branch, scale.gamma)
 
 
 def split_windows(x: Tensor, grid: tuple[int, int], size: int) -> Tensor:
@@ -117,7 +29,7 @@ def split_windows(x: Tensor, grid: tuple[int, int], size: int) -> Tensor:
     Args:
         x: [B, h * w, C], row by row.
         grid: (h, w).
-        size: side of a window.
+        size: Side of a window.
 
     Returns:
         [B, windows, size * size, C], windows and their tokens row by row.
@@ -136,55 +48,31 @@ def merge_windows(x: Tensor, grid: tuple[int, int], size: int) -> Tensor:
     return x[:, :height, :width].flatten(1, 2)
 
 
-def real_tokens(x: Tensor, grid: tuple[int, int], size: int) -> Tensor | None:
+def valid_tokens(x: Tensor, grid: tuple[int, int], size: int) -> Tensor | None:
     """Return [windows, size * size, 1]: 1 for tokens of the map `x`, 0 for padding; None if whole windows fit."""
     if not any(cells % size for cells in grid):
         return None
     return split_windows(x.new_ones(1, grid[0] * grid[1], 1), grid, size)[0]
 
 
-class AttentionPool(nn.Module):
-    """PE-Core's pooling: a learned probe attends to all tokens; no residual comes from the probe."""
-
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.probe = nn.Parameter(torch.zeros(1, 1, width))
-        self.attn = nn.MultiheadAttention(width, heads, batch_first=True)
-        self.layernorm = nn.LayerNorm(width)
-        self.mlp = MLP(width, 4 * width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map [B, N, C] to [B, C]."""
-        x = self.attn(self.probe.expand(x.shape[0], -1, -1), x, x, need_weights=False)[0]
-        return (x + self.mlp(self.layernorm(x))).squeeze(1)
-
-
-class Transformer(nn.Module):
-    """Holds the blocks under the official name `transformer.resblocks`."""
-
-    def __init__(self, blocks: list[Block]) -> None:
-        super().__init__()
-        self.resblocks = nn.ModuleList(blocks)
-
-
 class VisionTransformer(nn.Module):
     """A Perception Encoder of any size, kind and use.
 
     Args:
-        config: shape of the encoder; see `pe_spatial.backbones.variants.get_variant`.
-        window: side of square attention windows in patches. The class token, if the encoder has one, is then left out
+        config: Shape of the encoder; see `pe_spatial.backbones.variants.get_variant`.
+        window: Side of square attention windows in patches. The class token, if the encoder has one, is then left out
             (a window has no place for it). None lets all blocks attend globally.
-        global_blocks: blocks (from 0, negative from the end) that attend globally although there are windows.
+        global_blocks: Blocks (from 0, negative from the end) that attend globally although there are windows.
         rope: `extrapolate` counts rotary positions in patches (official feature extraction); `interpolate` rescales
             them to the pretraining grid (official detection); a number rescales them to a grid of that side.
-        pos_embed: how the position table meets another grid: `bilinear` (official feature extraction) or `bicubic`
+        pos_embed: How the position table meets another grid: `bilinear` (official feature extraction) or `bicubic`
             resizing, or `tile`, repetition (official detection).
-        drop_path: probability to skip a residual branch in training, rising linearly from 0 in the first block to this
+        drop_path: Probability to skip a residual branch in training, rising linearly from 0 in the first block to this
             value in the last.
-        checkpointing: recompute blocks in the backward pass instead of keeping their activations.
+        checkpointing: Recompute blocks in the backward pass instead of keeping their activations.
 
     Raises:
-        ValueError: an option outside its range.
+        OptionError: An option outside its range.
     """
 
     def __init__(
@@ -199,14 +87,15 @@ class VisionTransformer(nn.Module):
         checkpointing: bool = False,
     ) -> None:
         super().__init__()
-        if pos_embed not in POSITION_MODES:
-            raise ValueError(f"pos_embed {pos_embed!r} is unknown; use one of {', '.join(POSITION_MODES)}")
+        require_choice("pos_embed", pos_embed, POSITION_MODES)
         if window is not None and window < 1:
-            raise ValueError(f"window {window} is not positive; use None for global attention")
+            raise OptionError(f"window {window} is not positive; use None for global attention")
         if global_blocks and window is None:
-            raise ValueError(f"global_blocks {list(global_blocks)} without a window: all blocks are global; set window")
+            raise OptionError(
+                f"global_blocks {list(global_blocks)} without a window: all blocks are global; set window"
+            )
         if not 0 <= drop_path < 1:
-            raise ValueError(f"drop_path {drop_path} is not a probability below 1; use 0 to drop nothing")
+            raise OptionError(f"drop_path {drop_path} is not a probability below 1; use 0 to drop nothing")
         self.config = config
         self.pos_embed = pos_embed
         self.rope_reference = _rope_reference(rope, config)
@@ -259,24 +148,24 @@ class VisionTransformer(nn.Module):
         """Return the tokens after several blocks in one pass that stops after the last of them.
 
         Args:
-            x: normalized images [B, 3, H, W]; H and W are multiples of the patch size.
-            layers: blocks from 0, or from the end if negative, in any order.
-            norm: apply the encoder's final norm, if it has one, to each.
+            x: Normalized images [B, 3, H, W]; H and W are multiples of the patch size.
+            layers: Blocks from 0, or from the end if negative, in any order.
+            norm: Apply the encoder's final norm, if it has one, to each.
 
         Returns:
             One [B, N, C] for each entry of `layers`.
 
         Raises:
-            ValueError: a size that is not a multiple of the patch size, or a block that does not exist.
+            OptionError: a size that is not a multiple of the patch size, or a block that does not exist.
         """
         wanted = resolve_blocks(layers, self.config.depth)
         grid = self.grid(x)
         x = self._embed(x, grid)
-        # what a block needs besides its tokens: the rotary table, and which tokens are real where windows are padded
+        # what a block needs besides its tokens: the rotary table, and which tokens are valid where windows are padded
         context: tuple[Tensor, Tensor | None] = (self._rope(grid, x.device), None)
         size = self.window or 0  # without windows no block is windowed and the size is not used
         if size:
-            window_context = (self._rope((size, size), x.device), real_tokens(x, grid, size))
+            window_context = (self._rope((size, size), x.device), valid_tokens(x, grid, size))
         in_windows = False
         outputs: dict[int, Tensor] = {}
         for i in range(max(wanted, default=-1) + 1):
@@ -293,22 +182,22 @@ class VisionTransformer(nn.Module):
         """Return the rows and columns of patches of images [B, 3, H, W].
 
         Raises:
-            ValueError: H or W is not a multiple of the patch size.
+            OptionError: H or W is not a multiple of the patch size.
         """
         patch = self.config.patch_size
         for name, size in zip(("height", "width"), x.shape[-2:], strict=True):
             if size % patch or size < patch:
-                raise ValueError(
+                raise OptionError(
                     f"{name} {size} is not a multiple of the patch size {patch}; resize the images or pad them, for "
                     f"example with DensePreprocessor(size_divisor={patch})"
                 )
         return x.shape[-2] // patch, x.shape[-1] // patch
 
-    def _run(self, i: int, x: Tensor, rope: Tensor, real: Tensor | None) -> Tensor:
+    def _run(self, i: int, x: Tensor, rope: Tensor, valid: Tensor | None) -> Tensor:
         block = self.transformer.resblocks[i]
         if self.checkpointing and self.training and torch.is_grad_enabled():
-            return checkpoint(block, x, rope, real, use_reentrant=False)
-        return block(x, rope, real)
+            return checkpoint(block, x, rope, valid, use_reentrant=False)
+        return block(x, rope, valid)
 
     def _rope(self, grid: tuple[int, int], device: torch.device) -> Tensor:
         return rotary_table(*grid, self.config.head_dim, device, reference=self.rope_reference, cls_token=self.has_cls)
@@ -328,8 +217,8 @@ def resize_positions(table: Tensor, side: int, grid: tuple[int, int], mode: str)
 
     Args:
         table: [side * side, C], row by row.
-        side: of the square pretraining grid.
-        grid: rows h and columns w that are needed.
+        side: Of the square pretraining grid.
+        grid: Rows h and columns w that are needed.
         mode: `bilinear` or `bicubic` (half-pixel centers, no antialiasing) or `tile`.
 
     Returns:
@@ -350,7 +239,7 @@ def resolve_blocks(indices: Sequence[int], depth: int) -> list[int]:
     """Turn block numbers, negative ones counted from the end, into numbers from 0 to `depth - 1`.
 
     Raises:
-        ValueError: a number that does not exist.
+        OptionError: a number that does not exist.
     """
     for index in indices:
         if not -depth <= index < depth:
@@ -364,5 +253,5 @@ def _rope_reference(rope: str | int, config: EncoderConfig) -> int | None:
     if rope == "interpolate":
         return config.grid_size
     if isinstance(rope, str) or rope < 1:
-        raise ValueError(f"rope {rope!r} is unknown; use 'extrapolate', 'interpolate' or the side of a grid")
+        raise OptionError(f"rope {rope!r} is unknown; use 'extrapolate', 'interpolate' or the side of a grid")
     return rope

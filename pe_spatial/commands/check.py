@@ -40,18 +40,18 @@ def run(options: argparse.Namespace) -> int:
     """Examine and report; returns 1 if there are errors."""
     from mmengine.registry import DefaultScope
 
-    from pe_spatial.doctor import Effort, examine, save_sheet
+    from pe_spatial.doctor import ExaminationOptions, examine, save_sheet
     from pe_spatial.training.config import load_config
 
     config = load_config(options.config, options.overrides)
     output = options.output or Path("work_dirs") / Path(config.filename).stem / "data_check"
-    effort = Effort(samples=options.limit, threads=options.threads, tiles=options.tiles)
+    examination = ExaminationOptions(samples=options.limit, threads=options.threads, tiles=options.tiles)
 
     def progress(split: str, total: int, numbers: Iterator[int]) -> Iterator[int]:
         return track(numbers, split, total, "samples")
 
     with DefaultScope.overwrite_default_scope(config.get("default_scope", "mmengine")):
-        reports = examine(config, effort, progress)
+        reports = examine(config, examination, progress)
     for report in reports:
         show(report)
     for number, report in enumerate(reports):

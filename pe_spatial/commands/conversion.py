@@ -127,7 +127,7 @@ def convert_deta(
     category_ids = stated_classes(load_config(options.config)).get("category_ids") if options.config else None
     result, dropped = from_authors(tensors, category_ids)
     labels = (
-        "Labels are category ids; with --config they are those of the data set."
+        "Labels are category ids; with --config they are those of the dataset."
         if category_ids is None
         else f"Of every class head, the columns of the {len(category_ids)} categories were kept."
     )
@@ -189,7 +189,7 @@ def known_classes(config: Config, dataset: Mapping[str, Any]) -> dict[str, Any]:
     if len(rows) != config.model.num_classes:
         raise WeightsError(
             f"{path}: no annotation file with the {config.model.num_classes} classes of {config.filename}; they "
-            "name what the detector finds: see the first lines of the data set's config for where the file belongs"
+            "name what the detector finds: see the first lines of the dataset's config for where the file belongs"
         )
     return {"classes": [name for _, name in rows], "category_ids": [number for number, _ in rows]}
 

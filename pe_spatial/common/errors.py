@@ -57,3 +57,14 @@ def suggest(name: str, options: Iterable[str]) -> str:
         return f"did you mean {near[0]!r}?"
     shown = ", ".join(choices[:30]) + (", …" if len(choices) > 30 else "")
     return f"it knows: {shown}" if shown else "it takes none"
+
+
+def require_choice(name: str, value: object, choices: Iterable[str]) -> None:
+    """Refuse a value that is not one of several.
+
+    Raises:
+        OptionError: It is none of them; the message lists them.
+    """
+    known = list(choices)
+    if value not in known:
+        raise OptionError(f"{name} {value!r} is not one of {', '.join(known)}")

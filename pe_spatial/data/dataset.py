@@ -11,6 +11,7 @@ import torch
 from mmengine.dataset import BaseDataset
 from mmengine.logging import print_log
 
+from pe_spatial.common.errors import OptionError, require_choice
 from pe_spatial.data.loading import UnreadableFile
 from pe_spatial.data.sampler import Draw
 
@@ -25,10 +26,9 @@ class DenseDataset(BaseDataset):
     """
 
     def __init__(self, *args: Any, unreadable: Literal["raise", "skip"] = "raise", **kwargs: Any) -> None:
-        if unreadable not in ("raise", "skip"):
-            raise ValueError(f"unreadable={unreadable!r} is not one of 'raise', 'skip'")
+        require_choice("unreadable", unreadable, ("raise", "skip"))
         if unreadable == "skip" and kwargs.get("test_mode", False):
-            raise ValueError("unreadable='skip' with test_mode=True would score a smaller dataset; use 'raise'")
+            raise OptionError("unreadable='skip' with test_mode=True would score a smaller dataset; use 'raise'")
         self.unreadable = unreadable
         super().__init__(*args, **kwargs)
 
@@ -36,7 +36,7 @@ class DenseDataset(BaseDataset):
         """Load the records; a step of the pipeline with a method `check_dataset` may then refuse this dataset.
 
         Raises:
-            ValueError: No record is left.
+            OptionError: No record is left.
         """
         if self._fully_initialized:
             return
@@ -55,7 +55,7 @@ class DenseDataset(BaseDataset):
     def _require_records(self, count: int) -> None:
         if count == 0:
             source = self.ann_file or self.data_prefix or self.data_root
-            raise ValueError(f"{type(self).__name__} has no record; check {source!r}, filter_cfg and indices")
+            raise OptionError(f"{type(self).__name__} has no record; check {source!r}, filter_cfg and indices")
 
     @property
     def unreadable_indices(self) -> list[int]:

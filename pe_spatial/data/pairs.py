@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from pe_spatial.common.errors import OptionError
 from pe_spatial.common.sources import natural_order
 from pe_spatial.common.suffixes import IMAGE_SUFFIXES
 
@@ -17,7 +18,7 @@ def pair_by_name(
     """Pairs of an image and a label of one name, in natural order. Subfolders are searched, and are part of the name.
 
     Args:
-        data_prefix: A data set's folders: `img_path` and the one of the labels.
+        data_prefix: A dataset's folders: `img_path` and the one of the labels.
         label_key: Key of the latter.
         label_suffixes: Such as `.png`; files with others are no labels.
         kind: What a label is called in messages, such as `label map`.
@@ -26,7 +27,7 @@ def pair_by_name(
 
     Raises:
         FileNotFoundError: A folder is missing.
-        ValueError: An image without a label or with two, or a label without an image; `data_prefix` lacks a folder.
+        OptionError: An image without a label or with two, or a label without an image; `data_prefix` lacks a folder.
     """
     folders = [_folder(data_prefix, key, label_key) for key in ("img_path", label_key)]
     images, labels = (
@@ -41,7 +42,7 @@ def pair_by_name(
             names = natural_order(missing)
             shown = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
             rule = " and ".join(f"NAME{end}.*" for end in stem_ends) if any(stem_ends) else "the name without suffix"
-            raise ValueError(
+            raise OptionError(
                 f"{what} for {len(missing)} of {len(images | labels)} names ({shown}) in {folder}; files are paired by "
                 f"{rule}"
             )
@@ -50,7 +51,7 @@ def pair_by_name(
 
 def _folder(data_prefix: Mapping[str, str], key: str, label_key: str) -> Path:
     if key not in data_prefix:
-        raise ValueError(f"data_prefix {data_prefix} lacks {key}; it names the folders img_path and {label_key}")
+        raise OptionError(f"data_prefix {data_prefix} lacks {key}; it names the folders img_path and {label_key}")
     folder = Path(data_prefix[key])
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} (data_prefix.{key}) is not a folder")
@@ -65,6 +66,6 @@ def _by_name(folder: Path, suffixes: Sequence[str], stem_end: str) -> dict[str, 
             continue
         name = path.relative_to(folder).with_suffix("").as_posix().removesuffix(stem_end)
         if name in found:
-            raise ValueError(f"{found[name]} and {path} have one name; keep one of them")
+            raise OptionError(f"{found[name]} and {path} have one name; keep one of them")
         found[name] = path
     return found

@@ -10,7 +10,7 @@ from mmengine.structures import BaseDataElement, PixelData
 from torch import Tensor
 from torch.nn import functional as F
 
-from pe_spatial.common.errors import PictureError
+from pe_spatial.common.errors import ConfigError, OptionError, PictureError
 from pe_spatial.data.sample import IGNORE_LABEL
 
 
@@ -23,7 +23,8 @@ class DensePreprocessor(BaseDataPreprocessor):
     `size_divisor`, or `pad_to`.
 
     Args:
-        mean, std: Per channel (RGB), on the scale 0…255. The default is PE's mean = std = 0.5.
+        mean: Per channel (RGB), on the scale 0…255. The default is PE's 0.5.
+        std: Standard deviation, likewise.
         size_divisor: H and W become multiples of it; the patch size or a multiple.
         pad_to: (H, W) of every batch, for models that need a fixed size.
     """
@@ -37,13 +38,13 @@ class DensePreprocessor(BaseDataPreprocessor):
     ) -> None:
         super().__init__(non_blocking=True)
         if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
-            raise ValueError(f"mean {list(mean)} and std {list(std)} must have three numbers each, std above 0")
+            raise OptionError(f"mean {list(mean)} and std {list(std)} must have three numbers each, std above 0")
         if max(std) <= 1:
-            raise ValueError(f"std {list(std)} is on the scale 0…1, pixels are 0…255; multiply mean and std by 255")
+            raise OptionError(f"std {list(std)} is on the scale 0…1, pixels are 0…255; multiply mean and std by 255")
         if size_divisor < 1:
-            raise ValueError(f"size_divisor {size_divisor} is not a positive number of pixels")
+            raise OptionError(f"size_divisor {size_divisor} is not a positive number of pixels")
         if pad_to is not None and (len(pad_to) != 2 or any(side % size_divisor or side < 1 for side in pad_to)):
-            raise ValueError(f"pad_to {list(pad_to)} must be (H, W), both multiples of size_divisor {size_divisor}")
+            raise OptionError(f"pad_to {list(pad_to)} must be (H, W), both multiples of size_divisor {size_divisor}")
         self.size_divisor = size_divisor
         self.pad_to = None if pad_to is None else (int(pad_to[0]), int(pad_to[1]))
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(3, 1, 1), persistent=False)
@@ -63,14 +64,14 @@ class DensePreprocessor(BaseDataPreprocessor):
             `batch_input_shape` (H, W).
 
         Raises:
-            TypeError: An image is not uint8 [3, h, w].
+            ConfigError: An image is not uint8 [3, h, w].
             PictureError: An image is larger than `pad_to`.
         """
         data = self.cast_data({"inputs": data["inputs"], "data_samples": data.get("data_samples")})
         images: list[Tensor] = list(data["inputs"])
         for image in images:
             if image.dtype != torch.uint8 or image.ndim != 3 or len(image) != 3:
-                raise TypeError(
+                raise ConfigError(
                     f"an image is {image.dtype} {tuple(image.shape)} but must be uint8 [3, H, W]; leave normalization "
                     "and batching to DensePreprocessor"
                 )

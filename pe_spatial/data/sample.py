@@ -42,6 +42,8 @@ from mmengine.structures import BaseDataElement, InstanceData, PixelData
 from torch import Tensor
 from torchvision import tv_tensors
 
+from pe_spatial.common.errors import ConfigError, OptionError
+
 IGNORE_LABEL = 255
 
 _INSTANCE_FIELDS = {
@@ -64,13 +66,13 @@ class PackSample:
         """Pack one sample.
 
         Raises:
-            TypeError: The sample has no image tensor, or an image that is not uint8.
-            ValueError: Boxes, labels and masks differ in number.
+            ConfigError: The sample has no image tensor, or an image that is not uint8.
+            OptionError: Boxes, labels and masks differ in number.
         """
         image = sample.get("img")
         if not isinstance(image, Tensor) or image.dtype != torch.uint8:
             found = "missing" if image is None else f"{type(image).__name__} {getattr(image, 'dtype', '')}".strip()
-            raise TypeError(
+            raise ConfigError(
                 f"{_name(sample)}: img is {found}, but a packed image is a uint8 tensor; start the pipeline with "
                 "LoadImage and leave normalization to DensePreprocessor"
             )
@@ -106,7 +108,7 @@ def _name(sample: Mapping[str, Any]) -> str:
 def _check_lengths(sample: Mapping[str, Any], columns: dict[str, Tensor]) -> None:
     lengths = {name: len(column) for name, column in columns.items()}
     if len(set(lengths.values())) > 1:
-        raise ValueError(
+        raise OptionError(
             f"{_name(sample)}: instances have {lengths}, but every column needs one row per instance; a transform "
             "filtered only some of them (use SanitizeInstances instead of SanitizeBoundingBoxes)"
         )

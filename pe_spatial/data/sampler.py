@@ -7,6 +7,8 @@ from mmengine.dist import get_dist_info, sync_random_seed
 from mmengine.registry import DATA_SAMPLERS
 from torch.utils.data import Sampler
 
+from pe_spatial.common.errors import OptionError
+
 
 class Draw(int):
     """A dataset index that knows which draw of the training run it is.
@@ -23,7 +25,7 @@ class Draw(int):
     number: int
     seed: int
 
-    def __new__(cls, index: int, number: int, seed: int) -> "Draw":
+    def __new__(cls, index: int, number: int, seed: int) -> "Draw":  # noqa: D102 - the class says it
         draw = super().__new__(cls, index)
         draw.number = number
         draw.seed = seed
@@ -55,7 +57,7 @@ class DrawSampler(Sampler[int]):
 
     def __init__(self, dataset: Sized, seed: int | None = None, shuffle: bool = True) -> None:
         if len(dataset) == 0:
-            raise ValueError("the dataset is empty; check its annotation file and its filters")
+            raise OptionError("the dataset is empty; check its annotation file and its filters")
         self.dataset = dataset
         self.seed = sync_random_seed() if seed is None else seed
         self.shuffle = shuffle
@@ -94,7 +96,7 @@ class DrawSampler(Sampler[int]):
         mmengine's training loop calls this when it resumes; nothing is loaded.
         """
         if num_samples < 0:
-            raise ValueError(f"num_samples {num_samples} is negative; it counts the draws consumed from the start")
+            raise OptionError(f"num_samples {num_samples} is negative; it counts the draws consumed from the start")
         self._consumed = num_samples
 
     def __len__(self) -> int:

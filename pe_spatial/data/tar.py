@@ -1,4 +1,4 @@
-"""Unlabeled images in tar files (the layout of WebDataset), for data sets of more files than a file system bears.
+"""Unlabeled images in tar files (the layout of WebDataset), for datasets of more files than a file system bears.
 
 WebDataset's own loader streams: the order of its samples depends on the number of workers and the size of a buffer, and
 a resumed run starts a new stream. Ours must be able to go to any sample (`DrawSampler`), so every tar gets an index of

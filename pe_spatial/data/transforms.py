@@ -22,6 +22,8 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
+from pe_spatial.common.errors import OptionError
+
 
 @TRANSFORMS.register_module()
 class FixedSizeCrop(v2.Transform):
@@ -35,7 +37,7 @@ class FixedSizeCrop(v2.Transform):
         super().__init__()
         sides = to_2tuple(size)
         if len(sides) != 2 or min(sides) < 1:
-            raise ValueError(f"size {list(sides)} is not (H, W) in pixels")
+            raise OptionError(f"size {list(sides)} is not (H, W) in pixels")
         self.size = (int(sides[0]), int(sides[1]))
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
@@ -65,7 +67,7 @@ class SanitizeInstances:
 
     def __init__(self, min_size: float = 1.0, fit_boxes: bool = False) -> None:
         if min_size <= 0:
-            raise ValueError(f"min_size {min_size} must be above 0; it is the shortest side of a box in pixels")
+            raise OptionError(f"min_size {min_size} must be above 0; it is the shortest side of a box in pixels")
         self.min_size = min_size
         self.fit_boxes = fit_boxes
 
@@ -73,10 +75,10 @@ class SanitizeInstances:
         """Filter one sample.
 
         Raises:
-            ValueError: `fit_boxes` without masks.
+            OptionError: `fit_boxes` without masks.
         """
         if self.fit_boxes and "masks" not in sample:
-            raise ValueError("fit_boxes=True needs masks; set masks=True in LoadInstances, or fit_boxes=False")
+            raise OptionError("fit_boxes=True needs masks; set masks=True in LoadInstances, or fit_boxes=False")
         return {
             **sample,
             **self._filter(sample, {"boxes": "boxes", "labels": "labels", "masks": "masks"}),

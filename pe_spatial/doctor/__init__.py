@@ -1,10 +1,10 @@
-"""The data set doctor: examines the data of any config before, or instead of, a training.
+"""The dataset doctor: examines the data of any config before, or instead of, a training.
 
 The engine knows what the sample contract says; what only a task knows, its package adds as a `DatasetCheck`.
 """
 
 from pe_spatial.doctor.check import ClassCounter, DatasetCheck, absent_classes, register_check
-from pe_spatial.doctor.examination import Effort, SplitReport, examine, examine_dataset
+from pe_spatial.doctor.examination import ExaminationOptions, SplitReport, examine, examine_dataset
 from pe_spatial.doctor.findings import Finding, Findings, Histogram
 from pe_spatial.doctor.hook import DataCheckHook
 from pe_spatial.doctor.sheet import Tile, save_sheet
@@ -13,7 +13,7 @@ __all__ = [
     "ClassCounter",
     "DataCheckHook",
     "DatasetCheck",
-    "Effort",
+    "ExaminationOptions",
     "Finding",
     "Findings",
     "Histogram",

@@ -1,4 +1,4 @@
-"""What a task contributes to the examination of its data sets.
+"""What a task contributes to the examination of its datasets.
 
 A task writes subclasses of `DatasetCheck` in its own package and registers them by decorator; the package is imported
 by the `custom_imports` of its configs, so that the examination finds them without knowing any task.
@@ -16,10 +16,10 @@ Sample = dict[str, Any]
 
 
 class DatasetCheck:
-    """One examination of one data set; a subclass says which data sets it concerns and writes the others as needed.
+    """One examination of one dataset; a subclass says which datasets it concerns and writes the others as needed.
 
-    The order of calls: `inspect` once (a quick look leaves it out), then `look` for every sample, in threads and in any
-    order, and `collect` in the order of the samples, and at the end `finish` and `histogram`.
+    The order of calls: `inspect_annotations` once, unless the examination is quick. Then `inspect_sample` for every
+    sample, in threads and in any order, and `collect` in the order of the samples. At the end `finish` and `histogram`.
 
     Args:
         dataset: With `get_data_info`, `metainfo` and `pipeline`.
@@ -30,24 +30,24 @@ class DatasetCheck:
 
     @classmethod
     def concerns(cls, dataset: Any, record: Record) -> bool:
-        """Whether to examine this data set, of which `record` is the first record."""
+        """Whether to examine this dataset, of which `record` is the first record."""
         raise NotImplementedError
 
-    def inspect(self) -> Iterable[Finding]:
+    def inspect_annotations(self) -> Iterable[Finding]:
         """What can be said without any sample, such as about the annotation file."""
         return ()
 
-    def look(self, record: Record, sample: Sample | None) -> Any:
+    def inspect_sample(self, record: Record, sample: Sample | None) -> Any:
         """What matters of one sample. Changes nothing, for it runs in threads.
 
         Args:
-            record: As the data set has it.
+            record: As the dataset has it.
             sample: After the pipeline's loaders; None where they refused it.
         """
         return None
 
     def collect(self, seen: Any) -> Iterable[Finding]:
-        """Take in what `look` returned."""
+        """Take in what `inspect_sample` returned."""
         return ()
 
     def finish(self) -> Iterable[Finding]:
@@ -75,7 +75,7 @@ def register_check(check: C) -> C:
 
 
 def checks_for(dataset: Any) -> list[DatasetCheck]:
-    """The checks that concern a data set."""
+    """The checks that concern a dataset."""
     record = dataset.get_data_info(0)
     return [check(dataset) for check in _CHECKS if check.concerns(dataset, record)]
 
@@ -108,7 +108,7 @@ class ClassCounter:
 
 @register_check
 class InstanceCheck(DatasetCheck):
-    """Objects of any data set whose records have `instances`: how many of each class, and images without any."""
+    """Objects of any dataset whose records have `instances`: how many of each class, and images without any."""
 
     def __init__(self, dataset: Any) -> None:
         super().__init__(dataset)
@@ -124,7 +124,7 @@ class InstanceCheck(DatasetCheck):
         """Records with instances."""
         return "instances" in record and bool(dataset.metainfo.get("classes"))
 
-    def look(self, record: Record, sample: Sample | None) -> Any:
+    def inspect_sample(self, record: Record, sample: Sample | None) -> Any:
         """Labels of the objects that count."""
         labels = [item["label"] for item in record["instances"] if not item.get("ignore", False)]
         return record.get("img_path", ""), [labels.count(thing) for thing in self._things]

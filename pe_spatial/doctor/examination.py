@@ -1,4 +1,4 @@
-"""Examine the data sets of a config: every sample is loaded as training would load it, and looked at."""
+"""Examine the datasets of a config: every sample is loaded as training would load it, and checked."""
 
 import hashlib
 import time
@@ -25,15 +25,15 @@ UNREADABLE = "files that cannot be read"
 
 
 @dataclass(frozen=True)
-class Effort:
-    """How much to look at.
+class ExaminationOptions:
+    """How much is examined.
 
     Args:
-        samples: At most so many of a data set, spread over it; None for all.
-        seconds: Stop then, having drawn samples at random; None for no limit.
-        threads: That load samples.
-        tiles: Samples of a data set to draw.
-        thorough: Look at whole annotation files too, and compare images.
+        samples: Greatest number of samples per dataset, evenly spaced; None examines all.
+        seconds: Time limit per dataset; the samples are then chosen at random. None sets no limit.
+        threads: Number of threads that load samples.
+        tiles: Number of samples per dataset to draw on its sheet.
+        thorough: Also read whole annotation files, and compare the images of the datasets.
     """
 
     samples: int | None = None
@@ -45,7 +45,7 @@ class Effort:
 
 @dataclass
 class SplitReport:
-    """What was found in one data set."""
+    """What was found in one dataset."""
 
     split: str
     name: str
@@ -58,8 +58,8 @@ class SplitReport:
 
 
 @dataclass(frozen=True)
-class _Look:
-    """One sample, as a thread has seen it."""
+class _Observation:
+    """What a thread found in one sample."""
 
     sample: Sample | None
     findings: list[Finding]
@@ -67,9 +67,9 @@ class _Look:
     seen: list[Any]
 
 
-# --- several data sets ------------------------------------------------------------------------------------------------
+# --- several datasets ------------------------------------------------------------------------------------------------
 def dataset_configs(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The data set of each split; `test` only where it is another than that of `val`.
+    """The dataset of each split; `test` only where it is another than that of `val`.
 
     Raises:
         UserError: The config has none.
@@ -79,18 +79,18 @@ def dataset_configs(config: Mapping[str, Any]) -> dict[str, Any]:
         found["test"] = None
     present = {split: dataset for split, dataset in found.items() if dataset is not None}
     if not present:
-        raise UserError("the config has no data set: no train_dataloader, val_dataloader or test_dataloader")
+        raise UserError("the config has no dataset: no train_dataloader, val_dataloader or test_dataloader")
     return present
 
 
 def examine(
-    config: Mapping[str, Any], effort: Effort, track: Callable[[str, int, Iterator[int]], Iterator[int]]
+    config: Mapping[str, Any], options: ExaminationOptions, track: Callable[[str, int, Iterator[int]], Iterator[int]]
 ) -> list[SplitReport]:
-    """Examine every data set of a config.
+    """Examine every dataset of a config.
 
     Args:
         config: A loaded config, whose packages are imported.
-        effort: How much to look at.
+        options: How much is examined.
         track: Given a description, a total and the samples' numbers: the same numbers, with a progress bar.
     """
     reports: list[SplitReport] = []
@@ -101,17 +101,17 @@ def examine(
                 dataset.full_init()
         except (UserError, OSError, ValueError) as error:
             broken = SplitReport(split, str(entry.get("type")))
-            broken.findings.add([Finding("error", "the data set cannot be loaded", str(error))])
+            broken.findings.add([Finding("error", "the dataset cannot be loaded", str(error))])
             reports.append(broken)
             continue
-        reports += [examine_dataset(split, dataset, effort, track) for dataset in datasets]
-    if effort.thorough:
+        reports += [examine_dataset(split, dataset, options, track) for dataset in datasets]
+    if options.thorough:
         compare_splits(reports)
     return reports
 
 
 def parts(dataset: Any) -> list[BaseDataset]:
-    """The data sets that mmengine's wrappers hold; foreign ones, which have no records, are left out."""
+    """The datasets that mmengine's wrappers hold; foreign ones, which have no records, are left out."""
     if hasattr(dataset, "datasets"):
         return [part for inner in dataset.datasets for part in parts(inner)]
     if hasattr(dataset, "dataset"):
@@ -133,31 +133,31 @@ def compare_splits(reports: Sequence[SplitReport]) -> None:
             report.findings.add(Finding("error", rule, f"{own} = {other}") for own, other in pairs)
 
 
-# --- one data set -----------------------------------------------------------------------------------------------------
+# --- one dataset -----------------------------------------------------------------------------------------------------
 def examine_dataset(
-    split: str, dataset: Any, effort: Effort, track: Callable[[str, int, Iterator[int]], Iterator[int]]
+    split: str, dataset: Any, options: ExaminationOptions, track: Callable[[str, int, Iterator[int]], Iterator[int]]
 ) -> SplitReport:
-    """Examine a data set; arguments as in `examine`."""
+    """Examine a dataset; arguments as in `examine`."""
     report = SplitReport(split, type(dataset).__name__, size=len(dataset))
     checks = checks_for(dataset)
-    if effort.thorough:
+    if options.thorough:
         for check in checks:
-            report.findings.add(check.inspect())
-    order = _order(len(dataset), effort)
-    tiles = min(effort.tiles, len(order))
-    drawn = {order[number * len(order) // tiles] for number in range(tiles)}
-    looks = _look_at_all(_Observer(dataset, checks, effort.thorough), order, effort)
-    # a training that skips what cannot be read is not to be stopped by it
-    forgiven = not effort.thorough and getattr(dataset, "unreadable", "raise") == "skip"
-    for _, (index, look) in zip(track(split, len(order), iter(order)), looks, strict=False):
+            report.findings.add(check.inspect_annotations())
+    order = _order(len(dataset), options)
+    tiles = min(options.tiles, len(order))
+    on_sheet = {order[number * len(order) // tiles] for number in range(tiles)}
+    observations = _observe_all(_Observer(dataset, checks, options.thorough), order, options)
+    # a training with unreadable="skip" is not stopped by unreadable files
+    skips_unreadable = not options.thorough and getattr(dataset, "unreadable", "raise") == "skip"
+    for _, (index, observation) in zip(track(split, len(order), iter(order)), observations, strict=False):
         report.seen += 1
-        report.findings.add(f for f in look.findings if not (forgiven and f.rule == UNREADABLE))
-        for check, seen in zip(checks, look.seen, strict=True):
+        report.findings.add(f for f in observation.findings if not (skips_unreadable and f.rule == UNREADABLE))
+        for check, seen in zip(checks, observation.seen, strict=True):
             report.findings.add(check.collect(seen))
-        if look.fingerprint is not None:
-            report.findings.add(_duplicate(report, *look.fingerprint))
-        if index in drawn:
-            tile = draw_tile(dataset, index, look.sample, checks)
+        if observation.fingerprint is not None:
+            report.findings.add(_duplicate(report, *observation.fingerprint))
+        if index in on_sheet:
+            tile = draw_tile(dataset, index, observation.sample, checks)
             report.tiles += [] if tile is None else [tile]
     for check in checks:
         report.findings.add(check.finish())
@@ -167,17 +167,17 @@ def examine_dataset(
     return report
 
 
-def _order(size: int, effort: Effort) -> list[int]:
-    if effort.seconds is not None:
+def _order(size: int, options: ExaminationOptions) -> list[int]:
+    if options.seconds is not None:
         order = np.random.default_rng(0).permutation(size).tolist()
-        return order if effort.samples is None else order[: effort.samples]
-    wanted = size if effort.samples is None else min(effort.samples, size)
+        return order if options.samples is None else order[: options.samples]
+    wanted = size if options.samples is None else min(options.samples, size)
     return [position * size // wanted for position in range(wanted)]
 
 
 @dataclass(frozen=True)
 class _Observer:
-    """Looks at single samples of a data set; changes nothing, so that threads can share it."""
+    """Observes single samples of a dataset; it has no state, so that threads can share it."""
 
     dataset: BaseDataset
     checks: Sequence[DatasetCheck]
@@ -189,7 +189,7 @@ class _Observer:
         steps = getattr(self.dataset.pipeline, "transforms", ())
         return [step for step in steps if type(step).__name__.startswith("Load")]
 
-    def look(self, index: int) -> _Look:
+    def observe(self, index: int) -> _Observation:
         """Load one sample and show it to the checks."""
         record = self.dataset.get_data_info(index)
         findings: list[Finding] = []
@@ -200,22 +200,24 @@ class _Observer:
             findings.append(Finding("error", UNREADABLE, str(error)))
         except (UserError, OSError, ValueError) as error:
             findings.append(Finding("error", "samples that the loaders refuse", str(error)))
-        seen = [check.look(record, sample) for check in self.checks]
-        return _Look(sample, findings, _fingerprint(record, sample) if self.identify else None, seen)
+        seen = [check.inspect_sample(record, sample) for check in self.checks]
+        return _Observation(sample, findings, _fingerprint(record, sample) if self.identify else None, seen)
 
 
-def _look_at_all(observer: _Observer, order: Sequence[int], effort: Effort) -> Iterator[tuple[int, _Look]]:
-    """Look at samples in threads, a few ahead; in their order, until the time is up."""
-    end = None if effort.seconds is None else time.monotonic() + effort.seconds
-    waiting: deque[tuple[int, Future[_Look]]] = deque()
+def _observe_all(
+    observer: _Observer, order: Sequence[int], options: ExaminationOptions
+) -> Iterator[tuple[int, _Observation]]:
+    """Observe samples in threads, a few ahead, and yield them in order until the time is up."""
+    end = None if options.seconds is None else time.monotonic() + options.seconds
+    waiting: deque[tuple[int, Future[_Observation]]] = deque()
     rest = iter(order)
-    with ThreadPoolExecutor(effort.threads) as pool:
+    with ThreadPoolExecutor(options.threads) as pool:
         while True:
-            while len(waiting) < 2 * effort.threads:
+            while len(waiting) < 2 * options.threads:
                 index = next(rest, None)
                 if index is None or (end is not None and time.monotonic() > end):
                     break
-                waiting.append((index, pool.submit(observer.look, index)))
+                waiting.append((index, pool.submit(observer.observe, index)))
             if not waiting:
                 return
             index, future = waiting.popleft()

@@ -73,7 +73,8 @@ class Histogram:
         names: Classes by index.
         counts: Units of each class.
         images: Images with each class.
-        kind, images_unit: What a row is and what `images` counts, for the head of the table.
+        kind: What a row is, for the head of the table.
+        images_unit: What `images` counts, for the head of the table.
     """
 
     unit: str

@@ -1,4 +1,4 @@
-"""A second's look at the data before a training begins."""
+"""A quick check of the data before a training begins."""
 
 from mmengine.dist import broadcast_object_list, is_main_process
 from mmengine.hooks import Hook
@@ -6,30 +6,30 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch.utils.data import DataLoader
 
-from pe_spatial.common.errors import ConfigError
-from pe_spatial.doctor.examination import Effort, examine_dataset, parts
+from pe_spatial.common.errors import ConfigError, OptionError
+from pe_spatial.doctor.examination import ExaminationOptions, examine_dataset, parts
 
 
 @HOOKS.register_module()
 class DataCheckHook(Hook):
-    """Examines samples of the training and validation data, drawn at random, before the first iteration.
+    """Examines samples of the training and validation data, chosen at random, before the first iteration.
 
-    What would stop or spoil the training stops it now, on all processes, though only one looks; warnings go to the log.
-    `tools/check_dataset.py` examines everything, and compares the data sets with each other.
+    The main process examines. Errors stop the training on all processes; warnings go to the log.
+    `tools/check_dataset.py` examines everything, and compares the datasets with each other.
 
     Args:
-        seconds: For each of the data sets.
+        seconds: Time for each of the datasets.
     """
 
     priority = "VERY_HIGH"
 
     def __init__(self, seconds: float = 0.5) -> None:
         if not seconds > 0:
-            raise ValueError(f"seconds {seconds} must be above 0; leave the hook out to look at nothing")
+            raise OptionError(f"seconds {seconds} must be above 0; leave the hook out to look at nothing")
         self.seconds = seconds
 
     def before_train(self, runner: Runner) -> None:
-        """Look.
+        """Examine the datasets of the run.
 
         Raises:
             ConfigError: Lists the errors that were found.
@@ -46,10 +46,10 @@ class DataCheckHook(Hook):
         if runner.val_loop is not None:
             loaders["val"] = runner.val_dataloader
         problems: list[str] = []
-        effort = Effort(seconds=self.seconds, thorough=False)
+        options = ExaminationOptions(seconds=self.seconds, thorough=False)
         for split, loader in loaders.items():
             for dataset in parts(loader.dataset) if isinstance(loader, DataLoader) else ():
-                findings = examine_dataset(split, dataset, effort, lambda _, __, numbers: numbers).findings
+                findings = examine_dataset(split, dataset, options, lambda _, __, numbers: numbers).findings
                 for line in findings.lines(("warning",)):
                     runner.logger.warning(f"{split}: {line}")
                 problems += [line.replace("error: ", f"{split} data: ", 1) for line in findings.lines(("error",))]

@@ -33,12 +33,12 @@ class Tile:
 
 
 def draw_tile(dataset: Any, index: int, sample: Sample | None, checks: Sequence[DatasetCheck]) -> Tile | None:
-    """A sample of a data set with its labels; None where there is nothing to see."""
+    """A sample of a dataset with its labels; None where there is nothing to see."""
     record = dataset.get_data_info(index)
     name = Path(str(record.get("img_path") or record.get("video", index))).name
     if sample is None or "img" not in sample:
-        drawn = (check.draw(record) for check in checks)
-        picture = next((picture for picture in drawn if picture is not None), None)
+        pictures = (check.draw(record) for check in checks)
+        picture = next((picture for picture in pictures if picture is not None), None)
         return None if picture is None else Tile(_fit(picture), name, ())
     keys = ("img", "boxes", "labels", "masks", "sem_seg", "depth")
     small = _shrink({key: sample[key] for key in keys if key in sample})
@@ -77,17 +77,17 @@ def _draw_semantic(picture: Tensor, labels: Tensor, metainfo: Any) -> tuple[Tens
     """Tint the classes in their colors; what has no label becomes gray and dark."""
     classes = metainfo.get("classes", ())
     colors = torch.zeros(IGNORE_LABEL + 1, 3)
-    given = torch.as_tensor(metainfo.get("palette") or palette(len(classes) + 1)[1:])
-    colors[: len(given)] = given.float()
+    own = torch.as_tensor(metainfo.get("palette") or palette(len(classes) + 1)[1:])
+    colors[: len(own)] = own.float()
     tint = colors[labels].permute(2, 0, 1)  # [3, H, W]
     gray = picture.float().mean(0, keepdim=True).expand(3, -1, -1) * 0.4
-    drawn = torch.where(labels == IGNORE_LABEL, gray, 0.45 * picture + 0.55 * tint).round().to(torch.uint8)
+    tinted = torch.where(labels == IGNORE_LABEL, gray, 0.45 * picture + 0.55 * tint).round().to(torch.uint8)
     present, areas = labels[labels != IGNORE_LABEL].unique(return_counts=True)
     legend: list[tuple[Color, str]] = []
     for label in present[areas.argsort(descending=True)].tolist():
         red, green, blue = (int(c) for c in colors[label])
         legend.append(((red, green, blue), classes[label] if label < len(classes) else str(label)))
-    return drawn, legend
+    return tinted, legend
 
 
 def _draw_instances(picture: Tensor, sample: Sample, classes: Sequence[str], tint: bool) -> Tensor:
@@ -99,7 +99,7 @@ def _draw_instances(picture: Tensor, sample: Sample, classes: Sequence[str], tin
 
 
 def save_sheet(path: Path, title: str, tiles: Sequence[Tile]) -> None:
-    """Write the tiles of one data set as a PNG."""
+    """Write the tiles of one dataset as a PNG."""
     rows = [tiles[start : start + _COLUMNS] for start in range(0, len(tiles), _COLUMNS)]
     # caption and, where there is one, a legend of two lines below the highest picture of a row
     heights = [

@@ -66,15 +66,15 @@ def count_classes(config: Config, loaders: tuple[str, ...]) -> None:
 
 
 def check_class_count(num_classes: int, metainfo: Mapping[str, Any]) -> None:
-    """Compare a model's number of classes with the `classes` of a data set.
+    """Compare a model's number of classes with the `classes` of a dataset.
 
     Raises:
-        ValueError: they differ.
+        ConfigError: They differ.
     """
     classes = metainfo["classes"]
     if len(classes) != num_classes:
-        raise ValueError(
-            f"the model has num_classes={num_classes}, the data set has {len(classes)} classes "
+        raise ConfigError(
+            f"the model has num_classes={num_classes}, the dataset has {len(classes)} classes "
             f"({', '.join(map(str, classes[:5]))}{', …' if len(classes) > 5 else ''}); "
             f"set model.num_classes={len(classes)}"
         )

@@ -164,7 +164,7 @@ class PerLayerMetric(BaseMetric):
 
     @property
     def dataset_meta(self) -> dict | None:
-        """What the data set says of itself; goes on to every metric."""
+        """What the dataset says of itself; goes on to every metric."""
         return self._dataset_meta
 
     @dataset_meta.setter

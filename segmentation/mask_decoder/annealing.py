@@ -1,4 +1,4 @@
-"""Masked attention that goes away while a mask decoder is trained."""
+"""Masked attention that is annealed while a mask decoder is trained."""
 
 from typing import Any
 
@@ -12,9 +12,10 @@ from pe_spatial.segmentation.mask_decoder.queries import masking_probabilities
 
 @HOOKS.register_module()
 class MaskAnnealingHook(Hook):
-    """Confines queries to their own masks at first, and block after block no more (see `masking_probabilities`).
+    """Restricts the attention of queries to their own masks, with probabilities that fall block after block.
 
-    What holds in an iteration is a function of its number, so that nothing is stored for a resume.
+    The probabilities depend on the number of the iteration alone (see `masking_probabilities`), so that a resumed run
+    needs no state.
     """
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:

@@ -9,13 +9,14 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pe_spatial.common.errors import OptionError
 from pe_spatial.segmentation.mask_decoder.matcher import Match, Weights, match
 from pe_spatial.segmentation.mask_decoder.points import read_points, uncertain_points
 from pe_spatial.segmentation.mask_decoder.targets import Segments
 
 
 class Masks(NamedTuple):
-    """What the queries of a batch say.
+    """Predictions of the queries of a batch.
 
     Args:
         logits: [B, Q, h, w], above 0 inside a mask.
@@ -30,14 +31,17 @@ class Masks(NamedTuple):
 class MaskCriterion(nn.Module):
     """Cross-entropy of all queries' classes, and cross-entropy and dice of the masks that are matched to segments.
 
-    Masks are compared at points (see `points`), for the matching at evenly drawn ones, for the loss mostly where the
-    prediction is undecided. Pixels without a label count nowhere. Everything is computed in float32.
+    Masks are compared at points (see `points`), for the matching at uniform random ones, for the loss mostly where the
+    prediction is uncertain. Pixels without a label are ignored. Everything is computed in float32.
 
     Args:
         points: Per mask.
-        oversample, importance: See `uncertain_points`.
-        mask_weight, dice_weight, class_weight: Of the three losses, and of the three terms of the matching.
-        no_object_weight: Of the queries that are matched to nothing, in the cross-entropy of the classes.
+        oversample: See `uncertain_points`.
+        importance: See `uncertain_points`.
+        mask_weight: Of the cross-entropy of masks, in the loss and in the matching.
+        dice_weight: Of the dice loss, likewise.
+        class_weight: Of the cross-entropy of classes, likewise.
+        no_object_weight: Of the queries without a match, in the cross-entropy of the classes.
     """
 
     def __init__(
@@ -52,7 +56,7 @@ class MaskCriterion(nn.Module):
     ) -> None:
         super().__init__()
         if points < 1 or oversample < 1 or not 0 <= importance <= 1:
-            raise ValueError(
+            raise OptionError(
                 f"points {points} and oversample {oversample} must be at least 1, importance {importance} in 0…1"
             )
         self.points = points
@@ -66,7 +70,7 @@ class MaskCriterion(nn.Module):
 
         Args:
             predictions: Of the same images.
-            segments: The truth of every image; masks of one size, that of the padded batch.
+            segments: The ground truth of every image; masks of one size, that of the padded batch.
         """
         count = predictions[0].logits.new_tensor(sum(len(each.labels) for each in segments), dtype=torch.float32)
         count = _mean_of_processes(count).clamp_min(1)
@@ -90,8 +94,8 @@ class MaskCriterion(nn.Module):
             return read_points(maps.float(), points.expand(len(maps), -1, -1))
 
         with torch.no_grad():
-            real = read(truth.real[None])[0].round()
-            return match(read(logits), class_logits, read(truth.masks), truth.labels, real, self.weights)
+            valid = read(truth.valid[None])[0].round()
+            return match(read(logits), class_logits, read(truth.masks), truth.labels, valid, self.weights)
 
     def _class_loss(self, logits: Tensor, segments: Sequence[Segments], matches: Sequence[Match]) -> Tensor:
         no_object = logits.shape[-1] - 1
@@ -112,10 +116,10 @@ class MaskCriterion(nn.Module):
         points = uncertain_points(found, self.points, self.oversample, self.importance)  # [M, P, 2]
         read = read_points(found, points)
         with torch.no_grad():
-            target, real = _read_truth(segments, matches, points)
-        entropy = F.binary_cross_entropy_with_logits(read, target, reduction="none") * real
-        entropy = entropy.sum(1) / real.sum(1).clamp_min(1)
-        probability, target = read.sigmoid() * real, target * real
+            target, valid = _read_truth(segments, matches, points)
+        entropy = F.binary_cross_entropy_with_logits(read, target, reduction="none") * valid
+        entropy = entropy.sum(1) / valid.sum(1).clamp_min(1)
+        probability, target = read.sigmoid() * valid, target * valid
         dice = 1 - (2 * (probability * target).sum(1) + 1) / (probability.sum(1) + target.sum(1) + 1)
         return entropy.sum() / count, dice.sum() / count
 
@@ -128,12 +132,12 @@ def _mean_of_processes(value: Tensor) -> Tensor:
 
 def _read_truth(segments: Sequence[Segments], matches: Sequence[Match], points: Tensor) -> tuple[Tensor, Tensor]:
     """Matched masks, and whether anything is known, at the points of each mask; both float32 [M, P]."""
-    targets, reals = [], []
+    targets, valids = [], []
     parts = points.split([len(pairs.queries) for pairs in matches])
     for truth, pairs, each in zip(segments, matches, parts, strict=True):
         if len(each):
             targets.append(read_points(truth.masks[pairs.objects].float(), each))
             # one map for all masks of the image: their points are laid end to end
-            real = read_points(truth.real[None].float(), each.flatten(0, 1)[None])[0].round()
-            reals.append(real.unflatten(0, (len(each), -1)))
-    return torch.cat(targets), torch.cat(reals)
+            valid = read_points(truth.valid[None].float(), each.flatten(0, 1)[None])[0].round()
+            valids.append(valid.unflatten(0, (len(each), -1)))
+    return torch.cat(targets), torch.cat(valids)

@@ -1,4 +1,4 @@
-"""What turns queries and patch tokens into masks and classes."""
+"""The head: from queries and patch tokens to masks and classes."""
 
 from math import log2
 

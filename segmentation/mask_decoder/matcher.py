@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 
 class Weights(NamedTuple):
-    """How much each term counts, in the assignment and in the loss alike."""
+    """Weights of the terms, both in the assignment and in the loss."""
 
     mask: float
     dice: float
@@ -17,14 +17,16 @@ class Weights(NamedTuple):
 
 
 class Match(NamedTuple):
-    """Query numbers and, in the same order, the objects that they answer for; both int64 [M]."""
+    """Matched queries and, in the same order, their objects; both int64 [M]."""
 
     queries: Tensor
     objects: Tensor
 
 
 @torch.no_grad()
-def match(logits: Tensor, class_logits: Tensor, masks: Tensor, labels: Tensor, real: Tensor, weights: Weights) -> Match:
+def match(
+    logits: Tensor, class_logits: Tensor, masks: Tensor, labels: Tensor, valid: Tensor, weights: Weights
+) -> Match:
     """Assign queries to the objects of one image.
 
     Args:
@@ -32,18 +34,18 @@ def match(logits: Tensor, class_logits: Tensor, masks: Tensor, labels: Tensor, r
         class_logits: [Q, K+1], the last for "no object".
         masks: The objects at the same points, 0…1, float32 [G, P].
         labels: int64 [G].
-        real: 1 where the image is labeled, 0 elsewhere, float32 [P]; the others do not count.
+        valid: 1 where the image is labeled, 0 elsewhere, float32 [P]; the others do not count.
         weights: Of the three terms of the cost.
     """
-    pixels = real.sum().clamp_min(1)
-    inside, outside = F.softplus(-logits) * real, F.softplus(logits) * real  # loss where a point is in, or out
+    pixels = valid.sum().clamp_min(1)
+    inside, outside = F.softplus(-logits) * valid, F.softplus(logits) * valid  # loss where a point is in, or out
     mask_cost = (inside @ masks.T + outside @ (1 - masks).T) / pixels  # [Q, G]
-    probability, masks = logits.sigmoid() * real, masks * real
+    probability, masks = logits.sigmoid() * valid, masks * valid
     areas = probability.sum(1)[:, None] + masks.sum(1)[None]
     dice_cost = 1 - (2 * probability @ masks.T + 1) / (areas + 1)
     label_cost = -class_logits.softmax(-1)[:, labels]
     cost = weights.mask * mask_cost + weights.dice * dice_cost + weights.label * label_cost
-    # a diverged model is the loss guard's business: here it only must not raise
+    # the guard of the loss reports a diverged model; the assignment must only not raise
     rows, columns = linear_sum_assignment(cost.nan_to_num(1e8, 1e8, -1e8).cpu().numpy())
     device = logits.device
     return Match(torch.as_tensor(rows, device=device), torch.as_tensor(columns, device=device))

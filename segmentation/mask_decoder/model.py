@@ -9,6 +9,8 @@ from mmengine.registry import MODELS
 from mmengine.structures import BaseDataElement, PixelData
 from torch import Tensor
 
+from pe_spatial.common.errors import OptionError
+from pe_spatial.common.parts import require_samples
 from pe_spatial.segmentation.logits import Window
 from pe_spatial.segmentation.mask_decoder.criterion import Masks
 from pe_spatial.segmentation.mask_decoder.head import MaskHead
@@ -26,9 +28,9 @@ OUTPUTS = ("semantic", "instance", "panoptic")
 class MaskDecoder(BaseModel):
     """Masks of classes, of objects, or of both, from learned queries in the last blocks of the encoder.
 
-    The encoder needs no decoder beside it: queries are further tokens of its last blocks, and a mask is the dot product
-    of a query with the upscaled patch tokens. In training the queries also answer before each of these blocks, and may
-    be confined to their own masks (`MaskAnnealingHook`); evaluation is always that of a plain encoder.
+    There is no separate decoder: queries are additional tokens of the last blocks, and a mask is the dot product of a
+    query with the upscaled patch tokens. In training, masks are also predicted before each of these blocks, and the
+    attention of a query may be restricted to its own mask (`MaskAnnealingHook`). Evaluation runs a plain encoder.
 
     Args:
         num_classes: K.
@@ -36,9 +38,10 @@ class MaskDecoder(BaseModel):
         things: Labels of countable classes, each object of which is a mask of its own; or a number n for the first n.
         outputs: What is predicted, of "semantic", "instance" and "panoptic".
         num_queries: Q; more than there are segments in an image.
-        num_blocks: L, blocks that the queries take part in.
+        num_blocks: L, the last blocks, which have the queries among their tokens.
         criterion: Config of the loss.
-        least_score, least_visible: See `panoptic_of`.
+        least_score: See `panoptic_of`.
+        least_visible: See `panoptic_of`.
         max_instances: Objects that are kept per image.
         window: For semantic outputs alone: `size` and `stride` of a window over the images, see `check_window`.
         data_preprocessor: Config of the preprocessor; pads to multiples of the patch size.
@@ -47,7 +50,7 @@ class MaskDecoder(BaseModel):
         masking: Probability per block that a query attends only to its own mask in training; all 0 at first.
 
     Raises:
-        ValueError: An option outside its range, or two that contradict each other.
+        OptionError: An option outside its range, or two that contradict each other.
     """
 
     task = "segmentation"
@@ -70,7 +73,7 @@ class MaskDecoder(BaseModel):
     ) -> None:
         super().__init__(data_preprocessor=dict(data_preprocessor) if data_preprocessor else None)
         if num_classes < 1:
-            raise ValueError(f"num_classes is {num_classes}; a segmenter needs at least one class")
+            raise OptionError(f"num_classes is {num_classes}; a segmenter needs at least one class")
         self.num_classes = num_classes
         self.things = frozenset(range(things) if isinstance(things, int) else things)
         self.outputs = tuple(outputs)
@@ -79,7 +82,7 @@ class MaskDecoder(BaseModel):
         self.backbone = MODELS.build(backbone)
         encoder = self.backbone.encoder
         if self.backbone.layers != (encoder.config.depth - 1,):
-            raise ValueError(
+            raise OptionError(
                 f"layers {self.backbone.layers} of the backbone: masks come from the last block alone, [-1]"
             )
         self.queries = QueryTokens(encoder, num_queries, num_blocks)
@@ -93,14 +96,16 @@ class MaskDecoder(BaseModel):
     def _check_outputs(self) -> None:
         unknown = [name for name in self.outputs if name not in OUTPUTS]
         if unknown or not self.outputs:
-            raise ValueError(f"outputs {list(self.outputs)} must be some of {', '.join(OUTPUTS)}")
+            raise OptionError(f"outputs {list(self.outputs)} must be some of {', '.join(OUTPUTS)}")
         outside = [label for label in self.things if not 0 <= label < self.num_classes]
         if outside:
-            raise ValueError(f"thing {outside[0]} is no label of {self.num_classes} classes (0…{self.num_classes - 1})")
+            raise OptionError(
+                f"thing {outside[0]} is no label of {self.num_classes} classes (0…{self.num_classes - 1})"
+            )
         if "instance" in self.outputs and not self.things:
-            raise ValueError("outputs has 'instance' but no class is countable; set things")
+            raise OptionError("outputs has 'instance' but no class is countable; set things")
         if self.window is not None and self.outputs != ("semantic",):
-            raise ValueError("objects cannot be joined across windows; set window=None, or outputs=['semantic']")
+            raise OptionError("objects cannot be joined across windows; set window=None, or outputs=['semantic']")
 
     @property
     def stride(self) -> int:
@@ -120,34 +125,31 @@ class MaskDecoder(BaseModel):
                 "tensor" for the `Masks` of all queries.
 
         Raises:
-            ValueError: Another mode, or "loss" or "predict" without data samples.
+            OptionError: Another mode, or "loss" or "predict" without data samples.
         """
         if mode == "tensor":
             return self._decode(inputs)[-1]
-        if mode not in ("loss", "predict"):
-            raise ValueError(f"mode={mode!r} is not one of 'loss', 'predict', 'tensor'")
-        if data_samples is None:
-            raise ValueError(f"mode={mode!r} needs data_samples")
+        samples = require_samples(mode, data_samples)
         if mode == "predict":
-            return self._predict(inputs, data_samples)
+            return self._predict(inputs, samples)
         size = (inputs.shape[-2], inputs.shape[-1])
-        segments = [segments_of_sample(sample, size, self.things) for sample in data_samples]
+        segments = [segments_of_sample(sample, size, self.things) for sample in samples]
         return self.criterion(self._decode(inputs), segments)
 
     def _decode(self, inputs: Tensor) -> list[Masks]:
-        """What the queries say: in training before each of their blocks and after the last, otherwise only there."""
+        """Predictions of the queries after the last block, and in training also before each of their blocks."""
         encoder = self.backbone.encoder
         grid = encoder.grid(inputs)
         tokens = self.queries.join(encoder, inputs)
         rope = self.queries.rope(encoder, grid, inputs.device)
-        answers = []
+        predictions = []
         for block, probability in zip(self.queries.blocks(encoder), self.masking, strict=True):
             mask = None
             if self.training:
-                answers.append(self.head(*self.queries.split(tokens, grid), grid))
-                mask = attention_mask(answers[-1].logits, grid, tokens.shape[1], probability)
+                predictions.append(self.head(*self.queries.split(tokens, grid), grid))
+                mask = attention_mask(predictions[-1].logits, grid, tokens.shape[1], probability)
             tokens = run_block(encoder, block, tokens, rope, mask)
-        return [*answers, self.head(*self.queries.split(tokens, grid), grid)]
+        return [*predictions, self.head(*self.queries.split(tokens, grid), grid)]
 
     def _predict(self, inputs: Tensor, data_samples: Sequence[BaseDataElement]) -> list[BaseDataElement]:
         if self.outputs == ("semantic",):
@@ -184,17 +186,17 @@ class MaskDecoder(BaseModel):
         return scores / scores.sum(dim=-3, keepdim=True).clamp_min(torch.finfo(scores.dtype).tiny)
 
     def check_classes(self, metainfo: Mapping[str, Any]) -> None:
-        """Compare the model with a data set's `classes` and, where it knows, which of them are countable.
+        """Compare the model with a dataset's `classes` and, where it knows, which of them are countable.
 
         Raises:
-            ValueError: They differ.
+            OptionError: They differ.
         """
         check_class_count(self.num_classes, metainfo)
         known = metainfo.get("is_thing")
         countable = None if known is None else {label for label, is_thing in enumerate(known) if is_thing}
         if known is not None and (self.things or "panoptic" in self.outputs) and countable != self.things:
-            raise ValueError(
-                f"the model has things={sorted(self.things)}, the data set has {sorted(countable or ())}: "
+            raise OptionError(
+                f"the model has things={sorted(self.things)}, the dataset has {sorted(countable or ())}: "
                 f"{', '.join(metainfo['classes'][label] for label in sorted(countable or ())[:5]) or 'none'}; set "
                 "model.things accordingly"
             )

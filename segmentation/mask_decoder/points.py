@@ -22,8 +22,8 @@ def uncertain_points(logits: Tensor, count: int, oversample: float, importance: 
     Args:
         logits: [N, h, w].
         count: P.
-        oversample: How many times P candidates are drawn evenly.
-        importance: Share of the points that are the candidates with logits closest to 0; the rest is drawn evenly.
+        oversample: How many times P candidates are sampled uniformly.
+        importance: Share of the points that are the candidates with logits closest to 0; the rest is sampled uniformly.
     """
     masks = len(logits)
     candidates = torch.rand(masks, int(count * oversample), 2, device=logits.device)

@@ -109,18 +109,18 @@ def panoptic_of(
     scores, labels, logits = scores[kept], labels[kept], logits[kept]
     frame = resize(logits[:1] if len(logits) else class_logits.new_zeros(1, 1, 1)).shape[-2:]
     best = torch.zeros(frame, device=logits.device)
-    owner = torch.full(frame, -1, device=logits.device)
+    winner = torch.full(frame, -1, device=logits.device)
     insides = []
     for number, (score, mask) in enumerate(zip(scores, logits, strict=True)):  # one at a time: Q masks may not fit
         probability = resize(mask[None])[0].sigmoid()
         insides.append(probability >= 0.5)
         better = score * probability > best
         best = torch.where(better, score * probability, best)
-        owner[better] = number
+        winner[better] = number
     ids = torch.zeros(frame, dtype=torch.int32, device=logits.device)
     segments: dict[Any, Segment] = {}
     for number, (score, label, inside) in enumerate(zip(scores.tolist(), labels.tolist(), insides, strict=True)):
-        visible = inside & (owner == number)
+        visible = inside & (winner == number)
         area, whole = int(visible.sum()), int(inside.sum())
         if area == 0 or area < least_visible * whole:
             continue

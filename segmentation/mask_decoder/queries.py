@@ -9,6 +9,7 @@ from torch.utils.checkpoint import checkpoint
 
 from pe_spatial.backbones.rope import rotary_table
 from pe_spatial.backbones.vit import VisionTransformer
+from pe_spatial.common.errors import OptionError
 
 
 class QueryTokens(nn.Module):
@@ -23,18 +24,18 @@ class QueryTokens(nn.Module):
         blocks: How many of the last blocks.
 
     Raises:
-        ValueError: No query; no block, or all; or windowed attention in one of the blocks.
+        OptionError: No query; no block, or all; or windowed attention in one of the blocks.
     """
 
     def __init__(self, encoder: VisionTransformer, count: int, blocks: int) -> None:
         super().__init__()
         depth = encoder.config.depth
         if count < 1:
-            raise ValueError(f"num_queries {count} is not positive; EoMT uses 100 for semantic masks, 200 for objects")
+            raise OptionError(f"num_queries {count} is not positive; EoMT uses 100 for semantic masks, 200 for objects")
         if not 0 < blocks < depth:
-            raise ValueError(f"num_blocks {blocks} is not among 1 to {depth - 1}: the encoder has {depth} blocks")
+            raise OptionError(f"num_blocks {blocks} is not among 1 to {depth - 1}: the encoder has {depth} blocks")
         if any(encoder.windowed[-blocks:]):
-            raise ValueError(
+            raise OptionError(
                 f"one of the last {blocks} blocks attends in windows, where queries have no place; name these blocks "
                 "in the backbone's global_blocks"
             )

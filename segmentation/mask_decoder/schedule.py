@@ -7,6 +7,8 @@ from mmengine.optim.scheduler.lr_scheduler import LRSchedulerMixin
 from mmengine.optim.scheduler.param_scheduler import _ParamScheduler
 from mmengine.registry import PARAM_SCHEDULERS
 
+from pe_spatial.common.errors import OptionError
+
 
 @PARAM_SCHEDULERS.register_module()
 class StagedWarmupPolyLR(LRSchedulerMixin, _ParamScheduler):
@@ -24,7 +26,9 @@ class StagedWarmupPolyLR(LRSchedulerMixin, _ParamScheduler):
 
     def __init__(self, optimizer: Any, warmup: Sequence[int], power: float = 0.9, **kwargs: Any) -> None:
         if len(warmup) != 2 or min(warmup) < 0:
-            raise ValueError(f"warmup {list(warmup)} must be two numbers of iterations, of the head and of the encoder")
+            raise OptionError(
+                f"warmup {list(warmup)} must be two numbers of iterations, of the head and of the encoder"
+            )
         self.warmup = (int(warmup[0]), int(warmup[1]))
         self.power = power
         super().__init__(optimizer, **kwargs)

@@ -1,4 +1,4 @@
-"""What a mask decoder is to find in an image: segments, each a class and a mask."""
+"""Targets of a mask decoder: segments, each a class and a mask."""
 
 from collections.abc import Collection
 from typing import NamedTuple
@@ -8,21 +8,22 @@ from mmengine.structures import BaseDataElement
 from torch import Tensor
 from torch.nn import functional as F
 
+from pe_spatial.common.errors import OptionError
 from pe_spatial.data.sample import IGNORE_LABEL
 
 
 class Segments(NamedTuple):
-    """The truth about one image.
+    """The ground truth of one image.
 
     Args:
         labels: int64 [G].
         masks: bool [G, H, W]; objects may overlap.
-        real: bool [H, W], False where nothing is known: no label, a crowd, padding.
+        valid: bool [H, W], False where nothing is known: no label, a crowd, padding.
     """
 
     labels: Tensor
     masks: Tensor
-    real: Tensor
+    valid: Tensor
 
 
 def segments_of(
@@ -41,25 +42,25 @@ def segments_of(
         size: (H, W).
         things: Labels of countable classes.
         sem_seg: int64 [H, W], 255 = no label.
-        instances: labels [N] and masks bool [N, H, W] of things.
+        instances: Labels [N] and masks bool [N, H, W] of things.
         ignored: Masks bool [M, H, W] of crowds.
 
     Raises:
-        ValueError: Neither a label map nor objects.
+        OptionError: Neither a label map nor objects.
     """
     if not things:
         instances = None
     if sem_seg is None and instances is None:
-        raise ValueError(
+        raise OptionError(
             "a sample without gt_sem_seg, and without things in gt_instances, has no segments; load one of the two"
         )
     some = sem_seg if sem_seg is not None else instances[1]  # type: ignore[index]
-    real = torch.ones(size, dtype=torch.bool, device=some.device)
+    valid = torch.ones(size, dtype=torch.bool, device=some.device)
     labels = torch.zeros(0, dtype=torch.int64, device=some.device)
     masks = torch.zeros(0, *size, dtype=torch.bool, device=some.device)
     if sem_seg is not None:
-        real &= sem_seg != IGNORE_LABEL
-        labels = sem_seg[real].unique()
+        valid &= sem_seg != IGNORE_LABEL
+        labels = sem_seg[valid].unique()
         if instances is not None:
             labels = labels[~torch.isin(labels, torch.tensor(sorted(things), device=labels.device))]
         masks = sem_seg == labels[:, None, None]  # [G, H, W]
@@ -67,10 +68,10 @@ def segments_of(
         visible = instances[1].flatten(1).any(1)
         labels = torch.cat([labels, instances[0][visible]])
         masks = torch.cat([masks, instances[1][visible]])
-        real |= instances[1].any(0)  # an object is known although the label map may not be
+        valid |= instances[1].any(0)  # an object is known although the label map may not be
     if ignored is not None and len(ignored):
-        real &= ~ignored.any(0) | masks.any(0)
-    return Segments(labels, masks, real)
+        valid &= ~ignored.any(0) | masks.any(0)
+    return Segments(labels, masks, valid)
 
 
 def segments_of_sample(sample: BaseDataElement, size: tuple[int, int], things: Collection[int]) -> Segments:
@@ -85,4 +86,4 @@ def segments_of_sample(sample: BaseDataElement, size: tuple[int, int], things: C
         sem_seg = sample.gt_sem_seg.data[0, :height, :width]
     found = segments_of((height, width), things, sem_seg, instances, ignored)
     padding = (0, size[1] - width, 0, size[0] - height)
-    return Segments(found.labels, F.pad(found.masks, padding), F.pad(found.real, padding))
+    return Segments(found.labels, F.pad(found.masks, padding), F.pad(found.valid, padding))

@@ -1,4 +1,4 @@
-"""SpatialAlignment: what the student sees, what is learnt from whom, and what is refused."""
+"""SpatialAlignment: what the student sees, what is learned from whom, and what is refused."""
 
 import pytest
 import torch

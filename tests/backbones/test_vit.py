@@ -8,7 +8,7 @@ from golden_rule import DATA, draw, fill
 from torch.utils import deterministic
 
 from pe_spatial.backbones import VisionTransformer, get_variant
-from pe_spatial.backbones.vit import merge_windows, real_tokens, resize_positions, split_windows
+from pe_spatial.backbones.vit import merge_windows, resize_positions, split_windows, valid_tokens
 
 BASE = {"patch_size": 16, "width": 64, "depth": 4, "heads": 4, "mlp_ratio": 4.0, "image_size": 128, "cls_token": True}
 GIANT = {"patch_size": 14, "width": 96, "depth": 5, "heads": 4, "mlp_ratio": 8960 / 1536, "image_size": 112}
@@ -102,7 +102,7 @@ def test_sizes_and_blocks_that_do_not_fit_are_named():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"pos_embed": "nearest"}, "'nearest' is unknown; use one of bilinear"),
+        ({"pos_embed": "nearest"}, "'nearest' is not one of bilinear"),
         ({"rope": "scaled"}, "'scaled' is unknown; use 'extrapolate'"),
         ({"rope": 0}, "rope 0 is unknown"),
         ({"window": 0}, "window 0 is not positive"),
@@ -187,12 +187,12 @@ def test_merging_undoes_splitting(grid, size):
     windows = split_windows(x, grid, size)
     assert torch.equal(merge_windows(windows, grid, size), x)
     torch.testing.assert_close(windows.sum(), x.sum())  # the padding is zero
-    real = real_tokens(x, grid, size)
-    if real is None:
+    valid = valid_tokens(x, grid, size)
+    if valid is None:
         assert windows.numel() == x.numel()
     else:
-        assert real.sum() == grid[0] * grid[1]
-        assert torch.equal(windows * real, windows)
+        assert valid.sum() == grid[0] * grid[1]
+        assert torch.equal(windows * valid, windows)
 
 
 def run_by_block(model, x, window, global_blocks):

@@ -1,4 +1,4 @@
-"""The data set doctor: quiet on sound data of every task, and right about each thing that was spoiled on purpose."""
+"""The dataset doctor: quiet on sound data of every task, and right about each thing that was spoiled on purpose."""
 
 import gc
 import json
@@ -21,7 +21,7 @@ from mmengine.registry import DATASETS
 from PIL import Image
 
 from pe_spatial.commands.shell import run_command
-from pe_spatial.doctor import Effort, Finding, Findings, Histogram, examine_dataset
+from pe_spatial.doctor import ExaminationOptions, Finding, Findings, Histogram, examine_dataset
 from pe_spatial.training.config import load_config
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -39,7 +39,7 @@ SIZE = 32
 
 @pytest.fixture(scope="module", autouse=True)
 def short_collections():
-    """Every data set makes mmengine collect garbage, which takes half a second where torch is imported."""
+    """Every dataset makes mmengine collect garbage, which takes half a second where torch is imported."""
     gc.collect()
     gc.freeze()
     yield
@@ -75,7 +75,7 @@ def data(drawn, tmp_path):
 
 
 def config_of(task, folder, data, changes=()):
-    """A config of nothing but the data; `changes` are dotted keys of the training and the validation data set."""
+    """A config of nothing but the data; `changes` are dotted keys of the training and the validation dataset."""
     base, packages = TASKS[task]
     splits = ("test",) if task == "tracking" else ("train", "val")
     root = str(data / "davis" if task == "tracking" else data)
@@ -276,15 +276,15 @@ ERRORS = [
     ),
     ("segmentation", leak, r"error: images of val that are also in train\n.*val/000099\.jpg = .*train/000001\.jpg"),
     ("segmentation", leak_under_another_format, r"images of val that are also in train\n.*000099\.png = .*000001\.jpg"),
-    ("segmentation", remove_image, r"error: the data set cannot be loaded\n.*no image for 1 of 15 names"),
+    ("segmentation", remove_image, r"error: the dataset cannot be loaded\n.*no image for 1 of 15 names"),
     ("panoptic", unlisted_segment, r"error: samples that the loaders refuse\n.*is not among the"),
-    ("detection", remove_image, r"error: the data set cannot be loaded\n.*1 of 15 images are not in their folder"),
+    ("detection", remove_image, r"error: the dataset cannot be loaded\n.*1 of 15 images are not in their folder"),
     ("detection", move_box_out, r"error: boxes without area in their image\n +annotation 1: .*\[37, 0, 4, 4\]"),
     ("detection", no_objects, r"error: 15 of 15 images have no object"),
     ("detection", another_recorded_size, r"error: samples that the loaders refuse\n.*its record says \(99, 32\)"),
     ("depth", far_depth, r"error: depth maps without a pixel in depth_range\n.*000002\.png: .* to .* m"),
     ("tracking", crop_frame, r"error: frames of another size than their video\n.*00001\.jpg is \(20, 20\)"),
-    ("tracking", remove_mask, r"error: the data set cannot be loaded\n.*has no 00000\.png"),
+    ("tracking", remove_mask, r"error: the dataset cannot be loaded\n.*has no 00000\.png"),
     ("tracking", empty_first_mask, r"error: first masks without an object\n.*shapes-02/00000\.png"),
 ]
 
@@ -346,7 +346,7 @@ def test_a_short_look_ends_in_time_and_leaves_random_numbers_alone(drawn, tmp_pa
 
     monkeypatch.setattr(type(dataset), "get_data_info", slow)
     states = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()
-    report = examine_dataset("train", dataset, Effort(seconds=0.3, thorough=False), quietly)
+    report = examine_dataset("train", dataset, ExaminationOptions(seconds=0.3, thorough=False), quietly)
     assert 1 <= report.seen < 12  # all would take twice the time
     assert torch.equal(torch.get_rng_state(), states[0])
     assert (np.random.get_state()[1].tolist(), random.getstate()) == states[1:]
@@ -355,18 +355,18 @@ def test_a_short_look_ends_in_time_and_leaves_random_numbers_alone(drawn, tmp_pa
 def test_a_short_look_forgives_what_the_training_would_skip(data, tmp_path):
     truncate(data)
     dataset = dataset_of("segmentation", tmp_path, data)
-    effort = Effort(seconds=60, thorough=False)
-    assert examine_dataset("train", dataset, effort, quietly).findings.count("error") == 1
+    options = ExaminationOptions(seconds=60, thorough=False)
+    assert examine_dataset("train", dataset, options, quietly).findings.count("error") == 1
     dataset.unreadable = "skip"
-    assert examine_dataset("train", dataset, effort, quietly).findings.count("error") == 0
-    assert examine_dataset("train", dataset, Effort(), quietly).findings.count("error") == 1
+    assert examine_dataset("train", dataset, options, quietly).findings.count("error") == 0
+    assert examine_dataset("train", dataset, ExaminationOptions(), quietly).findings.count("error") == 1
 
 
 def test_threads_do_not_change_what_is_found(data, tmp_path):
     unknown_label(data)
     truncate(data)
     dataset = dataset_of("segmentation", tmp_path, data)
-    reports = [examine_dataset("train", dataset, Effort(threads=n), quietly) for n in (1, 4)]
+    reports = [examine_dataset("train", dataset, ExaminationOptions(threads=n), quietly) for n in (1, 4)]
     assert list(reports[0].findings.lines()) == list(reports[1].findings.lines())
     assert reports[0].histograms == reports[1].histograms
 

@@ -57,7 +57,7 @@ def test_a_folder_with_a_bad_file(checkpoint, photos, tmp_path, capsys):
     assert found["categories"] == [{"id": 1, "name": "a"}, {"id": 4, "name": "b"}, {"id": 6, "name": "c"}]
     assert (output / "pictures" / "b.png").is_file()
     assert (output / "pictures" / "more" / "a.jpg").is_file()
-    coco = COCO(str(output / "predictions.json"))  # a data set that COCO's tools read
+    coco = COCO(str(output / "predictions.json"))  # a dataset that COCO's tools read
     assert {row["category_id"] for row in found["annotations"]} <= {1, 4, 6}
     assert all(coco.annToMask(row).sum() == row["area"] for row in found["annotations"])
 

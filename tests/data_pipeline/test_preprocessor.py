@@ -3,6 +3,7 @@ import torch
 from mmengine.registry import MODELS
 from mmengine.structures import BaseDataElement, PixelData
 
+from pe_spatial.common.errors import ConfigError
 from pe_spatial.data import DensePreprocessor
 
 
@@ -94,7 +95,7 @@ def test_statistics_are_no_part_of_a_checkpoint_but_follow_the_device():
 
 def test_wrong_images():
     for image in (torch.zeros(3, 4, 4), torch.zeros(1, 4, 4, dtype=torch.uint8), torch.zeros(4, 4, dtype=torch.uint8)):
-        with pytest.raises(TypeError, match=r"must be uint8 \[3, H, W\]"):
+        with pytest.raises(ConfigError, match=r"must be uint8 \[3, H, W\]"):
             DensePreprocessor()({"inputs": [image]})
 
 

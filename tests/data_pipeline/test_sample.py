@@ -5,6 +5,7 @@ from mmengine.registry import DATA_SAMPLERS, DATASETS, MODELS, TRANSFORMS
 from torchvision import tv_tensors
 
 import pe_spatial.data
+from pe_spatial.common.errors import ConfigError
 from pe_spatial.data import PackSample
 
 
@@ -74,9 +75,9 @@ def test_packed_samples_are_batched_into_lists():
 
 
 def test_wrong_images_and_uneven_instances_are_named():
-    with pytest.raises(TypeError, match=r"a.png: img is Image torch.float32.*DensePreprocessor"):
+    with pytest.raises(ConfigError, match=r"a.png: img is Image torch.float32.*DensePreprocessor"):
         PackSample()(sample(img=tv_tensors.Image(torch.zeros(3, 6, 8))))
-    with pytest.raises(TypeError, match="img is missing"):
+    with pytest.raises(ConfigError, match="img is missing"):
         PackSample()({"img_path": "a.png"})
     with pytest.raises(ValueError, match="'labels': 1.*SanitizeInstances"):
         PackSample()(sample(**{**instances(), "labels": torch.tensor([1])}))

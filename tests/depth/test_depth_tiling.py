@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from pe_spatial.depth.tiling import DepthTiling, _starts, match_scales
+from pe_spatial.depth.tiling import DepthTiling, match_scales
 
 
 def surface(height=70, width=90):
@@ -116,14 +116,6 @@ def test_an_outlier_in_the_overlap_does_not_matter():
     first, second = torch.ones(1, 8, 8), torch.ones(1, 8, 8)
     second[..., 0] = 100.0  # an eighth of the overlap
     assert match_scales([first, second], [(0, 0), (0, 0)], first).tolist() == pytest.approx([1.0, 1.0])
-
-
-@pytest.mark.parametrize(("length", "tile"), [(100, 32), (33, 32), (64, 32), (1000, 37)])
-@pytest.mark.parametrize("overlap", [0.1, 0.5])
-def test_tiles_cover_everything_and_overlap_enough(length, tile, overlap):
-    starts = _starts(length, tile, overlap)
-    assert starts[0] == 0 and starts[-1] + tile == length
-    assert all(b - a <= math.ceil(tile * (1 - overlap)) for a, b in zip(starts, starts[1:], strict=False))
 
 
 @pytest.mark.parametrize("arguments", [((32,),), ((32, 0),), ((32, 32), 0.0), ((32, 32), 0.6)])

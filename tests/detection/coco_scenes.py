@@ -1,4 +1,4 @@
-"""Random COCO data sets for tests: boxes and masks of rectangles, crowds, classes with gaps, images without objects."""
+"""Random COCO datasets for tests: boxes and masks of rectangles, crowds, classes with gaps, images without objects."""
 
 import json
 
@@ -38,7 +38,7 @@ def random_coco(seed, images=6, size=(60, 80), crowds=0.1):
 
 
 def write_coco(folder, content):
-    """Write images and annotations; returns the arguments of a data set."""
+    """Write images and annotations; returns the arguments of a dataset."""
     (folder / "images").mkdir(parents=True)
     for image in content["images"]:
         Image.new("RGB", (image["width"], image["height"])).save(folder / "images" / image["file_name"])

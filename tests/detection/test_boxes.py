@@ -48,7 +48,7 @@ def test_matching_with_a_band_that_is_ignored():
     assert strict.label.tolist() == [1, IGNORED, 0, IGNORED]
     best = Assigner((0.3, 0.7), 4, 0.5, keep_best=True).match(candidates, objects)
     assert best.label.tolist() == [1, IGNORED, 0, 1]
-    assert best.owner[3] == 1
+    assert best.gt_index[3] == 1
 
 
 def test_without_objects_all_is_background():

@@ -2,6 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from pe_spatial.common.errors import ConfigError
 from pe_spatial.detection.mask_rcnn import FederatedLoss, SoftmaxLoss
 
 
@@ -51,5 +52,5 @@ def test_drawing_follows_the_frequency():
 
 
 def test_unknown_frequencies_are_an_error():
-    with pytest.raises(RuntimeError, match="image_counts"):
+    with pytest.raises(ConfigError, match="image_counts"):
         FederatedLoss()(torch.zeros(1, 4), torch.tensor([0]))

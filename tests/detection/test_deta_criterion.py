@@ -4,12 +4,12 @@ import pytest
 import torch
 
 from pe_spatial.detection.deta.criterion import Criterion, prediction_losses
-from pe_spatial.detection.deta.matching import IoUMatching, Objects, OneToOneMatching, Pairs
+from pe_spatial.detection.deta.matching import IoUMatching, MatchedPairs, OneToOneMatching, Target
 from pe_spatial.detection.deta.transformer import Prediction, Predictions
 
 BOXES = torch.tensor([[0.3, 0.3, 0.2, 0.2], [0.7, 0.6, 0.3, 0.4]])
-TRUTH = Objects(BOXES, torch.tensor([1, 0]))
-EMPTY = Objects(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
+TRUTH = Target(BOXES, torch.tensor([1, 0]))
+EMPTY = Target(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
 
 
 def perfect(classes=3, queries=12):
@@ -52,9 +52,9 @@ def test_losses_by_hand():
     logits = torch.tensor([[[0.0, 2.0], [-1.0, 0.5]]])
     boxes = torch.tensor([[[0.5, 0.5, 0.4, 0.4], [0.2, 0.2, 0.1, 0.1]]])
     prediction = Prediction(logits, boxes, boxes)
-    target = Objects(torch.tensor([[0.6, 0.5, 0.4, 0.4]]), torch.tensor([1]))
+    target = Target(torch.tensor([[0.6, 0.5, 0.4, 0.4]]), torch.tensor([1]))
     focal, distance, overlap = prediction_losses(
-        prediction, [target], [Pairs(torch.tensor([0]), torch.tensor([0]))], number=2
+        prediction, [target], [MatchedPairs(torch.tensor([0]), torch.tensor([0]))], number=2
     )
     p = logits[0].sigmoid()
     nothing = -0.75 * p**2 * (1 - p).log()

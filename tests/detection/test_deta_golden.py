@@ -21,7 +21,7 @@ def golden():
 
 @pytest.fixture(scope="module")
 def samples():
-    """Original sizes and objects; the objects' boxes in pixels of the input, as a data set gives them."""
+    """Original sizes and objects; the objects' boxes in pixels of the input, as a dataset gives them."""
     targets = np.load(DATA / "deta_targets.npz")
     result = []
     for i, (height, width) in enumerate(SIZES):

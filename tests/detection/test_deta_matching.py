@@ -6,7 +6,7 @@ import pytest
 import torch
 from torchvision.ops import box_convert, box_iou, generalized_box_iou
 
-from pe_spatial.detection.deta.matching import IoUMatching, Objects, OneToOneMatching
+from pe_spatial.detection.deta.matching import IoUMatching, OneToOneMatching, Target
 from pe_spatial.detection.deta.transformer import Prediction
 
 
@@ -21,7 +21,7 @@ def prediction(references, boxes=None, logits=None):
 
 
 def objects(boxes, labels=None):
-    return [Objects(boxes, torch.zeros(len(boxes), dtype=torch.int64) if labels is None else torch.tensor(labels))]
+    return [Target(boxes, torch.zeros(len(boxes), dtype=torch.int64) if labels is None else torch.tensor(labels))]
 
 
 def as_set(pairs):

@@ -6,7 +6,7 @@ from conftest import ENCODER
 from mmengine.structures import BaseDataElement, InstanceData
 
 from pe_spatial.detection.deta import DETA
-from pe_spatial.detection.deta.proposals import best, spread
+from pe_spatial.detection.deta.proposals import select_per_level, select_top_k
 from pe_spatial.detection.deta.tokens import TokenGrid, sine_code
 
 
@@ -58,7 +58,9 @@ def test_a_padded_image_is_seen_as_it_is_alone():
     both = TokenGrid.of(padded, [(64, 64), (128, 96)], (128, 96))
 
     def choose(objectness, *rest):
-        return best(objectness.masked_fill(rest[1].padding, -torch.inf), *rest)  # untrained, all cells look alike
+        return select_top_k(
+            objectness.masked_fill(rest[1].padding, -torch.inf), *rest
+        )  # untrained, all cells look alike
 
     with torch.no_grad():
         alone = model.transformer(maps, grid, choose).layers[-1]
@@ -119,7 +121,7 @@ def make_tokens(seed=0):
 
 def test_levels_share_the_queries():
     logits, boxes, grid = make_tokens()
-    (chosen,) = spread(logits - 5 * grid.levels, boxes, grid, 15)  # the finest level is the surest by far
+    (chosen,) = select_per_level(logits - 5 * grid.levels, boxes, grid, 15)  # the finest level is the surest by far
     assert len(set(chosen.tolist())) == 15
     counts = grid.levels[chosen].bincount().tolist()
     assert counts == [6, 5, 4]  # five each; the coarsest has four, and the best of the others fills up
@@ -130,14 +132,14 @@ def test_boxes_that_repeat_a_better_one_are_passed_over():
     boxes = boxes.clone()
     boxes[0, 1] = boxes[0, 0]
     logits[0, :2] = torch.tensor([9.0, 8.0])
-    chosen = set(spread(logits, boxes, grid, 12)[0].tolist())
+    chosen = set(select_per_level(logits, boxes, grid, 12)[0].tolist())
     assert 0 in chosen and 1 not in chosen
-    assert {0, 1} <= set(best(logits, boxes, grid, 12)[0].tolist())
+    assert {0, 1} <= set(select_top_k(logits, boxes, grid, 12)[0].tolist())
 
 
 def test_too_few_different_boxes_are_filled_up():
     logits, boxes, grid = make_tokens()
-    chosen = spread(logits, boxes[:, :1].expand(-1, 84, -1), grid, 12)  # one box on every level
+    chosen = select_per_level(logits, boxes[:, :1].expand(-1, 84, -1), grid, 12)  # one box on every level
     assert len(set(chosen[0].tolist())) == 12
 
 
@@ -177,7 +179,7 @@ def test_more_objects_than_queries_by_overlap_is_said_and_trained(monkeypatch):
 
 
 def test_another_number_of_classes_than_the_data():
-    with pytest.raises(ValueError, match=r"num_classes=3, the data set has 2 classes"):
+    with pytest.raises(ValueError, match=r"num_classes=3, the dataset has 2 classes"):
         build().bind_dataset({"classes": ("a", "b")})
 
 
@@ -244,7 +246,7 @@ def test_learnt_queries_start_from_points_and_the_encoder_proposes_nothing(make_
 
 
 def test_learnt_queries_have_no_boxes_to_overlap():
-    with pytest.raises(ValueError, match="learnt queries have none; set matching: one_to_one"):
+    with pytest.raises(ValueError, match="learned queries have none; set matching: one_to_one"):
         build(**{**plain_settings(), "matching": "iou"})
 
 
@@ -286,11 +288,11 @@ def test_saving_memory_changes_no_gradient(make_scene):
 
 # --- learning ---------------------------------------------------------------------------------------------------------
 def plain_settings():
-    """Deformable DETR: learnt queries, matched one to one."""
+    """Deformable DETR: learned queries, matched one to one."""
     return {"matching": "one_to_one", "transformer": {**settings()["transformer"], "two_stage": False}}
 
 
-@pytest.mark.parametrize("changes", [{}, {"matching": "one_to_one"}, plain_settings()], ids=["iou", "one", "learnt"])
+@pytest.mark.parametrize("changes", [{}, {"matching": "one_to_one"}, plain_settings()], ids=["iou", "one", "learned"])
 def test_every_parameter_is_reached_and_a_scene_is_learnt(make_scene, changes):
     model = build(**changes).train()
     scene = make_scene(3, objects=2)

@@ -8,7 +8,7 @@ from pe_spatial.detection.deta.postprocess import NMSPostprocess, TopKPostproces
 from pe_spatial.training.config import load_config
 from pe_spatial.training.optim import LayerDecayConstructor
 
-STAGES = {  # images of the data set, epochs, epochs until the rate drops, batch, pixels, classes, rate
+STAGES = {  # images of the dataset, epochs, epochs until the rate drops, batch, pixels, classes, rate
     "deta_pe_spatial_g_objects365_12ep_1024px": (1_742_289, 12, 10, 256, 1024, 365, 2e-4),
     "deta_pe_spatial_g_objects365_6ep_1536px": (1_742_289, 6, 4, 128, 1536, 365, 5e-5),
     "deta_pe_spatial_g_coco_12ep_1728px": (118_287, 12, 10, 64, 1728, 80, 5e-5),

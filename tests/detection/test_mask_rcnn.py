@@ -111,7 +111,7 @@ def test_short_training_learns(make_model, make_scene, collate):
 def test_number_of_classes_is_compared_with_the_data(make_model):
     model = make_model()
     model.bind_dataset({"classes": ("a", "b", "c")})
-    with pytest.raises(ValueError, match=r"num_classes=3, the data set has 4 classes \(a, b, c, d\)"):
+    with pytest.raises(ValueError, match=r"num_classes=3, the dataset has 4 classes \(a, b, c, d\)"):
         model.bind_dataset({"classes": ("a", "b", "c", "d")})
 
 

@@ -212,7 +212,7 @@ def test_wrong_options_are_named():
         CocoMetric(iou_types=("box",))
     with pytest.raises(ValueError, match="'fast'"):
         CocoMetric(backend="fast")
-    with pytest.raises(ValueError, match="'ann_file' in the data set's metainfo"):
+    with pytest.raises(ValueError, match="'ann_file' in the dataset's metainfo"):
         CocoMetric().truth()
 
 

@@ -128,7 +128,7 @@ def test_blocks_do_not_change_the_pairs(monkeypatch):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"method": "cubic"}, "suppression 'cubic' is unknown; use one of nms, linear, quad, gaussian"),
+        ({"method": "cubic"}, "suppression 'cubic' is not one of nms, linear, quad, gaussian"),
         ({"threshold": 70}, "threshold 70 is no IoU"),
         ({"scale": 0}, "scale 0 must be above 0"),
         ({"min_score": 1}, "min_score 1 is no score below 1"),

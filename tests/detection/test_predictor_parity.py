@@ -48,5 +48,5 @@ def test_wrong_number_of_classes_stops_before_training(run, tmp_path):
 
     config = load_config(CONFIG, [*overrides(run[1], iterations=2), "model.num_classes=5"])
     config.work_dir = str(tmp_path)
-    with pytest.raises(ConfigError, match=r"num_classes=5, the data set has 3 classes \(a, b, c\)"):
+    with pytest.raises(ConfigError, match=r"num_classes=5, the dataset has 3 classes \(a, b, c\)"):
         train(config)

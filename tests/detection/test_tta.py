@@ -140,7 +140,7 @@ def test_the_authors_merge_is_the_default():
         ({"sizes": [64, 96], "min_boxes": [0]}, r"min_boxes \[0\] must be one side .* sizes \[64, 96\]"),
         ({"sizes": [64], "min_boxes": [-1]}, r"min_boxes \[-1\] must be"),
         ({"sizes": [64], "max_detections": 0}, "max_detections 0 must be at least 1"),
-        ({"sizes": [64], "merge": {"method": "hard"}}, "suppression 'hard' is unknown; use one of nms"),
+        ({"sizes": [64], "merge": {"method": "hard"}}, "suppression 'hard' is not one of nms"),
     ],
 )
 def test_impossible_settings_are_named(options, message):

@@ -5,7 +5,7 @@ import pytest
 
 @pytest.fixture(scope="module", autouse=True)
 def short_collections():
-    """Every data set makes mmengine collect garbage, which takes half a second where torch is imported."""
+    """Every dataset makes mmengine collect garbage, which takes half a second where torch is imported."""
     gc.collect()
     gc.freeze()
     yield

@@ -1,4 +1,4 @@
-"""Small label files and data sets on disk."""
+"""Small label files and datasets on disk."""
 
 from pathlib import Path
 

@@ -231,6 +231,6 @@ def test_classes_and_things_are_compared_with_the_data():
     built.check_classes({"classes": names})
     with pytest.raises(ValueError, match="set model.num_classes=2"):
         built.check_classes({"classes": names[:2]})
-    with pytest.raises(ValueError, match=r"things=\[2, 3\], the data set has \[0\]: a; set model.things"):
+    with pytest.raises(ValueError, match=r"things=\[2, 3\], the dataset has \[0\]: a; set model.things"):
         built.check_classes({"classes": names, "is_thing": (True, False, False, False)})
     model().check_classes({"classes": names, "is_thing": (True, False, False, False)})  # semantic only: all the same

@@ -67,7 +67,7 @@ def test_a_label_map_alone_is_one_segment_per_class():
     found = segments_of((2, 3), things={3}, sem_seg=labels)
     assert found.labels.tolist() == [0, 3]
     assert torch.equal(found.masks, torch.stack([labels == 0, labels == 3]))
-    assert torch.equal(found.real, labels != 255)
+    assert torch.equal(found.valid, labels != 255)
 
 
 def test_objects_replace_the_area_of_their_class_and_crowds_are_unknown():
@@ -79,7 +79,7 @@ def test_objects_replace_the_area_of_their_class_and_crowds_are_unknown():
     found = segments_of((2, 4), {2}, labels, (torch.tensor([2, 2, 2]), masks), crowd)
     assert found.labels.tolist() == [0, 1, 2, 2]
     assert torch.equal(found.masks[2:], masks[:2])
-    assert torch.equal(found.real, ~crowd[0])
+    assert torch.equal(found.valid, ~crowd[0])
 
 
 def test_without_things_objects_do_not_matter():
@@ -92,7 +92,7 @@ def test_without_things_objects_do_not_matter():
 def test_objects_alone_and_nothing_at_all():
     masks = torch.eye(3, dtype=torch.bool)[None]
     found = segments_of((3, 3), {0}, instances=(torch.tensor([0]), masks))
-    assert found.labels.tolist() == [0] and found.real.all()
+    assert found.labels.tolist() == [0] and found.valid.all()
     with pytest.raises(ValueError, match="load one of the two"):
         segments_of((3, 3), {0})
 
@@ -103,8 +103,8 @@ def test_padding_is_unknown():
     sample.set_field(PixelData(data=labels), "gt_sem_seg", dtype=PixelData)
     sample.gt_instances = InstanceData(labels=torch.tensor([1]), masks=torch.ones(1, 2, 3, dtype=torch.bool))
     found = segments_of_sample(sample, (4, 4), {1})
-    assert found.masks.shape == (2, 4, 4) and found.real.sum() == 6
-    assert not found.masks[:, ~found.real].any()
+    assert found.masks.shape == (2, 4, 4) and found.valid.sum() == 6
+    assert not found.masks[:, ~found.valid].any()
 
 
 # --- criterion --------------------------------------------------------------------------------------------------------

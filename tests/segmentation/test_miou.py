@@ -78,7 +78,7 @@ def test_a_class_that_was_never_labeled_has_no_accuracy():
     ("prediction", "target", "message"),
     [
         ([[0, 1]], [[0], [1]], r"x\.jpg: the prediction is \(1, 2\) \(H, W\) but the label map \(2, 1\)"),
-        ([[0, 2]], [[0, 1]], r"x\.jpg: prediction 2 is outside 0…1, the classes of the data set"),
+        ([[0, 2]], [[0, 1]], r"x\.jpg: prediction 2 is outside 0…1, the classes of the dataset"),
         ([[0, 1]], [[0, 3]], r"x\.jpg: label 3 is outside 0…1"),
         ([[0, 1]], [[255, 255]], "none of the 1 label maps has a labeled pixel"),
     ],

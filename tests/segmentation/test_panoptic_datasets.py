@@ -26,7 +26,7 @@ def box(x1, y1, x2, y2):
 
 # --- COCO's panoptic format -------------------------------------------------------------------------------------------
 def panoptic(root, ids, segments, categories=None):
-    """A data set of one image."""
+    """A dataset of one image."""
     label_files.save_image(root / "images/1.jpg", SIZE)
     label_files.save(root / "maps/1.png", np.stack([ids % 256, ids // 256 % 256, ids // 65536], -1).astype(np.uint8))
     content = {
@@ -94,7 +94,7 @@ def test_files_that_contradict_each_other_are_named(tmp_path):
 
 # --- instances --------------------------------------------------------------------------------------------------------
 def instances(root, objects, background="background", load=None):
-    """A data set of one image with (category id, mask, is crowd) in COCO's format."""
+    """A dataset of one image with (category id, mask, is crowd) in COCO's format."""
     label_files.save_image(root / "images/1.jpg", SIZE)
     annotations = []
     for number, (category, mask, crowd) in enumerate(objects, 1):

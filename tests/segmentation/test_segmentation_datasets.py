@@ -107,7 +107,7 @@ def test_files_that_are_no_labels_are_named(tmp_path):
         read_values(tmp_path / "gone.png")
 
 
-# --- numberings of the published data sets ----------------------------------------------------------------------------
+# --- numberings of the published datasets ----------------------------------------------------------------------------
 def test_ade_counts_from_one():
     form = ADE20K.label_format
     assert form.meaning[0] == 255
@@ -152,7 +152,7 @@ def test_every_class_has_a_name_and_a_color_of_its_own(kind):
 
 
 def test_an_unknown_numbering_is_refused():
-    with pytest.raises(ValueError, match="numbering='labels' is not one of 'ids', 'train_ids'"):
+    with pytest.raises(ValueError, match="numbering 'labels' is not one of ids, train_ids"):
         Cityscapes(numbering="labels")
 
 

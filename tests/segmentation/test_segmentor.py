@@ -151,9 +151,7 @@ def test_what_contradicts_itself_is_refused(changes, words):
 
 
 def test_classes_are_compared_with_the_data():
-    with pytest.raises(
-        ValueError, match=r"num_classes=5, the data set has 2 classes \(a, b\); set model.num_classes=2"
-    ):
+    with pytest.raises(ValueError, match=r"num_classes=5, the dataset has 2 classes \(a, b\); set model.num_classes=2"):
         model().check_classes({"classes": ("a", "b")})
     model().check_classes({"classes": tuple("abcde")})
 

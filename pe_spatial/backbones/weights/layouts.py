@@ -1,8 +1,8 @@
 """The layouts in which Perception Encoder weights travel, and the maps between them.
 
-The official layout is the common tongue: keys and shapes of `VisionTransformer`. Every map is a bijection on what an
-encoder learns; what it does not learn (rotary tables, the zero bias of timm's head) is dropped one way and restored
-the other.
+All conversions go through the official layout: the keys and shapes of `VisionTransformer`. Every map is a bijection on
+what an encoder learns. What it does not learn (rotary tables, the zero bias of timm's head) is dropped one way and
+restored the other.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ class Layout:
 
     Args:
         family: `official`, `CLIP`, `pe_spatial`, `Detectron2`, `DETA`, `timm` or `official (nested)`.
-        prefix: what precedes every key of the encoder.
-        container: name of the entry that holds the tensors, or empty where they are at the top.
+        prefix: What precedes every key of the encoder.
+        container: Name of the entry that holds the tensors, or empty where they are at the top.
     """
 
     family: str
@@ -66,10 +66,10 @@ def unwrap(content: Mapping[str, Any]) -> tuple[dict[str, Tensor], str]:
 
 
 def recognize(keys: Iterable[str], container: str = "") -> Layout:
-    """Say in which layout a file names its encoder.
+    """Return the layout in which a file names its encoder.
 
     Raises:
-        WeightsError: the keys hold no encoder, or more than one.
+        WeightsError: The keys hold no encoder, or more than one.
     """
     names = list(keys)
     official = _roots(names, "conv1.weight", "transformer.resblocks.")
@@ -210,7 +210,7 @@ def _from_timm(state: Mapping[str, Tensor], layout: Layout, ignored: dict[str, s
     """Inverse of `to_timm`; notes in `ignored` the zero bias of the head.
 
     Raises:
-        WeightsError: the head has a bias that is not zero, which the official projection cannot hold.
+        WeightsError: The head has a bias that is not zero, which the official projection cannot hold.
     """
     official: dict[str, Tensor] = {}
     for key, tensor in state.items():

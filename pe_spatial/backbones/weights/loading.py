@@ -28,13 +28,13 @@ class WeightsReport:
     """What was loaded, from where, and what was done to it.
 
     Args:
-        path: the file.
-        layout: the layout that was found in it.
-        tensors: number of tensors of the encoder.
-        parameters: number of their elements.
-        dtype: their type, or types with counts.
-        ignored: keys of the file that were not used, each with the reason.
-        conversions: what was changed, in order.
+        path: The file.
+        layout: The layout that was found in it.
+        tensors: Number of tensors of the encoder.
+        parameters: Number of their elements.
+        dtype: Their type, or types with counts.
+        ignored: Keys of the file that were not used, each with the reason.
+        conversions: What was changed, in order.
     """
 
     path: Path
@@ -71,13 +71,13 @@ def load_weights(module: VisionTransformer, source: str | Path, adapt: Sequence[
     as it is.
 
     Args:
-        module: the encoder, on any device.
-        source: see `find`.
-        adapt: see `load_state_dict`.
+        module: The encoder, on any device.
+        source: See `find`.
+        adapt: See `load_state_dict`.
 
     Raises:
-        FileNotFoundError: see `find`.
-        WeightsError: see `load_state_dict`.
+        FileNotFoundError: See `find`.
+        WeightsError: See `load_state_dict`.
     """
     parameter = next(module.parameters())
     state, report = load_state_dict(source, module.config, dtype=parameter.dtype, adapt=adapt)
@@ -97,16 +97,16 @@ def load_state_dict(
     that `config` has are left out.
 
     Args:
-        source: see `find`.
-        config: the encoder to fill.
-        dtype: type to cast to; None keeps that of the file.
-        adapt: differences that are bridged only where they are named: `layer_scale`, a file without LayerScale for an
+        source: See `find`.
+        config: The encoder to fill.
+        dtype: Type to cast to; None keeps that of the file.
+        adapt: Differences that are bridged only where they are named: `layer_scale`, a file without LayerScale for an
             encoder with it, whose factors begin at `config.layer_scale`; `positions`, a position table of another
             square grid, which is resized bicubically.
 
     Raises:
-        FileNotFoundError: see `find`.
-        WeightsError: the file cannot be read, holds no encoder or another one, or holds NaN or Inf.
+        FileNotFoundError: See `find`.
+        WeightsError: The file cannot be read, holds no encoder or another one, or holds NaN or Inf.
     """
     for name in adapt:
         if name not in _ADAPTATIONS:
@@ -134,7 +134,7 @@ def read_encoder(path: Path) -> tuple[dict[str, Tensor], WeightsReport]:
     """Return what a file holds of an encoder, named as in the official layout but not checked against any.
 
     Raises:
-        WeightsError: the file cannot be read or holds no encoder.
+        WeightsError: The file cannot be read or holds no encoder.
     """
     tensors, container = unwrap(read_tensor_file(path))
     try:
@@ -205,7 +205,7 @@ def _resize_patches(state: dict[str, Tensor], config: EncoderConfig, report: Wei
     if weight is None or weight.ndim != 4 or tuple(weight.shape[2:]) == (size, size):
         return
     if table is None or table.shape != expected["positional_embedding"]:
-        return  # another grid, hence another encoder: the strict check names it
+        return  # another grid is another encoder: the strict check names it
     resized = F.interpolate(weight.float(), (size, size), mode="bicubic", align_corners=False)
     state["conv1.weight"] = resized.to(weight.dtype)
     old = "x".join(str(side) for side in weight.shape[2:])
@@ -216,7 +216,7 @@ def check_values(path: Path, state: Mapping[str, Tensor]) -> None:
     """Refuse weights that are not finite floating-point numbers; one pass over each tensor, nothing is allocated.
 
     Raises:
-        WeightsError: the tensors that are broken.
+        WeightsError: The tensors that are broken.
     """
     integers = [key for key, tensor in state.items() if not tensor.is_floating_point()]
     if integers:

@@ -16,12 +16,12 @@ def find(source: str | Path) -> Path:
     """Return the file that holds the weights.
 
     Args:
-        source: the name of a released encoder (`PE-Spatial-B16-512`), whose file is taken from the folder that the
+        source: The name of a released encoder (`PE-Spatial-B16-512`), whose file is taken from the folder that the
             environment variable `PE_SPATIAL_WEIGHTS` names, else from the cache of the Hugging Face hub, else
             downloaded to it; or the path of a file; or a folder with a single checkpoint.
 
     Raises:
-        FileNotFoundError: nothing is there; for an encoder, the message says where to put which file.
+        FileNotFoundError: Nothing is there; for an encoder, the message says where to put which file.
         WeightsError: a folder with several checkpoints.
     """
     if isinstance(source, str) and source in VARIANTS:

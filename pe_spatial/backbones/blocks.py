@@ -1,0 +1,129 @@
+"""The parts of the Perception Encoder: the transformer block, and the attention pooling of PE-Core.
+
+Module names and parameter layouts are those of the official checkpoints.
+
+Letters: B images, N tokens, C channels, H heads, D channels of a head.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.ops import StochasticDepth
+
+from pe_spatial.backbones.rope import apply_rotary
+from pe_spatial.backbones.variants import EncoderConfig
+
+
+class Attention(nn.Module):
+    """Self-attention of all tokens given to it, with rotary positions."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.in_proj_weight = nn.Parameter(torch.zeros(3 * width, width))
+        self.in_proj_bias = nn.Parameter(torch.zeros(3 * width))
+        self.out_proj = nn.Linear(width, width)
+
+    def forward(self, x: Tensor, rope: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Map [..., N, C] to [..., N, C].
+
+        Args:
+            x: Tokens.
+            rope: The rotary table of the N tokens.
+            mask: bool [B, 1, N, N], True where the token of the row attends to that of the column; None: everywhere.
+        """
+        qkv = F.linear(x.flatten(0, -3), self.in_proj_weight, self.in_proj_bias)  # [B, N, 3C]
+        q, k, v = qkv.unflatten(-1, (3, self.heads, -1)).unbind(2)  # views [B, N, H, D]
+        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # [B, H, N, D]
+        if x.device.type == "cpu":  # what follows reads q, k and v again and again: dense rows repay the copy there
+            q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
+        y = F.scaled_dot_product_attention(apply_rotary(q, rope), apply_rotary(k, rope), v, attn_mask=mask)
+        return self.out_proj(y.transpose(1, 2).flatten(2)).view_as(x)
+
+
+class MLP(nn.Module):
+    """Two linear layers around an exact GELU."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.c_fc = nn.Linear(width, hidden)
+        self.c_proj = nn.Linear(hidden, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [..., C] to [..., C]."""
+        return self.c_proj(F.gelu(self.c_fc(x)))
+
+
+class LayerScale(nn.Module):
+    """The learned factor per channel of a residual branch."""
+
+    def __init__(self, width: int, initial: float) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.full((width,), initial))
+
+
+class Block(nn.Module):
+    """A pre-norm transformer block.
+
+    Args:
+        config: The encoder.
+        drop_path: Probability that a residual branch is skipped in training.
+    """
+
+    def __init__(self, config: EncoderConfig, drop_path: float = 0.0) -> None:
+        super().__init__()
+        self.attn = Attention(config.width, config.heads)
+        self.ls_1 = self.ls_2 = None
+        if config.layer_scale is not None:
+            self.ls_1 = LayerScale(config.width, config.layer_scale)
+            self.ls_2 = LayerScale(config.width, config.layer_scale)
+        self.ln_1 = nn.LayerNorm(config.width)
+        self.ln_2 = nn.LayerNorm(config.width)
+        self.mlp = MLP(config.width, config.mlp_dim)
+        self.drop_path = StochasticDepth(drop_path, "row")
+
+    def forward(self, x: Tensor, rope: Tensor, valid: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        """Map tokens to tokens.
+
+        Args:
+            x: [B, N, C], or in windows [B, windows, N, C]; the N tokens attend to each other.
+            rope: Rotary table of the N tokens.
+            valid: [windows, N, 1], 0 where a token only pads its window; None without padding. Padding takes part in
+                attention as a zero after the norm, like in the official detectors.
+            mask: Which token attends to which; see `Attention`.
+        """
+        y = self.ln_1(x)
+        if valid is not None:
+            y = y * valid
+        x = self._add(x, self.attn(y, rope, mask), self.ls_1)
+        return self._add(x, self.mlp(self.ln_2(x)), self.ls_2)
+
+    def _add(self, x: Tensor, branch: Tensor, scale: LayerScale | None) -> Tensor:
+        branch = self.drop_path(branch)
+        return x + branch if scale is None else torch.addcmul(x, branch, scale.gamma)
+
+
+class AttentionPool(nn.Module):
+    """PE-Core's pooling: a learned probe attends to all tokens; no residual comes from the probe."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.probe = nn.Parameter(torch.zeros(1, 1, width))
+        self.attn = nn.MultiheadAttention(width, heads, batch_first=True)
+        self.layernorm = nn.LayerNorm(width)
+        self.mlp = MLP(width, 4 * width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [B, N, C] to [B, C]."""
+        x = self.attn(self.probe.expand(x.shape[0], -1, -1), x, x, need_weights=False)[0]
+        return (x + self.mlp(self.layernorm(x))).squeeze(1)
+
+
+class Transformer(nn.Module):
+    """Holds the blocks under the official name `transformer.resblocks`."""
+
+    def __init__(self, blocks: list[Block]) -> None:
+        super().__init__()
+        self.resblocks = nn.ModuleList(blocks)
