@@ -1,7 +1,7 @@
 """From a loaded config to a finished run: what the commands `train` and `eval` call."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -37,13 +37,10 @@ def train(config: Config, resume: Resume = "no", hooks: Sequence[Hook] = ()) -> 
     """
     _check_schedule(config)
     folder = Path(config.work_dir)
-    with run_environment(config), exclusive(folder):
+    with run_environment(config), ExitStack() as stack:
         changes = set_up(config)
-        last = find_last(folder)
-        if resume == "yes" and last is None:
-            raise CheckpointError(f"--resume: {folder} has no complete checkpoint; start without --resume")
-        if resume == "no" and last is not None:
-            raise UserError(f"{folder} holds a run ({last.name}); continue it with --resume or set another --output")
+        stack.enter_context(exclusive(folder))
+        last = _find_start(folder, resume)
         with naming_mistakes():
             count_classes(config, ("train_dataloader",))
         changed = [] if last is None else differences(folder, config)
@@ -57,6 +54,16 @@ def train(config: Config, resume: Resume = "no", hooks: Sequence[Hook] = ()) -> 
             with naming_mistakes(runner):
                 runner.train()
     return runner
+
+
+def _find_start(folder: Path, resume: Resume) -> Path | None:
+    """The checkpoint that a training of this folder begins with, if any."""
+    last = find_last(folder)
+    if resume == "yes" and last is None:
+        raise CheckpointError(f"--resume: {folder} has no complete checkpoint; start without --resume")
+    if resume == "no" and last is not None:
+        raise UserError(f"{folder} holds a run ({last.name}); continue it with --resume or set another --output")
+    return last
 
 
 def _continue_from(last: Path, config: Config) -> dict[str, Any]:
@@ -94,8 +101,9 @@ def evaluate(config: Config, checkpoint: str | Path | None = None, output: Path 
         raise CheckpointError(f"{folder} has no checkpoint to score; name one with --checkpoint")
     load_checkpoint(path)  # fails here, with a clear error, rather than after the data are loaded
     output = output or folder / "evaluation"
-    with run_environment(config), exclusive(output):
+    with run_environment(config), ExitStack() as stack:
         changes = {**set_up(config), **_test_entries(config)}
+        stack.enter_context(exclusive(output))
         changes |= {"optim_wrapper": None, "param_scheduler": None, "resume": False, "load_from": str(path)}
         with naming_mistakes():
             count_classes(config, ("test_dataloader", "val_dataloader"))
