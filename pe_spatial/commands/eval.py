@@ -9,7 +9,6 @@ Results go to the folder `evaluation` of the run, or to `--output`.
 """
 
 import argparse
-from pathlib import Path
 
 from pe_spatial.commands.options import CommandParser, add_overrides, add_shared
 from pe_spatial.commands.train import choose_device, config_with_folder, recall, take_override

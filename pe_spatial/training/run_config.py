@@ -11,18 +11,13 @@ from typing import Any
 from mmengine.config import Config
 
 from pe_spatial.common.errors import CheckpointError
-from pe_spatial.training.checkpoint import find_last, load_checkpoint, read_config, write_text
-from pe_spatial.training.config import import_packages, load_config, override_config
-from pe_spatial.training.safe_yaml import SafeYamlHandler, parse
+from pe_spatial.training.checkpoint import find_last, load_checkpoint, read_config
+from pe_spatial.training.config import config_text, import_packages, load_config, override_config
+from pe_spatial.training.safe_yaml import parse
 
 RUN_CONFIG = "config.yaml"
 _OF_THE_START = ("work_dir", "experiment_name", "load_from", "resume")  # may differ whenever a run goes on
 _ABSENT = object()
-
-
-def write_run_config(config: Config, folder: Path) -> None:
-    """Write the run's own copy of its config."""
-    write_text(folder / RUN_CONFIG, SafeYamlHandler().dump_to_str(config.to_dict()))
 
 
 def config_of_run(folder: Path, overrides: Sequence[str] = ()) -> Config:
@@ -74,7 +69,7 @@ def differences(folder: Path, config: Config) -> list[str]:
     else:
         last = find_last(folder)
         before = {} if last is None else read_config(load_checkpoint(last), last)
-    after = parse(SafeYamlHandler().dump_to_str(config.to_dict()))
+    after = parse(config_text(config))
     for settings in (before, after):
         for key in _OF_THE_START:
             settings.pop(key, None)

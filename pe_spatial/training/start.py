@@ -7,7 +7,7 @@ folder here; when model, data and checkpoint have been built, loaded and checked
 import logging
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -19,9 +19,9 @@ from mmengine.runner import Runner
 
 from pe_spatial.common.locks import lock_folder
 from pe_spatial.training.checkpoint import read_safely
-from pe_spatial.training.config import drop_pretrained
+from pe_spatial.training.config import drop_pretrained, dump_config
 from pe_spatial.training.environment import set_console, show_warnings
-from pe_spatial.training.run_config import write_run_config
+from pe_spatial.training.run_config import RUN_CONFIG
 
 
 class OpenFolderHook(Hook):
@@ -50,7 +50,7 @@ class OpenFolderHook(Hook):
         if is_main_process():
             self.clear()
             self.folder.mkdir(parents=True, exist_ok=True)
-            write_run_config(runner.cfg, self.folder)
+            dump_config(runner.cfg, self.folder / RUN_CONFIG)
             shutil.copytree(runner.work_dir, self.folder, dirs_exist_ok=True)
         log_dir = self.folder.absolute() / Path(runner.log_dir).name
         for handler in _log_files(runner):
@@ -117,17 +117,8 @@ def build_runner(config: Config, changes: dict[str, Any]) -> Runner:
 
 @contextmanager
 def exclusive(folder: Path) -> Iterator[None]:
-    """Keep other processes from starting in a folder; one that was made for the lock and stays empty is removed."""
+    """Keep other processes from starting in a folder. The lock lies beside it: a refused start does not touch it."""
     with ExitStack() as stack:
         if is_main_process():
-            made = [path for path in (folder, *folder.parents) if not path.exists()]
-            folder.mkdir(parents=True, exist_ok=True)
-            stack.callback(_remove_empty, made)
-            stack.enter_context(lock_folder(folder))
+            stack.enter_context(lock_folder(folder.parent, folder.name, f"writes to {folder}"))
         yield
-
-
-def _remove_empty(folders: list[Path]) -> None:
-    for folder in folders:
-        with suppress(OSError):
-            folder.rmdir()
