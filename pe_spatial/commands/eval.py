@@ -11,7 +11,7 @@ Results go to the folder `evaluation` of the run, or to `--output`.
 import argparse
 
 from pe_spatial.commands.options import CommandParser, add_overrides, add_shared
-from pe_spatial.commands.train import choose_device, config_with_folder, recall, take_override
+from pe_spatial.commands.train import config_with_folder, recall, take_override, use_device
 
 RESUMES = "the same command starts the evaluation anew"
 
@@ -35,7 +35,7 @@ def check(options: argparse.Namespace, parser: CommandParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Score."""
-    choose_device(options.device)
+    use_device(options.device)
     from pe_spatial.inference.predictor import resolve_checkpoint
     from pe_spatial.training.launch import evaluate
 

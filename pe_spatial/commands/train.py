@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pe_spatial.commands.options import CommandParser, add_overrides, add_shared
-from pe_spatial.common.errors import UserError
 
 if TYPE_CHECKING:  # takes seconds
     from mmengine.config import Config
@@ -54,7 +53,7 @@ def check(options: argparse.Namespace, parser: CommandParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Train."""
-    choose_device(options.device)
+    use_device(options.device)
     from pe_spatial.training.launch import evaluate, train
     from pe_spatial.training.run_config import config_of_run
 
@@ -102,26 +101,17 @@ def take_override(options: argparse.Namespace, name: str) -> None:
         setattr(options, name, "")
 
 
-def choose_device(name: str | None) -> None:
-    """Let torch see one device only; mmengine takes the first that is visible.
-
-    Args:
-        name: For example cuda:1 or cpu; None leaves everything as it is.
+def use_device(name: str | None) -> None:
+    """Let the run take one device; without a name, mmengine takes CUDA if there is any.
 
     Raises:
         UserError: No such device.
     """
-    if name is None:
-        return
-    kind, _, number = name.partition(":")
-    if kind not in ("cpu", "cuda") or not (number.isdigit() or not number):
-        raise UserError(f"--device {name}: give cpu, cuda or cuda:N")
-    if kind == "cpu":
-        os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    elif number:
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
-        os.environ["CUDA_VISIBLE_DEVICES"] = visible[int(number)] if int(number) < len(visible) > 1 else number
-    import torch
+    if name == "cpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # mmengine takes a GPU wherever it sees one
+    elif name is not None:
+        import torch
 
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise UserError(f"--device {name}: torch sees no such CUDA device; give --device cpu")
+        from pe_spatial.common.devices import choose_device
+
+        torch.cuda.set_device(choose_device(name))

@@ -1,7 +1,7 @@
 """From a loaded config to a finished run: what the commands `train` and `eval` call."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,7 +16,7 @@ from pe_spatial.training.distributed import set_up
 from pe_spatial.training.environment import run_environment
 from pe_spatial.training.progress import METRICS_FILE
 from pe_spatial.training.run_config import differences
-from pe_spatial.training.start import exclusive, start_runner
+from pe_spatial.training.start import exclusive, naming_mistakes, start_runner
 
 Resume = Literal["no", "yes", "if-any"]
 
@@ -46,7 +46,7 @@ def train(config: Config, resume: Resume = "no", hooks: Sequence[Hook] = ()) -> 
         changed = [] if last is None else differences(folder, config)
         if last is not None:
             changes |= _continue_from(last, config)
-        with naming_mistakes(), start_runner(config, changes, folder, lambda: _clear(folder, last)) as runner:
+        with start_runner(config, changes, folder, lambda: _clear(folder, last)) as runner:
             for line in changed:
                 runner.logger.warning(f"other than in the run so far: {line}")
             for hook in hooks:
@@ -107,7 +107,7 @@ def evaluate(config: Config, checkpoint: str | Path | None = None, output: Path 
         changes |= {"optim_wrapper": None, "param_scheduler": None, "resume": False, "load_from": str(path)}
         with naming_mistakes():
             count_classes(config, ("test_dataloader", "val_dataloader"))
-        with naming_mistakes(), start_runner(config, changes, output) as runner:
+        with start_runner(config, changes, output) as runner:
             runner.logger.info(f"scoring {path}")
             with naming_mistakes(runner):
                 return runner.test()
@@ -138,17 +138,3 @@ def _check_schedule(config: Config) -> None:
                 f"param_scheduler.{index} begins at iteration {begin}, but train_cfg.max_iters is {length}; lower its "
                 "begin and the end of the warm-up before it, or train at a constant rate with param_scheduler=null"
             )
-
-
-@contextmanager
-def naming_mistakes(runner: Runner | None = None) -> Iterator[None]:
-    """Until the runner's loop begins, a value or file that a part refuses is a mistake in the config, not a bug."""
-    try:
-        yield
-    except UserError:
-        raise
-    except (OSError, ValueError, TypeError) as error:
-        has_begun = runner is not None and "loop_stage" in runner.message_hub.runtime_info
-        if has_begun or (isinstance(error, TypeError) and "missing" not in str(error)):
-            raise
-        raise ConfigError(str(error)) from error

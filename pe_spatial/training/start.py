@@ -17,6 +17,7 @@ from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
+from pe_spatial.common.errors import ConfigError, UserError
 from pe_spatial.common.locks import lock_folder
 from pe_spatial.training.checkpoint import read_safely
 from pe_spatial.training.config import drop_pretrained, dump_config
@@ -79,7 +80,8 @@ def start_runner(
     """
     with TemporaryDirectory(prefix="pe_spatial_") as temporary:
         silent = {"type": "Visualizer", "name": f"start in {temporary}"}  # its own makes files when it is built
-        runner = build_runner(config, {**changes, "work_dir": temporary, "visualizer": silent})
+        with naming_mistakes():
+            runner = build_runner(config, {**changes, "work_dir": temporary, "visualizer": silent})
         for copy_of_config in (path for path in Path(temporary).iterdir() if path.is_file()):
             copy_of_config.unlink()  # mmengine's, with the changes of this process
         runner.register_hook(OpenFolderHook(folder, clear))
@@ -122,3 +124,17 @@ def exclusive(folder: Path) -> Iterator[None]:
         if is_main_process():
             stack.enter_context(lock_folder(folder.parent, folder.name, f"writes to {folder}"))
         yield
+
+
+@contextmanager
+def naming_mistakes(runner: Runner | None = None) -> Iterator[None]:
+    """Until the runner's loop begins, a value or file that a part refuses is a mistake in the config, not a bug."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (OSError, ValueError, TypeError) as error:
+        has_begun = runner is not None and "loop_stage" in runner.message_hub.runtime_info
+        if has_begun or (isinstance(error, TypeError) and "missing" not in str(error)):
+            raise
+        raise ConfigError(str(error)) from error
