@@ -43,12 +43,12 @@ def train(config: Config, resume: Resume = "no", hooks: Sequence[Hook] = ()) -> 
         last = _find_start(folder, resume)
         with naming_mistakes():
             count_classes(config, ("train_dataloader",))
-        changed = [] if last is None else differences(folder, config)
-        if last is not None:
-            changes |= _continue_from(last, config)
+        notes = [] if last is None else _keep_seed(config, last) + differences(folder, config)
+        changes |= {} if last is None else _continue_from(last, config)
         with start_runner(config, changes, folder, lambda: _clear(folder, last)) as runner:
-            for line in changed:
-                runner.logger.warning(f"other than in the run so far: {line}")
+            for note in notes:
+                runner.logger.warning(f"other than in the run so far: {note}")
+            runner.logger.info("reading the data")
             for hook in hooks:
                 runner.register_hook(hook)
             with naming_mistakes(runner):
@@ -66,11 +66,24 @@ def _find_start(folder: Path, resume: Resume) -> Path | None:
     return last
 
 
+def _keep_seed(config: Config, last: Path) -> list[str]:
+    """Give a config that asks for another seed that of the run; says so."""
+    given, seed = (config.get("randomness") or {}).get("seed"), _seed_of(last)
+    if given is None or given == seed:
+        return []
+    config.randomness.seed = seed
+    return [f"randomness.seed: {given} is not taken but the run's {seed}, which the order of the data depends on"]
+
+
+def _seed_of(checkpoint: Path) -> int | None:
+    return load_checkpoint(checkpoint).get("meta", {}).get("seed")
+
+
 def _continue_from(last: Path, config: Config) -> dict[str, Any]:
     """The entries with which mmengine's Runner resumes."""
     # the order of the data depends on the seed, so it must be known before mmengine reads the checkpoint
-    seed = load_checkpoint(last).get("meta", {}).get("seed")
-    return {"resume": True, "load_from": str(last), "randomness": {**(config.get("randomness") or {}), "seed": seed}}
+    randomness = {**(config.get("randomness") or {}), "seed": _seed_of(last)}
+    return {"resume": True, "load_from": str(last), "randomness": randomness}
 
 
 def _clear(folder: Path, last: Path | None) -> None:
@@ -108,7 +121,7 @@ def evaluate(config: Config, checkpoint: str | Path | None = None, output: Path 
         with naming_mistakes():
             count_classes(config, ("test_dataloader", "val_dataloader"))
         with start_runner(config, changes, output) as runner:
-            runner.logger.info(f"scoring {path}")
+            runner.logger.info(f"scoring {path}; reading the data")
             with naming_mistakes(runner):
                 return runner.test()
 

@@ -22,6 +22,7 @@ from pe_spatial.common.locks import lock_folder
 from pe_spatial.training.checkpoint import read_safely
 from pe_spatial.training.config import drop_pretrained, dump_config
 from pe_spatial.training.environment import set_console, show_warnings
+from pe_spatial.training.progress import ProgressHook
 from pe_spatial.training.run_config import RUN_CONFIG
 
 
@@ -89,6 +90,9 @@ def start_runner(
         try:
             yield runner
         finally:
+            for hook in runner.hooks:
+                if isinstance(hook, ProgressHook):
+                    hook.end()
             for handler in _log_files(runner):
                 if Path(handler.baseFilename).is_relative_to(temporary):
                     runner.logger.removeHandler(handler)
