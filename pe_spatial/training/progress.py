@@ -83,16 +83,14 @@ class ProgressHook(Hook):
 
     def _show_evaluation(self, runner: Runner, batch_idx: int, total: int) -> None:
         now, is_last = time.monotonic(), batch_idx + 1 == total
-        if is_last and now - self._started > 20:
-            runner.logger.info(f"evaluated {total}/{total} in {duration(now - self._started)}; computing the metrics")
         if self._advance is not None:
             self._advance(1, "computing the metrics" if is_last else None)
+        elif is_last and now - self._started > 20:
+            runner.logger.info(f"evaluated {total}/{total} in {duration(now - self._started)}; computing the metrics")
         elif batch_idx == 0 or now - self._shown > 20:
             self._shown = now
             left = f"  eta {duration(runner.message_hub.get_info('eta'))}" if batch_idx else ""
-            runner.logger.info(
-                "computing the metrics" if is_last and batch_idx else f"evaluating {batch_idx + 1}/{total}{left}"
-            )
+            runner.logger.info(f"evaluating {batch_idx + 1}/{total}{left}")
 
     def end(self) -> None:
         """Take away a bar that an error left."""
