@@ -68,6 +68,8 @@ class DepthErrorMetric(BaseMetric):
         collect_device: Where mmengine gathers results of several processes.
     """
 
+    headline = ("rmse", "abs_rel", "delta1")
+
     def __init__(
         self,
         depth_range: Sequence[float],

@@ -32,6 +32,7 @@ class LvisMetric(CocoMetric):
     """
 
     default_prefix: ClassVar[str | None] = "lvis"
+    headline: ClassVar[tuple[str, ...]] = ("bbox_AP", "bbox_APr", "segm_AP", "segm_APr")
 
     def __init__(self, iou_types: Sequence[IouType] = ("bbox", "segm"), results_file: str | None = None) -> None:
         if find_spec("hotcoco") is None:

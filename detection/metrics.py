@@ -42,6 +42,7 @@ class CocoMetric(BaseMetric):
     """
 
     default_prefix: ClassVar[str | None] = "coco"
+    headline: ClassVar[tuple[str, ...]] = ("bbox_mAP", "bbox_mAP_50", "segm_mAP", "segm_mAP_50")
 
     def __init__(
         self,

@@ -25,6 +25,7 @@ class MeanIoUMetric(BaseMetric):
     """
 
     default_prefix = "seg"
+    headline = ("mIoU", "aAcc")
 
     def process(self, data_batch: Any, data_samples: Sequence[dict[str, Any]]) -> None:
         """Count the pixels of predictions in the frame of their labels.

@@ -27,6 +27,7 @@ class PanopticMetric(BaseMetric):
     """
 
     default_prefix = "panoptic"
+    headline = ("PQ", "PQ_things", "PQ_stuff")
 
     def process(self, data_batch: Any, data_samples: Sequence[dict[str, Any]]) -> None:
         """Judge predictions in the frame of their annotation.

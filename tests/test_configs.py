@@ -10,8 +10,7 @@ from mmengine.config import Config
 from mmengine.dataset import Compose
 from mmengine.registry import DATASETS, HOOKS, METRICS, MODELS, OPTIM_WRAPPER_CONSTRUCTORS, DefaultScope, Registry
 
-from pe_spatial.training.config import dump_config, load_config
-from pe_spatial.training.launch import drop_pretrained
+from pe_spatial.training.config import drop_pretrained, dump_config, load_config
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("pe_spatial", "detection", "segmentation", "depth", "tracking")

@@ -131,6 +131,7 @@ class JFMetric(BaseMetric):
     """J&F of a tracker on a dataset of `pe_spatial.tracking.datasets`: the official global numbers."""
 
     default_prefix = "track"
+    headline = ("J&F",)
 
     def process(self, data_batch: Any, data_samples: Sequence[Mapping[str, Any]]) -> None:
         """Score videos: `pred_track_ids` [T, H, W] against the files `annotation_paths`.

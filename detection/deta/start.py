@@ -74,7 +74,7 @@ def compare_sizes(model: nn.Module, state: Mapping[str, Tensor], source: str, st
         remedy = f"set {_REMEDY[what]}={len(state[key])}, or take another checkpoint"
         if what == "classes" and starts:
             remedy = (
-                "to learn the heads of the classes anew, set reinitialize: [class_embed] of DetaStartHook in "
-                f"custom_hooks (custom_hooks.1.reinitialize=[class_embed]); else {remedy}"
+                "to learn the heads of the classes anew, set default_hooks.start.reinitialize=[class_embed]; "
+                f"else {remedy}"
             )
         raise CheckpointError(f"{source} has {len(state[key])} {what}, the model {len(ours[key])}; {remedy}")

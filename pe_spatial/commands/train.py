@@ -1,72 +1,117 @@
-"""Train a model, or score a checkpoint, from a config.
+"""Train a model from a config, or continue a run.
 
-    python tools/train_net.py --config pe_g_coco.yaml [key=value ...]
-    torchrun --nproc-per-node 8 tools/train_net.py --config pe_g_coco.yaml
-    srun --ntasks-per-node 8 --gpus-per-node 8 python tools/train_net.py --config pe_g_coco.yaml
-    python tools/train_net.py --config pe_g_coco.yaml --eval-only --checkpoint FILE
+    pe-spatial train --config pe_g_coco.yaml [key=value ...]
+    pe-spatial train --resume RUN
+    torchrun --nproc-per-node 8 -m pe_spatial train --config pe_g_coco.yaml
+    srun --ntasks-per-node 8 --gpus-per-node 8 pe-spatial train --config pe_g_coco.yaml
 
-Exit status: 0 done, 1 a bug (with traceback), 2 a mistake in the command, the config or the files, 3 the loss is no
-longer finite, 130 interrupted.
+A run's folder remembers its config, with all changes: `--resume RUN` needs nothing else, and `pe-spatial eval RUN`
+scores it. With `--config` or `key=value`, `--resume` continues with other values and names them.
 """
 
 import argparse
-import sys
-import traceback
-from collections.abc import Sequence
+import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from pe_spatial.common.errors import DivergedError, UserError
-from pe_spatial.training.config import load_config
-from pe_spatial.training.launch import evaluate, train
+from pe_spatial.commands.options import CommandParser, add_overrides, add_shared
+
+if TYPE_CHECKING:  # takes seconds
+    from mmengine.config import Config
+
+RESUMES = "`pe-spatial train --resume RUN`, with the folder of the run, continues from its last checkpoint"
 
 
-def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", required=True, help="a YAML file, or its name below configs/")
-    parser.add_argument("--work-dir", type=Path, help="where results go; default: work_dirs/<name of the config>")
-    parser.add_argument(
-        "--checkpoint", type=Path, help="with --eval-only; default: the best, else the last, of work-dir"
-    )
-    parser.add_argument("--no-data-check", action="store_true", help="do not look at samples of the data first")
-    parser.add_argument("--traceback", action="store_true", help="show where an error comes from, also for mistakes")
+def add_arguments(parser: CommandParser) -> None:
+    """Add the options."""
+    add_shared(parser, "--config", "--output", "--device", "--checkpoint")
     mode = parser.add_mutually_exclusive_group()
-    mode.add_argument("--resume", action="store_true", help="continue the run in work-dir from its last checkpoint")
-    mode.add_argument("--resume-or-start", action="store_true", help="continue the run in work-dir if there is one")
-    mode.add_argument("--eval-only", action="store_true", help="score a checkpoint; do not train")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="config entries to change; values are YAML")
-    options = parser.parse_intermixed_args(arguments)
+    mode.add_argument(
+        "--resume",
+        nargs="?",
+        const="",
+        metavar="RUN",
+        help="continue the run in this folder (default: --output) from its last checkpoint",
+    )
+    mode.add_argument("--resume-or-start", action="store_true", help="continue the run in --output if there is one")
+    mode.add_argument("--eval-only", action="store_true", help="score --checkpoint; do not train (as `eval` does)")
+    parser.add_argument("--no-data-check", action="store_true", help="do not look at samples of the data first")
+    add_overrides(parser)
+    parser.add_old_spellings({"--work-dir": "--output"})
+
+
+def check(options: argparse.Namespace, parser: CommandParser) -> None:
+    """Refuse what contradicts itself, and tell the folder of a run from a `key=value` that follows `--resume`."""
+    take_override(options, "resume")
     if options.checkpoint and not options.eval_only:
         parser.error("--checkpoint belongs to --eval-only; to start training from weights use load_from=FILE")
-    return options
+    if options.resume and options.output:
+        parser.error("--resume RUN continues in the folder of the run; leave out --output")
+    if not options.config and not options.resume and not (options.eval_only and (options.checkpoint or options.output)):
+        parser.error("give --config, or the folder of a run with --resume")
 
 
-def run(options: argparse.Namespace) -> None:
-    config = load_config(options.config, options.overrides)
-    config.work_dir = str(options.work_dir or config.get("work_dir") or Path("work_dirs") / Path(config.filename).stem)
-    if options.no_data_check:
-        config.get("default_hooks", {}).pop("data_check", None)
+def run(options: argparse.Namespace) -> int:
+    """Train."""
+    use_device(options.device)
+    from pe_spatial.training.launch import evaluate, train
+    from pe_spatial.training.run_config import config_of_run
+
+    if options.eval_only and not options.config:
+        evaluate(*recall(options.checkpoint or options.output, options.overrides))
+        return 0
+    if options.config:
+        config = config_with_folder(options.config, options.overrides, options.resume or options.output)
+    else:
+        config = config_of_run(Path(options.resume), options.overrides)
     if options.eval_only:
         evaluate(config, options.checkpoint)
-    else:
-        train(config, "if-any" if options.resume_or_start else "yes" if options.resume else "no")
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    options = parse_arguments(arguments)
-    try:
-        run(options)
-    except (UserError, OSError) as error:
-        if options.traceback:
-            traceback.print_exc()
-        # a loader process puts its traceback before the message
-        message = str(error).strip().splitlines()[-1] if "Original Traceback" in str(error) else error
-        print(f"error: {message}", file=sys.stderr)
-        return 3 if isinstance(error, DivergedError) else 2
-    except KeyboardInterrupt:
-        print("\ninterrupted; the same command with --resume continues from the last checkpoint", file=sys.stderr)
-        return 130
+        return 0
+    if options.no_data_check:
+        config.get("default_hooks", {}).pop("data_check", None)
+    train(config, "if-any" if options.resume_or_start else "no" if options.resume is None else "yes")
     return 0
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def recall(run_or_file: str | Path, overrides: list[str]) -> "tuple[Config, Path]":
+    """The config that a checkpoint was trained with, and the checkpoint: a file, or the best or last of a run."""
+    from pe_spatial.inference.predictor import resolve_checkpoint
+    from pe_spatial.training.run_config import config_of_checkpoint
+
+    path = resolve_checkpoint(run_or_file)
+    config = config_of_checkpoint(path, overrides)
+    config.work_dir = str(path.parent)
+    return config, path
+
+
+def config_with_folder(name: str, overrides: list[str], folder: str | Path | None) -> "Config":
+    """A loaded config with `work_dir`: as given, else as in the config, else `work_dirs/<name of the config>`."""
+    from pe_spatial.training.config import load_config
+
+    config = load_config(name, overrides)
+    config.work_dir = str(folder or config.get("work_dir") or Path("work_dirs") / Path(config.filename).stem)
+    return config
+
+
+def take_override(options: argparse.Namespace, name: str) -> None:
+    """Give a `key=value` back to the overrides that an argument in front of them has taken."""
+    value = getattr(options, name)
+    if value and "=" in value and not Path(value).exists():
+        options.overrides.insert(0, value)
+        setattr(options, name, "")
+
+
+def use_device(name: str | None) -> None:
+    """Let the run take one device; without a name, mmengine takes CUDA if there is any.
+
+    Raises:
+        UserError: No such device.
+    """
+    if name == "cpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # mmengine takes a GPU wherever it sees one
+    elif name is not None:
+        import torch
+
+        from pe_spatial.common.devices import choose_device
+
+        torch.cuda.set_device(choose_device(name))

@@ -28,18 +28,14 @@ class Bf16OptimWrapper(OptimWrapper):
 def evaluation_autocast(config: Any, device: torch.device) -> torch.autocast:
     """The autocast context that mmengine's test loop uses for this config: `test_cfg.fp16` switches it on.
 
-    Its type is the training's (see `prepare_evaluation`); a CPU knows bfloat16 only.
+    A CPU knows bfloat16 only.
     """
-    prepare_evaluation(config)
     loop = config.get("test_cfg") or config.get("val_cfg") or {}
-    dtype = torch.get_autocast_dtype("cuda") if device.type == "cuda" else torch.bfloat16
+    dtype = evaluation_dtype(config) if device.type == "cuda" else torch.bfloat16
     return torch.autocast(device.type, dtype=dtype, enabled=loop.get("fp16", False))
 
 
-def prepare_evaluation(config: Any) -> None:
-    """Let `val_cfg.fp16` and `test_cfg.fp16` mean bfloat16 where the model is trained in it.
-
-    mmengine's loops take CUDA's default autocast type, which is float16.
-    """
-    if (config.get("optim_wrapper") or {}).get("type") == "Bf16OptimWrapper":
-        torch.set_autocast_dtype("cuda", torch.bfloat16)
+def evaluation_dtype(config: Any) -> torch.dtype:
+    """The type that `fp16` stands for on CUDA: that of the training, else the process's."""
+    is_bfloat16 = (config.get("optim_wrapper") or {}).get("type") == "Bf16OptimWrapper"
+    return torch.bfloat16 if is_bfloat16 else torch.get_autocast_dtype("cuda")

@@ -19,7 +19,7 @@ class BindDatasetHook(Hook):
     """Compares the model's classes with those of the data before anything is computed.
 
     Before training the model's `bind_dataset` is called with the metainfo of the data, before validation and testing
-    `check_classes`. Their complaints arrive as `ConfigError`.
+    `check_classes`. Their complaints arrive as `ConfigError`. A model without classes has neither method.
     """
 
     def before_train(self, runner: Runner) -> None:
@@ -36,8 +36,11 @@ class BindDatasetHook(Hook):
 
     def _call(self, runner: Runner, method: str, loader: Any) -> None:
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        introduce = getattr(model, method, None)
+        if introduce is None:
+            return
         try:
-            getattr(model, method)(loader.dataset.metainfo)
+            introduce(loader.dataset.metainfo)
         except ValueError as error:
             raise ConfigError(str(error)) from error
 

@@ -28,7 +28,8 @@ class AtomicCheckpointHook(Hook):
     """Saves the last states and the best weights; see `pe_spatial.training.checkpoint` for what a file holds.
 
     A new file is complete before an old one is removed, and a state is saved only after an optimizer step, so that
-    accumulated gradients are never lost: with gradient accumulation a save may come some iterations late.
+    accumulated gradients are never lost: with gradient accumulation a save may come some iterations late. Only a run
+    that is stopped early saves where it is.
 
     Args:
         interval: Iterations between saves; the end of training always saves.
@@ -51,12 +52,17 @@ class AtomicCheckpointHook(Hook):
         self.best = best
         self.rule = rule
         self._due = False
+        self._saved = 0
 
     # --- saving -------------------------------------------------------------------------------------------------------
+    def before_run(self, runner: Runner) -> None:
+        """Refuse loops that count epochs."""
+        if runner._train_loop is not None and not isinstance(runner._train_loop, IterBasedTrainLoop):
+            raise ConfigError("train_cfg.by_epoch must be false: a run is counted, saved and resumed by iterations")
+
     def before_train(self, runner: Runner) -> None:
         """Clear what a killed run left, and make up for a validation that it could not finish."""
-        if not isinstance(runner.train_loop, IterBasedTrainLoop):
-            raise ConfigError("train_cfg.by_epoch must be false: a run is counted, saved and resumed by iterations")
+        self._saved = runner.iter
         if is_main_process():
             remove_leftovers(Path(runner.work_dir))
         if _agree(lambda: _validation_is_missing(runner)):
@@ -69,6 +75,12 @@ class AtomicCheckpointHook(Hook):
         if self._due and runner.optim_wrapper.should_update():
             self._due = False
             self._save_last(runner, done)
+
+    def after_train_epoch(self, runner: Runner) -> None:
+        """Save the last state of a run that was stopped early (`EarlyStoppingHook`), so that it can go on."""
+        if runner.train_loop.stop_training and self._saved != runner.iter:
+            runner.logger.info(f"stopped early after iteration {runner.iter}; --resume goes on with new patience")
+            self._save_last(runner, runner.iter)
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, Any] | None = None) -> None:
         """Save the weights if the metric is the best so far."""
@@ -98,6 +110,7 @@ class AtomicCheckpointHook(Hook):
         return score > previous["score"] if self.rule == "greater" else score < previous["score"]
 
     def _save_last(self, runner: Runner, iteration: int) -> None:
+        self._saved = iteration
         state = training_state(runner, iteration, with_optimizer=True)
         if is_main_process():
             folder = Path(runner.work_dir)
@@ -177,7 +190,10 @@ def training_state(runner: Runner, iteration: int, with_optimizer: bool) -> dict
         state["pe_spatial"]["log_history"] = _recent_scalars(runner)
         state["optimizer"] = gather_full(runner.optim_wrapper.state_dict())
         state["param_schedulers"] = [scheduler.state_dict() for scheduler in runner.param_schedulers or []]
+    # EMAHook puts its average into `state_dict`, and the weights that training goes on with into `ema_state_dict`
     runner.call_hook("before_save_checkpoint", checkpoint=state)
+    if not with_optimizer:
+        state.pop("ema_state_dict", None)
     return state
 
 

@@ -1,104 +1,143 @@
-"""From a loaded config to a finished run: what `tools/train_net.py` calls."""
+"""From a loaded config to a finished run: what the commands `train` and `eval` call."""
 
-import logging
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal
 
 from mmengine.config import Config
-from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from pe_spatial.common.errors import CheckpointError, ConfigError, UserError
-from pe_spatial.training.amp import prepare_evaluation
 from pe_spatial.training.binding import count_classes
-from pe_spatial.training.checkpoint import (
-    BEST_POINTER,
-    LAST_POINTER,
-    find_best,
-    find_last,
-    load_checkpoint,
-    read_safely,
-)
-from pe_spatial.training.config import drop_pretrained, dump_config
+from pe_spatial.training.checkpoint import BEST_POINTER, LAST_POINTER, find_best, find_last, load_checkpoint
 from pe_spatial.training.distributed import set_up
+from pe_spatial.training.environment import run_environment
 from pe_spatial.training.progress import METRICS_FILE
+from pe_spatial.training.run_config import differences
+from pe_spatial.training.start import exclusive, naming_mistakes, start_runner
+
+Resume = Literal["no", "yes", "if-any"]
 
 
-def train(config: Config, resume: Literal["no", "yes", "if-any"] = "no", hooks: Sequence[Hook] = ()) -> Runner:
-    """Train in `config.work_dir`.
+def train(config: Config, resume: Resume = "no", hooks: Sequence[Hook] = ()) -> Runner:
+    """Train in `config.work_dir`, where nothing changes before model, data and checkpoint are known to fit.
 
     Args:
         config: A loaded config with `work_dir`.
-        resume: Whether to continue from the last complete checkpoint of the work folder.
+        resume: Whether to continue from the last complete checkpoint of the work folder. What the config changes in
+            the run is named.
         hooks: Of the caller, beside those of the config.
 
     Raises:
         CheckpointError: Nothing to resume from.
         ConfigError: The run ends before one of its schedulers begins.
-        UserError: The folder holds another run.
+        UserError: The folder holds another run, or another process trains there.
     """
     _check_schedule(config)
-    changes = set_up(config)
     folder = Path(config.work_dir)
-    last = find_last(folder)
-    if resume == "yes" and last is None:
-        raise CheckpointError(f"--resume: {folder} has no complete checkpoint; start without --resume")
-    if resume != "no" and last is not None:
-        # the order of the data depends on the seed, so it must be known before mmengine reads the checkpoint
-        seed = load_checkpoint(last).get("meta", {}).get("seed")
-        randomness = {**(config.get("randomness") or {}), "seed": seed}
-        changes |= {"resume": True, "load_from": str(last), "randomness": randomness}
-    elif last is not None:
-        raise UserError(f"{folder} holds a run ({last.name}); continue it with --resume or set another --work-dir")
-    elif is_main_process():
-        for leftover in (METRICS_FILE, LAST_POINTER, BEST_POINTER):  # of a run that never reached a checkpoint
-            (folder / leftover).unlink(missing_ok=True)
-    with naming_mistakes():
-        count_classes(config, ("train_dataloader",))
-        runner = build_runner(config, changes)
-    for hook in hooks:
-        runner.register_hook(hook)
-    with naming_mistakes(runner):
-        runner.train()
+    with run_environment(config), ExitStack() as stack:
+        changes = set_up(config)
+        stack.enter_context(exclusive(folder))
+        last = _find_start(folder, resume)
+        with naming_mistakes():
+            count_classes(config, ("train_dataloader",))
+        notes = [] if last is None else _keep_seed(config, last) + differences(folder, config)
+        changes |= {} if last is None else _continue_from(last, config)
+        with start_runner(config, changes, folder, lambda: _clear(folder, last)) as runner:
+            for note in notes:
+                runner.logger.warning(f"other than in the run so far: {note}")
+            runner.logger.info("reading the data")
+            for hook in hooks:
+                runner.register_hook(hook)
+            with naming_mistakes(runner):
+                runner.train()
     return runner
 
 
-def evaluate(config: Config, checkpoint: str | Path | None = None) -> dict[str, Any]:
-    """Score a checkpoint on the test data, or on the validation data where a config has no test data.
+def _find_start(folder: Path, resume: Resume) -> Path | None:
+    """The checkpoint that a training of this folder begins with, if any."""
+    last = find_last(folder)
+    if resume == "yes" and last is None:
+        raise CheckpointError(f"--resume: {folder} has no complete checkpoint; start without --resume")
+    if resume == "no" and last is not None:
+        raise UserError(f"{folder} holds a run ({last.name}); continue it with --resume or set another --output")
+    return last
 
-    What it writes goes to the folder `evaluation` below the work folder.
+
+def _keep_seed(config: Config, last: Path) -> list[str]:
+    """Give a config that asks for another seed that of the run; says so."""
+    given, seed = (config.get("randomness") or {}).get("seed"), _seed_of(last)
+    if given is None or given == seed:
+        return []
+    config.randomness.seed = seed
+    return [f"randomness.seed: {given} is not taken but the run's {seed}, which the order of the data depends on"]
+
+
+def _seed_of(checkpoint: Path) -> int | None:
+    return load_checkpoint(checkpoint).get("meta", {}).get("seed")
+
+
+def _continue_from(last: Path, config: Config) -> dict[str, Any]:
+    """The entries with which mmengine's Runner resumes."""
+    # the order of the data depends on the seed, so it must be known before mmengine reads the checkpoint
+    randomness = {**(config.get("randomness") or {}), "seed": _seed_of(last)}
+    return {"resume": True, "load_from": str(last), "randomness": randomness}
+
+
+def _clear(folder: Path, last: Path | None) -> None:
+    """Remove what a run left that never reached a checkpoint."""
+    for leftover in (METRICS_FILE, LAST_POINTER, BEST_POINTER) if last is None else ():
+        (folder / leftover).unlink(missing_ok=True)
+
+
+def evaluate(config: Config, checkpoint: str | Path | None = None, output: Path | None = None) -> dict[str, Any]:
+    """Score a checkpoint on the test data, or on the validation data where a config has no test data.
 
     Args:
         config: A loaded config with `work_dir`.
         checkpoint: A file; None takes the best of the work folder, or its last.
+        output: Where results go; default: the folder `evaluation` below the work folder.
 
     Returns:
         The metrics.
 
     Raises:
         CheckpointError: No checkpoint.
+        ConfigError: The config has neither test nor validation data.
+        UserError: Another process evaluates into the same folder.
     """
-    changes = set_up(config)
     folder = Path(config.work_dir)
     path = checkpoint or find_best(folder) or find_last(folder)
     if path is None:
-        raise CheckpointError(f"--eval-only: {folder} has no checkpoint; name one with --checkpoint")
+        raise CheckpointError(f"{folder} has no checkpoint to score; name one with --checkpoint")
     load_checkpoint(path)  # fails here, with a clear error, rather than after the data are loaded
+    output = output or folder / "evaluation"
+    with run_environment(config), ExitStack() as stack:
+        changes = {**set_up(config), **_test_entries(config)}
+        stack.enter_context(exclusive(output))
+        changes |= {"optim_wrapper": None, "param_scheduler": None, "resume": False, "load_from": str(path)}
+        with naming_mistakes():
+            count_classes(config, ("test_dataloader", "val_dataloader"))
+        with start_runner(config, changes, output) as runner:
+            runner.logger.info(f"scoring {path}; reading the data")
+            with naming_mistakes(runner):
+                return runner.test()
+
+
+def _test_entries(config: Config) -> dict[str, Any]:
+    """The entries that make a Runner test, on validation data where there are no others, and do nothing else."""
+    entries: dict[str, Any] = {}
     for part in ("dataloader", "evaluator", "cfg"):
         given = config.get(f"test_{part}")
-        changes[f"test_{part}"] = config.get(f"val_{part}") if given is None else given
-        changes[f"train_{part}"] = changes[f"val_{part}"] = None
-    changes |= {"optim_wrapper": None, "param_scheduler": None, "resume": False, "load_from": str(path)}
-    with naming_mistakes():
-        count_classes(config, ("test_dataloader", "val_dataloader"))
-        runner = build_runner(config, {**changes, "work_dir": str(folder / "evaluation")})
-    runner.logger.info(f"scoring {path}")
-    with naming_mistakes(runner):
-        return runner.test()
+        entries[f"test_{part}"] = config.get(f"val_{part}") if given is None else given
+        entries[f"train_{part}"] = entries[f"val_{part}"] = None
+        if entries[f"test_{part}"] is None:
+            raise ConfigError(
+                f"{config.filename}: has neither test_{part} nor val_{part}; there is nothing to score on"
+            )
+    return entries
 
 
 def _check_schedule(config: Config) -> None:
@@ -112,70 +151,3 @@ def _check_schedule(config: Config) -> None:
                 f"param_scheduler.{index} begins at iteration {begin}, but train_cfg.max_iters is {length}; lower its "
                 "begin and the end of the warm-up before it, or train at a constant rate with param_scheduler=null"
             )
-
-
-@contextmanager
-def naming_mistakes(runner: Runner | None = None) -> Iterator[None]:
-    """Until the runner's loop begins, a value or file that a part refuses is a mistake in the config, not a bug."""
-    try:
-        yield
-    except UserError:
-        raise
-    except (OSError, ValueError, TypeError) as error:
-        has_begun = runner is not None and "loop_stage" in runner.message_hub.runtime_info
-        if has_begun or (isinstance(error, TypeError) and "missing" not in str(error)):
-            raise
-        raise ConfigError(str(error)) from error
-
-
-def build_runner(config: Config, changes: dict[str, Any]) -> Runner:
-    """mmengine's Runner with a readable console.
-
-    Args:
-        config: What is asked for; the work folder and the checkpoints record it.
-        changes: Top-level entries that hold for this process only.
-    """
-    _silence_harmless_warnings()
-    prepare_evaluation(config)
-    # mmengine shows environment, config and hooks at construction; they are in files of the work folder
-    settings = {**config.to_dict(), **changes, "log_level": "WARNING"}
-    read_safely(settings)
-    if settings.get("resume") or settings.get("train_cfg") is None:
-        drop_pretrained(settings["model"])
-    runner = Runner.from_cfg(Config(settings, filename=config.filename, format_python_code=False))
-    runner.cfg = Config(config.to_dict(), filename=config.filename, format_python_code=False)
-    if is_main_process():  # over mmengine's own, which not every YAML reader takes
-        dump_config(runner.cfg, Path(runner.work_dir, Path(config.filename or "config.yaml").name))
-    _set_console(runner.logger, config.get("log_level", "INFO"))
-    return runner
-
-
-class _Console(logging.Formatter):
-    """`12:30:01 message`; what is above INFO says so."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        prefix = "" if record.levelno <= logging.INFO else f"{record.levelname.lower()}: "
-        return f"{self.formatTime(record, '%H:%M:%S')} {prefix}{record.getMessage()}"
-
-
-_NOISE = ("Advance dataloader", "Loads checkpoint by", "Load checkpoint from", "resumed epoch:")
-
-
-def _set_console(logger: logging.Logger, level: str) -> None:
-    for handler in logger.handlers:
-        is_file = isinstance(handler, logging.FileHandler)
-        if is_file or is_main_process():
-            handler.setLevel(level)
-        if not is_file:
-            handler.setFormatter(_Console())
-            handler.addFilter(lambda record: not record.getMessage().startswith(_NOISE))
-
-
-def _silence_harmless_warnings() -> None:
-    for message in (
-        ".*Fail to import ..MultiScaleDeformableAttention",
-        ".*lr_scheduler.step.*before.*optimizer.step",
-        ".*pin_memory. argument is set as true but no accelerator",
-        ".*torch.jit.script",
-    ):
-        warnings.filterwarnings("ignore", message)

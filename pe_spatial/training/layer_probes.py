@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 
 from pe_spatial.common.errors import ConfigError, UserError
 from pe_spatial.training.launch import train
+from pe_spatial.training.progress import read_metrics
 
 
 class SharedEncoder:
@@ -222,12 +224,13 @@ def probe_layers(
             f"--device {device}: probes are trained on {get_device()} here; hide the GPU (CUDA_VISIBLE_DEVICES=) or "
             f"leave --device out"
         )
-    runner = train(_for_all_layers(config, layers), "if-any", hooks=[_Advance(advance)])
-    metrics = runner.val_loop.run()
-    split = ((key.partition("/"), value) for key, value in metrics.items())
+    train(_for_all_layers(config, layers), "if-any", hooks=[_Advance(advance)])
+    metrics = read_metrics(Path(config.work_dir))[-1]  # a run is scored at its end
     table: dict[int, dict[str, float]] = {layer: {} for layer in layers}
-    for (layer, _, name), value in split:
-        table[int(layer.removeprefix("layer"))][name] = value
+    for key, value in metrics.items():
+        layer, _, name = key.partition("/")
+        if name:
+            table[int(layer.removeprefix("layer"))][name] = value
     return table
 
 

@@ -1,18 +1,22 @@
 """The line of progress on the screen, `metrics.jsonl` in the work folder, and the same numbers for TensorBoard."""
 
 import json
+import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import psutil
 import torch
-from mmengine.dist import master_only
+from mmengine.dist import is_main_process, master_only
+from mmengine.evaluator import Evaluator
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
+from pe_spatial.common.console import progress
 from pe_spatial.common.files import write_text
 
 METRICS_FILE = "metrics.jsonl"
@@ -33,7 +37,9 @@ class ProgressHook(Hook):
             raise ValueError(f"interval {interval} must be at least 1")
         self.interval = interval
         self._metrics: dict[str, Any] = {}
-        self._shown = 0.0
+        self._shown = self._started = 0.0
+        self._bar = ExitStack()
+        self._advance: Callable[[int, str | None], None] | None = None
 
     def before_train(self, runner: Runner) -> None:
         """Take back what a killed run recorded after the checkpoint that this one starts from."""
@@ -51,25 +57,50 @@ class ProgressHook(Hook):
         runner.visualizer.add_scalars({f"train/{name}": value for name, value in values.items()}, step=done)
         _append(Path(runner.work_dir), {"mode": "train", **scalars(values), "iter": done})
 
+    def before_val_epoch(self, runner: Runner) -> None:
+        """Begin the bar of an evaluation."""
+        self._begin_evaluation(len(runner.val_dataloader))
+
+    def before_test_epoch(self, runner: Runner) -> None:
+        """Begin the bar of an evaluation."""
+        self._begin_evaluation(len(runner.test_dataloader))
+
     def after_val_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
-        """A line now and then during a long evaluation."""
+        """Advance the bar, which stays until the metrics are computed."""
         self._show_evaluation(runner, batch_idx, len(runner.val_dataloader))
 
     def after_test_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
-        """A line now and then during a long evaluation."""
+        """Advance the bar, which stays until the metrics are computed."""
         self._show_evaluation(runner, batch_idx, len(runner.test_dataloader))
 
+    def _begin_evaluation(self, total: int) -> None:
+        self._bar.close()
+        self._started = time.monotonic()
+        if is_main_process() and sys.stderr.isatty():
+            self._advance = self._bar.enter_context(progress("evaluating", total, "batches")).advance
+        else:
+            self._advance = None
+
     def _show_evaluation(self, runner: Runner, batch_idx: int, total: int) -> None:
-        now = time.monotonic()
-        if batch_idx == 0 or now - self._shown > 20:
+        now, is_last = time.monotonic(), batch_idx + 1 == total
+        if self._advance is not None:
+            self._advance(1, "computing the metrics" if is_last else None)
+        elif is_last and now - self._started > 20:
+            runner.logger.info(f"evaluated {total}/{total} in {duration(now - self._started)}; computing the metrics")
+        elif batch_idx == 0 or now - self._shown > 20:
             self._shown = now
             left = f"  eta {duration(runner.message_hub.get_info('eta'))}" if batch_idx else ""
             runner.logger.info(f"evaluating {batch_idx + 1}/{total}{left}")
 
+    def end(self) -> None:
+        """Take away a bar that an error left."""
+        self._bar.close()
+
     def after_val_epoch(self, runner: Runner, metrics: dict[str, Any] | None = None) -> None:
         """Show the metrics."""
+        self._bar.close()
         self._metrics = scalars(metrics or {})
-        runner.logger.info(f"validation  {_metrics_line(self._metrics)}")
+        runner.logger.info(f"validation  {_metrics_line(self._metrics, runner.val_loop.evaluator)}")
 
     def after_val(self, runner: Runner) -> None:
         """Record the metrics: when the checkpoint hook has seen them, so that a record means that it is done."""
@@ -79,7 +110,8 @@ class ProgressHook(Hook):
 
     def after_test_epoch(self, runner: Runner, metrics: dict[str, Any] | None = None) -> None:
         """Show the metrics."""
-        runner.logger.info(f"test  {_metrics_line(scalars(metrics or {}))}")
+        self._bar.close()
+        runner.logger.info(f"test  {_metrics_line(scalars(metrics or {}), runner.test_loop.evaluator)}")
 
     def after_run(self, runner: Runner) -> None:
         """Flush TensorBoard."""
@@ -135,9 +167,17 @@ def _train_line(values: dict[str, Any], done: int, total: int, eta: float) -> st
     )
 
 
-def _metrics_line(metrics: dict[str, Any]) -> str:
-    shown = [f"{name} {value:.4f}" for name, value in list(metrics.items())[:6]]
-    more = f"  and {len(metrics) - 6} more in the result card" if len(metrics) > 6 else ""
+def _metrics_line(metrics: dict[str, float], evaluator: Evaluator) -> str:
+    """What the metrics call their `headline`, and others up to six."""
+    main = [
+        f"{metric.prefix}/{name}" if metric.prefix else name
+        for metric in evaluator.metrics
+        for name in getattr(metric, "headline", ())
+    ]
+    ordered = [name for name in dict.fromkeys([*main, *metrics]) if name in metrics]
+    count = max(6, sum(name in metrics for name in main))
+    shown = [f"{name} {metrics[name]:.4f}" for name in ordered[:count]]
+    more = f"  and {len(metrics) - count} more in the result card" if len(metrics) > count else ""
     return "  ".join(shown) + more
 
 

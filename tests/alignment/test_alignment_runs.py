@@ -64,8 +64,12 @@ train_dataloader:
       - {{type: PackSample}}
 optim_wrapper: {{optimizer: {{lr: 1e-2}}}}
 train_cfg: {{max_iters: {iterations}, val_interval: 5}}
-custom_hooks: [{{type: StudentExportHook}}, {{type: LossDiary}}]
-default_hooks: {{checkpoint: {{interval: 4}}, pictures: null, logger: {{interval: 2}}}}
+custom_hooks: [{{type: LossDiary}}]
+default_hooks:
+  checkpoint: {{interval: 4}}
+  pictures: null
+  logger: {{interval: 2}}
+  export: {{type: StudentExportHook}}
 """
 
 

@@ -13,7 +13,7 @@ import toy_task
 from children import CONTEXT
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from pe_spatial.commands import train
+from pe_spatial.commands.shell import run_command
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "tools" / "train_net.py"
@@ -24,7 +24,7 @@ def main(*arguments):
     """Call the script in this process; torch is not imported again. Its exit code, or the exception of a bug."""
     # mmengine keeps loggers by name and second: no two runs of a process may share both
     sys.argv = [str(SCRIPT), *map(str, arguments), f"experiment_name=tool{next(runs)}"]
-    return train.main(sys.argv[1:])
+    return run_command("train", sys.argv[1:])
 
 
 @pytest.fixture
@@ -70,11 +70,11 @@ def test_training_and_evaluation_in_the_default_folder(config, call, monkeypatch
     [
         (["--config", "no_such_config.yaml"], "no config no_such_config.yaml"),
         (["--config", "{config}", "model.widht=3"], "did you mean 'width'"),
-        (["--config", "{config}", "--work-dir", "{empty}", "--resume"], "no complete checkpoint"),
-        (["--config", "{config}", "--work-dir", "{empty}", "--eval-only"], "no checkpoint"),
-        (["--config", "{config}", "--work-dir", "{empty}", "train_dataloader.dataset.data_root=/nowhere"], "/nowhere"),
-        (["--config", "{config}", "--work-dir", "{empty}", "param_scheduler.1.begin=6"], "end should be larger"),
-        (["--config", "{config}", "--work-dir", "{empty}", "optim_wrapper.optimizer.lr=-1"], "learning rate: -1"),
+        (["--config", "{config}", "--output", "{empty}", "--resume"], "no complete checkpoint"),
+        (["--config", "{config}", "--output", "{empty}", "--eval-only"], "no checkpoint"),
+        (["--config", "{config}", "--output", "{empty}", "train_dataloader.dataset.data_root=/nowhere"], "/nowhere"),
+        (["--config", "{config}", "--output", "{empty}", "param_scheduler.1.begin=6"], "end should be larger"),
+        (["--config", "{config}", "--output", "{empty}", "optim_wrapper.optimizer.lr=-1"], "learning rate: -1"),
     ],
     ids=["no config", "misspelled", "nothing to resume", "nothing to score", "no data", "scheduler", "optimizer"],
 )
@@ -84,6 +84,13 @@ def test_mistakes_are_one_line_and_exit_with_2(config, call, tmp_path, arguments
     assert "Traceback" not in out + err
     assert message in err
     assert len(err.strip().splitlines()) == 1
+
+
+def test_the_old_name_of_the_output_is_taken(config, call, tmp_path):
+    code, _, err = call("--config", config, "--work-dir", tmp_path / "run", "--resume")
+    assert code == 2
+    assert err.splitlines()[0] == "--work-dir is now --output"
+    assert str(tmp_path / "run") in err.splitlines()[1]
 
 
 def test_wrong_options_are_explained(call, config):
@@ -98,11 +105,11 @@ def test_a_bug_is_raised(config, tmp_path, monkeypatch):
 
     monkeypatch.setattr(toy_task.ToyMetric, "compute_metrics", fail)
     with pytest.raises(ValueError, match="a bug"):
-        main("--config", config, "--work-dir", tmp_path)
+        main("--config", config, "--output", tmp_path)
 
 
 def test_a_diverged_run_exits_with_3(config, call, tmp_path):
-    code, out, err = call("--config", config, "--work-dir", tmp_path, "model.explode_at=2")
+    code, out, err = call("--config", config, "--output", tmp_path, "model.explode_at=2")
     assert code == 3
     assert "Traceback" not in out + err
     assert "not finite in iteration 2" in err
@@ -113,7 +120,7 @@ def test_an_unreadable_image_is_named(call, tmp_path, workers):
     images = toy_task.write_images(tmp_path / "images", count=2)
     (images / "02.png").write_text("no image")
     config = toy_task.write_config(tmp_path, images, num_workers=workers, max_iters=20, val_interval=20)
-    code, _, err = call("--config", config, "--work-dir", tmp_path / "run", "--no-data-check")
+    code, _, err = call("--config", config, "--output", tmp_path / "run", "--no-data-check")
     assert code == 2
     assert "02.png" in err
     assert len(err.strip().splitlines()) == 1
@@ -123,7 +130,7 @@ def test_an_unreadable_image_is_found_before_training(call, tmp_path):
     images = toy_task.write_images(tmp_path / "images", count=2)
     (images / "02.png").write_text("no image")
     config = toy_task.write_config(tmp_path, images, max_iters=20, val_interval=20)
-    code, out, err = call("--config", config, "--work-dir", tmp_path / "run")
+    code, out, err = call("--config", config, "--output", tmp_path / "run")
     assert code == 2
     assert "train data: files that cannot be read" in err
     assert "02.png" in err
@@ -140,7 +147,7 @@ def in_child(log, *arguments):
 
 def test_an_interrupted_run_says_how_to_go_on_and_does(config, call, tmp_path):
     endless = ["train_cfg.max_iters=100000", "train_cfg.val_interval=99999"]
-    arguments = (tmp_path / "err", "--config", config, "--work-dir", tmp_path / "run", *endless)
+    arguments = (tmp_path / "err", "--config", config, "--output", tmp_path / "run", *endless)
     process = CONTEXT.Process(target=in_child, args=arguments)
     process.start()
     while process.is_alive() and not (tmp_path / "run" / "last_checkpoint").exists():
@@ -153,7 +160,7 @@ def test_an_interrupted_run_says_how_to_go_on_and_does(config, call, tmp_path):
     assert "--resume" in message
     done = int((tmp_path / "run" / "last_checkpoint").read_text().split("_")[1].split(".")[0])
     longer = [f"train_cfg.max_iters={done + 4}", f"param_scheduler.1.end={done + 4}"]
-    code, out, err = call("--config", config, "--work-dir", tmp_path / "run", "--resume", *longer)
+    code, out, err = call("--config", config, "--output", tmp_path / "run", "--resume", *longer)
     assert code == 0, err
     assert f"continuing after iteration {done}" in out
 
@@ -174,10 +181,10 @@ def test_torchrun_with_two_processes_gives_the_losses_of_one(config, call, tmp_p
         "default_hooks.logger.interval=1",
         "log_processor.window_size=1",
     ]
-    halved = [*arguments, "--work-dir", str(tmp_path / "two"), "train_dataloader.batch_size=1"]
+    halved = [*arguments, "--output", str(tmp_path / "two"), "train_dataloader.batch_size=1"]
     elastic_launch(two, in_rank)(*halved)  # a process that fails makes it raise
     assert json.loads((tmp_path / "two" / "result.json").read_text())["processes"] == 2
-    code, _, err = call(*arguments, "--work-dir", tmp_path / "one")
+    code, _, err = call(*arguments, "--output", tmp_path / "one")
     assert code == 0, err
     # the logged loss is the main process's half of the batch; the norm of the gradient is of the whole
     norms = [

@@ -93,7 +93,7 @@ def test_another_number_of_classes_needs_new_heads(work):
     config.work_dir = str(work / "refused")
     with pytest.raises(Exception, match=r"has 3 classes, the model 4; .*reinitialize=\[class_embed\]"):
         train(config)
-    new_heads = "custom_hooks.1.reinitialize=[class_embed]"
+    new_heads = "default_hooks.start.reinitialize=[class_embed]"
     assert in_child((CONFIG, [*changes, new_heads], work / "anew")) == 0
     state = load_checkpoint(work / "anew" / "iter_1.pth")["state_dict"]
     assert len(state["transformer.class_embed.0.weight"]) == 4

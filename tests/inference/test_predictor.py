@@ -14,7 +14,7 @@ from pe_spatial.data import UnreadableFile, read_image
 from pe_spatial.inference.predictor import Predictor, inference_pipeline
 from pe_spatial.inference.stream import Source, count_pictures, find_sources, stream
 from pe_spatial.training.checkpoint import load_checkpoint
-from pe_spatial.training.launch import build_runner
+from pe_spatial.training.start import build_runner
 
 
 @pytest.fixture(scope="module")

@@ -86,7 +86,7 @@ def test_masks_are_scored_where_objects_are_predicted(recipe):
     assert ("panoptic" in outputs) == ("PanopticMetric" in names)
     assert ("instance" in outputs) == ("CocoMetric" in names)
     if config.model.type == "MaskDecoder":
-        assert any(hook["type"] == "MaskAnnealingHook" for hook in config.custom_hooks)
+        assert config.default_hooks.annealing.type == "MaskAnnealingHook"
 
 
 def test_a_recipe_opens_with_its_command_and_says_what_is_known(recipe):

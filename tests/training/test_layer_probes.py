@@ -5,7 +5,8 @@ import torch
 from mmengine.registry import METRICS, MODELS
 from mmengine.structures import BaseDataElement, PixelData
 
-import pe_spatial.depth  # noqa: F401 - registers a task to probe with
+import pe_spatial.backbones
+import pe_spatial.depth  # noqa: F401 - both register what is probed
 from pe_spatial.common.errors import ConfigError
 from pe_spatial.training.layer_probes import LayerProbes, PerLayerMetric
 

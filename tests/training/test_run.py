@@ -27,7 +27,7 @@ def test_the_work_folder(finished):
 
 def test_the_resolved_config_loads_again(finished):
     _, run = finished
-    config = load_config(run / "toy.yaml")
+    config = load_config(run / "config.yaml")
     assert config.model.type == "ToyModel"
     assert config.log_level == "INFO"
     assert "launcher" not in config

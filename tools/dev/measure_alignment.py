@@ -103,7 +103,7 @@ def align(options: argparse.Namespace, seed: int, name: str, core: Path) -> Path
             model[loss] = None
     for loader in (config.train_dataloader, config.val_dataloader):
         loader.dataset.data_root = str(options.data)
-    config.custom_hooks = [{"type": "StudentExportHook"}]
+    config.default_hooks.pop("trial")
     config.val_dataloader = config.val_evaluator = config.val_cfg = None
     config.randomness.seed = seed
     config.work_dir, config.experiment_name = str(work_dir), f"{work_dir.parent.name}_{name}"
@@ -118,7 +118,7 @@ def judge(data: Path, weights: Path, layer: int) -> dict[str, float]:
     variant = {"base": ENCODER, "ln_post": False, "attn_pool": False, "output_dim": None}
     backbone = PEBackbone(variant, [layer], weights=str(weights), frozen=True).eval()
     miou = probe(backbone, data)
-    trial = next(hook for hook in load_config(CONFIG).custom_hooks if hook.type == "StudentTrialHook")
+    trial = load_config(CONFIG).default_hooks.trial
     dataset = {**trial.dataset, "data_root": str(data / "davis")}
     tracked = try_student(backbone, trial.model, dataset, trial.metric)
     matched = match_objects(MODELS.build({**trial.model, "backbone": backbone}), DATASETS.build(dataset))

@@ -1,0 +1,48 @@
+"""Score a training run or a checkpoint on the data of its config.
+
+    pe-spatial eval RUN
+    pe-spatial eval FILE [key=value ...]
+    pe-spatial eval FILE --config pe_g_coco.yaml
+
+Of a run, the best checkpoint is scored, or else the last. A checkpoint remembers its config; `--config` names another.
+Results go to the folder `evaluation` of the run, or to `--output`.
+"""
+
+import argparse
+
+from pe_spatial.commands.options import CommandParser, add_overrides, add_shared
+from pe_spatial.commands.train import config_with_folder, recall, take_override, use_device
+
+RESUMES = "the same command starts the evaluation anew"
+
+
+def add_arguments(parser: CommandParser) -> None:
+    """Add the options."""
+    parser.add_argument("run", nargs="?", metavar="RUN|FILE", help="the folder of a training run, or a checkpoint")
+    add_shared(parser, "--config", "--checkpoint", "--output", "--device")
+    add_overrides(parser)
+    parser.add_old_spellings({"--work-dir": "--output"})
+
+
+def check(options: argparse.Namespace, parser: CommandParser) -> None:
+    """One thing is scored."""
+    take_override(options, "run")
+    if options.run and options.checkpoint:
+        parser.error(f"give {options.run} or --checkpoint {options.checkpoint}, not both")
+    if not options.run and not options.checkpoint:
+        parser.error("give the folder of a training run, or a checkpoint")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Score."""
+    use_device(options.device)
+    from pe_spatial.inference.predictor import resolve_checkpoint
+    from pe_spatial.training.launch import evaluate
+
+    if options.config:
+        path = resolve_checkpoint(options.run or options.checkpoint)
+        config = config_with_folder(options.config, options.overrides, path.parent)
+    else:
+        config, path = recall(options.run or options.checkpoint, options.overrides)
+    evaluate(config, path, options.output)
+    return 0

@@ -1,0 +1,94 @@
+"""The config that a run was started with: kept in its folder and in its checkpoints, so that a run needs nothing else.
+
+`config.yaml` in the folder of a run is complete: bases, overrides and `--no-data-check` are worked in. `--resume RUN`
+reads it. A checkpoint holds the same config as it was at that iteration; evaluation and prediction read that.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+
+from pe_spatial.common.errors import CheckpointError
+from pe_spatial.training.checkpoint import find_last, load_checkpoint, read_config
+from pe_spatial.training.config import config_text, import_packages, load_config, override_config
+from pe_spatial.training.safe_yaml import parse
+
+RUN_CONFIG = "config.yaml"
+_OF_THE_START = ("work_dir", "experiment_name", "load_from", "resume")  # may differ whenever a run goes on
+_ABSENT = object()
+
+
+def config_of_run(folder: Path, overrides: Sequence[str] = ()) -> Config:
+    """The config of the run in a folder, with `work_dir` set to where the folder is now.
+
+    Args:
+        folder: Of a training run.
+        overrides: As in `load_config`.
+
+    Raises:
+        CheckpointError: The folder holds no run.
+        ConfigError: An override that does not fit, or an option that this version does not know.
+    """
+    if (folder / RUN_CONFIG).is_file():
+        config = load_config(folder / RUN_CONFIG, overrides)
+    else:
+        last = find_last(folder)  # of version 0.1
+        if last is None:
+            raise CheckpointError(
+                f"{folder}: holds neither {RUN_CONFIG} nor a complete checkpoint; give the folder of a training run"
+            )
+        config = config_of_checkpoint(last, overrides)
+    config.work_dir = str(folder)
+    return config
+
+
+def config_of_checkpoint(path: Path, overrides: Sequence[str] = ()) -> Config:
+    """The config that a checkpoint was trained with.
+
+    Args:
+        path: A checkpoint file.
+        overrides: As in `load_config`.
+
+    Raises:
+        CheckpointError: Not one of our checkpoints.
+        ConfigError: An override that does not fit.
+    """
+    config = Config(read_config(load_checkpoint(path), path), filename=str(path), format_python_code=False)
+    import_packages(config)
+    override_config(config, overrides)
+    return config
+
+
+def differences(folder: Path, config: Config) -> list[str]:
+    """What a config changes in the run of a folder: `key: the run's value -> the new value` for each entry."""
+    path = folder / RUN_CONFIG
+    if path.is_file():
+        before = parse(path.read_text(encoding="utf-8"))
+    else:
+        last = find_last(folder)
+        before = {} if last is None else read_config(load_checkpoint(last), last)
+    after = parse(config_text(config))
+    for settings in (before, after):
+        for key in _OF_THE_START:
+            settings.pop(key, None)
+    return list(_compare(before, after, ""))
+
+
+def _compare(before: Any, after: Any, where: str) -> Iterator[str]:
+    if isinstance(before, dict) and isinstance(after, dict):
+        for key in {**before, **after}:
+            yield from _compare(before.get(key, _ABSENT), after.get(key, _ABSENT), f"{where}.{key}" if where else key)
+    elif isinstance(before, list) and isinstance(after, list) and len(before) == len(after):
+        for index, pair in enumerate(zip(before, after, strict=True)):
+            yield from _compare(*pair, f"{where}.{index}")
+    elif before is _ABSENT or after is _ABSENT or before != after:
+        yield f"{where}: {_short(before)} → {_short(after)}"
+
+
+def _short(value: Any) -> str:
+    if value is _ABSENT:
+        return "not set"
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}…"

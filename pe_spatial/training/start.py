@@ -1,0 +1,144 @@
+"""A run's folder changes only when its start is certain.
+
+mmengine's Runner makes a folder, a log and a copy of its config as soon as it is built. It is built in a temporary
+folder here; when model, data and checkpoint have been built, loaded and checked, `OpenFolderHook` moves it to its own.
+"""
+
+import logging
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.dist import is_main_process
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+
+from pe_spatial.common.errors import ConfigError, UserError
+from pe_spatial.common.locks import lock_folder
+from pe_spatial.training.checkpoint import read_safely
+from pe_spatial.training.config import drop_pretrained, dump_config
+from pe_spatial.training.environment import set_console, show_warnings
+from pe_spatial.training.progress import ProgressHook
+from pe_spatial.training.run_config import RUN_CONFIG
+
+
+class OpenFolderHook(Hook):
+    """Moves a run from its temporary folder to its own, right before the first iteration or the first test.
+
+    Args:
+        folder: Of the run.
+        clear: Called before anything is written, on the main process.
+    """
+
+    priority = 55  # after the hooks that check (up to NORMAL), before those that write (from BELOW_NORMAL)
+
+    def __init__(self, folder: Path, clear: Callable[[], None]) -> None:
+        self.folder = folder
+        self.clear = clear
+
+    def before_train(self, runner: Runner) -> None:
+        """Move."""
+        self._move(runner)
+
+    def before_test(self, runner: Runner) -> None:
+        """Move."""
+        self._move(runner)
+
+    def _move(self, runner: Runner) -> None:
+        if is_main_process():
+            self.clear()
+            self.folder.mkdir(parents=True, exist_ok=True)
+            dump_config(runner.cfg, self.folder / RUN_CONFIG)
+            shutil.copytree(runner.work_dir, self.folder, dirs_exist_ok=True)
+        log_dir = self.folder.absolute() / Path(runner.log_dir).name
+        for handler in _log_files(runner):
+            handler.close()
+            handler.baseFilename = str(log_dir / Path(handler.baseFilename).name)
+            handler.stream = handler._open()
+        runner._work_dir, runner._log_dir = str(self.folder.absolute()), str(log_dir)
+        metainfo = runner.visualizer.dataset_meta
+        settings = runner.cfg.get("visualizer")
+        runner.visualizer = runner.build_visualizer(None if settings is None else settings.to_dict())
+        runner.visualizer.dataset_meta = metainfo
+        runner.visualizer.add_config(runner.cfg)
+
+
+@contextmanager
+def start_runner(
+    config: Config, changes: dict[str, Any], folder: Path, clear: Callable[[], None] = lambda: None
+) -> Iterator[Runner]:
+    """A Runner that leaves its folder alone until it is certain that it starts.
+
+    Args:
+        config: What is asked for; the folder and the checkpoints record it.
+        changes: Top-level entries that hold for this process only.
+        folder: Where results go.
+        clear: Called before anything is written, on the main process.
+    """
+    with TemporaryDirectory(prefix="pe_spatial_") as temporary:
+        silent = {"type": "Visualizer", "name": f"start in {temporary}"}  # its own makes files when it is built
+        with naming_mistakes():
+            runner = build_runner(config, {**changes, "work_dir": temporary, "visualizer": silent})
+        for copy_of_config in (path for path in Path(temporary).iterdir() if path.is_file()):
+            copy_of_config.unlink()  # mmengine's, with the changes of this process
+        runner.register_hook(OpenFolderHook(folder, clear))
+        show_warnings(runner.logger)
+        try:
+            yield runner
+        finally:
+            for hook in runner.hooks:
+                if isinstance(hook, ProgressHook):
+                    hook.end()
+            for handler in _log_files(runner):
+                if Path(handler.baseFilename).is_relative_to(temporary):
+                    runner.logger.removeHandler(handler)
+                    handler.close()
+
+
+def _log_files(runner: Runner) -> list[logging.FileHandler]:
+    return [handler for handler in runner.logger.handlers if isinstance(handler, logging.FileHandler)]
+
+
+def build_runner(config: Config, changes: dict[str, Any]) -> Runner:
+    """mmengine's Runner with a readable console.
+
+    Args:
+        config: What is asked for; the checkpoints record it.
+        changes: Top-level entries that hold for this process only.
+    """
+    # mmengine shows environment, config and hooks at construction; they are in files of the work folder
+    settings = {**config.to_dict(), **changes, "log_level": "WARNING"}
+    read_safely(settings)
+    if settings.get("resume") or settings.get("train_cfg") is None:
+        drop_pretrained(settings["model"])
+    runner = Runner.from_cfg(Config(settings, filename=config.filename, format_python_code=False))
+    runner.cfg = Config(config.to_dict(), filename=config.filename, format_python_code=False)
+    set_console(runner.logger, config.get("log_level", "INFO"))
+    return runner
+
+
+@contextmanager
+def exclusive(folder: Path) -> Iterator[None]:
+    """Keep other processes from starting in a folder. The lock lies beside it: a refused start does not touch it."""
+    with ExitStack() as stack:
+        if is_main_process():
+            stack.enter_context(lock_folder(folder.parent, folder.name, f"writes to {folder}"))
+        yield
+
+
+@contextmanager
+def naming_mistakes(runner: Runner | None = None) -> Iterator[None]:
+    """Until the runner's loop begins, a value or file that a part refuses is a mistake in the config, not a bug."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (OSError, ValueError, TypeError) as error:
+        has_begun = runner is not None and "loop_stage" in runner.message_hub.runtime_info
+        if has_begun or (isinstance(error, TypeError) and "missing" not in str(error)):
+            raise
+        raise ConfigError(str(error)) from error
