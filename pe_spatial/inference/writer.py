@@ -179,6 +179,7 @@ class ResultsWriter(ABC):
         self._video.write(torch.from_numpy(picture).permute(2, 0, 1), source.time, source.duration)
 
     def video_place(self, name: str) -> str:
+        """Where the drawn video of a file goes, in the output folder."""
         return f"{PICTURES}/{self.stems[name]}.mp4"
 
     def finish_video(self, name: str, frames: int) -> None:
@@ -195,7 +196,12 @@ class ResultsWriter(ABC):
         self.records.add(name, None, self._stamps.get(name), files, frames)
 
     def remove_later_frames(self, files: Mapping[str, Sequence[str]], frames: int) -> None:
-        """Remove what an earlier, longer version of a video has left."""
+        """Remove what an earlier, longer version of a video has left.
+
+        Args:
+            files: Of the video, by kind.
+            frames: How many it has.
+        """
         for folder in {(self.folder / paths[0]).parent for paths in files.values()}:
             for path in folder.iterdir():
                 number = re.match(r"\d{6,}", path.name)
