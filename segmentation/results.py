@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from mmengine.structures import BaseDataElement
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
-from pe_spatial.common.files import put_in_place, remove_leftovers, write_atomically, write_json_stream
+from pe_spatial.common.files import put_in_place, remove_leftovers, write_json_stream
+from pe_spatial.common.pictures import save_image
 from pe_spatial.common.records import Records
 from pe_spatial.data import encode_mask
 from pe_spatial.visualization import draw_classes, draw_instances, palette
@@ -94,7 +94,7 @@ class SegmentationWriter:
         for field, kind in KINDS.items():
             if kind in self.kinds:
                 record[kind] = f"{kind}/{stem}.png"
-                _save(self.folder / record[kind], self._picture_of(kind, sample.get(field).data[0].numpy()))
+                self._save(self.folder / record[kind], kind, sample.get(field).data[0].numpy())
         if "probabilities" in self.kinds:
             record["probabilities"] = f"probabilities/{stem}.npy"
             place = self.folder / record["probabilities"]
@@ -114,16 +114,13 @@ class SegmentationWriter:
         self.records.add(record)
         return picture
 
-    def _picture_of(self, kind: str, values: NDArray[Any]) -> Image.Image:
+    def _save(self, path: Path, kind: str, values: NDArray[Any]) -> None:
         if kind == "panoptic":
-            return Image.fromarray(np.stack([values >> shift & 255 for shift in (0, 8, 16)], -1).astype(np.uint8))
-        if kind == "confidence":
-            return Image.fromarray(values)
-        if len(self.classes) > 256:
-            return Image.fromarray(values.astype(np.uint16))
-        image = Image.fromarray(values.astype(np.uint8, copy=False))
-        image.putpalette([channel for color in self.colors for channel in color])
-        return image
+            values = np.stack([values >> shift & 255 for shift in (0, 8, 16)], -1).astype(np.uint8)
+        elif kind == "labels":
+            values = values.astype(np.uint16 if len(self.classes) > 256 else np.uint8, copy=False)
+        has_palette = kind == "labels" and len(self.classes) <= 256
+        save_image(path, values, colors=self.colors if has_palette else None)
 
     def _draw(self, image: Tensor, sample: BaseDataElement) -> NDArray[np.uint8]:
         if "pred_panoptic" in sample:
@@ -239,8 +236,3 @@ def coco_panoptic(
             for number, name, is_thing, color in categories
         ],
     }
-
-
-def _save(path: Path, image: Image.Image) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, lambda file: image.save(file, format="PNG"))

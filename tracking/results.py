@@ -16,7 +16,6 @@ import json
 import time
 from array import array
 from collections.abc import Mapping
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +23,11 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
-from pe_spatial.common.errors import UserError
-from pe_spatial.common.files import put_in_place, write_atomically, write_json, write_text
+from pe_spatial.common.errors import UnreadableFile, UserError
+from pe_spatial.common.files import put_in_place, write_json, write_text
+from pe_spatial.common.pictures import read_indices, save_image
 from pe_spatial.common.tensors import read_tensor_file, write_torch_file
 from pe_spatial.tracking.frames import Frame
 from pe_spatial.visualization import overlay_masks, palette
@@ -69,15 +68,6 @@ def open_results(folder: Path, run: Mapping[str, Any]) -> None:
         raise ResultsError(f"{folder} exists and is not a folder of this tool's results; choose another --output")
     folder.mkdir(parents=True, exist_ok=True)
     write_json(marker, run)
-
-
-def encode_png(ids: NDArray[np.uint8]) -> bytes:
-    """Return a palette PNG of object numbers [H, W]."""
-    image = Image.fromarray(ids)
-    image.putpalette(palette(256).flatten().tolist())
-    buffer = BytesIO()
-    image.save(buffer, format="PNG")
-    return buffer.getvalue()
 
 
 class VideoResults:
@@ -128,11 +118,10 @@ class VideoResults:
         """
         path = self._png(frame)
         try:
-            with Image.open(path) as image:
-                return torch.from_numpy(np.array(image))
-        except OSError as error:
+            return torch.from_numpy(read_indices(path).astype(np.uint8))
+        except UnreadableFile as error:
             raise ResultsError(
-                f"{path} was finished by an earlier run but cannot be read ({error}); delete {self._state_file} to "
+                f"{error}, though an earlier run finished it; delete {self._state_file} to "
                 "track this video from its start"
             ) from error
 
@@ -142,7 +131,7 @@ class VideoResults:
         Raises:
             ResultsError: the overlay video cannot be written.
         """
-        write_atomically(self._png(frame), lambda file: file.write(encode_png(ids.cpu().numpy())))
+        save_image(self._png(frame), ids.cpu().numpy(), colors=palette(256))
         self.note(frame, ids)
 
     def note(self, frame: Frame, ids: Tensor) -> None:

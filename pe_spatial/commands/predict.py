@@ -38,7 +38,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import distributed
 
 from pe_spatial.common.errors import UserError
-from pe_spatial.common.files import is_full_disk, write_atomically
+from pe_spatial.common.files import is_full_disk
+from pe_spatial.common.pictures import save_image
 from pe_spatial.common.records import Records, fingerprint, output_stems
 from pe_spatial.depth.results import DepthWriter
 from pe_spatial.detection.results import DetectionWriter
@@ -194,11 +195,7 @@ class Pictures:
 
     def add_image(self, source: Source, picture: NDArray[np.uint8]) -> None:
         """Save the picture of an image; may run in any thread."""
-        path = self.path(source.path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        kind = "JPEG" if path.suffix == ".jpg" else "PNG"
-        # quality is JPEG's
-        write_atomically(path, lambda file: Image.fromarray(picture).save(file, format=kind, quality=90))
+        save_image(self.path(source.path), picture)
 
     def add_frame(self, source: Source, picture: NDArray[np.uint8]) -> None:
         """Append a frame to the video of its source; call in order, from one thread."""

@@ -8,8 +8,9 @@ from typing import Any
 
 from mmengine.registry import DATASETS
 
+from pe_spatial.common.pictures import IMAGE_SUFFIXES
 from pe_spatial.data.dataset import DenseDataset
-from pe_spatial.data.loading import IMAGE_SUFFIXES, is_image_name, list_images, natural_order
+from pe_spatial.data.loading import is_image_name, list_images, natural_order
 
 
 class ImageList(DenseDataset):

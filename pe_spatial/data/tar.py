@@ -15,9 +15,11 @@ from typing import Any
 
 from mmengine.registry import DATASETS
 
+from pe_spatial.common.errors import UnreadableFile
 from pe_spatial.common.files import write_json
+from pe_spatial.common.pictures import IMAGE_SUFFIXES
 from pe_spatial.data.images import ImageFolder, ImageList
-from pe_spatial.data.loading import IMAGE_SUFFIXES, UnreadableFile, is_image_name, natural_order
+from pe_spatial.data.loading import is_image_name, natural_order
 
 INDEX_SUFFIX = ".index.json"
 _VERSION = 1

@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.structures import BaseDataElement
-from PIL import Image
 from torch import Tensor
 
-from pe_spatial.common.errors import UserError
-from pe_spatial.data.loading import IMAGE_SUFFIXES, UnreadableFile
+from pe_spatial.common.errors import UnreadableFile, UserError
+from pe_spatial.common.pictures import IMAGE_SUFFIXES, image_size
 from pe_spatial.inference.predictor import Picture, Predictor
 
 Prepared = tuple[Tensor, dict[str, Any]]  # the original image, and the packed sample
@@ -188,10 +187,10 @@ def _pixels(picture: Picture | Exception) -> int:
     if not isinstance(picture, Path):
         return getattr(picture, "size", 0) // 3  # a frame
     try:
-        with Image.open(picture) as image:
-            return image.width * image.height
-    except Exception:  # decoders raise anything on damaged files; it is reported when the file is read
+        height, width = image_size(picture)
+    except UnreadableFile:  # reported when the file is read
         return 0
+    return height * width
 
 
 def _prepare(predictor: Predictor, picture: Picture | Exception) -> Prepared:

@@ -16,9 +16,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image
 from rich.progress import track
 from torch import Tensor
 from torch.nn import functional as F
@@ -26,7 +24,7 @@ from torchvision.transforms.v2.functional import resize
 
 from pe_spatial.backbones import EncoderConfig, VisionTransformer
 from pe_spatial.backbones.weights import write_tensor_file
-from pe_spatial.data import read_image
+from pe_spatial.common.pictures import read_image, read_indices
 from pe_spatial.demo.scenes import SEMANTIC_CLASSES
 
 CLASSES, COLUMNS = len(SEMANTIC_CLASSES), 3
@@ -78,8 +76,8 @@ def read_captions(data: Path, split: str) -> tuple[Tensor, Tensor]:
     pictures, shares = [], []
     for path in sorted((data / "images" / split).iterdir()):
         pictures.append(load_picture(path))
-        with Image.open(data / "labels" / split / f"{path.stem}.png") as labels:
-            classes = F.one_hot(torch.from_numpy(np.array(labels)).long(), CLASSES)  # [H, W, classes]
+        labels = read_indices(data / "labels" / split / f"{path.stem}.png")
+        classes = F.one_hot(torch.from_numpy(labels), CLASSES)  # [H, W, classes]
         shares.append(torch.stack([part.float().mean(dim=(0, 1)) for part in classes.tensor_split(COLUMNS, dim=1)]))
     return torch.stack(pictures), torch.stack(shares)
 

@@ -1,0 +1,227 @@
+"""Picture files: the one place that decodes and encodes them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from io import BytesIO
+from pathlib import Path
+from typing import IO, Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+from PIL.PngImagePlugin import PngInfo
+from torch import Tensor
+from torchvision import tv_tensors
+from torchvision.transforms.v2 import functional as F
+
+from pe_spatial.common.errors import UnreadableFile, UserError
+from pe_spatial.common.files import write_atomically
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
+
+_ORIENTATION = 0x0112  # EXIF's tag; from 5 on, the stored picture lies on its side
+_INDEX_MODES = ("P", "L", "1", "I", "I;16")
+
+
+class PictureError(UserError, ValueError):
+    """A picture in memory that has another shape or type than those that are read."""
+
+
+class IndexModeError(UnreadableFile, ValueError):
+    """A file of colors where indices are expected, or of 8 bits where 16 are."""
+
+
+@contextmanager
+def naming_file(path: str | Path) -> Iterator[None]:
+    """Turn whatever a decoder raises on a bad file into an UnreadableFile that names it."""
+    try:
+        yield
+    except (UnreadableFile, ImportError, MemoryError):
+        raise
+    # Pillow's decoders raise OSError, SyntaxError (broken PNG), ValueError, EOFError and DecompressionBombError
+    except Exception as error:
+        reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        reason = "no such file" if isinstance(error, FileNotFoundError) else reason
+        raise UnreadableFile(f"{path} cannot be read: {reason}") from error
+
+
+# --- photographs ------------------------------------------------------------------------------------------------------
+def read_image(
+    source: str | Path | bytes | IO[bytes], apply_exif: bool = True, archive: tuple[str, int, int] | None = None
+) -> tv_tensors.Image:
+    """The image as uint8 RGB [3, H, W].
+
+    Grayscale, palette and CMYK images are converted, 16-bit grayscale is reduced to its upper 8 bits, and an alpha
+    channel is dropped (the stored colors count, also where they are transparent).
+
+    Args:
+        source: A file, its content, or an open file; where `archive` is given, only the name of the image.
+        apply_exif: Turn the image as its EXIF orientation says.
+        archive: (file, offset, bytes) of an image that lies in a larger file.
+
+    Raises:
+        UnreadableFile: The file is missing, damaged or no image.
+    """
+    if isinstance(source, str | Path):
+        name = str(source)
+    else:
+        name = "the given bytes" if isinstance(source, bytes) else str(getattr(source, "name", "the given file"))
+    with naming_file(name), _open(source if archive is None else _cut_out(*archive)) as image:
+        if apply_exif:
+            ImageOps.exif_transpose(image, in_place=True)  # without it, even an upright image would be copied
+        return to_image(image)
+
+
+def _open(source: str | Path | bytes | IO[bytes]) -> Image.Image:
+    return Image.open(BytesIO(source) if isinstance(source, bytes) else source)
+
+
+def _cut_out(path: str, offset: int, num_bytes: int) -> bytes:
+    with open(path, "rb") as file:
+        file.seek(offset)
+        return file.read(num_bytes)
+
+
+def to_image(
+    image: Image.Image | NDArray[np.uint8] | Tensor, channels: Literal["rgb", "bgr"] = "rgb"
+) -> tv_tensors.Image:
+    """A picture held in memory as uint8 RGB [3, H, W].
+
+    Args:
+        image: A PIL image, a uint8 array [H, W], [H, W, 3] or [H, W, 4] (alpha is dropped), or a uint8 tensor
+            [3, H, W].
+        channels: The order of the colors of an array; OpenCV's is "bgr".
+
+    Raises:
+        PictureError: Another shape or type, or another order.
+    """
+    if channels not in ("rgb", "bgr"):
+        raise PictureError(f"channels {channels!r} is neither 'rgb' nor 'bgr'; OpenCV's arrays are 'bgr'")
+    if isinstance(image, Image.Image):
+        return tv_tensors.Image(F.pil_to_tensor(_to_rgb(image)))
+    pixels = _of_array(image, channels) if isinstance(image, np.ndarray) else image
+    if not isinstance(pixels, Tensor) or pixels.dtype != torch.uint8 or pixels.ndim != 3 or len(pixels) != 3:
+        shape = tuple(getattr(image, "shape", ()))
+        raise PictureError(
+            f"{type(image).__name__} {getattr(image, 'dtype', '')} {shape} is not an image; pass a PIL image, a uint8 "
+            "array [H, W], [H, W, 3] or [H, W, 4], or a uint8 tensor [3, H, W]"
+        )
+    return tv_tensors.Image(pixels)
+
+
+def _of_array(array: NDArray[np.uint8], channels: str) -> Tensor | None:
+    """Tensor [3, H, W] of an array [H, W], [H, W, 3] or [H, W, 4]; None: it has another shape or type."""
+    if array.dtype != np.uint8 or array.ndim not in (2, 3) or array.shape[2:] not in ((), (3,), (4,)):
+        return None
+    colors = array[..., None].repeat(3, -1) if array.ndim == 2 else array[..., :3]
+    ordered = colors[..., ::-1] if channels == "bgr" else colors
+    return torch.from_numpy(np.array(ordered)).permute(2, 0, 1)
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "RGB":
+        return image
+    if image.mode == "F":
+        raise PictureError("floating-point images have no fixed range; convert the file to 8 bits per channel")
+    if image.mode.startswith("I"):
+        values = np.asarray(image)
+        if values.min() < 0 or values.max() > 65535:
+            raise PictureError(
+                f"32-bit values {values.min()}…{values.max()} exceed 16 bits; convert the file to 8 bits"
+            )
+        return Image.fromarray((values >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode == "P" and "transparency" in image.info:
+        return image.convert("RGBA").convert("RGB")
+    return image.convert("RGB")
+
+
+def image_size(path: str | Path) -> tuple[int, int]:
+    """(H, W) that `read_image` gives a file, from the head of the file: no pixel is decoded.
+
+    Raises:
+        UnreadableFile: The file is missing or no image.
+    """
+    with naming_file(path), Image.open(path) as image:
+        # Pillow turns the size of a TIFF itself, and would decode a PNG to look for EXIF after its pixels
+        has_exif = image.format != "TIFF" and (image.format != "PNG" or "exif" in image.info)
+        is_turned = has_exif and image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
+        return image.size if is_turned else image.size[::-1]
+
+
+# --- indices and depth ------------------------------------------------------------------------------------------------
+def read_indices(path: str | Path, colors: bool = False) -> NDArray[Any]:
+    """The values of a label file as int64 [H, W]; of a palette PNG, its indices.
+
+    Args:
+        path: Of the file.
+        colors: Take files of colors too, as uint8 RGB [H, W, 3].
+
+    Raises:
+        UnreadableFile: The file is missing, damaged or no image.
+        IndexModeError: It holds colors (unless taken), or values of another kind.
+    """
+    with naming_file(path), Image.open(path) as image:
+        if image.mode in _INDEX_MODES:
+            return np.array(image).astype(np.int64)
+        if colors and image.mode in ("RGB", "RGBA"):
+            return np.array(image.convert("RGB"))
+        wrong = "is neither indices nor colors" if colors else "holds colors, not indices"
+        raise IndexModeError(
+            f"{path} cannot be read: mode {image.mode} {wrong}; save a grayscale or palette PNG in which every pixel "
+            "has the number of its class or object"
+        )
+
+
+def read_16_bits(path: str | Path) -> NDArray[Any]:
+    """The values [H, W] of a 16-bit grayscale file, such as depth in millimeters.
+
+    Raises:
+        UnreadableFile: The file is missing, damaged or no image.
+        IndexModeError: It has 8 bits per value.
+    """
+    with naming_file(path), Image.open(path) as image:
+        if image.mode.startswith("I"):
+            return np.array(image)
+        raise IndexModeError(
+            f"{path} cannot be read: mode {image.mode} has 8 bits per value, too few for depth; save 16-bit grayscale"
+        )
+
+
+# --- writing ----------------------------------------------------------------------------------------------------------
+def save_image(
+    path: Path,
+    picture: Image.Image | NDArray[Any] | Tensor,
+    *,
+    colors: Sequence[Sequence[int]] | NDArray[np.uint8] | None = None,
+    text: Mapping[str, str] | None = None,
+    quality: int = 90,
+) -> None:
+    """Write a picture whole or not at all, in the format of its suffix; makes the folder.
+
+    Args:
+        path: Of the file.
+        picture: A PIL image, an array uint8 or uint16 [H, W] or uint8 [H, W, 3], or a uint8 tensor [3, H, W].
+        colors: Palette (r, g, b) for indices uint8 [H, W].
+        text: Entries that a PNG carries.
+        quality: Of JPEG and WebP.
+
+    Raises:
+        PictureError: The suffix is that of no picture.
+        OSError: The folder cannot be written, or the disk is full.
+    """
+    kind = Image.registered_extensions().get(path.suffix.lower())
+    if kind is None or path.suffix.lower() not in IMAGE_SUFFIXES:
+        raise PictureError(f"{path} ends in {path.suffix!r}; the name of a picture ends in {', '.join(IMAGE_SUFFIXES)}")
+    if isinstance(picture, Tensor):
+        picture = picture.permute(1, 2, 0).contiguous().cpu().numpy()
+    image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
+    if colors is not None:
+        image.putpalette(np.asarray(colors, np.uint8).tobytes())
+    entries = PngInfo()
+    for key, value in (text or {}).items():
+        entries.add_text(key, value)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, lambda file: image.save(file, format=kind, quality=quality, pnginfo=entries))
