@@ -17,9 +17,8 @@ import os, sys, time
 from pathlib import Path
 from pe_spatial.common.locks import lock_folder
 with lock_folder(Path(sys.argv[1]), sys.argv[2], "trains in it"):
-    if sys.argv[3] == "fork" and os.fork() == 0:
-        time.sleep(60)
-    print("ready", flush=True)
+    if sys.argv[3] == "alone" or os.fork() == 0:
+        print("ready", flush=True)
     time.sleep(60)
 """
 
