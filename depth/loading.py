@@ -12,11 +12,10 @@ import numpy as np
 import torch
 from mmengine.registry import TRANSFORMS
 from numpy.typing import NDArray
-from PIL import Image
 from torchvision import tv_tensors
 
-from pe_spatial.common.errors import UserError
-from pe_spatial.data import UnreadableFile
+from pe_spatial.common.errors import UnreadableFile, UserError
+from pe_spatial.common.pictures import naming_file, read_16_bits
 
 DEPTH_SUFFIXES = (".png", ".npy", ".exr")
 # the median depth of a picture in meters, from the endoscope to the aerial photograph; beyond, the unit is wrong
@@ -104,27 +103,15 @@ def read_depth(path: str | Path, scale: float | None) -> NDArray[np.float32]:
             f"{path}: a PNG needs its scale, meters per unit, but the dataset says {scale}; set depth_scale "
             "(0.001 for millimeters)"
         )
-    try:
+    with naming_file(path):
         values = _READERS[suffix](path)
         if values.ndim != 2:
             raise ValueError(f"an array of shape {values.shape} is not a depth map [H, W]")
-    except MissingReader:
-        raise
-    except Exception as error:  # what decoders raise on damaged files is of every kind
-        reason = "no such file" if isinstance(error, FileNotFoundError) else f"{type(error).__name__}: {error}"
-        raise UnreadableFile(f"{path} cannot be read: {reason}") from error
     return values.astype(np.float32) * np.float32(scale) if suffix == ".png" else values.astype(np.float32)
 
 
-class MissingReader(ImportError):  # noqa: N818 - names what is missing
+class MissingReader(UserError, ImportError):  # noqa: N818 - names what is missing
     """A package that reads a format is not installed."""
-
-
-def _read_png(path: str | Path) -> NDArray[Any]:
-    with Image.open(path) as image:
-        if not image.mode.startswith("I"):
-            raise ValueError(f"mode {image.mode} has 8 bits per value, too few for depth; save 16-bit grayscale")
-        return np.array(image)
 
 
 def _read_npy(path: str | Path) -> NDArray[Any]:
@@ -146,7 +133,11 @@ def _read_exr(path: str | Path) -> NDArray[Any]:
     return channels[names[0]]
 
 
-_READERS: dict[str, Callable[[str | Path], NDArray[Any]]] = {".png": _read_png, ".npy": _read_npy, ".exr": _read_exr}
+_READERS: dict[str, Callable[[str | Path], NDArray[Any]]] = {
+    ".png": read_16_bits,
+    ".npy": _read_npy,
+    ".exr": _read_exr,
+}
 
 
 def _check_unit(path: str | Path, median: float, scale: float | None) -> None:

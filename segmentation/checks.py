@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from pe_spatial.data import UnreadableFile
+from pe_spatial.common.errors import UnreadableFile
+from pe_spatial.common.pictures import read_indices
 from pe_spatial.data.sample import IGNORE_LABEL
 from pe_spatial.doctor import (
     ClassCounter,
@@ -19,7 +20,7 @@ from pe_spatial.doctor import (
     register_check,
 )
 from pe_spatial.segmentation.datasets import SegmentationDataset
-from pe_spatial.segmentation.labels import LabelFormat, read_values
+from pe_spatial.segmentation.labels import LabelFormat
 from pe_spatial.segmentation.panoptic import CocoPanoptic, InstanceLabels
 
 # fewer label maps are no evidence
@@ -97,7 +98,7 @@ class LabelValueCheck(DatasetCheck):
     def inspect_sample(self, record: dict[str, Any], sample: dict[str, Any] | None) -> Any:
         """The values of the file with their pixels; also of a file that the loader has refused."""
         try:
-            values = read_values(record["seg_map_path"])
+            values = read_indices(record["seg_map_path"], colors=True)
         except UnreadableFile:
             return None
         if values.ndim != 2:

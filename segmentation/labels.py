@@ -7,10 +7,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from pe_spatial.common.errors import UserError
-from pe_spatial.data import UnreadableFile
+from pe_spatial.common.pictures import read_indices
 from pe_spatial.data.sample import IGNORE_LABEL
 
 Color = tuple[int, int, int]
@@ -66,7 +65,7 @@ class LabelFormat:
             UnreadableFile: The file is missing, damaged or no image.
             LabelError: A value or a color that is not in the class list.
         """
-        values = read_values(path)
+        values = read_indices(path, colors=True)
         return self._of_values(path, values) if values.ndim == 2 else self._of_colors(path, values)
 
     def _of_values(self, path: str | Path, values: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -111,24 +110,6 @@ class LabelFormat:
         if wrong == [len(self.classes)] and 0 in self.meaning and self.meaning[0] == 0:
             return "the files may count classes from 1: set zero_is_ignored, or add the missing class"
         return f"correct the file or the class list, or mark such pixels {IGNORE_LABEL}"
-
-
-def read_values(path: str | Path) -> NDArray[Any]:
-    """The values of a label file [H, W] (palette PNGs: their indices), or its colors [H, W, 3] in 8 bits.
-
-    Raises:
-        UnreadableFile: The file is missing, damaged or no image.
-    """
-    try:
-        with Image.open(path) as image:
-            if image.mode in ("P", "L", "1", "I", "I;16"):
-                return np.array(image).astype(np.int64)
-            if image.mode in ("RGB", "RGBA"):
-                return np.array(image.convert("RGB"))
-            raise ValueError(f"mode {image.mode} is neither class indices nor colors; save grayscale or palette PNG")
-    except Exception as error:  # what decoders raise on damaged files is of every kind
-        reason = "no such file" if isinstance(error, FileNotFoundError) else f"{type(error).__name__}: {error}"
-        raise UnreadableFile(f"{path} cannot be read: {reason}") from error
 
 
 def pack(colors: NDArray[np.uint8]) -> NDArray[np.int32]:

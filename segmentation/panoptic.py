@@ -20,9 +20,10 @@ from mmengine.registry import DATASETS, TRANSFORMS
 from numpy.typing import NDArray
 from torchvision import tv_tensors
 
+from pe_spatial.common.pictures import read_indices
 from pe_spatial.data import DenseDataset, boxes_of_masks, decode_mask
 from pe_spatial.data.sample import IGNORE_LABEL
-from pe_spatial.segmentation.labels import LabelError, check_size, look_up, pack, read_values
+from pe_spatial.segmentation.labels import LabelError, check_size, look_up, pack
 from pe_spatial.visualization import palette
 
 Segment = dict[str, Any]  # label: row of classes, is_thing: bool, ignore: bool (crowd)
@@ -50,7 +51,7 @@ class LoadPanoptic:
             LabelError: Another size than the image, or an id that the record does not have.
         """
         path = sample["seg_map_path"]
-        values = read_values(path)
+        values = read_indices(path, colors=True)
         ids = values if values.ndim == 2 else pack(values)
         check_size(path, ids, sample)
         rest = {key: value for key, value in sample.items() if key != "segments"}

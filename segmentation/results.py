@@ -11,15 +11,15 @@ import numpy as np
 import torch
 from mmengine.structures import BaseDataElement
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
 from pe_spatial.common.files import put_in_place, write_json_stream
+from pe_spatial.common.pictures import save_image
 from pe_spatial.common.records import Records
 from pe_spatial.data import encode_mask
 from pe_spatial.inference.predictor import Predictor
 from pe_spatial.inference.tasks import Task, register_task
-from pe_spatial.inference.writer import ResultsWriter, checked_threshold, save
+from pe_spatial.inference.writer import ResultsWriter, checked_threshold
 from pe_spatial.segmentation.predictor import SegmentationPredictor
 from pe_spatial.segmentation.windows import check_window
 from pe_spatial.visualization import draw_classes, draw_instances, palette
@@ -83,8 +83,7 @@ class SegmentationWriter(ResultsWriter):
         for field, kind in KINDS.items():
             if kind in self.kinds:
                 record[kind] = f"{kind}/{stem}.png"
-                picture = self._picture_of(kind, sample.get(field).data[0].numpy())
-                save(self.folder / record[kind], lambda file, picture=picture: picture.save(file, format="PNG"))
+                self._save(self.folder / record[kind], kind, sample.get(field).data[0].numpy())
         if "probabilities" in self.kinds:
             record["probabilities"] = f"probabilities/{stem}.npy"
             place = self.folder / record["probabilities"]
@@ -102,16 +101,13 @@ class SegmentationWriter(ResultsWriter):
         record["pixels"] = {self.classes[k]: int(counts[k]) for k in np.flatnonzero(counts).tolist()}
         return record
 
-    def _picture_of(self, kind: str, values: NDArray[Any]) -> Image.Image:
+    def _save(self, path: Path, kind: str, values: NDArray[Any]) -> None:
         if kind == "panoptic":
-            return Image.fromarray(np.stack([values >> shift & 255 for shift in (0, 8, 16)], -1).astype(np.uint8))
-        if kind == "confidence":
-            return Image.fromarray(values)
-        if len(self.classes) > 256:
-            return Image.fromarray(values.astype(np.uint16))
-        image = Image.fromarray(values.astype(np.uint8, copy=False))
-        image.putpalette([channel for color in self.colors for channel in color])
-        return image
+            values = np.stack([values >> shift & 255 for shift in (0, 8, 16)], -1).astype(np.uint8)
+        elif kind == "labels":
+            values = values.astype(np.uint16 if len(self.classes) > 256 else np.uint8, copy=False)
+        has_palette = kind == "labels" and len(self.classes) <= 256
+        save_image(path, values, colors=self.colors if has_palette else None)
 
     def draw(self, image: Tensor, sample: BaseDataElement, frame: int | None) -> Tensor:
         """The image tinted by class, with a legend; of a large image a smaller one."""

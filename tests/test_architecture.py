@@ -20,6 +20,7 @@ FLOOR_2 = {*FLOOR_1, "training", "inference", "doctor"}
 ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "": (set(FLOOR_2), set()),  # the lazy names of pe_spatial itself
     "common": (set(), {"filelock", "rich"}),
+    "common.files": (set(), {"psutil"}),
     "common.tensors": (set(), {"safetensors"}),
     "common.video": (set(), {"av", "cv2"}),
     "backbones": (COMMON_FLOOR, set()),

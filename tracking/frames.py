@@ -11,16 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
-from pe_spatial.common.errors import OptionError, UnreadableFile
+from pe_spatial.common.errors import UnreadableFile
+from pe_spatial.common.pictures import read_image, read_indices
 from pe_spatial.common.sources import resolve_sources
 from pe_spatial.common.video import VideoFrame, VideoReader, open_camera, open_video
 from pe_spatial.data.images import find_images
-from pe_spatial.data.loading import read_image
 
 VOID = 255
 
@@ -187,19 +185,9 @@ def read_mask(path: str | Path, only: Collection[int] | None = None, binary: boo
 
     Raises:
         UnreadableFile: the file is missing or damaged.
-        ValueError: the file holds colors.
+        IndexModeError: the file holds colors.
     """
-    try:
-        with Image.open(path) as image:
-            if image.mode not in ("P", "L", "1", "I", "I;16"):
-                raise OptionError(
-                    f"{path}: mode {image.mode} holds colors, not object numbers; save the mask as a grayscale or "
-                    "palette PNG in which every object has its number"
-                )
-            values = torch.from_numpy(np.array(image).astype(np.int64))
-    except (OSError, SyntaxError, EOFError) as error:
-        reason = "no such file" if isinstance(error, FileNotFoundError) else f"{type(error).__name__}: {error}"
-        raise UnreadableFile(f"{path} cannot be read: {reason}") from error
+    values = torch.from_numpy(read_indices(path))
     if binary or set(values.unique().tolist()) <= {0, VOID}:
         return (values > 0).long()
     if only is not None:

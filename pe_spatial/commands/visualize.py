@@ -103,10 +103,9 @@ def noting(failed: list[str]) -> Iterator[None]:
 
 def save(picture: Tensor, path: Path) -> None:
     """Write a picture uint8 [3, H, W]."""
-    from PIL import Image
+    from pe_spatial.common.pictures import save_image
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(picture.permute(1, 2, 0).numpy()).save(path)
+    save_image(path, picture)
 
 
 def draw_video(painter: Painter, path: Path, output: Path) -> None:

@@ -1,19 +1,10 @@
 """Samples, loaders, datasets and batches. Importing this package registers their names with mmengine."""
 
+from pe_spatial.common.errors import UnreadableFile
+from pe_spatial.common.pictures import read_image, to_image
 from pe_spatial.data.dataset import DenseDataset, seeded
 from pe_spatial.data.images import ImageFolder, ImageList, find_images
-from pe_spatial.data.loading import (
-    LoadDepth,
-    LoadFrames,
-    LoadImage,
-    LoadInstances,
-    LoadLabelMap,
-    UnreadableFile,
-    decode_mask,
-    encode_mask,
-    read_image,
-    to_image,
-)
+from pe_spatial.data.loading import LoadImage, LoadInstances, decode_mask, encode_mask
 from pe_spatial.data.preprocessor import DensePreprocessor
 from pe_spatial.data.sample import PackSample
 from pe_spatial.data.sampler import Draw, DrawSampler
@@ -28,11 +19,8 @@ __all__ = [
     "FixedSizeCrop",
     "ImageFolder",
     "ImageList",
-    "LoadDepth",
-    "LoadFrames",
     "LoadImage",
     "LoadInstances",
-    "LoadLabelMap",
     "PackSample",
     "SanitizeInstances",
     "TarImages",

@@ -11,8 +11,7 @@ import torch
 from mmengine.dataset import BaseDataset
 from mmengine.logging import print_log
 
-from pe_spatial.common.errors import OptionError, require_choice
-from pe_spatial.data.loading import UnreadableFile
+from pe_spatial.common.errors import OptionError, UnreadableFile, require_choice
 from pe_spatial.data.sampler import Draw
 
 

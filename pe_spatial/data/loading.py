@@ -1,4 +1,4 @@
-"""Files to tv_tensors: images, instances, label maps, depth maps and video frames.
+"""Files to tv_tensors: images and instances; the maps of a task are loaded by its package.
 
 Every loader is a pipeline step: it reads the record's keys named in `pe_spatial.data.sample` and adds the sample's.
 Labels are in the frame of the decoded image (`ori_shape`), so a label loader may stand after the last resize of a
@@ -6,91 +6,19 @@ validation pipeline; a prediction is then judged at the resolution of its annota
 """
 
 from collections.abc import Sequence
-from io import BytesIO
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from mmengine.registry import TRANSFORMS
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
 from pycocotools import mask as coco_mask
-from torch import Tensor
 from torchvision import tv_tensors
-from torchvision.transforms.v2 import functional as F
 
-from pe_spatial.common.errors import UnreadableFile
-from pe_spatial.common.sources import resolve_sources
-from pe_spatial.data.sample import IGNORE_LABEL
+from pe_spatial.common.pictures import read_image, to_image
 
 
 # --- images -----------------------------------------------------------------------------------------------------------
-def read_image(
-    path: str | Path, apply_exif: bool = True, archive: tuple[str, int, int] | None = None
-) -> tv_tensors.Image:
-    """The image as uint8 RGB [3, H, W].
-
-    Grayscale, palette and CMYK images are converted, 16-bit grayscale is reduced to its upper 8 bits, and an alpha
-    channel is dropped (the stored colors count, also where they are transparent).
-
-    Args:
-        path: A file; where `archive` is given, only the name of the image.
-        apply_exif: Turn the image as its EXIF orientation says.
-        archive: (file, offset, bytes) of an image that lies in a larger file.
-
-    Raises:
-        UnreadableFile: The file is missing, damaged or no image.
-    """
-    with _naming(path), Image.open(path if archive is None else _cut_out(*archive)) as image:
-        if apply_exif:
-            ImageOps.exif_transpose(image, in_place=True)  # without it, even an upright image would be copied
-        return to_image(image)
-
-
-def _cut_out(path: str, offset: int, num_bytes: int) -> BytesIO:
-    with open(path, "rb") as file:
-        file.seek(offset)
-        return BytesIO(file.read(num_bytes))
-
-
-def to_image(image: Image.Image | NDArray[np.uint8] | Tensor) -> tv_tensors.Image:
-    """A picture held in memory as uint8 RGB [3, H, W]: a PIL image, an RGB array [H, W, 3] or a tensor [3, H, W].
-
-    Raises:
-        ValueError: Another shape or type.
-    """
-    if isinstance(image, Image.Image):
-        return tv_tensors.Image(F.pil_to_tensor(_to_rgb(image)))
-    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1) if _is_hwc(image) else image
-    if not isinstance(pixels, Tensor) or pixels.dtype != torch.uint8 or pixels.ndim != 3 or len(pixels) != 3:
-        shape = tuple(getattr(image, "shape", ()))
-        raise ValueError(
-            f"{type(image).__name__} {getattr(image, 'dtype', '')} {shape} is not an image; pass a PIL image, a "
-            "uint8 RGB array [H, W, 3] or a uint8 tensor [3, H, W]"
-        )
-    return tv_tensors.Image(pixels)
-
-
-def _is_hwc(image: object) -> bool:
-    return isinstance(image, np.ndarray) and image.ndim == 3 and image.shape[2] == 3
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode == "RGB":
-        return image
-    if image.mode == "F":
-        raise ValueError("floating-point images have no fixed range; convert the file to 8 bits per channel")
-    if image.mode.startswith("I"):
-        values = np.asarray(image)
-        if values.min() < 0 or values.max() > 65535:
-            raise ValueError(f"32-bit values {values.min()}…{values.max()} exceed 16 bits; convert the file to 8 bits")
-        return Image.fromarray((values >> 8).astype(np.uint8)).convert("RGB")
-    if image.mode == "P" and "transparency" in image.info:
-        return image.convert("RGBA").convert("RGB")
-    return image.convert("RGB")
-
-
 @TRANSFORMS.register_module()
 class LoadImage:
     """`img_path` (or an `img` in memory, see `to_image`) to `img` and `ori_shape`.
@@ -238,134 +166,7 @@ def encode_mask(mask: NDArray[np.bool_]) -> dict[str, Any]:
     return {"size": [int(side) for side in rle["size"]], "counts": rle["counts"].decode("ascii")}
 
 
-# --- maps -------------------------------------------------------------------------------------------------------------
-@TRANSFORMS.register_module()
-class LoadLabelMap:
-    """`seg_map_path`, a PNG of class indices (grayscale or palette), to `sem_seg`.
-
-    Args:
-        zero_is_ignored: The file counts classes from 1 and 0 means "no label" (ADE20K): k becomes k-1, 0 becomes 255.
-        num_classes: Where given, any other index than 0…num_classes-1 and 255 is an error.
-    """
-
-    def __init__(self, zero_is_ignored: bool = False, num_classes: int | None = None) -> None:
-        self.zero_is_ignored = zero_is_ignored
-        self.num_classes = num_classes
-
-    def __call__(self, sample: dict[str, Any]) -> dict[str, Any]:
-        """Load one label map.
-
-        Raises:
-            UnreadableFile: The file is missing, damaged or no image.
-            ValueError: Colors instead of indices, another size than the image, or an index out of range.
-        """
-        path = sample["seg_map_path"]
-        labels = torch.from_numpy(_read_indices(path)).long()[None]  # [1, H, W]
-        _check_size(path, labels, sample, "LoadLabelMap")
-        if self.zero_is_ignored:
-            labels = torch.where((labels == 0) | (labels == IGNORE_LABEL), IGNORE_LABEL, labels - 1)
-        if self.num_classes is not None:
-            wrong = labels[(labels >= self.num_classes) & (labels != IGNORE_LABEL)]
-            if len(wrong):
-                raise ValueError(
-                    f"{path}: class index {int(wrong.max())} is outside 0…{self.num_classes - 1}; correct the file, "
-                    f"num_classes or zero_is_ignored, or mark such pixels {IGNORE_LABEL}"
-                )
-        return {**sample, "sem_seg": tv_tensors.Mask(labels)}
-
-
-def _read_indices(path: str | Path) -> NDArray[np.int64]:
-    with _naming(path), Image.open(path) as image:
-        if image.mode not in ("P", "L", "1", "I", "I;16"):
-            raise ValueError(f"mode {image.mode} holds colors, not class indices; save grayscale or palette PNG")
-        return np.array(image).astype(np.int64)
-
-
-@TRANSFORMS.register_module()
-class LoadDepth:
-    """`depth_path`, a 16-bit PNG or a .npy of meters, to `depth`. Infinite, NaN and negative values become 0.
-
-    Args:
-        scale: Meters per unit of the PNG: 0.001 for millimeters (NYU), 1/256 for KITTI.
-    """
-
-    def __init__(self, scale: float = 0.001) -> None:
-        if not scale > 0:
-            raise ValueError(
-                f"scale {scale} is not a positive number of meters per unit of the PNG (0.001: millimeters)"
-            )
-        self.scale = scale
-
-    def __call__(self, sample: dict[str, Any]) -> dict[str, Any]:
-        """Load one depth map.
-
-        Raises:
-            UnreadableFile: The file is missing, damaged, or neither .npy nor a 16-bit image.
-            ValueError: Another size than the image.
-        """
-        path = sample["depth_path"]
-        depth = torch.from_numpy(self._read(path))[None]  # [1, H, W]
-        _check_size(path, depth, sample, "LoadDepth")
-        return {**sample, "depth": tv_tensors.Mask(depth)}
-
-    def _read(self, path: str | Path) -> NDArray[np.float32]:
-        with _naming(path):
-            if Path(path).suffix.lower() == ".npy":
-                meters = np.load(path, allow_pickle=False).astype(np.float32)
-            else:
-                with Image.open(path) as image:
-                    if not image.mode.startswith("I"):
-                        raise ValueError(f"mode {image.mode} has no 16-bit values; save depth as 16-bit PNG or .npy")
-                    meters = np.array(image).astype(np.float32) * np.float32(self.scale)
-            if meters.ndim != 2:
-                raise ValueError(f"an array of shape {meters.shape} is not a depth map [H, W]")
-        return np.where(np.isfinite(meters) & (meters > 0), meters, np.float32(0))
-
-
-# --- video ------------------------------------------------------------------------------------------------------------
-@TRANSFORMS.register_module()
-class LoadFrames:
-    """`frame_paths`, or the images of the folder `video_path` in natural order, to `img`: a Video [T, 3, H, W]."""
-
-    def __call__(self, sample: dict[str, Any]) -> dict[str, Any]:
-        """Load one video.
-
-        Raises:
-            FileNotFoundError: The folder holds no image.
-            UnreadableFile: A frame is damaged.
-            ValueError: Frames of different sizes.
-        """
-        paths = sample.get("frame_paths")
-        if paths is None:
-            paths = [str(entry.path) for entry in resolve_sources(sample["video_path"], ["image"], recursive=False)]
-        frames = [read_image(path) for path in paths]
-        for path, frame in zip(paths, frames, strict=True):
-            if frame.shape != frames[0].shape:
-                raise ValueError(
-                    f"{path}: a frame of {tuple(frame.shape[-2:])} (H, W) in a video that starts with "
-                    f"{tuple(frames[0].shape[-2:])}; a video has one size: split or resize it"
-                )
-        size = tuple(frames[0].shape[-2:])
-        return {**sample, "img": tv_tensors.Video(torch.stack(frames)), "frame_paths": paths, "ori_shape": size}
-
-
 # --- shared -----------------------------------------------------------------------------------------------------------
-class _naming:  # noqa: N801 - reads as a statement: `with _naming(path):`
-    """Turns whatever a decoder raises on a bad file into an UnreadableFile that names it."""
-
-    def __init__(self, path: str | Path) -> None:
-        self.path = path
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
-        # Pillow's decoders raise OSError, SyntaxError (broken PNG), ValueError, EOFError and DecompressionBombError
-        if isinstance(error, Exception) and not isinstance(error, UnreadableFile | MemoryError):
-            reason = "no such file" if isinstance(error, FileNotFoundError) else f"{type(error).__name__}: {error}"
-            raise UnreadableFile(f"{self.path} cannot be read: {reason}") from error
-
-
 def _file(sample: dict[str, Any]) -> str:
     return str(sample.get("img_path", "image"))
 
@@ -376,15 +177,6 @@ def _frame(sample: dict[str, Any], step: str) -> tuple[int, int]:
             f"{_file(sample)}: {step} needs the size of the image; put LoadImage before it in the pipeline"
         )
     return sample["ori_shape"]
-
-
-def _check_size(path: str | Path, label: Tensor, sample: dict[str, Any], step: str) -> None:
-    size, expected = tuple(label.shape[-2:]), _frame(sample, step)
-    if size != tuple(expected):
-        raise ValueError(
-            f"{path} is {size} (H, W) but its image {_file(sample)} is {tuple(expected)}; "
-            "image and label must have one size"
-        )
 
 
 def _check_choice(name: str, value: str, choices: Sequence[str]) -> None:

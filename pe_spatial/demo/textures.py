@@ -7,7 +7,9 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from torchvision.transforms.v2.functional import to_pil_image
+
+from pe_spatial.common.pictures import read_image
 
 _PHOTOGRAPHS = ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg")
 _PHOTOGRAPH_SIZE = 128
@@ -28,10 +30,9 @@ def load_photographs() -> list[NDArray[np.uint8]]:
     photographs = []
     for path in paths:
         if path.exists():
-            with Image.open(path) as image:
-                reduced = image.convert("RGB")
-                reduced.thumbnail((2 * _PHOTOGRAPH_SIZE, _PHOTOGRAPH_SIZE))
-                photographs.append(np.asarray(reduced))
+            reduced = to_pil_image(read_image(path, apply_exif=False))
+            reduced.thumbnail((2 * _PHOTOGRAPH_SIZE, _PHOTOGRAPH_SIZE))
+            photographs.append(np.asarray(reduced))
     return photographs
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
+from pe_spatial.common.pictures import save_image
 from pe_spatial.data.sample import IGNORE_LABEL
 from pe_spatial.doctor.check import DatasetCheck, Sample
 from pe_spatial.visualization import colorize_depth, draw_boxes, overlay_masks, palette
@@ -117,8 +118,7 @@ def save_sheet(path: Path, title: str, tiles: Sequence[Tile]) -> None:
         below = top + tile.picture.shape[-2] + 3
         draw.text((left, below), _shorten(draw, tile.caption, font, width - _MARGIN), font=font, fill="black")
         _write_legend(draw, (left, below + _LINE), width - _MARGIN, tile.legend, font)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(path)
+    save_image(path, sheet)
 
 
 def _shorten(draw: ImageDraw.ImageDraw, text: str, font: Any, width: int) -> str:

@@ -10,13 +10,12 @@ from typing import Any
 
 import torch
 from mmengine.structures import BaseDataElement
-from PIL import Image
 from torch import Tensor
 
 from pe_spatial.common.errors import PictureError, UnreadableFile, UserError
+from pe_spatial.common.pictures import image_size, read_image
 from pe_spatial.common.sources import Entry, Spec, resolve_sources
 from pe_spatial.common.video import UnreadableFrame, count_frames, open_video
-from pe_spatial.data.loading import read_image
 from pe_spatial.inference.predictor import Picture, Predictor
 
 Prepared = tuple[Tensor, dict[str, Any]]  # the original image, and the packed sample
@@ -232,10 +231,10 @@ def _pixels(picture: Picture | Exception) -> int:
     if not isinstance(picture, Path):
         return picture.numel() // 3 if isinstance(picture, Tensor) else 0
     try:
-        with Image.open(picture) as image:
-            return image.width * image.height
-    except Exception:  # decoders raise anything on damaged files; it is reported when the file is read
+        height, width = image_size(picture)
+    except UnreadableFile:  # reported when the file is read
         return 0
+    return height * width
 
 
 def _prepare(predictor: Predictor, picture: Picture | Exception) -> Prepared:

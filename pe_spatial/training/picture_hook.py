@@ -9,10 +9,9 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from mmengine.structures import BaseDataElement
-from PIL import Image
 from torch import Tensor
 
-from pe_spatial.data import read_image
+from pe_spatial.common.pictures import read_image, save_image
 from pe_spatial.training.progress import is_training
 from pe_spatial.visualization import colorize_depth, draw_instances, overlay_masks
 
@@ -60,9 +59,8 @@ class PictureHook(Hook):
             if path is None:
                 continue
             picture = draw_prediction(read_image(path), sample, classes, self.threshold)
-            folder.mkdir(parents=True, exist_ok=True)
             pixels = picture.permute(1, 2, 0).contiguous().numpy()  # [H, W, 3]
-            Image.fromarray(pixels).save(folder / f"{self._drawn:02d}_{Path(path).stem}.jpg", quality=90)
+            save_image(folder / f"{self._drawn:02d}_{Path(path).stem}.jpg", pixels)
             runner.visualizer.add_image(f"prediction/{self._drawn:02d}", pixels, step=iteration)
             self._drawn += 1
 

@@ -104,7 +104,7 @@ def _log_files(runner: Runner) -> list[logging.FileHandler]:
 
 
 def build_runner(config: Config, changes: dict[str, Any]) -> Runner:
-    """mmengine's Runner with a readable console.
+    """Mmengine's Runner with a readable console.
 
     Args:
         config: What is asked for; the checkpoints record it.

@@ -7,24 +7,12 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from torchvision import tv_tensors
-from torchvision.transforms import v2
 
-from pe_spatial.data import (
-    LoadDepth,
-    LoadFrames,
-    LoadImage,
-    LoadInstances,
-    LoadLabelMap,
-    UnreadableFile,
-    decode_mask,
-    encode_mask,
-    read_image,
-    to_image,
-)
+from pe_spatial.data import LoadImage, LoadInstances, UnreadableFile, decode_mask, encode_mask
+from pe_spatial.data.loading import list_images
 
 REAL = Path(__file__).parents[2].parent / "shared" / "data"
 RGB = np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)
-GRAY = RGB[..., 0]
 
 
 def save(path, image, **options):
@@ -33,76 +21,26 @@ def save(path, image, **options):
 
 
 # --- images -----------------------------------------------------------------------------------------------------------
-def image_of(mode):
-    """An image in a mode, and the RGB array [H, W, 3] that it must be read as."""
-    gray = GRAY[..., None].repeat(3, -1)
-    alpha = np.full((6, 8, 1), 7, np.uint8)
-    return {
-        "RGB": (Image.fromarray(RGB), RGB),
-        "RGBA": (Image.fromarray(np.concatenate([RGB, alpha], -1)), RGB),
-        "L": (Image.fromarray(GRAY), gray),
-        "LA": (Image.fromarray(np.stack([GRAY, alpha[..., 0]], -1)), gray),
-        "1": (Image.fromarray(GRAY > 127), 255 * (gray > 127).astype(np.uint8)),
-        "I;16": (Image.fromarray(GRAY.astype(np.uint16) * 256 + 99), gray),
-        "P": (Image.fromarray(RGB).quantize(256), RGB),
-    }[mode]
-
-
-@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "LA", "1", "I;16", "P"])
-def test_every_mode_becomes_rgb(tmp_path, mode):
-    image, expected = image_of(mode)
-    assert image.mode == mode
-    loaded = read_image(save(tmp_path / "image.png", image))
-    assert type(loaded) is tv_tensors.Image
-    assert loaded.dtype == torch.uint8
-    assert (loaded.permute(1, 2, 0).numpy() == expected).all()
-
-
-def test_palette_with_transparency_keeps_its_colors(tmp_path):
-    image = Image.fromarray(RGB).quantize(256)
-    path = save(tmp_path / "image.png", image, transparency=bytes([0] * 10))
-    assert (read_image(path).permute(1, 2, 0).numpy() == RGB).all()
-
-
-def test_cmyk_jpeg_becomes_rgb(tmp_path):
-    red = Image.new("CMYK", (8, 8), (0, 255, 255, 0))
-    loaded = read_image(save(tmp_path / "image.jpg", red)).float().mean((1, 2))
-    assert loaded[0] > 200
-    assert loaded[1:].max() < 60
-
-
-def test_exif_orientation_is_applied_unless_declined(tmp_path):
+def test_the_recorded_size_is_that_of_the_turned_image(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # stored lying on its side: to be turned by 90 degrees clockwise
     path = save(tmp_path / "image.png", Image.fromarray(RGB), exif=exif)
-    assert (read_image(path).permute(1, 2, 0).numpy() == np.rot90(RGB, -1)).all()
-    assert (read_image(path, apply_exif=False).permute(1, 2, 0).numpy() == RGB).all()
     record = {"img_path": path, "height": 6, "width": 8}
     with pytest.raises(ValueError, match=r"\(8, 6\).*\(6, 8\).*apply_exif=False"):
         LoadImage()(record)
     assert LoadImage(apply_exif=False)(record)["ori_shape"] == (6, 8)
 
 
-def test_unreadable_files_are_named(tmp_path):
-    whole = tmp_path / "whole.png"
-    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(whole)
-    (tmp_path / "truncated.png").write_bytes(whole.read_bytes()[:5000])
-    (tmp_path / "text.jpg").write_text("<html>not found</html>")
-    (tmp_path / "empty.png").write_bytes(b"")
-    Image.fromarray(RGB[..., 0].astype(np.float32)).save(tmp_path / "float.tiff")
-    for name in ("truncated.png", "text.jpg", "empty.png", "missing.png", "float.tiff"):
-        with pytest.raises(UnreadableFile, match=name):
-            LoadImage()({"img_path": str(tmp_path / name)})
+def test_an_unreadable_image_is_named(tmp_path):
+    with pytest.raises(UnreadableFile, match="missing.png cannot be read: no such file"):
+        LoadImage()({"img_path": str(tmp_path / "missing.png")})
 
 
-def test_pictures_in_memory_are_accepted_in_three_forms():
-    tensor = torch.from_numpy(RGB).permute(2, 0, 1)
-    for picture in (Image.fromarray(RGB), RGB, tensor, RGB[::-1][::-1]):
-        assert torch.equal(to_image(picture).as_subclass(torch.Tensor), tensor)
-        assert LoadImage()({"img": picture})["ori_shape"] == (6, 8)
-    for wrong in (GRAY, RGB.astype(np.float32), tensor.float(), "name.jpg"):
-        with pytest.raises(ValueError, match="is not an image"):
-            to_image(wrong)
+def test_an_image_in_memory_needs_no_file():
+    for picture in (Image.fromarray(RGB), RGB, torch.from_numpy(RGB).permute(2, 0, 1)):
+        sample = LoadImage()({"img": picture})
+        assert sample["ori_shape"] == (6, 8)
+        assert (sample["img"].permute(1, 2, 0).numpy() == RGB).all()
 
 
 # --- instances --------------------------------------------------------------------------------------------------------
@@ -214,131 +152,24 @@ def test_misspelled_options_are_refused():
         LoadInstances(empty="keep")
 
 
-# --- label maps -------------------------------------------------------------------------------------------------------
-def label_sample(path):
-    return LoadImage()({"img": RGB, "img_path": "scene.png", "seg_map_path": str(path), "depth_path": str(path)})
+# --- folders ----------------------------------------------------------------------------------------------------------
+def test_images_are_listed_in_natural_order(tmp_path):
+    for name in ("10.png", "9.png", "100.PNG", ".hidden.png", "notes.txt"):
+        (tmp_path / name).write_text("")
+    (tmp_path / "below").mkdir()
+    (tmp_path / "below" / "1.jpg").write_text("")
+    assert [Path(path).name for path in list_images(tmp_path)] == ["9.png", "10.png", "100.PNG"]
+    assert [Path(path).name for path in list_images(tmp_path, recursive=True)][-1] == "1.jpg"
 
 
-@pytest.mark.parametrize("mode", ["L", "P", "I;16"])
-def test_label_maps_hold_indices(tmp_path, mode):
-    labels = np.random.default_rng(1).integers(0, 5, (6, 8)).astype(np.uint16 if mode == "I;16" else np.uint8)
-    image = Image.fromarray(labels)
-    if mode == "P":
-        image.putpalette([255, 0, 0, 0, 255, 0, 9, 9, 9, 1, 2, 3, 8, 8, 8])
-    loaded = LoadLabelMap(num_classes=5)(label_sample(save(tmp_path / "labels.png", image)))["sem_seg"]
-    assert type(loaded) is tv_tensors.Mask
-    assert loaded.dtype == torch.int64
-    assert (loaded.numpy()[0] == labels).all()
-
-
-def test_labels_counted_from_one(tmp_path):
-    labels = np.array([[0, 1, 2, 255]] * 6, np.uint8).repeat(2, 1)
-    path = save(tmp_path / "labels.png", Image.fromarray(labels))
-    loaded = LoadLabelMap(zero_is_ignored=True, num_classes=2)(label_sample(path))["sem_seg"]
-    assert loaded[0, 0, ::2].tolist() == [255, 0, 1, 255]
-
-
-def test_bad_label_maps(tmp_path):
-    colors = save(tmp_path / "colors.png", Image.fromarray(RGB))
-    with pytest.raises(UnreadableFile, match=r"colors.png.*not class indices"):
-        LoadLabelMap()(label_sample(colors))
-    small = save(tmp_path / "small.png", Image.fromarray(GRAY[:, :-1]))
-    with pytest.raises(ValueError, match=r"small.png is \(6, 7\).*scene.png is \(6, 8\)"):
-        LoadLabelMap()(label_sample(small))
-    with pytest.raises(ValueError, match=r"class index \d+ is outside 0…2"):
-        LoadLabelMap(num_classes=3)(label_sample(save(tmp_path / "gray.png", Image.fromarray(GRAY))))
-
-
-def test_labels_loaded_after_the_resize_keep_their_frame(tmp_path):
-    sample = label_sample(save(tmp_path / "labels.png", Image.fromarray(GRAY)))
-    loaded = LoadLabelMap()(v2.Resize([12, 16])(sample))
-    assert loaded["img"].shape[1:] == (12, 16)
-    assert loaded["sem_seg"].shape[1:] == (6, 8)
-
-
-# --- depth ------------------------------------------------------------------------------------------------------------
-def test_depth_png_is_scaled_to_meters(tmp_path):
-    millimeters = np.random.default_rng(2).integers(0, 10000, (6, 8)).astype(np.uint16)
-    path = save(tmp_path / "depth.png", Image.fromarray(millimeters))
-    depth = LoadDepth(scale=0.001)(label_sample(path))["depth"]
-    assert type(depth) is tv_tensors.Mask
-    assert depth.dtype == torch.float32
-    assert np.allclose(depth.numpy()[0], millimeters / 1000)
-
-
-def test_what_is_no_measurement_becomes_zero(tmp_path):
-    meters = np.full((6, 8), 2.5)
-    meters[0, :4] = np.inf, -np.inf, np.nan, -1
-    np.save(tmp_path / "depth.npy", meters)
-    depth = LoadDepth()(label_sample(tmp_path / "depth.npy"))["depth"][0]
-    assert depth[0, :4].tolist() == [0, 0, 0, 0]
-    assert (depth.flatten()[4:] == 2.5).all()
-
-
-def test_bad_depth(tmp_path):
-    with pytest.raises(UnreadableFile, match=r"eight.png.*16-bit"):
-        LoadDepth()(label_sample(save(tmp_path / "eight.png", Image.fromarray(GRAY))))
-    np.save(tmp_path / "cube.npy", np.ones((6, 8, 1)))
-    with pytest.raises(UnreadableFile, match=r"cube.npy.*\(6, 8, 1\)"):
-        LoadDepth()(label_sample(tmp_path / "cube.npy"))
-    np.save(tmp_path / "turned.npy", np.ones((8, 6)))
-    with pytest.raises(ValueError, match=r"turned.npy is \(8, 6\)"):
-        LoadDepth()(label_sample(tmp_path / "turned.npy"))
-    np.save(tmp_path / "objects.npy", np.array([{}], dtype=object))
-    with pytest.raises(UnreadableFile, match=r"objects.npy"):  # never unpickled
-        LoadDepth()(label_sample(tmp_path / "objects.npy"))
-    with pytest.raises(ValueError, match="scale 0 is not a positive"):
-        LoadDepth(scale=0)
-
-
-# --- video ------------------------------------------------------------------------------------------------------------
-def test_frames_are_loaded_in_natural_order(tmp_path):
-    for number in (10, 9, 100):
-        Image.fromarray(np.full((4, 5, 3), number, np.uint8)).save(tmp_path / f"{number}.png")
-    (tmp_path / ".hidden.png").write_text("")
-    (tmp_path / "notes.txt").write_text("")
-    sample = LoadFrames()({"video_path": str(tmp_path)})
-    assert type(sample["img"]) is tv_tensors.Video
-    assert sample["img"].shape == (3, 3, 4, 5)
-    assert sample["img"][:, 0, 0, 0].tolist() == [9, 10, 100]
-    assert sample["ori_shape"] == (4, 5)
-    assert [Path(path).name for path in sample["frame_paths"]] == ["9.png", "10.png", "100.png"]
-
-
-def test_bad_videos(tmp_path):
+def test_folders_without_images(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no image.*\.jpg"):
-        LoadFrames()({"video_path": str(tmp_path)})
+        list_images(tmp_path)
     with pytest.raises(FileNotFoundError, match="nowhere is not a folder"):
-        LoadFrames()({"video_path": str(tmp_path / "nowhere")})
-    paths = [save(tmp_path / f"{n}.png", Image.fromarray(RGB[: 6 - n])) for n in range(2)]
-    with pytest.raises(ValueError, match=r"1.png: a frame of \(5, 8\).*starts with \(6, 8\)"):
-        LoadFrames()({"frame_paths": paths})
+        list_images(tmp_path / "nowhere")
 
 
 # --- real files -------------------------------------------------------------------------------------------------------
-@pytest.mark.skipif(not (REAL / "nyu_sample").is_dir(), reason="no real data beside the repository")
-def test_a_real_indoor_depth_map_is_in_meters():
-    [path] = [path for path in (REAL / "nyu_sample").glob("*.png") if Image.open(path).mode.startswith("I")]
-    with Image.open(path) as image:
-        width, height = image.size
-    sample = {"depth_path": str(path), "ori_shape": (height, width)}
-    depth = LoadDepth(scale=0.001)(sample)["depth"]
-    measured = depth[depth > 0]
-    assert measured.min() > 0.3
-    assert 1 < measured.median() < measured.max() < 12
-
-
-@pytest.mark.skipif(not (REAL / "ade_sample").is_dir(), reason="no real data beside the repository")
-def test_real_label_maps_fit_their_images():
-    maps = sorted((REAL / "ade_sample").rglob("*.png"))
-    assert maps
-    for path in maps:
-        [image] = (REAL / "ade_sample").rglob(f"{path.stem}.jpg")
-        sample = LoadImage()({"img_path": str(image), "seg_map_path": str(path)})
-        labels = LoadLabelMap(zero_is_ignored=True, num_classes=150)(sample)["sem_seg"]
-        assert len(labels.unique()) > 3
-
-
 @pytest.mark.skipif(not (REAL / "coco_tiny").is_dir(), reason="no real data beside the repository")
 def test_real_annotations_load_as_pycocotools_reads_them(capsys):
     coco = COCO(next((REAL / "coco_tiny" / "annotations").glob("*train*.json")))

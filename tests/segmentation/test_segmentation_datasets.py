@@ -12,6 +12,7 @@ from mmengine.registry import DATASETS
 import pe_spatial.data  # noqa: F401 - registers the loaders
 import pe_spatial.detection  # noqa: F401 - registers CocoInstances
 from pe_spatial.common.errors import ConfigError
+from pe_spatial.common.pictures import read_indices
 from pe_spatial.data import UnreadableFile
 from pe_spatial.segmentation import (
     ADE20K,
@@ -23,7 +24,6 @@ from pe_spatial.segmentation import (
     SegmentationFolder,
 )
 from pe_spatial.segmentation.class_list import read_class_list
-from pe_spatial.segmentation.labels import read_values
 from pe_spatial.segmentation.transforms import MixedCrop, RandomScale
 from pe_spatial.training.config import load_config
 
@@ -102,9 +102,9 @@ def test_a_class_list_has_between_one_class_and_255():
 def test_files_that_are_no_labels_are_named(tmp_path):
     (tmp_path / "broken.png").write_bytes(b"\x89PNG no")
     with pytest.raises(UnreadableFile, match=r"broken\.png cannot be read"):
-        read_values(tmp_path / "broken.png")
+        read_indices(tmp_path / "broken.png")
     with pytest.raises(UnreadableFile, match=r"gone\.png cannot be read: no such file"):
-        read_values(tmp_path / "gone.png")
+        read_indices(tmp_path / "gone.png")
 
 
 # --- numberings of the published datasets ----------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from pe_spatial.data.loading import UnreadableFile
+from pe_spatial.common.errors import UnreadableFile
 from pe_spatial.tracking.frames import missing_numbers, open_frames, read_mask
 
 

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from pe_spatial.tracking.frames import Frame
-from pe_spatial.tracking.results import ResultsError, VideoResults, encode_png, open_results
+from pe_spatial.tracking.results import ResultsError, VideoResults, open_results
 
 RUN = {"model": "a", "input": "b"}
 
@@ -32,10 +32,8 @@ def write(folder, count=4, **options):
     return folder
 
 
-def test_a_palette_png_holds_the_numbers():
-    from io import BytesIO
-
-    image = Image.open(BytesIO(encode_png(ids(3).numpy())))
+def test_a_palette_png_holds_the_numbers(tmp_path):
+    image = Image.open(write(tmp_path) / "clip" / "00003.png")
     assert image.mode == "P" and np.array_equal(np.array(image), ids(3).numpy())
     colors = np.array(image.convert("RGB"))
     assert len(np.unique(colors.reshape(-1, 3), axis=0)) == 3 and not colors[0, 0].any()

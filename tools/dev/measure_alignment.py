@@ -37,7 +37,7 @@ from pe_spatial.alignment.hooks import try_student
 from pe_spatial.alignment.teachers import block_number
 from pe_spatial.backbones import PEBackbone
 from pe_spatial.common.files import write_json, write_text
-from pe_spatial.data import LoadLabelMap, read_image
+from pe_spatial.common.pictures import read_image, read_indices
 from pe_spatial.demo.scenes import SEMANTIC_CLASSES
 from pe_spatial.tracking.datasets import Davis2017
 from pe_spatial.tracking.frames import read_mask
@@ -170,17 +170,11 @@ def probe(backbone: PEBackbone, data: Path) -> float:
 @torch.no_grad()
 def describe(backbone: PEBackbone, data: Path, split: str, limit: int | None) -> tuple[Tensor, Tensor]:
     """Maps [M, C, h, w] and class indices [M, H, W] of the first images of a split."""
-    load, maps, labels = LoadLabelMap(), [], []
+    maps, labels = [], []
     for path in sorted((data / "images" / split).iterdir())[:limit]:
         maps.append(backbone(normalize(load_picture(path)[None]))[0])
-        labels.append(load(_record(path, data / "labels" / split))["sem_seg"].as_subclass(Tensor))
+        labels.append(torch.from_numpy(read_indices(data / "labels" / split / f"{path.stem}.png"))[None])
     return torch.cat(maps), torch.cat(labels)
-
-
-def _record(path: Path, labels: Path) -> dict[str, Any]:
-    """What `LoadLabelMap` asks for."""
-    image = read_image(path)
-    return {"img": image, "ori_shape": tuple(image.shape[-2:]), "seg_map_path": labels / f"{path.stem}.png"}
 
 
 def fit(tokens: Tensor, shares: Tensor) -> torch.nn.Conv2d:
