@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torchvision import tv_tensors
 
+from pe_spatial.common.contracts import Loader
 from pe_spatial.common.errors import UserError
 from pe_spatial.data import UnreadableFile
 
@@ -30,7 +31,7 @@ class DepthFileError(UserError, ValueError):
 
 
 @TRANSFORMS.register_module()
-class LoadDepthMap:
+class LoadDepthMap(Loader):
     """`depth_path` to `depth`: float32 [1, H, W] meters, 0 = no measurement.
 
     The scale of a PNG comes with the record, for it belongs to the data set: `depth_scale`, meters per unit.

@@ -242,9 +242,8 @@ def _predictor(checkpoint: Path, options: Namespace) -> SegmentationPredictor:
         side, stride = options.window
         window = check_window((side, side), (stride, stride))
     scratch = options.output / "probabilities" if options.probabilities else None
-    return SegmentationPredictor(
-        checkpoint, options.device, options.batch_size, options.overrides, window, options.confidence, scratch
-    )
+    predictor = SegmentationPredictor(checkpoint, options.device, options.batch_size, options.overrides)
+    return predictor.configure(window, options.confidence, scratch)
 
 
 register_task(

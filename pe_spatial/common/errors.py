@@ -35,6 +35,14 @@ class DivergedError(UserError, FloatingPointError):
     """The loss is no longer finite."""
 
 
+class OptionError(UserError, ValueError):
+    """An argument or an option that is out of its range."""
+
+
+class PictureError(UserError, ValueError):
+    """What was given for a picture or a mask has another shape or type than those that are read."""
+
+
 def suggest(name: str, options: Iterable[str]) -> str:
     """ "did you mean …?", or the options themselves where none is near (none: an empty text)."""
     choices = sorted(options)

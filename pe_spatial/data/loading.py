@@ -8,7 +8,7 @@ validation pipeline; a prediction is then judged at the resolution of its annota
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 import numpy as np
 import torch
@@ -20,14 +20,15 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as F
 
-from pe_spatial.common.errors import UnreadableFile
+from pe_spatial.common.contracts import Loader
+from pe_spatial.common.errors import PictureError, UnreadableFile
 from pe_spatial.common.sources import resolve_sources
 from pe_spatial.data.sample import IGNORE_LABEL
 
 
 # --- images -----------------------------------------------------------------------------------------------------------
 def read_image(
-    path: str | Path, apply_exif: bool = True, archive: tuple[str, int, int] | None = None
+    source: str | Path | bytes | IO[bytes], apply_exif: bool = True, archive: tuple[str, int, int] | None = None
 ) -> tv_tensors.Image:
     """The image as uint8 RGB [3, H, W].
 
@@ -35,17 +36,20 @@ def read_image(
     channel is dropped (the stored colors count, also where they are transparent).
 
     Args:
-        path: A file; where `archive` is given, only the name of the image.
+        source: A file, its content, or a binary file object; where `archive` is given, only the name of the image.
         apply_exif: Turn the image as its EXIF orientation says.
         archive: (file, offset, bytes) of an image that lies in a larger file.
 
     Raises:
         UnreadableFile: The file is missing, damaged or no image.
     """
-    with _naming(path), Image.open(path if archive is None else _cut_out(*archive)) as image:
-        if apply_exif:
-            ImageOps.exif_transpose(image, in_place=True)  # without it, even an upright image would be copied
-        return to_image(image)
+    name = source if isinstance(source, str | Path) else getattr(source, "name", f"an image in {type(source).__name__}")
+    with _naming(name):
+        content = BytesIO(source) if isinstance(source, bytes) else source
+        with Image.open(content if archive is None else _cut_out(*archive)) as image:
+            if apply_exif:
+                ImageOps.exif_transpose(image, in_place=True)  # without it, even an upright image would be copied
+            return to_image(image)
 
 
 def _cut_out(path: str, offset: int, num_bytes: int) -> BytesIO:
@@ -54,37 +58,48 @@ def _cut_out(path: str, offset: int, num_bytes: int) -> BytesIO:
         return BytesIO(file.read(num_bytes))
 
 
-def to_image(image: Image.Image | NDArray[np.uint8] | Tensor) -> tv_tensors.Image:
-    """A picture held in memory as uint8 RGB [3, H, W]: a PIL image, an RGB array [H, W, 3] or a tensor [3, H, W].
+def to_image(
+    image: Image.Image | NDArray[np.uint8] | Tensor, channels: Literal["rgb", "bgr"] = "rgb"
+) -> tv_tensors.Image:
+    """A picture held in memory as uint8 RGB [3, H, W].
+
+    Args:
+        image: A PIL image, or uint8: an array [H, W], [H, W, 3] or [H, W, 4], or a tensor [1, H, W], [3, H, W] or
+            [4, H, W]. A fourth channel is alpha, and dropped.
+        channels: The order of the first three in arrays and tensors; OpenCV's is "bgr".
 
     Raises:
-        ValueError: Another shape or type.
+        PictureError: Another shape, type or order.
     """
+    if channels not in ("rgb", "bgr"):
+        raise PictureError(f"channels {channels!r} is not an order of colors; it is 'rgb' or 'bgr'")
     if isinstance(image, Image.Image):
         return tv_tensors.Image(F.pil_to_tensor(_to_rgb(image)))
-    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1) if _is_hwc(image) else image
-    if not isinstance(pixels, Tensor) or pixels.dtype != torch.uint8 or pixels.ndim != 3 or len(pixels) != 3:
-        shape = tuple(getattr(image, "shape", ()))
-        raise ValueError(
-            f"{type(image).__name__} {getattr(image, 'dtype', '')} {shape} is not an image; pass a PIL image, a "
-            "uint8 RGB array [H, W, 3] or a uint8 tensor [3, H, W]"
+    pixels: Any = image
+    if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim in (2, 3):
+        pixels = torch.from_numpy(np.array(image)).reshape(*image.shape[:2], -1).permute(2, 0, 1)
+    known = isinstance(pixels, Tensor) and pixels.dtype == torch.uint8 and pixels.ndim == 3
+    if not known or len(pixels) not in (1, 3, 4) or 0 in pixels.shape:
+        described = f"{type(image).__name__} {getattr(image, 'dtype', '')} {list(getattr(image, 'shape', ()))}"
+        raise PictureError(
+            f"{described} is not an image; pass a PIL image, a uint8 array [H, W], [H, W, 3] or [H, W, 4], or a uint8 "
+            "tensor [1, H, W] or [3, H, W]"
         )
-    return tv_tensors.Image(pixels)
-
-
-def _is_hwc(image: object) -> bool:
-    return isinstance(image, np.ndarray) and image.ndim == 3 and image.shape[2] == 3
+    pixels = pixels.repeat(3, 1, 1) if len(pixels) == 1 else pixels[:3]
+    return tv_tensors.Image(pixels.flip(0) if channels == "bgr" else pixels)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "RGB":
         return image
     if image.mode == "F":
-        raise ValueError("floating-point images have no fixed range; convert the file to 8 bits per channel")
+        raise PictureError("floating-point images have no fixed range; convert the file to 8 bits per channel")
     if image.mode.startswith("I"):
         values = np.asarray(image)
         if values.min() < 0 or values.max() > 65535:
-            raise ValueError(f"32-bit values {values.min()}…{values.max()} exceed 16 bits; convert the file to 8 bits")
+            raise PictureError(
+                f"32-bit values {values.min()}…{values.max()} exceed 16 bits; convert the file to 8 bits"
+            )
         return Image.fromarray((values >> 8).astype(np.uint8)).convert("RGB")
     if image.mode == "P" and "transparency" in image.info:
         return image.convert("RGBA").convert("RGB")
@@ -92,7 +107,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 @TRANSFORMS.register_module()
-class LoadImage:
+class LoadImage(Loader):
     """`img_path` (or an `img` in memory, see `to_image`) to `img` and `ori_shape`.
 
     The EXIF orientation is applied, so pixels stand as a viewer shows them. Where a record has `height` and `width`
@@ -101,6 +116,8 @@ class LoadImage:
     Args:
         apply_exif: False for annotations that were made on the pixels as stored.
     """
+
+    needs_labels = False
 
     def __init__(self, apply_exif: bool = True) -> None:
         self.apply_exif = apply_exif
@@ -128,7 +145,7 @@ class LoadImage:
 
 # --- instances --------------------------------------------------------------------------------------------------------
 @TRANSFORMS.register_module()
-class LoadInstances:
+class LoadInstances(Loader):
     """`instances` to `boxes`, `labels` and `masks`.
 
     Boxes are clipped to the image. The list itself is taken out of the sample: transforms would walk through every
@@ -240,7 +257,7 @@ def encode_mask(mask: NDArray[np.bool_]) -> dict[str, Any]:
 
 # --- maps -------------------------------------------------------------------------------------------------------------
 @TRANSFORMS.register_module()
-class LoadLabelMap:
+class LoadLabelMap(Loader):
     """`seg_map_path`, a PNG of class indices (grayscale or palette), to `sem_seg`.
 
     Args:
@@ -282,7 +299,7 @@ def _read_indices(path: str | Path) -> NDArray[np.int64]:
 
 
 @TRANSFORMS.register_module()
-class LoadDepth:
+class LoadDepth(Loader):
     """`depth_path`, a 16-bit PNG or a .npy of meters, to `depth`. Infinite, NaN and negative values become 0.
 
     Args:
@@ -324,7 +341,7 @@ class LoadDepth:
 
 # --- video ------------------------------------------------------------------------------------------------------------
 @TRANSFORMS.register_module()
-class LoadFrames:
+class LoadFrames(Loader):
     """`frame_paths`, or the images of the folder `video_path` in natural order, to `img`: a Video [T, 3, H, W]."""
 
     def __call__(self, sample: dict[str, Any]) -> dict[str, Any]:

@@ -61,9 +61,14 @@ class OneOfManyMaps(nn.Module):
         self.index = index
         self.channels = (shared.backbone.channels[index],)  # type: ignore[index]
         self.strides = (shared.backbone.strides[index],)  # type: ignore[index]
+        self.patch_size = shared.backbone.patch_size
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         return (self.shared(x)[self.index],)
+
+    def layer_of(self, parameter_name: str) -> int:
+        """Raise a KeyError, as of every backbone for a parameter that it does not have: this one has none."""
+        raise KeyError(parameter_name)
 
 
 @MODELS.register_module()
