@@ -77,7 +77,7 @@ def to_image(
         return tv_tensors.Image(F.pil_to_tensor(_to_rgb(image)))
     pixels: Any = image
     if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim in (2, 3):
-        pixels = torch.from_numpy(np.array(image)).reshape(*image.shape[:2], -1).permute(2, 0, 1)
+        pixels = torch.from_numpy(np.array(image if image.ndim == 3 else image[..., None])).permute(2, 0, 1)
     known = isinstance(pixels, Tensor) and pixels.dtype == torch.uint8 and pixels.ndim == 3
     if not known or len(pixels) not in (1, 3, 4) or 0 in pixels.shape:
         described = f"{type(image).__name__} {getattr(image, 'dtype', '')} {list(getattr(image, 'shape', ()))}"

@@ -50,9 +50,9 @@ class PredictedSample(BaseDataElement):
         for name, value in (("_image", image), ("_dataset", dataset), ("_threshold", threshold)):
             object.__setattr__(self, name, value)
 
-    def new(self, *, metainfo: dict[str, Any] | None = None, data: dict[str, Any] | None = None) -> PredictedSample:
+    def new(self, *, metainfo: dict[str, Any] | None = None, **fields: Any) -> PredictedSample:
         """A sample of the same image; `.to`, `.cpu` and the like begin with it."""
-        created: PredictedSample = super().new(metainfo=metainfo, data=data)
+        created: PredictedSample = super().new(metainfo=metainfo, **fields)
         created._remember(self._image, self._dataset, self._threshold)
         return created
 
