@@ -1,14 +1,13 @@
 """What the parts of the package expect of each other.
 
-`tests/test_contracts.py` holds every registered backbone, model and transform to this page.
+`tests/test_contracts.py` holds every registered backbone, model and transform to this page. What writes the predictions
+of a task is a subclass of `pe_spatial.inference.writer.ResultsWriter`.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
-from mmengine.structures import BaseDataElement
 from torch import Tensor
 
 
@@ -72,21 +71,3 @@ class Loader(ABC):
     @abstractmethod
     def __call__(self, sample: dict[str, Any]) -> dict[str, Any]:
         """Add what was read to the sample (see `pe_spatial.data.sample`); the one that was given is left as it is."""
-
-
-@runtime_checkable
-class ResultsWriter(Protocol):
-    """Predictions to files. Several threads write at once."""
-
-    def write(self, name: str, image: Tensor, sample: BaseDataElement, frame: int | None = None) -> Any:
-        """Write what was predicted for one picture.
-
-        Args:
-            name: Of the file, relative to the input.
-            image: uint8 [3, H, W], the original image.
-            sample: The prediction, in the frame of `image`.
-            frame: Number of the frame where `name` is a video.
-        """
-
-    def close(self) -> Path:
-        """Write the list of all results, whole or not at all, and return its path."""

@@ -28,7 +28,7 @@ class FullDiskError(UserError, OSError):
 
 
 class PictureError(UserError, ValueError):
-    """A picture that the model cannot take; others may be fine."""
+    """A picture that is none, or that the model cannot take; others may be fine."""
 
 
 class DivergedError(UserError, FloatingPointError):
@@ -37,10 +37,6 @@ class DivergedError(UserError, FloatingPointError):
 
 class OptionError(UserError, ValueError):
     """An argument or an option that is out of its range."""
-
-
-class PictureError(UserError, ValueError):
-    """What was given for a picture or a mask has another shape or type than those that are read."""
 
 
 def suggest(name: str, options: Iterable[str]) -> str:

@@ -16,7 +16,7 @@ from torch import Tensor
 from pe_spatial.common.errors import CheckpointError, OptionError, UserError
 from pe_spatial.common.initialization import SkipInitialization
 from pe_spatial.inference.inputs import Channels, Picture, list_pictures, read_picture
-from pe_spatial.inference.sample import PredictedSample, check_threshold
+from pe_spatial.inference.sample import PredictedSample, checked_threshold
 from pe_spatial.training.amp import evaluation_autocast
 from pe_spatial.training.checkpoint import find_best, find_last, load_checkpoint, read_config
 from pe_spatial.training.checkpoint_hook import compare_keys
@@ -97,7 +97,7 @@ class Predictor:
             UserError: An address where none is allowed; a threshold that is no score.
         """
         if threshold is not None:
-            check_threshold(threshold)
+            checked_threshold(threshold)
         waiting, is_many = list_pictures(pictures)
         predictions: list[PredictedSample] = []
         while batch := [self.prepare(picture, channels) for picture in islice(waiting, self.batch_size)]:

@@ -89,7 +89,7 @@ class PredictedSample(BaseDataElement):
         Raises:
             OptionError: A threshold that is no score.
         """
-        check_threshold(threshold)
+        checked_threshold(threshold)
         kept = self.new()
         if "pred_instances" in self:
             kept.pred_instances = self.pred_instances[self.pred_instances.scores >= threshold]
@@ -229,14 +229,15 @@ class PredictedSample(BaseDataElement):
         return described + ([f"  … and {len(found) - count} more"] if count < len(found) else [])
 
 
-def check_threshold(threshold: float) -> None:
-    """Refuse what is no score.
+def checked_threshold(threshold: float) -> float:
+    """A lowest score.
 
     Raises:
-        OptionError: The threshold is not in 0…1.
+        OptionError: It is none.
     """
     if not 0 <= threshold <= 1:
         raise OptionError(f"threshold {threshold} is no score; give a number from 0 to 1")
+    return threshold
 
 
 def _describe_depth(sample: PredictedSample) -> str:

@@ -106,6 +106,11 @@ class LayerProbes(BaseModel):
             part = {"type": "OneOfManyMaps", "shared": self.shared, "index": index}
             self.probes[str(layer)] = MODELS.build({**model, "backbone": part, "data_preprocessor": None})
 
+    @property
+    def task(self) -> str:
+        """That of the probes."""
+        return next(iter(self.probes.values())).task  # type: ignore[return-value]
+
     def bind_dataset(self, metainfo: Mapping[str, Any]) -> None:
         """Introduce every probe to its training data; for models that `BindDatasetHook` serves."""
         for probe in self.probes.values():

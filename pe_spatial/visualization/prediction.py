@@ -51,7 +51,8 @@ def draw_prediction(
 
 
 def _draw_labels(image: Tensor, labels: Tensor, metainfo: Mapping[str, Any], regions: Tensor | None) -> Tensor:
-    names = class_names(metainfo, labels[labels != 255])
+    # labels without a name are not tinted, so only a dataset without names needs to be told how many there are
+    names = list(metainfo.get("classes") or class_names({}, labels[labels != 255]))
     colors = list(metainfo.get("palette") or ())
     colors += palette(len(names) + 1)[1 + len(colors) :].tolist()
     return draw_classes(image.cpu(), labels, names, colors, regions)

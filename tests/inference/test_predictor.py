@@ -13,7 +13,7 @@ from mmengine.registry import TRANSFORMS
 from PIL import Image
 from toy_task import load
 
-from pe_spatial.common.errors import CheckpointError, ImageError, UserError
+from pe_spatial.common.errors import CheckpointError, PictureError, UserError
 from pe_spatial.data import UnreadableFile, read_image
 from pe_spatial.inference import inputs
 from pe_spatial.inference.predictor import Predictor, inference_pipeline
@@ -157,7 +157,7 @@ def test_what_is_no_picture_is_refused(predictor, picture):
 def test_the_refusal_names_type_shape_and_dtype(predictor):
     with pytest.raises(ValueError, match=r"ndarray float32 \[3, 9\] is not an image.*\[H, W, 3\].*\[3, H, W\]"):
         predictor(np.zeros((3, 9), np.float32))
-    with pytest.raises(ImageError, match="'gbr'"):
+    with pytest.raises(PictureError, match="'gbr'"):
         predictor(np.zeros((3, 9), np.uint8), channels="gbr")
 
 
@@ -322,7 +322,7 @@ def folder(images, tmp_path):
         (root / ("deep" if number == 2 else "") / path.name).write_bytes(path.read_bytes())
     (root / "broken.png").write_text("no image")
     (root / "broken.mp4").write_text("no video")
-    (root / "notes.txt").write_text("not for us")
+    (root / "notes.dat").write_text("not for us")
     write_video(root / "film.avi")
     return root
 
@@ -337,7 +337,7 @@ def test_sources_of_files_folders_and_patterns(folder):
         "film.avi",
     ]
     assert [path.name for path in find_sources(f"{folder}/**/0*.png")] == ["00.png", "01.png", "02.png"]
-    assert find_sources(folder / "notes.txt") == [folder / "notes.txt"]  # named by the user: tried, and reported
+    assert find_sources(folder / "notes.dat") == [folder / "notes.dat"]  # named by the user: tried, and reported
     for nothing in (folder / "missing.png", f"{folder}/*.gif"):
         with pytest.raises(UserError, match="no image or video"):
             find_sources(nothing)
