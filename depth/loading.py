@@ -14,6 +14,7 @@ from mmengine.registry import TRANSFORMS
 from numpy.typing import NDArray
 from torchvision import tv_tensors
 
+from pe_spatial.common.contracts import Loader
 from pe_spatial.common.errors import UnreadableFile, UserError
 from pe_spatial.common.pictures import naming_file, read_16_bits
 
@@ -29,7 +30,7 @@ class DepthFileError(UserError, ValueError):
 
 
 @TRANSFORMS.register_module()
-class LoadDepthMap:
+class LoadDepthMap(Loader):
     """`depth_path` to `depth`: float32 [1, H, W] meters, 0 = no measurement.
 
     The scale of a PNG comes with the record, for it belongs to the dataset: `depth_scale`, meters per unit.

@@ -18,10 +18,10 @@ from torch import Tensor
 from pe_spatial.common.files import write_json_stream
 from pe_spatial.common.records import Records
 from pe_spatial.depth.ranges import checked_range
-from pe_spatial.depth.scale_bar import depth_picture
 from pe_spatial.inference.predictor import Predictor
 from pe_spatial.inference.tasks import Task, register_task
 from pe_spatial.inference.writer import ResultsWriter, save
+from pe_spatial.visualization import depth_picture
 
 _LARGEST = 65535  # of 16 bits
 

@@ -9,15 +9,14 @@ from typing import Any
 
 from mmengine.structures import BaseDataElement
 from torch import Tensor
-from torchvision.ops import box_area
 
 from pe_spatial.common.errors import UserError
 from pe_spatial.common.files import write_json_stream
 from pe_spatial.common.records import Records
-from pe_spatial.detection.metrics import encode_masks
 from pe_spatial.inference.predictor import Predictor
+from pe_spatial.inference.sample import checked_threshold, instance_rows
 from pe_spatial.inference.tasks import Task, register_task
-from pe_spatial.inference.writer import ResultsWriter, checked_threshold
+from pe_spatial.inference.writer import ResultsWriter
 from pe_spatial.visualization import draw_instances
 
 
@@ -66,16 +65,9 @@ class DetectionWriter(ResultsWriter):
         """The size of the image and rows of COCO's format."""
         found = sample.pred_instances
         found = found[found.scores >= self.threshold]
-        columns = zip(found.bboxes.tolist(), found.scores.tolist(), found.labels.tolist(), _shapes(found), strict=True)
         rows = [
-            {
-                "category_id": int(self.category_ids[label]),
-                "bbox": [round(value, 2) for value in (x1, y1, x2 - x1, y2 - y1)],
-                "score": round(score, 5),
-                "iscrowd": 0,
-                **shape,
-            }
-            for (x1, y1, x2, y2), score, label, shape in columns
+            {"category_id": int(self.category_ids[row.pop("label")]), "iscrowd": 0, **row}
+            for row in instance_rows(found)
         ]
         return {"height": image.shape[-2], "width": image.shape[-1], "annotations": rows}
 
@@ -102,14 +94,6 @@ class DetectionWriter(ResultsWriter):
         numbers = count(1)
         for image, content in enumerate(self.records.contents(), start=1):
             yield from ({"id": next(numbers), "image_id": image, **row} for row in content["annotations"])
-
-
-def _shapes(found: Any) -> list[dict[str, Any]]:
-    """`area` and, where there are masks, `segmentation` of every instance."""
-    if "masks" not in found:
-        return [{"area": round(area, 2)} for area in box_area(found.bboxes).tolist()]
-    areas = found.masks.flatten(1).sum(1).tolist()
-    return [{"area": a, "segmentation": rle} for a, rle in zip(areas, encode_masks(found.masks), strict=True)]
 
 
 register_task(Task("detection", DetectionWriter, settings=("threshold",)))

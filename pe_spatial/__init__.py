@@ -1,3 +1,56 @@
-"""Perception Encoder backbones for dense prediction, their data, and the engine that trains and runs them."""
+"""Perception Encoder backbones for dense prediction, their data, and the engine that trains and runs them.
+
+The names below come from their modules when they are first used: `import pe_spatial` alone takes no time.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pe_spatial.backbones import PEBackbone
+    from pe_spatial.common.errors import UserError
+    from pe_spatial.data import read_image
+    from pe_spatial.inference.predictor import Predictor
+    from pe_spatial.inference.sample import PredictedSample
+    from pe_spatial.segmentation.predictor import SegmentationPredictor
+    from pe_spatial.tracking import VideoTracker, open_frames
+    from pe_spatial.training.config import load_config
+    from pe_spatial.training.launch import train
 
 __version__ = "0.1.0"
+
+_MODULES = {
+    "PEBackbone": "pe_spatial.backbones",
+    "PredictedSample": "pe_spatial.inference.sample",
+    "Predictor": "pe_spatial.inference.predictor",
+    "SegmentationPredictor": "pe_spatial.segmentation.predictor",
+    "UserError": "pe_spatial.common.errors",
+    "VideoTracker": "pe_spatial.tracking",
+    "load_config": "pe_spatial.training.config",
+    "open_frames": "pe_spatial.tracking",
+    "read_image": "pe_spatial.data",
+    "train": "pe_spatial.training.launch",
+}
+
+__all__ = [
+    "PEBackbone",
+    "PredictedSample",
+    "Predictor",
+    "SegmentationPredictor",
+    "UserError",
+    "VideoTracker",
+    "load_config",
+    "open_frames",
+    "read_image",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - the type checker reads the imports above
+    if name not in _MODULES:
+        raise AttributeError(f"module 'pe_spatial' has no attribute {name!r}")
+    return getattr(import_module(_MODULES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -6,11 +6,12 @@ import torch
 from mmengine.registry import TRANSFORMS
 from torchvision import tv_tensors
 
+from pe_spatial.common.contracts import Loader
 from pe_spatial.segmentation.labels import check_size
 
 
 @TRANSFORMS.register_module()
-class LoadSegmentation:
+class LoadSegmentation(Loader):
     """`seg_map_path` to `sem_seg`: int64 [1, H, W] class indices in the frame of the decoded image, 255 = no label.
 
     What the values of the file stand for comes with the record (`label_format`), for it belongs to the dataset.

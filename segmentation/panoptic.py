@@ -20,6 +20,7 @@ from mmengine.registry import DATASETS, TRANSFORMS
 from numpy.typing import NDArray
 from torchvision import tv_tensors
 
+from pe_spatial.common.contracts import Loader
 from pe_spatial.common.pictures import read_indices
 from pe_spatial.data import DenseDataset, boxes_of_masks, decode_mask
 from pe_spatial.data.sample import IGNORE_LABEL
@@ -31,7 +32,7 @@ Segment = dict[str, Any]  # label: row of classes, is_thing: bool, ignore: bool 
 
 # --- loaders ----------------------------------------------------------------------------------------------------------
 @TRANSFORMS.register_module()
-class LoadPanoptic:
+class LoadPanoptic(Loader):
     """`seg_map_path`, a PNG of segment ids, and `segments` to `sem_seg` and the instances.
 
     An id is R + 256 G + 65536 B, 0 where nothing is labeled.
@@ -67,7 +68,7 @@ class LoadPanoptic:
 
 
 @TRANSFORMS.register_module()
-class LoadInstanceLabels:
+class LoadInstanceLabels(Loader):
     """`instances` to `sem_seg`, painted by the overlap rule of this module. It replaces `LoadInstances`.
 
     Args:

@@ -16,7 +16,8 @@ from torchvision import tv_tensors
 
 from pe_spatial.common.errors import UserError
 from pe_spatial.common.files import temporary_path
-from pe_spatial.inference.predictor import Picture, Predictor
+from pe_spatial.inference.inputs import Channels, Picture
+from pe_spatial.inference.predictor import Predictor
 from pe_spatial.segmentation.logits import SemanticModel, Window
 from pe_spatial.segmentation.probabilities import ProbabilityFile
 from pe_spatial.segmentation.sliding import Axis, Grid, Tile, blend
@@ -38,40 +39,52 @@ class SegmentationPredictor(Predictor):
     image at a time (see `pe_spatial.segmentation.sliding`). The class map is that of the model's own `predict`, up to
     rounding where two classes score the same.
 
-    Args:
-        checkpoint, device, overrides: as for `Predictor`.
-        batch_size: windows, also of different images, that go through the model at once.
-        window: how images are cut, in pixels of the model's input; None takes the model's.
-        confidence: also give the probability of the class of every pixel.
-        probabilities: a folder for those of all classes; the sample names the file, which the caller moves away.
+    `batch_size` counts windows, also of different images, that go through the model at once; see `configure` for the
+    options of segmentation.
 
     A model of objects sees every image whole, as in its `predict`, for objects cannot be joined across windows.
 
     Raises:
-        UserError: the checkpoint is of another task, or it is a model of objects and an option is not for it.
+        UserError: The checkpoint is of another task.
     """
 
-    def __init__(
-        self,
-        checkpoint: str | Path,
-        device: str | torch.device | None = None,
-        batch_size: int = 1,
-        overrides: Sequence[str] = (),
-        window: Window | None = None,
-        confidence: bool = False,
-        probabilities: Path | None = None,
-    ) -> None:
-        super().__init__(checkpoint, device, batch_size, overrides)
+    confidence = False
+    probabilities: Path | None = None
+
+    def bind_model(self) -> None:
+        """Refuse a model that gives no class map, and look at what it gives.
+
+        Raises:
+            UserError: The checkpoint is of another task.
+        """
         if not isinstance(self.model, SemanticModel):
-            raise UserError(f"{checkpoint}: holds a {type(self.model).__name__}, which gives no class map")
+            raise UserError(f"{self.checkpoint}: holds a {type(self.model).__name__}, which gives no class map")
         self.finds_objects = tuple(getattr(self.model, "outputs", ("semantic",))) != ("semantic",)
-        given = {"window": window, "confidence": confidence, "probabilities": probabilities}
-        for option in [name for name, value in given.items() if value] if self.finds_objects else ():
-            raise UserError(f"{checkpoint}: {option} is for models of classes alone, and this one finds objects")
-        self.window = self.model.window if window is None else window
-        self.confidence = confidence
-        self.probabilities = probabilities
+        self.window: Window | None = self.model.window
         self._known_cells: dict[tuple[int, int], tuple[int, int]] = {}
+
+    def configure(
+        self, window: Window | None = None, confidence: bool = False, probabilities: Path | None = None
+    ) -> SegmentationPredictor:
+        """Choose how images are cut and what is predicted besides the class map.
+
+        Args:
+            window: How images are cut, in pixels of the model's input; None takes the model's.
+            confidence: Also give the probability of the class of every pixel.
+            probabilities: A folder for those of all classes; the sample names the file, which the caller moves away.
+
+        Returns:
+            This predictor.
+
+        Raises:
+            UserError: The model finds objects, and these options are not for it.
+        """
+        options = {"window": window, "confidence": confidence, "probabilities": probabilities}
+        for option in [name for name, value in options.items() if value] if self.finds_objects else ():
+            raise UserError(f"{self.checkpoint}: {option} is for models of classes alone, and this one finds objects")
+        self.window = window or self.model.window
+        self.confidence, self.probabilities = confidence, probabilities
+        return self
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -81,15 +94,15 @@ class SegmentationPredictor(Predictor):
             return tuple(kind for kind, wanted in asked.items() if wanted)
         return tuple(kind for output, kind in _KINDS.items() if output in self.model.outputs)
 
-    def load(self, picture: Picture) -> dict[str, Any]:
+    def load(self, picture: Picture, channels: Channels = "rgb") -> dict[str, Any]:
         """Load one image; a large one in the memory order of the model, so that there is only one of it."""
-        sample = super().load(picture)
+        sample = super().load(picture, channels)
         if sample["img"].numel() > 3 * _LARGE:
             sample["img"] = tv_tensors.wrap(sample["img"].contiguous(), like=sample["img"])
         return sample
 
     @torch.no_grad()
-    def predict(self, samples: Sequence[dict[str, Any]]) -> list[BaseDataElement]:
+    def infer(self, samples: Sequence[dict[str, Any]]) -> list[BaseDataElement]:
         """Segment prepared images.
 
         Returns:
@@ -99,7 +112,7 @@ class SegmentationPredictor(Predictor):
             of its `predict`.
         """
         if self.finds_objects:
-            return super().predict(samples)
+            return super().infer(samples)
         with evaluation_autocast(self.config, self.device):
             grids = [self._grid(sample) for sample in samples]
             scores = self._scores(self._windows(samples, grids))

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from mmengine.structures import BaseDataElement
 from numpy.typing import NDArray
 from torch import Tensor
@@ -16,13 +15,13 @@ from torch import Tensor
 from pe_spatial.common.files import put_in_place, write_json_stream
 from pe_spatial.common.pictures import save_image
 from pe_spatial.common.records import Records
-from pe_spatial.data import encode_mask
 from pe_spatial.inference.predictor import Predictor
+from pe_spatial.inference.sample import checked_threshold, instance_rows
 from pe_spatial.inference.tasks import Task, register_task
-from pe_spatial.inference.writer import ResultsWriter, checked_threshold
+from pe_spatial.inference.writer import ResultsWriter
 from pe_spatial.segmentation.predictor import SegmentationPredictor
 from pe_spatial.segmentation.windows import check_window
-from pe_spatial.visualization import draw_classes, draw_instances, palette
+from pe_spatial.visualization import draw_prediction, palette
 
 KINDS = {"pred_sem_seg": "labels", "pred_confidence": "confidence", "pred_panoptic": "panoptic"}
 
@@ -97,7 +96,8 @@ class SegmentationWriter(ResultsWriter):
         if "pred_sem_seg" in sample:
             counts = count_labels(sample.pred_sem_seg.data[0].numpy(), len(self.classes))
         if "pred_instances" in sample:
-            record["instances"] = describe_instances(sample.pred_instances, self.threshold)
+            found = sample.pred_instances
+            record["instances"] = instance_rows(found[found.scores >= self.threshold])
         record["pixels"] = {self.classes[k]: int(counts[k]) for k in np.flatnonzero(counts).tolist()}
         return record
 
@@ -111,15 +111,7 @@ class SegmentationWriter(ResultsWriter):
 
     def draw(self, image: Tensor, sample: BaseDataElement, frame: int | None) -> Tensor:
         """The image tinted by class, with a legend; of a large image a smaller one."""
-        if "pred_panoptic" in sample:
-            ids = sample.pred_panoptic.data[0].long()
-            label_of = torch.full((int(ids.max()) + 1,), -1)
-            for segment in sample.segments:
-                label_of[segment["id"]] = segment["label"]
-            return draw_classes(image, label_of[ids], self.classes, self.colors, ids)
-        if "pred_sem_seg" in sample:
-            return draw_classes(image, sample.pred_sem_seg.data[0], self.classes, self.colors)
-        return draw_instances(image, sample.pred_instances, self.classes, self.threshold)
+        return draw_prediction(image, sample, self.metainfo, self.threshold)
 
     def write_lists(self) -> None:
         """Write `segmentation.json` and, of a model of segments, `panoptic.json`."""
@@ -176,23 +168,6 @@ def _box(columns: NDArray[np.intp], rows: NDArray[np.intp]) -> list[int]:
     return [int(n) for n in (columns[0], rows[0], columns[-1] - columns[0] + 1, rows[-1] - rows[0] + 1)]
 
 
-def describe_instances(found: Any, threshold: float) -> list[dict[str, Any]]:
-    """Instances of at least that score, for JSON."""
-    found = found[found.scores >= threshold]
-    return [
-        {
-            "label": label,
-            "score": round(score, 5),
-            "bbox": [round(value, 2) for value in (x1, y1, x2 - x1, y2 - y1)],
-            "area": int(mask.sum()),
-            "segmentation": encode_mask(mask.numpy()),
-        }
-        for label, score, (x1, y1, x2, y2), mask in zip(
-            found.labels.tolist(), found.scores.tolist(), found.bboxes.tolist(), found.masks, strict=True
-        )
-    ]
-
-
 def coco_panoptic(
     records: Callable[[], Iterable[Mapping[str, Any]]], metainfo: Mapping[str, Any], colors: Sequence[Sequence[int]]
 ) -> dict[str, Any]:
@@ -238,9 +213,8 @@ def _predictor(checkpoint: Path, options: Namespace) -> SegmentationPredictor:
         side, stride = options.window
         window = check_window((side, side), (stride, stride))
     scratch = options.output / "probabilities" if options.probabilities else None
-    return SegmentationPredictor(
-        checkpoint, options.device, options.batch_size, options.overrides, window, options.confidence, scratch
-    )
+    predictor = SegmentationPredictor(checkpoint, options.device, options.batch_size, options.overrides)
+    return predictor.configure(window, options.confidence, scratch)
 
 
 register_task(

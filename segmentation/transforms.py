@@ -59,6 +59,8 @@ class MixedCrop(FixedSizeCrop):
         largest_share: Of one class among the labeled pixels. A crop without a label is tried again too.
     """
 
+    needs_labels = True
+
     def __init__(self, size: int | Sequence[int], largest_share: float = 0.75) -> None:
         super().__init__(size)
         if not 0 < largest_share <= 1:

@@ -18,7 +18,7 @@ COMMON_FLOOR = {"common"}
 FLOOR_1 = {"common", "backbones", "data", "visualization"}
 FLOOR_2 = {*FLOOR_1, "training", "inference", "doctor"}
 ALLOWED: dict[str, tuple[set[str], set[str]]] = {
-    "": (set(FLOOR_2), set()),  # the lazy names of pe_spatial itself
+    "": ({*FLOOR_2, *TASKS}, set()),  # the lazy names of pe_spatial itself
     "common": (set(), {"filelock", "rich"}),
     "common.files": (set(), {"psutil"}),
     "common.tensors": (set(), {"safetensors"}),
@@ -29,7 +29,6 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "data": (COMMON_FLOOR, {"pycocotools"}),
     "demo": ({"common", "data", "visualization"}, {"skimage"}),
     "visualization": ({"common", "backbones", "data"}, {"cv2"}),
-    "feature_pictures": ({"visualization"}, set()),
     "training": ({*FLOOR_1, "doctor"}, {"yaml", "psutil", "cv2"}),
     "doctor": (FLOOR_1, set()),
     "inference": ({*FLOOR_1, "training"}, {"supervision"}),
@@ -44,7 +43,7 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "tracking": (FLOOR_2, {"scipy"}),
     "tracking.prompts": (FLOOR_2, {"sam2"}),
     "commands": (
-        {*FLOOR_2, *TASKS, "alignment", "demo", "feature_pictures", "configs"},
+        {*FLOOR_2, *TASKS, "alignment", "demo", "configs"},
         {"rich", "matplotlib", "timm", "mmseg", "cv2", "yaml"},
     ),
 }

@@ -39,6 +39,10 @@ class RawColor(nn.Module):
             raise OptionError(f"{tuple(x.shape[-2:])} (H, W) are not multiples of {self.patch_size}; resize the images")
         return (F.pixel_unshuffle(x, self.patch_size),)
 
+    def layer_of(self, parameter_name: str) -> int:
+        """Raise a KeyError, as of every backbone for a parameter that it does not have: this one has none."""
+        raise KeyError(parameter_name)
+
 
 @MODELS.register_module()
 class RepeatedMask(VideoTracker):

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from pe_spatial.common.errors import UnreadableFile
@@ -174,11 +175,11 @@ def missing_numbers(names: Sequence[str]) -> list[str]:
     return [f"{n:0{len(names[0])}d}" for n in range(numbers[0], numbers[-1], step) if n not in set(numbers)]
 
 
-def read_mask(path: str | Path, only: Collection[int] | None = None, binary: bool = False) -> Tensor:
+def read_mask(path: str | Path | Image.Image, only: Collection[int] | None = None, binary: bool = False) -> Tensor:
     """Read a mask file, a PNG of object numbers (grayscale or palette), as int64 [H, W].
 
     Args:
-        path: the file.
+        path: the file, or the image in memory.
         only: numbers to keep; the others become 0. None keeps all but 255, which stands for "unknown".
         binary: everything above 0 is the one object 1 (DAVIS 2016: 0 and 255). A file whose only values are 0 and 255
             is read so in any case.

@@ -17,8 +17,10 @@ from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 
 from pe_spatial.common.errors import ConfigError, OptionError, suggest
+from pe_spatial.inference.inputs import Channels, Picture
 from pe_spatial.tracking.decoding import Decoding
 from pe_spatial.tracking.frames import open_frames, read_mask
+from pe_spatial.tracking.inputs import Mask, to_frame, to_mask
 from pe_spatial.tracking.label_tracker import LabelTracker
 from pe_spatial.tracking.prompts import Boxes, BoxPrompter, Points, Prompter
 from pe_spatial.tracking.propagation import Propagation, unit
@@ -101,7 +103,13 @@ class VideoTracker(BaseModel):
         return maps, (images.shape[-2], images.shape[-1])
 
     def init(
-        self, frame: Tensor, *, mask: Tensor | None = None, boxes: Boxes | None = None, points: Points | None = None
+        self,
+        frame: Picture,
+        *,
+        mask: Mask | None = None,
+        boxes: Boxes | None = None,
+        points: Points | None = None,
+        channels: Channels = "rgb",
     ) -> Tensor:
         """Begin a video with its first frame and the objects on it; see `step`.
 
@@ -111,25 +119,28 @@ class VideoTracker(BaseModel):
         if mask is None and not boxes and not points:
             raise OptionError("nothing to track: give a mask, boxes or points for the first frame")
         self.labels.reset()
-        return self.step(frame, mask=mask, boxes=boxes, points=points)
+        return self.step(frame, mask=mask, boxes=boxes, points=points, channels=channels)
 
     def step(
         self,
-        frame: Tensor,
+        frame: Picture,
         *,
-        mask: Tensor | None = None,
+        mask: Mask | None = None,
         boxes: Boxes | None = None,
         points: Points | None = None,
+        channels: Channels = "rgb",
     ) -> Tensor:
         """Follow the objects into the next frame.
 
         Objects that are given with a frame enter there, or are corrected if their number is known.
 
         Args:
-            frame: uint8 [3, H, W] RGB, of the size of the frames before.
-            mask: integers [H, W], 0 = not said.
+            frame: a path, a PIL image, or a uint8 array [H, W, 3] or tensor [3, H, W] (see `read_picture`), of the
+                size of the frames before.
+            mask: a path, a PIL image, or an array or tensor [H, W] of integers or bool (see `to_mask`); 0 = not said.
             boxes: xyxy in pixels of the frame, by object number.
             points: (x, y, True for on the object or False for beside it), by object number.
+            channels: the order of colors in arrays and tensors; OpenCV's is "bgr".
 
         Returns:
             uint8 [H, W] on the tracker's device: object numbers, 0 = background.
@@ -137,20 +148,26 @@ class VideoTracker(BaseModel):
         Raises:
             ValueError: a frame or a mask of another size, a mask without objects, more than 255 objects.
         """
-        maps, input_size = self.maps([frame])
-        return self.follow(maps[0][0], input_size, frame, self.prompt(frame, mask, boxes, points))
+        image = to_frame(frame, channels)
+        maps, input_size = self.maps([image])
+        return self.follow(maps[0][0], input_size, image, self.prompt(image, to_mask(mask), boxes, points))
 
     def track(
-        self, frames: Iterable[Tensor], masks: Mapping[int, Tensor] | Callable[[int], Tensor | None], batch: int = 1
+        self,
+        frames: Iterable[Picture],
+        masks: Mapping[int, Mask] | Callable[[int], Mask | None],
+        batch: int = 1,
+        channels: Channels = "rgb",
     ) -> Iterator[Tensor]:
         """Follow objects through a video; the encoder sees `batch` frames at a time, and no more are in memory.
 
         Goes on where the tracker stands: call `labels.reset()` before another video.
 
         Args:
-            frames: uint8 [3, H, W]; a file, a camera or a generator.
-            masks: by number of the frame, or a function of it.
+            frames: as of `step`; a list or a generator.
+            masks: as of `step`, by number of the frame, or a function of it.
             batch: frames per pass of the encoder.
+            channels: as of `step`.
 
         Yields:
             As `step` returns.
@@ -159,11 +176,11 @@ class VideoTracker(BaseModel):
             ValueError: see `step`; and no object on the first frame that is given at all.
         """
         look_up = masks.get if isinstance(masks, Mapping) else masks
-        iterator = iter(frames)
+        iterator = (to_frame(frame, channels) for frame in frames)
         while chunk := list(islice(iterator, batch)):
             maps, input_size = self.maps(chunk)
             for frame, features in zip(chunk, maps[0], strict=True):
-                yield self.follow(features, input_size, frame, look_up(self.labels.frame))
+                yield self.follow(features, input_size, frame, to_mask(look_up(self.labels.frame)))
 
     def follow(self, features: Tensor, input_size: tuple[int, int], frame: Tensor, mask: Tensor | None) -> Tensor:
         """`step` with features [h, w, C] of `maps`."""

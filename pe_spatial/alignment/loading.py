@@ -7,12 +7,13 @@ from mmengine.registry import TRANSFORMS
 
 from pe_spatial.alignment.cache import CacheError, TeacherCache
 from pe_spatial.alignment.token_map import TokenMap
+from pe_spatial.common.contracts import Loader
 from pe_spatial.common.errors import OptionError
 from pe_spatial.data import ImageList
 
 
 @TRANSFORMS.register_module()
-class LoadTeacherMap:
+class LoadTeacherMap(Loader):
     """Adds the cached map of an image as its `mask_logits`; stands right after LoadImage.
 
     The map is of the image as it is on disk. The transforms that follow move it together with the image, so that a

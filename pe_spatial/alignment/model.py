@@ -79,6 +79,8 @@ class SpatialAlignment(BaseModel):
             differ without a projection.
     """
 
+    task = "alignment"
+
     def __init__(
         self,
         student: Mapping[str, Any],

@@ -28,7 +28,7 @@ class FullDiskError(UserError, OSError):
 
 
 class PictureError(UserError, ValueError):
-    """A picture that the model cannot take; others may be fine."""
+    """A picture that is none, or that the model cannot take; others may be fine."""
 
 
 class DivergedError(UserError, FloatingPointError):

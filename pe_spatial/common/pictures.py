@@ -17,17 +17,13 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as F
 
-from pe_spatial.common.errors import UnreadableFile, UserError
+from pe_spatial.common.errors import PictureError, UnreadableFile, UserError
 from pe_spatial.common.files import write_atomically
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
 
 _ORIENTATION = 0x0112  # EXIF's tag; from 5 on, the stored picture lies on its side
 _INDEX_MODES = ("P", "L", "1", "I", "I;16")
-
-
-class PictureError(UserError, ValueError):
-    """A picture in memory that has another shape or type than those that are read."""
 
 
 class IndexModeError(UnreadableFile, ValueError):
@@ -91,34 +87,29 @@ def to_image(
     """A picture held in memory as uint8 RGB [3, H, W].
 
     Args:
-        image: A PIL image, a uint8 array [H, W], [H, W, 3] or [H, W, 4] (alpha is dropped), or a uint8 tensor
-            [3, H, W].
-        channels: The order of the colors of an array; OpenCV's is "bgr".
+        image: A PIL image, or uint8: an array [H, W], [H, W, 3] or [H, W, 4], or a tensor [1, H, W], [3, H, W] or
+            [4, H, W]. A fourth channel is alpha, and dropped.
+        channels: The order of the first three in arrays and tensors; OpenCV's is "bgr".
 
     Raises:
-        PictureError: Another shape or type, or another order.
+        PictureError: Another shape, type or order.
     """
     if channels not in ("rgb", "bgr"):
         raise PictureError(f"channels {channels!r} is neither 'rgb' nor 'bgr'; OpenCV's arrays are 'bgr'")
     if isinstance(image, Image.Image):
         return tv_tensors.Image(F.pil_to_tensor(_to_rgb(image)))
-    pixels = _of_array(image, channels) if isinstance(image, np.ndarray) else image
-    if not isinstance(pixels, Tensor) or pixels.dtype != torch.uint8 or pixels.ndim != 3 or len(pixels) != 3:
-        shape = tuple(getattr(image, "shape", ()))
+    pixels: Any = image
+    if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim in (2, 3):
+        pixels = torch.from_numpy(np.array(image if image.ndim == 3 else image[..., None])).permute(2, 0, 1)
+    known = isinstance(pixels, Tensor) and pixels.dtype == torch.uint8 and pixels.ndim == 3
+    if not known or len(pixels) not in (1, 3, 4) or 0 in pixels.shape:
+        described = f"{type(image).__name__} {getattr(image, 'dtype', '')} {list(getattr(image, 'shape', ()))}"
         raise PictureError(
-            f"{type(image).__name__} {getattr(image, 'dtype', '')} {shape} is not an image; pass a PIL image, a uint8 "
-            "array [H, W], [H, W, 3] or [H, W, 4], or a uint8 tensor [3, H, W]"
+            f"{described} is not an image; pass a PIL image, a uint8 array [H, W], [H, W, 3] or [H, W, 4], or a uint8 "
+            "tensor [1, H, W] or [3, H, W]"
         )
-    return tv_tensors.Image(pixels)
-
-
-def _of_array(array: NDArray[np.uint8], channels: str) -> Tensor | None:
-    """Tensor [3, H, W] of an array [H, W], [H, W, 3] or [H, W, 4]; None: it has another shape or type."""
-    if array.dtype != np.uint8 or array.ndim not in (2, 3) or array.shape[2:] not in ((), (3,), (4,)):
-        return None
-    colors = array[..., None].repeat(3, -1) if array.ndim == 2 else array[..., :3]
-    ordered = colors[..., ::-1] if channels == "bgr" else colors
-    return torch.from_numpy(np.array(ordered)).permute(2, 0, 1)
+    pixels = pixels.repeat(3, 1, 1) if len(pixels) == 1 else pixels[:3]
+    return tv_tensors.Image(pixels.flip(0) if channels == "bgr" else pixels)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -152,18 +143,19 @@ def image_size(path: str | Path) -> tuple[int, int]:
 
 
 # --- indices and depth ------------------------------------------------------------------------------------------------
-def read_indices(path: str | Path, colors: bool = False) -> NDArray[Any]:
+def read_indices(path: str | Path | Image.Image, colors: bool = False) -> NDArray[Any]:
     """The values of a label file as int64 [H, W]; of a palette PNG, its indices.
 
     Args:
-        path: Of the file.
+        path: Of the file; or the picture itself.
         colors: Take files of colors too, as uint8 RGB [H, W, 3].
 
     Raises:
         UnreadableFile: The file is missing, damaged or no image.
         IndexModeError: It holds colors (unless taken), or values of another kind.
     """
-    with naming_file(path), Image.open(path) as image:
+    given = path if isinstance(path, Image.Image) else None
+    with naming_file("the given picture" if given else str(path)), given or Image.open(str(path)) as image:
         if image.mode in _INDEX_MODES:
             return np.array(image).astype(np.int64)
         if colors and image.mode in ("RGB", "RGBA"):

@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 from torchvision import tv_tensors
 
+from pe_spatial.common.contracts import Loader
 from pe_spatial.common.pictures import read_image, to_image
 
 
 # --- images -----------------------------------------------------------------------------------------------------------
 @TRANSFORMS.register_module()
-class LoadImage:
+class LoadImage(Loader):
     """`img_path` (or an `img` in memory, see `to_image`) to `img` and `ori_shape`.
 
     The EXIF orientation is applied, so pixels stand as a viewer shows them. Where a record has `height` and `width`
@@ -29,6 +30,8 @@ class LoadImage:
     Args:
         apply_exif: False for annotations that were made on the pixels as stored.
     """
+
+    needs_labels = False
 
     def __init__(self, apply_exif: bool = True) -> None:
         self.apply_exif = apply_exif
@@ -56,7 +59,7 @@ class LoadImage:
 
 # --- instances --------------------------------------------------------------------------------------------------------
 @TRANSFORMS.register_module()
-class LoadInstances:
+class LoadInstances(Loader):
     """`instances` to `boxes`, `labels` and `masks`.
 
     Boxes are clipped to the image. The list itself is taken out of the sample: transforms would walk through every

@@ -65,6 +65,8 @@ class SanitizeInstances:
         fit_boxes: Shrink every box to what is left of its mask, so that a cut object has the box of its visible part.
     """
 
+    needs_labels = True
+
     def __init__(self, min_size: float = 1.0, fit_boxes: bool = False) -> None:
         if min_size <= 0:
             raise OptionError(f"min_size {min_size} must be above 0; it is the shortest side of a box in pixels")

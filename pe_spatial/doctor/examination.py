@@ -14,6 +14,7 @@ import torch
 from mmengine.dataset import BaseDataset
 from mmengine.registry import DATASETS
 
+from pe_spatial.common.contracts import Loader
 from pe_spatial.common.errors import UserError
 from pe_spatial.data import LoadInstances, UnreadableFile, read_image
 from pe_spatial.doctor.check import DatasetCheck, Record, Sample, checks_for
@@ -187,7 +188,7 @@ class _Observer:
     def loaders(self) -> list[Callable[[Sample], Sample]]:
         """The first steps of the pipeline, which decode files."""
         steps = getattr(self.dataset.pipeline, "transforms", ())
-        return [step for step in steps if type(step).__name__.startswith("Load")]
+        return [step for step in steps if isinstance(step, Loader)]
 
     def observe(self, index: int) -> _Observation:
         """Load one sample and show it to the checks."""

@@ -1,6 +1,7 @@
 """`Predictor`: a trained model on single images, exactly as it is evaluated."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -8,19 +9,18 @@ import torch
 from mmengine.config import Config
 from mmengine.dataset import Compose, pseudo_collate
 from mmengine.model import BaseModel
-from mmengine.registry import MODELS, DefaultScope
+from mmengine.registry import MODELS, TRANSFORMS, DefaultScope
 from mmengine.structures import BaseDataElement
-from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
-from pe_spatial.common.errors import CheckpointError, UserError
+from pe_spatial.common.errors import CheckpointError, OptionError, UserError
+from pe_spatial.common.initialization import SkipInitialization
+from pe_spatial.inference.inputs import Channels, Picture, list_pictures, read_picture
+from pe_spatial.inference.sample import PredictedSample, checked_threshold
 from pe_spatial.training.amp import evaluation_autocast
 from pe_spatial.training.checkpoint import find_best, find_last, load_checkpoint, read_config
 from pe_spatial.training.checkpoint_hook import compare_keys
 from pe_spatial.training.config import drop_pretrained, import_packages, override_config
-
-Picture = str | Path | Image.Image | NDArray[Any] | Tensor
 
 
 class Predictor:
@@ -31,8 +31,10 @@ class Predictor:
         device: E.g. "cuda:1"; None takes CUDA if it is there.
         batch_size: How many images of a list go through the model at once.
         overrides: Entries of the config to change, as `tools/train_net.py` takes them: `model.tta={sizes: [1024]}`.
+        allow_urls: Fetch pictures that are given as addresses (http, https).
 
     Attributes:
+        checkpoint: The file that was loaded.
         metainfo: Of the dataset that the model was trained on.
         config: The config that the model was trained with.
 
@@ -47,61 +49,89 @@ class Predictor:
         device: str | torch.device | None = None,
         batch_size: int = 1,
         overrides: Sequence[str] = (),
+        allow_urls: bool = False,
     ) -> None:
         if batch_size < 1:
-            raise ValueError(f"batch_size {batch_size} must be at least 1")
-        path = resolve_checkpoint(checkpoint)
-        content = load_checkpoint(path)
-        self.config = Config(read_config(content, path))
+            raise OptionError(f"batch_size {batch_size} must be at least 1")
+        self.checkpoint = resolve_checkpoint(checkpoint)
+        content = load_checkpoint(self.checkpoint)
+        self.config = Config(read_config(content, self.checkpoint))
         self.metainfo: dict[str, Any] = content["pe_spatial"].get("metainfo") or {}
         self.device = _device(device)
         self.batch_size = batch_size
+        self.allow_urls = allow_urls
         import_packages(self.config)
         override_config(self.config, overrides)
         with DefaultScope.overwrite_default_scope(self.config.get("default_scope", "mmengine")):
-            self.model = _build(self.config, content["state_dict"], path).to(self.device).eval()
+            self.model = _build(self.config, content["state_dict"], self.checkpoint).to(self.device).eval()
             self._load, *steps = Compose(inference_pipeline(self.config)).transforms
             self._pipeline = Compose(steps)
+        self.bind_model()
+
+    def bind_model(self) -> None:
+        """Prepare for `self.model`, or refuse it; for the predictors of tasks. This one takes every model."""
 
     @property
     def classes(self) -> tuple[str, ...]:
         """Names by label; empty where the dataset has none."""
         return tuple(self.metainfo.get("classes", ()))
 
-    def __call__(self, pictures: Picture | Sequence[Picture]) -> Any:
+    def __call__(
+        self, pictures: Picture | Iterable[Picture], threshold: float | None = None, channels: Channels = "rgb"
+    ) -> Any:
         """Predict.
 
         Args:
-            pictures: A path, a PIL image, an RGB uint8 array [H, W, 3] or tensor [3, H, W], or a list of these.
+            pictures: One picture: a path, an address (see `allow_urls`), the bytes of a file, a binary file object, a
+                PIL image, a uint8 array [H, W], [H, W, 3] or [H, W, 4], or a uint8 tensor [3, H, W] or [1, H, W]. Or
+                many: a list, a tuple or a generator of these, an array [B, H, W, 3] or a tensor [B, 3, H, W].
+            threshold: Instances that score less are left out; None keeps all.
+            channels: The order of colors in arrays and tensors; OpenCV's is "bgr".
 
         Returns:
-            A data sample with `pred_*` in the pixels of the given image, or a list of them for a list.
+            A `PredictedSample` with `pred_*` in the pixels of the given picture, or a list of them for many pictures.
 
         Raises:
-            UnreadableFile: A path that is no image.
-            ValueError: An array or tensor of another shape or type.
+            UnreadableFile: A path, an address or bytes without an image.
+            PictureError: Something else that is no picture.
+            UserError: An address where none is allowed; a threshold that is no score.
         """
-        if isinstance(pictures, list | tuple):
-            return self.predict([self.prepare(picture) for picture in pictures])
-        return self.predict([self.prepare(pictures)])[0]  # type: ignore[arg-type]
+        if threshold is not None:
+            checked_threshold(threshold)
+        waiting, is_many = list_pictures(pictures)
+        predictions: list[PredictedSample] = []
+        while batch := [self.prepare(picture, channels) for picture in islice(waiting, self.batch_size)]:
+            found = self.predict(batch)
+            predictions += found if threshold is None else [sample.filter(threshold) for sample in found]
+        return predictions if is_many else predictions[0]
 
-    def load(self, picture: Picture) -> dict[str, Any]:
-        """Load one image as the model's pipeline does: a sample whose `img` is in the frame of the predictions."""
-        if isinstance(picture, str | Path):
-            return self._load({"img_path": str(picture), "img_id": 0})
-        return self._load({"img": picture, "img_path": None, "img_id": 0})
+    def load(self, picture: Picture, channels: Channels = "rgb") -> dict[str, Any]:
+        """Load one picture as the model's pipeline does: a sample whose `img` is in the frame of the predictions."""
+        path = picture if isinstance(picture, str | Path) else None
+        if path is not None and Path(path).is_file():
+            return self._load({"img_path": str(path), "img_id": 0})
+        image = read_picture(picture, channels, self.allow_urls, getattr(self._load, "apply_exif", True))
+        return self._load({"img": image, "img_path": None if path is None else str(path), "img_id": 0})
 
-    def prepare(self, picture: Picture) -> dict[str, Any]:
-        """Load one image and run the pipeline on it; threads may do this while the model works."""
-        return self.transform(self.load(picture))
+    def prepare(self, picture: Picture, channels: Channels = "rgb") -> dict[str, Any]:
+        """Load one picture and run the pipeline on it; threads may do this while the model works."""
+        return self.transform(self.load(picture, channels))
 
     def transform(self, sample: dict[str, Any]) -> dict[str, Any]:
-        """Run the pipeline after loading on a sample of `load`."""
-        return self._pipeline(sample)
+        """Run the pipeline after loading on a sample of `load`; the packed sample has its original `image` too."""
+        return {**self._pipeline(sample), "image": sample["img"]}
+
+    def predict(self, samples: Sequence[dict[str, Any]]) -> list[PredictedSample]:
+        """Run the model on prepared pictures, `batch_size` at a time."""
+        inputs = [{key: value for key, value in sample.items() if key != "image"} for sample in samples]
+        return [
+            PredictedSample.of(prediction, sample.get("image"), self.metainfo)
+            for prediction, sample in zip(self.infer(inputs), samples, strict=True)
+        ]
 
     @torch.no_grad()
-    def predict(self, samples: Sequence[dict[str, Any]]) -> list[BaseDataElement]:
-        """Run the model on prepared images, `batch_size` at a time."""
+    def infer(self, samples: Sequence[dict[str, Any]]) -> list[BaseDataElement]:
+        """The model's own data samples of packed samples; predictors of a task replace it."""
         predictions: list[BaseDataElement] = []
         for start in range(0, len(samples), self.batch_size):
             batch = pseudo_collate(samples[start : start + self.batch_size])
@@ -111,7 +141,7 @@ class Predictor:
 
 
 def inference_pipeline(config: Any) -> list[dict[str, Any]]:
-    """The steps of the test (or validation) pipeline that need no labels: without Load… other than LoadImage….
+    """The steps of the test (or validation) pipeline without those that need labels (see `Loader.needs_labels`).
 
     Raises:
         UserError: The config has no such pipeline.
@@ -119,23 +149,22 @@ def inference_pipeline(config: Any) -> list[dict[str, Any]]:
     for name in ("test_dataloader", "val_dataloader"):
         steps = ((config.get(name) or {}).get("dataset") or {}).get("pipeline")
         if steps:
-            names = [step["type"].rpartition(".")[2] for step in steps]
-            return [step for step, name in zip(steps, names, strict=True) if _needs_no_labels(name)]
+            with TRANSFORMS.switch_scope_and_registry(None) as registry:
+                return [step for step in steps if not getattr(registry.get(step["type"]), "needs_labels", False)]
     raise UserError("the config has neither test_dataloader.dataset.pipeline nor val_dataloader.dataset.pipeline")
-
-
-def _needs_no_labels(name: str) -> bool:
-    return name.startswith("LoadImage") or not name.startswith("Load")
 
 
 def _build(config: Any, state_dict: dict[str, Tensor], path: Path) -> BaseModel:
     drop_pretrained(config.model)
     if config.get("data_preprocessor") is not None:
         config.model.setdefault("data_preprocessor", config.data_preprocessor)
-    model = MODELS.build(config.model)
+    with SkipInitialization():
+        model = MODELS.build(config.model)
     problem = compare_keys(model, state_dict)
     if problem:
         raise CheckpointError(f"{path}: the weights do not fit the config in the same file: {problem}")
+    if not state_dict.keys() >= dict(model.named_parameters()).keys():
+        model = MODELS.build(config.model)  # it keeps parameters out of its state dict, so they are its own to set
     model.load_state_dict(state_dict)
     return model
 

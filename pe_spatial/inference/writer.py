@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from pe_spatial.common.errors import UserError
 from pe_spatial.common.files import remove_leftovers, write_atomically, write_json_stream
 from pe_spatial.common.records import Records, Stamp, Unit, stamp_of
 from pe_spatial.common.video import VideoWriter
@@ -238,17 +237,6 @@ class ResultsWriter(ABC):
             (self.folder / FAILED).unlink(missing_ok=True)
         else:
             write_json_stream(self.folder / FAILED, {"files": chain([first], failures)})
-
-
-def checked_threshold(threshold: float) -> float:
-    """A lowest score.
-
-    Raises:
-        UserError: It is none.
-    """
-    if not 0 <= threshold <= 1:
-        raise UserError(f"threshold {threshold} is no score; give a number from 0 to 1")
-    return threshold
 
 
 def save(path: Path, write: Callable[[Any], Any]) -> None:

@@ -12,7 +12,7 @@ from pe_spatial.training.config_files import find_config, list_configs
 from pe_spatial.training.fsdp import FullyShardedModel, FullyShardHook
 from pe_spatial.training.guards import IterationSeedHook, LossGuardHook
 from pe_spatial.training.optim import LayerDecayConstructor
-from pe_spatial.training.picture_hook import PictureHook, draw_prediction
+from pe_spatial.training.picture_hook import PictureHook
 from pe_spatial.training.progress import ProgressHook
 from pe_spatial.training.report import RunReportHook
 
@@ -29,7 +29,6 @@ __all__ = [
     "ProgressHook",
     "RunReportHook",
     "describe",
-    "draw_prediction",
     "find_best",
     "dump_config",
     "find_config",

@@ -63,9 +63,14 @@ class OneOfManyMaps(nn.Module):
         self.index = index
         self.channels = (shared.backbone.channels[index],)  # type: ignore[index]
         self.strides = (shared.backbone.strides[index],)  # type: ignore[index]
+        self.patch_size = shared.backbone.patch_size
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         return (self.shared(x)[self.index],)
+
+    def layer_of(self, parameter_name: str) -> int:
+        """Raise a KeyError, as of every backbone for a parameter that it does not have: this one has none."""
+        raise KeyError(parameter_name)
 
 
 @MODELS.register_module()
@@ -102,6 +107,11 @@ class LayerProbes(BaseModel):
         for index, layer in enumerate(self.layers):
             part = {"type": "OneOfManyMaps", "shared": self.shared, "index": index}
             self.probes[str(layer)] = MODELS.build({**model, "backbone": part, "data_preprocessor": None})
+
+    @property
+    def task(self) -> str:
+        """That of the probes."""
+        return next(iter(self.probes.values())).task  # type: ignore[return-value]
 
     def bind_dataset(self, metainfo: Mapping[str, Any]) -> None:
         """Introduce every probe to its training data; for models that `BindDatasetHook` serves."""

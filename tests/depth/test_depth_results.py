@@ -8,7 +8,7 @@ from PIL import Image
 
 from pe_spatial.common.records import Records, output_stems
 from pe_spatial.depth.results import DepthWriter
-from pe_spatial.depth.scale_bar import depth_picture, round_values
+from pe_spatial.visualization.depth import depth_picture, round_values
 
 
 def prediction(values, metric=True, depth_range=(0.5, 12.0)):

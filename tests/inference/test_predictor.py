@@ -1,16 +1,21 @@
 """The Predictor gives what evaluation gives, takes pictures in every form, and streams over files."""
 
 import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from io import BytesIO
 
 import cv2
 import numpy as np
 import pytest
 import torch
+from mmengine.registry import TRANSFORMS
 from PIL import Image
 from toy_task import load
 
-from pe_spatial.common.errors import CheckpointError, UserError
+from pe_spatial.common.errors import CheckpointError, PictureError, UserError
 from pe_spatial.data import UnreadableFile, read_image
+from pe_spatial.inference import inputs
 from pe_spatial.inference.predictor import Predictor, inference_pipeline
 from pe_spatial.inference.stream import Source, count_pictures, find_sources, stream
 from pe_spatial.training.checkpoint import load_checkpoint
@@ -50,13 +55,63 @@ def test_prediction_equals_evaluation(finished, predictor, images, tmp_path):
             assert torch.equal(ours.pred_instances[key], value)
 
 
-def test_every_form_of_a_picture_gives_the_same(predictor, images):
-    expected = boxes(predictor(images[3]))
-    with Image.open(images[3]) as picture:
+def forms_of(path):
+    with Image.open(path) as picture:
         picture = picture.convert("RGB")
     pixels = np.array(picture)
-    for form in (str(images[3]), picture, pixels, torch.from_numpy(pixels).permute(2, 0, 1)):
+    return {
+        "path": path,
+        "text": str(path),
+        "bytes": path.read_bytes(),
+        "file object": BytesIO(path.read_bytes()),
+        "PIL image": picture,
+        "array": pixels,
+        "array with alpha": np.dstack([pixels, np.full(pixels.shape[:2], 7, np.uint8)]),
+        "tensor": torch.from_numpy(pixels).permute(2, 0, 1),
+    }
+
+
+def test_every_form_of_a_picture_gives_the_same(predictor, images):
+    expected = boxes(predictor(images[3]))
+    forms = forms_of(images[3])
+    for name, form in forms.items():
+        assert torch.equal(boxes(predictor(form)), expected), name
+    bgr = forms["array"][:, :, ::-1]
+    assert torch.equal(boxes(predictor(bgr, channels="bgr")), expected)
+    assert torch.equal(boxes(predictor(forms["tensor"].flip(0), channels="bgr")), expected)
+    assert not torch.equal(boxes(predictor(bgr)), expected)
+    assert torch.equal(boxes(predictor(images[3], channels="bgr")), expected)  # files know their order
+    with open(images[3], "rb") as file:
+        assert torch.equal(boxes(predictor(file)), expected)
+
+
+def test_gray_pictures_have_three_equal_channels(predictor):
+    gray = np.random.default_rng(0).integers(0, 256, (24, 32), np.uint8)
+    expected = boxes(predictor(np.stack([gray] * 3, -1)))
+    for form in (gray, torch.from_numpy(gray)[None], Image.fromarray(gray)):
         assert torch.equal(boxes(predictor(form)), expected)
+
+
+def test_many_pictures_give_a_list(predictor, images):
+    expected = [boxes(predictor(path)) for path in images[:3]]
+    pixels = [forms_of(path)["array"] for path in images[:3]]
+    batch = np.stack(pixels)
+    mixed = (images[0], pixels[1], torch.from_numpy(pixels[2]).permute(2, 0, 1))
+    for many in (images[:3], tuple(images[:3]), (path for path in images[:3]), batch, mixed):
+        assert all(map(torch.equal, map(boxes, predictor(many)), expected))
+    tensors = torch.from_numpy(batch).permute(0, 3, 1, 2)
+    assert all(map(torch.equal, map(boxes, predictor(tensors)), expected))
+    assert len(predictor(batch[:1])) == 1
+
+
+def test_a_generator_is_read_a_batch_at_a_time(finished, images):
+    predictor = Predictor(finished[1], device="cpu", batch_size=2)
+    read = []
+    seen = []
+    predict = predictor.predict
+    predictor.predict = lambda samples: (seen.append((len(read), len(samples))), predict(samples))[1]
+    assert len(predictor(read.append(path) or path for path in images[:5])) == 5
+    assert seen == [(2, 2), (4, 2), (5, 1)]
 
 
 def test_a_list_gives_a_list_in_order(finished, images):
@@ -80,12 +135,124 @@ def test_it_knows_its_classes_and_its_config(predictor):
 
 @pytest.mark.parametrize(
     "picture",
-    [np.zeros((8, 8, 3)), np.zeros((8, 8), np.uint8), torch.zeros(3, 8, 8), torch.zeros(1, 8, 8, dtype=torch.uint8), 5],
-    ids=["float array", "gray array", "float tensor", "gray tensor", "number"],
+    [
+        np.zeros((8, 8, 3)),
+        np.zeros((3, 8, 8), np.uint8),
+        np.zeros((8, 0, 3), np.uint8),
+        torch.zeros(3, 8, 8),
+        torch.zeros(8, 8, 3, dtype=torch.uint8),
+        torch.zeros(2, 3, 4, 8, 8, dtype=torch.uint8),
+        5,
+        None,
+        {"a.jpg": 1},
+        [[1, 2], [3, 4]],
+    ],
+    ids=["float array", "CHW", "empty", "float tensor", "HWC", "5-D", "number", "None", "mapping", "numbers"],
 )
 def test_what_is_no_picture_is_refused(predictor, picture):
-    with pytest.raises(ValueError, match="is not an image"):
+    with pytest.raises(UserError, match="is not an image"):
         predictor(picture)
+
+
+def test_the_refusal_names_type_shape_and_dtype(predictor):
+    with pytest.raises(ValueError, match=r"ndarray float32 \[3, 9\] is not an image.*\[H, W, 3\].*\[3, H, W\]"):
+        predictor(np.zeros((3, 9), np.float32))
+    with pytest.raises(PictureError, match="'gbr'"):
+        predictor(np.zeros((3, 9), np.uint8), channels="gbr")
+
+
+def test_a_threshold_leaves_instances_out(predictor, images):
+    score = float(predictor(images[0]).pred_instances.scores)
+    assert len(predictor(images[0], threshold=score - 1e-3).pred_instances) == 1
+    found = predictor(images[:2], threshold=1.0)
+    assert [len(sample.pred_instances) for sample in found] == [0, 0]
+    with pytest.raises(UserError, match="threshold 50"):
+        predictor(images, threshold=50)
+
+
+def test_a_sample_knows_its_image_and_its_classes(predictor, images):
+    sample = predictor(images[0])
+    assert torch.equal(sample.image, read_image(images[0]))
+    assert sample.classes == ("dark", "bright")
+    pixels = torch.zeros(3, 24, 32, dtype=torch.uint8)
+    assert predictor(pixels).image.data_ptr() == pixels.data_ptr()  # not a copy
+
+
+# --- addresses --------------------------------------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def server(images):
+    content = images[3].read_bytes()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            where = self.path.strip("/")
+            if where == "missing":
+                self.send_error(404)
+                return
+            self.send_response(302 if where in ("moved", "file") else 200)
+            targets = {"moved": "/picture.png", "file": images[3].as_uri()}
+            if where in targets:
+                self.send_header("Location", targets[where])
+            if where == "short":
+                self.send_header("Content-Length", str(len(content) + 9))
+            self.end_headers()
+            for part in range(1000) if where == "slow" else ():
+                try:
+                    self.wfile.write(content[part : part + 1])
+                    time.sleep(0.02)
+                except OSError:
+                    return
+            if where not in targets:
+                self.wfile.write(b"no image" if where == "text" else content)
+
+        def log_message(self, *args):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
+        thread = threading.Thread(target=running.serve_forever, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{running.server_port}"
+        running.shutdown()
+        thread.join()
+
+
+@pytest.fixture(scope="module")
+def online(finished):
+    return Predictor(finished[1] / "iter_6.pth", device="cpu", allow_urls=True)
+
+
+def test_addresses_are_fetched_where_they_are_allowed(predictor, online, server, images):
+    expected = boxes(predictor(images[3]))
+    for name in ("picture.png", "moved"):
+        sample = online(f"{server}/{name}")
+        assert torch.equal(boxes(sample), expected)
+        assert str(sample).startswith(name)
+    with pytest.raises(UserError, match=r"picture\.png.*allow_urls=True"):
+        predictor(f"{server}/picture.png")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("missing", "404"), ("text", "cannot be read"), ("short", "9 bytes early"), ("file", "redirect|not allowed")],
+)
+def test_addresses_without_a_picture_are_named(online, server, name, message):
+    with pytest.raises(UnreadableFile, match=f"{server}/{name}.*({message})"):
+        online(f"{server}/{name}")
+
+
+def test_downloads_have_a_largest_size_and_a_longest_time(online, server, monkeypatch):
+    monkeypatch.setattr(inputs, "LARGEST_DOWNLOAD", 40)
+    with pytest.raises(UnreadableFile, match="more than"):
+        online(f"{server}/picture.png")
+    monkeypatch.undo()
+    monkeypatch.setattr(inputs, "DOWNLOAD_SECONDS", 0.3)
+    with pytest.raises(UnreadableFile, match=r"not complete after 0\.3 s"):
+        online(f"{server}/slow")
+    with pytest.raises(UnreadableFile, match="cannot be fetched"):
+        online("http://127.0.0.1:1/picture.png")
+
+
+# --- checkpoints ------------------------------------------------------------------------------------------------------
 
 
 def test_unreadable_paths_are_named(predictor, tmp_path):
@@ -112,18 +279,29 @@ def test_checkpoints_that_cannot_predict_are_refused(finished, tmp_path):
         Predictor(finished[1], batch_size=0)
 
 
-def test_label_loaders_are_left_out():
-    steps = [
-        "LoadImage",
-        "torchvision.transforms.v2.Resize",
-        "LoadInstances",
-        "LoadLabelMap",
-        "LoadDepth",
-        "PackSample",
-    ]
+@TRANSFORMS.register_module()
+class NeedsBoxes:
+    """A step of a user's own, in the middle of a pipeline."""
+
+    needs_labels = True
+
+    def __call__(self, sample):
+        return {**sample, "boxes": sample["boxes"] + 1}
+
+
+@TRANSFORMS.register_module()
+class LoadNothingAtAll:
+    """Its name begins like that of a loader of labels, and says nothing."""
+
+    def __call__(self, sample):
+        return sample
+
+
+def test_steps_that_need_labels_are_left_out_by_their_class():
+    kept = ["LoadImage", "torchvision.transforms.v2.Resize", "LoadNothingAtAll", "PackSample"]
+    steps = [*kept[:2], "LoadInstances", kept[2], "NeedsBoxes", "SanitizeInstances", kept[3]]
     config = {"val_dataloader": {"dataset": {"pipeline": [{"type": name} for name in steps]}}}
-    kept = [step["type"] for step in inference_pipeline(config)]
-    assert kept == ["LoadImage", "torchvision.transforms.v2.Resize", "PackSample"]
+    assert [step["type"] for step in inference_pipeline(config)] == kept
     with pytest.raises(UserError, match="pipeline"):
         inference_pipeline({"val_dataloader": None})
 
@@ -144,7 +322,7 @@ def folder(images, tmp_path):
         (root / ("deep" if number == 2 else "") / path.name).write_bytes(path.read_bytes())
     (root / "broken.png").write_text("no image")
     (root / "broken.mp4").write_text("no video")
-    (root / "notes.txt").write_text("not for us")
+    (root / "notes.dat").write_text("not for us")
     write_video(root / "film.avi")
     return root
 

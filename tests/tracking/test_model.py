@@ -7,7 +7,7 @@ import torch
 from mmengine.registry import MODELS
 from PIL import Image
 
-from pe_spatial.common.errors import ConfigError
+from pe_spatial.common.errors import ConfigError, UserError
 from pe_spatial.demo.scenes import draw_video
 from pe_spatial.tracking.baselines import RawColor, RepeatedMask
 from pe_spatial.tracking.datasets import Davis2016, Davis2017
@@ -72,6 +72,43 @@ def test_known_motion_is_followed_to_the_token(tmp_path):
         # what the square uncovers was never seen: it may stay with the object, what it covers may not
         assert torch.equal((ids == 1) & (truth == 1), truth == 1)
         assert ((ids == 1) & (truth == 0)).sum() <= 4 * 64 * step
+
+
+def test_frames_and_masks_come_in_every_form(scenes, tmp_path):
+    tracker = build()
+    frames, mask = frames_of(scenes)[:2], masks_of(scenes)[0]
+    expected = [tracker.init(frames[0], mask=mask), tracker.step(frames[1])]
+    arrays = [scene.image for scene in scenes[:2]]
+    paths = [tmp_path / f"{number}.png" for number in range(2)]
+    for path, array in zip(paths, arrays, strict=True):
+        Image.fromarray(array).save(path)
+    palette = Image.fromarray(mask.byte().numpy()).convert("P")
+    palette.save(tmp_path / "mask.png")
+    masks = (tmp_path / "mask.png", str(tmp_path / "mask.png"), Image.open(tmp_path / "mask.png"), mask.int().numpy())
+    for form in (paths, [path.read_bytes() for path in paths], [Image.fromarray(a) for a in arrays], arrays):
+        for given in masks:
+            assert torch.equal(tracker.init(form[0], mask=given), expected[0])
+            assert torch.equal(tracker.step(form[1]), expected[1])
+    bgr = [array[..., ::-1] for array in arrays]
+    tracker.labels.reset()
+    tracked = list(tracker.track(iter(bgr), {0: tmp_path / "mask.png"}, batch=2, channels="bgr"))
+    assert all(map(torch.equal, tracked, expected))
+
+
+def test_a_bool_mask_is_the_object_1(scenes):
+    tracker, frame, mask = build(), frames_of(scenes)[0], masks_of(scenes)[0] > 0
+    expected = tracker.init(frame, mask=mask.long())
+    assert torch.equal(tracker.init(frame, mask=mask), expected)
+    assert torch.equal(tracker.init(frame, mask=mask.numpy()), expected)
+
+
+def test_what_is_no_frame_or_mask_is_refused(scenes):
+    tracker, frame = build(), frames_of(scenes)[0]
+    for mask in (np.zeros((96, 144), np.float32), torch.zeros(1, 96, 144, dtype=torch.int64), 5):
+        with pytest.raises(UserError, match="is not a mask; pass"):
+            tracker.init(frame, mask=mask)
+    with pytest.raises(UserError, match="is not an image"):
+        tracker.init(frame.float(), mask=torch.ones(96, 144, dtype=torch.int64))
 
 
 @pytest.mark.parametrize("batch", [2, 4, 7])

@@ -1,4 +1,4 @@
-"""The legend of a color map of depth: a bar with round numbers, the unit, and whether the values are metric."""
+"""Pictures of depth: color maps, and their legend with round numbers, the unit, and whether the values are metric."""
 
 import math
 
@@ -7,20 +7,51 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
-from pe_spatial.visualization import colorize_depth, enlarge
+from pe_spatial.visualization.colors import quantile, ramp_colors
+from pe_spatial.visualization.layout import enlarge
 
 
-def depth_picture(depth: Tensor, near: float, far: float, is_metric: bool) -> Tensor:
+def colorize_depth(depth: Tensor, near: float | None = None, far: float | None = None) -> Tensor:
+    """Depth as colors, light is near; pixels without a measurement (0) are black.
+
+    Args:
+        depth: [H, W] or [1, H, W], meters.
+        near: Meters at the near end of the color scale, by default the 2 % quantile of the measurements. Pictures to
+            be compared need the same scale.
+        far: Meters at the far end, by default the 98 % quantile.
+
+    Returns:
+        uint8 RGB [3, H, W].
+    """
+    meters = depth.detach().float().cpu().reshape(depth.shape[-2:])
+    near, far = _color_range(meters, near, far)
+    colors = ramp_colors(1 - (meters - near) / max(far - near, 1e-6))
+    return colors * (meters > 0).to(torch.uint8)
+
+
+def _color_range(depth: Tensor, near: float | None, far: float | None) -> tuple[float, float]:
+    measured = depth[depth > 0]
+    if len(measured) == 0:
+        measured = torch.ones(1)
+    return (
+        float(quantile(measured, 0.02)) if near is None else near,
+        float(quantile(measured, 0.98)) if far is None else far,
+    )
+
+
+def depth_picture(depth: Tensor, near: float | None = None, far: float | None = None, is_metric: bool = True) -> Tensor:
     """Depth as colors beside its legend.
 
     Args:
         depth: [1, H, W], 0 = no measurement.
-        near, far: Ends of the color scale, in the unit of `depth`.
+        near: Near end of the color scale, in the unit of `depth`; by default that of `colorize_depth`.
+        far: Far end.
         is_metric: The unit is meters; otherwise it is the model's own.
 
     Returns:
         uint8 RGB [3, H', W']. A small map is enlarged by a whole factor.
     """
+    near, far = _color_range(depth.detach().float().cpu(), near, far)
     colors = colorize_depth(depth, near, far)
     factor = enlarge(colors)[1]
     colors = colors.repeat_interleave(factor, -2).repeat_interleave(factor, -1)

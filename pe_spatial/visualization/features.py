@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.transforms.v2 import functional as TF
 
-from pe_spatial.visualization import quantile, ramp_colors
+from pe_spatial.visualization.colors import quantile, ramp_colors
 
 _BACKGROUND = 28  # gray level of tokens that are left out
 
@@ -19,7 +19,7 @@ _BACKGROUND = 28  # gray level of tokens that are left out
 class FeatureColors:
     """Features as colors: half-blurred, projected on their three principal components, read as a color in LCh.
 
-    The blur takes the edge off tokens with outlying features, which would otherwise own the components (Perception
+    The blur takes the edge off tokens with outlying features, which would otherwise dominate the components (Perception
     Encoder, appendix B.3.2). The first component is the lightness; the other two are the plane whose angle is the hue
     and whose radius is the chroma, so that similar features have similar colors without a seam.
 
@@ -72,14 +72,6 @@ class FeatureColors:
         chroma = components[..., 1:] / self._radius
         chroma = 60 * chroma / chroma.norm(dim=-1, keepdim=True).clamp_min(1)
         return torch.cat([20 + 70 * level.clamp(0, 1), chroma], dim=-1)
-
-
-def pca_rgb(features: Tensor) -> Tensor:
-    """The `FeatureColors` of one map [C, h, w], or of T maps [T, C, h, w] in one basis."""
-    if features.ndim != 4:
-        return FeatureColors([features])(features)
-    colors = FeatureColors(list(features))
-    return torch.stack([colors(item) for item in features])
 
 
 def similarity(features: Tensor, token: tuple[int, int]) -> Tensor:

@@ -1,14 +1,16 @@
-import numpy as np
 import pytest
 import torch
-from mmengine.structures import InstanceData
+from mmengine.structures import BaseDataElement, InstanceData, PixelData
 
 from pe_spatial.demo.scenes import CLASSES, draw_scene
 from pe_spatial.visualization import (
+    class_names,
     colorize_depth,
+    depth_picture,
     draw_boxes,
     draw_classes,
     draw_instances,
+    draw_prediction,
     enlarge,
     overlay_masks,
     palette,
@@ -145,17 +147,6 @@ def test_the_range_is_that_of_the_measurements_unless_given():
     assert colorize_depth(torch.full((5, 6), 3.0)).any()
 
 
-def test_the_scale_bar_stands_beside_the_picture(scene):
-    depth = torch.from_numpy(scene.depth)
-    plain, barred = colorize_depth(depth), colorize_depth(depth, scale_bar=True)
-    picture = barred[:, :, : 128 * 5]
-    assert barred.shape[1] == 480
-    assert torch.equal(picture[:, ::5, ::5], plain)
-    bar = barred[:, :, 128 * 5 + 6].float().mean(0)
-    assert (bar.diff() <= 1).all()  # rounded colors
-    assert np.ptp(bar.numpy()) > 100
-
-
 # --- classes ----------------------------------------------------------------------------------------------------------
 def test_classes_tint_what_is_theirs(image):
     labels = torch.full(image.shape[-2:], 255)
@@ -171,10 +162,58 @@ def test_classes_tint_what_is_theirs(image):
     assert (picture[inside].float() - expected).abs().max() <= 1
 
 
-def test_large_images_are_thinned_out_and_the_legend_keeps_its_width():
+def test_large_images_are_downsampled_and_the_legend_keeps_its_width():
     image, labels = torch.zeros(3, 1200, 1000, dtype=torch.uint8), torch.zeros(1200, 1000, dtype=torch.uint8)
     few = draw_classes(image, labels, ["a", "a long name"], [[9, 9, 9], [1, 2, 3]], longest=600)
     many = draw_classes(image, labels + torch.eye(1200, 1000, dtype=torch.uint8), ["a", "a long name"], [[9, 9, 9]] * 2)
     assert few.shape[1] == 600
     width = many.shape[2] - 1000
     assert draw_classes(image, labels, ["a", "a long name"], [[9, 9, 9]] * 2).shape[2] == 1000 + width
+
+
+# --- predictions ------------------------------------------------------------------------------------------------------
+def test_every_kind_of_prediction_has_its_picture(image, scene):
+    found = instances_of(scene, scores=torch.full((len(scene.labels),), 0.7))
+    instances = BaseDataElement(pred_instances=found)
+    metainfo = {"classes": CLASSES}
+    assert torch.equal(draw_prediction(image, instances, metainfo), draw_instances(image, found, CLASSES))
+    assert torch.equal(draw_prediction(image, instances, metainfo, 0.8), enlarge(image)[0])
+
+    labels = torch.from_numpy(scene.ids).long()
+    names = class_names({}, labels)
+    colors = palette(len(names) + 1)[1:].tolist()
+    classes = BaseDataElement(pred_sem_seg=PixelData(data=labels[None]))
+    assert torch.equal(draw_prediction(image, classes, {}), draw_classes(image, labels, names, colors))
+    chosen = [[9, 8, 7]] * len(names)
+    expected = draw_classes(image, labels, names, chosen)
+    assert torch.equal(draw_prediction(image, classes, {"palette": chosen}), expected)
+
+    segments = [{"id": int(n), "label": 1} for n in labels.unique() if n]
+    panoptic = BaseDataElement(
+        metainfo={"segments": segments}, pred_panoptic=PixelData(data=labels[None]), pred_instances=found
+    )
+    expected = draw_classes(image, torch.where(labels > 0, 1, -1), CLASSES, palette(4)[1:].tolist(), labels)
+    assert torch.equal(draw_prediction(image, panoptic, metainfo), expected)
+
+
+def test_depth_stands_beside_the_image(image, scene):
+    depth = torch.from_numpy(scene.depth)[None]
+    for metric in (True, False):
+        sample = BaseDataElement(metainfo={"depth_is_metric": metric}, pred_depth=PixelData(data=depth))
+        drawn = draw_prediction(image, sample, {})
+        assert torch.equal(drawn[:, :, :640], enlarge(image)[0])
+        assert torch.equal(drawn[:, :, 640:], depth_picture(depth, is_metric=metric))
+
+
+def test_depth_beside_a_downsampled_class_map_has_its_height():
+    size = (2100, 600)
+    sample = BaseDataElement(
+        pred_sem_seg=PixelData(data=torch.zeros(1, *size, dtype=torch.uint8)),
+        pred_depth=PixelData(data=torch.ones(1, *size)),
+    )
+    assert draw_prediction(torch.zeros(3, *size, dtype=torch.uint8), sample, {}).shape[1] == 2100
+
+
+def test_labels_without_a_name_get_one():
+    assert class_names({"classes": ("cat",)}, torch.tensor([2, 0])) == ["cat", "class 1", "class 2"]
+    assert class_names({}, torch.tensor([], dtype=torch.long)) == []

@@ -1,7 +1,12 @@
 import pytest
 import torch
 
-from pe_spatial.feature_pictures import FeatureColors, pca_rgb, similarity, similarity_rgb
+from pe_spatial.visualization import FeatureColors, similarity, similarity_rgb
+
+
+def own_colors(features):
+    """The colors of one map in its own basis."""
+    return FeatureColors([features])(features)
 
 
 def test_equal_features_have_equal_colors_and_different_ones_do_not():
@@ -9,7 +14,7 @@ def test_equal_features_have_equal_colors_and_different_ones_do_not():
     prototypes = torch.randn(3, 32, generator=generator)
     regions = torch.zeros(16, 24, dtype=torch.long)
     regions[:, 8:16], regions[:, 16:] = 1, 2
-    colors = pca_rgb(prototypes[regions].permute(2, 0, 1))
+    colors = own_colors(prototypes[regions].permute(2, 0, 1))
     assert colors.shape == (3, 16, 24)
     assert colors.dtype == torch.uint8
     inside = [colors[:, 2:-2, start + 2 : start + 6].flatten(1).float() for start in (0, 8, 16)]  # away from the blur
@@ -21,34 +26,34 @@ def test_equal_features_have_equal_colors_and_different_ones_do_not():
 def test_colors_ignore_scale_offset_and_rotation_of_the_features():
     generator = torch.Generator().manual_seed(1)
     features = torch.randn(8, 12, 14, generator=generator) * torch.arange(8, 0, -1)[:, None, None]
-    expected = pca_rgb(features).int()
-    assert (pca_rgb(7 * features + 3).int() - expected).abs().max() <= 1
+    expected = own_colors(features).int()
+    assert (own_colors(7 * features + 3).int() - expected).abs().max() <= 1
 
 
 def test_frames_share_one_basis():
     generator = torch.Generator().manual_seed(2)
     frame, other = torch.randn(2, 8, 12, 14, generator=generator)
-    shared = pca_rgb(torch.stack([frame, other, frame]))
+    colors = FeatureColors([frame, other, frame])
+    shared = torch.stack([colors(item) for item in (frame, other, frame)])
     assert shared.shape == (3, 3, 12, 14)
     assert torch.equal(shared[0], shared[2])
     assert not torch.equal(shared[0], shared[1])
-    assert torch.equal(pca_rgb(frame[None])[0], pca_rgb(frame))
 
 
 def test_half_precision_constant_and_tiny_maps_give_finite_colors():
     features = torch.randn(8, 6, 6, generator=torch.Generator().manual_seed(3))
-    assert (pca_rgb(features.bfloat16()).int() - pca_rgb(features).int()).abs().float().mean() < 5
-    assert pca_rgb(torch.ones(8, 6, 6)).float().flatten(1).std(1).max() == 0
-    assert pca_rgb(features[:, :1, :2]).shape == (3, 1, 2)
+    assert (own_colors(features.bfloat16()).int() - own_colors(features).int()).abs().float().mean() < 5
+    assert own_colors(torch.ones(8, 6, 6)).float().flatten(1).std(1).max() == 0
+    assert own_colors(features[:, :1, :2]).shape == (3, 1, 2)
 
 
 def test_wrong_features_are_refused():
     with pytest.raises(ValueError, match=r"\(2, 6, 6\).*3 or more"):
-        pca_rgb(torch.zeros(2, 6, 6))
+        own_colors(torch.zeros(2, 6, 6))
     with pytest.raises(ValueError, match="not"):
-        pca_rgb(torch.zeros(6, 6))
+        own_colors(torch.zeros(6, 6))
     with pytest.raises(ValueError, match="NaN or infinite"):
-        pca_rgb(torch.full((4, 6, 6), torch.nan))
+        own_colors(torch.full((4, 6, 6), torch.nan))
 
 
 def a_disc_before_a_gradient(seed, radius=5):
@@ -76,7 +81,7 @@ def test_only_the_foreground_is_colored_whatever_the_sign_of_its_component(seed)
 def test_a_basis_holds_for_maps_that_it_was_not_made_of():
     features, _ = a_disc_before_a_gradient(0)
     colors = FeatureColors([features])
-    assert torch.equal(colors(features), pca_rgb(features))
+    assert torch.equal(colors(features), own_colors(features))
     shifted = features.roll(3, dims=2)
     assert torch.equal(colors(shifted)[:, 2:-2, 5:-5], colors(features)[:, 2:-2, 2:-8])
     with pytest.raises(ValueError, match="no feature map"):

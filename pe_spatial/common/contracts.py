@@ -1,0 +1,73 @@
+"""What the parts of the package expect of each other.
+
+`tests/test_contracts.py` holds every registered backbone, model and transform to this page. What writes the predictions
+of a task is a subclass of `pe_spatial.inference.writer.ResultsWriter`.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, ClassVar, Protocol, runtime_checkable
+
+from torch import Tensor
+
+
+@runtime_checkable
+class Backbone(Protocol):
+    """Images to maps.
+
+    Attributes:
+        channels: Of every map.
+        strides: Pixels of the image per cell of every map.
+        patch_size: The sides of an image must be multiples of it.
+    """
+
+    channels: Sequence[int]
+    strides: Sequence[int]
+    patch_size: int
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Map normalized images [B, 3, H, W] to one [B, C_i, H / s_i, W / s_i] for every entry of `channels`."""
+
+    def layer_of(self, parameter_name: str) -> int:
+        """The layer of a parameter for layer-wise learning rates, 0 for the embeddings.
+
+        Raises:
+            KeyError: The backbone has no such parameter.
+        """
+
+
+@runtime_checkable
+class Model(Protocol):
+    """Images to losses or predictions, as mmengine's Runner calls it.
+
+    Attributes:
+        task: What it predicts, such as "detection": its predictor and its results writer go by that name.
+    """
+
+    task: str
+
+    def forward(self, inputs: Any, data_samples: Any = None, mode: str = "tensor") -> Any:
+        """Run on normalized images [B, 3, H, W].
+
+        Args:
+            inputs: Images, padded to a common size.
+            data_samples: One per image (see `pe_spatial.data.sample`).
+            mode: "loss" returns a dict of scalars whose keys begin with `loss`; "predict" fills `pred_*` of the data
+                samples, in the resolution and the pixel frame of the original image, and returns them; "tensor"
+                returns raw maps.
+        """
+
+
+class Loader(ABC):
+    """Base class of the pipeline steps that read files: a record goes in, and a sample comes out.
+
+    Attributes:
+        needs_labels: Prediction leaves the step out, for its images have no labels. Any other transform that fails
+            without labels sets it too.
+    """
+
+    needs_labels: ClassVar[bool] = True
+
+    @abstractmethod
+    def __call__(self, sample: dict[str, Any]) -> dict[str, Any]:
+        """Add what was read to the sample (see `pe_spatial.data.sample`); the one that was given is left as it is."""

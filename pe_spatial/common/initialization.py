@@ -1,0 +1,37 @@
+"""Building a model whose weights are about to be loaded, without the time that random weights take."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+_RANDOM = {
+    getattr(Tensor, name)
+    for name in ("bernoulli_", "cauchy_", "exponential_", "geometric_", "log_normal_", "normal_", "random_", "uniform_")
+}
+# the second half of the truncated normal distribution, as slow as its first half
+_RANDOM.add(Tensor.erfinv_)
+
+
+class SkipInitialization(TorchFunctionMode):
+    """A context in which modules leave their parameters as the memory that they found.
+
+    It stands in for `torch.nn.utils.skip_init`, which takes single modules, and for building on the device "meta",
+    which loses buffers that are not in the state dict. Buffers and other tensors are computed as ever. Every parameter
+    must be loaded afterwards.
+    """
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:  # noqa: ANN401 - whatever the function returns
+        """Run a function of torch, unless it only draws or sets the values of a parameter."""
+        if func in _RANDOM or getattr(func, "__module__", None) == "torch.nn.init":
+            target = args[0] if args else (kwargs or {}).get("tensor")
+            if isinstance(target, nn.Parameter) or isinstance(getattr(target, "_base", None), nn.Parameter):
+                return target
+        return func(*args, **(kwargs or {}))

@@ -1,0 +1,28 @@
+"""Pictures of labels and predictions. Images are uint8 RGB tensors [3, H, W]; none is changed in place."""
+
+from pe_spatial.visualization.classes import draw_classes
+from pe_spatial.visualization.colors import palette, quantile, ramp_colors
+from pe_spatial.visualization.depth import colorize_depth, depth_picture
+from pe_spatial.visualization.features import FeatureColors, similarity, similarity_rgb
+from pe_spatial.visualization.instances import draw_boxes, draw_instances, overlay_masks
+from pe_spatial.visualization.layout import caption_strip, enlarge
+from pe_spatial.visualization.prediction import class_names, draw_prediction
+
+__all__ = [
+    "FeatureColors",
+    "caption_strip",
+    "class_names",
+    "colorize_depth",
+    "depth_picture",
+    "draw_boxes",
+    "draw_classes",
+    "draw_instances",
+    "draw_prediction",
+    "enlarge",
+    "overlay_masks",
+    "palette",
+    "quantile",
+    "ramp_colors",
+    "similarity",
+    "similarity_rgb",
+]

@@ -1,0 +1,53 @@
+"""Colors of classes and of numbers."""
+
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+# a path through the color map at equal steps, dark blue through green and orange to light yellow
+_RAMP = (
+    (13, 8, 60),
+    (36, 61, 130),
+    (31, 120, 130),
+    (64, 165, 90),
+    (170, 190, 60),
+    (245, 200, 90),
+    (255, 250, 205),
+)
+
+
+@lru_cache
+def _palette(count: int) -> tuple[tuple[int, int, int], ...]:
+    colors = [(0, 0, 0)]
+    for n in range(1, count):
+        hue = (n - 1) * 0.61803398875 % 1  # the golden ratio keeps neighbors apart, however many there are
+        value = (1.0, 0.8, 0.62)[(n - 1) // 5 % 3]
+        ramp = [min(max(abs((hue + shift) % 1 * 6 - 3) - 1, 0.0), 1.0) for shift in (0, 2 / 3, 1 / 3)]
+        red, green, blue = (round(255 * value * (0.15 + 0.85 * level)) for level in ramp)
+        colors.append((red, green, blue))
+    return tuple(colors)
+
+
+def palette(count: int = 256) -> Tensor:
+    """Distinct colors, uint8 [count, 3]; color 0 is black, for background and for PNG palettes."""
+    return torch.tensor(_palette(count), dtype=torch.uint8)
+
+
+def color_of(index: int) -> tuple[int, int, int]:
+    """The color of a class or an object by its number, from 0; it repeats after 255."""
+    return _palette(256)[1 + index % 255]
+
+
+def ramp_colors(levels: Tensor) -> Tensor:
+    """Numbers [H, W] as colors uint8 [3, H, W], from dark blue at 0 and below to light yellow at 1 and above."""
+    stops = torch.tensor(_RAMP, dtype=torch.float32)  # [S, 3]
+    place = levels.clamp(0, 1) * (len(stops) - 1)
+    lower = place.floor().long().clamp(max=len(stops) - 2)
+    color = torch.lerp(stops[lower], stops[lower + 1], (place - lower)[..., None])  # [H, W, 3]
+    return color.round().to(torch.uint8).permute(2, 0, 1)
+
+
+def quantile(values: Tensor, fraction: float) -> Tensor:
+    """The number below which a fraction of the values [N] lies; torch.quantile refuses more than 16 million."""
+    return values.sort().values[round(fraction * (len(values) - 1))]

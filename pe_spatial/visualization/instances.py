@@ -1,0 +1,121 @@
+"""Pictures of objects: masks, boxes and captions. Images are uint8 RGB tensors [3, H, W]; none is changed in place."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+from torch.nn import functional as F
+from torchvision.transforms.v2 import functional as TF
+
+from pe_spatial.visualization.colors import color_of
+from pe_spatial.visualization.layout import enlarge
+
+
+def overlay_masks(image: Tensor, masks: Tensor, colors: Sequence[int] | None = None, opacity: float = 0.45) -> Tensor:
+    """Tint the pixels of masks and outline them; later masks lie on top.
+
+    Args:
+        image: uint8 [3, H, W].
+        masks: bool [N, H, W], or integer ids [H, W] with 0 = background.
+        colors: One color number per mask (equal numbers, equal colors); by default each has its own.
+        opacity: Of the tint.
+
+    Raises:
+        ValueError: The masks have another size than the image.
+    """
+    if masks.ndim == 2:
+        ids = masks.unique()
+        ids = ids[ids != 0]
+        masks, colors = masks == ids[:, None, None], [int(n) - 1 for n in ids] if colors is None else colors
+    if masks.shape[-2:] != image.shape[-2:]:
+        raise ValueError(
+            f"masks of {tuple(masks.shape[-2:])} (H, W) on an image of {tuple(image.shape[-2:])}; resize one"
+        )
+    canvas = image.float()
+    for number, mask in enumerate(masks.bool()):
+        color = torch.tensor(color_of(number if colors is None else colors[number]), dtype=torch.float32)[:, None]
+        canvas[:, mask] = (1 - opacity) * canvas[:, mask] + opacity * color
+        canvas[:, _outline(mask)] = color
+    return canvas.round().to(torch.uint8)
+
+
+def _outline(mask: Tensor) -> Tensor:
+    """The pixels of a mask [H, W] that touch its outside; those at the edge of the image do not count."""
+    padded = F.pad(mask[None, None].float(), (1, 1, 1, 1), mode="replicate")
+    return mask & (F.max_pool2d(1 - padded, 3, stride=1)[0, 0] > 0)
+
+
+def draw_boxes(
+    image: Tensor, boxes: Tensor, captions: Sequence[str] | None = None, colors: Sequence[int] | None = None
+) -> Tensor:
+    """Boxes with captions. Pixels are kept: a small image needs `enlarge` first if captions are to be read.
+
+    Args:
+        image: uint8 [3, H, W].
+        boxes: [N, 4] xyxy, pixels.
+        captions: One per box.
+        colors: One color number per box; by default each has its own.
+    """
+    picture = Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
+    draw = ImageDraw.Draw(picture)
+    thickness = max(1, round(min(picture.size) / 320))
+    font = ImageFont.load_default(size=max(11, min(picture.size) / 36))
+    colored = [color_of(number if colors is None else colors[number]) for number in range(len(boxes))]
+    corners = boxes.round().int().tolist()
+    for (x1, y1, x2, y2), color in zip(corners, colored, strict=True):
+        draw.rectangle((x1, y1, max(x1, x2 - 1), max(y1, y2 - 1)), outline=color, width=thickness)
+    for corner, caption, color in zip(corners, captions or (), colored, strict=captions is not None):
+        _draw_caption(draw, corner, caption, color, font)
+    return TF.pil_to_tensor(picture)
+
+
+def _draw_caption(
+    draw: ImageDraw.ImageDraw,
+    box: Sequence[int],
+    caption: str,
+    color: tuple[int, int, int],
+    font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
+) -> None:
+    """A caption on a plate of the box's color: above the box, or inside it where there is no room above."""
+    left, top, right, bottom = draw.textbbox((0, 0), caption, font=font)
+    width, height = right - left + 6, bottom - top + 6
+    x = max(0, min(box[0], draw.im.size[0] - width))
+    y = box[1] - height if box[1] >= height else min(box[1], draw.im.size[1] - height)
+    draw.rectangle((x, y, x + width - 1, y + height - 1), fill=color)
+    luminance = 0.299 * color[0] + 0.587 * color[1] + 0.114 * color[2]
+    draw.text((x + 3 - left, y + 3 - top), caption, font=font, fill=(0, 0, 0) if luminance > 130 else (255, 255, 255))
+
+
+def draw_instances(image: Tensor, instances: Any, classes: Sequence[str], threshold: float = 0.5) -> Tensor:
+    """Masks, boxes and "class score" captions of detections or annotations; one color per class.
+
+    Args:
+        image: uint8 [3, H, W]. A small one comes back enlarged by a whole factor.
+        instances: mmengine InstanceData in the pixels of `image`: `bboxes`, `labels`, and where they exist `scores` and
+            `masks`.
+        classes: Names by label.
+        threshold: Instances with a lower score are left out; it does not matter without scores.
+
+    Raises:
+        ValueError: A label has no name.
+    """
+    data = {key: instances[key].cpu() for key in ("bboxes", "labels", "scores", "masks") if key in instances}
+    if "scores" in data:  # the best last, so that it lies on top
+        order = data["scores"].float().argsort()
+        order = order[data["scores"][order] >= threshold]
+        data = {key: value[order] for key, value in data.items()}
+    labels = data["labels"].tolist()
+    if labels and max(labels) >= len(classes):
+        raise ValueError(f"label {max(labels)} has no name among {len(classes)} classes; pass those of the dataset")
+    canvas, factor = enlarge(image.cpu())
+    if "masks" in data:
+        masks = data["masks"].bool().repeat_interleave(factor, -2).repeat_interleave(factor, -1)
+        canvas = overlay_masks(canvas, masks, labels)
+    scores = data["scores"].tolist() if "scores" in data else [None] * len(labels)
+    captions = [
+        classes[label] if score is None else f"{classes[label]} {score:.2f}"
+        for label, score in zip(labels, scores, strict=True)
+    ]
+    return draw_boxes(canvas, data["bboxes"].float() * factor, captions, labels)

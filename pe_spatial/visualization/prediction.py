@@ -1,0 +1,64 @@
+"""The picture of a prediction, whatever the task."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from mmengine.structures import BaseDataElement
+from torch import Tensor
+from torchvision.transforms.v2 import functional as TF
+
+from pe_spatial.visualization.classes import draw_classes
+from pe_spatial.visualization.colors import palette
+from pe_spatial.visualization.depth import depth_picture
+from pe_spatial.visualization.instances import draw_instances
+from pe_spatial.visualization.layout import enlarge
+
+
+def draw_prediction(
+    image: Tensor, sample: BaseDataElement, metainfo: Mapping[str, Any], threshold: float = 0.5
+) -> Tensor:
+    """Draw what a data sample holds: segments, else classes of pixels, else instances; and beside it depth.
+
+    Args:
+        image: uint8 [3, H, W], the original image.
+        sample: A prediction in the frame of that image.
+        metainfo: Of the dataset: `classes`, and optionally `palette` [[r, g, b], …].
+        threshold: Instances with a lower score are left out.
+
+    Returns:
+        uint8 [3, H', W']. Small images are enlarged by a whole factor, and large class maps are downsampled.
+    """
+    sample = sample.cpu()
+    if "pred_panoptic" in sample:
+        ids = sample.pred_panoptic.data[0].long()
+        label_of = torch.full((int(ids.max()) + 1,), -1)
+        for segment in sample.segments:
+            label_of[segment["id"]] = segment["label"]
+        picture = _draw_labels(image, label_of[ids], metainfo, ids)
+    elif "pred_sem_seg" in sample:
+        picture = _draw_labels(image, sample.pred_sem_seg.data.reshape(image.shape[-2:]), metainfo, None)
+    elif "pred_instances" in sample:
+        names = class_names(metainfo, sample.pred_instances.labels)
+        picture = draw_instances(image.as_subclass(Tensor), sample.pred_instances, names, threshold)
+    else:
+        picture = enlarge(image.as_subclass(Tensor).cpu())[0]
+    if "pred_depth" in sample:
+        depth = depth_picture(sample.pred_depth.data, is_metric=sample.get("depth_is_metric", True))
+        height, width = depth.shape[-2:]
+        picture = torch.cat([TF.resize(picture, [height, picture.shape[-1] * height // picture.shape[-2]]), depth], 2)
+    return picture
+
+
+def _draw_labels(image: Tensor, labels: Tensor, metainfo: Mapping[str, Any], regions: Tensor | None) -> Tensor:
+    # labels without a name are not tinted, so only a dataset without names needs to be told how many there are
+    names = list(metainfo.get("classes") or class_names({}, labels[labels != 255]))
+    colors = list(metainfo.get("palette") or ())
+    colors += palette(len(names) + 1)[1 + len(colors) :].tolist()
+    return draw_classes(image.cpu(), labels, names, colors, regions)
+
+
+def class_names(metainfo: Mapping[str, Any], labels: Tensor) -> list[str]:
+    """The names of the classes of a dataset, and of labels beyond them `class 7`."""
+    names = list(metainfo.get("classes") or ())
+    return names + [f"class {label}" for label in range(len(names), int(labels.max()) + 1 if labels.numel() else 0)]
