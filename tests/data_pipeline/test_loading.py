@@ -9,7 +9,6 @@ from pycocotools.coco import COCO
 from torchvision import tv_tensors
 
 from pe_spatial.data import LoadImage, LoadInstances, UnreadableFile, decode_mask, encode_mask
-from pe_spatial.data.loading import list_images
 
 REAL = Path(__file__).parents[2].parent / "shared" / "data"
 RGB = np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)
@@ -150,23 +149,6 @@ def test_misspelled_options_are_refused():
         LoadInstances(ignored="apart")
     with pytest.raises(ValueError, match="'raise', 'drop'"):
         LoadInstances(empty="keep")
-
-
-# --- folders ----------------------------------------------------------------------------------------------------------
-def test_images_are_listed_in_natural_order(tmp_path):
-    for name in ("10.png", "9.png", "100.PNG", ".hidden.png", "notes.txt"):
-        (tmp_path / name).write_text("")
-    (tmp_path / "below").mkdir()
-    (tmp_path / "below" / "1.jpg").write_text("")
-    assert [Path(path).name for path in list_images(tmp_path)] == ["9.png", "10.png", "100.PNG"]
-    assert [Path(path).name for path in list_images(tmp_path, recursive=True)][-1] == "1.jpg"
-
-
-def test_folders_without_images(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"no image.*\.jpg"):
-        list_images(tmp_path)
-    with pytest.raises(FileNotFoundError, match="nowhere is not a folder"):
-        list_images(tmp_path / "nowhere")
 
 
 # --- real files -------------------------------------------------------------------------------------------------------

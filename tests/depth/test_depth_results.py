@@ -6,7 +6,8 @@ import torch
 from mmengine.structures import BaseDataElement, PixelData
 from PIL import Image
 
-from pe_spatial.common.records import Records, output_stems
+from pe_spatial.common.names import output_stems
+from pe_spatial.common.records import Records
 from pe_spatial.depth.results import DepthWriter
 from pe_spatial.visualization.depth import depth_picture, round_values
 

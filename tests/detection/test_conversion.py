@@ -13,7 +13,7 @@ from mmengine.registry import MODELS
 import pe_spatial.detection  # noqa: F401 - registers the detector
 from pe_spatial.backbones import VARIANTS, EncoderConfig
 from pe_spatial.backbones.weights import WeightsError, expected_shapes, load_state_dict, read_tensor_file
-from pe_spatial.commands.convert import main
+from pe_spatial.commands.shell import run_command
 from pe_spatial.detection.conversion import RotaryGeometry, from_detectron2, is_detectron2, is_ours, to_detectron2
 from pe_spatial.training.checkpoint import load_checkpoint, read_config
 
@@ -209,7 +209,7 @@ def detector(sources):
 
 
 def run(*arguments):
-    return main([str(argument) for argument in arguments])
+    return run_command("convert", [str(argument) for argument in arguments])
 
 
 def assert_same(found, expected):
@@ -325,7 +325,7 @@ def test_tool_does_not_overwrite(detector, tmp_path, capsys):
 )
 def test_tool_names_bad_input(sources, monkeypatch, capsys, arguments, message):
     monkeypatch.chdir(sources)
-    assert main(arguments) == 2
+    assert run_command("convert", arguments) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ")
     assert message in error

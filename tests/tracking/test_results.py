@@ -1,15 +1,17 @@
 import json
 
-import cv2
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from pe_spatial.common.errors import UserError
+from pe_spatial.common.records import Records
+from pe_spatial.common.video import open_video
 from pe_spatial.tracking.frames import Frame
-from pe_spatial.tracking.results import ResultsError, VideoResults, open_results
+from pe_spatial.tracking.results import ResultsError, TrackingWriter, encode_png
 
-RUN = {"model": "a", "input": "b"}
+RUN = {"tracker": "a", "input": "b"}
 
 
 def frame(number):
@@ -23,17 +25,26 @@ def ids(number):
     return mask
 
 
+def open_writer(folder, run=RUN, **options):
+    writer = TrackingWriter(Records(folder, run), {"clip": "clip"}, **options)
+    writer.plan({"clip": folder.parent})
+    writer.begin("clip", 10)
+    return writer
+
+
 def write(folder, count=4, **options):
-    open_results(folder, RUN)
-    with VideoResults(folder, "clip", 10, **options) as results:
-        for number in range(count):
-            results.write(frame(number), ids(number))
-        results.finish([])
+    writer = open_writer(folder, **options)
+    for number in range(count):
+        writer.add(frame(number), ids(number))
+    writer.finish()
+    writer.close()
     return folder
 
 
-def test_a_palette_png_holds_the_numbers(tmp_path):
-    image = Image.open(write(tmp_path) / "clip" / "00003.png")
+def test_a_palette_png_holds_the_numbers():
+    from io import BytesIO
+
+    image = Image.open(BytesIO(encode_png(ids(3).numpy())))
     assert image.mode == "P" and np.array_equal(np.array(image), ids(3).numpy())
     colors = np.array(image.convert("RGB"))
     assert len(np.unique(colors.reshape(-1, 3), axis=0)) == 3 and not colors[0, 0].any()
@@ -47,52 +58,52 @@ def test_everything_is_written(tmp_path):
     assert boxes["objects"]["1"][2] == {"frame": "00002", "box": [2, 4, 12, 12], "area": 80}
     lines = (out / "clip.txt").read_text().splitlines()
     assert len(lines) == 8 and lines[0] == "1,1,0,4,10,8,1,-1,-1,-1"
-    video = cv2.VideoCapture(str(out / "clip.mp4"))
-    assert video.get(cv2.CAP_PROP_FRAME_COUNT) == 4 and video.get(cv2.CAP_PROP_FPS) == 10
-    picture = video.read()[1].astype(int)
-    assert abs(picture[24, 5] - 90).max() < 12 and np.ptp(picture[8, 5]) > 40  # gray outside, tinted inside
-    assert not list(out.rglob(".*partial*"))
+    with open_video(out / "clip.mp4") as video:
+        assert video.count == 4 and video.frame_rate == 10
+        picture = next(iter(video)).image.permute(1, 2, 0).int()
+    assert (picture[24, 5] - 90).abs().max() < 12 and np.ptp(picture[8, 5]) > 40  # gray outside, tinted inside
+    expected = [{"video": "clip", "frames": 4, "masks": "clip", "boxes": "clip.json"}]
+    assert json.loads((out / "tracks.json").read_text()) == {"videos": expected}
+
+
+def test_a_shorter_version_of_a_video_leaves_nothing_of_the_longer_one(tmp_path):
+    out = write(tmp_path / "out")
+    (tmp_path / "touched").write_text("")  # changes the folder that stands for the video
+    write(out, count=2)
+    assert [path.name for path in sorted((out / "clip").iterdir())] == ["00000.png", "00001.png"]
 
 
 def test_a_folder_with_other_things_is_refused(tmp_path):
-    (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(ResultsError, match="choose another --output"):
-        open_results(tmp_path, RUN)
-    with pytest.raises(ResultsError, match="not a folder"):
-        open_results(tmp_path / "notes.txt", RUN)
-    assert (tmp_path / "notes.txt").read_text() == "mine"
+    (tmp_path / "out" / "clip").mkdir(parents=True)
+    (tmp_path / "out" / "clip" / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match="unknown origin; give another --output"):
+        open_writer(tmp_path / "out")
+    assert (tmp_path / "out" / "clip" / "notes.txt").read_text() == "mine"
 
 
 def test_a_folder_of_another_run_is_refused_and_the_same_run_goes_on(tmp_path):
     write(tmp_path / "out")
-    open_results(tmp_path / "out", dict(RUN))
-    with pytest.raises(ResultsError, match=r"input differ; input was 'b', now 'c'"):
-        open_results(tmp_path / "out", {**RUN, "input": "c"})
-
-
-def test_a_run_that_left_no_result_makes_room(tmp_path):
-    open_results(tmp_path / "out", {"input": "misspelled"})
-    with VideoResults(tmp_path / "out", "clip", 10):
-        pass
-    open_results(tmp_path / "out", RUN)
-    assert json.loads((tmp_path / "out/run.json").read_text()) == RUN
+    open_writer(tmp_path / "out", dict(RUN)).close()
+    with pytest.raises(UserError, match="another run.*input 'b' instead of 'c'"):
+        open_writer(tmp_path / "out", {**RUN, "input": "c"})
 
 
 def test_an_interruption_leaves_whole_files_and_the_state(tmp_path):
-    open_results(tmp_path, RUN)
+    writer = open_writer(tmp_path / "out")
     state = {"frame": 2, "keys": torch.ones(3)}
-    with pytest.raises(KeyboardInterrupt), VideoResults(tmp_path, "clip", 10) as results:
-        results.write(frame(0), ids(0))
-        results.write(frame(1), ids(1))
-        results.save_state(state)  # younger than the interval: not saved
-        assert results.load_state() is None
-        results.save_state(state, force=True)
-        raise KeyboardInterrupt
-    again = VideoResults(tmp_path, "clip", 10)
-    assert not again.finished
+    writer.add(frame(0), ids(0))
+    writer.add(frame(1), ids(1))
+    writer.save_state(state)  # younger than the interval: not saved
+    assert writer.load_state() is None
+    writer.save_state(state, force=True)
+    writer.discard_video("clip")
+    writer.close()
+    again = open_writer(tmp_path / "out")
+    assert not list(again.finished())
     loaded = again.load_state()
     assert loaded["frame"] == 2 and torch.equal(loaded["keys"], state["keys"])
-    assert torch.equal(again.read(frame(1)), ids(1))
+    assert np.array_equal(again.read(frame(1)), ids(1).numpy())
     with pytest.raises(ResultsError, match="track this video from its start"):
         again.read(frame(2))
-    assert not list(tmp_path.glob("*.mp4")) and not list(tmp_path.rglob(".*partial*"))
+    left = {path.name for path in (tmp_path / "out").rglob("*") if path.is_file() and ".pe_spatial" not in path.parts}
+    assert left == {"00000.png", "00001.png", "tracks.json"}
