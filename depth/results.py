@@ -11,11 +11,10 @@ from typing import Any
 import numpy as np
 from mmengine.structures import BaseDataElement
 from numpy.typing import NDArray
-from PIL import Image
-from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from pe_spatial.common.files import write_json_stream
+from pe_spatial.common.pictures import save_image
 from pe_spatial.common.records import Records
 from pe_spatial.depth.ranges import checked_range
 from pe_spatial.inference.predictor import Predictor
@@ -123,12 +122,10 @@ def _values(sample: BaseDataElement) -> NDArray[np.float32]:
 
 
 def _save_png(path: Path, values: NDArray[np.float32], entry: dict[str, Any]) -> None:
-    text = PngInfo()
-    text.add_text("depth", entry["kind"])
     metric = entry["kind"] == "metric"
-    text.add_text("unit", "millimeters" if metric else f"1/{entry['png_units_per_unit']:.6g} of the model's own")
-    image = Image.fromarray(np.clip(np.round(values), 0, _LARGEST).astype(np.uint16))
-    save(path, lambda file: image.save(file, format="PNG", pnginfo=text))
+    unit = "millimeters" if metric else f"1/{entry['png_units_per_unit']:.6g} of the model's own"
+    pixels = np.clip(np.round(values), 0, _LARGEST).astype(np.uint16)
+    save_image(path, pixels, text={"depth": entry["kind"], "unit": unit})
 
 
 register_task(Task("depth", DepthWriter, settings=("depth_colors",), options=("npy",)))

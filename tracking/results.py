@@ -15,23 +15,21 @@ from __future__ import annotations
 import time
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from mmengine.structures import BaseDataElement
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
 from pe_spatial.common.errors import UnreadableFile, UserError
 from pe_spatial.common.files import write_json, write_json_stream, write_text
-from pe_spatial.common.pictures import read_indices
+from pe_spatial.common.pictures import read_indices, save_image
 from pe_spatial.common.records import HIDDEN, Records, Unit
 from pe_spatial.common.tensors import read_tensor_file, write_torch_file
 from pe_spatial.inference.stream import Source
-from pe_spatial.inference.writer import ResultsWriter, save
+from pe_spatial.inference.writer import ResultsWriter
 from pe_spatial.tracking.frames import Frame
 from pe_spatial.visualization import overlay_masks, palette
 
@@ -43,15 +41,6 @@ _BOX_FIELDS = 6
 
 class ResultsError(UserError, RuntimeError):
     """Results of an earlier run that cannot be used."""
-
-
-def encode_png(ids: NDArray[np.uint8]) -> bytes:
-    """Return a palette PNG of object numbers [H, W]."""
-    image = Image.fromarray(ids)
-    image.putpalette(palette(256).flatten().tolist())
-    buffer = BytesIO()
-    image.save(buffer, format="PNG")
-    return buffer.getvalue()
 
 
 class TrackingWriter(ResultsWriter):
@@ -108,8 +97,7 @@ class TrackingWriter(ResultsWriter):
     def describe(self, stem: str, image: Tensor, sample: BaseDataElement, frame: int | None) -> dict[str, Any]:
         """Write the mask of a frame."""
         place = f"{self.stems[self._name]}/{sample.frame_name}.png"
-        content = encode_png(sample.ids.numpy())
-        save(self.folder / place, lambda file: file.write(content))
+        save_image(self.folder / place, sample.ids.numpy(), colors=palette(256).tolist())
         return {"masks": place}
 
     def draw(self, image: Tensor, sample: BaseDataElement, frame: int | None) -> Tensor:

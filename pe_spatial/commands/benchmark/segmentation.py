@@ -19,6 +19,7 @@ from mmengine.registry import MODELS
 from PIL import Image
 
 from pe_spatial.common.names import output_stems
+from pe_spatial.common.pictures import read_indices
 from pe_spatial.common.records import Records
 from pe_spatial.inference.stream import find_sources
 from pe_spatial.training.checkpoint import save_checkpoint
@@ -107,9 +108,9 @@ def compare_labels(files: list[Path], folder: Path, number: int) -> float:
     """The share of pixels for which both wrote the same label; mmseg numbers its files."""
     equal = pixels = 0
     for index, file in enumerate(files):
-        ours = np.array(Image.open(folder / f"ours_{number}" / "labels" / f"{file.stem}.png"))
+        ours = read_indices(folder / f"ours_{number}" / "labels" / f"{file.stem}.png")
         place = folder / f"mmseg_{number}" / f"{number * len(files) + index:08d}_pred.png"
-        theirs = np.array(Image.open(place))
+        theirs = read_indices(place)
         equal += int((ours == theirs).sum())
         pixels += ours.size
     return equal / pixels
