@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from mmengine.structures import BaseDataElement
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 from torchvision.ops import box_area
 
 from pe_spatial.common.errors import OptionError, UserError
+from pe_spatial.common.pictures import save_image
 from pe_spatial.data import encode_mask
 from pe_spatial.data.sample import IGNORE_LABEL
 from pe_spatial.visualization import class_names, draw_prediction
@@ -115,7 +115,7 @@ class PredictedSample(BaseDataElement):
         return draw_prediction(self.image, self, self.dataset, threshold).permute(1, 2, 0).contiguous().numpy()
 
     def save(self, path: str | Path, threshold: float | None = None) -> Path:
-        """Write what `draw` returns as a picture.
+        """Write what `draw` returns as a picture, whole or not at all.
 
         Args:
             path: Where to; the suffix chooses the format.
@@ -125,12 +125,11 @@ class PredictedSample(BaseDataElement):
             The path.
 
         Raises:
-            UserError: The suffix is none of an image format; or as `draw` says.
+            PictureError: The suffix is that of no picture.
+            UserError: As `draw` says.
         """
         target = Path(path)
-        if Image.registered_extensions().get(target.suffix.lower()) not in Image.SAVE:
-            raise UserError(f"{target}: {target.suffix!r} is no format to save a picture in; use .png or .jpg")
-        Image.fromarray(self.draw(threshold)).save(target)
+        save_image(target, self.draw(threshold))
         return target
 
     def to_coco(self, image_id: int) -> list[dict[str, Any]]:
