@@ -115,7 +115,7 @@ class PredictedSample(BaseDataElement):
         return draw_prediction(self.image, self, self.dataset, threshold).permute(1, 2, 0).contiguous().numpy()
 
     def save(self, path: str | Path, threshold: float | None = None) -> Path:
-        """Write what `draw` returns as a picture.
+        """Write what `draw` returns as a picture, whole or not at all.
 
         Args:
             path: Where to; the suffix chooses the format.
@@ -125,7 +125,8 @@ class PredictedSample(BaseDataElement):
             The path.
 
         Raises:
-            UserError: The suffix is none of an image format; or as `draw` says.
+            PictureError: The suffix is that of no picture.
+            UserError: As `draw` says.
         """
         target = Path(path)
         save_image(target, self.draw(threshold))

@@ -126,7 +126,7 @@ def test_saved_pictures_are_the_drawn_ones(tmp_path):
     with Image.open(path) as picture:
         assert np.array_equal(np.array(picture), sample.draw(0.1))
     assert sample.save(str(tmp_path / "drawn.JPG")).stat().st_size > 0
-    with pytest.raises(UserError, match=r"'\.txt'.*\.png"):
+    with pytest.raises(UserError, match=r"drawn\.txt ends in '\.txt'.*\.png"):
         sample.save(tmp_path / "drawn.txt")
     with pytest.raises(UserError, match="park.jpg has no image"):
         make(image=None, pred_instances=instances()).draw()

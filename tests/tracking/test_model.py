@@ -85,10 +85,10 @@ def test_frames_and_masks_come_in_every_form(scenes, tmp_path):
     palette = Image.fromarray(mask.byte().numpy()).convert("P")
     palette.save(tmp_path / "mask.png")
     masks = (tmp_path / "mask.png", str(tmp_path / "mask.png"), Image.open(tmp_path / "mask.png"), mask.int().numpy())
-    for form in (paths, [path.read_bytes() for path in paths], [Image.fromarray(a) for a in arrays], arrays):
-        for given in masks:
-            assert torch.equal(tracker.init(form[0], mask=given), expected[0])
-            assert torch.equal(tracker.step(form[1]), expected[1])
+    forms = (paths, [path.read_bytes() for path in paths], [Image.fromarray(array) for array in arrays], arrays)
+    for form, given in zip(forms, masks, strict=True):
+        assert torch.equal(tracker.init(form[0], mask=given), expected[0])
+        assert torch.equal(tracker.step(form[1]), expected[1])
     bgr = [array[..., ::-1] for array in arrays]
     tracker.labels.reset()
     tracked = list(tracker.track(iter(bgr), {0: tmp_path / "mask.png"}, batch=2, channels="bgr"))
