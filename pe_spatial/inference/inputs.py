@@ -13,8 +13,8 @@ from PIL import Image
 from torch import Tensor
 from torchvision import tv_tensors
 
-from pe_spatial.common.errors import PictureError, UserError
-from pe_spatial.data.loading import UnreadableFile, read_image, to_image
+from pe_spatial.common.errors import PictureError, UnreadableFile, UserError
+from pe_spatial.common.pictures import read_image, to_image
 
 Picture = str | Path | bytes | IO[bytes] | Image.Image | NDArray[Any] | Tensor
 Channels = Literal["rgb", "bgr"]
