@@ -135,7 +135,7 @@ def _test_entries(config: Config) -> dict[str, Any]:
         entries[f"train_{part}"] = entries[f"val_{part}"] = None
         if entries[f"test_{part}"] is None:
             raise ConfigError(
-                f"{config.filename}: has neither test_{part} nor val_{part}; there is nothing to score on"
+                f"{config.filename or 'the config'} has neither test_{part} nor val_{part}; add one to score on"
             )
     return entries
 

@@ -30,7 +30,7 @@ _PACKAGES = ("pe_spatial", "torch", "torchvision", "onedl-mmengine", "numpy")
 class RunReportHook(Hook):
     """Writes and shows facts about a run at its beginning and its end."""
 
-    priority = "NORMAL"
+    priority = "BELOW_NORMAL"  # when the run has its folder
 
     def __init__(self) -> None:
         self._metrics: dict[str, float] = {}

@@ -55,7 +55,9 @@ def config_of_checkpoint(path: Path, overrides: Sequence[str] = ()) -> Config:
         CheckpointError: Not one of our checkpoints.
         ConfigError: An override that does not fit.
     """
-    config = Config(read_config(load_checkpoint(path), path), filename=str(path), format_python_code=False)
+    copy = path.parent / RUN_CONFIG
+    filename = str(copy) if copy.is_file() else None
+    config = Config(read_config(load_checkpoint(path), path), filename=filename, format_python_code=False)
     import_packages(config)
     override_config(config, overrides)
     return config

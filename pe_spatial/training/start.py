@@ -7,7 +7,8 @@ folder here; when model, data and checkpoint have been built, loaded and checked
 import logging
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, redirect_stdout
+from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -67,6 +68,28 @@ class OpenFolderHook(Hook):
         runner.visualizer.add_config(runner.cfg)
 
 
+class QuietLoadHook(Hook):
+    """Keeps mmengine's line about the checkpoint that it loads from the console: it is printed and not logged.
+
+    Args:
+        stack: Is closed when the checkpoint is loaded, or by its owner.
+    """
+
+    priority = "LOWEST"
+
+    def __init__(self, stack: ExitStack) -> None:
+        self.stack = stack
+
+    def before_run(self, runner: Runner) -> None:
+        """Hide what is printed, from right before the checkpoint is loaded."""
+        if runner._load_from is not None:
+            self.stack.enter_context(redirect_stdout(StringIO()))
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        """Show it again."""
+        self.stack.close()
+
+
 @contextmanager
 def start_runner(
     config: Config, changes: dict[str, Any], folder: Path, clear: Callable[[], None] = lambda: None
@@ -79,13 +102,14 @@ def start_runner(
         folder: Where results go.
         clear: Called before anything is written, on the main process.
     """
-    with TemporaryDirectory(prefix="pe_spatial_") as temporary:
+    with TemporaryDirectory(prefix="pe_spatial_") as temporary, ExitStack() as quiet:
         silent = {"type": "Visualizer", "name": f"start in {temporary}"}  # its own makes files when it is built
         with naming_mistakes():
             runner = build_runner(config, {**changes, "work_dir": temporary, "visualizer": silent})
         for copy_of_config in (path for path in Path(temporary).iterdir() if path.is_file()):
             copy_of_config.unlink()  # mmengine's, with the changes of this process
         runner.register_hook(OpenFolderHook(folder, clear))
+        runner.register_hook(QuietLoadHook(quiet))
         show_warnings(runner.logger)
         try:
             yield runner
