@@ -41,6 +41,7 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "depth": (FLOOR_2, set()),
     "depth.loading": (FLOOR_2, {"OpenEXR"}),
     "tracking": (FLOOR_2, {"scipy"}),
+    "tracking.metrics": (FLOOR_2, {"cv2"}),
     "tracking.prompts": (FLOOR_2, {"sam2"}),
     "commands": (
         {*FLOOR_2, *TASKS, "alignment", "demo", "configs"},

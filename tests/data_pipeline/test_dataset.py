@@ -101,7 +101,7 @@ def test_unreadable_images_are_skipped_and_counted(noise_records, make_noise_dat
 def test_evaluation_never_skips(noise_records, make_noise_dataset):
     with pytest.raises(ValueError, match="smaller dataset"):
         make_noise_dataset(noise_records, unreadable="skip", test_mode=True)
-    with pytest.raises(ValueError, match="'raise', 'skip'"):
+    with pytest.raises(ValueError, match="'ignore' is not one of raise, skip"):
         make_noise_dataset(noise_records, unreadable="ignore")
 
 
