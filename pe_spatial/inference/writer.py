@@ -105,11 +105,11 @@ class ResultsWriter(ABC):
         """Write `result`, and what else the task makes of all records."""
 
     # --- what is missing ----------------------------------------------------------------------------------------------
-    def plan(self, files: Mapping[str, Path]) -> list[str]:
+    def plan(self, files: Mapping[str, str | Path]) -> list[str]:
         """The names of files whose results are missing; those of a file that has changed are.
 
         Args:
-            files: Their paths by their names.
+            files: The paths by the names; of pictures in an archive, that of the archive.
         """
         done, outdated = set(), []
         for unit in self.records.units():
