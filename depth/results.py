@@ -11,16 +11,15 @@ from typing import Any
 import numpy as np
 from mmengine.structures import BaseDataElement
 from numpy.typing import NDArray
-from PIL import Image
-from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
-from pe_spatial.common.files import write_json_stream
+from pe_spatial.common.files import write_atomically, write_json_stream
+from pe_spatial.common.pictures import save_image
 from pe_spatial.common.records import Records
 from pe_spatial.depth.ranges import checked_range
 from pe_spatial.inference.predictor import Predictor
 from pe_spatial.inference.tasks import Task, register_task
-from pe_spatial.inference.writer import ResultsWriter, save
+from pe_spatial.inference.writer import ResultsWriter
 from pe_spatial.visualization import depth_picture
 
 _LARGEST = 65535  # of 16 bits
@@ -80,7 +79,7 @@ class DepthWriter(ResultsWriter):
         _save_png(self.folder / entry["png"], values * units, entry)
         if "npy" in self.kinds:
             entry["npy"] = f"depth/{stem}_depth_{'m' if is_metric else 'relative'}.npy"
-            save(self.folder / entry["npy"], lambda file: np.save(file, values))
+            write_atomically(self.folder / entry["npy"], lambda file: np.save(file, values))
         return entry
 
     def draw(self, image: Tensor, sample: BaseDataElement, frame: int | None) -> Tensor:
@@ -123,12 +122,10 @@ def _values(sample: BaseDataElement) -> NDArray[np.float32]:
 
 
 def _save_png(path: Path, values: NDArray[np.float32], entry: dict[str, Any]) -> None:
-    text = PngInfo()
-    text.add_text("depth", entry["kind"])
     metric = entry["kind"] == "metric"
-    text.add_text("unit", "millimeters" if metric else f"1/{entry['png_units_per_unit']:.6g} of the model's own")
-    image = Image.fromarray(np.clip(np.round(values), 0, _LARGEST).astype(np.uint16))
-    save(path, lambda file: image.save(file, format="PNG", pnginfo=text))
+    unit = "millimeters" if metric else f"1/{entry['png_units_per_unit']:.6g} of the model's own"
+    whole = np.clip(np.round(values), 0, _LARGEST).astype(np.uint16)
+    save_image(path, whole, text={"depth": entry["kind"], "unit": unit})
 
 
 register_task(Task("depth", DepthWriter, settings=("depth_colors",), options=("npy",)))

@@ -177,6 +177,5 @@ def test_a_restart_after_a_million_pictures_costs_seconds(tmp_path):
     process.start()
     process.join(500)
     report = json.loads((tmp_path / "report.json").read_text())
-    print(report)
     assert report["missing"] == [f"{number:07d}.jpg"]
     assert report["seconds"] < 30 and report["peak"] < 1000
