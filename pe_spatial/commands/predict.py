@@ -36,6 +36,7 @@ from pe_spatial.common.errors import UserError
 if TYPE_CHECKING:
     from pe_spatial.common.records import Part
     from pe_spatial.common.sources import Entry
+    from pe_spatial.inference.predictor import Predictor
     from pe_spatial.inference.stream import Prediction
     from pe_spatial.inference.tasks import Task
     from pe_spatial.inference.writer import ResultsWriter
@@ -125,7 +126,7 @@ def run(options: argparse.Namespace) -> int:
     predictor = task.predictor(checkpoint, options)
     writer = task.writer.build(records, output_stems(files), predictor, options)
     names = list(files)[: options.limit]
-    failed = predict(predictor, writer, {name: files[name] for name in part.of(names)}, options.shard is None)
+    failed = predict(predictor, writer, {name: files[name] for name in part.of(names)})
     if not is_first():
         return 1 if failed else 0
     drawn = "" if options.no_pictures else f" and pictures to {options.output / 'pictures'}"
@@ -150,9 +151,14 @@ def find_files(options: argparse.Namespace) -> dict[str, Entry]:
     """The files of the input by their names in the results, without those of the output folder."""
     from pe_spatial.common.sources import resolve_sources
 
-    output = options.output.resolve()
-    entries = resolve_sources(options.input)
-    files = {entry.name: entry for entry in entries if not entry.path.resolve().is_relative_to(output)}
+    sources = resolve_sources(options.input)
+    if sources.warning:
+        print_note(sources.warning)
+    root, output = sources.root.resolve(), options.output.resolve()
+    below = f"{output.relative_to(root).as_posix()}/" if output.is_relative_to(root) else None
+    if below == "./":
+        raise UserError(f"--output {options.output} is the folder of the input; give another, it may be inside")
+    files = {entry.name: entry for entry in sources if below is None or not entry.name.startswith(below)}
     if not files:
         raise UserError(f"{options.input}: only files of the output folder {options.output} are there")
     return files
@@ -174,7 +180,7 @@ def is_first() -> bool:
     return not distributed.is_initialized() or distributed.get_rank() == 0
 
 
-def predict(predictor: Any, writer: ResultsWriter, files: Mapping[str, Entry], is_whole: bool) -> dict[str, str]:  # noqa: ANN401 - of any task
+def predict(predictor: Predictor, writer: ResultsWriter, files: Mapping[str, Entry]) -> dict[str, str]:
     """Do what is missing of some files and write the lists.
 
     Returns:
@@ -188,7 +194,7 @@ def predict(predictor: Any, writer: ResultsWriter, files: Mapping[str, Entry], i
         if len(names) < len(files) and is_first():
             print(f"{len(files) - len(names)} of {len(files)} files were done by an earlier run")
         todo = [files[name] for name in names]
-        name_of = {entry.path: name for name, entry in files.items()}.__getitem__
+        name_of = {entry.path: entry.name for entry in todo}.__getitem__
         failed = write_all(shown(stream(predictor, todo), count_pictures(todo)), writer, name_of)
         failed = gather(failed)
         if is_first():

@@ -2,7 +2,7 @@
 
     OUT/.pe_spatial/run.json                     what all runs into OUT have in common: task, model, settings
     OUT/.pe_spatial/part_3_of_16.sqlite          what one process has finished
-    OUT/.pe_spatial/part_3_of_16.lock            held while that process works
+    OUT/.pe_spatial/.part_3_of_16.lock           held while that process works
 
 Every process writes to a database of its own, so that several machines share a folder on a network disk.
 """
@@ -19,16 +19,17 @@ import threading
 import time
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
 from pe_spatial.common.errors import UserError
 from pe_spatial.common.files import write_json
+from pe_spatial.common.locks import lock_folder
 
 HIDDEN = ".pe_spatial"
 FORMAT_VERSION = 1
@@ -162,10 +163,10 @@ class Records:
         if foreign is not None and not self._run_file.is_file():
             raise UserError(f"{foreign} holds files of unknown origin; give another --output, or move them away")
         self._hidden.mkdir(parents=True, exist_ok=True)
-        with self._open_lock("start", _PATIENCE):
+        with FileLock(self._hidden / ".start.lock"):
             self._check_run()
             self._refuse_other_splits()
-            self._open.enter_context(self._open_lock(self.part.stem))
+            self._open.enter_context(self._lock(self.part.stem))
             if not self._run_file.is_file():
                 write_json(self._run_file, self.run)
         self._connection = _connect(self._hidden / f"{self.part.stem}.sqlite")
@@ -177,24 +178,17 @@ class Records:
         self._open.close()
 
     def list_lock(self) -> FileLock:
-        """A context in which this process alone writes the lists of the folder."""
-        return FileLock(self._hidden / "list.lock")
+        """A context in which this process alone writes the lists of the folder; it waits for the others."""
+        return FileLock(self._hidden / ".list.lock")
 
-    @contextmanager
-    def _open_lock(self, name: str, timeout: float = 0.0) -> Iterator[None]:
-        try:
-            with FileLock(self._hidden / f"{name}.lock", timeout=timeout):
-                yield
-        except Timeout:
-            raise UserError(
-                f"{self.folder}: another process writes {name.replace('_', ' ')} there; wait for it, or give another "
-                "--output"
-            ) from None
+    def _lock(self, part: str) -> AbstractContextManager[None]:
+        return lock_folder(self._hidden, part, f"does {part.replace('_', ' ')} of the files")
 
     def _refuse_other_splits(self) -> None:
-        for path in sorted(self._hidden.glob("part_*.lock")):
-            if path.stem.rpartition("_")[2] != str(self.part.count):
-                with self._open_lock(path.stem):
+        for path in sorted(self._hidden.glob(".part_*.lock")):
+            part = path.stem[1:]
+            if part.rpartition("_")[2] != str(self.part.count):
+                with self._lock(part):
                     pass
 
     def _check_run(self) -> None:

@@ -140,6 +140,8 @@ def _predict(predictor: Predictor, ready: queue.Queue[Any], ahead: _Allowance) -
     item: Any = True
     while item is not None:
         item = ready.get()
+        if isinstance(item, BaseException):
+            raise item
         if isinstance(item, tuple):
             source, pixels, future = item
             waiting.append((source, _outcome(source, future)))
@@ -207,23 +209,24 @@ def _outcome(source: Source, future: Future[Prepared]) -> Prepared | Exception:
 
 def _feed(
     predictor: Predictor,
-    paths: Sequence[Path | Entry],
+    files: Sequence[Path | Entry],
     pool: ThreadPoolExecutor,
     ready: queue.Queue[Any],
     ahead: _Allowance,
     abandoned: Container[Path],
 ) -> None:
     """Hand every picture to the pool, in order, no further ahead than the queue is long and the allowance lasts."""
-    for source, picture in _pictures(paths):
-        if source.path in abandoned:
-            continue
-        pixels = _pixels(picture)
-        if not ahead.has_room(pixels):
-            _put(ready, _RUN_NOW, ahead)  # or an incomplete batch would wait for this picture, and this one for it
-        ahead.enter(pixels)
-        if ahead.stopped or not _put(ready, (source, pixels, pool.submit(_prepare, predictor, picture)), ahead):
-            return
-    _put(ready, None, ahead)
+    try:
+        for source, picture in _pictures(files, abandoned):
+            pixels = _pixels(picture)
+            if not ahead.has_room(pixels):
+                _put(ready, _RUN_NOW, ahead)  # or an incomplete batch would wait for this picture, and this one for it
+            ahead.enter(pixels)
+            if ahead.stopped or not _put(ready, (source, pixels, pool.submit(_prepare, predictor, picture)), ahead):
+                return
+        _put(ready, None, ahead)
+    except BaseException as error:
+        _put(ready, error, ahead)  # is raised in the thread of the caller, who would wait for ever
 
 
 def _pixels(picture: Picture | Exception) -> int:
@@ -259,10 +262,15 @@ def _entries(files: Iterable[Path | Entry]) -> Iterator[Entry]:
         yield from [file] if isinstance(file, Entry) else resolve_sources([file])
 
 
-def _pictures(files: Iterable[Path | Entry]) -> Iterator[tuple[Source, Picture | Exception]]:
+def _pictures(
+    files: Iterable[Path | Entry], abandoned: Container[Path]
+) -> Iterator[tuple[Source, Picture | Exception]]:
     for entry in _entries(files):
         if entry.kind == "video":
-            yield from read_frames(entry.path)
+            for source, frame in read_frames(entry.path):
+                if entry.path in abandoned:
+                    break
+                yield source, frame
         elif entry.archive is None:
             yield Source(entry.path), entry.path
         else:

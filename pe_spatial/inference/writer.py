@@ -17,10 +17,10 @@ import numpy as np
 import torch
 from mmengine.structures import BaseDataElement
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
-from pe_spatial.common.files import remove_leftovers, write_atomically, write_json_stream
+from pe_spatial.common.files import remove_leftovers, write_json_stream
+from pe_spatial.common.pictures import save_image
 from pe_spatial.common.records import Records, Stamp, Unit, stamp_of
 from pe_spatial.common.video import VideoWriter
 from pe_spatial.inference.predictor import Predictor
@@ -105,11 +105,11 @@ class ResultsWriter(ABC):
         """Write `result`, and what else the task makes of all records."""
 
     # --- what is missing ----------------------------------------------------------------------------------------------
-    def plan(self, files: Mapping[str, Path]) -> list[str]:
+    def plan(self, files: Mapping[str, str | Path]) -> list[str]:
         """The names of files whose results are missing; those of a file that has changed are.
 
         Args:
-            files: Their paths by their names.
+            files: The paths by the names; of pictures in an archive, that of the archive.
         """
         done, outdated = set(), []
         for unit in self.records.units():
@@ -157,17 +157,11 @@ class ResultsWriter(ABC):
             self.records.add_frame(name, frame, content)
         else:
             if drawn is not None:
-                files[PICTURES] = self._save_picture(name, drawn)
+                suffix = ".jpg" if name.lower().endswith((".jpg", ".jpeg")) else ".png"
+                files[PICTURES] = f"{PICTURES}/{self.stems[name]}{suffix}"
+                save_image(self.folder / files[PICTURES], drawn)
             self.records.add(name, content, self._stamps.get(name), files)
         return None if drawn is None else drawn.permute(1, 2, 0).numpy()
-
-    def _save_picture(self, name: str, drawn: Tensor) -> str:
-        jpeg = name.lower().endswith((".jpg", ".jpeg"))
-        place = f"{PICTURES}/{self.stems[name]}.{'jpg' if jpeg else 'png'}"
-        picture = Image.fromarray(drawn.permute(1, 2, 0).numpy())
-        # quality is JPEG's
-        save(self.folder / place, lambda file: picture.save(file, format="JPEG" if jpeg else "PNG", quality=90))
-        return place
 
     def add_frame(self, source: Source, name: str, picture: NDArray[np.uint8] | None) -> None:
         """Append a drawn frame to the video of its file; frames of a video come in order, from one thread."""
@@ -237,12 +231,6 @@ class ResultsWriter(ABC):
             (self.folder / FAILED).unlink(missing_ok=True)
         else:
             write_json_stream(self.folder / FAILED, {"files": chain([first], failures)})
-
-
-def save(path: Path, write: Callable[[Any], Any]) -> None:
-    """Let `write` fill a file, whole or not at all, in a folder that may be missing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, write)
 
 
 def write_all(

@@ -21,6 +21,7 @@ from PIL import Image
 from pe_spatial.common.names import output_stems
 from pe_spatial.common.pictures import read_indices
 from pe_spatial.common.records import Records
+from pe_spatial.common.sources import resolve_sources
 from pe_spatial.inference.stream import find_sources
 from pe_spatial.training.checkpoint import save_checkpoint
 from pe_spatial.training.checkpoint_hook import describe
@@ -144,9 +145,9 @@ def our_run(checkpoint: Path, device: str, network: Stopwatch) -> Callable[[list
     predictor.model.score_map = network.wrap(predictor.model.score_map)
 
     def run(files: list[Path], output: Path) -> None:
-        names = {file.name: file for file in files}
+        names = {entry.name: entry for entry in resolve_sources(files)}
         writer = SegmentationWriter(Records(output, {}), output_stems(names), predictor.metainfo, draw=False)
-        predict(predictor, writer, names, is_whole=True)
+        predict(predictor, writer, names)
 
     return run
 

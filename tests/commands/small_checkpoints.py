@@ -1,0 +1,47 @@
+"""One small untrained checkpoint of each task that `pe-spatial predict` knows, and pictures and a video for them."""
+
+import numpy as np
+import torch
+from mmengine.registry import MODELS
+from small_runs import CONFIG, overrides
+from small_segmenters import TINY, save_photos, save_segmenter
+
+from pe_spatial.common.video import VideoWriter
+from pe_spatial.training.checkpoint import save_checkpoint
+from pe_spatial.training.checkpoint_hook import describe
+from pe_spatial.training.config import load_config
+
+LISTS = {"detection": "predictions.json", "segmentation": "segmentation.json", "depth": "depth.json"}
+
+
+def save_detector(path, seed=0):
+    """A checkpoint that describes itself; its category ids have gaps."""
+    config = load_config(CONFIG, overrides("nowhere", iterations=1))
+    metainfo = {"classes": ("a", "b", "c"), "category_ids": (1, 4, 6)}
+    return save_model(path, config.to_dict(), metainfo, seed)
+
+
+def save_depth_model(path, seed=0):
+    changes = [f"model.backbone.variant={{{', '.join(f'{key}: {value}' for key, value in TINY.items())}}}"]
+    config = load_config("demo/depth_linear_tiny_shapes.yaml", changes)
+    return save_model(path, config.to_dict(), {}, seed)
+
+
+def save_model(path, config, metainfo, seed=0):
+    torch.manual_seed(seed)
+    weights = MODELS.build(config["model"]).state_dict()
+    save_checkpoint({"state_dict": weights, "pe_spatial": describe(config, metainfo)}, path)
+    return path
+
+
+SAVE = {"detection": save_detector, "segmentation": save_segmenter, "depth": save_depth_model}
+
+
+def save_input(folder, pictures=6, frames=4):
+    """Pictures in two folders, and between them, in the order of names, a video."""
+    sizes = {f"{'a' if number % 2 else 'more__z'}{number}": (24 + 8 * number, 64) for number in range(pictures)}
+    save_photos(folder, **dict(sorted(sizes.items())))
+    with VideoWriter(folder / "film.mp4", rate=10) as video:
+        for number in range(frames):
+            video.write(torch.from_numpy(np.full((3, 32, 48), 40 * number, np.uint8)))
+    return folder
