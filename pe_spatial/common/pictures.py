@@ -19,8 +19,7 @@ from torchvision.transforms.v2 import functional as F
 
 from pe_spatial.common.errors import PictureError, UnreadableFile, UserError
 from pe_spatial.common.files import write_atomically
-
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
+from pe_spatial.common.suffixes import IMAGE_SUFFIXES
 
 _ORIENTATION = 0x0112  # EXIF's tag; from 5 on, the stored picture lies on its side
 _INDEX_MODES = ("P", "L", "1", "I", "I;16")

@@ -272,9 +272,9 @@ def small_disk():
 
 @pytest.mark.parametrize("limit", [100, 60_000])
 def test_a_full_disk_is_an_error_and_leaves_nothing(tmp_path, small_disk, limit):
-    noise = torch.randint(0, 256, (3, 128, 128), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(0)
     small_disk(limit)
     with pytest.raises(FullDiskError, match=r"out\.mp4"), VideoWriter(tmp_path / "out.mp4") as writer:
-        for number in range(12):
-            writer.write(noise.roll(7 * number, 1))
+        for _ in range(12):
+            writer.write(torch.randint(0, 256, (3, 128, 128), dtype=torch.uint8, generator=generator))
     assert not list(tmp_path.iterdir())

@@ -119,9 +119,9 @@ class VideoReader:
                         yield VideoFrame(number, time, _picture(frame), _seconds(frame.duration, stream) or None)
                     number += 1
                     fields += frame.interlaced_frame
-            missing, undecoded = packets.missing(self.frame_rate), packets.shown - number
-            # two packets may be the fields of one frame
-            if failed or missing or (undecoded > _TOLERATED_TAIL and not fields):
+            missing = packets.missing(self.frame_rate)
+            undecoded = 0 if fields else packets.shown - number  # two packets may be the fields of one frame
+            if failed or missing > packets.tolerance or undecoded > _TOLERATED_TAIL:
                 lost = max(missing + undecoded, len(failed), 1)
                 yield self._unreadable(number, number / self.frame_rate, lost)
 
@@ -198,12 +198,15 @@ class _Packets:
 
     Attributes:
         shown: Number of those that show a frame.
+        tolerance: How many frames the container may announce too many.
     """
 
     def __init__(self, container: Any, stream: Any) -> None:
         self._container, self._stream = container, stream
+        self._indexed = len(stream.index_entries) if _is_indexed(container, stream) else 0
         self._seen, self._end = 0, 0.0
         self.shown = 0
+        self.tolerance = 0 if self._indexed else _TOLERATED_TAIL
 
     def __iter__(self) -> Iterator[Any]:
         with suppress(FFmpegError):  # `missing` tells what the end of the file should have held
@@ -219,15 +222,12 @@ class _Packets:
         yield None
 
     def missing(self, rate: float) -> int:
-        """Frames that the container announces but does not hold, within what its format lets one know."""
-        announced = len(self._stream.index_entries) if _is_indexed(self._container, self._stream) else 0
-        if announced or self._stream.frames:
-            lost = (announced or self._stream.frames) - self._seen
-        elif _counts_from_zero(self._container) and self._container.duration:
-            lost = round((self._container.duration / av.time_base - self._end) * rate)
-        else:
-            lost = 0
-        return lost if lost > (0 if announced else _TOLERATED_TAIL) else 0
+        """Frames that the container announces but does not hold, as far as its format tells."""
+        if announced := self._indexed or self._stream.frames:
+            return max(announced - self._seen, 0)
+        if _counts_from_zero(self._container) and self._container.duration:
+            return max(round((self._container.duration / av.time_base - self._end) * rate), 0)
+        return 0
 
 
 def _decode(stream: Any, packet: Any, failed: list[int]) -> list[Any]:
