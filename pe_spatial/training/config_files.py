@@ -8,6 +8,7 @@ refused. `{{$NAME:default}}` stands for an environment variable.
 
 import os
 import re
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -150,12 +151,13 @@ def _fill_in_environment(path: Path, text: str) -> str:
     lines = text.splitlines(keepends=True)
     for number, line in enumerate(lines, 1):
         if not line.lstrip().startswith("#"):
-            lines[number - 1] = _TEMPLATE.sub(lambda found, at=number: _value_of(found[1], f"{path}:{at}"), line)
+            lines[number - 1] = _TEMPLATE.sub(partial(_value_of, f"{path}:{number}"), line)
     return "".join(lines)
 
 
-def _value_of(template: str, where: str) -> str:
-    """What an environment variable says in the place of `$NAME:default`."""
+def _value_of(where: str, found: re.Match[str]) -> str:
+    """What an environment variable says in the place of `{{$NAME:default}}`."""
+    template = found[1]
     match = _ENVIRONMENT.fullmatch(template)
     if match is None:
         raise ConfigError(
