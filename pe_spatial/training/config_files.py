@@ -49,7 +49,6 @@ def find_config(name: str | Path, beside: Path | None = None) -> Path:
         if path.suffix in (".py", ".json"):
             raise ConfigError(f"{path}: configs are YAML files, and {path.suffix} files are not read")
         path = path.with_name(path.name + ".yaml")
-    path = path.with_stem(RECIPES.get(path.stem, path.stem))
     here = (beside or Path()) / path
     if here.is_file():
         return here
@@ -66,6 +65,8 @@ def find_config(name: str | Path, beside: Path | None = None) -> Path:
     if found:
         listing = "\n  ".join(map(str, found.values()))
         raise ConfigError(f"several configs are called {path}; give one of these paths:\n  {listing}")
+    if path.stem in RECIPES:
+        return find_config(path.with_stem(RECIPES[path.stem]), beside)
     if "_base_" in path.parts:
         hint = suggest(below.as_posix(), {at.as_posix() for at in known})
     else:
