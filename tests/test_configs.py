@@ -1,21 +1,29 @@
 """Every config loads, and everything that it names can be built; the names that we register are ours alone."""
 
 import importlib
+from copy import deepcopy
+from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
 from mmengine import registry
 from mmengine.config import Config
-from mmengine.dataset import Compose
+from mmengine.dataset import Compose, pseudo_collate
 from mmengine.registry import DATASETS, HOOKS, METRICS, MODELS, OPTIM_WRAPPER_CONSTRUCTORS, DefaultScope, Registry
 
+from pe_spatial.backbones import get_variant
+from pe_spatial.inference.predictor import inference_pipeline
+from pe_spatial.tracking.model import build_options
+from pe_spatial.tracking.resizing import Resizing
 from pe_spatial.training.config import drop_pretrained, dump_config, load_config
+from pe_spatial.training.config_files import list_configs
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("pe_spatial", "detection", "segmentation", "depth", "tracking")
 CONFIGS = sorted(path for path in (ROOT / "configs").rglob("*.yaml") if not {"_base_", "detectron2"} & {*path.parts})
 MAX_LINES = 60
+MAX_SETTINGS = 20  # lines of an experiment beside its comments
 
 
 def name_of(path):
@@ -27,9 +35,14 @@ def path(request):
     return request.param
 
 
+@cache
+def resolve(path):
+    return load_config(path)
+
+
 @pytest.fixture
 def config(path):
-    loaded = load_config(path)
+    loaded = deepcopy(resolve(path))
     with DefaultScope.overwrite_default_scope(loaded.get("default_scope", "mmengine")):
         yield loaded
 
@@ -72,6 +85,66 @@ def test_a_config_is_one_screen_that_opens_with_what_it_is(path):
     lines = path.read_text().splitlines()
     assert lines[0].startswith("# ")
     assert len(lines) <= MAX_LINES, f"{len(lines)} lines; a config is one screen of at most {MAX_LINES}"
+
+
+def test_an_experiment_is_short(path):
+    lines = [line.strip() for line in path.read_text().splitlines()]
+    count = sum(not line.startswith("#") for line in lines if line)
+    assert count <= MAX_SETTINGS, f"{count} lines beside comments; move what is no experiment into configs/_base_"
+
+
+SIZES = [(1, 1), (37, 500), (500, 37), (128, 128), (700, 1000)]  # (H, W)
+
+
+def test_every_model_takes_any_picture(config):
+    """What is predicted on fits the model's fixed size or its patches, and knows the size of the picture."""
+    pictures = [torch.randint(256, (3, *size), dtype=torch.uint8) for size in SIZES]
+    if "resizing" in config.model:
+        resizing = build_options(Resizing, config.model.resizing, "resizing")
+        backbone = config.model.backbone
+        patch = backbone.get("patch_size") or get_variant(backbone.variant).patch_size
+        assert not any(side % patch for picture in pictures for side in resizing(picture, patch).shape[-2:])
+    if (config.get("val_dataloader") or {}).get("dataset") is None:
+        assert config.model.type in ("VideoTracker", "RepeatedMask", "SpatialAlignment")  # have no pipeline
+        return
+    load, *steps = Compose(inference_pipeline(config)).transforms
+    preprocessor = MODELS.build(config.model.data_preprocessor)
+    for picture, size in zip(pictures, SIZES, strict=True):
+        packed = Compose(steps)(load({"img": picture, "img_path": None, "img_id": 0}))
+        batch = preprocessor(pseudo_collate([packed]))
+        (sample,) = batch["data_samples"]
+        shape = tuple(batch["inputs"].shape[-2:])
+        assert tuple(sample.ori_shape) == size
+        assert tuple(sample.img_shape) == tuple(packed["inputs"].shape[-2:])
+        assert shape == (preprocessor.pad_to or shape)
+        assert not any(side % preprocessor.size_divisor for side in shape)
+
+
+@pytest.mark.parametrize("path", [p for p in CONFIGS if p.parent.name == "demo"], ids=name_of)
+def test_scenes_of_the_demo_pass_the_pipelines_unchanged(config):
+    """So that the numbers of the demo are those of the pictures themselves."""
+    dataset = (config.get("val_dataloader") or {}).get("dataset")
+    if dataset is None or dataset.get("data_root") != "demo/data" or config.model.type == "SpatialAlignment":
+        pytest.skip("predicts no scenes of the demo")
+    picture = torch.randint(256, (3, 128, 128), dtype=torch.uint8)
+    load, *steps = Compose(inference_pipeline(config)).transforms
+    assert torch.equal(Compose(steps)(load({"img": picture, "img_path": None, "img_id": 0}))["inputs"], picture)
+
+
+def test_the_image_size_of_a_detector_stands_once():
+    config = load_config("deta_pe_spatial_b_coco_12ep", ["_image_size=800"])
+    steps = {step.type.rpartition(".")[2]: step for step in config.train_dataloader.dataset.pipeline}
+    assert config.model.data_preprocessor.pad_to == [800, 800] and steps["ResizeOrCrop"].size == 800
+    assert config.val_dataloader.dataset.pipeline[1].max_size == 768
+    config = load_config("pe_g_coco", ["_image_size=512"])
+    steps = {step.type.rpartition(".")[2]: step for step in config.train_dataloader.dataset.pipeline}
+    assert config.model.data_preprocessor.pad_to == [512, 512] == steps["ScaleJitter"].target_size
+    assert steps["FixedSizeCrop"].size == config.val_dataloader.dataset.pipeline[1].max_size == 512
+
+
+def test_every_recipe_is_listed_with_what_it_is():
+    assert list_configs().keys() == {name_of(path) for path in CONFIGS}
+    assert all(list_configs().values())
 
 
 @pytest.mark.parametrize(

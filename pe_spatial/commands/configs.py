@@ -99,7 +99,7 @@ def copy_config(name: str, target: Path, overwrite: bool = False) -> Path:
         raise UserError(f"{target} exists; pass --force to overwrite it, or choose another name")
 
     def found_anywhere(match: re.Match[str]) -> str:
-        return match[1] + _name_from_anywhere(find_config(match[2], source))
+        return match[1] + _name_from_anywhere(find_config(match[2], source.parent))
 
     block = re.compile(r"^_base_:.*\n(?:[ \t]*-.*\n)*", re.MULTILINE)
     entry = re.compile(r"((?:^_base_:|[-,\[])\s*)([^\s,\[\]#-][^\s,\[\]#]*)")

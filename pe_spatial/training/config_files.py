@@ -8,6 +8,7 @@ refused. `{{$NAME:default}}` stands for an environment variable.
 
 import os
 import re
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,6 @@ def find_config(name: str | Path, beside: Path | None = None) -> Path:
         if path.suffix in (".py", ".json"):
             raise ConfigError(f"{path}: configs are YAML files, and {path.suffix} files are not read")
         path = path.with_name(path.name + ".yaml")
-    path = path.with_stem(RECIPES.get(path.stem, path.stem))
     here = (beside or Path()) / path
     if here.is_file():
         return here
@@ -65,6 +65,8 @@ def find_config(name: str | Path, beside: Path | None = None) -> Path:
     if found:
         listing = "\n  ".join(map(str, found.values()))
         raise ConfigError(f"several configs are called {path}; give one of these paths:\n  {listing}")
+    if path.stem in RECIPES:
+        return find_config(path.with_stem(RECIPES[path.stem]), beside)
     if "_base_" in path.parts:
         hint = suggest(below.as_posix(), {at.as_posix() for at in known})
     else:
@@ -150,12 +152,13 @@ def _fill_in_environment(path: Path, text: str) -> str:
     lines = text.splitlines(keepends=True)
     for number, line in enumerate(lines, 1):
         if not line.lstrip().startswith("#"):
-            lines[number - 1] = _TEMPLATE.sub(lambda found, at=number: _value_of(found[1], f"{path}:{at}"), line)
+            lines[number - 1] = _TEMPLATE.sub(partial(_value_of, f"{path}:{number}"), line)
     return "".join(lines)
 
 
-def _value_of(template: str, where: str) -> str:
-    """What an environment variable says in the place of `$NAME:default`."""
+def _value_of(where: str, found: re.Match[str]) -> str:
+    """What an environment variable says in the place of `{{$NAME:default}}`."""
+    template = found[1]
     match = _ENVIRONMENT.fullmatch(template)
     if match is None:
         raise ConfigError(

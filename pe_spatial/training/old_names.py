@@ -11,6 +11,15 @@ RECIPES = {"baseline_colour_davis2017": "baseline_color_davis2017"}  # file name
 TYPES = {"RawColour": "RawColor"}
 OPTIONS = {"VideoTracker": {"normalisation": "normalization"}}  # of the (new) type
 
+# hooks that stood in the list `custom_hooks`, which an experiment replaces whole -> their names in `default_hooks`
+HOOKS = {
+    "BindDatasetHook": "bind",
+    "DetaStartHook": "start",
+    "MaskAnnealingHook": "annealing",
+    "StudentExportHook": "export",
+    "StudentTrialHook": "trial",
+}
+
 
 def current_name(name: str) -> str:
     """The name of a module, or of something in it, that version 0.1 may have called otherwise."""
@@ -34,7 +43,16 @@ def update_names(config: dict[str, Any]) -> dict[str, Any]:
         modules = [imports] if isinstance(imports, str) else imports
         config["custom_imports"]["imports"] = [current_name(str(module)) for module in modules]
     _update(config)
+    hooks = config.get("custom_hooks")
+    if isinstance(hooks, list):
+        named = {HOOKS[hook["type"]]: hook for hook in reversed(hooks) if _has_name(hook)}
+        config["default_hooks"] = {**(config.get("default_hooks") or {}), **named}
+        config["custom_hooks"] = [hook for hook in hooks if not any(hook is moved for moved in named.values())]
     return config
+
+
+def _has_name(hook: Any) -> bool:
+    return isinstance(hook, dict) and hook.get("type") in HOOKS
 
 
 def _update(node: Any) -> None:

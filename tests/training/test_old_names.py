@@ -11,6 +11,9 @@ from pe_spatial.training.config import load_config
 from pe_spatial.training.config_files import find_config
 from pe_spatial.training.old_names import current_name, update_names
 
+# between them they name every hook
+RECIPES = ("demo/deta_tiny_shapes", "demo/seg_mask_decoder_tiny_shapes", "demo/alignment_tiny_shapes")
+
 # a recipe of version 0.1 as it stood in a folder of the user's
 OLD_TRACKER = """
 _base_: [_base_/runtime.yaml, _base_/datasets/davis2017.yaml]
@@ -44,6 +47,31 @@ def test_the_config_of_an_old_checkpoint_has_new_names():
     config = read_config(content, "old.pth")
     assert config["custom_imports"] == {"imports": ["pe_spatial.depth"]}
     assert config["model"] == {"type": "VideoTracker", "normalization": None}
+    assert config["default_hooks"] == {"bind": {"type": "BindDatasetHook"}} and config["custom_hooks"] == []
+
+
+def test_hooks_of_the_old_list_get_their_names():
+    """One of each: a second one, and hooks that never had a name, stay in the list."""
+    start, second, average = (
+        {"type": "DetaStartHook", "reinitialize": ["x"]},
+        {"type": "DetaStartHook"},
+        {"type": "EMAHook"},
+    )
+    config = {
+        "default_hooks": {"start": {"type": "DetaStartHook"}, "timer": None},
+        "custom_hooks": [start, average, second],
+    }
+    assert update_names(config) == {
+        "default_hooks": {"start": start, "timer": None},
+        "custom_hooks": [average, second],
+    }
+    assert update_names({"custom_hooks": None}) == {"custom_hooks": None}
+
+
+def test_the_names_of_hooks_are_those_of_the_recipes():
+    recipes = [load_config(name).default_hooks for name in RECIPES]
+    named = {hook.type: name for hooks in recipes for name, hook in hooks.items() if hook}
+    assert {hook: named.get(hook) for hook in old_names.HOOKS} == old_names.HOOKS
 
 
 def test_new_configs_stay_as_they_are():
