@@ -42,9 +42,10 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "depth.loading": (FLOOR_2, {"OpenEXR"}),
     "tracking": (FLOOR_2, {"scipy"}),
     "tracking.prompts": (FLOOR_2, {"sam2"}),
+    "__main__": ({"commands"}, set()),
     "commands": (
-        {*FLOOR_2, *TASKS, "alignment", "demo", "feature_pictures", "configs"},
-        {"rich", "matplotlib", "timm", "mmseg", "cv2", "yaml"},
+        {*FLOOR_2, *TASKS, "alignment", "demo", "feature_pictures", "configs", "__version__"},
+        {"rich", "matplotlib", "timm", "mmseg", "cv2", "sam2"},
     ),
 }
 
