@@ -43,9 +43,15 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "tracking": (FLOOR_2, {"scipy"}),
     "tracking.metrics": (FLOOR_2, {"cv2"}),
     "tracking.prompts": (FLOOR_2, {"sam2"}),
+    "__main__": ({"commands"}, set()),
     "commands": (
+<<<<<<< HEAD
         {*FLOOR_2, *TASKS, "alignment", "demo", "configs"},
         {"rich", "matplotlib", "timm", "mmseg", "cv2", "yaml"},
+=======
+        {*FLOOR_2, *TASKS, "alignment", "demo", "feature_pictures", "configs", "__version__"},
+        {"rich", "matplotlib", "timm", "mmseg", "cv2", "sam2"},
+>>>>>>> h-commands
     ),
 }
 

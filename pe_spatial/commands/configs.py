@@ -10,7 +10,6 @@ A config is found by its name below configs/: those of the working directory fir
 from __future__ import annotations
 
 import argparse
-import re
 from pathlib import Path
 
 from pe_spatial.commands.options import CommandParser, add_overrides
@@ -79,17 +78,17 @@ def _list(word: str) -> int:
 
 
 def copy_config(name: str, target: Path, overwrite: bool = False) -> Path:
-    """Copy a config with its comments; the names of its bases are changed to ones that are found from anywhere.
+    """Copy a config with its comments.
 
     Returns:
         The new file.
 
     Raises:
         ConfigError: There is no such config.
-        UserError: The target exists.
+        UserError: The target exists, or the bases of the config are not found from there.
     """
     from pe_spatial.common.files import write_text
-    from pe_spatial.training.config_files import find_config
+    from pe_spatial.training.config_files import find_config, read_config_file
 
     source = find_config(name)
     target = target / source.name if target.is_dir() else target
@@ -97,21 +96,22 @@ def copy_config(name: str, target: Path, overwrite: bool = False) -> Path:
         raise UserError(f"{target} must end in .yaml, for configs are YAML files")
     if target.exists() and not overwrite:
         raise UserError(f"{target} exists; pass --force to overwrite it, or choose another name")
+<<<<<<< HEAD
 
     def found_anywhere(match: re.Match[str]) -> str:
         return match[1] + _name_from_anywhere(find_config(match[2], source.parent))
 
     block = re.compile(r"^_base_:.*\n(?:[ \t]*-.*\n)*", re.MULTILINE)
     entry = re.compile(r"((?:^_base_:|[-,\[])\s*)([^\s,\[\]#-][^\s,\[\]#]*)")
+=======
+>>>>>>> h-commands
     text = source.read_text(encoding="utf-8")
-    write_text(target, block.sub(lambda match: entry.sub(found_anywhere, match[0]), text, count=1))
+    trial = target.with_name(f".trial_{target.name}")  # beside the target, for bases are looked up there first
+    try:
+        write_text(trial, text)
+        if read_config_file(trial)[0] != read_config_file(source)[0]:
+            raise UserError(f"{source} means something else in {target.parent}; use `pe-spatial configs show {name}`")
+    finally:
+        trial.unlink(missing_ok=True)
+    write_text(target, text)
     return target
-
-
-def _name_from_anywhere(path: Path) -> str:
-    """The name below the installed configs, or the whole path of a file elsewhere."""
-    import pe_spatial.configs
-
-    root = Path(pe_spatial.configs.__path__[0]).resolve()
-    resolved = path.resolve()
-    return resolved.relative_to(root).as_posix() if resolved.is_relative_to(root) else str(resolved)

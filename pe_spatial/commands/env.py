@@ -44,11 +44,9 @@ def run(options: argparse.Namespace) -> int:
 
 def describe() -> dict[str, dict[str, Any]]:
     """Sections of the report: names to versions, devices, extras and files."""
-    import pe_spatial
-
     return {
         "system": {
-            "pe_spatial": f"{__version__} in {Path(pe_spatial.__file__).parent}",
+            "pe_spatial": f"{__version__} in {Path(__file__).parents[1]}",
             "Python": f"{platform.python_version()} in {sys.prefix}",
             "platform": platform.platform(),
             "CPU threads": os.cpu_count(),

@@ -82,8 +82,8 @@ SHARED: dict[str, dict[str, Any]] = {
 def add_shared(parser: argparse._ActionsContainer, *options: str, required: Collection[str] = ()) -> None:
     """Add options of the vocabulary; `parser.set_defaults` changes a default."""
     for option in options:
-        needed = {"required": True} if option in required else {}
-        parser.add_argument(option, **SHARED[option], **needed)
+        action = parser.add_argument(option, **SHARED[option])
+        action.required = option in required
 
 
 def add_overrides(parser: argparse.ArgumentParser) -> None:
@@ -168,7 +168,8 @@ class CommandParser(argparse.ArgumentParser):
         for action in needed:
             action.required = False
         parsed = self.parse_intermixed_args(arguments)
-        values, overrides = [], []
+        values: list[str] = []
+        overrides: list[str] = []
         for value in parsed.overrides:
             (overrides if takes_overrides and "=" in value else values).append(value)
         missing = [action for action in options if getattr(parsed, action.dest) == action.default]

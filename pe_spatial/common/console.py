@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TextIO, TypeVar
 
@@ -135,7 +135,7 @@ def track(
     items: Iterable[Item], description: str = "", total: int | None = None, unit: str = "steps", shown: bool = True
 ) -> Iterator[Item]:
     """Yield the items and show how many are done; arguments as of `progress`, `total` is their number if known."""
-    if total is None and hasattr(items, "__len__"):
+    if total is None and isinstance(items, Sized):
         total = len(items)
     with progress(description, total, unit, shown) as bar:
         for item in items:

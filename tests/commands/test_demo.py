@@ -165,7 +165,7 @@ def test_a_killed_run_leaves_nothing_that_looks_complete(tmp_path, monkeypatch):
         (["--frames", "0"], "--frames: 0 is too small; give 1"),
     ],
 )
-def test_bad_arguments(tool, tmp_path, capsys, arguments, message):
+def test_bad_arguments(tmp_path, capsys, arguments, message):
     with pytest.raises(SystemExit):
         run_command("demo", ["--output", str(tmp_path / "data"), *arguments])
     assert message in capsys.readouterr().err

@@ -6,6 +6,7 @@ import argparse
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -78,11 +79,11 @@ def benchmark(options: argparse.Namespace) -> Report:
     mask_seconds = timed(lambda: script.build_mask(*options.grid))
     seconds = {"script": 0.0, "ours": 0.0, "bound": 0.0}
     for number, frame in enumerate(clip[1:], start=1):
-        seconds["script"] += timed(lambda frame=frame: script.step(frame))
+        seconds["script"] += timed(partial(script.step, frame))
         features = frame.to(getattr(torch, options.dtype))
-        seconds["ours"] += timed(lambda features=features: propagate_and_remember(ours, unit(features)))
+        seconds["ours"] += timed(partial(propagate_and_remember, ours, features))
         left, right = products_in_reach(options.grid, options.channels, min(number, 8), features)
-        seconds["bound"] += timed(lambda left=left, right=right: left @ right)
+        seconds["bound"] += timed(partial(torch.matmul, left, right))
     soft = ours.memory.labels[:, :, -1 if options.frames <= 8 else newest(ours)]
     difference = (soft - script.labels[-1].permute(1, 2, 0)[..., 1:]).abs().max().item()
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
@@ -103,6 +104,7 @@ def benchmark(options: argparse.Namespace) -> Report:
 
 def propagate_and_remember(tracker: LabelTracker, features: Tensor) -> None:
     """What a tracker does between the encoder and the decoding of a mask."""
+    features = unit(features)
     shares = tracker._propagate(features)
     tracker.memory.remember(features, shares, tracker.frame, reference=False)
     tracker.frame += 1
