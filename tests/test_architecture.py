@@ -45,13 +45,8 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "tracking.prompts": (FLOOR_2, {"sam2"}),
     "__main__": ({"commands"}, set()),
     "commands": (
-<<<<<<< HEAD
-        {*FLOOR_2, *TASKS, "alignment", "demo", "configs"},
-        {"rich", "matplotlib", "timm", "mmseg", "cv2", "yaml"},
-=======
-        {*FLOOR_2, *TASKS, "alignment", "demo", "feature_pictures", "configs", "__version__"},
+        {*FLOOR_2, *TASKS, "alignment", "demo", "configs", "__version__"},
         {"rich", "matplotlib", "timm", "mmseg", "cv2", "sam2"},
->>>>>>> h-commands
     ),
 }
 

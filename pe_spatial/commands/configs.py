@@ -96,15 +96,6 @@ def copy_config(name: str, target: Path, overwrite: bool = False) -> Path:
         raise UserError(f"{target} must end in .yaml, for configs are YAML files")
     if target.exists() and not overwrite:
         raise UserError(f"{target} exists; pass --force to overwrite it, or choose another name")
-<<<<<<< HEAD
-
-    def found_anywhere(match: re.Match[str]) -> str:
-        return match[1] + _name_from_anywhere(find_config(match[2], source.parent))
-
-    block = re.compile(r"^_base_:.*\n(?:[ \t]*-.*\n)*", re.MULTILINE)
-    entry = re.compile(r"((?:^_base_:|[-,\[])\s*)([^\s,\[\]#-][^\s,\[\]#]*)")
-=======
->>>>>>> h-commands
     text = source.read_text(encoding="utf-8")
     trial = target.with_name(f".trial_{target.name}")  # beside the target, for bases are looked up there first
     try:
