@@ -55,7 +55,7 @@ class ResultsWriter(ABC):
     """
 
     result: ClassVar[str]
-    places: ClassVar[tuple[str, ...]] = ()
+    places: tuple[str, ...] = ()
 
     def __init__(
         self, records: Records, stems: Mapping[str, str], kinds: Sequence[str] = (), draw: bool = True
@@ -147,7 +147,7 @@ class ResultsWriter(ABC):
         """
         sample = sample.cpu()
         stem = self.stems[name] if frame is None else f"{self.stems[name]}/{frame:06d}"
-        content = {"file_name": name} | ({} if frame is None else {"frame": frame})
+        content: dict[str, Any] = {"file_name": name} | ({} if frame is None else {"frame": frame})
         content |= self.describe(stem, image, sample, frame)
         drawn = self.draw(image, sample, frame) if PICTURES in self.kinds else None
         files = {kind: content[kind] for kind in self.kinds if kind != PICTURES}
