@@ -1,8 +1,6 @@
 """Video: writing and reading are inverse in time and picture, and what is missing is an error."""
 
 import re
-import resource
-import signal
 
 import av
 import pytest
@@ -261,20 +259,11 @@ def test_a_finished_file_stays_until_the_new_one_is_whole(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["out.mp4"]
 
 
-@pytest.fixture
-def small_disk():
-    """Sets how many bytes a file may have."""
-    before, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    yield lambda limit: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    signal.signal(signal.SIGXFSZ, handler)
-
-
 @pytest.mark.parametrize("limit", [100, 60_000])
-def test_a_full_disk_is_an_error_and_leaves_nothing(tmp_path, small_disk, limit):
+def test_a_full_disk_is_an_error_and_leaves_nothing(tmp_path, small_files, limit):
     generator = torch.Generator().manual_seed(0)
-    small_disk(limit)
-    with pytest.raises(FullDiskError, match=r"out\.mp4"), VideoWriter(tmp_path / "out.mp4") as writer:
+    full = pytest.raises(FullDiskError, match=r"out\.mp4")
+    with small_files(limit), full, VideoWriter(tmp_path / "out.mp4") as writer:
         for _ in range(12):
             writer.write(torch.randint(0, 256, (3, 128, 128), dtype=torch.uint8, generator=generator))
     assert not list(tmp_path.iterdir())
