@@ -13,13 +13,13 @@ from mmengine.structures import BaseDataElement
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pe_spatial.common.files import write_json_stream
+from pe_spatial.common.files import write_atomically, write_json_stream
 from pe_spatial.common.pictures import save_image
 from pe_spatial.common.records import Records
 from pe_spatial.depth.ranges import checked_range
 from pe_spatial.inference.predictor import Predictor
 from pe_spatial.inference.tasks import Task, register_task
-from pe_spatial.inference.writer import ResultsWriter, save
+from pe_spatial.inference.writer import ResultsWriter
 from pe_spatial.visualization import depth_picture
 
 _LARGEST = 65535  # of 16 bits
@@ -79,7 +79,7 @@ class DepthWriter(ResultsWriter):
         _save_png(self.folder / entry["png"], values * units, entry)
         if "npy" in self.kinds:
             entry["npy"] = f"depth/{stem}_depth_{'m' if is_metric else 'relative'}.npy"
-            save(self.folder / entry["npy"], lambda file: np.save(file, values))
+            write_atomically(self.folder / entry["npy"], lambda file: np.save(file, values))
         return entry
 
     def draw(self, image: Tensor, sample: BaseDataElement, frame: int | None) -> Tensor:
