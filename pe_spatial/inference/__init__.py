@@ -1,6 +1,7 @@
 """From a checkpoint and pictures to predictions, in Python and over folders and videos."""
 
 from pe_spatial.inference.predictor import Predictor
+from pe_spatial.inference.sample import PredictedSample
 from pe_spatial.inference.stream import Prediction, Source, find_sources, stream
 
-__all__ = ["Prediction", "Predictor", "Source", "find_sources", "stream"]
+__all__ = ["PredictedSample", "Prediction", "Predictor", "Source", "find_sources", "stream"]

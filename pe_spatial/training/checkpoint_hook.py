@@ -13,7 +13,7 @@ from mmengine.hooks import Hook
 from mmengine.logging import HistoryBuffer
 from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
-from mmengine.runner import IterBasedTrainLoop, Runner
+from mmengine.runner import BaseLoop, IterBasedTrainLoop, Runner
 from torch import Tensor, nn
 
 from pe_spatial.common.errors import CheckpointError, ConfigError, suggest
@@ -57,7 +57,8 @@ class AtomicCheckpointHook(Hook):
     # --- saving -------------------------------------------------------------------------------------------------------
     def before_run(self, runner: Runner) -> None:
         """Refuse loops that count epochs."""
-        if runner._train_loop is not None and not isinstance(runner._train_loop, IterBasedTrainLoop):
+        # a runner that only tests has built no training loop: it holds the loop's config
+        if isinstance(runner._train_loop, BaseLoop) and not isinstance(runner._train_loop, IterBasedTrainLoop):
             raise ConfigError("train_cfg.by_epoch must be false: a run is counted, saved and resumed by iterations")
 
     def before_train(self, runner: Runner) -> None:

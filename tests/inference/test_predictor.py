@@ -339,9 +339,9 @@ def test_sources_of_files_folders_and_patterns(folder):
     assert [path.name for path in find_sources(f"{folder}/**/0*.png")] == ["00.png", "01.png", "02.png"]
     (folder / "notes.dat").write_text("not for us")
     assert find_sources(folder / "notes.dat") == [folder / "notes.dat"]  # named by the user: tried, and reported
-    for nothing in (folder / "missing.png", f"{folder}/*.gif"):
+    for missing in (folder / "missing.png", f"{folder}/*.gif"):
         with pytest.raises(UserError, match="no image or video"):
-            find_sources(nothing)
+            find_sources(missing)
 
 
 @pytest.mark.parametrize("batch_size", [1, 4])
