@@ -77,6 +77,7 @@ class SpatialAlignment(BaseModel):
     Raises:
         ConfigError: No loss, an unknown teacher or one that no loss uses, a student with several maps, or widths that
             differ without a projection.
+        OptionError: An unknown `fill`.
     """
 
     task = "alignment"
