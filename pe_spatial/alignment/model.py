@@ -127,7 +127,7 @@ class SpatialAlignment(BaseModel):
                 well the student agrees with its teachers on the whole image; "tensor" for its map [B, C, h, w].
 
         Raises:
-            OptionError: Another mode, or "loss" or "predict" without data samples.
+            ValueError: Another mode, or "loss" or "predict" without data samples.
             ConfigError: A teacher's map lies on another grid than the student's tokens.
         """
         if mode == "tensor":
