@@ -82,7 +82,7 @@ class DepthModel(BaseModel):
                 depth [B, 1, H, W].
 
         Raises:
-            OptionError: Another mode, or "loss" or "predict" without data samples.
+            ValueError: Another mode, or "loss" or "predict" without data samples.
         """
         if mode == "tensor":
             return self._depth(inputs)

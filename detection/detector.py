@@ -65,7 +65,7 @@ class Detector(BaseModel):
                 "tensor" for what `raw` returns.
 
         Raises:
-            OptionError: Another mode, or "loss" or "predict" without data samples.
+            ValueError: Another mode, or "loss" or "predict" without data samples.
         """
         if mode == "tensor":
             return self.raw(inputs, data_samples)

@@ -77,6 +77,7 @@ class SpatialAlignment(BaseModel):
     Raises:
         ConfigError: No loss, an unknown teacher or one that no loss uses, a student with several maps, or widths that
             differ without a projection.
+        OptionError: An unknown `fill`.
     """
 
     task = "alignment"
@@ -126,7 +127,7 @@ class SpatialAlignment(BaseModel):
                 well the student agrees with its teachers on the whole image; "tensor" for its map [B, C, h, w].
 
         Raises:
-            OptionError: Another mode, or "loss" or "predict" without data samples.
+            ValueError: Another mode, or "loss" or "predict" without data samples.
             ConfigError: A teacher's map lies on another grid than the student's tokens.
         """
         if mode == "tensor":

@@ -125,7 +125,7 @@ class MaskDecoder(BaseModel):
                 "tensor" for the `Masks` of all queries.
 
         Raises:
-            OptionError: Another mode, or "loss" or "predict" without data samples.
+            ValueError: Another mode, or "loss" or "predict" without data samples.
         """
         if mode == "tensor":
             return self._decode(inputs)[-1]

@@ -9,7 +9,7 @@ from mmengine.structures import PixelData
 from pe_spatial.alignment.losses import locality_loss, semantic_loss
 from pe_spatial.alignment.teachers import Teacher
 from pe_spatial.backbones import PEBackbone
-from pe_spatial.common.errors import ConfigError
+from pe_spatial.common.errors import ConfigError, UserError
 
 
 @pytest.fixture
@@ -198,7 +198,7 @@ TWO_LAYERS = {"type": "PEBackbone", "variant": CORE, "layers": [0, 1]}
     ],
 )
 def test_mistakes_are_found_at_construction(changes, message):
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(UserError, match=message):
         build(**changes)
 
 

@@ -217,7 +217,7 @@ def test_images_without_objects_train(make_scene, matching):
     ("changes", "message"),
     [
         ({"num_classes": 0}, "at least one class"),
-        ({"matching": "hungarian"}, "use 'iou' or 'one_to_one'"),
+        ({"matching": "hungarian"}, "is not one of iou, one_to_one"),
         ({"loss_weights": [1, 5]}, "must be three"),
         ({"neck": {"type": "DetaPyramid", "out_channels": 48}}, "multiple of 32"),
         ({"neck": {"type": "DetaPyramid", "levels": 2}}, "levels is 2"),

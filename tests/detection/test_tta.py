@@ -264,11 +264,11 @@ def test_predict_tool_takes_the_key(work, capsys):
     rows = json.loads((work / "out" / "predictions.json").read_text())["annotations"]
     assert {row["image_id"] for row in rows} == {1, 2}
     capsys.readouterr()
-    assert predict.main([*where, "--output", str(work / "out"), "model.tta={sizes: [64, 128]}"]) == 2
+    assert predict.main([*where, "--output", str(work / "other"), "model.tta={sizes: [64, 128]}"]) == 2
     assert "tta.sizes has 128, and images are padded to (64, 64)" in capsys.readouterr().err
-    assert predict.main([*where, "--output", str(work / "out"), "model.tta={scales: [64]}"]) == 2
+    assert predict.main([*where, "--output", str(work / "other"), "model.tta={scales: [64]}"]) == 2
     assert "tta: " in capsys.readouterr().err
-    assert predict.main([*where, "--output", str(work / "out"), "model.tata={sizes: [64]}"]) == 2
+    assert predict.main([*where, "--output", str(work / "other"), "model.tata={sizes: [64]}"]) == 2
     assert "MaskRCNN has no option 'tata'; it knows: " in capsys.readouterr().err
 
 
