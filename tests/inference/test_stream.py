@@ -5,10 +5,12 @@ import threading
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from pe_spatial.common.errors import UserError
+from pe_spatial.common.errors import PictureError, UserError
 from pe_spatial.common.sources import source_root
+from pe_spatial.common.video import VideoWriter
 from pe_spatial.inference.predictor import Predictor
 from pe_spatial.inference.stream import count_pictures, find_sources, stream
 
@@ -74,3 +76,62 @@ def test_hidden_files_are_no_input(tmp_path):
     with pytest.raises(UserError, match="no image or video"):
         find_sources(tmp_path)
     assert count_pictures([]) == 0
+
+
+# --- pictures that fail -----------------------------------------------------------------------------------------------
+class Fragile(Predictor):
+    """Fails on pictures of 80 x 80 pixels, and on batches of more than two."""
+
+    error = MemoryError()
+
+    def predict(self, samples):
+        if any(sample["data_samples"].ori_shape == (80, 80) for sample in samples):
+            raise self.error
+        if len(samples) > 2:
+            raise torch.OutOfMemoryError("a batch of more than two")
+        return super().predict(samples)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 8])
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+        PictureError("an image of (80, 80) (H, W) does not fit"),
+    ],
+)
+def test_one_picture_that_fails_is_named_and_the_rest_is_done(finished, pictures, monkeypatch, batch_size, error):
+    monkeypatch.setattr(Fragile, "error", error)
+    results = list(stream(Fragile(finished[1], "cpu", batch_size), pictures))
+    assert [result.source.path for result in results] == pictures
+    failed = [result for result in results if result.error is not None]
+    assert [result.source.path.name for result in failed] == ["1.png", "4.png"]
+    assert all("80" in str(result.error) and isinstance(result.error, UserError) for result in failed)
+    sizes = [(tuple(result.image.shape[-2:]), tuple(result.sample.ori_shape)) for result in results if not result.error]
+    assert sizes == [((side, side), (side, side)) for side in (10, 10, 30, 40, 10, 20)]  # each has its own prediction
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError("a bug"), RuntimeError("a bug"), OSError("a bug of the disk")])
+def test_bugs_are_raised(finished, pictures, monkeypatch, error):
+    monkeypatch.setattr(Fragile, "error", error)
+    with pytest.raises(type(error), match="a bug"):
+        list(stream(Fragile(finished[1], "cpu"), pictures))
+
+
+def test_a_bug_while_files_are_listed_is_raised(finished):
+    with pytest.raises(TypeError):
+        list(stream(Predictor(finished[1], "cpu"), [None]))
+
+
+def test_the_rest_of_a_video_that_fails_is_left_out(finished, tmp_path, monkeypatch):
+    monkeypatch.setattr(STREAM, "_PIXELS_AHEAD", 1)  # so that the error comes before the rest is read
+    with VideoWriter(tmp_path / "a.mp4", rate=10) as video:
+        for number in range(12):
+            video.write(torch.full((3, 80, 80), 20 * number, dtype=torch.uint8))
+    Image.fromarray(np.zeros((16, 16, 3), np.uint8)).save(tmp_path / "b.png")
+    results = list(stream(Fragile(finished[1], "cpu"), find_sources(tmp_path)))
+    assert results[0].source.frame == 0 and results[0].error is not None
+    assert results[-1].source.path.name == "b.png" and results[-1].error is None
+    assert len(results) < 13
