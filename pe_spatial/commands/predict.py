@@ -117,8 +117,8 @@ def run(options: argparse.Namespace) -> int:
     settle_options(options, task, checkpoint)
     settings = {name: getattr(options, name) for name in (*task.settings, "image_size", "overrides")}
     model = {"model": checkpoint.stem, "weights": fingerprint(checkpoint)}
-    files = find_files(options)
     part = part_of(options)
+    files = find_files(options)
     records = Records(options.output, {"task": task.name, **model, **settings}, part)
     if options.image_size is not None:
         options.overrides = [*resizing(config, options.image_size), *options.overrides]
@@ -152,6 +152,8 @@ def find_files(options: argparse.Namespace) -> dict[str, Entry]:
 
     output = options.output.resolve()
     entries = resolve_sources(options.input)
+    if entries.warning and is_first():
+        print_note(entries.warning)
     files = {entry.name: entry for entry in entries if not entry.path.resolve().is_relative_to(output)}
     if not files:
         raise UserError(f"{options.input}: only files of the output folder {options.output} are there")

@@ -140,6 +140,8 @@ def _predict(predictor: Predictor, ready: queue.Queue[Any], ahead: _Allowance) -
     item: Any = True
     while item is not None:
         item = ready.get()
+        if isinstance(item, BaseException):
+            raise item
         if isinstance(item, tuple):
             source, pixels, future = item
             waiting.append((source, _outcome(source, future)))
@@ -214,16 +216,19 @@ def _feed(
     abandoned: Container[Path],
 ) -> None:
     """Hand every picture to the pool, in order, no further ahead than the queue is long and the allowance lasts."""
-    for source, picture in _pictures(paths):
-        if source.path in abandoned:
-            continue
-        pixels = _pixels(picture)
-        if not ahead.has_room(pixels):
-            _put(ready, _RUN_NOW, ahead)  # or an incomplete batch would wait for this picture, and this one for it
-        ahead.enter(pixels)
-        if ahead.stopped or not _put(ready, (source, pixels, pool.submit(_prepare, predictor, picture)), ahead):
-            return
-    _put(ready, None, ahead)
+    try:
+        for source, picture in _pictures(paths):
+            if source.path in abandoned:
+                continue
+            pixels = _pixels(picture)
+            if not ahead.has_room(pixels):
+                _put(ready, _RUN_NOW, ahead)  # or an incomplete batch would wait for this picture, and this one for it
+            ahead.enter(pixels)
+            if ahead.stopped or not _put(ready, (source, pixels, pool.submit(_prepare, predictor, picture)), ahead):
+                return
+        _put(ready, None, ahead)
+    except BaseException as error:  # noqa: BLE001 - the caller's thread raises it; without it, that would wait forever
+        _put(ready, error, ahead)
 
 
 def _pixels(picture: Picture | Exception) -> int:

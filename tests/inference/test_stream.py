@@ -74,3 +74,13 @@ def test_hidden_files_are_no_input(tmp_path):
     with pytest.raises(UserError, match="no image or video"):
         find_sources(tmp_path)
     assert count_pictures([]) == 0
+
+
+def test_a_bug_while_files_are_listed_is_raised_and_does_not_hang(finished, pictures, monkeypatch):
+    def broken(files):
+        yield from ((STREAM.Source(path), path) for path in pictures[:3])
+        raise AttributeError("a bug")
+
+    monkeypatch.setattr(STREAM, "_pictures", broken)
+    with pytest.raises(AttributeError, match="a bug"):
+        list(stream(Predictor(finished[1], "cpu"), pictures))
