@@ -152,7 +152,7 @@ def find_files(options: argparse.Namespace) -> dict[str, Entry]:
     from pe_spatial.common.sources import resolve_sources
 
     sources = resolve_sources(options.input)
-    if sources.warning:
+    if sources.warning and is_first():
         print_note(sources.warning)
     root, output = sources.root.resolve(), options.output.resolve()
     below = f"{output.relative_to(root).as_posix()}/" if output.is_relative_to(root) else None

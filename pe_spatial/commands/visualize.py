@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pe_spatial.commands.options import CommandParser, add_shared
-from pe_spatial.common.console import print_warning, track
+from pe_spatial.common.console import print_note, print_warning, track
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -68,7 +68,10 @@ def run(options: argparse.Namespace) -> int:
     from pe_spatial.common.sources import resolve_sources
     from pe_spatial.data import read_image
 
-    entries = resolve_sources(options.input)[: options.limit]
+    found = resolve_sources(options.input)
+    if found.warning:
+        print_note(found.warning)
+    entries = found[: options.limit]
     painter = Painter(load_encoder(options), options)
     stems = output_stems(entry.name for entry in entries)
     images = [entry for entry in entries if entry.kind == "image"]

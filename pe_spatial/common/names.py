@@ -1,10 +1,10 @@
 """Names of outputs that never meet."""
 
 import hashlib
+import os
 import re
 from collections import Counter
-from collections.abc import Iterable
-from pathlib import PurePosixPath
+from collections.abc import Iterable, Iterator
 from unicodedata import normalize
 
 from pe_spatial.common.suffixes import VIDEO_SUFFIXES
@@ -25,44 +25,48 @@ def output_stems(names: Iterable[str]) -> dict[str, str]:
     Args:
         names: Paths relative to the input, with slashes; absolute ones and those with `..` are put below it.
     """
-    levels = dict.fromkeys(names, 0)
+    stems = {name: _stem(name, 0) for name in names}
+    keys = {name: _key(stem) for name, stem in stems.items()}
+    levels: Counter[str] = Counter()
     while True:
-        stems = {name: _stem(name, level) for name, level in levels.items()}
-        keys = {name: _key(stem) for name, stem in stems.items()}
         times = Counter(keys.values())
-        reserved = {key for stem in keys.values() for key in _taken(stem)}
-        meeting = [
-            name
-            for name, key in keys.items()
-            if times[key] > 1 or (key in reserved and name.lower().endswith(VIDEO_SUFFIXES))
-        ]
+        videos = [name for name in keys if name.lower().endswith(VIDEO_SUFFIXES)]
+        reserved = {taken for key in keys.values() for taken in _taken(key)} if videos else set()
+        meeting = {name for name, key in keys.items() if times[key] > 1} | {
+            name for name in videos if keys[name] in reserved
+        }
         if not meeting:
             return stems
+        levels.update(meeting)
         for name in meeting:
-            levels[name] += 1
+            stems[name] = _stem(name, levels[name])
+            keys[name] = _key(stems[name])
 
 
 def _stem(name: str, level: int) -> str:
     """The path of an output: level 0 without suffix, 1 with it, from 2 on with an ever longer digest."""
-    parts = ["_" if part == ".." else part for part in PurePosixPath(name).parts if part.strip("/")]
-    *folders, last = parts or ["_"]
-    stem = last if level else PurePosixPath(last).stem
-    digest = hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()
-    if level > 1:
-        stem = f"{stem}-{digest[: 4 * level]}"
+    parts = ["_" if part == ".." else part for part in name.split("/") if part not in ("", ".")]
+    *folders, stem = parts or ["_"]
+    if level == 0:
+        stem = os.path.splitext(stem)[0]
     encoded = stem.encode("utf-8", "surrogateescape")
-    if len(encoded) > _LONGEST:
-        stem = f"{encoded[:_LONGEST].decode('utf-8', 'ignore')}-{digest[: 4 * max(level, 2)]}"
+    if level > 1 or len(encoded) > _LONGEST:
+        digest = hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[: 4 * max(level, 2)]
+        stem = f"{encoded[:_LONGEST].decode('utf-8', 'ignore')}-{digest}"
     return "/".join([*folders, stem])
 
 
 def _key(stem: str) -> str:
     """Equal for names that some file system takes for the same."""
+    if stem.isascii():
+        return stem.lower()
     return normalize("NFC", normalize("NFC", stem).casefold())
 
 
-def _taken(key: str) -> Iterable[str]:
+def _taken(key: str) -> Iterator[str]:
     """Stems of videos whose frames could meet this output."""
-    yield from (str(parent) for parent in PurePosixPath(key).parents)
-    if _FRAME.search(key):
-        yield _FRAME.sub("", key)
+    if match := _FRAME.search(key):
+        yield key[: match.start()]
+    while "/" in key:
+        key = key.rpartition("/")[0]
+        yield key

@@ -21,6 +21,11 @@ Spec = str | Path | Sequence[str | Path]
 Kind = Literal["image", "video", "tar"]
 
 _SUFFIXES: dict[Kind, tuple[str, ...]] = {"image": IMAGE_SUFFIXES, "video": VIDEO_SUFFIXES, "tar": (".tar",)}
+_KINDS: dict[str, list[Kind]] = {
+    suffix: [kind for kind, others in _SUFFIXES.items() if suffix in others]
+    for suffixes in _SUFFIXES.values()
+    for suffix in suffixes
+}
 _NAMES: dict[Kind, str] = {"image": "image", "video": "video", "tar": "tar file"}
 
 
@@ -133,7 +138,7 @@ def natural_order(paths: Iterable[str | Path]) -> list[str]:
     """Paths as strings, sorted by folder and name with numbers compared as numbers (2.jpg before 10.jpg)."""
 
     def key(path: str) -> tuple[list[tuple[int, int, str]], str]:
-        parts = [part for part in re.split(r"(\d+)", path) if part]
+        parts = filter(None, re.split(r"(\d+)", path))
         return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts], path
 
     return sorted(map(str, paths), key=key)
@@ -194,12 +199,12 @@ class _Search:
 
     def _add_all(self, paths: Iterable[str]) -> None:
         """Files of the kinds that are wanted, in natural order; tars only where nothing else is."""
-        kinds = {path: self._kind(Path(path)) for path in paths}
+        kinds = {path: self._kind(path) for path in paths}
         loose = [path for path, kind in kinds.items() if kind in self.kinds]
         chosen = loose or ([path for path, kind in kinds.items() if kind == "tar"] if "image" in self.kinds else [])
         self.found += [(Path(path), kind) for path in natural_order(chosen) if (kind := kinds[path])]
         left = kinds.keys() - set(chosen)
-        self.passed_over.update(Path(path).suffix.lower() for path in left if not path.endswith(INDEX_SUFFIX))
+        self.passed_over.update(_suffix(path) for path in left if not path.endswith(INDEX_SUFFIX))
 
     def _add_list(self, path: Path) -> None:
         for line in path.read_text("utf-8-sig", "surrogateescape").splitlines():
@@ -210,17 +215,18 @@ class _Search:
                     raise UserError(f"{path}: {name} is a list in a list; name images or videos")
                 self.add(entry, listed=True)
 
-    def _kind(self, path: Path) -> Kind | None:
+    def _kind(self, path: str) -> Kind | None:
         """By the suffix; a GIF that moves is a video where videos are wanted."""
-        suffix = path.suffix.lower()
-        kinds: list[Kind] = [kind for kind, suffixes in _SUFFIXES.items() if suffix in suffixes]
+        kinds = _KINDS.get(_suffix(path))
+        if kinds is None:
+            return None
         if len(kinds) > 1 and "video" in self.kinds:
-            return "video" if "image" not in self.kinds or _moves(path) else "image"
-        return kinds[0] if kinds else None
+            return "video" if "image" not in self.kinds or _moves(Path(path)) else "image"
+        return kinds[0]
 
     def _kind_of_named(self, path: Path) -> Kind:
         """A file that the user names is tried whatever its suffix, but not as something that it is not."""
-        kind = self._kind(path)
+        kind = self._kind(str(path))
         if kind in self.kinds or kind == "tar" and "image" in self.kinds:
             return kind
         if kind is not None:
@@ -230,6 +236,10 @@ class _Search:
         from pe_spatial.common.video import is_video  # heavy
 
         return "video" if is_video(path) else "image"
+
+
+def _suffix(path: str) -> str:
+    return os.path.splitext(path)[1].lower()
 
 
 def _moves(path: Path) -> bool:
@@ -259,7 +269,7 @@ def _walk(root: Path, recursive: bool = True) -> Iterator[str]:
             if _is_hidden(item.name):
                 continue
             if not item.is_dir():
-                yield str(Path(item.path))
+                yield item.name if folder == "." else item.path
             elif recursive:
                 (links if item.is_symlink() else folders).append(item.path)
 
@@ -284,10 +294,12 @@ def _fits(names: Sequence[str], parts: Sequence[str]) -> bool:
 
 
 def _below(path: Path, root: Path) -> str:
-    try:
-        return path.relative_to(root).as_posix()
-    except ValueError:
-        return Path(os.path.relpath(path, root)).as_posix()
+    text, start = str(path), os.path.join(root, "")
+    if text.startswith(start) or str(root) == ".":
+        relative = text.removeprefix(start)
+    else:
+        relative = os.path.relpath(path, root)
+    return relative.replace(os.sep, "/")
 
 
 def _nearest(path: Path) -> str:

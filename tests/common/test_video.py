@@ -226,7 +226,30 @@ def test_what_is_no_video_is_refused_when_it_is_opened(tmp_path, films):
         open_camera(77)
 
 
-def test_hidden_frames_and_edits_are_not_counted(tmp_path):
+def test_packets_that_show_nothing_are_not_counted(tmp_path):
+    """VP8 sends pictures that only serve others; here every fifth one is sent once more, to be hidden."""
+    path = encode(tmp_path / "plain.webm", "libvpx", 20)
+    hiding = tmp_path / "hiding.webm"
+    with av.open(str(path)) as source, av.open(str(hiding), "w") as target:
+        stream = target.add_stream_from_template(source.streams.video[0])
+        for number, packet in enumerate(source.demux(source.streams.video[0])):
+            if packet.dts is None:
+                continue
+            copies = [packet]
+            if number % 5 == 4:
+                content = bytes(packet)
+                hidden = av.Packet(bytes([content[0] & ~0x10]) + content[1:])
+                hidden.pts = hidden.dts = packet.pts + 1
+                hidden.time_base = packet.time_base
+                copies.append(hidden)
+            for copy in copies:
+                copy.stream = stream
+                target.mux(copy)
+    assert count_frames(hiding) == count_frames(path) == 20
+    assert [frame.number for frame in open_video(hiding)] == list(range(20))
+
+
+def test_what_an_edit_cuts_off_is_not_counted(tmp_path):
     path = encode(tmp_path / "b.mp4", "libx264", 50, options={"bf": "3"})
     cut = copy_packets(path, tmp_path / "edited.mp4", shift=0.4)
     frames = list(open_video(cut))
