@@ -24,8 +24,6 @@ from pe_spatial.commands.options import CommandParser, add_shared
 from pe_spatial.common.console import print_note, print_warning, track
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from pe_spatial.commands.feature_drawing import Painter
 
 FRAMES_IN_BASIS = 24  # of a video, evenly spaced; 24 maps of PE-G are 150 MB
@@ -65,6 +63,7 @@ def run(options: argparse.Namespace) -> int:
     """Draw everything; returns 1 if some files could not be read."""
     from pe_spatial.commands.feature_drawing import Painter, load_encoder
     from pe_spatial.common.names import output_stems
+    from pe_spatial.common.pictures import save_image
     from pe_spatial.common.sources import resolve_sources
     from pe_spatial.data import read_image
 
@@ -82,7 +81,7 @@ def run(options: argparse.Namespace) -> int:
     for entry in track(images, "images", unit="images", shown=bool(images)):
         with noting(failed):
             picture = painter(read_image(entry.path, archive=entry.archive))
-            save(picture, options.output / f"{stems[entry.name]}.png")
+            save_image(options.output / f"{stems[entry.name]}.png", picture)
     for entry in entries:
         if entry.kind == "video":
             with noting(failed):
@@ -102,13 +101,6 @@ def noting(failed: list[str]) -> Iterator[None]:
         yield
     except UnreadableFile as error:
         failed.append(str(error))
-
-
-def save(picture: Tensor, path: Path) -> None:
-    """Write a picture uint8 [3, H, W]."""
-    from pe_spatial.common.pictures import save_image
-
-    save_image(path, picture)
 
 
 def draw_video(painter: Painter, path: Path, output: Path) -> None:

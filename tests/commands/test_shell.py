@@ -3,19 +3,16 @@
 import argparse
 import errno
 import json
-import os
 import re
 import resource
 import signal
 import subprocess
 import sys
-import time
 import types
 import warnings
 from pathlib import Path
 
 import pytest
-from children import CONTEXT
 
 from pe_spatial.commands import shell
 from pe_spatial.commands.options import SHARED, CommandParser, add_overrides, add_shared, names, number_in
@@ -216,26 +213,20 @@ def test_warnings_have_one_form_and_the_old_one_after(capsys):
     assert warnings.showwarning is before
 
 
-def wait_in_child(path):
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
-
-    def run(options):
-        path.write_text("begun")
-        time.sleep(60)
-        return 0
-
-    os._exit(execute(run, argparse.Namespace(traceback=False)))
-
-
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_signals_interrupt(tmp_path, number):
-    process = CONTEXT.Process(target=wait_in_child, args=(tmp_path / "begun",))
-    process.start()
-    while process.is_alive() and not (tmp_path / "begun").exists():
-        time.sleep(0.02)
-    os.kill(process.pid, number)
-    process.join(30)
-    assert process.exitcode == 130
+def test_signals_interrupt(number):
+    code = (
+        "import signal, sys, time\nfrom pe_spatial.commands.shell import execute\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # ignored where the tests run in the background
+        "def run(options):\n    print('begun', flush=True)\n    time.sleep(60)\n    return 0\n"
+        "sys.exit(execute(run, None, 'the same command goes on'))"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "begun\n"
+    process.send_signal(number)
+    _, text = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert text.strip() == "interrupted; the same command goes on"
 
 
 def test_the_handler_of_signals_is_put_back():
