@@ -10,24 +10,3 @@ from pe_spatial.depth.model import DepthModel
 from pe_spatial.depth.results import DepthWriter
 from pe_spatial.depth.tiling import DepthTiling
 from pe_spatial.depth.transforms import CropRegion, RandomExposure, RandomZoom
-
-__all__ = [
-    "MEASURES",
-    "CropRegion",
-    "DPTDepthHead",
-    "DepthErrorMetric",
-    "DepthFolder",
-    "DepthModel",
-    "DepthTiling",
-    "DepthWriter",
-    "KittiDepth",
-    "LinearBinsHead",
-    "LoadDepthMap",
-    "MultiScaleGradientLoss",
-    "NyuDepth",
-    "RandomExposure",
-    "RandomZoom",
-    "ScaleInvariantLogLoss",
-    "depth_errors",
-    "read_depth",
-]

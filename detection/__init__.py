@@ -10,15 +10,3 @@ from pe_spatial.detection.mask_rcnn import MaskRCNN
 from pe_spatial.detection.metrics import CocoMetric
 from pe_spatial.detection.objects365 import Objects365
 from pe_spatial.detection.sampling import RepeatFactorSampler
-
-__all__ = [
-    "DETA",
-    "AnnotationError",
-    "CocoInstances",
-    "CocoMetric",
-    "LvisInstances",
-    "LvisMetric",
-    "MaskRCNN",
-    "Objects365",
-    "RepeatFactorSampler",
-]

@@ -20,30 +20,3 @@ from pe_spatial.segmentation.panoptic import CocoPanoptic, InstanceLabels, LoadI
 from pe_spatial.segmentation.panoptic_quality import PanopticMetric
 from pe_spatial.segmentation.segmentor import SemanticSegmentor
 from pe_spatial.segmentation.transforms import MixedCrop, RandomScale
-
-__all__ = [
-    "ADE20K",
-    "COCOStuff",
-    "Cityscapes",
-    "CocoPanoptic",
-    "InstanceLabels",
-    "LabelError",
-    "LabelFormat",
-    "LinearHead",
-    "LoadInstanceLabels",
-    "LoadPanoptic",
-    "LoadSegmentation",
-    "MaskAnnealingHook",
-    "MaskCriterion",
-    "MaskDecoder",
-    "MeanIoUMetric",
-    "MixedCrop",
-    "PanopticMetric",
-    "PascalVOC",
-    "RandomScale",
-    "SegmentationDataset",
-    "SegmentationFolder",
-    "SemanticModel",
-    "SemanticSegmentor",
-    "Window",
-]

@@ -13,29 +13,3 @@ from pe_spatial.tracking.model import VideoTracker
 from pe_spatial.tracking.prompts import BoxPrompter, Sam2Prompter
 from pe_spatial.tracking.propagation import Propagation, propagate
 from pe_spatial.tracking.resizing import Resizing
-
-__all__ = [
-    "BoxPrompter",
-    "Davis2016",
-    "Davis2017",
-    "Decoding",
-    "Frame",
-    "Frames",
-    "JFMetric",
-    "LabelTracker",
-    "PackVideo",
-    "Propagation",
-    "RawColor",
-    "RepeatedMask",
-    "Resizing",
-    "Sam2Prompter",
-    "VideoDataset",
-    "VideoFolder",
-    "VideoTracker",
-    "YouTubeVOS",
-    "contour_accuracy",
-    "open_frames",
-    "propagate",
-    "read_mask",
-    "region_similarity",
-]

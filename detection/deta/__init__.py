@@ -6,14 +6,3 @@ from pe_spatial.detection.deta.neck import DetaPyramid
 from pe_spatial.detection.deta.postprocess import NMSPostprocess, SoftNMSPostprocess, TopKPostprocess
 from pe_spatial.detection.deta.start import DetaStartHook
 from pe_spatial.detection.deta.transformer import DetaTransformer
-
-__all__ = [
-    "DETA",
-    "DetaPyramid",
-    "DetaStartHook",
-    "DetaTransformer",
-    "NMSPostprocess",
-    "ResizeOrCrop",
-    "SoftNMSPostprocess",
-    "TopKPostprocess",
-]

@@ -6,14 +6,3 @@ from pe_spatial.detection.mask_rcnn.mask_head import ConvUpsampleMaskHead
 from pe_spatial.detection.mask_rcnn.model import MaskRCNN
 from pe_spatial.detection.mask_rcnn.roi_heads import RoIHeads
 from pe_spatial.detection.mask_rcnn.rpn import RPN
-
-__all__ = [
-    "RPN",
-    "BoxPredictor",
-    "ConvFCBoxHead",
-    "ConvUpsampleMaskHead",
-    "FederatedLoss",
-    "MaskRCNN",
-    "RoIHeads",
-    "SoftmaxLoss",
-]

@@ -20,26 +20,3 @@ from pe_spatial.alignment.teachers import (
 )
 from pe_spatial.alignment.token_map import TokenMap
 from pe_spatial.alignment.transforms import HideTokens, RandomAspect
-
-__all__ = [
-    "AlignmentMetric",
-    "CacheError",
-    "CachedMaskTeacher",
-    "EncoderTeacher",
-    "HideTokens",
-    "InstanceMaskTeacher",
-    "LayerTeacher",
-    "LoadTeacherMap",
-    "MaskLogitTeacher",
-    "MaskTeacher",
-    "RandomAspect",
-    "SpatialAlignment",
-    "StudentExportHook",
-    "StudentTrialHook",
-    "Teacher",
-    "TeacherCache",
-    "TokenMap",
-    "locality_loss",
-    "semantic_loss",
-    "student_state",
-]

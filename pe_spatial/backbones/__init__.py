@@ -5,14 +5,3 @@ from pe_spatial.backbones.pyramid import SimpleFeaturePyramid
 from pe_spatial.backbones.rope import apply_rotary, rotary_table
 from pe_spatial.backbones.variants import VARIANTS, EncoderConfig, get_variant
 from pe_spatial.backbones.vit import VisionTransformer
-
-__all__ = [
-    "VARIANTS",
-    "EncoderConfig",
-    "PEBackbone",
-    "SimpleFeaturePyramid",
-    "VisionTransformer",
-    "apply_rotary",
-    "get_variant",
-    "rotary_table",
-]

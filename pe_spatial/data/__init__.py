@@ -10,27 +10,3 @@ from pe_spatial.data.sample import PackSample
 from pe_spatial.data.sampler import Draw, DrawSampler
 from pe_spatial.data.tar import TarImages, open_images
 from pe_spatial.data.transforms import FixedSizeCrop, SanitizeInstances, boxes_of_masks
-
-__all__ = [
-    "DenseDataset",
-    "DensePreprocessor",
-    "Draw",
-    "DrawSampler",
-    "FixedSizeCrop",
-    "ImageFolder",
-    "ImageList",
-    "LoadImage",
-    "LoadInstances",
-    "PackSample",
-    "SanitizeInstances",
-    "TarImages",
-    "UnreadableFile",
-    "boxes_of_masks",
-    "decode_mask",
-    "encode_mask",
-    "find_images",
-    "open_images",
-    "read_image",
-    "seeded",
-    "to_image",
-]

@@ -8,20 +8,3 @@ from pe_spatial.doctor.examination import ExaminationOptions, SplitReport, exami
 from pe_spatial.doctor.findings import Finding, Findings, Histogram
 from pe_spatial.doctor.hook import DataCheckHook
 from pe_spatial.doctor.sheet import Tile, save_sheet
-
-__all__ = [
-    "ClassCounter",
-    "DataCheckHook",
-    "DatasetCheck",
-    "ExaminationOptions",
-    "Finding",
-    "Findings",
-    "Histogram",
-    "SplitReport",
-    "Tile",
-    "absent_classes",
-    "examine",
-    "examine_dataset",
-    "register_check",
-    "save_sheet",
-]

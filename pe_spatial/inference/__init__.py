@@ -3,5 +3,3 @@
 from pe_spatial.inference.predictor import Predictor
 from pe_spatial.inference.sample import PredictedSample
 from pe_spatial.inference.stream import Prediction, Source, find_sources, stream
-
-__all__ = ["PredictedSample", "Prediction", "Predictor", "Source", "find_sources", "stream"]

@@ -15,26 +15,3 @@ from pe_spatial.training.optim import LayerDecayConstructor
 from pe_spatial.training.picture_hook import PictureHook
 from pe_spatial.training.progress import ProgressHook
 from pe_spatial.training.report import RunReportHook
-
-__all__ = [
-    "AtomicCheckpointHook",
-    "Bf16OptimWrapper",
-    "BindDatasetHook",
-    "FullyShardHook",
-    "FullyShardedModel",
-    "IterationSeedHook",
-    "LayerDecayConstructor",
-    "LossGuardHook",
-    "PictureHook",
-    "ProgressHook",
-    "RunReportHook",
-    "describe",
-    "find_best",
-    "dump_config",
-    "find_config",
-    "list_configs",
-    "find_last",
-    "load_checkpoint",
-    "load_config",
-    "save_checkpoint",
-]

@@ -7,22 +7,3 @@ from pe_spatial.visualization.features import FeatureColors, similarity, similar
 from pe_spatial.visualization.instances import draw_boxes, draw_instances, overlay_masks
 from pe_spatial.visualization.layout import caption_strip, enlarge
 from pe_spatial.visualization.prediction import class_names, draw_prediction
-
-__all__ = [
-    "FeatureColors",
-    "caption_strip",
-    "class_names",
-    "colorize_depth",
-    "depth_picture",
-    "draw_boxes",
-    "draw_classes",
-    "draw_instances",
-    "draw_prediction",
-    "enlarge",
-    "overlay_masks",
-    "palette",
-    "quantile",
-    "ramp_colors",
-    "similarity",
-    "similarity_rgb",
-]

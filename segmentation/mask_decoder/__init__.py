@@ -4,5 +4,3 @@ from pe_spatial.segmentation.mask_decoder.annealing import MaskAnnealingHook
 from pe_spatial.segmentation.mask_decoder.criterion import MaskCriterion, Masks
 from pe_spatial.segmentation.mask_decoder.model import MaskDecoder
 from pe_spatial.segmentation.mask_decoder.schedule import StagedWarmupPolyLR
-
-__all__ = ["MaskAnnealingHook", "MaskCriterion", "MaskDecoder", "Masks", "StagedWarmupPolyLR"]

@@ -12,24 +12,3 @@ from pe_spatial.backbones.weights.loading import (
 )
 from pe_spatial.backbones.weights.source import FOLDER_VARIABLE, find
 from pe_spatial.common.tensors import WeightsError, read_tensor_file, write_tensor_file
-
-__all__ = [
-    "FOLDER_VARIABLE",
-    "Layout",
-    "WeightsError",
-    "WeightsReport",
-    "check_values",
-    "expected_shapes",
-    "find",
-    "fitting_variants",
-    "load_state_dict",
-    "load_weights",
-    "read_encoder",
-    "read_tensor_file",
-    "recognize",
-    "to_detectron2",
-    "to_official",
-    "to_timm",
-    "unwrap",
-    "write_tensor_file",
-]

@@ -11,16 +11,3 @@ from pe_spatial.common.video.reading import (
     open_video,
 )
 from pe_spatial.common.video.writing import VideoWriter
-
-__all__ = [
-    "DEFAULT_RATE",
-    "Camera",
-    "UnreadableFrame",
-    "VideoFrame",
-    "VideoReader",
-    "VideoWriter",
-    "count_frames",
-    "is_video",
-    "open_camera",
-    "open_video",
-]
