@@ -136,12 +136,15 @@ def resolve_sources(
 
 def natural_order(paths: Iterable[str | Path]) -> list[str]:
     """Paths as strings, sorted by folder and name with numbers compared as numbers (2.jpg before 10.jpg)."""
+    texts = [str(path) for path in paths]
+    same = os.path.commonprefix(texts).rfind(os.sep) + 1
 
-    def key(path: str) -> tuple[list[tuple[int, int, str]], str]:
-        parts = filter(None, re.split(r"(\d+)", path))
-        return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts], path
+    def key(path: str) -> tuple[list[str | int], str]:
+        parts: list[str | int] = list(re.split(r"(\d+)", path[same:]))
+        parts[1::2] = map(int, parts[1::2])  # between numbers there is always text, though it may be empty
+        return parts, path
 
-    return sorted(map(str, paths), key=key)
+    return sorted(texts, key=key)
 
 
 def source_root(spec: str | Path) -> Path:
@@ -295,10 +298,7 @@ def _fits(names: Sequence[str], parts: Sequence[str]) -> bool:
 
 def _below(path: Path, root: Path) -> str:
     text, start = str(path), os.path.join(root, "")
-    if text.startswith(start) or str(root) == ".":
-        relative = text.removeprefix(start)
-    else:
-        relative = os.path.relpath(path, root)
+    relative = text.removeprefix(start) if text.startswith(start) else os.path.relpath(path, root)
     return relative.replace(os.sep, "/")
 
 
