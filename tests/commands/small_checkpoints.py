@@ -37,11 +37,11 @@ def save_model(path, config, metainfo, seed=0):
 SAVE = {"detection": save_detector, "segmentation": save_segmenter, "depth": save_depth_model}
 
 
-def save_input(folder, pictures=6, frames=4):
+def save_input(folder, pictures=5, frames=3):
     """Pictures in two folders, and between them, in the order of names, a video."""
-    sizes = {f"{'a' if number % 2 else 'more__z'}{number}": (24 + 8 * number, 64) for number in range(pictures)}
+    sizes = {f"{'a' if number % 2 else 'more__z'}{number}": (16 + 4 * number, 32) for number in range(pictures)}
     save_photos(folder, **dict(sorted(sizes.items())))
     with VideoWriter(folder / "film.mp4", rate=10) as video:
         for number in range(frames):
-            video.write(torch.from_numpy(np.full((3, 32, 48), 40 * number, np.uint8)))
+            video.write(torch.from_numpy(np.full((3, 16, 24), 40 * number, np.uint8)))
     return folder
