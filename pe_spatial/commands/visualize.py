@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pe_spatial.commands.options import CommandParser, add_shared
-from pe_spatial.common.console import print_note, print_warning, track
+from pe_spatial.common.console import print_warning, track
 
 if TYPE_CHECKING:
     from pe_spatial.commands.feature_drawing import Painter
@@ -69,7 +69,7 @@ def run(options: argparse.Namespace) -> int:
 
     found = resolve_sources(options.input)
     if found.warning:
-        print_note(found.warning)
+        print_warning(found.warning)
     entries = found[: options.limit]
     painter = Painter(load_encoder(options), options)
     stems = output_stems(entry.name for entry in entries)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 import warnings
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TextIO, TypeVar
 
@@ -31,9 +31,8 @@ def print_note(message: str) -> None:
     print(message, file=sys.stderr)  # noqa: T201
 
 
-@contextmanager
-def plain_warnings() -> Iterator[None]:
-    """Show Python's warnings as `print_warning` does, without the source line, until the block ends."""
+def warning_hook(say: Callable[[str], object]) -> Callable[..., None]:
+    """A value for `warnings.showwarning` that passes the text of a warning to `say`, without the source line."""
 
     def show(
         message: Warning | str,
@@ -43,12 +42,15 @@ def plain_warnings() -> Iterator[None]:
         file: TextIO | None = None,
         line: str | None = None,
     ) -> None:
-        if file is None:
-            print_warning(str(message))
-        else:
-            file.write(warnings.formatwarning(message, category, filename, lineno, line))
+        say(str(message))
 
-    before, warnings.showwarning = warnings.showwarning, show
+    return show
+
+
+@contextmanager
+def plain_warnings() -> Iterator[None]:
+    """Show Python's warnings as `print_warning` does, until the block ends."""
+    before, warnings.showwarning = warnings.showwarning, warning_hook(print_warning)
     try:
         yield
     finally:

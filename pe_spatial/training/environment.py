@@ -5,12 +5,13 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, TextIO
+from typing import Any
 
 import cv2
 import torch
 from mmengine.dist import is_main_process
 
+from pe_spatial.common.console import warning_hook
 from pe_spatial.training.amp import evaluation_dtype
 
 # nothing that a user of ours could act on
@@ -64,18 +65,7 @@ def set_console(logger: logging.Logger, level: str) -> None:
 
 def show_warnings(logger: logging.Logger) -> None:
     """Let Python's warnings go through the logger, until `run_environment` ends."""
-
-    def show(
-        message: Warning | str,
-        category: type[Warning],
-        filename: str,
-        lineno: int,
-        file: TextIO | None = None,
-        line: str | None = None,
-    ) -> None:
-        logger.warning(str(message))
-
-    warnings.showwarning = show
+    warnings.showwarning = warning_hook(logger.warning)
 
 
 def _speaker() -> str:
