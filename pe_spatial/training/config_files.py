@@ -9,18 +9,18 @@ refused. `{{$NAME:default}}` stands for an environment variable.
 import os
 import re
 from functools import partial
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-import pe_spatial.configs
 from pe_spatial.common.errors import ConfigError, suggest
 from pe_spatial.training.old_names import RECIPES
 from pe_spatial.training.safe_yaml import SafeLoader
 
 # a recipe of the working folder comes before the installed one of the same name
-CONFIG_ROOTS = (Path("configs"), Path(pe_spatial.configs.__path__[0]))
+CONFIG_ROOTS = (Path("configs"), Path(str(files("pe_spatial.configs"))))
 _NO_RECIPES = {"_base_", "detectron2"}  # folders of parts, and of files for another program
 _WORDS = {"tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"}
 _TEMPLATE = re.compile(r"\{\{\s*(.*?)\s*\}\}")
@@ -83,11 +83,11 @@ def list_configs() -> dict[str, str]:
 
 def _files() -> dict[Path, Path]:
     """Path below its root to file, for every YAML file below the roots."""
-    files: dict[Path, Path] = {}
+    found: dict[Path, Path] = {}
     for root in CONFIG_ROOTS:
         for file in sorted(root.rglob("*.y*ml")):
-            files.setdefault(file.relative_to(root), file)
-    return files
+            found.setdefault(file.relative_to(root), file)
+    return found
 
 
 def _first_line(path: Path) -> str:
