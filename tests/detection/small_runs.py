@@ -44,7 +44,7 @@ def write_strips(folder, images=4, size=64):
 def shared_overrides(data, iterations, batch_size):
     """Any detector of the demo on the strips: a smaller encoder, no schedule, every step in the log."""
     changes = [
-        "model.data_preprocessor.pad_to=[64, 64]",
+        "_image_size=64",
         "model.backbone.variant={name: t, patch_size: 16, width: 32, depth: 2, heads: 2, mlp_ratio: 2, image_size: 64, "
         "cls_token: false}",
         f"train_cfg.max_iters={iterations}",
