@@ -14,7 +14,9 @@ import toy_task
 from children import CONTEXT
 from mmengine.registry import HOOKS
 
+from pe_spatial.common import tensors
 from pe_spatial.training import checkpoint as files
+from pe_spatial.training import checkpoint_hook
 from pe_spatial.training.checkpoint import load_checkpoint
 from pe_spatial.training.config import load_config
 from pe_spatial.training.launch import train
@@ -58,7 +60,7 @@ def die_in_iteration(number):
 def die_in_write():
     """In the middle of the file of the third save."""
     saves = iter(range(100))
-    original = files._stream
+    original = tensors._stream
 
     def stream(checkpoint, file):
         if next(saves) < 2:
@@ -70,12 +72,12 @@ def die_in_write():
         file.flush()
         die()
 
-    files._stream = stream
+    tensors._stream = stream
 
 
 def die_before_pointer():
     """The second checkpoint is complete, but `last_checkpoint` still names the first."""
-    original = files.write_text
+    original = checkpoint_hook.write_text
     calls = iter(range(100))
 
     def write_text(path, text):
@@ -83,7 +85,7 @@ def die_before_pointer():
             die()
         original(path, text)
 
-    files.write_text = write_text
+    checkpoint_hook.write_text = write_text
 
 
 def die_in_validation():
