@@ -164,10 +164,14 @@ class Records:
             raise UserError(f"{foreign} holds files of unknown origin; give another --output, or move them away")
         self._hidden.mkdir(parents=True, exist_ok=True)
         with FileLock(self._hidden / ".start.lock"):
-            self._check_run()
-            self._refuse_other_splits()
+            differs = self._check_run(foreign is not None)
+            for path in sorted(self._hidden.glob(".part_*.lock")):
+                part = path.stem[1:]
+                if differs or part.rpartition("_")[2] != str(self.part.count):
+                    with self._lock(part):
+                        pass  # it is free
             self._open.enter_context(self._lock(self.part.stem))
-            if not self._run_file.is_file():
+            if differs:
                 write_json(self._run_file, self.run)
         self._connection = _connect(self._hidden / f"{self.part.stem}.sqlite")
         self._open.callback(self._connection.close)
@@ -184,24 +188,25 @@ class Records:
     def _lock(self, part: str) -> AbstractContextManager[None]:
         return lock_folder(self._hidden, part, f"does {part.replace('_', ' ')} of the files")
 
-    def _refuse_other_splits(self) -> None:
-        for path in sorted(self._hidden.glob(".part_*.lock")):
-            part = path.stem[1:]
-            if part.rpartition("_")[2] != str(self.part.count):
-                with self._lock(part):
-                    pass
+    def _check_run(self, has_results: bool = False) -> bool:
+        """Whether the file of the run is missing, or tells of another run that finished nothing, which does not count.
 
-    def _check_run(self) -> None:
+        Raises:
+            UserError: Another run has left results.
+        """
         if not self._run_file.is_file():
-            return
+            return True
         try:
             found = json.loads(self._run_file.read_text(encoding="utf-8"))
             different = [key for key in {**found, **self.run} if found.get(key) != self.run.get(key)]
         except (ValueError, TypeError, AttributeError) as error:
             raise UserError(f"{self._run_file}: does not say what was run ({error}); give another --output") from None
-        if set(different) - set(INFORMATION):
+        if not set(different) - set(INFORMATION):
+            return False
+        if has_results or next(self.units(), None) is not None:
             difference = ", ".join(f"{key} {found.get(key)!r} instead of {self.run.get(key)!r}" for key in different)
             raise UserError(f"{self.folder} holds the results of another run ({difference}); give another --output")
+        return True
 
     # --- writing ------------------------------------------------------------------------------------------------------
     def add(
