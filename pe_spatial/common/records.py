@@ -20,8 +20,8 @@ import time
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
+from dataclasses import dataclass
 from itertools import groupby
-from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -36,6 +36,7 @@ FORMAT_VERSION = 1
 INFORMATION = ("model",)  # entries of a run that two runs into one folder may differ in
 
 Item = TypeVar("Item")
+Row = tuple[Any, ...]
 Stamp = tuple[int, int]  # bytes and time of the last change of a source
 
 # no write-ahead log: it needs shared memory, which network disks do not have
@@ -74,7 +75,8 @@ def stamp_of(path: str | Path) -> Stamp | None:
     return status.st_size, status.st_mtime_ns
 
 
-class Part(NamedTuple):
+@dataclass(frozen=True)
+class Part:
     """Which of `count` equal parts of the files a process works on, from 0."""
 
     number: int = 0
@@ -228,9 +230,10 @@ class Records:
         """
         size, modified = (None, None) if stamp is None else stamp
         key = os.fsencode(name)
-        unit = (key, time.time_ns(), size, modified, frames, None, json.dumps(files or {}))
+        unit: Row = (key, time.time_ns(), size, modified, frames, None, json.dumps(files or {}))
         # a longer version of the video may have been killed before
-        statements = [(_UNIT, [unit]), ("DELETE FROM contents WHERE name = ? AND frame >= ?", [(key, frames or 0)])]
+        shorten = "DELETE FROM contents WHERE name = ? AND frame >= ?"
+        statements: list[tuple[str, list[Row]]] = [(_UNIT, [unit]), (shorten, [(key, frames or 0)])]
         if frames is None:
             statements.append((_CONTENT, [(key, 0, json.dumps(content))]))
         self._write(*statements)
@@ -251,7 +254,7 @@ class Records:
         """Take back what was said of pictures, by whatever process."""
         self._write((_UNIT, [(os.fsencode(name), time.time_ns(), *[None] * 5) for name in names]))
 
-    def _write(self, *statements: tuple[str, Sequence[Sequence[Any]]]) -> None:
+    def _write(self, *statements: tuple[str, Iterable[Row]]) -> None:
         connection = self._connection
         if connection is None:
             raise RuntimeError("claim() comes before writing")
@@ -331,11 +334,12 @@ def _units_of(database: sqlite3.Connection) -> Iterator[tuple[sqlite3.Connection
 
 def _contents_of(database: sqlite3.Connection, name: bytes) -> Iterator[str]:
     query = f"SELECT frame, content FROM contents WHERE name = ? AND frame > ? ORDER BY frame LIMIT {_PAGE}"
-    last, rows = -1, [None] * _PAGE
-    while len(rows) == _PAGE:
-        rows = database.execute(query, (name, last)).fetchall()
-        yield from map(itemgetter(1), rows)
-        last = rows[-1][0] if rows else last
+    last = -1
+    while rows := database.execute(query, (name, last)).fetchall():
+        yield from (content for _, content in rows)
+        if len(rows) < _PAGE:
+            return  # as for every image; saves a query
+        last = rows[-1][0]
 
 
 def _holds_something(path: Path) -> bool:
