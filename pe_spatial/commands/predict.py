@@ -118,8 +118,8 @@ def run(options: argparse.Namespace) -> int:
     settle_options(options, task, checkpoint)
     settings = {name: getattr(options, name) for name in (*task.settings, "image_size", "overrides")}
     model = {"model": checkpoint.stem, "weights": fingerprint(checkpoint)}
-    files = find_files(options)
     part = part_of(options)
+    files = find_files(options)
     records = Records(options.output, {"task": task.name, **model, **settings}, part)
     if options.image_size is not None:
         options.overrides = [*resizing(config, options.image_size), *options.overrides]

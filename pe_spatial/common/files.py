@@ -161,8 +161,8 @@ def remove_leftovers(folder: Path, recursive: bool = False) -> None:
     """
     for place, _, names in os.walk(folder):
         for name in names:
-            path = Path(place, name)
-            if name.startswith(".") and name.endswith(_TEMPORARY) and _is_leftover(path):
+            # the path last: folders may hold a million files
+            if name.startswith(".") and name.endswith(_TEMPORARY) and _is_leftover(path := Path(place, name)):
                 with suppress(FileNotFoundError, PermissionError):  # another process was faster, or owns it
                     path.unlink()
         if not recursive:

@@ -20,8 +20,8 @@ import time
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
+from dataclasses import dataclass
 from itertools import groupby
-from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -36,6 +36,7 @@ FORMAT_VERSION = 1
 INFORMATION = ("model",)  # entries of a run that two runs into one folder may differ in
 
 Item = TypeVar("Item")
+Row = tuple[Any, ...]
 Stamp = tuple[int, int]  # bytes and time of the last change of a source
 
 # no write-ahead log: it needs shared memory, which network disks do not have
@@ -74,7 +75,8 @@ def stamp_of(path: str | Path) -> Stamp | None:
     return status.st_size, status.st_mtime_ns
 
 
-class Part(NamedTuple):
+@dataclass(frozen=True)
+class Part:
     """Which of `count` equal parts of the files a process works on, from 0."""
 
     number: int = 0
@@ -164,10 +166,14 @@ class Records:
             raise UserError(f"{foreign} holds files of unknown origin; give another --output, or move them away")
         self._hidden.mkdir(parents=True, exist_ok=True)
         with FileLock(self._hidden / ".start.lock"):
-            self._check_run()
-            self._refuse_other_splits()
+            differs = self._check_run(foreign is not None)
+            for path in sorted(self._hidden.glob(".part_*.lock")):
+                part = path.stem[1:]
+                if differs or part.rpartition("_")[2] != str(self.part.count):
+                    with self._lock(part):
+                        pass  # it is free
             self._open.enter_context(self._lock(self.part.stem))
-            if not self._run_file.is_file():
+            if differs:
                 write_json(self._run_file, self.run)
         self._connection = _connect(self._hidden / f"{self.part.stem}.sqlite")
         self._open.callback(self._connection.close)
@@ -184,24 +190,25 @@ class Records:
     def _lock(self, part: str) -> AbstractContextManager[None]:
         return lock_folder(self._hidden, part, f"does {part.replace('_', ' ')} of the files")
 
-    def _refuse_other_splits(self) -> None:
-        for path in sorted(self._hidden.glob(".part_*.lock")):
-            part = path.stem[1:]
-            if part.rpartition("_")[2] != str(self.part.count):
-                with self._lock(part):
-                    pass
+    def _check_run(self, has_results: bool = False) -> bool:
+        """Whether the file of the run is missing, or tells of another run that finished nothing, which does not count.
 
-    def _check_run(self) -> None:
+        Raises:
+            UserError: Another run has left results.
+        """
         if not self._run_file.is_file():
-            return
+            return True
         try:
             found = json.loads(self._run_file.read_text(encoding="utf-8"))
             different = [key for key in {**found, **self.run} if found.get(key) != self.run.get(key)]
         except (ValueError, TypeError, AttributeError) as error:
             raise UserError(f"{self._run_file}: does not say what was run ({error}); give another --output") from None
-        if set(different) - set(INFORMATION):
+        if not set(different) - set(INFORMATION):
+            return False
+        if has_results or next(self.units(), None) is not None:
             difference = ", ".join(f"{key} {found.get(key)!r} instead of {self.run.get(key)!r}" for key in different)
             raise UserError(f"{self.folder} holds the results of another run ({difference}); give another --output")
+        return True
 
     # --- writing ------------------------------------------------------------------------------------------------------
     def add(
@@ -223,9 +230,10 @@ class Records:
         """
         size, modified = (None, None) if stamp is None else stamp
         key = os.fsencode(name)
-        unit = (key, time.time_ns(), size, modified, frames, None, json.dumps(files or {}))
+        unit: Row = (key, time.time_ns(), size, modified, frames, None, json.dumps(files or {}))
         # a longer version of the video may have been killed before
-        statements = [(_UNIT, [unit]), ("DELETE FROM contents WHERE name = ? AND frame >= ?", [(key, frames or 0)])]
+        shorten = "DELETE FROM contents WHERE name = ? AND frame >= ?"
+        statements: list[tuple[str, list[Row]]] = [(_UNIT, [unit]), (shorten, [(key, frames or 0)])]
         if frames is None:
             statements.append((_CONTENT, [(key, 0, json.dumps(content))]))
         self._write(*statements)
@@ -246,7 +254,7 @@ class Records:
         """Take back what was said of pictures, by whatever process."""
         self._write((_UNIT, [(os.fsencode(name), time.time_ns(), *[None] * 5) for name in names]))
 
-    def _write(self, *statements: tuple[str, Sequence[Sequence[Any]]]) -> None:
+    def _write(self, *statements: tuple[str, Iterable[Row]]) -> None:
         connection = self._connection
         if connection is None:
             raise RuntimeError("claim() comes before writing")
@@ -326,11 +334,12 @@ def _units_of(database: sqlite3.Connection) -> Iterator[tuple[sqlite3.Connection
 
 def _contents_of(database: sqlite3.Connection, name: bytes) -> Iterator[str]:
     query = f"SELECT frame, content FROM contents WHERE name = ? AND frame > ? ORDER BY frame LIMIT {_PAGE}"
-    last, rows = -1, [None] * _PAGE
-    while len(rows) == _PAGE:
-        rows = database.execute(query, (name, last)).fetchall()
-        yield from map(itemgetter(1), rows)
-        last = rows[-1][0] if rows else last
+    last = -1
+    while rows := database.execute(query, (name, last)).fetchall():
+        yield from (content for _, content in rows)
+        if len(rows) < _PAGE:
+            return  # as for every image; saves a query
+        last = rows[-1][0]
 
 
 def _holds_something(path: Path) -> bool:

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from pe_spatial.common.files import remove_leftovers, write_json_stream
 from pe_spatial.common.pictures import save_image
-from pe_spatial.common.records import Records, Stamp, Unit, stamp_of
+from pe_spatial.common.records import HIDDEN, Records, Stamp, Unit, stamp_of
 from pe_spatial.common.video import VideoWriter
 from pe_spatial.inference.predictor import Predictor
 from pe_spatial.inference.stream import Prediction, Source
@@ -70,8 +70,8 @@ class ResultsWriter(ABC):
         self._video: VideoWriter | None = None
         places = (self.result, *self.places, PICTURES)
         records.claim(places)
-        for folder in filter(Path.is_dir, (self.folder / place for place in places)):
-            remove_leftovers(folder, recursive=True)
+        for place in (*places, HIDDEN):
+            remove_leftovers(self.folder / place, recursive=True)
         remove_leftovers(self.folder)
 
     @classmethod

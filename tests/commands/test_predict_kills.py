@@ -29,10 +29,10 @@ def predict(checkpoint, source, output, *options, log=None, sabotage=None):
     if log is not None:
         load = Predictor.load
 
-        def noted(self, picture):
+        def noted(self, picture, *channels):
             with open(log, "a") as file:
                 file.write(f"{picture if isinstance(picture, Path) else 'frame'}\n")
-            return load(self, picture)
+            return load(self, picture, *channels)
 
         Predictor.load = noted
     if sabotage is not None:

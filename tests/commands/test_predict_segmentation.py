@@ -115,7 +115,9 @@ def test_other_results_in_the_folder_are_refused(checkpoint, photos, tmp_path, c
     assert "window None instead of [32, 16]" in capsys.readouterr().err
     assert before == {path: (output / path).read_bytes() for path in files_below(output)}
     foreign = tmp_path / "foreign"
-    Records(foreign, {"task": "depth"}).claim(["depth.json"])
+    (records := Records(foreign, {"task": "depth"})).claim(["depth.json"])
+    records.add("b.png", {})
+    records.close()
     assert run(checkpoint, photos, foreign) == 2
     assert "holds the results of another run (task 'depth' instead of 'segmentation'" in capsys.readouterr().err
 

@@ -124,10 +124,25 @@ def test_a_killed_process_leaves_its_records_and_no_lock(tmp_path):
 
 
 def test_another_run_is_refused_and_the_differences_are_named(tmp_path):
-    opened(tmp_path).close()
+    first = opened(tmp_path)
+    first.add("a", {})
+    first.close()
     opened(tmp_path, run={**RUN, "model": "renamed"}).close()  # its weights count
     with pytest.raises(UserError, match="weights 'x' instead of 'y', threshold None instead of 0.5"):
         opened(tmp_path, run={**RUN, "weights": "y", "threshold": 0.5})
+
+
+def test_a_run_that_finished_nothing_does_not_count_unless_it_is_at_work(tmp_path):
+    first = opened(tmp_path, Part(0, 2))
+    for part in (Part(0, 2), Part(1, 2)):
+        with pytest.raises(UserError, match="in use"):
+            opened(tmp_path, part, {"task": "depth"})
+    first.close()
+    second = opened(tmp_path, Part(1, 2), {"task": "depth"})
+    second.add("a", {})
+    second.close()
+    with pytest.raises(UserError, match="task 'depth' instead of 'detection'"):
+        opened(tmp_path)
 
 
 def test_files_of_unknown_origin_are_refused_and_nothing_is_left(tmp_path):

@@ -156,7 +156,9 @@ def test_folders_of_other_origin_are_refused(folder):
     with pytest.raises(UserError, match="unknown origin; give another --output"):
         writer_in(folder)
     (folder / "labels/mine.png").unlink()
-    writer_in(folder).close()
+    writer = writer_in(folder)
+    writer.write("a.jpg", IMAGE, semantic(labels_of(0)))
+    writer.close()
     with pytest.raises(UserError, match=r"another run \(weights 'x' instead of 'y'\)"):
         writer_in(folder, {"weights": "y"})
     (folder / ".pe_spatial/run.json").write_text("[")
