@@ -20,6 +20,8 @@ _HARMLESS = (
     ".*lr_scheduler.step.*before.*optimizer.step",
     ".*pin_memory. argument is set as true but no accelerator",
     ".*torch.jit.script",
+    ".*Multi-processing start method",
+    ".*Setting (OMP|MKL)_NUM_THREADS environment variable",
 )
 _LIBRARIES = ("mmengine", "mmcv", "mmseg", "torch")
 
