@@ -1,5 +1,6 @@
 # make demo   install, draw a small dataset, train a detector on the CPU, print its COCO table, draw its predictions
 # make test   install what is missing and run the tests
+# make test-fast   those that take less than a second each
 # make lint   ruff and mypy
 
 PYTHON ?= python3
@@ -12,7 +13,7 @@ PROCESSES := $(shell [ "$$(getconf _NPROCESSORS_ONLN)" -ge 2 ] && echo 2 || echo
 export OMP_NUM_THREADS ?= 1
 export MKL_NUM_THREADS ?= 1
 
-.PHONY: install demo test lint format clean
+.PHONY: install demo test test-fast slow-list lint format clean
 .DEFAULT_GOAL := install
 
 install: $(VENV)/.installed-demo
@@ -27,14 +28,21 @@ $(VENV)/.installed-%: setup.cfg pyproject.toml constraints.txt
 	@touch $@
 
 demo: $(VENV)/.installed-demo
-	$(BIN)/python -m pe_spatial demo --output $(DEMO)/data --images 720 --image-size 128
+	$(BIN)/pe-spatial demo --output $(DEMO)/data --images 720 --image-size 128
 	$(BIN)/torchrun --standalone --nproc-per-node $(PROCESSES) tools/train_net.py \
-	    --config demo/mask_rcnn_tiny_shapes.yaml --work-dir $(DEMO)/run --resume-or-start \
+	    --config demo/mask_rcnn_tiny_shapes.yaml --output $(DEMO)/run --resume-or-start \
 	    train_dataloader.batch_size=$$((8 / $(PROCESSES)))
-	$(BIN)/python tools/predict.py --checkpoint $(DEMO)/run --input $(DEMO)/data/images/val --output $(DEMO)/predictions --limit 16
+	$(BIN)/pe-spatial predict --checkpoint $(DEMO)/run --input $(DEMO)/data/images/val --output $(DEMO)/predictions --limit 16
 
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest tests -n auto --dist loadfile $(PYTEST_ARGS)
+
+test-fast: $(VENV)/.installed-test
+	$(BIN)/python -m pytest tests -n auto --dist loadfile -m "not slow" $(PYTEST_ARGS)
+
+# after adding tests: measures all of them on a quiet machine and writes down which are slow
+slow-list: $(VENV)/.installed-test
+	$(BIN)/python -m pytest tests -n auto --dist loadfile --list-slow $(PYTEST_ARGS)
 
 lint: $(VENV)/.installed-test $(VENV)/.installed-lint
 	$(BIN)/ruff check .

@@ -1,13 +1,40 @@
-"""One finished run of the toy task for all tests that look at what a run leaves."""
+"""What tests of several folders share, and which tests are slow."""
 
 import resource
 import signal
+from collections import Counter
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import toy_task
 
 from pe_spatial.training.launch import train
+
+
+SLOW = Path(__file__).with_name("slow.txt")  # tests of more than a second, without parameters; see `make slow-list`
+_seconds = Counter()
+
+
+def pytest_addoption(parser):
+    parser.addoption("--list-slow", action="store_true", help=f"write the tests of more than a second to {SLOW.name}")
+
+
+def pytest_collection_modifyitems(items):
+    slow = set(SLOW.read_text().split())
+    for item in items:
+        if item.nodeid.partition("[")[0] in slow:
+            item.add_marker(pytest.mark.slow)
+
+
+def pytest_runtest_logreport(report):
+    _seconds[report.nodeid] += report.duration  # with what it sets up
+
+
+def pytest_sessionfinish(session):
+    if session.config.getoption("--list-slow") and not hasattr(session.config, "workerinput"):
+        slow = {name.partition("[")[0] for name, seconds in _seconds.items() if seconds > 1}
+        SLOW.write_text("".join(f"{name}\n" for name in sorted(slow)))
 
 
 @pytest.fixture(scope="session")
