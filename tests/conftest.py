@@ -11,7 +11,6 @@ import toy_task
 
 from pe_spatial.training.launch import train
 
-
 SLOW = Path(__file__).with_name("slow.txt")  # tests of more than a second, without parameters; see `make slow-list`
 _seconds = Counter()
 
