@@ -185,3 +185,12 @@ def test_our_names_are_taken_by_nobody():
         if child is not None:
             found = child.module_dict.get(name)
             assert found is None or found is item, f"{kind}: {name} is also a name of {found.__module__}"
+
+
+@pytest.mark.parametrize("model", sorted((ROOT / "configs" / "_base_" / "models").glob("*.yaml")), ids=lambda p: p.stem)
+def test_every_model_stands_beside_the_runtime(model, tmp_path):
+    """As configs of the user's own, those of version 0.1 too, name both."""
+    own = tmp_path / "own.yaml"
+    own.write_text(f"_base_: [_base_/runtime.yaml, _base_/models/{model.name}]\n_image_size: 64\n")
+    config = load_config(own)
+    assert config.model.type and "bind" in config.default_hooks

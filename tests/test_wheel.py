@@ -146,6 +146,7 @@ def test_the_wheel_holds_every_package_and_recipe(wheel):
         for path in (ROOT / folder).rglob("*.py"):
             expected.add(f"{package.replace('.', '/')}/{path.relative_to(ROOT / folder)}")
     expected |= {f"pe_spatial/{path.relative_to(ROOT)}" for path in (ROOT / "configs").rglob("*.yaml")}
+    expected |= {f"pe_spatial/{path.relative_to(ROOT)}" for path in (ROOT / "configs" / "detectron2").glob("*.py")}
     assert not expected - names, f"missing in the wheel: {sorted(expected - names)[:5]}"
     assert {name.split("/")[0] for name in names} == {
         "pe_spatial",
