@@ -1,10 +1,9 @@
 """NYUv2, KITTI and folders of your own, as pairs of an image and a depth map."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from mmengine.registry import DATASETS
 
 from pe_spatial.common.errors import OptionError
@@ -54,7 +53,14 @@ class DepthDataset(DenseDataset):
         """Read depth maps until one has a pixel in the range, which is the first one of any sensible dataset."""
         loader = LoadDepthMap(allow_empty=True, allow_invalid=True)
         nearest, farthest = float("inf"), 0.0
-        for depth in self._depth_maps(loader):
+        for index in range(len(self)):
+            record = self.get_data_info(index)
+            try:
+                depth = loader.read(record["depth_path"], record["depth_scale"])
+            except UnreadableFile:
+                if self.unreadable == "raise":
+                    raise
+                continue
             measured = depth[depth > 0]
             if ((measured >= least) & (measured <= greatest)).any():
                 return
@@ -65,15 +71,6 @@ class DepthDataset(DenseDataset):
             f"{greatest:g} m: its measurements reach from {nearest:g} to {farthest:g} m; correct depth_range or "
             "depth_scale"
         )
-
-    def _depth_maps(self, loader: LoadDepthMap) -> Iterator[np.ndarray]:
-        for index in range(len(self)):
-            record = self.get_data_info(index)
-            try:
-                yield loader.read(record["depth_path"], record["depth_scale"])
-            except UnreadableFile:
-                if self.unreadable == "raise":
-                    raise
 
     def _record(self, number: int, img_path: str | Path, depth_path: str | Path) -> dict[str, Any]:
         return {

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torchvision import tv_tensors
 
 from pe_spatial.common.contracts import Loader
-from pe_spatial.common.errors import UnreadableFile, UserError
+from pe_spatial.common.errors import MissingPackage, UnreadableFile, UserError
 from pe_spatial.common.pictures import naming_file, read_16_bits
 
 DEPTH_SUFFIXES = (".png", ".npy", ".exr")
@@ -53,15 +53,8 @@ class LoadDepthMap(Loader):
             UnreadableFile: The file is missing, damaged or of another format.
             DepthFileError: Another size than the image, or contents that are not depth in the stated unit.
         """
-        if "ori_shape" not in sample:
-            raise ValueError("LoadDepthMap needs the size of the image; put LoadImage before it in the pipeline")
         depth = self.read(sample["depth_path"], sample.get("depth_scale"))
-        if depth.shape != tuple(sample["ori_shape"]):
-            raise DepthFileError(
-                f"{sample['depth_path']} is {depth.shape} (H, W) but its image {sample.get('img_path', '')} is "
-                f"{tuple(sample['ori_shape'])}; depth and image must be of one frame: render or register the depth map "
-                "at the size of the image"
-            )
+        self.check_size(sample["depth_path"], depth.shape, sample, DepthFileError)
         return {**sample, "depth": tv_tensors.Mask(torch.from_numpy(depth)[None])}
 
     def read(self, path: str | Path, scale: float | None) -> NDArray[np.float32]:
@@ -111,10 +104,6 @@ def read_depth(path: str | Path, scale: float | None) -> NDArray[np.float32]:
     return values.astype(np.float32) * np.float32(scale) if suffix == ".png" else values.astype(np.float32)
 
 
-class MissingReader(UserError, ImportError):  # noqa: N818 - names what is missing
-    """A package that reads a format is not installed."""
-
-
 def _read_npy(path: str | Path) -> NDArray[Any]:
     return np.load(path, allow_pickle=False)
 
@@ -125,7 +114,7 @@ def _read_exr(path: str | Path) -> NDArray[Any]:
     try:
         import OpenEXR
     except ImportError:
-        raise MissingReader(f"{path}: .exr needs the package OpenEXR; pip install 'pe_spatial[exr]'") from None
+        raise MissingPackage(f"{path}: .exr needs the package OpenEXR; pip install 'pe_spatial[exr]'") from None
     with OpenEXR.File(str(path), separate_channels=True) as file:
         channels = {name: channel.pixels for name, channel in file.channels().items()}
     names = list(channels) if len(channels) == 1 else [name for name in _EXR_CHANNELS if name in channels]
@@ -142,10 +131,12 @@ _READERS: dict[str, Callable[[str | Path], NDArray[Any]]] = {
 
 
 def _check_unit(path: str | Path, median: float, scale: float | None) -> None:
-    if _PLAUSIBLE[0] <= median <= _PLAUSIBLE[1]:
+    if _is_plausible(median):
         return
     factor, unit = (0.001, "millimeters") if median > _PLAUSIBLE[1] else (1000.0, "meters")
-    likely = f"; it looks like {unit}, with a median of {median * factor:.3g} m" if _in_room(median * factor) else ""
+    likely = (
+        f"; it looks like {unit}, with a median of {median * factor:.3g} m" if _is_plausible(median * factor) else ""
+    )
     if Path(path).suffix.lower() == ".png":
         remedy = f"depth_scale {scale:g} may have to be {factor * (scale or 1):.3g}"
     else:
@@ -156,5 +147,5 @@ def _check_unit(path: str | Path, median: float, scale: float | None) -> None:
     )
 
 
-def _in_room(median: float) -> bool:
+def _is_plausible(median: float) -> bool:
     return _PLAUSIBLE[0] <= median <= _PLAUSIBLE[1]

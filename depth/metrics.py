@@ -11,6 +11,7 @@ from mmengine.registry import METRICS
 from torch import Tensor
 
 from pe_spatial.common.errors import ConfigError, DivergedError, OptionError
+from pe_spatial.data.sample import check_frame
 from pe_spatial.depth.alignment import ALIGNMENTS
 from pe_spatial.depth.crops import CROPS
 from pe_spatial.depth.ranges import checked_range
@@ -107,11 +108,7 @@ class DepthErrorMetric(BaseMetric):
                 f"{' or '.join(ALIGNMENTS)} in {type(self).__name__}, or evaluate a metric checkpoint"
             )
         prediction, target = (sample[key]["data"].cpu() for key in ("pred_depth", "gt_depth"))
-        if prediction.shape != target.shape:
-            raise ConfigError(
-                f"{name}: the prediction is {tuple(prediction.shape[-2:])} (H, W) but the depth map "
-                f"{tuple(target.shape[-2:])}; load depth after the last resize of the validation pipeline"
-            )
+        check_frame(name, prediction, target, "depth map")
         if self.crop is not None:
             region = CROPS[self.crop](target.shape[-2], target.shape[-1])
             prediction, target = prediction[(..., *region)], target[(..., *region)]

@@ -4,19 +4,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from mmengine.model import BaseModel
 from mmengine.registry import MODELS
 from mmengine.structures import BaseDataElement, PixelData
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pe_spatial.common.errors import OptionError
-from pe_spatial.common.parts import require_samples
+from pe_spatial.common.parts import ModalModel, unpad
 from pe_spatial.depth.tiling import DepthTiling
 
 
 @MODELS.register_module()
-class DepthModel(BaseModel):
+class DepthModel(ModalModel):
     """Depth from single images.
 
     Args:
@@ -41,7 +40,7 @@ class DepthModel(BaseModel):
         tiling: Mapping[str, Any] | None = None,
         data_preprocessor: Mapping[str, Any] | None = None,
     ) -> None:
-        super().__init__(data_preprocessor=data_preprocessor)
+        super().__init__(data_preprocessor)
         self.backbone = MODELS.build(backbone)
         self.head = MODELS.build({"in_channels": self.backbone.channels, **head})
         if tuple(self.head.in_channels) != tuple(self.backbone.channels):
@@ -68,46 +67,31 @@ class DepthModel(BaseModel):
                 f"{tuple(side // stride * stride or stride for side in self.tiling.tile)}"
             )
 
-    def forward(
-        self, inputs: Tensor, data_samples: list[BaseDataElement] | None = None, mode: str = "tensor"
-    ) -> dict[str, Tensor] | list[BaseDataElement] | Tensor:
-        """Run the model.
-
-        Args:
-            inputs: Normalized images [B, 3, H, W], H and W multiples of the patch size.
-            data_samples: For "loss" with `gt_depth` padded like the images; for "predict" with the metainfo of
-                `DensePreprocessor`.
-            mode: "loss" for a dict of losses; "predict" for data samples with `pred_depth` [1, h, w] in the frame of
-                the original image and the metainfo `depth_is_metric`, `depth_unit` and `depth_range`; "tensor" for
-                depth [B, 1, H, W].
-
-        Raises:
-            ValueError: Another mode, or "loss" or "predict" without data samples.
-        """
-        if mode == "tensor":
-            return self._depth(inputs)
-        samples = require_samples(mode, data_samples)
-        return self._loss(inputs, samples) if mode == "loss" else self._predict(inputs, samples)
-
-    def _depth(self, inputs: Tensor) -> Tensor:
+    def raw(self, inputs: Tensor, data_samples: Sequence[BaseDataElement] | None = None) -> Tensor:
+        """Depth [B, 1, H, W] of images [B, 3, H, W], H and W multiples of the patch size."""
         depth = self.head(self.backbone(inputs))
         return F.interpolate(depth, size=inputs.shape[-2:], mode="bilinear", align_corners=False)  # [B, 1, H, W]
 
-    def _loss(self, inputs: Tensor, data_samples: list[BaseDataElement]) -> dict[str, Tensor]:
+    def loss(self, inputs: Tensor, data_samples: Sequence[BaseDataElement]) -> dict[str, Tensor]:
+        """The losses by name; the samples have `gt_depth`, padded like the images."""
         target = torch.stack([sample.gt_depth.data for sample in data_samples])  # [B, 1, H, W]
         least, greatest = self.head.depth_range
         valid = (target >= least) & (target <= greatest)
-        depth = self._depth(inputs)
+        depth = self.raw(inputs)
         return {f"loss_{loss.name}": loss(depth, target, valid) for loss in self.losses}
 
-    def _predict(self, inputs: Tensor, data_samples: list[BaseDataElement]) -> list[BaseDataElement]:
-        depth = self._depth_of_mirrors if self.flip_test else self._depth
+    def predict(self, inputs: Tensor, data_samples: Sequence[BaseDataElement]) -> list[BaseDataElement]:
+        """Fill `pred_depth` [1, h, w] in the frame of the original image.
+
+        Args:
+            inputs: As those of `raw`.
+            data_samples: With the metainfo of `DensePreprocessor`. They also get `depth_is_metric`, `depth_unit` and
+                `depth_range`.
+        """
+        depth = self._depth_of_mirrors if self.flip_test else self.raw
         batch = depth(inputs) if self.tiling is None else self.tiling(depth, inputs, max(self.backbone.strides))
         for sample, padded in zip(data_samples, batch, strict=True):
-            height, width = sample.img_shape
-            image = padded[None, :, :height, :width].float()
-            frame = F.interpolate(image, size=tuple(sample.ori_shape), mode="bilinear", align_corners=False)[0]
-            sample.set_field(PixelData(data=frame), "pred_depth", dtype=PixelData)
+            sample.set_field(PixelData(data=unpad(sample, padded)), "pred_depth", dtype=PixelData)
             sample.set_metainfo(
                 {
                     "depth_is_metric": self.metric,
@@ -115,7 +99,7 @@ class DepthModel(BaseModel):
                     "depth_range": self.head.depth_range,
                 }
             )
-        return data_samples
+        return list(data_samples)
 
     def _depth_of_mirrors(self, inputs: Tensor) -> Tensor:
-        return (self._depth(inputs) + self._depth(inputs.flip(-1)).flip(-1)) / 2
+        return (self.raw(inputs) + self.raw(inputs.flip(-1)).flip(-1)) / 2

@@ -60,11 +60,14 @@ class CocoInstances(DenseDataset):
         self._report(repairs, file)
         objects = Counter(item["label"] for r in records for item in r["instances"] if not item["ignore"])
         self._object_counts = [objects[label] for label in range(len(categories))]
+        images = Counter(
+            label for r in records for label in {item["label"] for item in r["instances"] if not item["ignore"]}
+        )
         most = max((sum(not item["ignore"] for item in record["instances"]) for record in records), default=0)
         self._metainfo.update(
             classes=tuple(category["name"] for category in categories),
             category_ids=tuple(label_of),
-            image_counts=_count_images(records, len(categories)),
+            image_counts=[images[label] for label in range(len(categories))],
             most_objects=most,
             ann_file=str(self.ann_file),
             **self.describe(categories),
@@ -183,10 +186,3 @@ def _instance(
             repairs["masks without a polygon of three points left out"] += 1
             return None
     return {**instance, "mask": mask}
-
-
-def _count_images(records: Sequence[Mapping[str, Any]], classes: int) -> list[int]:
-    counts = Counter(
-        label for record in records for label in {item["label"] for item in record["instances"] if not item["ignore"]}
-    )
-    return [counts[label] for label in range(classes)]

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
-from mmengine.model import BaseModel
 from mmengine.registry import MODELS
 from mmengine.structures import BaseDataElement
 from torch import Tensor
 
 from pe_spatial.common.errors import OptionError
-from pe_spatial.common.parts import build_part, require_samples
+from pe_spatial.common.parts import ModalModel, build_part
 from pe_spatial.detection.tta import build_tta
 from pe_spatial.training.binding import check_class_count
 
 
-class Detector(BaseModel):
+class Detector(ModalModel):
     """A backbone and a neck; subclasses add what finds objects on the neck's maps.
+
+    Data samples have the metainfo `img_shape` and `ori_shape` (H, W). `loss` needs their `gt_instances` (`bboxes`
+    [G, 4] xyxy in input pixels, `labels` [G] and, for masks, `masks` bool [G, H, W]); `predict` fills their
+    `pred_instances`, in the original frame.
 
     Args:
         num_classes: K; labels are 0…K-1.
@@ -41,7 +44,7 @@ class Detector(BaseModel):
         data_preprocessor: Mapping[str, Any] | None,
         tta: Mapping[str, Any] | None,
     ) -> None:
-        super().__init__(data_preprocessor=dict(data_preprocessor) if data_preprocessor else None)
+        super().__init__(data_preprocessor)
         if num_classes < 1:
             raise OptionError(f"num_classes is {num_classes}; a detector needs at least one class")
         self.num_classes = num_classes
@@ -50,37 +53,6 @@ class Detector(BaseModel):
         self.neck = build_part("neck", neck, in_channels=self.backbone.channels[-1], stride=self.backbone.strides[-1])
         if len(set(self.neck.channels)) != 1:
             raise OptionError(f"the neck's maps have {self.neck.channels} channels; a detector needs equal numbers")
-
-    def forward(
-        self, inputs: Tensor, data_samples: Sequence[BaseDataElement] | None = None, mode: str = "tensor"
-    ) -> Any:
-        """Run on images.
-
-        Args:
-            inputs: [B, 3, H, W], normalized and padded at the right and the bottom.
-            data_samples: One per image with the metainfo `img_shape` and `ori_shape` (H, W); for "loss" also
-                `gt_instances` (`bboxes` [G, 4] xyxy in input pixels, `labels` [G] and, for masks, `masks` bool
-                [G, H, W]).
-            mode: "loss" for a dict of scalars; "predict" for the samples with `pred_instances` in the original frame;
-                "tensor" for what `raw` returns.
-
-        Raises:
-            ValueError: Another mode, or "loss" or "predict" without data samples.
-        """
-        if mode == "tensor":
-            return self.raw(inputs, data_samples)
-        samples = require_samples(mode, data_samples)
-        return self._loss(inputs, samples) if mode == "loss" else self._predict(inputs, samples)
-
-    def raw(self, inputs: Tensor, data_samples: Sequence[BaseDataElement] | None) -> Any:
-        """Return the outputs of the network before any loss or post-processing."""
-        raise NotImplementedError
-
-    def _loss(self, inputs: Tensor, data_samples: Sequence[BaseDataElement]) -> dict[str, Tensor]:
-        raise NotImplementedError
-
-    def _predict(self, inputs: Tensor, data_samples: Sequence[BaseDataElement]) -> list[BaseDataElement]:
-        raise NotImplementedError
 
     def test_step(self, data: Any) -> list[BaseDataElement]:
         """Predict a batch of the loader, with test-time augmentation if there is any; validation goes without."""

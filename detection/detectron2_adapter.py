@@ -204,22 +204,12 @@ def build_pe_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> PE:
     if input_shape.channels != 3:
         raise ValueError(f"the encoder takes RGB images, not {input_shape.channels} channels; check MODEL.PIXEL_MEAN")
     node = cfg.MODEL.PE
-    return PE(
-        PEBackbone(
-            {"base": node.VARIANT, **node.ENCODER} if node.ENCODER else node.VARIANT,
-            node.LAYERS,
-            norm=node.NORM,
-            window=node.WINDOW,
-            global_blocks=node.GLOBAL_BLOCKS,
-            rope=node.ROPE,
-            pos_embed=node.POS_EMBED,
-            patch_size=node.PATCH_SIZE,
-            drop_path=node.DROP_PATH,
-            checkpointing=node.CHECKPOINTING,
-            frozen=node.FROZEN or False,
-            weights=node.WEIGHTS,
-        )
-    )
+    options = {
+        key.lower(): value for key, value in node.items() if key not in ("ENCODER", "OUT_CHANNELS", "SQUARE_PAD")
+    }
+    if node.ENCODER:
+        options["variant"] = {"base": node.VARIANT, **node.ENCODER}
+    return PE(PEBackbone(**{**options, "frozen": node.FROZEN or False}))
 
 
 @BACKBONE_REGISTRY.register()

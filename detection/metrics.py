@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 from mmengine.evaluator import BaseMetric
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 from torch import Tensor
 
+from pe_spatial.common.errors import require_choice
 from pe_spatial.common.files import write_json
 from pe_spatial.detection.average_precision import Backend, average_precision
 from pe_spatial.detection.coco_files import read_coco
@@ -55,8 +56,7 @@ class CocoMetric(BaseMetric):
         super().__init__()
         if not iou_types or set(iou_types) - {"bbox", "segm"}:
             raise ValueError(f"iou_types {list(iou_types)} must be 'bbox', 'segm' or both")
-        if backend not in ("hotcoco", "pycocotools"):
-            raise ValueError(f"backend {backend!r} is neither 'hotcoco' nor 'pycocotools'")
+        require_choice("backend", backend, get_args(Backend))
         if backend == "hotcoco" and find_spec("hotcoco") is None:
             print_log("hotcoco is not installed: evaluating with pycocotools, slowly", "current", logging.WARNING)
             backend = "pycocotools"
@@ -88,7 +88,8 @@ class CocoMetric(BaseMetric):
         by_image = {result["img_id"]: result for result in results}
         detections = [row for result in by_image.values() for row in self._rows(result)]
         if self.results_file is not None:
-            _write(Path(self.results_file), detections)
+            Path(self.results_file).parent.mkdir(parents=True, exist_ok=True)
+            write_json(Path(self.results_file), detections, indent=None)
         return self.score(detections, sorted(by_image))
 
     def score(self, detections: Sequence[Mapping[str, Any]], image_ids: Sequence[int]) -> dict[str, float]:
@@ -157,11 +158,6 @@ def overlap_rows(detections: Sequence[Mapping[str, Any]], iou_type: IouType) -> 
     """Detections with either box or mask: COCO's tools take the size of an object from the box if there is one."""
     other = "segmentation" if iou_type == "bbox" else "bbox"
     return [{key: value for key, value in row.items() if key != other} for row in detections]
-
-
-def _write(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, rows, indent=None)
 
 
 def _table(metrics: Mapping[str, float], classes: Mapping[str, Mapping[str, float]]) -> str:

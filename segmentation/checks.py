@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -71,15 +70,6 @@ class LabelMapCheck(DatasetCheck):
         return self._counter.histogram()
 
 
-@dataclass
-class _Value:
-    """A value of label files: how many pixels and files have it, and one of these."""
-
-    pixels: int = 0
-    files: int = 0
-    example: str = ""
-
-
 @register_check
 class LabelValueCheck(DatasetCheck):
     """The values that label files hold, against those that the class list expects: wrong numberings, 0/255 masks."""
@@ -87,7 +77,9 @@ class LabelValueCheck(DatasetCheck):
     def __init__(self, dataset: Any) -> None:
         super().__init__(dataset)
         self._format: LabelFormat = dataset.label_format
-        self._values: dict[int, _Value] = {}
+        self._pixels: Counter[int] = Counter()  # by value, as the two that follow
+        self._files: Counter[int] = Counter()
+        self._examples: dict[int, str] = {}
         self._sets: Counter[bool] = Counter()  # whether a file holds nothing but 0 and 255
 
     @classmethod
@@ -112,16 +104,16 @@ class LabelValueCheck(DatasetCheck):
             name, present, counts = seen
             self._sets[{IGNORE_LABEL} <= set(present) <= {0, IGNORE_LABEL}] += 1
             for value, count in zip(present, counts, strict=True):
-                entry = self._values.setdefault(value, _Value(example=name))
-                entry.pixels += count
-                entry.files += 1
+                self._pixels[value] += count
+                self._files[value] += 1
+                self._examples.setdefault(value, name)
         return ()
 
     def finish(self) -> Iterable[Finding]:
         """Values outside the class list, and the marks of a wrong numbering."""
-        for value, entry in sorted(self._values.items()):
+        for value, pixels in sorted(self._pixels.items()):
             if value not in self._format.meaning:
-                example = f"{value}: {entry.pixels} pixels in {entry.files} files, for example {entry.example}"
+                example = f"{value}: {pixels} pixels in {self._files[value]} files, for example {self._examples[value]}"
                 yield Finding("error", "label values outside the class list", example)
         files = self._sets.total()
         if files and self._sets[True] == files and (files >= min(_ENOUGH, len(self.dataset))):
@@ -135,7 +127,7 @@ class LabelValueCheck(DatasetCheck):
 
     def _numbering(self, complete: bool) -> Iterator[Finding]:
         """Whether the files count from 0 or from 1, judged by the ends of the range of values."""
-        count, present = len(self._format.classes), self._values.keys()
+        count, present = len(self._format.classes), self._pixels.keys()
         counted = self._format.meaning.get(0)
         if count < 2:
             return
@@ -149,10 +141,9 @@ class LabelValueCheck(DatasetCheck):
             return
         # every class seen but the last, and 0 in use: the last class would have the value that never occurs
         if complete and count not in present and {0, *range(1, count)} <= present:
-            zero = self._values[0]
             yield Finding(
                 "error",
                 "zero_is_ignored is probably wrong",
                 f"the files hold 0…{count - 1} and never {count}, so they count the classes from 0, and the "
-                f"{zero.pixels} pixels of class {self._format.classes[0]!r} would be dropped: unset zero_is_ignored",
+                f"{self._pixels[0]} pixels of {self._format.classes[0]!r} would be dropped: unset zero_is_ignored",
             )

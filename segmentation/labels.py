@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -125,22 +124,6 @@ def look_up(values: NDArray[np.integer], meaning: Mapping[int, int]) -> NDArray[
         return np.full(values.shape, -1)
     place = np.searchsorted(keys, values).clip(max=len(keys) - 1)
     return np.where(keys[place] == values, np.array([meaning[key] for key in keys.tolist()])[place], -1)
-
-
-def check_size(path: str | Path, labels: NDArray[np.integer], sample: Mapping[str, Any]) -> None:
-    """Compare labels [H, W] with the `ori_shape` of their sample.
-
-    Raises:
-        LabelError: They differ.
-        ValueError: No image was loaded before.
-    """
-    if "ori_shape" not in sample:
-        raise ValueError(f"{path}: labels need the size of their image; put LoadImage first in the pipeline")
-    if labels.shape != tuple(sample["ori_shape"]):
-        raise LabelError(
-            f"{path} is {labels.shape} (H, W) but its image {sample.get('img_path', '')} is "
-            f"{tuple(sample['ori_shape'])}; image and label map must have one size"
-        )
 
 
 def _list(values: Sequence[object], counts: Sequence[int], noun: str = "value") -> str:

@@ -7,7 +7,7 @@ from mmengine.registry import TRANSFORMS
 from torchvision import tv_tensors
 
 from pe_spatial.common.contracts import Loader
-from pe_spatial.segmentation.labels import check_size
+from pe_spatial.segmentation.labels import LabelError
 
 
 @TRANSFORMS.register_module()
@@ -26,6 +26,6 @@ class LoadSegmentation(Loader):
         """
         path = sample["seg_map_path"]
         labels = sample["label_format"].read(path)
-        check_size(path, labels, sample)
+        self.check_size(path, labels.shape, sample, LabelError)
         rest = {key: value for key, value in sample.items() if key != "label_format"}
         return {**rest, "sem_seg": tv_tensors.Mask(torch.from_numpy(labels)[None])}  # [1, H, W]

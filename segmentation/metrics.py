@@ -1,6 +1,6 @@
 """Mean intersection over union."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,7 +10,7 @@ from mmengine.registry import METRICS
 from torch import Tensor
 
 from pe_spatial.common.errors import ConfigError
-from pe_spatial.data.sample import IGNORE_LABEL
+from pe_spatial.data.sample import IGNORE_LABEL, check_frame
 
 
 @METRICS.register_module()
@@ -43,11 +43,7 @@ class MeanIoUMetric(BaseMetric):
             if "gt_sem_seg" not in sample:
                 raise ConfigError(f"{name}: no label map; add LoadSegmentation to the validation pipeline")
             prediction, target = (sample[key]["data"] for key in ("pred_sem_seg", "gt_sem_seg"))
-            if prediction.shape != target.shape:
-                raise ConfigError(
-                    f"{name}: the prediction is {tuple(prediction.shape[-2:])} (H, W) but the label map "
-                    f"{tuple(target.shape[-2:])}; load labels after the last resize of the validation pipeline"
-                )
+            check_frame(name, prediction, target, "label map")
             self.results.append(class_areas(prediction, target.to(prediction.device), len(classes), name).cpu())
 
     def compute_metrics(self, results: list[Tensor]) -> dict[str, float]:
@@ -61,7 +57,8 @@ class MeanIoUMetric(BaseMetric):
             raise ConfigError(f"none of the {len(results)} label maps has a labeled pixel; check the label files")
         iou = 100 * correct / (labeled + predicted - correct)  # [K], NaN where a class does not occur
         accuracy = 100 * correct / labeled
-        print_log("\n" + _table(self.dataset_meta["classes"], iou, accuracy, labeled / labeled.sum()), logger="current")
+        columns = {"IoU": iou, "acc": accuracy, "pixels": 100 * labeled / labeled.sum()}
+        print_log(class_table(self.dataset_meta["classes"], columns), logger="current")
         return {
             "mIoU": iou.nanmean().item(),
             "mAcc": accuracy.nanmean().item(),
@@ -93,10 +90,11 @@ def class_areas(prediction: Tensor, target: Tensor, num_classes: int, name: str 
     return torch.stack([torch.bincount(group, minlength=num_classes) for group in groups])
 
 
-def _table(classes: Sequence[str], iou: Tensor, accuracy: Tensor, share: Tensor) -> str:
+def class_table(classes: Sequence[str], columns: Mapping[str, Tensor]) -> str:
+    """Percentages [K] by class, a column for each; NaN is a dash."""
     width = max(len("class"), *map(len, classes))
-    rows = [f"{'class':<{width}}  {'IoU':>6}  {'acc':>6}  share of pixels"]
-    for name, *values in zip(classes, iou.tolist(), accuracy.tolist(), share.tolist(), strict=True):
-        first, second = (f"{value:6.2f}" if value == value else "     –" for value in values[:2])
-        rows.append(f"{name:<{width}}  {first}  {second}  {values[2]:.2%}")
-    return "\n".join(rows)
+    rows = [f"{'class':<{width}}" + "".join(f"  {title:>6}" for title in columns)]
+    for name, *values in zip(classes, *(column.tolist() for column in columns.values()), strict=True):
+        cells = (f"  {value:6.2f}" if value == value else "       –" for value in values)
+        rows.append(f"{name:<{width}}" + "".join(cells))
+    return "\n" + "\n".join(rows)

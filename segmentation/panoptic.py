@@ -22,9 +22,10 @@ from torchvision import tv_tensors
 
 from pe_spatial.common.contracts import Loader
 from pe_spatial.common.pictures import read_indices
-from pe_spatial.data import DenseDataset, boxes_of_masks, decode_mask
+from pe_spatial.data import DenseDataset, boxes_of_masks
+from pe_spatial.data.loading import instance_mask
 from pe_spatial.data.sample import IGNORE_LABEL
-from pe_spatial.segmentation.labels import LabelError, check_size, look_up, pack
+from pe_spatial.segmentation.labels import LabelError, look_up, pack
 from pe_spatial.visualization import palette
 
 Segment = dict[str, Any]  # label: row of classes, is_thing: bool, ignore: bool (crowd)
@@ -54,7 +55,7 @@ class LoadPanoptic(Loader):
         path = sample["seg_map_path"]
         values = read_indices(path, colors=True)
         ids = values if values.ndim == 2 else pack(values)
-        check_size(path, ids, sample)
+        self.check_size(path, ids.shape, sample, LabelError)
         rest = {key: value for key, value in sample.items() if key != "segments"}
         rows = look_up(ids, {segment["id"]: row for row, segment in enumerate(sample["segments"])})
         unknown = (rows < 0) & (ids != 0)
@@ -90,7 +91,7 @@ class LoadInstanceLabels(Loader):
             )
         size = tuple(sample["ori_shape"])
         items = sample["instances"]
-        masks = [_decode(item, size, sample.get("img_path")) for item in items]
+        masks = [instance_mask(sample, item, size) for item in items]
         order = sorted(range(len(items)), key=lambda n: (not items[n]["ignore"], -int(masks[n].sum())))
         rows = np.full(size, -1)
         for n in order:
@@ -98,16 +99,6 @@ class LoadInstanceLabels(Loader):
         segments = [{"label": item["label"], "is_thing": True, "ignore": item["ignore"]} for item in items]
         rest = {key: value for key, value in sample.items() if key not in ("instances", "uncovered")}
         return {**rest, **_sample_of(rows, segments, self.instances, sample["uncovered"])}
-
-
-def _decode(item: Mapping[str, Any], size: tuple[int, int], name: str | None) -> NDArray[np.bool_]:
-    try:
-        return decode_mask(item["mask"], size)
-    except (KeyError, ValueError, TypeError) as error:
-        raise LabelError(
-            f"{name}: the mask of box {list(item['bbox'])} cannot be decoded: {error!r}; give polygons "
-            "[[x, y, x, y, …], …] of three points or more, or an RLE of the image's size"
-        ) from error
 
 
 def _sample_of(

@@ -10,7 +10,9 @@ from mmengine.registry import METRICS
 from torch import Tensor
 
 from pe_spatial.common.errors import ConfigError
+from pe_spatial.data.sample import check_frame
 from pe_spatial.segmentation.mask_decoder.targets import segments_of
+from pe_spatial.segmentation.metrics import class_table
 
 # rows of a tally: sum of the IoUs of matches, matches, unmatched predictions, unmatched truth
 _IOU, _MATCHED, _FALSE, _MISSED = range(4)
@@ -57,11 +59,8 @@ class PanopticMetric(BaseMetric):
         instances = None if found is None else (found["labels"], found["masks"])
         ignored = sample.get("ignored_instances", {}).get("masks")
         for part in (sem_seg, None if instances is None else instances[1]):
-            if part is not None and tuple(part.shape[-2:]) != size:
-                raise ConfigError(
-                    f"{sample.get('img_path')}: the prediction is {size} (H, W) but the annotation "
-                    f"{tuple(part.shape[-2:])}; load annotations after the last resize of the validation pipeline"
-                )
+            if part is not None:
+                check_frame(sample.get("img_path"), predicted, part, "annotation")
         truth = segments_of(size, things, sem_seg, instances, ignored)
         ids = torch.zeros(size, dtype=torch.int64, device=truth.valid.device)
         for number, mask in enumerate(truth.masks, start=1):  # what comes later lies on top
@@ -88,14 +87,15 @@ class PanopticMetric(BaseMetric):
         quality = panoptic_quality(total)  # [3, K]
         if quality[0].isnan().all():
             raise ConfigError(f"none of the {len(results)} images has a segment, true or predicted")
-        print_log(_table(classes, quality), logger="current")
+        columns = dict(zip(("PQ", "SQ", "RQ"), quality, strict=True))
+        print_log(class_table(classes, columns), logger="current")
         is_thing = torch.tensor([label in things for label in range(len(classes))])
         groups = {"": is_thing | ~is_thing, "_things": is_thing, "_stuff": ~is_thing}
         return {
-            f"{name}{suffix}": row[group].nanmean().item()
+            f"{name}{suffix}": column[group].nanmean().item()
             for suffix, group in groups.items()
             if group.any()
-            for name, row in zip(("PQ", "SQ", "RQ"), quality, strict=True)
+            for name, column in columns.items()
         }
 
 
@@ -148,12 +148,3 @@ def panoptic_quality(total: Tensor) -> Tensor:
     segmentation = torch.where(matched > 0, iou / matched.clamp_min(1), torch.zeros_like(iou))
     quality = 100 * torch.stack([segmentation * recognition, segmentation, recognition])
     return torch.where(occurs, quality, torch.nan)
-
-
-def _table(classes: Sequence[str], quality: Tensor) -> str:
-    width = max(len("class"), *map(len, classes))
-    rows = [f"{'class':<{width}}  {'PQ':>6}  {'SQ':>6}  {'RQ':>6}"]
-    for name, *values in zip(classes, *quality.tolist(), strict=True):
-        cells = (f"{value:6.2f}" if value == value else "     –" for value in values)
-        rows.append(f"{name:<{width}}  {'  '.join(cells)}")
-    return "\n".join(rows)

@@ -19,7 +19,7 @@ from pe_spatial.common.files import temporary_path
 from pe_spatial.inference.inputs import Channels, Picture
 from pe_spatial.inference.predictor import Predictor
 from pe_spatial.segmentation.logits import SemanticModel, Window
-from pe_spatial.segmentation.probabilities import ProbabilityFile
+from pe_spatial.segmentation.probabilities import Add, probability_file
 from pe_spatial.segmentation.sliding import Axis, Grid, Tile, blend
 from pe_spatial.segmentation.windows import pad_to_multiple
 from pe_spatial.training.amp import evaluation_autocast
@@ -184,23 +184,23 @@ class SegmentationPredictor(Predictor):
             return self._fill(sample, tiles, None)
         height, width = sample.ori_shape[:2]
         path = temporary_path(self.probabilities / "pixels.npy")
-        with ProbabilityFile(path, (height, width, self.model.num_classes)) as file:
+        with probability_file(path, (height, width, self.model.num_classes)) as add:
             sample.set_metainfo({"probabilities": path})
-            return self._fill(sample, tiles, file)
+            return self._fill(sample, tiles, add)
 
-    def _fill(self, sample: BaseDataElement, tiles: Iterator[Tile], file: ProbabilityFile | None) -> BaseDataElement:
+    def _fill(self, sample: BaseDataElement, tiles: Iterator[Tile], add: Add | None) -> BaseDataElement:
         height, width = sample.ori_shape[:2]
         labels = np.empty((height, width), np.uint8 if self.model.num_classes <= 256 else np.int32)
         confidence = np.empty((height, width), np.uint8) if self.confidence else None
         for top, left, scores in tiles:
             place = (slice(top, top + scores.shape[0]), slice(left, left + scores.shape[1]))
             labels[place] = best_class(scores)
-            if confidence is not None or file is not None:
+            if confidence is not None or add is not None:
                 probabilities = self.model.probabilities(scores.permute(2, 0, 1))  # [K, R, C]
             if confidence is not None:
                 confidence[place] = (probabilities.amax(0) * 255).round().byte().cpu().numpy()
-            if file is not None:
-                file.add(top, left, probabilities.permute(1, 2, 0).half().cpu().numpy())
+            if add is not None:
+                add(top, left, probabilities.permute(1, 2, 0).half().cpu().numpy())
         sample.set_field(PixelData(data=torch.from_numpy(labels)[None]), "pred_sem_seg", dtype=PixelData)
         if confidence is not None:
             sample.set_field(PixelData(data=torch.from_numpy(confidence)[None]), "pred_confidence", dtype=PixelData)

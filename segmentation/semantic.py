@@ -6,6 +6,7 @@ from mmengine.structures import BaseDataElement, PixelData
 from torch import Tensor
 from torch.nn import functional as F
 
+from pe_spatial.common.parts import unpad
 from pe_spatial.segmentation.logits import SemanticModel
 from pe_spatial.segmentation.windows import pad_to_multiple, slide
 
@@ -33,14 +34,7 @@ def predict_semantic(
         scores = model.segment_logits(inputs)
     else:
         scores = slide(model.segment_logits, inputs, model.window)
-    for sample, each in zip(data_samples, scores, strict=True):
-        set_semantic(sample, each)
+    for sample, padded in zip(data_samples, scores, strict=True):
+        frame = unpad(sample, padded).argmax(dim=0, keepdim=True)
+        sample.set_field(PixelData(data=frame), "pred_sem_seg", dtype=PixelData)
     return list(data_samples)
-
-
-def set_semantic(sample: BaseDataElement, scores: Tensor) -> None:
-    """Give one data sample its `pred_sem_seg` from scores [K, H, W] in the frame of the padded input."""
-    height, width = sample.img_shape[:2]
-    image = scores[None, :, :height, :width].float()
-    frame = F.interpolate(image, size=tuple(sample.ori_shape[:2]), mode="bilinear", align_corners=False)[0]
-    sample.set_field(PixelData(data=frame.argmax(dim=0, keepdim=True)), "pred_sem_seg", dtype=PixelData)

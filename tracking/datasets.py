@@ -45,6 +45,8 @@ class VideoDataset(DenseDataset):
         **kwargs: Those of `DenseDataset`.
     """
 
+    binary = False  # whether everything that is marked is one object
+
     def __init__(
         self, data_root: str, split: str | None = None, videos: Iterable[str] | None = None, **kwargs: Any
     ) -> None:
@@ -56,9 +58,36 @@ class VideoDataset(DenseDataset):
         """The videos of the split."""
         raise NotImplementedError
 
+    def folders(self, name: str) -> tuple[Path, Path]:
+        """The folders of the frames and of the masks of one video."""
+        raise NotImplementedError
+
+    def prompts(self, name: str, frames: list[str], masks: list[str | None]) -> dict[int, Record]:
+        """What is given of one video: arguments of `read_mask` by the number of the frame.
+
+        Args:
+            name: Of the video.
+            frames: Its files.
+            masks: The file of the mask of each frame, or None.
+        """
+        first = next((frame for frame, path in enumerate(masks) if path), None)
+        if first is None:
+            folder = self.folders(name)[1]
+            raise FileNotFoundError(f"{folder} has no mask named like a frame; put {Path(frames[0]).stem}.png there")
+        return {first: {"path": masks[first]}}
+
     def load_video(self, name: str) -> Record:
         """The record of one video."""
-        raise NotImplementedError
+        frame_folder, mask_folder = self.folders(name)
+        frames = find_images(frame_folder, recursive=False)
+        present = {path.stem: str(path) for path in mask_folder.glob("*.png")}
+        masks = [present.get(Path(frame).stem) for frame in frames]
+        return {
+            "frame_paths": frames,
+            "prompts": self.prompts(name, frames, masks),
+            "annotation_paths": masks,
+            "binary": self.binary,
+        }
 
     def load_data_list(self) -> list[Record]:
         """One record per video.
@@ -89,7 +118,6 @@ class _Davis(VideoDataset):
     """
 
     lists: tuple[str, ...] = ()
-    binary = False
 
     def __init__(
         self,
@@ -106,7 +134,7 @@ class _Davis(VideoDataset):
         """See `VideoDataset`."""
         frames = Path(self.data_root) / "JPEGImages" / self.resolution
         if self.split is None:
-            return sorted(path.name for path in frames.iterdir() if path.is_dir()) if frames.is_dir() else []
+            return folder_names(frames)
         for name in self.lists:
             path = Path(self.data_root) / "ImageSets" / name.format(self.resolution) / f"{self.split}.txt"
             if path.is_file():
@@ -116,23 +144,19 @@ class _Davis(VideoDataset):
             "every video in the folder"
         )
 
-    def load_video(self, name: str) -> Record:
+    def folders(self, name: str) -> tuple[Path, Path]:
         """See `VideoDataset`."""
         root = Path(self.data_root)
-        frames = find_images(root / "JPEGImages" / self.resolution / name, recursive=False)
-        annotations = _annotations(root / "Annotations" / self.resolution / name, frames)
-        if annotations[0] is None:
+        return root / "JPEGImages" / self.resolution / name, root / "Annotations" / self.resolution / name
+
+    def prompts(self, name: str, frames: list[str], masks: list[str | None]) -> dict[int, Record]:
+        """The mask of the first frame."""
+        if masks[0] is None:
             raise FileNotFoundError(
-                f"{root / 'Annotations' / self.resolution / name} has no {Path(frames[0]).stem}.png, the mask of the "
-                "first frame, which says what to track"
+                f"{self.folders(name)[1]} has no {Path(frames[0]).stem}.png, the mask of the first frame, which says "
+                "what to track"
             )
-        first = {"path": annotations[0], "binary": self.binary}
-        return {
-            "frame_paths": frames,
-            "prompts": {0: first},
-            "annotation_paths": annotations,
-            "binary": self.binary,
-        }
+        return {0: {"path": masks[0], "binary": self.binary}}
 
 
 @DATASETS.register_module()
@@ -162,17 +186,18 @@ class YouTubeVOS(VideoDataset):
         frames = self._root / "JPEGImages"
         if not frames.is_dir():
             raise FileNotFoundError(f"{frames} is not a folder; YouTube-VOS has SPLIT/JPEGImages and SPLIT/Annotations")
-        return sorted(path.name for path in frames.iterdir() if path.is_dir())
+        return folder_names(frames)
 
-    def load_video(self, name: str) -> Record:
+    def folders(self, name: str) -> tuple[Path, Path]:
         """See `VideoDataset`."""
-        frames = find_images(self._root / "JPEGImages" / name, recursive=False)
-        annotations = _annotations(self._root / "Annotations" / name, frames)
-        entries = self._entries(name, annotations)
+        return self._root / "JPEGImages" / name, self._root / "Annotations" / name
+
+    def prompts(self, name: str, frames: list[str], masks: list[str | None]) -> dict[int, Record]:
+        """The masks of objects on the frames on which they appear."""
+        entries = self._entries(name, masks)
         if not entries:
-            raise FileNotFoundError(f"{self._root / 'Annotations' / name} names no object; restore the annotations")
-        prompts = {frame: {"path": annotations[frame], "only": ids} for frame, ids in sorted(entries.items())}
-        return {"frame_paths": frames, "prompts": prompts, "annotation_paths": annotations, "binary": False}
+            raise FileNotFoundError(f"{self.folders(name)[1]} names no object; restore the annotations")
+        return {frame: {"path": masks[frame], "only": ids} for frame, ids in sorted(entries.items())}
 
     @property
     def _root(self) -> Path:
@@ -223,30 +248,16 @@ class VideoFolder(VideoDataset):
 
     def video_names(self) -> list[str]:
         """See `VideoDataset`."""
-        root = Path(self.data_root) / self.frames
-        folders = sorted(path.name for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
-        return folders or ["."]
+        return folder_names(Path(self.data_root) / self.frames) or ["."]
 
-    def load_video(self, name: str) -> Record:
+    def folders(self, name: str) -> tuple[Path, Path]:
         """See `VideoDataset`."""
-        frames = find_images(Path(self.data_root) / self.frames / name, recursive=False)
-        folder = Path(self.data_root) / self.masks / name
-        annotations = _annotations(folder, frames)
-        first = next((frame for frame, path in enumerate(annotations) if path), None)
-        if first is None:
-            raise FileNotFoundError(f"{folder} has no mask named like a frame; put {Path(frames[0]).stem}.png there")
-        return {
-            "frame_paths": frames,
-            "prompts": {first: {"path": annotations[first]}},
-            "annotation_paths": annotations,
-            "binary": False,
-        }
+        return Path(self.data_root) / self.frames / name, Path(self.data_root) / self.masks / name
 
 
-def _annotations(folder: Path, frames: list[str]) -> list[str | None]:
-    """The PNG of each frame, by name, or None."""
-    present = {path.stem: str(path) for path in folder.glob("*.png")}
-    return [present.get(Path(frame).stem) for frame in frames]
+def folder_names(root: Path) -> list[str]:
+    """Names of the folders in a folder, in order; none where it does not exist."""
+    return sorted(path.name for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
 
 
 def read_names(path: Path) -> list[str]:

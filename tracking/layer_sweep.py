@@ -10,7 +10,7 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS, MODELS
 
 from pe_spatial.common.errors import ConfigError
-from pe_spatial.tracking.frames import Frame, open_frames, read_mask
+from pe_spatial.tracking.frames import open_frames, read_mask
 from pe_spatial.tracking.label_tracker import LabelTracker
 from pe_spatial.tracking.metrics import VideoScore, open_score
 from pe_spatial.tracking.model import VideoTracker
@@ -64,11 +64,8 @@ def _score_video(tracker: VideoTracker, record: Mapping[str, Any], advance: Call
         for labels, score, features in zip(trackers, scores, maps, strict=True):
             size = (frame.image.shape[-2], frame.image.shape[-1])
             ids = labels.step(features[0], input_size, size, masks.get(frame.number))
-            _add(score, frame, ids, record["annotation_paths"][frame.number])
+            annotation = record["annotation_paths"][frame.number]
+            if annotation is not None:
+                score.add(frame.number, ids.cpu().numpy(), annotation)
         advance(record["video"])
     return scores
-
-
-def _add(score: VideoScore, frame: Frame, ids: torch.Tensor, annotation: str | None) -> None:
-    if annotation is not None:
-        score.add(frame.number, ids.cpu().numpy(), annotation)

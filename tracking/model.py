@@ -223,7 +223,6 @@ class VideoTracker(BaseModel):
 
     def train(self, mode: bool = True) -> VideoTracker:
         """Stay in evaluation mode: nothing is trained."""
-        del mode
         return super().train(False)
 
 

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -23,7 +23,7 @@ Given = Callable[[Frame], Tensor | None]
 Observer = Callable[[Frame, Tensor], None]
 
 
-class Video:
+class Video(Protocol):
     """What is to be tracked: frames, the masks that are given with some of them, and what judges the result.
 
     Attributes:
@@ -38,11 +38,9 @@ class Video:
 
     def open(self, skip_unreadable: bool, limit: int | None) -> Frames:
         """The frames, or the first `limit` of them."""
-        raise NotImplementedError
 
     def masks(self, tracker: VideoTracker) -> Given:
         """What tells the mask int64 [H, W] that is given with a frame, or None."""
-        raise NotImplementedError
 
     def observe(self, frame: Frame, ids: Tensor) -> None:
         """Take notice of the result uint8 [H, W] of a frame."""
@@ -53,7 +51,6 @@ class Video:
         Args:
             output: Folder of the results.
         """
-        raise NotImplementedError
 
 
 class PromptedVideo(Video):

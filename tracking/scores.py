@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-STATISTICS = ("mean", "recall", "decay")
 
-
-@dataclass(frozen=True)
-class Summary:
+class Summary(NamedTuple):
     """Statistics of the values of an object over the frames.
 
     Args:
@@ -62,14 +58,14 @@ class ScoreTable:
         """The official global numbers: J&F, and means over objects of the statistics of J and F."""
         totals: dict[str, float] = {}
         for measure, column in (("J", 2), ("F", 3)):
-            for statistic in STATISTICS:
+            for statistic in Summary._fields:
                 values = [getattr(row[column], statistic) for row in self.rows]
                 totals[f"{measure}-{statistic}"] = float(np.mean(values)) if values else math.nan
         return {"J&F": (totals["J-mean"] + totals["F-mean"]) / 2, **totals}
 
     def as_dict(self) -> dict[str, Any]:
         """The totals and the objects as JSON holds them."""
-        objects = [{"video": v, "object": n, "J": asdict(j), "F": asdict(f)} for v, n, j, f in self.rows]
+        objects = [{"video": v, "object": n, "J": j._asdict(), "F": f._asdict()} for v, n, j, f in self.rows]
         return {"global": self.totals, "objects": objects}
 
     def __str__(self) -> str:
@@ -77,7 +73,7 @@ class ScoreTable:
         head = " ".join(f"{name:>8}" for name in self.totals)
         lines = [f"{'':{width}} {head}"]
         for video, number, j, f in self.rows:
-            values = [(j.mean + f.mean) / 2, *asdict(j).values(), *asdict(f).values()]
+            values = [(j.mean + f.mean) / 2, *j, *f]
             lines.append(f"{f'{video} {number}':{width}} " + " ".join(f"{value:8.4f}" for value in values))
         totals = " ".join(f"{value:8.4f}" for value in self.totals.values())
         return "\n".join([*lines, f"{'all objects':{width}} {totals}"])

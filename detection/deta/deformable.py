@@ -167,7 +167,9 @@ class DeformableAttention(nn.Module):
             value = value.masked_fill(padding[..., None], 0.0)
         offsets = self.sampling_offsets(queries).unflatten(-1, (heads, levels, points, 2))
         weights = self.attention_weights(queries).unflatten(-1, (heads, levels * points))
-        weights = weights.softmax(dim=-1, dtype=_at_least_float32(weights)).unflatten(-1, (levels, points))
+        weights = weights.softmax(dim=-1, dtype=torch.promote_types(weights.dtype, torch.float32)).unflatten(
+            -1, (levels, points)
+        )
         # where to look is computed in fp32 under autocast too: bf16 tells 256 places apart on a level
         offsets = offsets.to(references.dtype)
         centers = references[:, :, None, :, None, :2]  # [B, Q, 1, L, 1, 2]
@@ -177,7 +179,3 @@ class DeformableAttention(nn.Module):
             locations = centers + offsets / offsets.new_tensor(shapes).flip(1)[:, None]
         y = deformable_attention(value.unflatten(-1, (heads, -1)), shapes, locations, weights, self.chunk)
         return self.output_proj(y)
-
-
-def _at_least_float32(tensor: Tensor) -> torch.dtype:
-    return torch.promote_types(tensor.dtype, torch.float32)

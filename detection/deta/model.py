@@ -4,38 +4,32 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 from mmengine.logging import print_log
 from mmengine.registry import MODELS
 from mmengine.structures import BaseDataElement
 from torch import Tensor
+from torchvision.ops import box_convert
 
 from pe_spatial.common.errors import OptionError, require_choice
 from pe_spatial.common.parts import build_part
 from pe_spatial.detection.deta import proposals
-from pe_spatial.detection.deta.boxes import to_centers, to_corners
+from pe_spatial.detection.deta.boxes import to_corners
 from pe_spatial.detection.deta.criterion import Criterion
 from pe_spatial.detection.deta.matching import IoUMatching, OneToOneMatching, Target
 from pe_spatial.detection.deta.tokens import TokenGrid
-from pe_spatial.detection.deta.transformer import Predictions, QuerySelector
+from pe_spatial.detection.deta.transformer import Predictions
 from pe_spatial.detection.detector import Detector, objects_with_area
 
 _QUERIES = "model.transformer.num_queries"
 
 
-class _Kind(NamedTuple):
-    """What differs between the kinds: matching, selection of queries, and post-processing."""
-
-    matching: type[IoUMatching] | type[OneToOneMatching]
-    select_queries: QuerySelector
-    postprocess: str
-
-
+# by matching: its class, the selection of queries, and the post-processing
 _KINDS = {
-    "iou": _Kind(IoUMatching, proposals.select_per_level, "NMSPostprocess"),
-    "one_to_one": _Kind(OneToOneMatching, proposals.select_top_k, "TopKPostprocess"),
+    "iou": (IoUMatching, proposals.select_per_level, "NMSPostprocess"),
+    "one_to_one": (OneToOneMatching, proposals.select_top_k, "TopKPostprocess"),
 }
 
 
@@ -87,10 +81,9 @@ class DETA(Detector):
                 "matching 'iou' compares the boxes that queries start from, and learned queries have none; set "
                 "matching: one_to_one or transformer.two_stage: true"
             )
-        kind = _KINDS[matching]
-        self._select_queries = kind.select_queries
-        self.criterion = Criterion(kind.matching(), loss_weights)
-        self.postprocess = MODELS.build(dict(postprocess or {"type": kind.postprocess}))
+        matcher, self._select_queries, default = _KINDS[matching]
+        self.criterion = Criterion(matcher(), loss_weights)
+        self.postprocess = MODELS.build(dict(postprocess or {"type": default}))
 
     def raw(self, inputs: Tensor, data_samples: Sequence[BaseDataElement] | None = None) -> Predictions:
         """Return the `Predictions`, relative to the images without padding; without data samples nothing is padding."""
@@ -105,11 +98,13 @@ class DETA(Detector):
         with torch.autocast(inputs.device.type, enabled=False):
             return self.transformer([m.float() for m in maps], grid, self._select_queries)
 
-    def _loss(self, inputs: Tensor, data_samples: Sequence[BaseDataElement]) -> dict[str, Tensor]:
+    def loss(self, inputs: Tensor, data_samples: Sequence[BaseDataElement]) -> dict[str, Tensor]:
+        """See `Detector`."""
         predictions = self.raw(inputs, data_samples)
         return self.criterion(predictions, [self._target(sample, inputs) for sample in data_samples])
 
-    def _predict(self, inputs: Tensor, data_samples: Sequence[BaseDataElement]) -> list[BaseDataElement]:
+    def predict(self, inputs: Tensor, data_samples: Sequence[BaseDataElement]) -> list[BaseDataElement]:
+        """See `Detector`."""
         for sample, (boxes, scores) in zip(data_samples, self.detect(inputs, data_samples), strict=True):
             sample.pred_instances = self.postprocess(boxes, scores)
         return list(data_samples)
@@ -162,4 +157,4 @@ class DETA(Detector):
             )
         if len(labels) > self.transformer.num_queries and self.matching == "one_to_one":
             raise OptionError(self._too_many(f"{sample.get('img_path')}: {len(labels)}"))
-        return Target(to_centers(boxes) / boxes.new_tensor([width, height] * 2), labels)
+        return Target(box_convert(boxes, "xyxy", "cxcywh") / boxes.new_tensor([width, height] * 2), labels)

@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
 from pe_spatial.common.errors import CheckpointError, ConfigError, suggest
 from pe_spatial.training.checkpoint import plain_path
+from pe_spatial.training.checkpoint_hook import unwrap
 
 _SIZES = {"classes": "transformer.class_embed.0.weight", "feature levels": "transformer.level_embed"}
 _REMEDY = {"classes": "model.num_classes", "feature levels": "model.neck.levels"}
@@ -36,7 +36,7 @@ class DetaStartHook(Hook):
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         """Check, and drop."""
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrap(runner.model)
         state = checkpoint.get("state_dict", checkpoint)
         path = plain_path(runner._load_from)
         starts = runner._train_loop is not None and not runner._resume

@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from pe_spatial.common.errors import OptionError
-from pe_spatial.detection.deta.boxes import inverse_sigmoid
 from pe_spatial.detection.deta.layers import MLP, DecoderLayer, EncoderLayer, LayerOptions
 from pe_spatial.detection.deta.tokens import TokenGrid, sine_code
 
@@ -55,12 +54,8 @@ class Predictions(NamedTuple):
     layers: list[Prediction]
 
 
-class _Queries(NamedTuple):
-    """Where the decoder begins: features and positions [B, Q, C], and boxes [B, Q, 4] or points [B, Q, 2]."""
-
-    features: Tensor
-    positions: Tensor
-    references: Tensor
+# where the decoder begins: features and positions [B, Q, C], and boxes [B, Q, 4] or points [B, Q, 2]
+_Queries = tuple[Tensor, Tensor, Tensor]
 
 
 @MODELS.register_module()
@@ -176,11 +171,11 @@ class DetaTransformer(nn.Module):
         channels = features.shape[-1]
         codes = self.pos_trans_norm(self.pos_trans(sine_code(boxes, channels // 2)))  # [B, Q, 2C]
         positions, queries = codes.split(channels, dim=-1)
-        return _Queries(queries + self.pix_trans_norm(self.pix_trans(features)), positions, boxes)
+        return queries + self.pix_trans_norm(self.pix_trans(features)), positions, boxes
 
     def _learned(self, images: int) -> _Queries:
         positions, queries = self.query_embed.weight.expand(images, -1, -1).chunk(2, dim=-1)
-        return _Queries(queries, positions, self.reference_points(positions).float().sigmoid())
+        return queries, positions, self.reference_points(positions).float().sigmoid()
 
     def _decode(self, start: _Queries, tokens: Tensor, grid: TokenGrid) -> list[Prediction]:
         queries, positions, references = start
@@ -190,7 +185,7 @@ class DetaTransformer(nn.Module):
         for layer, classify, refine in zip(self.decoder.layers, self.class_embed, self.bbox_embed, strict=False):
             known = references.shape[-1]  # of a point, the size is not
             queries = layer(queries, positions, references[:, :, None] * ratios[..., :known], tokens, grid)
-            refined = (refine(queries).float() + F.pad(inverse_sigmoid(references), (0, 4 - known))).sigmoid()
+            refined = (refine(queries).float() + F.pad(references.logit(eps=1e-5), (0, 4 - known))).sigmoid()
             layers.append(Prediction(classify(queries), refined, references))
             references = refined.detach()
         return layers

@@ -56,13 +56,15 @@ class MaskRCNN(Detector):
         """Return the maps of the pyramid, finest first."""
         return self.neck(self.backbone(inputs))
 
-    def _loss(self, inputs: Tensor, data_samples: Sequence[BaseDataElement]) -> dict[str, Tensor]:
+    def loss(self, inputs: Tensor, data_samples: Sequence[BaseDataElement]) -> dict[str, Tensor]:
+        """See `Detector`."""
         features = self.raw(inputs)
         targets = [self._target(sample, inputs) for sample in data_samples]
         proposals, losses = self.rpn.loss(features, _image_sizes(data_samples), targets)
         return {**losses, **self.roi_heads.loss(features[:-1], proposals, targets)}
 
-    def _predict(self, inputs: Tensor, data_samples: Sequence[BaseDataElement]) -> list[BaseDataElement]:
+    def predict(self, inputs: Tensor, data_samples: Sequence[BaseDataElement]) -> list[BaseDataElement]:
+        """See `Detector`."""
         features, image_sizes = self.raw(inputs), _image_sizes(data_samples)
         proposals = [boxes for boxes, _ in self.rpn.predict(features, image_sizes)]
         found = self.roi_heads.predict(features[:-1], proposals, image_sizes)

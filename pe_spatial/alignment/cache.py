@@ -68,7 +68,7 @@ class TeacherCache:
             ) from error
         if version != _VERSION:
             raise CacheError(f"{path}: version {version} of the format is not {_VERSION}; compute the cache again")
-        self.fingerprint = _sha256(_canonical(self.header))
+        self.fingerprint = _sha256(json.dumps(self.header, sort_keys=True).encode())
         self.grid: tuple[int, int] = tuple(self.header["grid"])
         self.num_images: int = self.header["num_images"]
         self.shard_images: int = self.header["shard_images"]
@@ -292,10 +292,6 @@ def _differences(existing: dict[str, Any], wanted: dict[str, Any], prefix: str =
 def _image_lines(identities: Sequence[Identity]) -> bytes:
     # JSON escapes the names, which need not be valid text
     return "".join(json.dumps([name, size]) + "\n" for name, size in identities).encode()
-
-
-def _canonical(header: dict[str, Any]) -> bytes:
-    return json.dumps(header, sort_keys=True).encode()
 
 
 def _sha256(content: bytes) -> str:

@@ -5,12 +5,11 @@ Letters: B images; H, W rows and columns of pixels; h, w of tokens, N = h w; C c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from mmengine.model import BaseModel
 from mmengine.registry import MODELS
 from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
@@ -21,7 +20,7 @@ from pe_spatial.alignment.losses import locality_loss, semantic_loss, target_sim
 from pe_spatial.alignment.teachers import Teacher
 from pe_spatial.backbones import PEBackbone
 from pe_spatial.common.errors import ConfigError, require_choice, suggest
-from pe_spatial.common.parts import require_samples
+from pe_spatial.common.parts import ModalModel
 
 Fill = Literal["zero", "mean", "learned"]
 
@@ -58,7 +57,7 @@ class LocalityOptions:
 
 
 @MODELS.register_module()
-class SpatialAlignment(BaseModel):
+class SpatialAlignment(ModalModel):
     """Spatial alignment of a Perception Encoder.
 
     The student sees images of which the tokens in `token_mask` (see `HideTokens`) are hidden, the teachers the same
@@ -91,7 +90,7 @@ class SpatialAlignment(BaseModel):
         fill: Fill = "zero",
         data_preprocessor: Mapping[str, Any] | None = None,
     ) -> None:
-        super().__init__(data_preprocessor=dict(data_preprocessor or {"type": "DensePreprocessor"}))
+        super().__init__(data_preprocessor or {"type": "DensePreprocessor"})
         self._student_config = {**student, "weights": None}
         self.student: PEBackbone = MODELS.build(dict(student))
         if len(self.student.channels) != 1:
@@ -115,27 +114,20 @@ class SpatialAlignment(BaseModel):
         """Another backbone like the student, with random weights."""
         return MODELS.build(dict(self._student_config))
 
-    def forward(
-        self, inputs: Tensor, data_samples: list[BaseDataElement] | None = None, mode: str = "tensor"
-    ) -> dict[str, Tensor] | list[BaseDataElement] | Tensor:
-        """Run the model.
+    def raw(self, inputs: Tensor, data_samples: Sequence[BaseDataElement] | None = None) -> Tensor:
+        """The student's map [B, C, h, w] of images [B, 3, H, W], H and W multiples of the patch size."""
+        return self.student(inputs)[0]
+
+    def loss(self, inputs: Tensor, data_samples: Sequence[BaseDataElement]) -> dict[str, Tensor]:
+        """`loss_semantic` and `loss_locality`, as far as they are asked for.
 
         Args:
-            inputs: Normalized images [B, 3, H, W], H and W multiples of the patch size.
-            data_samples: For "loss" optionally with `token_mask`; the others are what the teachers need.
-            mode: "loss" for `loss_semantic` and `loss_locality`; "predict" for data samples whose `alignment` says how
-                well the student agrees with its teachers on the whole image; "tensor" for its map [B, C, h, w].
+            inputs: As those of `raw`.
+            data_samples: Optionally with `token_mask`; the rest is what the teachers need.
 
         Raises:
-            ValueError: Another mode, or "loss" or "predict" without data samples.
             ConfigError: A teacher's map lies on another grid than the student's tokens.
         """
-        if mode == "tensor":
-            return self.student(inputs)[0]
-        samples = require_samples(mode, data_samples)
-        return self._loss(inputs, samples) if mode == "loss" else self._predict(inputs, samples)
-
-    def _loss(self, inputs: Tensor, data_samples: list[BaseDataElement]) -> dict[str, Tensor]:
         targets = self._targets(inputs, data_samples)
         tokens = _tokens(self.student(self._hide(inputs, data_samples))[0])  # [B, N, C]
         losses = {}
@@ -148,8 +140,8 @@ class SpatialAlignment(BaseModel):
         return losses
 
     @torch.no_grad()
-    def _predict(self, inputs: Tensor, data_samples: list[BaseDataElement]) -> list[BaseDataElement]:
-        """Each sample's `alignment`: a dict of floats, see `AlignmentMetric`."""
+    def predict(self, inputs: Tensor, data_samples: Sequence[BaseDataElement]) -> list[BaseDataElement]:
+        """Fill each sample's `alignment`: how well the student agrees with its teachers; see `AlignmentMetric`."""
         targets = self._targets(inputs, data_samples)
         with watch_global_tokens(self.student.encoder) as shares:
             tokens = _tokens(self.student(inputs)[0]).float()  # [B, N, C]
@@ -165,10 +157,10 @@ class SpatialAlignment(BaseModel):
                 values["locality_error"] = float(difference.square().mean())
                 values["locality_agreement"] = _correlation(_cosines(tokens[number]), wanted)
             sample.set_metainfo({"alignment": values})
-        return data_samples
+        return list(data_samples)
 
     @torch.no_grad()
-    def _targets(self, inputs: Tensor, data_samples: list[BaseDataElement]) -> dict[str, Tensor]:
+    def _targets(self, inputs: Tensor, data_samples: Sequence[BaseDataElement]) -> dict[str, Tensor]:
         """Tokens [B, N, K] of every teacher."""
         grid = self.student.encoder.grid(inputs)
         targets = {}
@@ -183,7 +175,7 @@ class SpatialAlignment(BaseModel):
             targets[name] = _tokens(features)
         return targets
 
-    def _hide(self, inputs: Tensor, data_samples: list[BaseDataElement]) -> Tensor:
+    def _hide(self, inputs: Tensor, data_samples: Sequence[BaseDataElement]) -> Tensor:
         """Replace the hidden patches of images [B, 3, H, W]."""
         if not all("token_mask" in sample for sample in data_samples):
             return inputs

@@ -68,19 +68,18 @@ class MaskLogitTeacher(MaskTeacher):
         prompts_per_batch: int = 64,
     ) -> None:
         super().__init__()
-        _check_options(kept, interpolation, clamp, prompts_per_batch)
+        require_choice("kept", kept, get_args(Kept))
+        require_choice("interpolation", interpolation, get_args(Interpolation))
+        if clamp is not None and not clamp > 0:
+            raise OptionError(f"clamp {clamp} is not a positive logit; None leaves the logits as they are")
+        if prompts_per_batch < 1:
+            raise OptionError(f"prompts_per_batch {prompts_per_batch} must be at least 1")
         self.kept = kept
         self.interpolation = interpolation
         self.clamp = clamp
         self.prompts_per_batch = prompts_per_batch
         self.image_size = image_size
-        self._description = {
-            "size": size,
-            "image_size": image_size,
-            "kept": kept,
-            "interpolation": interpolation,
-            "clamp": clamp,
-        }
+        self.size = size
         self.sam: Any = _build(size, weights, image_size)
         self.sam.sam_mask_decoder.dynamic_multimask_via_stability = kept == "stable"
         statistics = torch.tensor([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]])  # ImageNet's, which SAM 2 expects
@@ -93,11 +92,11 @@ class MaskLogitTeacher(MaskTeacher):
         for name, tensor in sorted(self.sam.state_dict().items()):
             digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
             digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
-        return {"teacher": "SAM 2.1", **self._description, "weights_sha256": digest.hexdigest()}
+        options = {name: getattr(self, name) for name in ("size", "image_size", "kept", "interpolation", "clamp")}
+        return {"teacher": "SAM 2.1", **options, "weights_sha256": digest.hexdigest()}
 
     def forward(self, inputs: Tensor, data_samples: Sequence[BaseDataElement], grid: tuple[int, int]) -> Tensor:
         """See `Teacher`. Channel k of the K = h·w belongs to the prompt on token k, counted row by row."""
-        del data_samples
         side = self.image_size
         if min(grid) < 1 or max(grid) > side // 4:
             raise OptionError(
@@ -141,18 +140,6 @@ class MaskLogitTeacher(MaskTeacher):
         if self.clamp is not None:
             logits = logits.clamp(-self.clamp, self.clamp)
         return F.interpolate(logits, grid, mode=self.interpolation)[:, 0]  # [n, h, w]
-
-
-def _check_options(kept: str, interpolation: str, clamp: float | None, prompts_per_batch: int) -> None:
-    for name, value, choices in (
-        ("kept", kept, get_args(Kept)),
-        ("interpolation", interpolation, get_args(Interpolation)),
-    ):
-        require_choice(name, value, choices)
-    if clamp is not None and not clamp > 0:
-        raise OptionError(f"clamp {clamp} is not a positive logit; None leaves the logits as they are")
-    if prompts_per_batch < 1:
-        raise OptionError(f"prompts_per_batch {prompts_per_batch} must be at least 1")
 
 
 def _build(size: str, weights: str | Path | None, image_size: int) -> Any:

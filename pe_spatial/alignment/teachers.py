@@ -46,7 +46,6 @@ class Teacher(nn.Module):
 
     def train(self, mode: bool = True) -> Teacher:
         """Stay in evaluation mode, without gradients."""
-        del mode
         self.requires_grad_(False)
         return super().train(False)
 
@@ -100,7 +99,6 @@ class EncoderTeacher(Teacher):
 
     def forward(self, inputs: Tensor, data_samples: Sequence[BaseDataElement], grid: tuple[int, int]) -> Tensor:
         """See `Teacher.forward`; K is the width of the encoder."""
-        del data_samples
         size = tuple(cells * self.backbone.patch_size for cells in grid)
         if tuple(inputs.shape[-2:]) != size:
             inputs = F.interpolate(inputs, size, mode="bilinear", antialias=True, align_corners=False)

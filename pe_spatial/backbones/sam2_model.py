@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pe_spatial.backbones.weights import FOLDER_VARIABLE, read_tensor_file
+from pe_spatial.backbones.weights.source import local_copy, suggested_folder
 from pe_spatial.common.errors import MissingPackage, OptionError, require_choice
 
 SAM2_SIZES = {"tiny": "t", "small": "s", "base_plus": "b+", "large": "l"}
@@ -24,16 +25,14 @@ def find_sam2_weights(size: str, weights: str | Path | None = None) -> Path:
         FileNotFoundError: There is no such file; says what to fetch and where to put it.
     """
     require_choice("size of SAM 2.1", size, SAM2_SIZES)
-    name = f"sam2.1_hiera_{size}.pt"
-    folder = os.environ.get(FOLDER_VARIABLE)
-    path = Path(weights).expanduser() if weights else Path(folder or "").expanduser() / name
-    if (weights or folder) and path.is_file():
+    name = f"sam2.1_hiera_{size}"
+    path = Path(weights).expanduser() if weights else local_copy(name)
+    if path is not None and path.is_file():
         return path
-    place = f"into {folder} ({FOLDER_VARIABLE})" if folder else f"into a folder, set {FOLDER_VARIABLE} to that folder,"
-    looked = f"no SAM 2.1 weights at {path}" if weights or folder else f"no SAM 2.1 weights: {FOLDER_VARIABLE} is unset"
+    looked = f"at {path}" if path else f"in the folder {FOLDER_VARIABLE} ({os.environ.get(FOLDER_VARIABLE, 'unset')})"
     raise FileNotFoundError(
-        f"{looked}; fetch {_RELEASE}/{name} and put it {place} or give its path. To try the code without it, ask for "
-        "weights='random'"
+        f"no SAM 2.1 weights {looked}; fetch {_RELEASE}/{name}.pt and put it into {suggested_folder()} or give its "
+        "path. To try the code without it, ask for weights='random'"
     )
 
 

@@ -162,17 +162,17 @@ class VisionTransformer(nn.Module):
         grid = self.grid(x)
         x = self._embed(x, grid)
         # what a block needs besides its tokens: the rotary table, and which tokens are valid where windows are padded
-        context: tuple[Tensor, Tensor | None] = (self._rope(grid, x.device), None)
+        context: tuple[Tensor, Tensor | None] = (self.rope(grid, x.device), None)
         size = self.window or 0  # without windows no block is windowed and the size is not used
         if size:
-            window_context = (self._rope((size, size), x.device), valid_tokens(x, grid, size))
+            window_context = (self.rope((size, size), x.device), valid_tokens(x, grid, size))
         in_windows = False
         outputs: dict[int, Tensor] = {}
         for i in range(max(wanted, default=-1) + 1):
             if self.windowed[i] != in_windows:  # runs of equal blocks share one layout: moving is rare
                 in_windows = self.windowed[i]
                 x = (split_windows if in_windows else merge_windows)(x, grid, size)
-            x = self._run(i, x, *(window_context if in_windows else context))
+            x = self.run_block(i, x, *(window_context if in_windows else context))
             if i in wanted:
                 tokens = merge_windows(x, grid, size) if in_windows else x
                 outputs[i] = tokens if self.ln_post is None or not norm else self.ln_post(tokens)
@@ -193,13 +193,17 @@ class VisionTransformer(nn.Module):
                 )
         return x.shape[-2] // patch, x.shape[-1] // patch
 
-    def _run(self, i: int, x: Tensor, rope: Tensor, valid: Tensor | None) -> Tensor:
+    def run_block(
+        self, i: int, x: Tensor, rope: Tensor, valid: Tensor | None = None, mask: Tensor | None = None
+    ) -> Tensor:
+        """Run one block, recomputed in the backward pass with `checkpointing`; see `Block.forward`."""
         block = self.transformer.resblocks[i]
         if self.checkpointing and self.training and torch.is_grad_enabled():
-            return checkpoint(block, x, rope, valid, use_reentrant=False)
-        return block(x, rope, valid)
+            return checkpoint(block, x, rope, valid, mask, use_reentrant=False)
+        return block(x, rope, valid, mask)
 
-    def _rope(self, grid: tuple[int, int], device: torch.device) -> Tensor:
+    def rope(self, grid: tuple[int, int], device: torch.device) -> Tensor:
+        """The rotary table [N, D/2, 2] of the tokens of a grid."""
         return rotary_table(*grid, self.config.head_dim, device, reference=self.rope_reference, cls_token=self.has_cls)
 
     def _embed(self, x: Tensor, grid: tuple[int, int]) -> Tensor:

@@ -5,10 +5,13 @@ of a task is a subclass of `pe_spatial.inference.writer.ResultsWriter`.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from torch import Tensor
+
+from pe_spatial.common.errors import OptionError, UserError
 
 
 @runtime_checkable
@@ -71,3 +74,31 @@ class Loader(ABC):
     @abstractmethod
     def __call__(self, sample: dict[str, Any]) -> dict[str, Any]:
         """Add what was read to the sample (see `pe_spatial.data.sample`); the one that was given is left as it is."""
+
+    def frame(self, sample: Mapping[str, Any]) -> tuple[int, int]:
+        """The size (H, W) of the decoded image of a sample.
+
+        Raises:
+            OptionError: No image was loaded before.
+        """
+        if "ori_shape" not in sample:
+            raise OptionError(
+                f"{sample.get('img_path', 'image')}: {type(self).__name__} needs the size of the image; put LoadImage "
+                "before it in the pipeline"
+            )
+        return tuple(sample["ori_shape"])
+
+    def check_size(
+        self, path: str | Path, size: Sequence[int], sample: Mapping[str, Any], error: type[UserError]
+    ) -> None:
+        """Compare the size (H, W) of a map of labels with that of its image.
+
+        Raises:
+            OptionError: No image was loaded before.
+            error: They differ.
+        """
+        if tuple(size) != self.frame(sample):
+            raise error(
+                f"{path} is {tuple(size)} (H, W) but its image {sample.get('img_path', '')} is {self.frame(sample)}; "
+                "both must be of one frame: make the map at the size of the image"
+            )

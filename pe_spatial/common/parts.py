@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mmengine.model import BaseModel
 from mmengine.registry import MODELS
 from mmengine.structures import BaseDataElement
+from torch import Tensor
+from torch.nn import functional as F
 
 
 def link(part: str, settings: Mapping[str, Any], **given: Any) -> dict[str, Any]:
@@ -31,14 +35,54 @@ def build_part(part: str, settings: Mapping[str, Any], **given: Any) -> Any:  # 
     return MODELS.build(link(part, settings, **given))
 
 
-def require_samples(mode: str, data_samples: Sequence[BaseDataElement] | None) -> list[BaseDataElement]:
-    """Return the data samples that a model's `forward` needs in the modes "loss" and "predict".
+def unpad(sample: BaseDataElement, values: Tensor) -> Tensor:
+    """Values [C, H, W] of a padded image as float32 [C, h, w] in the frame of the original image.
 
-    Raises:
-        ValueError: Another mode, or no data samples.
+    Args:
+        sample: With the metainfo `img_shape`, the size before the padding, and `ori_shape`.
+        values: Of every pixel of the model's input.
     """
-    if mode not in ("loss", "predict"):
-        raise ValueError(f"mode={mode!r} is not one of 'loss', 'predict', 'tensor'")
-    if data_samples is None:
-        raise ValueError(f"mode={mode!r} needs data_samples")
-    return list(data_samples)
+    height, width = sample.img_shape[:2]
+    image = values[None, :, :height, :width].float()
+    return F.interpolate(image, size=tuple(sample.ori_shape[:2]), mode="bilinear", align_corners=False)[0]
+
+
+class ModalModel(BaseModel):
+    """A model with the modes of mmengine's `forward`, each in a method of its own; a subclass writes all three."""
+
+    def __init__(self, data_preprocessor: Mapping[str, Any] | None = None) -> None:
+        super().__init__(dict(data_preprocessor) if data_preprocessor else None)
+
+    @abstractmethod
+    def raw(self, inputs: Tensor, data_samples: Sequence[BaseDataElement] | None) -> Any:
+        """Return the outputs of the network before any loss or post-processing."""
+
+    @abstractmethod
+    def loss(self, inputs: Tensor, data_samples: Sequence[BaseDataElement]) -> dict[str, Tensor]:
+        """Return the losses, scalars whose names begin with `loss`."""
+
+    @abstractmethod
+    def predict(self, inputs: Tensor, data_samples: Sequence[BaseDataElement]) -> list[BaseDataElement]:
+        """Fill the predictions of the samples, in the frame of the original images."""
+
+    def forward(
+        self, inputs: Tensor, data_samples: Sequence[BaseDataElement] | None = None, mode: str = "tensor"
+    ) -> Any:
+        """Run the model.
+
+        Args:
+            inputs: Images [B, 3, H, W], normalized, and padded at the right and the bottom to what the model takes.
+            data_samples: One per image, with what the method of the mode needs; "tensor" may do without.
+            mode: "loss" for `loss`; "predict" for `predict`; "tensor" for `raw`.
+
+        Raises:
+            ValueError: Another mode, or "loss" or "predict" without data samples.
+        """
+        if mode == "tensor":
+            return self.raw(inputs, data_samples)
+        if mode not in ("loss", "predict"):
+            raise ValueError(f"mode={mode!r} is not one of 'loss', 'predict', 'tensor'")
+        if data_samples is None:
+            raise ValueError(f"mode={mode!r} needs data_samples")
+        samples = list(data_samples)
+        return self.loss(inputs, samples) if mode == "loss" else self.predict(inputs, samples)

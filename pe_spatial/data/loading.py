@@ -5,7 +5,7 @@ Labels are in the frame of the decoded image (`ori_shape`), so a label loader ma
 validation pipeline; a prediction is then judged at the resolution of its annotation.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -16,6 +16,7 @@ from pycocotools import mask as coco_mask
 from torchvision import tv_tensors
 
 from pe_spatial.common.contracts import Loader
+from pe_spatial.common.errors import OptionError, require_choice
 from pe_spatial.common.pictures import read_image, to_image
 
 
@@ -78,8 +79,8 @@ class LoadInstances(Loader):
         ignored: Literal["drop", "keep"] = "drop",
         empty: Literal["raise", "drop"] = "raise",
     ) -> None:
-        _check_choice("ignored", ignored, ("drop", "keep"))
-        _check_choice("empty", empty, ("raise", "drop"))
+        require_choice("ignored", ignored, ("drop", "keep"))
+        require_choice("empty", empty, ("raise", "drop"))
         self.masks = masks
         self.ignored = ignored
         self.empty = empty
@@ -90,7 +91,7 @@ class LoadInstances(Loader):
         Raises:
             ValueError: No image before, an empty box (unless dropped), or a mask that cannot be decoded.
         """
-        size = _frame(sample, "LoadInstances")
+        size = self.frame(sample)
         instances = [item for item in sample.get("instances", ()) if self._usable(sample, item, size)]
         objects = [item for item in instances if not item.get("ignore", False)]
         loaded = {name: value for name, value in sample.items() if name != "instances"}
@@ -111,7 +112,7 @@ class LoadInstances(Loader):
             return True
         if self.empty == "drop":
             return False
-        raise ValueError(
+        raise OptionError(
             f"{_file(sample)}: box {[x1, y1, x2, y2]} (xyxy) has no area inside the image of {size} (H, W); correct "
             "the annotation, or set empty='drop' in LoadInstances"
         )
@@ -127,14 +128,23 @@ def _boxes(instances: Sequence[dict[str, Any]], size: tuple[int, int]) -> tv_ten
 def _masks(sample: dict[str, Any], instances: Sequence[dict[str, Any]], size: tuple[int, int]) -> tv_tensors.Mask:
     masks = torch.zeros(len(instances), *size, dtype=torch.bool)  # [N, H, W]
     for row, item in zip(masks, instances, strict=True):
-        try:
-            row.copy_(torch.from_numpy(decode_mask(item["mask"], size)))
-        except (KeyError, ValueError, TypeError) as error:
-            raise ValueError(
-                f"{_file(sample)}: the mask of box {list(item['bbox'])} cannot be decoded: {error!r}; give polygons "
-                "[[x, y, x, y, …], …] of three points or more, or an RLE of the image's size"
-            ) from error
+        row.copy_(torch.from_numpy(instance_mask(sample, item, size)))
     return tv_tensors.Mask(masks)
+
+
+def instance_mask(sample: Mapping[str, Any], item: Mapping[str, Any], size: tuple[int, int]) -> NDArray[np.bool_]:
+    """The mask [H, W] of an instance of a sample.
+
+    Raises:
+        OptionError: It cannot be decoded; the message names the image and the box.
+    """
+    try:
+        return decode_mask(item["mask"], size)
+    except (KeyError, ValueError, TypeError) as error:
+        raise OptionError(
+            f"{_file(sample)}: the mask of box {list(item['bbox'])} cannot be decoded: {error!r}; give polygons "
+            "[[x, y, x, y, …], …] of three points or more, or an RLE of the image's size"
+        ) from error
 
 
 def decode_mask(segmentation: Any, size: tuple[int, int]) -> NDArray[np.bool_]:
@@ -170,18 +180,5 @@ def encode_mask(mask: NDArray[np.bool_]) -> dict[str, Any]:
 
 
 # --- shared -----------------------------------------------------------------------------------------------------------
-def _file(sample: dict[str, Any]) -> str:
+def _file(sample: Mapping[str, Any]) -> str:
     return str(sample.get("img_path", "image"))
-
-
-def _frame(sample: dict[str, Any], step: str) -> tuple[int, int]:
-    if "ori_shape" not in sample:
-        raise ValueError(
-            f"{_file(sample)}: {step} needs the size of the image; put LoadImage before it in the pipeline"
-        )
-    return sample["ori_shape"]
-
-
-def _check_choice(name: str, value: str, choices: Sequence[str]) -> None:
-    if value not in choices:
-        raise ValueError(f"{name}={value!r} is not one of {', '.join(map(repr, choices))}")

@@ -97,6 +97,26 @@ class PackSample:
         return {"inputs": _plain(image).contiguous(), "data_samples": data_sample}
 
 
+def check_frame(name: str | None, prediction: Tensor, truth: Tensor, kind: str) -> None:
+    """Make sure that a prediction [..., H, W] is judged at the resolution of its annotation.
+
+    Args:
+        name: Of the image, for the message.
+        prediction: What is judged.
+        truth: Against this.
+        kind: What `truth` is called, such as `label map`.
+
+    Raises:
+        ConfigError: Their sizes differ.
+    """
+    found, wanted = tuple(prediction.shape[-2:]), tuple(truth.shape[-2:])
+    if found != wanted:
+        raise ConfigError(
+            f"{name}: the prediction is {found} (H, W) but the {kind} {wanted}; load {kind}s after the last resize "
+            "of the validation pipeline"
+        )
+
+
 def _plain(tensor: Tensor) -> Tensor:
     return tensor.as_subclass(Tensor)
 

@@ -3,11 +3,11 @@
 from typing import Any
 
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
 from pe_spatial.segmentation.mask_decoder.queries import masking_probabilities
+from pe_spatial.training.checkpoint_hook import unwrap
 
 
 @HOOKS.register_module()
@@ -20,7 +20,5 @@ class MaskAnnealingHook(Hook):
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         """Set the probabilities of this iteration."""
-        model = runner.model
-        while is_model_wrapper(model):
-            model = model.module
+        model = unwrap(runner.model)
         model.masking = masking_probabilities(runner.iter / runner.max_iters, len(model.masking))

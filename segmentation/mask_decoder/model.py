@@ -4,18 +4,17 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from mmengine.model import BaseModel
 from mmengine.registry import MODELS
 from mmengine.structures import BaseDataElement, PixelData
 from torch import Tensor
 
 from pe_spatial.common.errors import OptionError
-from pe_spatial.common.parts import require_samples
+from pe_spatial.common.parts import ModalModel
 from pe_spatial.segmentation.logits import Window
 from pe_spatial.segmentation.mask_decoder.criterion import Masks
 from pe_spatial.segmentation.mask_decoder.head import MaskHead
 from pe_spatial.segmentation.mask_decoder.postprocess import frame_resize, instances_of, panoptic_of, semantic_scores
-from pe_spatial.segmentation.mask_decoder.queries import QueryTokens, attention_mask, run_block
+from pe_spatial.segmentation.mask_decoder.queries import QueryTokens, attention_mask
 from pe_spatial.segmentation.mask_decoder.targets import segments_of_sample
 from pe_spatial.segmentation.semantic import enlarge_score_map, predict_semantic
 from pe_spatial.segmentation.windows import check_window
@@ -25,7 +24,7 @@ OUTPUTS = ("semantic", "instance", "panoptic")
 
 
 @MODELS.register_module()
-class MaskDecoder(BaseModel):
+class MaskDecoder(ModalModel):
     """Masks of classes, of objects, or of both, from learned queries in the last blocks of the encoder.
 
     There is no separate decoder: queries are additional tokens of the last blocks, and a mask is the dot product of a
@@ -71,7 +70,7 @@ class MaskDecoder(BaseModel):
         window: Mapping[str, Any] | None = None,
         data_preprocessor: Mapping[str, Any] | None = None,
     ) -> None:
-        super().__init__(data_preprocessor=dict(data_preprocessor) if data_preprocessor else None)
+        super().__init__(data_preprocessor)
         if num_classes < 1:
             raise OptionError(f"num_classes is {num_classes}; a segmenter needs at least one class")
         self.num_classes = num_classes
@@ -112,28 +111,20 @@ class MaskDecoder(BaseModel):
         """See `SemanticModel`."""
         return self.backbone.patch_size
 
-    def forward(
-        self, inputs: Tensor, data_samples: Sequence[BaseDataElement] | None = None, mode: str = "tensor"
-    ) -> Any:
-        """Run on normalized images [B, 3, H, W], H and W multiples of the patch size.
+    def raw(self, inputs: Tensor, data_samples: Sequence[BaseDataElement] | None = None) -> Masks:
+        """The masks of all queries."""
+        return self._decode(inputs)[-1]
+
+    def loss(self, inputs: Tensor, data_samples: Sequence[BaseDataElement]) -> dict[str, Tensor]:
+        """The losses of the criterion.
 
         Args:
-            inputs: Images.
-            data_samples: For "loss" with `gt_sem_seg`, `gt_instances` (labels, masks; all of countable classes), or
-                both, and `ignored_instances`; for "predict" with the metainfo of `DensePreprocessor`.
-            mode: "loss" for a dict of losses; "predict" for data samples in the form that `segmentation.logits` gives;
-                "tensor" for the `Masks` of all queries.
-
-        Raises:
-            ValueError: Another mode, or "loss" or "predict" without data samples.
+            inputs: Images [B, 3, H, W], H and W multiples of the patch size.
+            data_samples: With `gt_sem_seg`, `gt_instances` (labels, masks; all of countable classes), or both, and
+                `ignored_instances`.
         """
-        if mode == "tensor":
-            return self._decode(inputs)[-1]
-        samples = require_samples(mode, data_samples)
-        if mode == "predict":
-            return self._predict(inputs, samples)
         size = (inputs.shape[-2], inputs.shape[-1])
-        segments = [segments_of_sample(sample, size, self.things) for sample in samples]
+        segments = [segments_of_sample(sample, size, self.things) for sample in data_samples]
         return self.criterion(self._decode(inputs), segments)
 
     def _decode(self, inputs: Tensor) -> list[Masks]:
@@ -143,15 +134,16 @@ class MaskDecoder(BaseModel):
         tokens = self.queries.join(encoder, inputs)
         rope = self.queries.rope(encoder, grid, inputs.device)
         predictions = []
-        for block, probability in zip(self.queries.blocks(encoder), self.masking, strict=True):
+        for block, probability in enumerate(self.masking, start=self.queries.first):
             mask = None
             if self.training:
                 predictions.append(self.head(*self.queries.split(tokens, grid), grid))
                 mask = attention_mask(predictions[-1].logits, grid, tokens.shape[1], probability)
-            tokens = run_block(encoder, block, tokens, rope, mask)
+            tokens = encoder.run_block(block, tokens, rope, mask=mask)
         return [*predictions, self.head(*self.queries.split(tokens, grid), grid)]
 
-    def _predict(self, inputs: Tensor, data_samples: Sequence[BaseDataElement]) -> list[BaseDataElement]:
+    def predict(self, inputs: Tensor, data_samples: Sequence[BaseDataElement]) -> list[BaseDataElement]:
+        """Fill what `segmentation.logits` names; the samples have the metainfo of `DensePreprocessor`."""
         if self.outputs == ("semantic",):
             return predict_semantic(self, inputs, data_samples)
         found = self._decode(inputs)[-1]

@@ -1,13 +1,11 @@
 """Queries among the tokens of an encoder's last blocks."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
-from pe_spatial.backbones.rope import rotary_table
 from pe_spatial.backbones.vit import VisionTransformer
 from pe_spatial.common.errors import OptionError
 
@@ -45,13 +43,7 @@ class QueryTokens(nn.Module):
 
     def rope(self, encoder: VisionTransformer, grid: tuple[int, int], device: torch.device) -> Tensor:
         """The rotary table [N, D/2, 2] of all tokens."""
-        table = rotary_table(
-            *grid,
-            encoder.config.head_dim,
-            device,
-            reference=encoder.rope_reference,
-            cls_token=encoder.has_cls,
-        )
+        table = encoder.rope(grid, device)
         identity = table.new_tensor([1.0, 0.0]).expand(self.count, table.shape[1], 2)  # (cos, sin) of the angle 0
         return torch.cat([identity, table])
 
@@ -64,19 +56,6 @@ class QueryTokens(nn.Module):
     def split(self, tokens: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """Queries [B, Q, C] and patches [B, h * w, C] among all tokens; the class token is left out."""
         return tokens[:, : self.count], tokens[:, -grid[0] * grid[1] :]
-
-    def blocks(self, encoder: VisionTransformer) -> Iterator[nn.Module]:
-        """The blocks, to be called like `run_block`."""
-        yield from encoder.transformer.resblocks[self.first :]
-
-
-def run_block(
-    encoder: VisionTransformer, block: nn.Module, tokens: Tensor, rope: Tensor, mask: Tensor | None
-) -> Tensor:
-    """One block, recomputed in the backward pass where the encoder does so."""
-    if encoder.checkpointing and encoder.training and torch.is_grad_enabled():
-        return checkpoint(block, tokens, rope, None, mask, use_reentrant=False)
-    return block(tokens, rope, None, mask)
 
 
 @torch.no_grad()

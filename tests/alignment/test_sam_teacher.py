@@ -99,7 +99,7 @@ def test_missing_weights_say_what_to_fetch_and_where_to_put_it(tmp_path, monkeyp
     with pytest.raises(FileNotFoundError, match=r"fetch https://.*sam2\.1_hiera_large\.pt .* PE_SPATIAL_WEIGHTS"):
         MaskLogitTeacher()
     monkeypatch.setenv("PE_SPATIAL_WEIGHTS", str(tmp_path))
-    with pytest.raises(FileNotFoundError, match=f"sam2.1_hiera_tiny.pt and put it into {tmp_path}"):
+    with pytest.raises(FileNotFoundError, match=f"sam2.1_hiera_tiny.pt and put it into the folder {tmp_path}"):
         MaskLogitTeacher(size="tiny")
     (tmp_path / "sam2.1_hiera_tiny.pt").touch()
     assert find_sam2_weights("tiny") == tmp_path / "sam2.1_hiera_tiny.pt"

@@ -202,9 +202,9 @@ def run_by_block(model, x, window, global_blocks):
     for i, block in enumerate(model.transformer.resblocks):
         y = block.ln_1(tokens)
         if i in global_blocks:
-            y = block.attn(y, model._rope(grid, x.device))
+            y = block.attn(y, model.rope(grid, x.device))
         else:
-            y = block.attn(split_windows(y, grid, window), model._rope((window, window), x.device))
+            y = block.attn(split_windows(y, grid, window), model.rope((window, window), x.device))
             y = merge_windows(y, grid, window)
         tokens = tokens + (y if block.ls_1 is None else y * block.ls_1.gamma)
         y = block.mlp(block.ln_2(tokens))

@@ -5,8 +5,9 @@ import pytest
 import torch
 from PIL import Image
 
+from pe_spatial.common.errors import MissingPackage
 from pe_spatial.data import UnreadableFile
-from pe_spatial.depth.loading import DepthFileError, LoadDepthMap, MissingReader, read_depth
+from pe_spatial.depth.loading import DepthFileError, LoadDepthMap, read_depth
 
 METERS = np.array([[0.0, 1.5, 2.25], [3.0, 9.999, 4.0]], np.float32)
 
@@ -80,7 +81,7 @@ def test_exr_without_its_package_names_the_remedy(tmp_path, monkeypatch):
         return real(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(MissingReader, match="pip install"):
+    with pytest.raises(MissingPackage, match="pip install"):
         load(tmp_path / "depth.exr")
 
 

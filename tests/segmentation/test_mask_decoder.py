@@ -10,7 +10,7 @@ import pe_spatial.backbones
 import pe_spatial.data  # noqa: F401 - registers DensePreprocessor
 from pe_spatial.backbones.vit import VisionTransformer
 from pe_spatial.segmentation import SemanticModel
-from pe_spatial.segmentation.mask_decoder.queries import QueryTokens, attention_mask, masking_probabilities, run_block
+from pe_spatial.segmentation.mask_decoder.queries import QueryTokens, attention_mask, masking_probabilities
 
 TINY = {"name": "tiny", "patch_size": 8, "width": 32, "depth": 4, "heads": 2, "mlp_ratio": 2, "image_size": 32}
 KINDS = {  # cls token, layer scale: B has the first, G the second
@@ -65,8 +65,8 @@ def test_unseen_queries_leave_the_encoder_as_it_is(kind, rope):
     mask = torch.ones(1, 1, count, count, dtype=torch.bool)
     mask[:, :, 6:, :6] = False
     with torch.no_grad():
-        for block in built.queries.blocks(encoder):
-            tokens = run_block(encoder, block, tokens, rope, mask)
+        for block in range(built.queries.first, encoder.config.depth):
+            tokens = encoder.run_block(block, tokens, rope, mask=mask)
         torch.testing.assert_close(tokens[:, 6:], encoder.forward_features(inputs)[0])
         expected = built.backbone(inputs)[0].flatten(2).transpose(1, 2)
     torch.testing.assert_close(built.queries.split(tokens, grid)[1], expected)

@@ -294,7 +294,7 @@ def test_a_label_map_of_another_size_is_named(tmp_path):
     dataset = SegmentationFolder(str(path), "train", pipeline=STEPS)
     with pytest.raises(LabelError, match=r"0\.png is \(6, 4\) \(H, W\) but its image .*0\.jpg is \(4, 6\)"):
         dataset[0]
-    with pytest.raises(ValueError, match="put LoadImage first"):
+    with pytest.raises(ValueError, match="put LoadImage before it"):
         SegmentationFolder(str(path), "train", pipeline=STEPS[1:])[0]
 
 

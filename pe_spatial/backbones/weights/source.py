@@ -25,7 +25,7 @@ def find(source: str | Path) -> Path:
         WeightsError: a folder with several checkpoints.
     """
     if isinstance(source, str) and source in VARIANTS:
-        return _local_copy(source) or _download(source)
+        return local_copy(source) or _download(source)
     path = Path(source).expanduser()
     if path.is_dir():
         return _only_checkpoint(path)
@@ -44,10 +44,11 @@ def find_on_machine(name: str) -> Path | None:
     from huggingface_hub import try_to_load_from_cache
 
     cached = try_to_load_from_cache(f"facebook/{name}", f"{name}.pt")
-    return _local_copy(name) or (Path(cached) if isinstance(cached, str) else None)
+    return local_copy(name) or (Path(cached) if isinstance(cached, str) else None)
 
 
-def _local_copy(name: str) -> Path | None:
+def local_copy(name: str) -> Path | None:
+    """A file of that name, with any suffix of weights, in the folder `PE_SPATIAL_WEIGHTS`."""
     folder = os.environ.get(FOLDER_VARIABLE)
     if not folder:
         return None
@@ -73,11 +74,12 @@ def _download(name: str) -> Path:
         raise FileNotFoundError(
             f"{file_name} is not on this machine and cannot be fetched from https://huggingface.co/{repository} "
             f"({type(error).__name__}: {reason[0][:200]}). Download it where there is a network, then put {file_name} "
-            f"into {_suggested_folder()} or pass its path instead of the name {name!r}"
+            f"into {suggested_folder()} or pass its path instead of the name {name!r}"
         ) from error
 
 
-def _suggested_folder() -> str:
+def suggested_folder() -> str:
+    """Where to put a file so that it is found, to stand after "into"."""
     folder = os.environ.get(FOLDER_VARIABLE)
     return (
         f"the folder {folder} ({FOLDER_VARIABLE})" if folder else f"a folder and set {FOLDER_VARIABLE} to that folder,"
