@@ -38,6 +38,8 @@ from pe_spatial.training.checkpoint import save_checkpoint
 from pe_spatial.training.checkpoint_hook import compare_keys, describe
 from pe_spatial.training.config import load_config
 
+Tensors = dict[str, Tensor]
+Converted = tuple[Tensors, list[str]]  # what is to be written, and the lines of the report
 # a Detectron2 or mmengine program looks for the tensors under this key of a .pt or .pth file
 WRAP = {"official": None, "timm": None, "detectron2": "model", "pe_spatial": "state_dict"}
 
@@ -78,7 +80,7 @@ def check_target(options: argparse.Namespace) -> None:
         raise FileNotFoundError(f"the folder {target.parent} does not exist; create it first")
 
 
-def converted(source: Path, options: argparse.Namespace) -> tuple[dict[str, Tensor], list[str]]:
+def converted(source: Path, options: argparse.Namespace) -> Converted:
     """Return what is to be written, and the lines of the report."""
     tensors, _ = unwrap(read_tensor_file(source))
     if options.to == "pe_spatial" and is_deta(list(tensors)):
@@ -94,7 +96,7 @@ def converted(source: Path, options: argparse.Namespace) -> tuple[dict[str, Tens
     return convert_encoder(source, options)
 
 
-def convert_encoder(source: Path, options: argparse.Namespace) -> tuple[dict[str, Tensor], list[str]]:
+def convert_encoder(source: Path, options: argparse.Namespace) -> Converted:
     config = encoder_config(source, options)
     state, report = load_state_dict(source, config, getattr(torch, options.dtype) if options.dtype else None)
     notes = [f"Read {config.name}: {report}"]
@@ -106,9 +108,7 @@ def convert_encoder(source: Path, options: argparse.Namespace) -> tuple[dict[str
     return state, notes
 
 
-def convert_detector(
-    source: Path, tensors: dict[str, Tensor], options: argparse.Namespace
-) -> tuple[dict[str, Tensor], list[str]]:
+def convert_detector(source: Path, tensors: Tensors, options: argparse.Namespace) -> Converted:
     check_detector(source, tensors, options)
     if options.to == "pe_spatial":
         result, dropped = from_detectron2(tensors, has_class_token(options))
@@ -116,13 +116,10 @@ def convert_detector(
         config = encoder_config(source, options)
         geometry = RotaryGeometry(config.head_dim, options.image_size, options.window, tuple(options.global_blocks))
         result, dropped = to_detectron2(tensors, geometry)
-    result = cast(result, options)
-    return result, [f"Read a Mask R-CNN of {len(tensors)} tensors from {source}.", *summarize(dropped)]
+    return cast(result, options), [f"Read a Mask R-CNN of {len(tensors)} tensors from {source}.", *summarize(dropped)]
 
 
-def convert_deta(
-    source: Path, tensors: dict[str, Tensor], options: argparse.Namespace
-) -> tuple[dict[str, Tensor], list[str]]:
+def convert_deta(source: Path, tensors: Tensors, options: argparse.Namespace) -> Converted:
     check_detector(source, tensors, options)
     category_ids = stated_classes(load_config(options.config)).get("category_ids") if options.config else None
     result, dropped = from_authors(tensors, category_ids)
@@ -131,20 +128,17 @@ def convert_deta(
         if category_ids is None
         else f"Of every class head, the columns of the {len(category_ids)} categories were kept."
     )
-    return cast(result, options), [
-        f"Read a DETA of {len(tensors)} tensors from {source}.",
-        *summarize(dropped),
-        labels,
-    ]
+    notes = [f"Read a DETA of {len(tensors)} tensors from {source}.", *summarize(dropped), labels]
+    return cast(result, options), notes
 
 
-def check_detector(source: Path, tensors: dict[str, Tensor], options: argparse.Namespace) -> None:
+def check_detector(source: Path, tensors: Tensors, options: argparse.Namespace) -> None:
     if options.patch_size:
         raise WeightsError("--patch-size applies to encoders; a detector keeps the patch size that it was trained with")
     check_values(source, tensors)
 
 
-def cast(tensors: dict[str, Tensor], options: argparse.Namespace) -> dict[str, Tensor]:
+def cast(tensors: Tensors, options: argparse.Namespace) -> Tensors:
     if not options.dtype:
         return tensors
     return {key: tensor.to(getattr(torch, options.dtype)) for key, tensor in tensors.items()}
@@ -157,7 +151,7 @@ def has_class_token(options: argparse.Namespace) -> bool:
     return bool(options.variant) and named_variant(options.variant).cls_token
 
 
-def description(options: argparse.Namespace, tensors: dict[str, Tensor]) -> dict[str, Any]:
+def description(options: argparse.Namespace, tensors: Tensors) -> dict[str, Any]:
     """What lets a checkpoint do without its config file; checks first that the config's model has these tensors."""
     config = load_config(options.config)
     config.model.backbone.weights = None  # they come from the checkpoint
@@ -213,12 +207,8 @@ def encoder_config(source: Path, options: argparse.Namespace) -> EncoderConfig:
 
 def named_variant(text: str) -> EncoderConfig:
     """The encoder of --variant: a name, or fields as JSON."""
-    return get_variant(read_fields(text) if text.startswith("{") else text)
-
-
-def read_fields(text: str) -> dict[str, Any]:
     try:
-        return json.loads(text)
+        return get_variant(json.loads(text) if text.startswith("{") else text)
     except json.JSONDecodeError as error:
         raise WeightsError(f"--variant {text!r} is not JSON ({error}); quote it for the shell in '...'") from error
 

@@ -31,7 +31,6 @@ class Encoder:
 
     backbone: PEBackbone
     statistics: Tensor  # mean and standard deviation of the pixels, [2, 3, 1, 1]
-    layers: list[int]
     size: int
 
     @torch.inference_mode()
@@ -41,31 +40,24 @@ class Encoder:
         scale = self.size / min(image.shape[-2:])
         target = [max(round(side * scale / patch), 1) * patch for side in image.shape[-2:]]
         pixels = F.interpolate(image[None].to(self.statistics), target, mode="bilinear", antialias=True)
-        batch = (pixels - self.statistics[0]) / self.statistics[1]
-        encoder = self.backbone.encoder
-        skip, grid = int(encoder.has_cls), encoder.grid(batch)
-        tokens = encoder.forward_features(batch, self.layers)
-        return [layer[0, skip:].T.unflatten(1, grid).float().cpu() for layer in tokens]
+        return [layer[0].float().cpu() for layer in self.backbone((pixels - self.statistics[0]) / self.statistics[1])]
 
 
 def load_encoder(options: argparse.Namespace) -> Encoder:
     """The encoder that the command names, on its device."""
-    mean = std = (127.5, 127.5, 127.5)
+    preparation: Mapping[str, Any] = {}
     if options.checkpoint:
         backbone, preparation = read_backbone(options.checkpoint)
-        mean, std = preparation.get("mean", mean), preparation.get("std", std)
     else:
         weights = None if options.weights == "none" else options.weights or options.encoder
         backbone = PEBackbone(options.encoder, weights=weights)
-    try:
-        numbers = [int(part) for part in options.layers.split(",")]
-    except ValueError as error:
-        raise UserError(f"--layers {options.layers}: write numbers with commas, such as 5,8,-1") from error
-    layers = resolve_blocks(numbers, backbone.config.depth)
+    depth = backbone.config.depth
+    backbone.layers = tuple(resolve_blocks(options.layers or range(depth), depth))
+    backbone.norm = False
     device = choose_device(options.device)
-    statistics = torch.tensor([mean, std], device=device).view(2, 3, 1, 1)
+    statistics = [preparation.get(key, (127.5,) * 3) for key in ("mean", "std")]
     size = options.image_size or backbone.config.image_size
-    return Encoder(backbone.to(device).eval(), statistics, layers, size)
+    return Encoder(backbone.to(device).eval(), torch.tensor(statistics, device=device).view(2, 3, 1, 1), size)
 
 
 def read_backbone(path: Path) -> tuple[PEBackbone, Mapping[str, Any]]:
@@ -120,11 +112,11 @@ class Painter:
         colors = self.colors or [FeatureColors([layer], self.foreground) for layer in maps]
         shown, scale = self._fitted(image)
         rows = [[("", self._marked(shown, scale))]]
-        for number, layer, paint in zip(self.encoder.layers, maps, colors, strict=True):
+        for number, layer, paint in zip(self.encoder.backbone.layers, maps, colors, strict=True):
             rows[0].append((f"layer {number}", _stretch(paint(layer), shown.shape[-2:])))
         if self.point:
             rows.append([("", torch.full_like(shown, 245))])
-            for number, layer in zip(self.encoder.layers, maps, strict=True):
+            for number, layer in zip(self.encoder.backbone.layers, maps, strict=True):
                 cosines = similarity(layer, self._token(image, layer))
                 panel = self._marked(_stretch(similarity_rgb(cosines), shown.shape[-2:]), scale)
                 rows[1].append((f"layer {number}: cosine {cosines.min():.2f} … 1", panel))

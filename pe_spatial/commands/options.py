@@ -61,6 +61,22 @@ def names(allowed: Collection[str]) -> Callable[[str], list[str]]:
     return parse
 
 
+def layers(text: str) -> list[int] | None:
+    """Numbers of blocks, negative ones from the end; None: all."""
+    try:
+        return None if text == "all" else [int(part) for part in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r}: write all, or numbers with commas, such as 5,8,-1") from None
+
+
+def shard(text: str) -> tuple[int, int]:
+    """The value of --shard: (I, N)."""
+    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    if match is None or not 1 <= int(match[1]) <= int(match[2]):
+        raise argparse.ArgumentTypeError(f"{text!r} is not I/N with I from 1 to N, such as 3/16")
+    return int(match[1]), int(match[2])
+
+
 # --- the vocabulary ---------------------------------------------------------------------------------------------------
 SHARED: dict[str, dict[str, Any]] = {
     "--config": {"metavar": "NAME", "help": "a YAML file, or its name below configs/"},
@@ -74,6 +90,8 @@ SHARED: dict[str, dict[str, Any]] = {
     "--limit": {"metavar": "N", "type": positive, "help": "stop after so many; default: all"},
     "--device": {"help": "for example cuda:1 or cpu; default: CUDA if there is any"},
     "--image-size": {"metavar": "N", "type": positive, "help": "side of the images in pixels"},
+    "--shard": {"metavar": "I/N", "type": shard, "help": "do the I-th of N equal parts of the files, from 1"},
+    "--layers": {"metavar": "N,N", "type": layers, "help": "all, or blocks from 0, or from the end if negative"},
     "--no-pictures": {"action": "store_true", "help": "draw no pictures"},
     "--traceback": {"action": "store_true", "help": "show where an error comes from, also for mistakes"},
 }

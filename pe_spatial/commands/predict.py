@@ -22,12 +22,10 @@ mistake in the command or the files, 130 interrupted (what was done is written).
 from __future__ import annotations
 
 import argparse
-import re
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pe_spatial.commands.options import add_overrides, add_shared
 from pe_spatial.common.console import print_note, progress
@@ -60,8 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""
     files = ("--checkpoint", "--input", "--output")
     add_shared(parser, *files, required=files)
-    add_shared(parser, "--batch-size", "--limit", "--device", "--image-size", "--no-pictures")
-    parser.add_argument("--shard", type=shard, metavar="I/N", help="do the I-th of N equal parts of the files, from 1")
+    add_shared(parser, "--batch-size", "--limit", "--device", "--image-size", "--no-pictures", "--shard")
     parser.add_argument(
         "--threshold",
         type=float,
@@ -91,14 +88,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--probabilities", action="store_true", help="also write those of all classes (.npy, large)"
     )
     add_overrides(parser)
-
-
-def shard(text: str) -> tuple[int, int]:
-    """The value of --shard: (I, N)."""
-    match = re.fullmatch(r"(\d+)/(\d+)", text)
-    if match is None or not 1 <= int(match[1]) <= int(match[2]):
-        raise argparse.ArgumentTypeError(f"{text!r} is not I/N with I from 1 to N, such as 3/16")
-    return int(match[1]), int(match[2])
 
 
 def run(options: argparse.Namespace) -> int:
@@ -210,13 +199,9 @@ def predict(predictor: Predictor, writer: ResultsWriter, files: Mapping[str, Ent
 
 def gather(failed: dict[str, str]) -> dict[str, str]:
     """Wait for all processes; the failures of them all."""
-    from torch import distributed
+    from mmengine.dist import all_gather_object
 
-    if not distributed.is_initialized():
-        return failed
-    everyone: list[Any] = [None] * distributed.get_world_size()
-    distributed.all_gather_object(everyone, failed)
-    return dict(sorted(item for each in everyone for item in each.items()))
+    return dict(sorted(item for each in all_gather_object(failed) for item in each.items()))
 
 
 def shown(predictions: Iterator[Prediction], total: int | None) -> Iterator[Prediction]:
@@ -234,14 +219,3 @@ def report(failed: Mapping[str, str], output: Path) -> None:
         print_note(f"not read or predicted: {line}")
     if len(lines) > SHOWN_FAILURES:
         print_note(f"and {len(lines) - SHOWN_FAILURES} more; all are in {output / 'failed.json'}")
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit status."""
-    from pe_spatial.commands.shell import run_command
-
-    return run_command("predict", arguments)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

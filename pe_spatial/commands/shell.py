@@ -14,7 +14,6 @@ the files, 3 the loss is no longer finite, 130 interrupted (Ctrl-C or SIGTERM).
 
 import argparse
 import os
-import select
 import signal
 import sys
 import threading
@@ -22,6 +21,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
+from textwrap import dedent
 from types import FrameType, ModuleType
 
 from pe_spatial import __version__
@@ -74,8 +74,6 @@ def run_command(name: str, arguments: Sequence[str] | None = None) -> int:
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     module = import_module(f"pe_spatial.commands.{name.replace('-', '_')}")
-    if not hasattr(module, "add_arguments") and not hasattr(module, "SUBCOMMANDS"):
-        return int(module.main(arguments))
     options, parser = parse(name, module, arguments)
     if hasattr(module, "check"):
         module.check(options, parser)
@@ -110,19 +108,13 @@ def parse(name: str, module: ModuleType, arguments: list[str]) -> tuple[argparse
         summaries = {key: str(function.__doc__).partition("\n")[0] for key, function in functions.items()}
         subcommand, arguments = choose(program, description, summaries, arguments)
         program, add_arguments = f"{program} {subcommand}", functions[subcommand]
-        description = _dedent(str(add_arguments.__doc__))
+        first, _, rest = str(add_arguments.__doc__).partition("\n")
+        description = f"{first}\n{dedent(rest)}"
     parser = CommandParser(program, description)
     add_arguments(parser)
     add_shared(parser, "--traceback")
     parser.set_defaults(subcommand=subcommand)
     return parser.parse_command(arguments), parser
-
-
-def _dedent(text: str) -> str:
-    """A docstring without the indentation of its function."""
-    import inspect  # takes 20 ms
-
-    return inspect.cleandoc(text)
 
 
 def execute(run: Callable[[argparse.Namespace], int], options: argparse.Namespace, resumes: str = "") -> int:
@@ -199,11 +191,8 @@ def _interruptible() -> Iterator[None]:
 def _reader_is_gone() -> bool:
     """Whether standard output is a pipe that nobody reads any more; it is closed then, so that the exit is quiet."""
     try:
-        poll = select.poll()
-        poll.register(sys.stdout.fileno(), 0)
-        gone = any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
-    except (OSError, ValueError):
-        return False
-    if gone:
+        sys.stdout.flush()  # what could not be written is still there
+    except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return gone
+        return True
+    return False

@@ -47,9 +47,8 @@ Row = dict[str, Any]
 
 def add_arguments(parser: CommandParser) -> None:
     """Add the options of this command."""
-    add_shared(parser, "--config", "--output", "--device", required=["--config", "--output"])
+    add_shared(parser, "--config", "--output", "--device", "--layers", required=["--config", "--output"])
     add = parser.add_argument
-    add("--layers", default="all", help="all, or numbers with commas, negative ones from the end")
     add("--vary", action="append", default=[], type=parse_variation, metavar="KEY=A,B", help="repeat for these values")
     add("--weights", help="encoder weights instead of the config's: a file, a name, or 'none' for random ones")
     add_overrides(parser)
@@ -131,11 +130,14 @@ def find_task(config: Config) -> ModuleType:
 def evaluate(task: ModuleType, config: Config, options: argparse.Namespace, setting: dict[str, str]) -> list[Row]:
     """One combination: a row per layer."""
     from pe_spatial.backbones import get_variant
+    from pe_spatial.backbones.vit import resolve_blocks
     from pe_spatial.common.devices import choose_device
 
-    layers = parse_layers(options.layers, get_variant(config.model.backbone.variant).depth)
-    config.work_dir = str(options.output / "runs" / ("_".join(f"{k}={v}" for k, v in setting.items()) or "all"))
-    prefix = " ".join(f"{k}={v}" for k, v in setting.items()) or "layers"
+    depth = get_variant(config.model.backbone.variant).depth
+    layers = sorted(set(resolve_blocks(options.layers or range(depth), depth)))
+    changes = [f"{key}={value}" for key, value in setting.items()]
+    config.work_dir = str(options.output / "runs" / ("_".join(changes) or "all"))
+    prefix = " ".join(changes) or "layers"
     with progress(prefix) as bar:
 
         def advance(text: str) -> None:
@@ -143,18 +145,6 @@ def evaluate(task: ModuleType, config: Config, options: argparse.Namespace, sett
 
         results = task.evaluate_layers(config, layers, str(choose_device(options.device)), advance)
     return [{**setting, "layer": layer, **values} for layer, values in results.items()]
-
-
-def parse_layers(text: str, depth: int) -> list[int]:
-    """Numbers of blocks, from 0 and in ascending order."""
-    try:
-        numbers = range(depth) if text == "all" else [int(part) for part in text.split(",")]
-    except ValueError:
-        raise UserError(f"--layers {text}: write 'all', or numbers with commas such as 5,8,-1") from None
-    wrong = [number for number in numbers if not -depth <= number < depth]
-    if wrong:
-        raise UserError(f"--layers: there is no block {wrong[0]}; the encoder has 0 to {depth - 1}")
-    return sorted({number % depth for number in numbers})
 
 
 def write_table(folder: Path, rows: list[Row]) -> None:

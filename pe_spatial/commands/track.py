@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pe_spatial.commands.options import CommandParser, add_overrides, add_shared
-from pe_spatial.commands.predict import gather, is_first, part_of, shard
+from pe_spatial.commands.predict import gather, is_first, part_of
 from pe_spatial.common.console import progress
 from pe_spatial.common.errors import UserError
 
@@ -53,8 +53,7 @@ def add_arguments(parser: CommandParser) -> None:
     add("--at", action="append", default=[], metavar="FRAME:PNG", help="objects that enter or are corrected on a frame")
     add("--weights", help="encoder weights instead of the config's: a file, a name, or 'none' for random ones")
     add("--sam2", help="weights of SAM 2.1, which turn boxes and points into masks; default: the box itself")
-    add_shared(parser, "--limit", "--batch-size", "--device", "--no-pictures")
-    add("--shard", type=shard, metavar="I/N", help="do the I-th of N equal parts of the dataset's videos, from 1")
+    add_shared(parser, "--limit", "--batch-size", "--device", "--no-pictures", "--shard")
     add("--mot", action="store_true", help="write the boxes in MOTChallenge's format too")
     add("--skip-unreadable", action="store_true", help="leave out frames that are missing or damaged")
     add_overrides(parser)
@@ -184,9 +183,11 @@ def build_tracker(config: Config, device: str | None) -> VideoTracker:
     import torch
     from mmengine.registry import MODELS
 
+    from pe_spatial.common.devices import choose_device
+
     torch.manual_seed(0)  # random weights, where no others are given, are those of every other run
     tracker: VideoTracker = MODELS.build(config.model)
-    return tracker.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    return tracker.to(choose_device(device))
 
 
 # --- what is tracked --------------------------------------------------------------------------------------------------
@@ -268,10 +269,3 @@ def peak_memory() -> str:
 
     peak = f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MB"
     return f"{peak}, GPU {torch.cuda.max_memory_allocated() / 2**20:.0f} MB" if torch.cuda.is_available() else peak
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit status."""
-    from pe_spatial.commands.shell import run_command
-
-    return run_command("track", arguments)

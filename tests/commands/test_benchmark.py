@@ -7,6 +7,7 @@ import torch
 
 from pe_spatial.backbones import get_variant
 from pe_spatial.commands.benchmark import backbone
+from pe_spatial.commands.benchmark.measuring import take_turns
 from pe_spatial.commands.shell import run_command
 
 SMALL = ["backbone", "--variant", "PE-Spatial-T16-512", "--device", "cpu", "--threads", "1", "--image-size", "64"]
@@ -60,9 +61,9 @@ def test_both_models_compute_the_same():
 
 def test_rounds_alternate_after_one_to_warm_up():
     calls = []
-    times = backbone.time_alternating([lambda: calls.append("a"), lambda: calls.append("b")], 3, "cpu")
+    ways = {name: lambda number, name=name: calls.append(name) or number for name in "ab"}
+    assert take_turns(ways, 3) == {"a": [1, 2, 3], "b": [1, 2, 3]}
     assert "".join(calls) == "baabbaab"
-    assert [len(t) for t in times] == [3, 3]
 
 
 def test_a_misspelled_choice_is_named(capsys):

@@ -73,9 +73,11 @@ def test_another_sweep_in_the_folder_and_wrong_layers_are_refused(root, tmp_path
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes/mine.txt").write_text("")
     assert run(root, tmp_path / "notes") == 2
-    for layers, message in (("0,9", "no block 9"), ("first", "--layers first")):
-        assert run(root, tmp_path / "new", "--layers", layers) == 2
-        assert message in capsys.readouterr().err
+    assert run(root, tmp_path / "new", "--layers", "0,9") == 2
+    assert "block 9 does not exist" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        run(root, tmp_path / "new", "--layers", "first")
+    assert "--layers: 'first'" in capsys.readouterr().err
 
 
 def test_a_config_without_a_sweep_is_named(root, tmp_path, capsys):  # noqa: F811

@@ -44,7 +44,9 @@ def root(tmp_path_factory):
 
 
 def run(root, out, *arguments):
-    return track.main(["--config", str(root / "tiny.yaml"), "--output", str(out), "--device", "cpu", *arguments])
+    return run_command(
+        "track", ["--config", str(root / "tiny.yaml"), "--output", str(out), "--device", "cpu", *arguments]
+    )
 
 
 def single(root, out, *arguments):

@@ -138,13 +138,18 @@ def test_the_encoder_of_a_checkpoint_is_drawn(scenes):
     ("more", "message"),
     [
         (["--layers", "3"], "3"),
-        (["--layers", "last"], "numbers with commas"),
         (["--point", "96,0"], "outside an image of 96 x 64"),
     ],
 )
 def test_mistakes_are_named(scenes, capsys, more, message):
     assert run(scenes, "in/a.png", *more) == 2
     assert message in capsys.readouterr().err
+
+
+def test_mistyped_layers_are_named(scenes, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        run(scenes, "in/a.png", "--layers", "last")
+    assert "numbers with commas" in capsys.readouterr().err
 
 
 def test_an_unknown_encoder_is_named_with_the_nearest(scenes, capsys):

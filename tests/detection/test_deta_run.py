@@ -8,7 +8,7 @@ import torch
 from children import CONTEXT
 from small_runs import shared_overrides, write_strips
 
-from pe_spatial.commands import predict
+from pe_spatial.commands.shell import run_command
 from pe_spatial.common.errors import ConfigError
 from pe_spatial.training.checkpoint import load_checkpoint
 from pe_spatial.training.config import load_config
@@ -72,7 +72,8 @@ def test_a_run_is_scored(work):
 
 def test_a_run_predicts_boxes_without_masks(work):
     options = ["--checkpoint", work / "whole", "--input", work / "data" / "images", "--output", work / "found"]
-    assert predict.main([str(option) for option in (*options, "--threshold", 0, "--device", "cpu", "--limit", 2)]) == 0
+    options += ["--threshold", 0, "--device", "cpu", "--limit", 2]
+    assert run_command("predict", [str(option) for option in options]) == 0
     found = json.loads((work / "found" / "predictions.json").read_text())
     assert [image["file_name"] for image in found["images"]] == ["1.png", "2.png"]
     assert len(found["annotations"]) > 0

@@ -15,7 +15,7 @@ from torch import nn
 from torchvision.ops import box_convert
 from torchvision.transforms.v2.functional import resize
 
-from pe_spatial.commands import predict
+from pe_spatial.commands.shell import run_command
 from pe_spatial.common.errors import ConfigError
 from pe_spatial.data import DensePreprocessor
 from pe_spatial.detection.deta import DETA
@@ -260,15 +260,16 @@ def test_validation_goes_without(work):
 
 def test_predict_tool_takes_the_key(work, capsys):
     where = ["--checkpoint", str(work / "detector.pth"), "--input", str(work / "data" / "images"), "--device", "cpu"]
-    assert predict.main([*where, "--output", str(work / "out"), "--threshold", "0", "--no-pictures", TTA]) == 0
+    more = ["--output", str(work / "out"), "--threshold", "0", "--no-pictures", TTA]
+    assert run_command("predict", [*where, *more]) == 0
     rows = json.loads((work / "out" / "predictions.json").read_text())["annotations"]
     assert {row["image_id"] for row in rows} == {1, 2}
     capsys.readouterr()
-    assert predict.main([*where, "--output", str(work / "other"), "model.tta={sizes: [64, 128]}"]) == 2
+    assert run_command("predict", [*where, "--output", str(work / "other"), "model.tta={sizes: [64, 128]}"]) == 2
     assert "tta.sizes has 128, and images are padded to (64, 64)" in capsys.readouterr().err
-    assert predict.main([*where, "--output", str(work / "other"), "model.tta={scales: [64]}"]) == 2
+    assert run_command("predict", [*where, "--output", str(work / "other"), "model.tta={scales: [64]}"]) == 2
     assert "tta: " in capsys.readouterr().err
-    assert predict.main([*where, "--output", str(work / "other"), "model.tata={sizes: [64]}"]) == 2
+    assert run_command("predict", [*where, "--output", str(work / "other"), "model.tata={sizes: [64]}"]) == 2
     assert "MaskRCNN has no option 'tata'; it knows: " in capsys.readouterr().err
 
 

@@ -14,7 +14,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 from importlib import import_module
 from pathlib import Path
@@ -152,15 +151,17 @@ def run(options: argparse.Namespace) -> int:
     """Run one benchmark, print its figures, and write them to `--json`."""
     import torch
 
-    from pe_spatial.commands.benchmark.devices import describe_device
+    from pe_spatial.commands.benchmark.measuring import describe_device
     from pe_spatial.common.devices import choose_device
-    from pe_spatial.common.files import write_text
+    from pe_spatial.common.files import write_json
 
     options.device = str(choose_device(options.device))
     if options.device == "cpu":
         torch.set_num_threads(options.threads)
     benchmark = import_module(f"pe_spatial.commands.benchmark.{options.subcommand}")
-    report = {"device": describe_device(options.device), "torch": torch.__version__} | benchmark.run(options)
+    machine = {"device": describe_device(options.device), "torch": torch.__version__}
+    print(f"{machine['device']}, torch {torch.__version__}")
+    report = {**machine, "threads": torch.get_num_threads(), **benchmark.run(options)}
     if options.json:
-        write_text(options.json, json.dumps(report, indent=2) + "\n")
+        write_json(options.json, report)
     return 0

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from functools import partial
 from itertools import product
 from typing import Any
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from pe_spatial.backbones import EncoderConfig, VisionTransformer, get_variant
-from pe_spatial.commands.benchmark.devices import describe_device, synchronize
+from pe_spatial.commands.benchmark.measuring import clock_of, median_ratio, take_turns, timed
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 TIMM_SIZES = {"T": "tiny", "S": "small", "B": "base", "L": "large", "G": "gigantic"}
@@ -23,37 +23,30 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     """Time ours and timm's encoder in alternating rounds and print a table."""
     config = get_variant(options.variant)
     size = options.image_size or config.image_size
-    batch, device = options.batch_size, describe_device(options.device)
-    print(f"{config.name}, {batch} x 3 x {size} x {size}, {device}, torch {torch.__version__}")
+    batch, clock = options.batch_size, clock_of(options.device)
+    print(f"{config.name}, {batch} x 3 x {size} x {size}")
     timm_name = find_timm_name(config)
     print(f"{'dtype':6} {'mode':9} {'pass':9} {'ours ms':>10} {'timm ms':>10} {'timm/ours':>10}", flush=True)
     rows = []
     for dtype, mode, direction in product(options.dtype, options.mode, options.passes):
         torch.compiler.reset()
-        models = (
-            [build_ours(config)] if timm_name is None else [build_ours(config), build_timm(timm_name, config, size)]
-        )
+        models = {"ours": build_ours(config)}
+        if timm_name:
+            models["timm"] = build_timm(timm_name, config, size)
         x = torch.randn(batch, 3, size, size, device=options.device, dtype=DTYPES[dtype])
-        steps = [
-            make_step(model.to(options.device, DTYPES[dtype]), call, x, mode == "compiled", direction == "backward")
-            for model, call in models
-        ]
-        seconds = time_alternating(steps, options.rounds, options.device)
-        times = [statistics.median(t) * 1e3 for t in seconds]
-        # neighbors in time share what else the machine does, so the ratio is taken inside each round
-        ratio = statistics.median(b / a for a, b in zip(*seconds, strict=True)) if timm_name else None
-        cells = [f"{t:10.2f}" for t in times] + ([f"{ratio:10.2f}"] if ratio else ["  timm is missing"])
-        print(f"{dtype:6} {mode:9} {direction:9} {' '.join(cells)}", flush=True)
-        rows.append({"dtype": dtype, "mode": mode, "pass": direction, "ours_ms": times[0]})
-        if ratio:
-            rows[-1] |= {"timm_ms": times[1], "timm_over_ours": ratio}
-    return {
-        "variant": config.name,
-        "batch": batch,
-        "size": size,
-        "threads": torch.get_num_threads(),
-        "rows": rows,
-    }
+        steps = {}
+        for name, (model, call) in models.items():
+            step = make_step(
+                model.to(options.device, DTYPES[dtype]), call, x, mode == "compiled", direction == "backward"
+            )
+            steps[name] = partial(lambda step, _: timed(step, clock), step)
+        seconds = take_turns(steps, options.rounds)
+        row = {f"{name}_ms": statistics.median(times) * 1e3 for name, times in seconds.items()}
+        if timm_name:
+            row["timm_over_ours"] = median_ratio(*seconds.values())
+        print(f"{dtype:6} {mode:9} {direction:9}", *(f"{value:10.2f}" for value in row.values()), flush=True)
+        rows.append({"dtype": dtype, "mode": mode, "pass": direction, **row})
+    return {"variant": config.name, "batch": batch, "size": size, "rows": rows}
 
 
 def build_ours(config: EncoderConfig) -> tuple[nn.Module, str]:
@@ -99,18 +92,3 @@ def make_step(model: nn.Module, method: str, x: Tensor, compiled: bool, backward
             model.zero_grad(set_to_none=True)
 
     return step
-
-
-def time_alternating(steps: Sequence[Callable[[], None]], rounds: int, device: str) -> list[list[float]]:
-    """Return the seconds of every round for every step; the order turns each round, so that drift hits all alike."""
-    times: list[list[float]] = [[] for _ in steps]
-    for number in range(rounds + 1):
-        order = range(len(steps)) if number % 2 else reversed(range(len(steps)))
-        for i in order:
-            synchronize(device)
-            start = time.perf_counter()
-            steps[i]()
-            synchronize(device)
-            if number:  # the first round warms up
-                times[i].append(time.perf_counter() - start)
-    return times

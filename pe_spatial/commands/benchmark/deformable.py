@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import argparse
-import multiprocessing
-import resource
 import statistics
-import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pe_spatial.commands.benchmark.devices import synchronize
+from pe_spatial.commands.benchmark.measuring import clock_of, forget_peak, in_own_process, peak_megabytes, take_turns
 from pe_spatial.detection.deta.deformable import Shapes, deformable_attention
 
 HEADS, CHANNELS, POINTS = 8, 32, 4
-STATUS = Path("/proc/self/status")
+COLUMNS = {"forward_s": "10.2f", "backward_s": "10.2f", "forward_mb": "10.0f", "training_mb": "11.0f"}
 Attention = Callable[[Tensor, Shapes, Tensor, Tensor], Tensor]
 
 
@@ -53,9 +49,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     shapes = pyramid(options.image_size)
     tokens = sum(rows * columns for rows, columns in shapes)
     print(f"levels {' '.join(f'{h}x{w}' for h, w in shapes)}: {tokens} queries, {HEADS} heads, {POINTS} points a level")
-    print(
-        f"{'dtype':9} {'':22} {'forward s':>10} {'backward s':>10} {'forward MB':>11} {'training MB':>11}", flush=True
-    )
+    print(f"{'dtype':9} {'':22}", " forward s backward s forward MB training MB", flush=True)
     rows = []
     for dtype in options.dtype:
         seconds = time_all(options, shapes, dtype) if options.rounds else {}
@@ -64,14 +58,11 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
             if seconds:
                 row |= dict(zip(("forward_s", "backward_s"), seconds[name], strict=True))
             if not options.no_memory:
-                row |= {f"{kind}_mb": memory(options, dtype, name, kind) for kind in ("forward", "training")}
+                setting = (options.image_size, dtype, options.device, options.chunk, name)
+                row |= {f"{kind}_mb": in_own_process(peak, *setting, kind) for kind in ("forward", "training")}
             rows.append(row)
-            cells = [row.get(key) for key in ("forward_s", "backward_s", "forward_mb", "training_mb")]
-            texts = ["" if cell is None else f"{cell:.2f}" if i < 2 else f"{cell:.0f}" for i, cell in enumerate(cells)]
-            widths = (10, 10, 11, 11)
-            print(
-                f"{dtype:9} {name:22} " + " ".join(f"{t:>{w}}" for t, w in zip(texts, widths, strict=True)), flush=True
-            )
+            cells = [f"{row[key]:{form}}" if key in row else " " * 10 for key, form in COLUMNS.items()]
+            print(f"{dtype:9} {name:22}", *cells, flush=True)
     return {"size": options.image_size, "shapes": shapes, "chunk": options.chunk, "clock": options.clock, "rows": rows}
 
 
@@ -106,42 +97,33 @@ def make_inputs(shapes: Shapes, dtype: str, device: str) -> tuple[Tensor, Shapes
 
 def time_all(options: argparse.Namespace, shapes: Shapes, dtype: str) -> dict[str, tuple[float, float]]:
     """Median seconds forward and backward of all implementations, which take turns."""
-    clock = time.perf_counter if options.clock == "wall" else time.process_time
+    clock = clock_of(options.device, options.clock)
     inputs = make_inputs(shapes, dtype, options.device)
-    seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in implementations(options.chunk)}
-    for number in range(options.rounds + 1):
-        for name, attend in implementations(options.chunk).items():
-            start = clock()
-            output = attend(*inputs)
-            synchronize(options.device)
-            middle = clock()
-            output.float().square().sum().backward()
-            synchronize(options.device)
-            if number:  # the first round warms up
-                seconds[name].append((middle - start, clock() - middle))
-            del output
+
+    def both_passes(attend: Attention, _: int) -> tuple[float, float]:
+        start = clock()
+        output = attend(*inputs)
+        middle = clock()
+        output.float().square().sum().backward()
+        return middle - start, clock() - middle
+
+    ways = {name: partial(both_passes, attend) for name, attend in implementations(options.chunk).items()}
+    seconds = take_turns(ways, options.rounds)
     return {
         name: (statistics.median(f for f, _ in times), statistics.median(b for _, b in times))
         for name, times in seconds.items()
     }
 
 
-def memory(options: argparse.Namespace, dtype: str, name: str, kind: str) -> float:
-    """Peak MB that a pass takes on top of its inputs, in a process of its own."""
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(1) as pool:
-        return pool.apply(peak, (options.image_size, dtype, options.device, options.chunk, name, kind))
-
-
 def peak(size: int, dtype: str, device: str, chunk: int, name: str, kind: str) -> float:
-    """What `memory` runs in the other process."""
+    """Peak MB that a pass takes on top of its inputs, in a process that does nothing else."""
     inputs = make_inputs(pyramid(size), dtype, device)
     attend = implementations(chunk)[name]
     small = make_inputs(pyramid(64), dtype, device)
     run_pass(attend, small, kind)  # what is loaded at the first use does not count
     before = forget_peak(device)
     run_pass(attend, inputs, kind)
-    return (peak_bytes(device) - before) / 1e6
+    return peak_megabytes(device) - before
 
 
 def run_pass(attend: Attention, inputs: tuple[Tensor, Shapes, Tensor, Tensor], kind: str) -> None:
@@ -150,22 +132,3 @@ def run_pass(attend: Attention, inputs: tuple[Tensor, Shapes, Tensor, Tensor], k
             attend(*inputs)
     else:
         attend(*inputs).float().square().sum().backward()
-
-
-def forget_peak(device: str) -> float:
-    """Begin to measure the peak anew, where that is possible; returns what it is now."""
-    if torch.device(device).type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-    elif STATUS.exists():
-        Path("/proc/self/clear_refs").write_text("5")
-    return peak_bytes(device)
-
-
-def peak_bytes(device: str) -> float:
-    """The most memory that this process has held."""
-    if torch.device(device).type == "cuda":
-        return float(torch.cuda.max_memory_allocated())
-    if STATUS.exists():  # Linux
-        line = next(line for line in STATUS.read_text().splitlines() if line.startswith("VmHWM"))
-        return float(line.split()[1]) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0

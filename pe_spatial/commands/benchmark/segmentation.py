@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import multiprocessing
-import resource
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS
 from PIL import Image
 
+from pe_spatial.commands.benchmark.measuring import in_own_process, median_ratio, peak_megabytes, take_turns
 from pe_spatial.common.names import output_stems
 from pe_spatial.common.pictures import read_indices
 from pe_spatial.common.records import Records
@@ -50,40 +50,27 @@ def compare_speed(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "ours": our_run(checkpoint, options.device, networks["ours"]),
         "mmseg": mmseg_run(config, checkpoint, options.device, networks["mmseg"]),
     }
-    wall: dict[str, list[float]] = {name: [] for name in runs}
-    cpu: dict[str, list[float]] = {name: [] for name in runs}
-    inside: dict[str, list[float]] = {name: [] for name in runs}
-    for number in range(options.rounds + 1):
-        for name in list(runs)[:: 1 if number % 2 else -1]:
-            networks[name].seconds = 0.0
-            started = time.perf_counter(), time.process_time()
-            runs[name](files, folder / f"{name}_{number}")
-            if number:  # the first round warms up
-                wall[name].append(time.perf_counter() - started[0])
-                cpu[name].append(time.process_time() - started[1])
-                inside[name].append(networks[name].seconds)
-    agreement = compare_labels(files, folder, options.rounds)
-    report = {
-        "config": options.config,
-        "classes": options.classes,
-        "images": len(files),
-        "ours_images_per_s": len(files) / statistics.median(wall["ours"]),
-        "mmseg_images_per_s": len(files) / statistics.median(wall["mmseg"]),
-        "ratio": statistics.median(b / a for a, b in zip(wall["ours"], wall["mmseg"], strict=True)),
-        "ratio_cpu_time": statistics.median(b / a for a, b in zip(cpu["ours"], cpu["mmseg"], strict=True)),
-        "ours_share_of_network": sum(inside["ours"]) / sum(wall["ours"]),
-        "mmseg_share_of_network": sum(inside["mmseg"]) / sum(wall["mmseg"]),
-        "equal_labels": agreement,
-    }
+
+    def segment(name: str, number: int) -> tuple[float, float, float]:
+        networks[name].seconds = 0.0
+        started = time.perf_counter(), time.process_time()
+        runs[name](files, folder / f"{name}_{number}")
+        return time.perf_counter() - started[0], time.process_time() - started[1], networks[name].seconds
+
+    rounds = take_turns({name: partial(segment, name) for name in runs}, options.rounds)
+    wall, cpu, inside = ({name: [times[kind] for times in rounds[name]] for name in runs} for kind in range(3))
+    ratios = {"ratio": median_ratio(*wall.values()), "ratio_cpu_time": median_ratio(*cpu.values())}
+    report = {"config": options.config, "classes": options.classes, "images": len(files), **ratios}
+    print(f"{options.config}, {options.classes} classes, {len(files)} images")
+    for name in runs:
+        speed, share = len(files) / statistics.median(wall[name]), sum(inside[name]) / sum(wall[name])
+        report |= {f"{name}_images_per_s": speed, f"{name}_share_of_network": share}
+        print(f"  {name:6} {speed:6.2f} images/s, the network takes {share:.0%} of the time")
+    report["equal_labels"] = compare_labels(files, folder, options.rounds)
     print(
-        f"{options.config}, {options.classes} classes, {len(files)} images, {torch.get_num_threads()} threads\n"
-        f"  ours   {report['ours_images_per_s']:6.2f} images/s, the network takes "
-        f"{report['ours_share_of_network']:.0%} of the time\n"
-        f"  mmseg  {report['mmseg_images_per_s']:6.2f} images/s, the network takes "
-        f"{report['mmseg_share_of_network']:.0%} of the time\n"
-        f"  ours is {report['ratio']:.2f} times as fast ({report['ratio_cpu_time']:.2f} in CPU time, in the rounds "
+        f"  ours is {ratios['ratio']:.2f} times as fast ({ratios['ratio_cpu_time']:.2f} in CPU time, in the rounds "
         f"{' '.join(f'{b / a:.2f}' for a, b in zip(wall['ours'], wall['mmseg'], strict=True))})\n"
-        f"  equal labels: {agreement:.4%}",
+        f"  equal labels: {report['equal_labels']:.4%}",
         flush=True,
     )
     return report
@@ -207,15 +194,8 @@ def compare_memory(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     rows = {}
     print(f"one image of {height} x {width}, windows of {MEMORY_WINDOW['size']}:", flush=True)
     for name, classes in zip(("ours", "mmseg"), options.memory_classes, strict=True):
-        context = multiprocessing.get_context("spawn")
-        receiver, sender = context.Pipe(duplex=False)
-        arguments = (name, options.config, classes, options.device, torch.get_num_threads(), image, folder, sender)
-        child = context.Process(target=measure_memory, args=arguments)
-        child.start()
-        sender.close()
-        rows[name] = receiver.recv() | {"classes": classes}
-        child.join()
-        row = rows[name]
+        setting = (name, options.config, classes, options.device, torch.get_num_threads(), image, folder)
+        rows[name] = row = in_own_process(measure_memory, *setting) | {"classes": classes}
         print(
             f"  {name:6} {classes:4} classes: peak {row['peak_mb']:,.0f} MB, {row['before_mb']:,.0f} MB before the "
             f"image; {row['seconds']:.0f} s",
@@ -225,9 +205,9 @@ def compare_memory(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
 
 def measure_memory(
-    name: str, config: str, classes: int, device: str, threads: int, image: Path, folder: Path, sender: Any
-) -> None:
-    """Segment one image; sends the peak of this process's memory before and after."""
+    name: str, config: str, classes: int, device: str, threads: int, image: Path, folder: Path
+) -> dict[str, float]:
+    """Segment one image; returns the peak of this process's resident memory before and after."""
     torch.set_num_threads(threads)
     Image.MAX_IMAGE_PIXELS = None
     recipe, checkpoint = make_checkpoint(config, classes, folder / f"{name}.pth", MEMORY_WINDOW)
@@ -235,11 +215,6 @@ def measure_memory(
         run = our_run(checkpoint, device, Stopwatch())
     else:
         run = mmseg_run(recipe, checkpoint, device, Stopwatch())
-    before, started = peak_megabytes(), time.perf_counter()
+    before, started = peak_megabytes("cpu"), time.perf_counter()
     run([image], folder / f"{name}_memory")
-    sender.send({"before_mb": before, "peak_mb": peak_megabytes(), "seconds": time.perf_counter() - started})
-
-
-def peak_megabytes() -> float:
-    """The largest resident memory of this process so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000  # Linux counts in kB
+    return {"before_mb": before, "peak_mb": peak_megabytes("cpu"), "seconds": time.perf_counter() - started}

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 
 from pe_spatial.alignment import MaskLogitTeacher
-from pe_spatial.commands.benchmark.devices import synchronize
+from pe_spatial.commands.benchmark.measuring import clock_of, median_ratio, timed
 from pe_spatial.common.errors import UserError
 from pe_spatial.data import find_images, read_image
 
@@ -26,18 +26,15 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     }
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     paths = find_images(options.input)[: options.limit]
-    clock = time.process_time if options.clock == "cpu" else time.perf_counter
+    clock = clock_of(options.device, options.clock)
     for path in paths:
         image = read_image(path)
         for name, way in ways.items():
-            begun = clock()
             with torch.inference_mode():
-                way(image)
-            synchronize(options.device)
-            seconds[name].append(clock() - begun)
+                seconds[name].append(timed(partial(way, image), clock))
     print(f"SAM 2.1 {options.size} at {options.image_size}, {options.grid}x{options.grid} points, {len(paths)} images")
     for name, times in seconds.items():
-        ratio = statistics.median(b / a for a, b in zip(seconds["teacher"], times, strict=True))
+        ratio = median_ratio(seconds["teacher"], times)
         print(f"  {name:28} {statistics.median(times):8.2f} s {options.clock} per image, {ratio:5.2f} of the teacher's")
     return {"seconds": seconds}
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -13,93 +11,48 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pe_spatial.commands.benchmark.measuring import clock_of, timed
 from pe_spatial.tracking.label_tracker import LabelTracker
 from pe_spatial.tracking.propagation import Propagation, unit
 
 
-@dataclass
-class Report:
-    """Seconds for the clip, and what follows from them."""
-
-    device: str
-    threads: int
-    grid: tuple[int, int]
-    channels: int
-    frames: int
-    dtype: str
-    script_mask: float
-    script_frames: float
-    ours: float
-    bound: float
-    difference: float
-
-    @property
-    def ratio(self) -> float:
-        return (self.script_mask + self.script_frames) / self.ours
-
-    def __str__(self) -> str:
-        per_frame = 1000 / (self.frames - 1)
-        script = self.script_mask + self.script_frames
-        return "\n".join(
-            (
-                f"{self.device}, {self.threads} threads, {self.frames} frames, {self.grid[0]} x {self.grid[1]} tokens, "
-                f"{self.channels} channels, {self.dtype}",
-                f"  script's logic (float32)  {script:8.2f} s, of which the mask {self.script_mask:.2f} s; a frame "
-                f"{self.script_frames * per_frame:.0f} ms",
-                f"  ours                      {self.ours:8.2f} s; a frame {self.ours * per_frame:.0f} ms",
-                f"  products in reach alone   {self.bound:8.2f} s; a frame {self.bound * per_frame:.0f} ms",
-                f"  ours is {self.ratio:.1f} times as fast as the script's logic, and takes "
-                f"{self.ours / self.bound:.1f} times the products in reach",
-                f"  largest difference of a soft label on the last frame: {self.difference:.1e}",
-            )
-        )
-
-
-def run(options: argparse.Namespace) -> dict[str, Any]:
-    """Run, print, and return the figures."""
-    report = benchmark(options)
-    print(report)
-    return {**asdict(report), "ratio": report.ratio}
-
-
 @torch.no_grad()
-def benchmark(options: argparse.Namespace) -> Report:
-    """Run both on one clip."""
-    device = torch.device(options.device)
-    clock = time.perf_counter if options.clock == "wall" else time.process_time
+def run(options: argparse.Namespace) -> dict[str, Any]:
+    """Run both on one clip, print, and return the figures."""
+    clock, dtype = clock_of(options.device, options.clock), getattr(torch, options.dtype)
     generator = torch.Generator().manual_seed(0)
-    clip = torch.randn(options.frames, *options.grid, options.channels, generator=generator).to(device)
+    clip = torch.randn(options.frames, *options.grid, options.channels, generator=generator).to(options.device)
     mask = torch.randint(0, options.objects + 1, tuple(options.grid), generator=generator)
-    timed = Stopwatch(clock, device)
+    labels = F.one_hot(mask, options.objects + 1).permute(2, 0, 1).float().to(options.device)
 
-    script = Script(F.one_hot(mask, options.objects + 1).permute(2, 0, 1).float().to(device), Propagation())
-    ours = LabelTracker()
+    script, ours = Script(labels, Propagation()), LabelTracker()
     script.first(clip[0])
-    ours.step(unit(clip[0]).to(getattr(torch, options.dtype)), options.grid, options.grid, mask)
-    mask_seconds = timed(lambda: script.build_mask(*options.grid))
-    seconds = {"script": 0.0, "ours": 0.0, "bound": 0.0}
+    ours.step(unit(clip[0]).to(dtype), options.grid, options.grid, mask)
+    seconds = {"script_mask": timed(lambda: script.build_mask(*options.grid), clock)}
+    seconds |= dict.fromkeys(("script_frames", "ours", "bound"), 0.0)
     for number, frame in enumerate(clip[1:], start=1):
-        seconds["script"] += timed(partial(script.step, frame))
-        features = frame.to(getattr(torch, options.dtype))
-        seconds["ours"] += timed(partial(propagate_and_remember, ours, features))
+        seconds["script_frames"] += timed(partial(script.step, frame), clock)
+        features = frame.to(dtype)
+        seconds["ours"] += timed(partial(propagate_and_remember, ours, features), clock)
         left, right = products_in_reach(options.grid, options.channels, min(number, 8), features)
-        seconds["bound"] += timed(partial(torch.matmul, left, right))
+        seconds["bound"] += timed(partial(torch.matmul, left, right), clock)
     soft = ours.memory.labels[:, :, -1 if options.frames <= 8 else newest(ours)]
     difference = (soft - script.labels[-1].permute(1, 2, 0)[..., 1:]).abs().max().item()
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
-    return Report(
-        device=name,
-        threads=torch.get_num_threads(),
-        grid=tuple(options.grid),
-        channels=options.channels,
-        frames=options.frames,
-        dtype=options.dtype,
-        script_mask=mask_seconds,
-        script_frames=seconds["script"],
-        ours=seconds["ours"],
-        bound=seconds["bound"],
-        difference=difference,
+
+    figures = {name: getattr(options, name) for name in ("grid", "channels", "frames", "dtype")}
+    whole = {"script's logic": seconds["script_mask"] + seconds["script_frames"]}
+    whole |= {"ours": seconds["ours"], "products in reach alone": seconds["bound"]}
+    ratio = whole["script's logic"] / seconds["ours"]
+    print("{frames} frames, {grid[0]} x {grid[1]} tokens, {channels} channels, {dtype}".format(**figures))
+    for name, value in whole.items():
+        print(f"  {name:24} {value:8.2f} s; a frame {1000 * value / (options.frames - 1):.0f} ms")
+    print(
+        f"  building the script's mask took {seconds['script_mask']:.2f} s of its time\n"
+        f"  ours is {ratio:.1f} times as fast as the script's logic, and takes "
+        f"{seconds['ours'] / seconds['bound']:.1f} times the products in reach\n"
+        f"  largest difference of a soft label on the last frame: {difference:.1e}"
     )
+    return {**figures, **seconds, "difference": difference, "ratio": ratio}
 
 
 def propagate_and_remember(tracker: LabelTracker, features: Tensor) -> None:
@@ -122,24 +75,6 @@ def products_in_reach(grid: Sequence[int], channels: int, contexts: int, like: T
     tokens = grid[0] * grid[1]
     keys = round(reach[0] * reach[1] * contexts / tokens)
     return like.new_ones(tokens, channels), like.new_ones(channels, keys)
-
-
-class Stopwatch:
-    """Seconds that a call takes, the work of the device included."""
-
-    def __init__(self, clock: Callable[[], float], device: torch.device) -> None:
-        self.clock, self.device = clock, device
-
-    def __call__(self, work: Callable[[], object]) -> float:
-        self._wait()
-        started = self.clock()
-        work()
-        self._wait()
-        return self.clock() - started
-
-    def _wait(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
 
 
 class Script:

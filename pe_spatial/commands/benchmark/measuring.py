@@ -1,0 +1,93 @@
+"""What the benchmarks share: clocks that wait for the device, turns, peaks of memory, and the name of the device."""
+
+import multiprocessing
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+
+STATUS = Path("/proc/self/status")
+T = TypeVar("T")
+Clock = Callable[[], float]
+
+
+def clock_of(device: str, kind: str = "wall") -> Clock:
+    """A clock in seconds that first waits until the device has done its work.
+
+    Args:
+        device: Where the work is done.
+        kind: `wall`, or `cpu` for the time of this process.
+    """
+    tick = time.perf_counter if kind == "wall" else time.process_time
+
+    def clock() -> float:
+        if torch.device(device).type == "cuda":
+            torch.cuda.synchronize(device)
+        return tick()
+
+    return clock
+
+
+def timed(work: Callable[[], object], clock: Clock) -> float:
+    """Seconds that a call takes."""
+    started = clock()
+    work()
+    return clock() - started
+
+
+def take_turns(ways: Mapping[str, Callable[[int], T]], rounds: int) -> dict[str, list[T]]:
+    """What every way returned in every round but the first, which warms up; it is given the number of the round.
+
+    The order turns each round, so that drift hits all alike.
+    """
+    results: dict[str, list[T]] = {name: [] for name in ways}
+    for number in range(rounds + 1):
+        for name in list(ways)[:: 1 if number % 2 else -1]:
+            result = ways[name](number)
+            if number:
+                results[name].append(result)
+    return results
+
+
+def median_ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
+    """How many times theirs is ours. Neighbors in time share what else the machine does, so it is taken by rounds."""
+    return statistics.median(b / a for a, b in zip(ours, theirs, strict=True))
+
+
+def in_own_process(function: Callable[..., T], *arguments: object) -> T:
+    """What a function returns in a fresh process, whose memory nothing else has used."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(function, arguments)
+
+
+def forget_peak(device: str) -> float:
+    """Begin to measure the peak anew, where that is possible; returns what it is now."""
+    if torch.device(device).type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    elif STATUS.exists():
+        Path("/proc/self/clear_refs").write_text("5")
+    return peak_megabytes(device)
+
+
+def peak_megabytes(device: str) -> float:
+    """The most memory that this process has held."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.max_memory_allocated() / 1e6
+    if STATUS.exists():  # Linux
+        line = next(line for line in STATUS.read_text().splitlines() if line.startswith("VmHWM"))
+        return float(line.split()[1]) * 1024 / 1e6
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
+
+
+def describe_device(device: str) -> str:
+    """The name of the device, and for a CPU how many threads torch uses."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.get_device_name(device)
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if sys.platform == "linux" else []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{models[0] if models else device}, {torch.get_num_threads()} threads"
