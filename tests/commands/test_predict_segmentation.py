@@ -63,7 +63,7 @@ def test_a_folder_equals_image_by_image(checkpoint, photos, tmp_path, capsys):
     assert files_below(output) == sorted(["failed.json", *expected, "segmentation.json"])
     (failure,) = json.loads((output / "failed.json").read_text())["files"]
     assert failure["file_name"] == "more/broken.jpg" and "broken.jpg" in failure["problem"]
-    predictor = SegmentationPredictor(checkpoint, "cpu", confidence=True)
+    predictor = SegmentationPredictor(checkpoint, "cpu").configure(confidence=True)
     for name in names:
         sample = predictor(photos / f"{name}.png")
         assert np.array_equal(labels_of(output, name), sample.pred_sem_seg.data[0])

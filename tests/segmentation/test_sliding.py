@@ -126,7 +126,7 @@ def test_batches_change_nothing(photos, tmp_path):
 
 def test_probabilities_are_those_of_the_whole_image(photos, tmp_path):
     path = save_segmenter(tmp_path / "seg.pth")
-    sample = SegmentationPredictor(path, "cpu", confidence=True, probabilities=tmp_path)(photos / "c.png")
+    sample = SegmentationPredictor(path, "cpu").configure(confidence=True, probabilities=tmp_path)(photos / "c.png")
     prepared = Predictor(path, "cpu").prepare(photos / "c.png")
     model = build(settings())
     inputs = model.data_preprocessor({"inputs": [prepared["inputs"]]})["inputs"]
@@ -138,7 +138,9 @@ def test_probabilities_are_those_of_the_whole_image(photos, tmp_path):
 
 
 def test_probabilities_that_cannot_be_finished_are_removed(photos, tmp_path, monkeypatch):
-    predict = SegmentationPredictor(save_segmenter(tmp_path / "seg.pth"), "cpu", probabilities=tmp_path / "scratch")
+    predict = SegmentationPredictor(save_segmenter(tmp_path / "seg.pth"), "cpu").configure(
+        probabilities=tmp_path / "scratch"
+    )
     monkeypatch.setattr(predictor, "best_class", lambda scores: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         predict(photos / "c.png")
@@ -179,16 +181,20 @@ def test_a_model_without_a_window_gets_one_for_large_images(photos, tmp_path, mo
     monkeypatch.setattr(predictor, "LARGEST_WHOLE", 48 * 48)
     monkeypatch.setattr(predictor, "FALLBACK_WINDOW", Window((32, 40), (21, 27)))
     slid = SegmentationPredictor(path, "cpu")(photos / "a.png").pred_sem_seg.data
-    asked = SegmentationPredictor(path, "cpu", window=Window((32, 40), (21, 27)))(photos / "a.png").pred_sem_seg.data
+    asked = (
+        SegmentationPredictor(path, "cpu")
+        .configure(window=Window((32, 40), (21, 27)))(photos / "a.png")
+        .pred_sem_seg.data
+    )
     assert torch.equal(slid, asked)
 
 
 def test_options_for_classes_are_refused_by_a_model_of_objects(tmp_path):
     path = save_segmenter(tmp_path / "seg.pth", 0, "MaskDecoder", outputs=["panoptic"], things=2, **QUERIES)
     with pytest.raises(UserError, match="confidence is for models of classes alone"):
-        SegmentationPredictor(path, "cpu", confidence=True)
+        SegmentationPredictor(path, "cpu").configure(confidence=True)
     with pytest.raises(UserError, match="window is for models of classes alone"):
-        SegmentationPredictor(path, "cpu", window=Window((32, 32), (16, 16)))
+        SegmentationPredictor(path, "cpu").configure(window=Window((32, 32), (16, 16)))
 
 
 def test_the_samples_of_a_model_of_objects_are_its_own(photos, tmp_path):
