@@ -4,8 +4,6 @@ Both return the same numbers; hotcoco needs about a second for COCO's validation
 T IoU thresholds, R recall thresholds, K classes, A area ranges, M limits on detections per image.
 """
 
-from __future__ import annotations
-
 import io
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout

@@ -1,7 +1,5 @@
 """Annotation files in COCO's format: reading them, and saying what is wrong with them."""
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence

@@ -1,7 +1,5 @@
 """COCO instances as records."""
 
-from __future__ import annotations
-
 import logging
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence

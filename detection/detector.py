@@ -1,7 +1,5 @@
 """What the detectors share: backbone and pyramid, classes that are compared with the data, test-time augmentation."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

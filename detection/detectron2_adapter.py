@@ -10,8 +10,6 @@ released `mask_rcnn_PE*.pth` loads with Detectron2's own checkpointer, and `tool
 Detectron2 trained to our `MaskRCNN` and back.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -1,7 +1,5 @@
 """LVIS v1: instances of 1203 classes, annotated class by class."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """LVIS's metrics: average precision where only some classes of an image were annotated."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout

@@ -1,7 +1,5 @@
 """COCO's metrics for detected boxes and masks."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec

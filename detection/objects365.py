@@ -1,7 +1,5 @@
 """Objects365 v2: boxes of 365 classes."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any, Literal
 

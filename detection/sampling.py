@@ -1,7 +1,5 @@
 """Repeat-factor sampling: images with rare classes come more often."""
 
-from __future__ import annotations
-
 from collections import Counter
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Test-time augmentation of detectors: every image at several sizes and mirrored, and one list of detections."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 

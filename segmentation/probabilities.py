@@ -1,7 +1,5 @@
 """The probabilities of all classes of an image, on disk from the start: they may be larger than the memory."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path

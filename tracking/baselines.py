@@ -1,7 +1,5 @@
 """Baselines that a tracker must beat: the raw colors of the pixels as features, and the first mask repeated."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from mmengine.registry import MODELS

@@ -8,8 +8,6 @@ A record has, besides `video` and `img_id` (its name):
     binary            whether annotations tell one object from the background only
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable
 from pathlib import Path

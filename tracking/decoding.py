@@ -3,8 +3,6 @@
 Letters: H, W rows and columns of pixels; h, w of tokens; M objects.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 

@@ -3,8 +3,6 @@
 Nothing is read before it is asked for, and nothing is kept.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass

@@ -3,8 +3,6 @@
 Letters: H, W rows and columns of pixels; h, w of tokens; C channels; M objects.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

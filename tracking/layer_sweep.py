@@ -1,7 +1,5 @@
 """J&F of every layer of an encoder: each frame passes the encoder once, and each layer has a tracker of its own."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 

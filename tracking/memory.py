@@ -3,8 +3,6 @@
 Letters: h, w rows and columns of tokens; S slots, one frame each; C channels; M objects.
 """
 
-from __future__ import annotations
-
 from dataclasses import asdict, dataclass
 from typing import Any
 

@@ -3,8 +3,6 @@
 Letters: H, W rows and columns of pixels.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from functools import lru_cache

@@ -1,7 +1,5 @@
 """Masks from boxes and points: directly, or by SAM 2."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol

@@ -12,8 +12,6 @@ the size of the frame and the length of the video.
 Letters: h, w rows and columns of tokens; S context frames; C channels; M labels; G sets of context frames; k matches.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The size at which an encoder sees a frame."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from fractions import Fraction
 

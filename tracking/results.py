@@ -10,8 +10,6 @@
 A video is finished by its record, which is written last.
 """
 
-from __future__ import annotations
-
 import time
 from array import array
 from collections.abc import Iterator, Mapping, Sequence

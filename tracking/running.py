@@ -1,7 +1,5 @@
 """A tracker, a video and the folder of its results: from the first frame or from where an earlier run stopped."""
 
-from __future__ import annotations
-
 import hashlib
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping

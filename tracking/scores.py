@@ -1,7 +1,5 @@
 """From J and F of every frame to the numbers of DAVIS's official table."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property

@@ -1,7 +1,5 @@
 """The augmentation of DETA's authors, in place of large-scale jitter."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

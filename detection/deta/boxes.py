@@ -1,7 +1,5 @@
 """Boxes relative to the image, as center and size."""
 
-from __future__ import annotations
-
 from torch import Tensor
 from torchvision.ops import box_convert
 

@@ -6,8 +6,6 @@ tables, which follow from the geometry; the heads' second names under `transform
 category's.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import torch

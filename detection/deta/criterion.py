@@ -3,8 +3,6 @@
 Letters: B images, N predictions of an image, K classes, M matched pairs of the batch.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

@@ -4,8 +4,6 @@ Letters: B images, Q queries, S tokens of all levels, H heads, D channels of a h
 level, C = H x D channels.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

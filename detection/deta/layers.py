@@ -3,8 +3,6 @@
 Letters: B images, S tokens of all levels, Q queries, C channels, L levels.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch.nn.functional as F

@@ -3,8 +3,6 @@
 Letters: B images, N predictions of an image, G its objects, K classes, M matched pairs.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import NamedTuple
 

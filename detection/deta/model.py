@@ -1,7 +1,5 @@
 """DETA: a two-stage deformable DETR with box refinement, trained by overlap or one to one."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal

@@ -1,7 +1,5 @@
 """DETA's pyramid: three maps from the one map of a plain backbone, and coarser ones by convolution."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from mmengine.registry import MODELS

@@ -5,8 +5,6 @@ and K classes to `InstanceData` with `bboxes` [N, 4], `scores` [N] and `labels` 
 registered and named by `model.postprocess`.
 """
 
-from __future__ import annotations
-
 import torch
 from mmengine.registry import MODELS
 from mmengine.structures import InstanceData

@@ -3,8 +3,6 @@
 Letters: B images, S tokens, Q queries.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 from torchvision.ops import batched_nms

@@ -1,7 +1,5 @@
 """Starting from the weights of another DETA."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

@@ -6,8 +6,6 @@ are those of the official checkpoints, except that the heads live here only.
 Letters: B images, S tokens of all levels, Q queries, C channels, K classes, L levels.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple

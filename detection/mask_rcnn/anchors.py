@@ -3,8 +3,6 @@
 Anchors are centered on the top-left corner of their cell (offset 0) and are not rounded to whole pixels.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

@@ -1,7 +1,5 @@
 """Box head: a crop of 7x7 cells to class logits and box offsets. R boxes, K classes."""
 
-from __future__ import annotations
-
 import torch.nn.functional as F
 from mmengine.registry import MODELS
 from torch import Tensor, nn

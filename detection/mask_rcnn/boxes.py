@@ -4,8 +4,6 @@ torchvision's `Matcher`, `BalancedPositiveNegativeSampler` and `BoxCoder` comput
 added here is single precision and images without objects.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import torch

@@ -3,8 +3,6 @@
 R boxes, K classes; label K is background. Logits have K + 1 columns in both cases.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

@@ -1,7 +1,5 @@
 """The convolution of the heads: convolution without bias, LayerNorm over the channels, ReLU."""
 
-from __future__ import annotations
-
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.convnext import LayerNorm2d

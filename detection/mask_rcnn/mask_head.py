@@ -1,7 +1,5 @@
 """Mask head: a crop of 14x14 cells to one 28x28 mask per class. R boxes, K classes, G objects."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from mmengine.registry import MODELS

@@ -1,7 +1,5 @@
 """Mask R-CNN on a simple feature pyramid, with the semantics of Detectron2's ViTDet configuration."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

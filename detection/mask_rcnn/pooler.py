@@ -1,7 +1,5 @@
 """RoIAlign over a pyramid: each box is read from the level that suits its size."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

@@ -1,7 +1,5 @@
 """From the frame of the network's input to the frame of the photograph."""
 
-from __future__ import annotations
-
 import torch
 from mmengine.structures import InstanceData
 from torch import Tensor

@@ -1,7 +1,5 @@
 """Box and mask heads on proposals: losses and detections. B images, R sampled boxes, K classes."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 

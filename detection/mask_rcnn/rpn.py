@@ -3,8 +3,6 @@
 B images, L levels, A anchors a cell, N anchors of all levels.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

@@ -6,8 +6,6 @@ In PE-Core-G a few background tokens become such from block 33 on; their feature
 Letters: B images, N tokens, H heads, D channels of a head.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 

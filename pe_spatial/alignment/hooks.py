@@ -1,7 +1,5 @@
 """Hooks around the training of a student: evaluation on another task, and export."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any

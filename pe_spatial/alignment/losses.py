@@ -3,8 +3,6 @@
 Letters: B images, N tokens, C channels of the student, K of the teacher.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 

@@ -1,7 +1,5 @@
 """How well a student agrees with its teachers on held-out images."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The transforms of alignment: jitter of the aspect ratio, and tokens that are hidden from the student."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import Any

@@ -5,8 +5,6 @@ Module names and parameter layouts are those of the official checkpoints.
 Letters: B images, N tokens, C channels, H heads, D channels of a head.
 """
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn

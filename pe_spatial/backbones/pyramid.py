@@ -1,7 +1,5 @@
 """The simple feature pyramid of ViTDet: five maps from the one map of a plain backbone."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import partial
 

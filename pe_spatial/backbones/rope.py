@@ -6,8 +6,6 @@ D/4 pairs follow the column (x), the others the row (y), with the frequencies 10
 Letters: N tokens, B images, H heads, D channels of a head.
 """
 
-from __future__ import annotations
-
 from functools import lru_cache
 
 import torch

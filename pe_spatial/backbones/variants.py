@@ -3,8 +3,6 @@
 Shapes were read from the official checkpoints; see `tests/data/keys` for the key lists they are tested against.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any

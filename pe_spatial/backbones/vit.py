@@ -6,8 +6,6 @@ Letters: B images, N tokens (class token first, where there is one, then patches
 and columns of patches.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

@@ -5,8 +5,6 @@ what an encoder learns. What it does not learn (rotary tables, the zero bias of 
 restored the other.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass

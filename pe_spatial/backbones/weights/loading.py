@@ -1,7 +1,5 @@
 """Load encoder weights strictly, without a second copy, and say what was done."""
 
-from __future__ import annotations
-
 import difflib
 import math
 from collections import Counter

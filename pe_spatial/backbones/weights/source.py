@@ -1,7 +1,5 @@
 """From the name of an encoder, a path or a folder to one file on this machine."""
 
-from __future__ import annotations
-
 import difflib
 import os
 from pathlib import Path
