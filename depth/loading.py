@@ -53,6 +53,7 @@ class LoadDepthMap(Loader):
             UnreadableFile: The file is missing, damaged or of another format.
             DepthFileError: Another size than the image, or contents that are not depth in the stated unit.
         """
+        self.frame(sample)  # first of all: without an image, nothing that the file says matters
         depth = self.read(sample["depth_path"], sample.get("depth_scale"))
         self.check_size(sample["depth_path"], depth.shape, sample, DepthFileError)
         return {**sample, "depth": tv_tensors.Mask(torch.from_numpy(depth)[None])}

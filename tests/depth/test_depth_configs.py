@@ -28,7 +28,7 @@ def test_there_are_recipes_for_every_size():
 
 def test_it_builds_and_predicts_on_the_meta_device(recipe, monkeypatch):
     # what is judged is that the maps fit the head; the 50 blocks of G only take time
-    monkeypatch.setattr(VisionTransformer, "_run", lambda self, i, x, *context: x)
+    monkeypatch.setattr(VisionTransformer, "run_block", lambda self, i, x, *context: x)
     config = recipe[1]
     config.model.backbone.pop("weights", None)
     with torch.device("meta"):
