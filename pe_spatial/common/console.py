@@ -31,9 +31,13 @@ def print_note(message: str) -> None:
     print(message, file=sys.stderr)  # noqa: T201
 
 
-def warning_hook(say: Callable[[str], object]) -> Callable[..., object]:
+def warning_hook(say: Callable[[str], object]) -> Callable[..., None]:
     """A value for `warnings.showwarning` that passes the text of a warning to `say`, without the source line."""
-    return lambda message, *source: say(str(message))
+
+    def show(message: Warning | str, *_: object) -> None:
+        say(str(message))
+
+    return show
 
 
 @contextmanager
