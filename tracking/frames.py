@@ -16,7 +16,7 @@ from torch import Tensor
 from pe_spatial.common.errors import UnreadableFile
 from pe_spatial.common.pictures import read_image, read_indices
 from pe_spatial.common.sources import resolve_sources
-from pe_spatial.common.video import VideoFrame, VideoReader, open_camera, open_video
+from pe_spatial.common.video import Camera, VideoFrame, VideoReader
 from pe_spatial.data.images import find_images
 
 VOID = 255
@@ -117,7 +117,7 @@ class VideoFrames:
     """
 
     def __init__(self, source: str | Path | int, skip_unreadable: bool = False) -> None:
-        self._video = open_camera(source) if isinstance(source, int) else open_video(source)
+        self._video = Camera(source) if isinstance(source, int) else VideoReader(source)
         self.name = f"camera{source}" if isinstance(source, int) else Path(source).stem
         self.count: int | None = self._video.count
         self.rate = self._video.frame_rate

@@ -33,7 +33,7 @@ _HEADER = "cache.json"
 _IMAGES = "images.jsonl"
 _FIELDS = ("codes", "scales", "lengths")
 
-Identity = tuple[str, int]  # name and bytes of an image; see `ImageList.identities`
+Identity = tuple[str, int]  # name and bytes of an image; see `ImageFolder.identities`
 
 
 class CacheError(UserError, ValueError):

@@ -9,7 +9,7 @@ from pe_spatial.alignment.cache import CacheError, TeacherCache
 from pe_spatial.alignment.token_map import TokenMap
 from pe_spatial.common.contracts import Loader
 from pe_spatial.common.errors import OptionError
-from pe_spatial.data import ImageList
+from pe_spatial.data import ImageFolder
 
 
 @TRANSFORMS.register_module()
@@ -41,7 +41,7 @@ class LoadTeacherMap(Loader):
         Raises:
             CacheError: It is no cache or of another list of images, or shards are missing or damaged.
         """
-        if not isinstance(dataset, ImageList):
+        if not isinstance(dataset, ImageFolder):
             raise CacheError(
                 f"{self.folder} belongs to a list of images, but {type(dataset).__name__} is none; use ImageFolder or "
                 "TarImages"

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from pe_spatial.alignment.cache import TeacherCache
     from pe_spatial.alignment.sam_teacher import MaskLogitTeacher
-    from pe_spatial.data import ImageList
+    from pe_spatial.data import ImageFolder
 
 RESUMES = "the same command goes on"
 
@@ -126,7 +126,7 @@ def prepare(wanted: Any, options: argparse.Namespace) -> tuple[TeacherCache, lis
 def compute(
     cache: TeacherCache,
     shards: Sequence[int],
-    images: ImageList,
+    images: ImageFolder,
     teacher: MaskLogitTeacher,
     options: argparse.Namespace,
 ) -> list[str]:

@@ -106,11 +106,11 @@ def noting(failed: list[str]) -> Iterator[None]:
 
 def draw_video(painter: Painter, path: Path, output: Path) -> None:
     """Draw a video with one basis of colors."""
-    from pe_spatial.common.video import VideoWriter, count_frames, open_video
+    from pe_spatial.common.video import VideoReader, VideoWriter, count_frames
 
     count = count_frames(path)
     step = -(-count // FRAMES_IN_BASIS)
-    with open_video(path) as video, VideoWriter(output, video.frame_rate) as writer:
+    with VideoReader(path) as video, VideoWriter(output, video.frame_rate) as writer:
         painter.fit(frame.image for frame in video if frame.number % step == 0)
         for frame in track(video, path.name, count, "frames"):
             writer.write(painter(frame.image), frame.time, frame.duration)

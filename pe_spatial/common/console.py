@@ -7,7 +7,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, TextIO, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:  # rich takes a while to import, and `--help` needs none of it
     from rich.progress import Progress
@@ -34,14 +34,7 @@ def print_note(message: str) -> None:
 def warning_hook(say: Callable[[str], object]) -> Callable[..., None]:
     """A value for `warnings.showwarning` that passes the text of a warning to `say`, without the source line."""
 
-    def show(
-        message: Warning | str,
-        category: type[Warning],
-        filename: str,
-        lineno: int,
-        file: TextIO | None = None,
-        line: str | None = None,
-    ) -> None:
+    def show(message: Warning | str, *_: object) -> None:
         say(str(message))
 
     return show
@@ -89,18 +82,11 @@ class Bar:
             self._drawing.update(self._task, completed=self.done, description=self.description, rate=text)
         elif self._shown and now - self._last_line >= SECONDS_BETWEEN_LINES:
             self._last_line = now
-            print_note(
-                f"{self.description or self._unit}: {self._count()}, {rate:.3g} {self._unit}/s{self._left(rate)}"
-            )
-
-    def _count(self) -> str:
-        return str(self.done) if self.total is None else f"{self.done}/{self.total}"
-
-    def _left(self, rate: float) -> str:
-        if self.total is None:
-            return ""
-        minutes, seconds = divmod(round((self.total - self.done) / rate), 60)
-        return f", {minutes}:{seconds:02d} left"
+            of = left = ""
+            if self.total is not None:
+                minutes, seconds = divmod(round((self.total - self.done) / rate), 60)
+                of, left = f"/{self.total}", f", {minutes}:{seconds:02d} left"
+            print_note(f"{self.description or self._unit}: {self.done}{of}, {rate:.3g} {self._unit}/s{left}")
 
 
 @contextmanager

@@ -64,14 +64,13 @@ def read_image(
         name = str(source)
     else:
         name = "the given bytes" if isinstance(source, bytes) else str(getattr(source, "name", "the given file"))
-    with naming_file(name), _open(source if archive is None else _cut_out(*archive)) as image:
-        if apply_exif:
-            ImageOps.exif_transpose(image, in_place=True)  # without it, even an upright image would be copied
-        return to_image(image)
-
-
-def _open(source: str | Path | bytes | IO[bytes]) -> Image.Image:
-    return Image.open(BytesIO(source) if isinstance(source, bytes) else source)
+    with naming_file(name):
+        content = source if archive is None else _cut_out(*archive)
+        image = Image.open(BytesIO(content) if isinstance(content, bytes) else content)
+        with image:
+            if apply_exif:
+                ImageOps.exif_transpose(image, in_place=True)  # without it, even an upright image would be copied
+            return to_image(image)
 
 
 def _cut_out(path: str, offset: int, num_bytes: int) -> bytes:

@@ -7,11 +7,11 @@ import os
 import re
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Literal, overload
+from typing import Literal
 
 from pe_spatial.common.archives import INDEX_SUFFIX, read_images
 from pe_spatial.common.errors import UnreadableFile, UserError
@@ -21,11 +21,7 @@ Spec = str | Path | Sequence[str | Path]
 Kind = Literal["image", "video", "tar"]
 
 _SUFFIXES: dict[Kind, tuple[str, ...]] = {"image": IMAGE_SUFFIXES, "video": VIDEO_SUFFIXES, "tar": (".tar",)}
-_KINDS: dict[str, list[Kind]] = {
-    suffix: [kind for kind, others in _SUFFIXES.items() if suffix in others]
-    for suffixes in _SUFFIXES.values()
-    for suffix in suffixes
-}
+_KINDS = {suffix: kind for kind in reversed(_SUFFIXES) for suffix in _SUFFIXES[kind]}  # .gif is an image
 _NAMES: dict[Kind, str] = {"image": "image", "video": "video", "tar": "tar file"}
 
 
@@ -55,31 +51,18 @@ class Entry:
         return self.path if self.archive is None else Path(self.archive[0])
 
 
-@dataclass(frozen=True)
-class Sources(Sequence[Entry]):
+class Sources(list[Entry]):
     """The files that are meant, in their order.
 
     Attributes:
-        entries: The files.
         root: The folder that their names start from; it does not depend on the files that exist today.
         passed_over: Number of files that were left out, by suffix.
     """
 
-    entries: tuple[Entry, ...]
-    root: Path
-    passed_over: Mapping[str, int] = field(default_factory=dict)
-
-    def __len__(self) -> int:
-        return len(self.entries)
-
-    @overload
-    def __getitem__(self, index: int) -> Entry: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sources: ...
-    def __getitem__(self, index: int | slice) -> Entry | Sources:
-        if isinstance(index, slice):
-            return Sources(self.entries[index], self.root, self.passed_over)
-        return self.entries[index]
+    def __init__(self, entries: Iterable[Entry], root: Path, passed_over: Mapping[str, int]) -> None:
+        super().__init__(entries)
+        self.root = root
+        self.passed_over = passed_over
 
     @property
     def warning(self) -> str:
@@ -131,7 +114,7 @@ def resolve_sources(
                 entries.append(Entry(inside, "image", _below(inside, root), (str(path), offset, size)))
         else:
             entries.append(Entry(path, kind, _below(path, root)))
-    return Sources(tuple(entries), root, search.passed_over)
+    return Sources(entries, root, search.passed_over)
 
 
 def natural_order(paths: Iterable[str | Path]) -> list[str]:
@@ -220,12 +203,10 @@ class _Search:
 
     def _kind(self, path: str) -> Kind | None:
         """By the suffix; a GIF that moves is a video where videos are wanted."""
-        kinds = _KINDS.get(_suffix(path))
-        if kinds is None:
-            return None
-        if len(kinds) > 1 and "video" in self.kinds:
+        suffix = _suffix(path)
+        if suffix == ".gif" and "video" in self.kinds:
             return "video" if "image" not in self.kinds or _moves(Path(path)) else "image"
-        return kinds[0]
+        return _KINDS.get(suffix)
 
     def _kind_of_named(self, path: Path) -> Kind:
         """A file that the user names is tried whatever its suffix, but not as something that it is not."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pickle
 import re
 import shutil
-import struct
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -20,18 +19,6 @@ SUFFIXES = (".pt", ".pth", ".safetensors")
 
 _ZIP_MAGIC = b"PK\x03\x04"
 _PICKLE_MAGIC = b"\x80"
-# what torch's reader raises on damaged archives and damaged pickles; a full disk or a missing right stays an OSError
-_DAMAGE = (
-    RuntimeError,
-    pickle.UnpicklingError,
-    EOFError,
-    ValueError,
-    LookupError,
-    AttributeError,
-    TypeError,
-    struct.error,
-)
-
 # how torch's restricted unpickler names what it refuses
 _CODE = re.compile(r"(?:GLOBAL|unrecognized function|but got) (\S+)")
 
@@ -53,17 +40,19 @@ def read_tensor_file(path: Path) -> Mapping[str, Any]:
     with path.open("rb") as file:
         head = file.read(512)
     _refuse_impostors(path, head)
-    if head[8:9] == b"{":
-        return _read_safetensors(path)
-    if not head.startswith((_ZIP_MAGIC, _PICKLE_MAGIC)):
+    if head[8:9] != b"{" and not head.startswith((_ZIP_MAGIC, _PICKLE_MAGIC)):
         raise WeightsError(
             f"{path} is neither a torch nor a safetensors file (it begins with {head[:8]!r}): it is corrupt or another "
             "kind of file; fetch it again or name another one"
         )
     try:
+        if head[8:9] == b"{":
+            return _read_safetensors(path)
         # weights_only refuses pickles that call code; there is no fallback
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=head.startswith(_ZIP_MAGIC))
-    except _DAMAGE as error:
+    except (OSError, ImportError, MemoryError):
+        raise
+    except Exception as error:  # on damaged archives and damaged pickles the readers raise almost anything
         raise _unreadable(path, error) from error
     if not isinstance(content, Mapping):
         raise WeightsError(
@@ -87,13 +76,10 @@ def _refuse_impostors(path: Path, head: bytes) -> None:
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError, safe_open
+    from safetensors import safe_open
 
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (safe_open is no mapping)
-    except (SafetensorError, *_DAMAGE) as error:
-        raise _unreadable(path, error) from error
+    with safe_open(path, framework="pt") as file:
+        return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (safe_open is no mapping)
 
 
 def _unreadable(path: Path, error: Exception) -> WeightsError:

@@ -11,27 +11,8 @@ from pe_spatial.common.sources import Entry, NoSources, Spec, resolve_sources
 from pe_spatial.data.dataset import DenseDataset
 
 
-class ImageList(DenseDataset):
-    """Base of datasets of unlabeled images: `img_id` counts from 0 through a list that can be told from another."""
-
-    def entries(self) -> Sequence[Entry]:
-        """The images in their order."""
-        raise NotImplementedError
-
-    def identities(self) -> list[tuple[str, int]]:
-        """Name and bytes of every image, by `img_id`; they are the same wherever the whole list is moved."""
-        raise NotImplementedError
-
-    def load_data_list(self) -> list[dict[str, Any]]:
-        """One record per image; the `img_path` of one in a tar is the tar's path followed by the member's name."""
-        return [
-            {"img_path": str(entry.path), "img_id": number} | ({"archive": entry.archive} if entry.archive else {})
-            for number, entry in enumerate(self.entries())
-        ]
-
-
 @DATASETS.register_module()
-class ImageFolder(ImageList):
+class ImageFolder(DenseDataset):
     """Images without labels; `img_id` counts them from 0 in their order.
 
     Args:
@@ -44,12 +25,22 @@ class ImageFolder(ImageList):
         self.source = source
         super().__init__(**kwargs)
 
+    def load_data_list(self) -> list[dict[str, Any]]:
+        """One record per image; the `img_path` of one in a tar is the tar's path followed by the member's name."""
+        return [
+            {"img_path": str(entry.path), "img_id": number} | ({"archive": entry.archive} if entry.archive else {})
+            for number, entry in enumerate(self.entries())
+        ]
+
     def entries(self) -> Sequence[Entry]:
-        """What `source` stands for."""
+        """What `source` stands for, in its order."""
         return resolve_sources(self.source, ["image"])
 
     def identities(self) -> list[tuple[str, int]]:
-        """Paths below the deepest folder that holds all images; a file that is gone has 0 bytes."""
+        """Name and bytes of every image, by `img_id`; they are the same wherever the whole list is moved.
+
+        Names are paths below the deepest folder that holds all images; a file that is gone has 0 bytes.
+        """
         entries = self.entries()
         paths = [os.path.abspath(entry.path) for entry in entries]
         root = os.path.commonpath([os.path.dirname(path) for path in paths])

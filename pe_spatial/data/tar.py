@@ -14,11 +14,11 @@ from mmengine.registry import DATASETS
 from pe_spatial.common.archives import read_images
 from pe_spatial.common.sources import Entry, Spec, resolve_sources
 from pe_spatial.common.suffixes import IMAGE_SUFFIXES
-from pe_spatial.data.images import ImageFolder, ImageList
+from pe_spatial.data.images import ImageFolder
 
 
 @DATASETS.register_module()
-class TarImages(ImageList):
+class TarImages(ImageFolder):
     """The images in tar files, in the order of the files and of their members; `img_id` counts them from 0.
 
     The index of a tar is written beside it when it is first opened (`NAME.tar.index.json`), and again when the tar has
@@ -39,10 +39,9 @@ class TarImages(ImageList):
         index_folder: str | Path | None = None,
         **kwargs: Any,
     ) -> None:
-        self.source = source
         self.extensions = tuple(extensions)
         self.index_folder = index_folder
-        super().__init__(**kwargs)
+        super().__init__(source, **kwargs)
 
     def entries(self) -> Sequence[Entry]:
         """The images of all tars; their names begin with that of the tar, without its folder."""
@@ -58,7 +57,7 @@ class TarImages(ImageList):
         return [(entry.name, entry.archive[2]) for entry in self.entries() if entry.archive]
 
 
-def open_images(source: Spec, **kwargs: Any) -> ImageList:
+def open_images(source: Spec, **kwargs: Any) -> ImageFolder:
     """`TarImages` where the source is or holds tar files, else `ImageFolder`."""
     holds_tars = any(entry.kind == "tar" for entry in resolve_sources(source, ["image"], unpack=False))
     return TarImages(source, **kwargs) if holds_tars else ImageFolder(source, **kwargs)

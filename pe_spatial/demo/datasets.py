@@ -75,13 +75,14 @@ def write_demo(output: Path, settings: DemoSettings, replace: bool = False) -> b
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     if set(settings.formats) - {"davis"}:
-        scenes = draw_scenes(settings.images, settings.seed, settings.size, photographs)
+        numbers = range(settings.images)
+        scenes = (draw_scene([settings.seed, 0, number], settings.size, photographs) for number in numbers)
         write_scenes(partial, track(scenes, "scenes", settings.images, "images"), settings.formats)
     if "davis" in settings.formats:
-        size = (settings.video_size[0], settings.video_size[1])
-        numbers = track(range(settings.videos), "videos", unit="videos")
-        videos = (draw_video([settings.seed, 1, number], size, settings.frames, photographs) for number in numbers)
-        write_davis(partial / "davis", videos)
+        size, length = (settings.video_size[0], settings.video_size[1]), settings.frames
+        numbers = range(settings.videos)
+        videos = (draw_video([settings.seed, 1, number], size, length, photographs) for number in numbers)
+        write_davis(partial / "davis", track(videos, "videos", settings.videos, "videos"))
     (partial / MARKER).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
     move_into_place(partial, output)
     return True
@@ -110,12 +111,6 @@ def move_into_place(partial: Path, output: Path) -> None:
 
 
 # --- single images ----------------------------------------------------------------------------------------------------
-def draw_scenes(count: int, seed: int, size: int, photographs: list[NDArray[np.uint8]]) -> Iterator[Scene]:
-    """The scenes of a dataset in their order."""
-    for number in range(count):
-        yield draw_scene([seed, 0, number], size, photographs)
-
-
 def write_scenes(out: Path, scenes: Iterator[Scene], formats: Sequence[str]) -> None:
     """Images, and their ground truth in each of the formats. Image ids count the scenes from 1 over both splits."""
     folders = ["images", *(name for name in ("labels", "panoptic", "depth") if name in formats)]
@@ -135,7 +130,10 @@ def write_scenes(out: Path, scenes: Iterator[Scene], formats: Sequence[str]) -> 
         if "panoptic" in formats:
             ids = add_to_panoptic(panoptic[split], number, name, scene)
             Image.fromarray(ids).save(out / "panoptic" / split / f"{name}.png")
-        add_to_coco(coco[split], number, f"{name}.jpg", scene)
+        add_to_coco(coco[split], number, scene)
+        height, width = scene.camera.size
+        for content in (coco[split], panoptic[split]):
+            content["images"].append({"id": number, "file_name": f"{name}.jpg", "height": height, "width": width})
     for kind, key, contents in (("instances", "coco", coco), ("panoptic", "panoptic", panoptic)):
         if key in formats:
             (out / "annotations").mkdir(exist_ok=True)
@@ -170,10 +168,8 @@ def empty_coco() -> dict[str, list[Any]]:
     return {"images": [], "annotations": [], "categories": categories}
 
 
-def add_to_coco(coco: dict[str, list[Any]], image_id: int, file_name: str, scene: Scene) -> None:
-    """Append an image and its objects."""
-    height, width = scene.camera.size
-    coco["images"].append({"id": image_id, "file_name": file_name, "height": height, "width": width})
+def add_to_coco(coco: dict[str, list[Any]], image_id: int, scene: Scene) -> None:
+    """Append the objects of an image."""
     for label, box, mask in zip(scene.labels, scene.boxes.tolist(), scene.masks, strict=True):
         x1, y1, x2, y2 = box
         coco["annotations"].append(
@@ -192,18 +188,16 @@ def add_to_coco(coco: dict[str, list[Any]], image_id: int, file_name: str, scene
 def empty_panoptic() -> dict[str, list[Any]]:
     """A panoptic annotation file without images."""
     things = len(SEMANTIC_CLASSES) - len(CLASSES)
+    colors = class_colors(len(SEMANTIC_CLASSES) + 1).tolist()
     categories = [
-        {"id": category_id(name), "name": name, "isthing": int(number >= things), "color": color}
-        for number, (name, color) in enumerate(
-            zip(SEMANTIC_CLASSES, class_colors(len(SEMANTIC_CLASSES) + 1).tolist(), strict=False)
-        )
+        {"id": category_id(name), "name": name, "isthing": int(number >= things), "color": colors[number]}
+        for number, name in enumerate(SEMANTIC_CLASSES)
     ]
     return {"images": [], "annotations": [], "categories": categories}
 
 
 def add_to_panoptic(panoptic: dict[str, list[Any]], image_id: int, name: str, scene: Scene) -> NDArray[np.uint8]:
     """Describe the visible segments: the objects, numbered from 1, and above them wall and floor. Returns the PNG."""
-    height, width = scene.camera.size
     stuff = len(scene.labels) + 1 + scene.semantic.astype(np.int64)
     ids = np.where(scene.ids > 0, scene.ids, stuff)  # [H, W]
     present, first, counts = np.unique(ids, return_index=True, return_counts=True)
@@ -211,7 +205,6 @@ def add_to_panoptic(panoptic: dict[str, list[Any]], image_id: int, name: str, sc
         {"id": int(n), "category_id": int(label) + 1, "area": int(area), "iscrowd": 0}
         for n, label, area in zip(present, scene.semantic.ravel()[first], counts, strict=True)
     ]
-    panoptic["images"].append({"id": image_id, "file_name": f"{name}.jpg", "height": height, "width": width})
     panoptic["annotations"].append({"image_id": image_id, "file_name": f"{name}.png", "segments_info": segments})
     return np.stack([ids & 255, ids >> 8, np.zeros_like(ids)], axis=-1).astype(np.uint8)
 

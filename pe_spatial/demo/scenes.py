@@ -15,8 +15,10 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from pe_spatial.data.transforms import boxes_of_masks
 from pe_spatial.demo.room import (
     CLASSES,
     Camera,
@@ -53,12 +55,7 @@ class Scene:
     @cached_property
     def boxes(self) -> NDArray[np.float32]:
         """[N, 4] xyxy around the visible parts, the far edge outside; zeros for an empty mask."""
-        boxes = np.zeros((len(self.labels), 4), np.float32)
-        for box, mask in zip(boxes, self.masks, strict=True):
-            rows, columns = mask.any(1).nonzero()[0], mask.any(0).nonzero()[0]
-            if len(rows):
-                box[:] = columns[0], rows[0], columns[-1] + 1, rows[-1] + 1
-        return boxes
+        return boxes_of_masks(torch.from_numpy(self.masks)).numpy()
 
     @cached_property
     def semantic(self) -> NDArray[np.uint8]:

@@ -13,6 +13,7 @@ from mmengine.registry import MODELS, TRANSFORMS, DefaultScope
 from mmengine.structures import BaseDataElement
 from torch import Tensor
 
+from pe_spatial.common.devices import choose_device
 from pe_spatial.common.errors import CheckpointError, OptionError, UserError
 from pe_spatial.common.initialization import SkipInitialization
 from pe_spatial.inference.inputs import Channels, Picture, list_pictures, read_picture
@@ -57,7 +58,7 @@ class Predictor:
         content = load_checkpoint(self.checkpoint)
         self.config = Config(read_config(content, self.checkpoint))
         self.metainfo: dict[str, Any] = content["pe_spatial"].get("metainfo") or {}
-        self.device = _device(device)
+        self.device = choose_device(device)
         self.batch_size = batch_size
         self.allow_urls = allow_urls
         import_packages(self.config)
@@ -146,11 +147,20 @@ def inference_pipeline(config: Any) -> list[dict[str, Any]]:
     Raises:
         UserError: The config has no such pipeline.
     """
+    steps = config[pipeline_loader(config)]["dataset"]["pipeline"]
+    with TRANSFORMS.switch_scope_and_registry(None) as registry:
+        return [step for step in steps if not getattr(registry.get(step["type"]), "needs_labels", False)]
+
+
+def pipeline_loader(config: Any) -> str:
+    """The entry of a config whose pipeline is that of inference.
+
+    Raises:
+        UserError: The config has no such pipeline.
+    """
     for name in ("test_dataloader", "val_dataloader"):
-        steps = ((config.get(name) or {}).get("dataset") or {}).get("pipeline")
-        if steps:
-            with TRANSFORMS.switch_scope_and_registry(None) as registry:
-                return [step for step in steps if not getattr(registry.get(step["type"]), "needs_labels", False)]
+        if ((config.get(name) or {}).get("dataset") or {}).get("pipeline"):
+            return name
     raise UserError("the config has neither test_dataloader.dataset.pipeline nor val_dataloader.dataset.pipeline")
 
 
@@ -182,12 +192,3 @@ def resolve_checkpoint(checkpoint: str | Path) -> Path:
     if found is None:
         raise CheckpointError(f"{path}: a folder without a complete checkpoint")
     return found
-
-
-def _device(device: str | torch.device | None) -> torch.device:
-    if device is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    chosen = torch.device(device)
-    if chosen.type == "cuda" and not torch.cuda.is_available():
-        raise UserError(f"device {str(chosen)!r}: torch sees no CUDA device here; use device='cpu'")
-    return chosen

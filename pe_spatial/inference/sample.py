@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -22,6 +24,7 @@ from pe_spatial.visualization import class_names, draw_prediction
 _LINES = 8  # of a printed sample
 _CLASSES = 6  # named in its line about pixels
 _THRESHOLD = 0.5
+_SHARED = ("image", "dataset", "threshold")
 
 
 class PredictedSample(BaseDataElement):
@@ -33,49 +36,37 @@ class PredictedSample(BaseDataElement):
         threshold: Of `filter`; None before.
     """
 
-    def __init__(self, *, metainfo: dict[str, Any] | None = None, **fields: Any) -> None:
-        self._remember(None, {}, None)
-        super().__init__(metainfo=metainfo, **fields)
+    image: Tensor | None = None
+    dataset: Mapping[str, Any] = MappingProxyType({})
+    threshold: float | None = None
 
     @classmethod
     def of(cls, sample: BaseDataElement, image: Tensor | None, dataset: Mapping[str, Any]) -> PredictedSample:
         """A data sample of a model, together with the image and with what its labels mean."""
         predicted = cls(metainfo=sample.metainfo)
-        predicted._remember(image, dataset, None)
+        predicted.image, predicted.dataset = image, dataset
         predicted.set_data(dict(sample.items()))
         return predicted
 
-    def _remember(self, image: Tensor | None, dataset: Mapping[str, Any], threshold: float | None) -> None:
-        # mmengine's own assignment would make them fields, which `.to(device)` moves
-        for name, value in (("_image", image), ("_dataset", dataset), ("_threshold", threshold)):
+    def __setattr__(self, name: str, value: Any) -> None:  # noqa: ANN401 - any field
+        """Set a field, or what copies share; mmengine would make fields of that too, which `.to(device)` moves."""
+        if name in _SHARED:
             object.__setattr__(self, name, value)
+        else:
+            super().__setattr__(name, value)
+
+    def _share(self, other: Any) -> PredictedSample:  # noqa: ANN401 - of our class, which mmengine does not say
+        for name in _SHARED:
+            setattr(other, name, getattr(self, name))
+        return other
 
     def new(self, *, metainfo: dict[str, Any] | None = None, **fields: Any) -> PredictedSample:
         """A sample of the same image; `.to`, `.cpu` and the like begin with it."""
-        created: PredictedSample = super().new(metainfo=metainfo, **fields)
-        created._remember(self._image, self._dataset, self._threshold)
-        return created
+        return self._share(super().new(metainfo=metainfo, **fields))
 
     def clone(self) -> PredictedSample:
         """A deep copy; the image is shared."""
-        copied: PredictedSample = super().clone()
-        copied._remember(self._image, self._dataset, self._threshold)
-        return copied
-
-    @property
-    def image(self) -> Tensor | None:
-        """The original image, uint8 [3, H, W] RGB."""
-        return self._image
-
-    @property
-    def dataset(self) -> Mapping[str, Any]:
-        """The metainfo of the training data."""
-        return self._dataset
-
-    @property
-    def threshold(self) -> float | None:
-        """The score that instances reach; None where all are there."""
-        return self._threshold
+        return self._share(super().clone())
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -93,7 +84,7 @@ class PredictedSample(BaseDataElement):
         kept = self.new()
         if "pred_instances" in self:
             kept.pred_instances = self.pred_instances[self.pred_instances.scores >= threshold]
-        kept._remember(self.image, self.dataset, threshold)
+        kept.threshold = threshold
         return kept
 
     def draw(self, threshold: float | None = None) -> NDArray[np.uint8]:
@@ -192,9 +183,14 @@ class PredictedSample(BaseDataElement):
         height, width = self.metainfo.get("ori_shape", ("?", "?"))[:2]
         lines = [f"{self._name()}: {height} x {width} pixels (H x W)"]
         if "pred_depth" in sample:
-            lines.append(_describe_depth(sample))
+            depth = sample.pred_depth.data.float()
+            span = f"{depth.min():.3g} to {depth.max():.3g}"
+            is_metric = sample.get("depth_is_metric", True)
+            lines.append(f"depth: {span} m" if is_metric else f"relative depth: {span}, no unit")
         if "pred_panoptic" in sample:
-            shares = _sum_areas(sample.segments)
+            shares: Counter[int] = Counter()
+            for segment in sample.segments:
+                shares[int(segment["label"])] += int(segment["area"])
             lines.append(f"{len(sample.segments)} segments: {self._describe_areas(shares, sample.pred_panoptic.data)}")
         if "pred_sem_seg" in sample:
             labels = sample.pred_sem_seg.data
@@ -237,19 +233,6 @@ def checked_threshold(threshold: float) -> float:
     if not 0 <= threshold <= 1:
         raise OptionError(f"threshold {threshold} is no score; give a number from 0 to 1")
     return threshold
-
-
-def _describe_depth(sample: PredictedSample) -> str:
-    depth = sample.pred_depth.data.float()
-    span = f"{depth.min():.3g} to {depth.max():.3g}"
-    return f"depth: {span} m" if sample.get("depth_is_metric", True) else f"relative depth: {span}, no unit"
-
-
-def _sum_areas(segments: list[Mapping[str, Any]]) -> dict[int, int]:
-    areas: dict[int, int] = {}
-    for segment in segments:
-        areas[int(segment["label"])] = areas.get(int(segment["label"]), 0) + int(segment["area"])
-    return areas
 
 
 def instance_rows(instances: Any) -> list[dict[str, Any]]:  # noqa: ANN401 - mmengine's InstanceData

@@ -15,7 +15,7 @@ from torch import Tensor
 from pe_spatial.common.errors import PictureError, UnreadableFile, UserError
 from pe_spatial.common.pictures import image_size, read_image
 from pe_spatial.common.sources import Entry, Spec, resolve_sources
-from pe_spatial.common.video import UnreadableFrame, count_frames, open_video
+from pe_spatial.common.video import UnreadableFrame, VideoReader, count_frames
 from pe_spatial.inference.predictor import Picture, Predictor
 
 Prepared = tuple[Tensor, dict[str, Any]]  # the original image, and the packed sample
@@ -86,46 +86,47 @@ def stream(predictor: Predictor, paths: Sequence[Path | Entry], threads: int = 2
 
     The model runs in the caller's thread whenever the next item is asked for.
     """
-    ready: queue.Queue[Any] = queue.Queue(2 * (threads + predictor.batch_size))
-    ahead = _Allowance(_PIXELS_AHEAD)
+    ready: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    ahead = _Allowance(2 * (threads + predictor.batch_size), _PIXELS_AHEAD)
     abandoned: set[Path] = set()
-    with ThreadPoolExecutor(threads) as pool:
-        feeder = threading.Thread(target=_feed, args=(predictor, paths, pool, ready, ahead, abandoned), daemon=True)
-        feeder.start()
+    with ThreadPoolExecutor(threads + 1) as pool:
+        feeding = pool.submit(_feed, predictor, paths, pool, ready, ahead, abandoned)
         try:
             for prediction in _predict(predictor, ready, ahead):
                 if prediction.error is not None:
                     abandoned.add(prediction.source.path)
                 yield prediction
+            feeding.result()
         finally:
             ahead.stop()
-            feeder.join()
 
 
 class _Allowance:
-    """Lets pixels in up to a limit; a picture that alone exceeds it enters when nothing else is inside."""
+    """Lets pictures in up to a number and a number of pixels; a larger one enters when nothing else is inside."""
 
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._inside = 0
+    def __init__(self, pictures: int, pixels: int) -> None:
+        self._limits = pictures, pixels
+        self._pictures = self._pixels = 0
         self._stopped = False
         self._changed = threading.Condition()
 
-    @property
-    def stopped(self) -> bool:
-        return self._stopped
-
     def has_room(self, pixels: int) -> bool:
-        return self._inside == 0 or self._inside + pixels <= self._limit
+        return self._pixels == 0 or self._pixels + pixels <= self._limits[1]
 
-    def enter(self, pixels: int) -> None:
+    def enter(self, pixels: int) -> bool:
+        """Wait for room; False if the work was stopped."""
         with self._changed:
-            self._changed.wait_for(lambda: self._stopped or self.has_room(pixels))
-            self._inside += pixels
+            self._changed.wait_for(
+                lambda: self._stopped or (self._pictures < self._limits[0] and self.has_room(pixels))
+            )
+            self._pictures += 1
+            self._pixels += pixels
+            return not self._stopped
 
-    def leave(self, pixels: int) -> None:
+    def leave(self, pictures: int, pixels: int) -> None:
         with self._changed:
-            self._inside -= pixels
+            self._pictures -= pictures
+            self._pixels -= pixels
             self._changed.notify_all()
 
     def stop(self) -> None:
@@ -134,29 +135,32 @@ class _Allowance:
             self._changed.notify_all()
 
 
-def _predict(predictor: Predictor, ready: queue.Queue[Any], ahead: _Allowance) -> Iterator[Prediction]:
+def _predict(predictor: Predictor, ready: queue.SimpleQueue[Any], ahead: _Allowance) -> Iterator[Prediction]:
     waiting: list[tuple[Source, Prepared | Exception]] = []  # in order
+    prepared: list[Prepared] = []
     pixels_waiting = 0
     item: Any = True
     while item is not None:
         item = ready.get()
-        if isinstance(item, BaseException):
-            raise item
         if isinstance(item, tuple):
             source, pixels, future = item
-            waiting.append((source, _outcome(source, future)))
-            pixels_waiting += pixels
-        prepared = [outcome for _, outcome in waiting if not isinstance(outcome, Exception)]
+            outcome = _outcome(source, future)
+            waiting.append((source, outcome))
+            if isinstance(outcome, Exception):
+                ahead.leave(1, pixels)
+            else:
+                prepared.append(outcome)
+                pixels_waiting += pixels
         if not isinstance(item, tuple) or len(prepared) == predictor.batch_size:
             samples = iter(_predict_batch(predictor, prepared))
-            ahead.leave(pixels_waiting)
+            ahead.leave(len(prepared), pixels_waiting)
             for source, outcome in waiting:
                 image, sample = (None, outcome) if isinstance(outcome, Exception) else (outcome[0], next(samples))
                 if isinstance(sample, Exception):
                     yield Prediction(source, error=sample)
                 else:
                     yield Prediction(source, image=image, sample=sample)
-            waiting, pixels_waiting = [], 0
+            waiting, prepared, pixels_waiting = [], [], 0
 
 
 def _predict_batch(predictor: Predictor, batch: Sequence[Prepared]) -> list[BaseDataElement | Exception]:
@@ -169,30 +173,19 @@ def _predict_batch(predictor: Predictor, batch: Sequence[Prepared]) -> list[Base
         if not isinstance(error, UserError) and not _is_out_of_memory(error):
             raise
         if len(batch) == 1:
-            return [_named(error, batch[0])]
-    _free_memory()  # here the error, which holds the failed batch, is gone
+            height, width = batch[0][0].shape[-2:]
+            too_large = PictureError(
+                f"out of memory on a picture of {height} x {width} pixels (H x W); make it smaller with --image-size, "
+                "or take a device with more memory"
+            )
+            return [error if isinstance(error, UserError) else too_large]
+    # here the error, which holds the failed batch, is gone
     return [outcome for prepared in batch for outcome in _predict_batch(predictor, [prepared])]
-
-
-def _named(error: Exception, prepared: Prepared) -> Exception:
-    height, width = prepared[0].shape[-2:]
-    if isinstance(error, UserError):
-        return error
-    _free_memory()
-    return PictureError(
-        f"out of memory on a picture of {height} x {width} pixels (H x W); make it smaller with --image-size, or take "
-        "a device with more memory"
-    )
 
 
 def _is_out_of_memory(error: Exception) -> bool:
     # torch has a class of its own for devices, but only a message for the memory of the computer
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
-
-
-def _free_memory() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
 
 
 def _outcome(source: Source, future: Future[Prepared]) -> Prepared | Exception:
@@ -211,22 +204,21 @@ def _feed(
     predictor: Predictor,
     files: Sequence[Path | Entry],
     pool: ThreadPoolExecutor,
-    ready: queue.Queue[Any],
+    ready: queue.SimpleQueue[Any],
     ahead: _Allowance,
     abandoned: Container[Path],
 ) -> None:
-    """Hand every picture to the pool, in order, no further ahead than the queue is long and the allowance lasts."""
+    """Hand every picture to the pool, in order, no further ahead than the allowance lasts; None ends them."""
     try:
         for source, picture in _pictures(files, abandoned):
             pixels = _pixels(picture)
             if not ahead.has_room(pixels):
-                _put(ready, _RUN_NOW, ahead)  # or an incomplete batch would wait for this picture, and this one for it
-            ahead.enter(pixels)
-            if ahead.stopped or not _put(ready, (source, pixels, pool.submit(_prepare, predictor, picture)), ahead):
+                ready.put(_RUN_NOW)  # or an incomplete batch would wait for this picture, and this one for it
+            if not ahead.enter(pixels):
                 return
-        _put(ready, None, ahead)
-    except BaseException as error:
-        _put(ready, error, ahead)  # is raised in the thread of the caller, who would wait for ever
+            ready.put((source, pixels, pool.submit(_prepare, predictor, picture)))
+    finally:
+        ready.put(None)
 
 
 def _pixels(picture: Picture | Exception) -> int:
@@ -245,16 +237,6 @@ def _prepare(predictor: Predictor, picture: Picture | Exception) -> Prepared:
         raise picture
     sample = predictor.load(picture)
     return sample["img"], predictor.transform(sample)
-
-
-def _put(ready: queue.Queue[Any], item: Any, ahead: _Allowance) -> bool:
-    while not ahead.stopped:
-        try:
-            ready.put(item, timeout=0.2)
-            return True
-        except queue.Full:
-            continue
-    return False
 
 
 def _entries(files: Iterable[Path | Entry]) -> Iterator[Entry]:
@@ -283,7 +265,7 @@ def _pictures(
 def read_frames(path: Path) -> Iterator[tuple[Source, Picture | Exception]]:
     """The frames uint8 [3, H, W] RGB of a video, with an error in the place of those that cannot be decoded."""
     try:
-        video = open_video(path)
+        video = VideoReader(path)
     except UnreadableFile as error:
         yield Source(path), error
         return

@@ -16,7 +16,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 
 from pe_spatial.common.errors import UserError
-from pe_spatial.inference.predictor import Predictor, inference_pipeline
+from pe_spatial.inference.predictor import Predictor, inference_pipeline, pipeline_loader
 from pe_spatial.inference.writer import ResultsWriter
 from pe_spatial.training.config import import_packages
 
@@ -108,8 +108,7 @@ def resizing(config: Mapping[str, Any], side: int) -> list[str]:
         step |= _resized(step, side)
     if not resizes:
         steps.insert(1, {"type": _RESIZE, "size": None, "max_size": side})
-    loader = "test_dataloader" if _has_pipeline(config, "test_dataloader") else "val_dataloader"
-    overrides = [f"{loader}.dataset.pipeline={json.dumps(steps)}"]
+    overrides = [f"{pipeline_loader(config)}.dataset.pipeline={json.dumps(steps)}"]
     preprocessor = config["model"].get("data_preprocessor") or {}
     if preprocessor.get("pad_to"):
         overrides.append(f"model.data_preprocessor.pad_to={[_padded(side, old) for old in preprocessor['pad_to']]}")
@@ -130,7 +129,3 @@ def _resized(step: Mapping[str, Any], side: int) -> dict[str, Any]:
         return {"size": [max(round(length * side / max(size)), 1) for length in size]}
     longest = step.get("max_size")
     return {"size": side} | ({} if longest is None else {"max_size": max(round(longest * side / size), side + 1)})
-
-
-def _has_pipeline(config: Mapping[str, Any], loader: str) -> bool:
-    return bool(((config.get(loader) or {}).get("dataset") or {}).get("pipeline"))

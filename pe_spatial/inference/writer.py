@@ -7,9 +7,11 @@ import threading
 from abc import ABC, abstractmethod
 from argparse import Namespace
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import chain
+from contextlib import closing
+from itertools import chain, groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -246,71 +248,52 @@ def write_all(
     Returns:
         Why pictures failed, by their names. A video fails with its first frame that does.
     """
+    failed: dict[str, str] = {}
+    with closing(_write_ahead(predictions, writer, name_of)) as written:
+        for name, outcomes in groupby(written, key=itemgetter(0)):
+            frames = 0
+            for _, source, picture, problem in outcomes:
+                if name in failed:
+                    continue
+                if problem is not None:
+                    writer.discard_video(name)
+                    writer.records.fail(name, problem)
+                    failed[name] = problem
+                elif source.frame is not None:
+                    writer.add_frame(source, name, picture)
+                    frames += 1
+            if frames and name not in failed:
+                writer.finish_video(name, frames)
+    return failed
+
+
+Outcome = tuple[str, Source, NDArray[np.uint8] | None, str | None]  # name, source, drawn picture, problem
+
+
+def _write_ahead(
+    predictions: Iterable[Prediction], writer: ResultsWriter, name_of: Callable[[Path], str]
+) -> Iterator[Outcome]:
+    """Write in threads; what became of the predictions comes in their order."""
+    waiting: deque[tuple[str, Source, int, Future[Any] | str]] = deque()
     with ThreadPoolExecutor(2) as pool:
-        sink = _Sink(writer, name_of, pool)
         for prediction in predictions:
-            sink.put(prediction)
-        sink.finish()
-    return sink.failed
-
-
-class _Sink:
-    """Brings what the threads have written into the order of the predictions."""
-
-    def __init__(self, writer: ResultsWriter, name_of: Callable[[Path], str], pool: ThreadPoolExecutor) -> None:
-        self.failed: dict[str, str] = {}
-        self._writer = writer
-        self._name_of = name_of
-        self._pool = pool
-        self._waiting: deque[tuple[Source, int, Future[Any] | Exception]] = deque()
-        self._video: str | None = None
-        self._frames = 0
-
-    def put(self, prediction: Prediction) -> None:
-        """Write a prediction some time."""
-        source, image = prediction.source, prediction.image
-        if prediction.error is not None or image is None:
-            self._waiting.append((source, 0, prediction.error or RuntimeError("neither a prediction nor an error")))
-        else:
-            name = self._name_of(source.path)
-            future = self._pool.submit(self._writer.write, name, image, prediction.sample, source.frame)
-            self._waiting.append((source, image.shape[-2] * image.shape[-1], future))
-        while len(self._waiting) > _PICTURES_TO_WRITE or sum(size for _, size, _ in self._waiting) > PIXELS_TO_WRITE:
-            self._take()
-
-    def finish(self) -> None:
-        """Wait for everything."""
-        while self._waiting:
-            self._take()
-        self._finish_video()
-
-    def _take(self) -> None:
-        source, _, outcome = self._waiting.popleft()
-        name = self._name_of(source.path)
-        if name != self._video:
-            self._finish_video()
-        if source.frame is not None:
-            self._video = name
-        try:
-            if isinstance(outcome, Exception):
-                problem: str | None = str(outcome)
+            source, image = prediction.source, prediction.image
+            name = name_of(source.path)
+            if image is None:
+                waiting.append((name, source, 0, str(prediction.error)))
             else:
-                picture, problem = outcome.result(), None
-        except MemoryError:
-            problem = "out of memory while it was drawn and written; --no-pictures needs less"
-        if problem is not None:
-            self._fail(name, problem)
-        elif source.frame is not None and name not in self.failed:
-            self._writer.add_frame(source, name, picture)
-            self._frames += 1
+                future = pool.submit(writer.write, name, image, prediction.sample, source.frame)
+                waiting.append((name, source, image.shape[-2] * image.shape[-1], future))
+            while len(waiting) > _PICTURES_TO_WRITE or sum(pixels for _, _, pixels, _ in waiting) > PIXELS_TO_WRITE:
+                yield _outcome(*waiting.popleft())
+        while waiting:
+            yield _outcome(*waiting.popleft())
 
-    def _fail(self, name: str, problem: str) -> None:
-        if name not in self.failed:
-            self._writer.discard_video(name)
-            self._writer.records.fail(name, problem)
-            self.failed[name] = problem
 
-    def _finish_video(self) -> None:
-        if self._video is not None and self._video not in self.failed:
-            self._writer.finish_video(self._video, self._frames)
-        self._video, self._frames = None, 0
+def _outcome(name: str, source: Source, _: int, written: Future[Any] | str) -> Outcome:
+    if isinstance(written, str):
+        return name, source, None, written
+    try:
+        return name, source, written.result(), None
+    except MemoryError:
+        return name, source, None, "out of memory while it was drawn and written; --no-pictures needs less"

@@ -9,6 +9,8 @@ from torchvision.transforms.v2 import functional as TF
 
 from pe_spatial.visualization.layout import enlarge
 
+_BORDER, _TINT = 230, 128  # opacities, of 256
+
 
 def draw_classes(
     image: Tensor,
@@ -16,7 +18,6 @@ def draw_classes(
     classes: Sequence[str],
     colors: Sequence[Sequence[int]],
     regions: Tensor | None = None,
-    opacity: float = 0.5,
     longest: int = 2048,
 ) -> Tensor:
     """Tint an image by the class of its pixels, outline the regions, and name the classes at the right.
@@ -27,7 +28,6 @@ def draw_classes(
         classes: Names by label.
         colors: [[r, g, b], …] by label.
         regions: Integers [H, W], such as objects, to outline; by default those of one class.
-        opacity: Of the tint.
         longest: Larger images are downsampled to this many pixels on the longer side.
 
     Returns:
@@ -36,13 +36,11 @@ def draw_classes(
     step = -(-max(image.shape[-2:]) // longest)
     canvas, factor = enlarge(image.as_subclass(Tensor)[:, ::step, ::step])
     shown = labels[::step, ::step].long()
-    counts = torch.bincount(shown[(shown >= 0) & (shown < len(classes))], minlength=len(classes))
     known = torch.where((shown >= 0) & (shown < len(classes)), shown, len(classes))
+    counts = torch.bincount(known.flatten(), minlength=len(classes))[: len(classes)]
     table = torch.tensor([*colors, (0, 0, 0)], dtype=torch.int16)  # [K + 1, 3]
-    share = torch.full((len(classes) + 1,), round(256 * opacity), dtype=torch.int16)
-    share[-1] = 0
     borders = _borders(known if regions is None else regions[::step, ::step])
-    alpha = torch.where(borders & (known < len(classes)), 230, share[known])  # [h, w]
+    alpha = torch.where(borders, _BORDER, _TINT).where(known < len(classes), 0)  # [h, w]
     tint = table[known].permute(2, 0, 1)  # [3, h, w]
     alpha, tint = (t.repeat_interleave(factor, -2).repeat_interleave(factor, -1) for t in (alpha, tint))
     mixed = canvas + ((tint - canvas) * alpha.int() >> 8)

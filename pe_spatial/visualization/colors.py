@@ -1,20 +1,13 @@
 """Colors of classes and of numbers."""
 
+from colorsys import hsv_to_rgb
 from functools import lru_cache
 
 import torch
 from torch import Tensor
 
 # a path through the color map at equal steps, dark blue through green and orange to light yellow
-_RAMP = (
-    (13, 8, 60),
-    (36, 61, 130),
-    (31, 120, 130),
-    (64, 165, 90),
-    (170, 190, 60),
-    (245, 200, 90),
-    (255, 250, 205),
-)
+_RAMP = ((13, 8, 60), (36, 61, 130), (31, 120, 130), (64, 165, 90), (170, 190, 60), (245, 200, 90), (255, 250, 205))
 
 
 @lru_cache
@@ -23,8 +16,7 @@ def _palette(count: int) -> tuple[tuple[int, int, int], ...]:
     for n in range(1, count):
         hue = (n - 1) * 0.61803398875 % 1  # the golden ratio keeps neighbors apart, however many there are
         value = (1.0, 0.8, 0.62)[(n - 1) // 5 % 3]
-        ramp = [min(max(abs((hue + shift) % 1 * 6 - 3) - 1, 0.0), 1.0) for shift in (0, 2 / 3, 1 / 3)]
-        red, green, blue = (round(255 * value * (0.15 + 0.85 * level)) for level in ramp)
+        red, green, blue = (round(255 * level) for level in hsv_to_rgb(hue, 0.85, value))
         colors.append((red, green, blue))
     return tuple(colors)
 

@@ -6,6 +6,7 @@ pictures are uint8 RGB [3, h, w], one pixel per token.
 
 from collections.abc import Sequence
 
+import cv2
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -56,15 +57,13 @@ class FeatureColors:
         """The picture of a map [C, h, w]."""
         blurred = _blurred(features)
         components = (blurred.permute(1, 2, 0) - self._mean) @ self._axes  # [h, w, 3]
-        picture = _lab_to_rgb(self._lab(components)).permute(2, 0, 1)
+        colors = cv2.cvtColor(self._lab(components).numpy(), cv2.COLOR_Lab2RGB)  # [h, w, 3] in 0…1
+        picture = torch.from_numpy(255 * colors).round().clamp(0, 255).to(torch.uint8).permute(2, 0, 1)
         if self._split is None:
             return picture
-        return picture.where(self._is_foreground(blurred), torch.tensor(_BACKGROUND, dtype=torch.uint8))
-
-    def _is_foreground(self, blurred: Tensor) -> Tensor:
-        assert self._split is not None
         mean, axis, threshold = self._split
-        return (blurred.permute(1, 2, 0) - mean) @ axis > threshold  # [h, w]
+        is_foreground = (blurred.permute(1, 2, 0) - mean) @ axis > threshold  # [h, w]
+        return picture.where(is_foreground, torch.tensor(_BACKGROUND, dtype=torch.uint8))
 
     def _lab(self, components: Tensor) -> Tensor:
         """Principal coordinates [..., 3] to CIE Lab: lightness 20…90, chroma up to about 60."""
@@ -132,14 +131,3 @@ def _otsu(values: Tensor) -> float:
     between = below * (len(ordered) - below) * (means[0] - means[1]) ** 2
     place = int(between.argmax())
     return float((ordered[place] + ordered[place + 1]) / 2)
-
-
-def _lab_to_rgb(lab: Tensor) -> Tensor:
-    """CIE Lab (D65) [..., 3] to uint8 sRGB; colors outside the gamut are clipped (CIE 15, IEC 61966-2-1)."""
-    y = (lab[..., 0] + 16) / 116
-    f = torch.stack([y + lab[..., 1] / 500, y, y - lab[..., 2] / 200], dim=-1)
-    xyz = torch.where(f > 6 / 29, f**3, 3 * (6 / 29) ** 2 * (f - 4 / 29)) * torch.tensor([0.95047, 1.0, 1.08883])
-    to_linear = torch.tensor([[3.2406, -1.5372, -0.4986], [-0.9689, 1.8758, 0.0415], [0.0557, -0.2040, 1.0570]])
-    linear = (xyz @ to_linear.T).clamp(0, 1)
-    srgb = torch.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear.clamp_min(1e-8) ** (1 / 2.4) - 0.055)
-    return (255 * srgb).round().to(torch.uint8)

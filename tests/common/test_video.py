@@ -8,14 +8,13 @@ import torch
 
 from pe_spatial.common.errors import FullDiskError, UnreadableFile, UserError
 from pe_spatial.common.video import (
+    Camera,
     UnreadableFrame,
     VideoFrame,
     VideoReader,
     VideoWriter,
     count_frames,
     is_video,
-    open_camera,
-    open_video,
 )
 
 UNEVEN = [0, 0.04, 0.2, 0.24, 1.0]
@@ -76,7 +75,7 @@ def films(tmp_path_factory):
 @pytest.mark.parametrize("times", [UNEVEN, [number * 1001 / 24000 for number in range(30)], [0.5, 0.501, 7]])
 def test_times_come_back(tmp_path, times):
     path = write_video(tmp_path / "out.mp4", times)
-    frames = list(open_video(path))
+    frames = list(VideoReader(path))
     assert [frame.number for frame in frames] == list(range(len(times)))
     assert [frame.time for frame in frames] == pytest.approx(times, abs=2e-6)
     steps = [after - before for before, after in zip(times, times[1:], strict=False)]
@@ -85,18 +84,18 @@ def test_times_come_back(tmp_path, times):
 
 def test_frames_without_times_come_at_the_rate_and_the_last_one_lasts(tmp_path):
     path = write_video(tmp_path / "out.mp4", [None] * 30, rate=24000 / 1001)
-    video = open_video(path)
+    video = VideoReader(path)
     assert (video.count, count_frames(path), video.size) == (30, 30, (48, 64))
     assert video.frame_rate == pytest.approx(24000 / 1001)
     with VideoWriter(path) as writer:
         writer.write(picture(0), 0.0, 3.0)
         writer.write(picture(1), 1.0, 2.5)
-    assert [(frame.time, frame.duration) for frame in open_video(path)] == [(0, 1), (1, 2.5)]
+    assert [(frame.time, frame.duration) for frame in VideoReader(path)] == [(0, 1), (1, 2.5)]
 
 
 def test_pictures_come_back_within_the_codec_and_odd_sides_grow_by_one(tmp_path):
     path = write_video(tmp_path / "out.mp4", size=(47, 63))
-    video = open_video(path)
+    video = VideoReader(path)
     assert video.size == (48, 64)
     for frame in video:
         image = frame.image
@@ -118,13 +117,13 @@ def test_browsers_play_what_is_written(tmp_path):
 
 def test_times_that_stand_still_are_kept_apart(tmp_path):
     path = write_video(tmp_path / "out.mp4", [0, 0.5, 0.5, 0.4, 1])
-    times = [frame.time for frame in open_video(path)]
+    times = [frame.time for frame in VideoReader(path)]
     assert times == pytest.approx([0, 0.5, 0.5, 0.5, 1], abs=1e-5)
     assert times == sorted(set(times))
 
 
 def test_a_video_is_read_more_than_once_and_left_early(films):
-    with open_video(films["film.mp4"]) as video:
+    with VideoReader(films["film.mp4"]) as video:
         first = next(iter(video))
         assert torch.equal(next(iter(video)).image, first.image)
         assert len(list(video)) == 50
@@ -132,14 +131,14 @@ def test_a_video_is_read_more_than_once_and_left_early(films):
 
 def test_names_are_no_addresses(tmp_path):
     path = write_video(tmp_path / "http:at 10:30.mp4")
-    assert len(list(open_video(path))) == 5
+    assert len(list(VideoReader(path))) == 5
 
 
 @pytest.mark.parametrize(("rotation", "turns"), [(90, 1), (180, 2), (-90, 3)])
 def test_videos_of_phones_are_turned(tmp_path, films, rotation, turns):
     path = encode(tmp_path / "turned.mp4", "libx264", 5, rotation)
-    upright = [frame.image for frame in open_video(films["film.mp4"])][:5]
-    video = open_video(path)
+    upright = [frame.image for frame in VideoReader(films["film.mp4"])][:5]
+    video = VideoReader(path)
     assert video.size == ((48, 64) if turns == 2 else (64, 48))
     for frame, plain in zip(video, upright, strict=True):
         assert (frame.image.float() - torch.rot90(plain, turns, (1, 2)).float()).abs().mean() < 3
@@ -147,20 +146,20 @@ def test_videos_of_phones_are_turned(tmp_path, films, rotation, turns):
 
 def test_the_matrix_of_a_video_may_mirror(tmp_path):
     path = encode(tmp_path / "turned.mp4", "libx264", 2, 90)
-    turned = next(iter(open_video(path))).image
+    turned = next(iter(VideoReader(path))).image
     content = path.read_bytes()
     numbers = [0, -1, 0, 1, 0]
     matrix = b"".join((number << 16).to_bytes(4, "big", signed=True) for number in numbers)
     assert content.count(matrix) == 1
     mirrored = b"".join((abs(number) << 16).to_bytes(4, "big") for number in numbers)
     path.write_bytes(content.replace(matrix, mirrored))
-    assert torch.equal(next(iter(open_video(path))).image, turned.flip(1))
+    assert torch.equal(next(iter(VideoReader(path))).image, turned.flip(1))
 
 
 # --- what is missing --------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("name", [name for name, _ in FORMATS])
 def test_whole_files_are_counted_exactly(films, name):
-    video = open_video(films[name])
+    video = VideoReader(films[name])
     assert video.count in (50, None)
     assert count_frames(films[name]) == len(list(video)) == 50
     assert [frame.time for frame in video] == pytest.approx([number / 25 for number in range(50)], abs=1e-3)
@@ -177,8 +176,8 @@ def test_a_file_that_is_cut_short_is_an_error_after_the_good_frames(tmp_path, fi
     end = content.rindex(b"idx1") if b"idx1" in content else len(content)
     path = tmp_path / name
     path.write_bytes(content[: start + int((end - start) * share)])
-    whole = [frame.image for frame in open_video(films[name])]
-    video, good = open_video(path), []
+    whole = [frame.image for frame in VideoReader(films[name])]
+    video, good = VideoReader(path), []
     with pytest.raises(UnreadableFrame, match=r"frame \d+.*damaged or cut short") as caught:
         for frame in video:
             good.append(frame)  # noqa: PERF402 - they are kept when the error comes
@@ -196,7 +195,7 @@ def test_a_damaged_frame_stands_in_its_place(tmp_path, films):
     content[starts[3] + 8 : starts[4]] = bytes(starts[4] - starts[3] - 8)
     path = tmp_path / "damaged.avi"
     path.write_bytes(content)
-    items = list(open_video(path).read())
+    items = list(VideoReader(path).read())
     assert [type(item) for item in items] == [UnreadableFrame if n == 3 else VideoFrame for n in range(50)]
     assert [item.number for item in items] == list(range(50))
     assert (items[3].time, items[3].lost) == (pytest.approx(0.12), 1)
@@ -223,7 +222,7 @@ def test_what_is_no_video_is_refused_when_it_is_opened(tmp_path, films):
         count_frames(tmp_path / "sound.mp4")
     assert is_video(films["film.mkv"]) and not is_video(tmp_path / "text.mp4")
     with pytest.raises(UnreadableFile, match="camera 77 cannot be opened"):
-        open_camera(77)
+        Camera(77)
 
 
 def test_packets_that_show_nothing_are_not_counted(tmp_path):
@@ -246,15 +245,15 @@ def test_packets_that_show_nothing_are_not_counted(tmp_path):
                 copy.stream = stream
                 target.mux(copy)
     assert count_frames(hiding) == count_frames(path) == 20
-    assert [frame.number for frame in open_video(hiding)] == list(range(20))
+    assert [frame.number for frame in VideoReader(hiding)] == list(range(20))
 
 
 def test_what_an_edit_cuts_off_is_not_counted(tmp_path):
     path = encode(tmp_path / "b.mp4", "libx264", 50, options={"bf": "3"})
     cut = copy_packets(path, tmp_path / "edited.mp4", shift=0.4)
-    frames = list(open_video(cut))
+    frames = list(VideoReader(cut))
     assert len(frames) == 40
-    assert len(frames) == count_frames(cut) == open_video(cut).count
+    assert len(frames) == count_frames(cut) == VideoReader(cut).count
     assert [frame.time for frame in frames] == sorted(frame.time for frame in frames)
 
 
@@ -278,7 +277,7 @@ def test_a_finished_file_stays_until_the_new_one_is_whole(tmp_path):
     writer.write(picture(3))
     assert path.read_bytes() == before
     writer.close()
-    assert len(list(open_video(path))) == 1
+    assert len(list(VideoReader(path))) == 1
     assert [file.name for file in tmp_path.iterdir()] == ["out.mp4"]
 
 

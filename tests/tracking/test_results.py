@@ -7,7 +7,7 @@ from PIL import Image
 
 from pe_spatial.common.errors import UserError
 from pe_spatial.common.records import Records
-from pe_spatial.common.video import open_video
+from pe_spatial.common.video import VideoReader
 from pe_spatial.tracking.frames import Frame
 from pe_spatial.tracking.results import ResultsError, TrackingWriter
 
@@ -57,7 +57,7 @@ def test_everything_is_written(tmp_path):
     assert boxes["objects"]["1"][2] == {"frame": "00002", "box": [2, 4, 12, 12], "area": 80}
     lines = (out / "clip.txt").read_text().splitlines()
     assert len(lines) == 8 and lines[0] == "1,1,0,4,10,8,1,-1,-1,-1"
-    with open_video(out / "clip.mp4") as video:
+    with VideoReader(out / "clip.mp4") as video:
         assert video.count == 4 and video.frame_rate == 10
         picture = next(iter(video)).image.permute(1, 2, 0).int().numpy()
     assert abs(picture[24, 5] - 90).max() < 12 and np.ptp(picture[8, 5]) > 40  # gray outside, tinted inside

@@ -152,7 +152,7 @@ def test_classes_tint_what_is_theirs(image):
     labels = torch.full(image.shape[-2:], 255)
     labels[20:60, 30:90] = 1
     colors = [[255, 0, 0], [0, 0, 255]]
-    drawn = draw_classes(image, labels, ["a", "b"], colors, opacity=0.5)
+    drawn = draw_classes(image, labels, ["a", "b"], colors)
     large, factor = enlarge(image)
     assert drawn.dtype == torch.uint8 and drawn.shape[1] == 96 * factor
     picture = drawn[:, :, : large.shape[2]]

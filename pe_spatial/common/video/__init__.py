@@ -1,6 +1,6 @@
 """The one door to video: files and cameras are read, and files are written, here only."""
 
-from pe_spatial.common.video.cameras import Camera, open_camera
+from pe_spatial.common.video.cameras import Camera
 from pe_spatial.common.video.reading import (
     DEFAULT_RATE,
     UnreadableFrame,
@@ -8,6 +8,5 @@ from pe_spatial.common.video.reading import (
     VideoReader,
     count_frames,
     is_video,
-    open_video,
 )
 from pe_spatial.common.video.writing import VideoWriter

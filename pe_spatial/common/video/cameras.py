@@ -56,8 +56,3 @@ class Camera:
             yield capture
         finally:
             capture.release()
-
-
-def open_camera(number: int) -> Camera:
-    """Open a camera by the number that the system gives it; see `Camera`."""
-    return Camera(number)

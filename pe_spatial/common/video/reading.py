@@ -77,7 +77,7 @@ class VideoReader:
         with _open(self.path) as (container, stream):
             rate = float(stream.average_rate or stream.guessed_rate or 0)
             self.frame_rate = rate if 0 < rate < 1000 else DEFAULT_RATE
-            self.count = _indexed(container, stream)
+            self.count = _Packets(container, stream).count
         with self:
             first = next((item for item in self.read() if isinstance(item, VideoFrame)), None)
         if first is None:
@@ -148,11 +148,6 @@ class VideoReader:
         self.close()
 
 
-def open_video(path: str | Path) -> VideoReader:
-    """Open a video file for reading; see `VideoReader`."""
-    return VideoReader(path)
-
-
 def count_frames(path: str | Path) -> int:
     """Count the frames of a video file exactly, without decoding them.
 
@@ -203,10 +198,16 @@ class _Packets:
 
     def __init__(self, container: Any, stream: Any) -> None:
         self._container, self._stream = container, stream
-        self._indexed = len(stream.index_entries) if _is_indexed(container, stream) else 0
+        # MP4 lists its packets; those that an edit of the video cut off are marked or left out
+        self._index = stream.index_entries if "mp4" in container.format.name and stream.frames else ()
         self._seen, self._end = 0, 0.0
         self.shown = 0
-        self.tolerance = 0 if self._indexed else _TOLERATED_TAIL
+        self.tolerance = 0 if self._index else _TOLERATED_TAIL
+
+    @property
+    def count(self) -> int | None:
+        """Number of frames, where the file has an index."""
+        return sum(not entry.is_discard for entry in self._index) if self._index else self._stream.frames or None
 
     def __iter__(self) -> Iterator[Any]:
         with suppress(FFmpegError):  # `missing` tells what the end of the file should have held
@@ -223,7 +224,7 @@ class _Packets:
 
     def missing(self, rate: float) -> int:
         """Frames that the container announces but does not hold, as far as its format tells."""
-        if announced := self._indexed or self._stream.frames:
+        if announced := len(self._index) or self._stream.frames:
             return max(announced - self._seen, 0)
         if _counts_from_zero(self._container) and self._container.duration:
             return max(round((self._container.duration / av.time_base - self._end) * rate), 0)
@@ -250,17 +251,6 @@ def _is_hidden(packet: Any) -> bool:
 
 def _counts_from_zero(container: Any) -> bool:
     return "mp4" in container.format.name or "matroska" in container.format.name
-
-
-def _is_indexed(container: Any, stream: Any) -> bool:
-    """Whether the file lists its packets, with those that an edit of the video cut off marked or left out."""
-    return "mp4" in container.format.name and bool(stream.frames)
-
-
-def _indexed(container: Any, stream: Any) -> int | None:
-    if _is_indexed(container, stream):
-        return sum(not entry.is_discard for entry in stream.index_entries)
-    return stream.frames or None
 
 
 def _seconds(ticks: int | None, stream: Any) -> float:
