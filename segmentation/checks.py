@@ -11,7 +11,6 @@ from pe_spatial.common.errors import UnreadableFile
 from pe_spatial.common.pictures import read_indices
 from pe_spatial.data.sample import IGNORE_LABEL
 from pe_spatial.doctor import (
-    ClassCounter,
     DatasetCheck,
     Finding,
     Histogram,
@@ -32,7 +31,7 @@ class LabelMapCheck(DatasetCheck):
 
     def __init__(self, dataset: Any) -> None:
         super().__init__(dataset)
-        self._counter = ClassCounter("pixels", dataset.metainfo["classes"])
+        self._counter = Histogram("pixels", list(dataset.metainfo["classes"]))
         self._loaded = self._unlabeled_pixels = self._pixels = 0
 
     @classmethod
@@ -67,7 +66,7 @@ class LabelMapCheck(DatasetCheck):
 
     def histogram(self) -> Histogram:
         """Pixels by class."""
-        return self._counter.histogram()
+        return self._counter
 
 
 @register_check

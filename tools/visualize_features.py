@@ -1,8 +1,6 @@
 """The same as `pe-spatial visualize`."""
 
-import sys
-
 from pe_spatial.commands.shell import run_command
 
 if __name__ == "__main__":
-    sys.exit(run_command("visualize"))
+    raise SystemExit(run_command("visualize"))

@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from pe_spatial.data import UnreadableFile, read_image
-from pe_spatial.doctor import ClassCounter, DatasetCheck, Finding, Histogram, register_check
+from pe_spatial.doctor import DatasetCheck, Finding, Histogram, register_check
 from pe_spatial.tracking.datasets import VideoDataset
 from pe_spatial.tracking.frames import read_mask
 from pe_spatial.visualization import overlay_masks
@@ -20,7 +20,7 @@ class VideoCheck(DatasetCheck):
 
     def __init__(self, dataset: Any) -> None:
         super().__init__(dataset)
-        self._counter = ClassCounter("frames", [])
+        self._counter = Histogram("frames", [], kind="video", images_unit=" masks")
 
     @classmethod
     def concerns(cls, dataset: Any, record: dict[str, Any]) -> bool:
@@ -81,10 +81,7 @@ class VideoCheck(DatasetCheck):
 
     def histogram(self) -> Histogram:
         """Frames, and masks, of every video."""
-        counter = self._counter
-        return Histogram(
-            counter.unit, counter.names, counter.counts, counter.images, kind="video", images_unit=" masks"
-        )
+        return self._counter
 
     def draw(self, record: dict[str, Any]) -> Tensor | None:
         """The first frame with the masks that say what to track."""

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pe_spatial.commands.options import CommandParser, add_overrides, add_shared, integer, positive
+from pe_spatial.commands.options import CommandParser, add_shared, integer, positive
 from pe_spatial.common.console import track
 
 if TYPE_CHECKING:
@@ -28,11 +28,10 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: CommandParser) -> None:
     """Add the options of this command."""
-    add_shared(parser, "--config", "--output", "--limit", required=["--config"])
+    add_shared(parser, "--config", "--output", "--limit", "overrides", required=["--config"])
     parser.add_argument("--tiles", type=integer(0), default=16, metavar="N", help="samples on a sheet; 0 draws none")
     threads = min(os.cpu_count() or 1, 8)
     parser.add_argument("--threads", type=positive, default=threads, metavar="N", help="that load samples")
-    add_overrides(parser)
     parser.add_old_spellings({"--samples": "--limit"}, ["--config"])
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from pe_spatial.commands.options import CommandParser, add_overrides
+from pe_spatial.commands.options import CommandParser, add_shared
 from pe_spatial.common.errors import UserError
 
 
@@ -35,7 +35,7 @@ def add_show(parser: CommandParser) -> None:
     It is YAML that can be loaded again.
     """
     parser.add_argument("name", help="a YAML file, or its name below configs/")
-    add_overrides(parser)
+    add_shared(parser, "overrides")
 
 
 def add_copy(parser: CommandParser) -> None:

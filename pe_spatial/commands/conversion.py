@@ -83,17 +83,37 @@ def check_target(options: argparse.Namespace) -> None:
 def converted(source: Path, options: argparse.Namespace) -> Converted:
     """Return what is to be written, and the lines of the report."""
     tensors, _ = unwrap(read_tensor_file(source))
-    if options.to == "pe_spatial" and is_deta(list(tensors)):
-        return convert_deta(source, tensors, options)
-    if options.to == "pe_spatial" and not is_detectron2(list(tensors)):
+    keys = list(tensors)
+    labels: list[str] = []
+    if options.to == "pe_spatial" and not is_deta(keys) and not is_detectron2(keys):
         raise WeightsError(
             f"{source} holds no Mask R-CNN of Detectron2 (no key begins with `proposal_generator.`) and no DETA of the "
             "authors (no `transformer.level_embed`), and only those are converted to pe_spatial; "
             "PEBackbone(weights=...) loads an encoder as it is"
         )
-    if options.to == "pe_spatial" or (options.to == "detectron2" and is_ours(list(tensors))):
-        return convert_detector(source, tensors, options)
-    return convert_encoder(source, options)
+    if options.to != "pe_spatial" and not (options.to == "detectron2" and is_ours(keys)):
+        return convert_encoder(source, options)
+    if options.patch_size:
+        raise WeightsError("--patch-size applies to encoders; a detector keeps the patch size that it was trained with")
+    check_values(source, tensors)
+    if options.to == "detectron2":
+        config = encoder_config(source, options)
+        geometry = RotaryGeometry(config.head_dim, options.image_size, options.window, tuple(options.global_blocks))
+        result, dropped = to_detectron2(tensors, geometry)
+    elif is_deta(keys):
+        category_ids = stated_classes(load_config(options.config)).get("category_ids") if options.config else None
+        result, dropped = from_authors(tensors, category_ids)
+        labels = [
+            "Labels are category ids; with --config they are those of the dataset."
+            if category_ids is None
+            else f"Of every class head, the columns of the {len(category_ids)} categories were kept."
+        ]
+    else:
+        result, dropped = from_detectron2(tensors, has_class_token(options))
+    if options.dtype:
+        result = {key: tensor.to(getattr(torch, options.dtype)) for key, tensor in result.items()}
+    kind = "DETA" if labels else "Mask R-CNN"
+    return result, [f"Read a {kind} of {len(tensors)} tensors from {source}.", *summarize(dropped), *labels]
 
 
 def convert_encoder(source: Path, options: argparse.Namespace) -> Converted:
@@ -106,42 +126,6 @@ def convert_encoder(source: Path, options: argparse.Namespace) -> Converted:
         state, dropped = encoder_to_detectron2(state)
         notes += summarize(dropped)
     return state, notes
-
-
-def convert_detector(source: Path, tensors: Tensors, options: argparse.Namespace) -> Converted:
-    check_detector(source, tensors, options)
-    if options.to == "pe_spatial":
-        result, dropped = from_detectron2(tensors, has_class_token(options))
-    else:
-        config = encoder_config(source, options)
-        geometry = RotaryGeometry(config.head_dim, options.image_size, options.window, tuple(options.global_blocks))
-        result, dropped = to_detectron2(tensors, geometry)
-    return cast(result, options), [f"Read a Mask R-CNN of {len(tensors)} tensors from {source}.", *summarize(dropped)]
-
-
-def convert_deta(source: Path, tensors: Tensors, options: argparse.Namespace) -> Converted:
-    check_detector(source, tensors, options)
-    category_ids = stated_classes(load_config(options.config)).get("category_ids") if options.config else None
-    result, dropped = from_authors(tensors, category_ids)
-    labels = (
-        "Labels are category ids; with --config they are those of the dataset."
-        if category_ids is None
-        else f"Of every class head, the columns of the {len(category_ids)} categories were kept."
-    )
-    notes = [f"Read a DETA of {len(tensors)} tensors from {source}.", *summarize(dropped), labels]
-    return cast(result, options), notes
-
-
-def check_detector(source: Path, tensors: Tensors, options: argparse.Namespace) -> None:
-    if options.patch_size:
-        raise WeightsError("--patch-size applies to encoders; a detector keeps the patch size that it was trained with")
-    check_values(source, tensors)
-
-
-def cast(tensors: Tensors, options: argparse.Namespace) -> Tensors:
-    if not options.dtype:
-        return tensors
-    return {key: tensor.to(getattr(torch, options.dtype)) for key, tensor in tensors.items()}
 
 
 def has_class_token(options: argparse.Namespace) -> bool:

@@ -50,14 +50,9 @@ def run(options: argparse.Namespace) -> int:
     from pe_spatial.demo.datasets import DemoSettings, write_demo
 
     settings = DemoSettings(
-        images=options.images,
         size=options.image_size,
-        seed=options.seed,
-        formats=options.formats,
-        videos=options.videos,
-        frames=options.frames,
-        video_size=options.video_size,
         photographs=not options.no_photographs,
+        **{name: getattr(options, name) for name in ("images", "seed", "formats", "videos", "frames", "video_size")},
     )
     if write_demo(options.output, settings, options.force):
         print(f"wrote {options.output}: {', '.join(options.formats)}")

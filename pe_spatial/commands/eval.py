@@ -10,8 +10,8 @@ Results go to the folder `evaluation` of the run, or to `--output`.
 
 import argparse
 
-from pe_spatial.commands.options import CommandParser, add_overrides, add_shared
-from pe_spatial.commands.train import config_with_folder, recall, take_override, use_device
+from pe_spatial.commands.options import CommandParser, add_shared
+from pe_spatial.commands.train import recall, take_override, use_device
 
 RESUMES = "the same command starts the evaluation anew"
 
@@ -19,8 +19,7 @@ RESUMES = "the same command starts the evaluation anew"
 def add_arguments(parser: CommandParser) -> None:
     """Add the options."""
     parser.add_argument("run", nargs="?", metavar="RUN|FILE", help="the folder of a training run, or a checkpoint")
-    add_shared(parser, "--config", "--checkpoint", "--output", "--device")
-    add_overrides(parser)
+    add_shared(parser, "--config", "--checkpoint", "--output", "--device", "overrides")
     parser.add_old_spellings({"--work-dir": "--output"})
 
 
@@ -36,13 +35,8 @@ def check(options: argparse.Namespace, parser: CommandParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Score."""
     use_device(options.device)
-    from pe_spatial.inference.predictor import resolve_checkpoint
     from pe_spatial.training.launch import evaluate
 
-    if options.config:
-        path = resolve_checkpoint(options.run or options.checkpoint)
-        config = config_with_folder(options.config, options.overrides, path.parent)
-    else:
-        config, path = recall(options.run or options.checkpoint, options.overrides)
+    config, path = recall(options.run or options.checkpoint, options.overrides, options.config)
     evaluate(config, path, options.output)
     return 0

@@ -14,6 +14,7 @@ import torch
 from mmengine.registry import MODELS
 from torch import Tensor
 from torch.nn import functional as F
+from torchvision.transforms.v2.functional import resize
 
 from pe_spatial.backbones import PEBackbone
 from pe_spatial.backbones.vit import resolve_blocks
@@ -126,8 +127,7 @@ class Painter:
         """The image with its shorter side at the size that the encoder sees, but no less than can be looked at."""
         scale = max(self.encoder.size, 320) / min(image.shape[-2:])
         size = [round(side * scale / 2) * 2 for side in image.shape[-2:]]  # video needs even sides
-        pixels = F.interpolate(image[None].float(), size, mode="bilinear", antialias=True)[0]
-        return pixels.round().clamp(0, 255).to(torch.uint8), scale
+        return resize(image, size, antialias=True), scale
 
     def _token(self, image: Tensor, layer: Tensor) -> tuple[int, int]:
         assert self.point is not None

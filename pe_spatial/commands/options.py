@@ -14,38 +14,29 @@ from pe_spatial.common.errors import suggest
 
 
 # --- values -----------------------------------------------------------------------------------------------------------
-def integer(minimum: int) -> Callable[[str], int]:
-    """A parser of integers of at least `minimum`."""
-
-    def parse(text: str) -> int:
-        try:
-            number = int(text)
-        except ValueError:
-            raise argparse.ArgumentTypeError(f"{text!r} is not an integer") from None
-        if number < minimum:
-            raise argparse.ArgumentTypeError(f"{text} is too small; give {minimum} or more")
-        return number
-
-    return parse
-
-
-positive = integer(1)
-
-
-def number_in(low: float, high: float = float("inf")) -> Callable[[str], float]:
+def number_in(low: float, high: float = float("inf"), kind: type[int] | type[float] = float) -> Callable[[str], float]:
     """A parser of numbers from `low` to `high`."""
 
     def parse(text: str) -> float:
         try:
-            value = float(text)
+            value = kind(text)
         except ValueError:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
-        if not low <= value <= high:
-            limits = f"between {low:g} and {high:g}" if high < float("inf") else f"of {low:g} or more"
-            raise argparse.ArgumentTypeError(f"{text} is out of range; give a number {limits}")
+            raise argparse.ArgumentTypeError(f"{text!r} is not {'an integer' if kind is int else 'a number'}") from None
+        if value > high:
+            raise argparse.ArgumentTypeError(f"{text} is too large; give {high:g} or less")
+        if not value >= low:
+            raise argparse.ArgumentTypeError(f"{text} is too small; give {low:g} or more")
         return value
 
     return parse
+
+
+def integer(minimum: int) -> Callable[[str], float]:
+    """A parser of integers of at least `minimum`."""
+    return number_in(minimum, kind=int)
+
+
+positive = integer(1)
 
 
 def names(allowed: Collection[str]) -> Callable[[str], list[str]]:
@@ -93,6 +84,7 @@ SHARED: dict[str, dict[str, Any]] = {
     "--shard": {"metavar": "I/N", "type": shard, "help": "do the I-th of N equal parts of the files, from 1"},
     "--layers": {"metavar": "N,N", "type": layers, "help": "all, or blocks from 0, or from the end if negative"},
     "--no-pictures": {"action": "store_true", "help": "draw no pictures"},
+    "overrides": {"metavar": "key=value", "nargs": "*", "help": "entries of the config to change; values are YAML"},
     "--traceback": {"action": "store_true", "help": "show where an error comes from, also for mistakes"},
 }
 
@@ -102,13 +94,6 @@ def add_shared(parser: argparse._ActionsContainer, *options: str, required: Coll
     for option in options:
         action = parser.add_argument(option, **SHARED[option])
         action.required = option in required
-
-
-def add_overrides(parser: argparse.ArgumentParser) -> None:
-    """Add `key=value ...` as `overrides`: entries of the config to change."""
-    parser.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="entries of the config to change; values are YAML"
-    )
 
 
 # --- the parser -------------------------------------------------------------------------------------------------------

@@ -25,9 +25,9 @@ import argparse
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from pe_spatial.commands.options import add_overrides, add_shared
+from pe_spatial.commands.options import add_shared
 from pe_spatial.common.console import print_note, progress
 from pe_spatial.common.errors import UserError
 
@@ -43,14 +43,27 @@ RESUMES = "the same command goes on where it was"
 LARGEST_IMAGE = 2**30  # pixels; Pillow takes files of twice as many for an attack
 DEFAULT_THRESHOLD = 0.5
 SHOWN_FAILURES = 20
-# the tasks that an option is for
-TASK_OPTIONS = {
-    "threshold": ("detection", "segmentation"),
-    "npy": ("depth",),
-    "depth_colors": ("depth",),
-    "window": ("segmentation",),
-    "confidence": ("segmentation",),
-    "probabilities": ("segmentation",),
+SWITCH: dict[str, Any] = {"action": "store_true"}
+# options of some tasks: which, what they take and what they do
+TASK_OPTIONS: dict[str, tuple[str, dict[str, Any], str]] = {
+    "threshold": (
+        "detection and segmentation",
+        {"type": float},
+        f"lowest score of an object (default {DEFAULT_THRESHOLD})",
+    ),
+    "npy": ("depth", SWITCH, "write depth as .npy files too"),
+    "depth_colors": (
+        "depth",
+        {"type": float, "nargs": 2, "metavar": ("NEAR", "FAR")},
+        "ends of the color scale; default: each image's own, and for a video the range of the model",
+    ),
+    "window": (
+        "segmentation",
+        {"type": int, "nargs": 2, "metavar": ("SIDE", "STRIDE")},
+        "slide a square window over the model's input, in pixels; default: the model's own",
+    ),
+    "confidence": ("segmentation", SWITCH, "also write the probability of the class of each pixel"),
+    "probabilities": ("segmentation", SWITCH, "also write those of all classes (.npy, large)"),
 }
 
 
@@ -58,36 +71,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""
     files = ("--checkpoint", "--input", "--output")
     add_shared(parser, *files, required=files)
-    add_shared(parser, "--batch-size", "--limit", "--device", "--image-size", "--no-pictures", "--shard")
-    parser.add_argument(
-        "--threshold",
-        type=float,
-        help=f"detection, segmentation: lowest score of an object (default {DEFAULT_THRESHOLD})",
-    )
-    depth = parser.add_argument_group("depth")
-    depth.add_argument("--npy", action="store_true", help="write depth as .npy files too")
-    depth.add_argument(
-        "--depth-colors",
-        type=float,
-        nargs=2,
-        metavar=("NEAR", "FAR"),
-        help="ends of the color scale; default: each image's own, and for a video the range of the model",
-    )
-    segmentation = parser.add_argument_group("segmentation")
-    segmentation.add_argument(
-        "--window",
-        type=int,
-        nargs=2,
-        metavar=("SIDE", "STRIDE"),
-        help="slide a square window over the model's input, in pixels; default: the model's own",
-    )
-    segmentation.add_argument(
-        "--confidence", action="store_true", help="also write the probability of the class of each pixel"
-    )
-    segmentation.add_argument(
-        "--probabilities", action="store_true", help="also write those of all classes (.npy, large)"
-    )
-    add_overrides(parser)
+    add_shared(parser, "--batch-size", "--limit", "--device", "--image-size", "--no-pictures", "--shard", "overrides")
+    for name, (tasks, kind, text) in TASK_OPTIONS.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", help=f"{tasks}: {text}", **kind)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -126,10 +112,10 @@ def run(options: argparse.Namespace) -> int:
 
 def settle_options(options: argparse.Namespace, task: Task, checkpoint: Path) -> None:
     """Refuse the options of other tasks, and fill in the defaults of this one's."""
-    for name, tasks in TASK_OPTIONS.items():
+    for name, (tasks, _, _) in TASK_OPTIONS.items():
         if getattr(options, name) not in (None, False) and name not in (*task.settings, *task.options):
             raise UserError(
-                f"--{name.replace('_', '-')} is for {' and '.join(tasks)}, but {checkpoint} holds a model of "
+                f"--{name.replace('_', '-')} is for {tasks}, but {checkpoint} holds a model of "
                 f"{task.name}; leave it out"
             )
     if options.threshold is None and "threshold" in task.settings:

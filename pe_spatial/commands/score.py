@@ -15,11 +15,14 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pe_spatial.commands.options import CommandParser, add_overrides
+from pe_spatial.commands.options import CommandParser, add_shared
 from pe_spatial.common.console import track
 from pe_spatial.common.errors import UserError
+
+if TYPE_CHECKING:
+    from mmengine.config import Config
 
 
 def add_arguments(parser: CommandParser) -> None:
@@ -32,7 +35,7 @@ def add_arguments(parser: CommandParser) -> None:
     add("--videos", type=Path, metavar="FILE", help="a list of names, one per line; default: every folder")
     add("--binary", action="store_true", help="everything above 0 is one object (DAVIS 2016)")
     add("--output", type=Path, metavar="FILE", help="a JSON file for the scores")
-    add_overrides(parser)
+    add_shared(parser, "overrides")
     parser.add_old_spellings({"--results": "--input"})
 
 
@@ -47,8 +50,12 @@ def run(options: argparse.Namespace) -> int:
     from pe_spatial.common.files import write_json
     from pe_spatial.tracking.metrics import score_folder
     from pe_spatial.tracking.scores import ScoreTable
+    from pe_spatial.training.config import load_config
 
-    records = list(read_dataset(options) if options.config else read_annotations(options))
+    if options.config:
+        records = dataset_records(options.config, load_config(options.config, options.overrides))
+    else:
+        records = list(read_annotations(options))
     scores = []
     for record in track(records, "scoring", unit="videos"):
         scores += score_folder(record, options.input / record["video"]).results()
@@ -61,17 +68,21 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def read_dataset(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """A record per video of the config's dataset."""
+def dataset_records(name: str, config: Config) -> list[dict[str, Any]]:
+    """A record per video of the dataset of a config.
+
+    Raises:
+        UserError: There is none.
+    """
     from mmengine.registry import DATASETS
 
-    from pe_spatial.training.config import load_config
-    from pe_spatial.training.launch import naming_mistakes
+    from pe_spatial.training.start import naming_mistakes
 
-    config = load_config(options.config, options.overrides)
+    if "test_dataloader" not in config:
+        raise UserError(f"{name} names no dataset (test_dataloader); give a config with one, or name the files")
     with naming_mistakes():
         dataset = DATASETS.build(config.test_dataloader.dataset)
-    return (dataset.get_data_info(index) for index in range(len(dataset)))
+    return [dataset.get_data_info(index) for index in range(len(dataset))]
 
 
 def read_annotations(options: argparse.Namespace) -> Iterator[dict[str, Any]]:

@@ -14,6 +14,7 @@ the files, 3 the loss is no longer finite, 130 interrupted (Ctrl-C or SIGTERM).
 
 import argparse
 import os
+import select
 import signal
 import sys
 import threading
@@ -151,20 +152,15 @@ def execute(run: Callable[[argparse.Namespace], int], options: argparse.Namespac
 def explain(error: Exception) -> str:
     """The message of a mistake, with its remedy."""
     if isinstance(error, OSError) and error.strerror:
+        from pe_spatial.common.files import is_full_disk
+
         where = f"{error.filename}: " if error.filename else ""
-        return f"{where}{error.strerror}{_remedy(error)}"
+        remedy = "; free some space on that disk and give the same command again" if is_full_disk(error) else ""
+        return f"{where}{error.strerror}{remedy}"
     # str() of a KeyError quotes its message
     message = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
     # a loader process puts its traceback before the message
     return message.strip().splitlines()[-1] if "Original Traceback" in message else message
-
-
-def _remedy(error: OSError) -> str:
-    from pe_spatial.common.files import is_full_disk
-
-    if is_full_disk(error):
-        return "; free some space on that disk and give the same command again"
-    return ""
 
 
 @contextmanager
@@ -191,8 +187,11 @@ def _interruptible() -> Iterator[None]:
 def _reader_is_gone() -> bool:
     """Whether standard output is a pipe that nobody reads any more; it is closed then, so that the exit is quiet."""
     try:
-        sys.stdout.flush()  # what could not be written is still there
-    except BrokenPipeError:
+        poll = select.poll()
+        poll.register(sys.stdout.fileno(), 0)
+        gone = any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
+    except (OSError, ValueError):
+        return False
+    if gone:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return True
-    return False
+    return gone

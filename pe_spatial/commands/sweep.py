@@ -34,7 +34,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from pe_spatial.commands.options import CommandParser, add_overrides, add_shared
+from pe_spatial.commands.options import CommandParser, add_shared
 from pe_spatial.common.console import progress
 from pe_spatial.common.errors import ConfigError, UserError
 
@@ -47,11 +47,10 @@ Row = dict[str, Any]
 
 def add_arguments(parser: CommandParser) -> None:
     """Add the options of this command."""
-    add_shared(parser, "--config", "--output", "--device", "--layers", required=["--config", "--output"])
+    add_shared(parser, "--config", "--output", "--device", "--layers", "overrides", required=["--config", "--output"])
     add = parser.add_argument
     add("--vary", action="append", default=[], type=parse_variation, metavar="KEY=A,B", help="repeat for these values")
     add("--weights", help="encoder weights instead of the config's: a file, a name, or 'none' for random ones")
-    add_overrides(parser)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -76,25 +75,24 @@ def parse_variation(text: str) -> tuple[str, list[str]]:
 
 def sweep(options: argparse.Namespace) -> tuple[ModuleType, list[Row]]:
     """Evaluate every combination that is not yet on disk; returns the task's module and all rows."""
-    from pe_spatial.common.files import write_text
+    from pe_spatial.common.files import write_json
     from pe_spatial.training.config import load_config
 
     keys = [key for key, _ in options.vary]
-    combinations = list(itertools.product(*(values for _, values in options.vary)))
+    combinations = itertools.product(*(values for _, values in options.vary))
+    settings = [dict(zip(keys, values, strict=True)) for values in combinations]
     plan = {"config": options.config, "overrides": options.overrides, "layers": options.layers}
     finished = read_finished(options.output, plan)
     task = None
-    for values in combinations:
-        setting = dict(zip(keys, values, strict=True))
+    for setting in settings:
         config = load_config(options.config, [*options.overrides, *(f"{k}={v}" for k, v in setting.items())])
         task = find_task(config)
         name = json.dumps(setting)
         if name not in finished:
             finished[name] = evaluate(task, config, options, setting)
-            write_text(options.output / "sweep.json", json.dumps({**plan, "results": finished}, indent=1))
+            write_json(options.output / "sweep.json", {**plan, "results": finished})
     assert task is not None
-    rows = [row for values in combinations for row in finished[json.dumps(dict(zip(keys, values, strict=True)))]]
-    return task, rows
+    return task, [row for setting in settings for row in finished[json.dumps(setting)]]
 
 
 def read_finished(output: Path, plan: dict[str, Any]) -> dict[str, list[Row]]:

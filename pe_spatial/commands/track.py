@@ -25,8 +25,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pe_spatial.commands.options import CommandParser, add_overrides, add_shared
+from pe_spatial.commands.options import CommandParser, add_shared
 from pe_spatial.commands.predict import gather, is_first, part_of
+from pe_spatial.commands.score import dataset_records
 from pe_spatial.common.console import progress
 from pe_spatial.common.errors import UserError
 
@@ -46,7 +47,7 @@ RESUMES = "finished frames are kept, the same command goes on"
 def add_arguments(parser: CommandParser) -> None:
     """Add the options of this command."""
     add = parser.add_argument
-    add_shared(parser, "--config", "--input", "--output", required=["--config", "--output"])
+    add_shared(parser, "--config", "--input", "--output", "overrides", required=["--config", "--output"])
     add("--mask", help="PNG of the objects on the first frame")
     add("--box", action="append", default=[], metavar="[N:]X1,Y1,X2,Y2", help="an object on the first frame, in pixels")
     add("--point", action="append", default=[], metavar="[N:]X,Y[,0]", help="a point on object N; with ,0 beside it")
@@ -56,7 +57,6 @@ def add_arguments(parser: CommandParser) -> None:
     add_shared(parser, "--limit", "--batch-size", "--device", "--no-pictures", "--shard")
     add("--mot", action="store_true", help="write the boxes in MOTChallenge's format too")
     add("--skip-unreadable", action="store_true", help="leave out frames that are missing or damaged")
-    add_overrides(parser)
     parser.add_old_spellings({"--batch": "--batch-size", "--no-overlay": "--no-pictures"})
 
 
@@ -72,12 +72,16 @@ def check(options: argparse.Namespace, parser: CommandParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Track everything, then say how fast it went."""
+    from pe_spatial.tracking.running import DatasetVideo
     from pe_spatial.training.config import load_config
 
     config = load_config(options.config, [*options.overrides, *shorthands(options)])
     part = part_of(options)
     started = time.monotonic()
-    videos = dataset_videos(options, config) if options.input is None else [input_video(options)]
+    if options.input is None:
+        videos: list[Video] = [DatasetVideo(record) for record in dataset_records(options.config, config)]
+    else:
+        videos = [input_video(options)]
     writer = open_writer(options, config, videos, part)
     complete = True
     try:
@@ -191,18 +195,6 @@ def build_tracker(config: Config, device: str | None) -> VideoTracker:
 
 
 # --- what is tracked --------------------------------------------------------------------------------------------------
-def dataset_videos(options: argparse.Namespace, config: Config) -> list[Video]:
-    """The videos of the config's dataset."""
-    from mmengine.registry import DATASETS
-
-    from pe_spatial.tracking.running import DatasetVideo
-
-    if "test_dataloader" not in config:
-        raise UserError(f"{options.config} names no dataset (test_dataloader); give --input, or a config with one")
-    dataset = DATASETS.build(config.test_dataloader.dataset)
-    return [DatasetVideo(dataset.get_data_info(index)) for index in range(len(dataset))]
-
-
 def input_video(options: argparse.Namespace) -> Video:
     """The video of --input with its prompts."""
     from pe_spatial.tracking.running import PromptedVideo

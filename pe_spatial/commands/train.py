@@ -14,7 +14,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pe_spatial.commands.options import CommandParser, add_overrides, add_shared
+from pe_spatial.commands.options import CommandParser, add_shared
 
 if TYPE_CHECKING:  # takes seconds
     from mmengine.config import Config
@@ -24,7 +24,7 @@ RESUMES = "`pe-spatial train --resume RUN`, with the folder of the run, continue
 
 def add_arguments(parser: CommandParser) -> None:
     """Add the options."""
-    add_shared(parser, "--config", "--output", "--device", "--checkpoint")
+    add_shared(parser, "--config", "--output", "--device", "--checkpoint", "overrides")
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument(
         "--resume",
@@ -36,7 +36,6 @@ def add_arguments(parser: CommandParser) -> None:
     mode.add_argument("--resume-or-start", action="store_true", help="continue the run in --output if there is one")
     mode.add_argument("--eval-only", action="store_true", help="score --checkpoint; do not train (as `eval` does)")
     parser.add_argument("--no-data-check", action="store_true", help="do not look at samples of the data first")
-    add_overrides(parser)
     parser.add_old_spellings({"--work-dir": "--output"})
 
 
@@ -73,12 +72,14 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def recall(run_or_file: str | Path, overrides: list[str]) -> "tuple[Config, Path]":
-    """The config that a checkpoint was trained with, and the checkpoint: a file, or the best or last of a run."""
+def recall(run_or_file: str | Path, overrides: list[str], name: str | None = None) -> "tuple[Config, Path]":
+    """A checkpoint, a file or the best or last of a run, after its config: the one of that name, or its own."""
     from pe_spatial.inference.predictor import resolve_checkpoint
     from pe_spatial.training.run_config import config_of_checkpoint
 
     path = resolve_checkpoint(run_or_file)
+    if name is not None:
+        return config_with_folder(name, overrides, path.parent), path
     config = config_of_checkpoint(path, overrides)
     config.work_dir = str(path.parent)
     return config, path

@@ -15,13 +15,11 @@ Exit status: 0 done, 1 some files could not be read, 2 a mistake in the command 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pe_spatial.commands.options import CommandParser, add_shared
-from pe_spatial.common.console import print_warning, track
+from pe_spatial.common.console import Bar, print_warning, progress
 
 if TYPE_CHECKING:
     from pe_spatial.commands.feature_drawing import Painter
@@ -66,7 +64,8 @@ def run(options: argparse.Namespace) -> int:
     from pe_spatial.common.names import output_stems
     from pe_spatial.common.pictures import save_image
     from pe_spatial.common.sources import resolve_sources
-    from pe_spatial.data import read_image
+    from pe_spatial.data import UnreadableFile, read_image
+    from pe_spatial.inference.stream import count_pictures
 
     found = resolve_sources(options.input)
     if found.warning:
@@ -79,32 +78,25 @@ def run(options: argparse.Namespace) -> int:
         chosen = images[:: -(-len(images) // FRAMES_IN_BASIS)]
         painter.fit(read_image(entry.path, archive=entry.archive) for entry in chosen)
     failed: list[str] = []
-    for entry in track(images, "images", unit="images", shown=bool(images)):
-        with noting(failed):
-            picture = painter(read_image(entry.path, archive=entry.archive))
-            save_image(options.output / f"{stems[entry.name]}.png", picture)
-    for entry in entries:
-        if entry.kind == "video":
-            with noting(failed):
-                draw_video(painter, entry.path, options.output / f"{stems[entry.name]}.mp4")
+    with progress("", count_pictures(entries), "images") as bar:
+        for entry in [*images, *(entry for entry in entries if entry.kind == "video")]:
+            output = options.output / stems[entry.name]
+            try:
+                if entry.kind == "video":
+                    draw_video(painter, entry.path, output.with_name(f"{output.name}.mp4"), bar)
+                else:
+                    picture = painter(read_image(entry.path, archive=entry.archive))
+                    save_image(output.with_name(f"{output.name}.png"), picture)
+                    bar.advance()
+            except UnreadableFile as error:
+                failed.append(str(error))
     print(f"wrote {len(entries) - len(failed)} of {len(entries)} files to {options.output}")
     for reason in failed:
         print_warning(f"not read: {reason}")
     return 1 if failed else 0
 
 
-@contextmanager
-def noting(failed: list[str]) -> Iterator[None]:
-    """Go on with the next file after one that cannot be read."""
-    from pe_spatial.common.errors import UnreadableFile
-
-    try:
-        yield
-    except UnreadableFile as error:
-        failed.append(str(error))
-
-
-def draw_video(painter: Painter, path: Path, output: Path) -> None:
+def draw_video(painter: Painter, path: Path, output: Path, bar: Bar) -> None:
     """Draw a video with one basis of colors."""
     from pe_spatial.common.video import VideoReader, VideoWriter, count_frames
 
@@ -112,5 +104,6 @@ def draw_video(painter: Painter, path: Path, output: Path) -> None:
     step = -(-count // FRAMES_IN_BASIS)
     with VideoReader(path) as video, VideoWriter(output, video.frame_rate) as writer:
         painter.fit(frame.image for frame in video if frame.number % step == 0)
-        for frame in track(video, path.name, count, "frames"):
+        for frame in video:
             writer.write(painter(frame.image), frame.time, frame.duration)
+            bar.advance(description=path.name)

@@ -88,24 +88,6 @@ def absent_classes(histogram: Histogram, complete: bool) -> Iterable[Finding]:
         yield Finding("warning", f"{len(absent)} of {len(histogram.names)} classes never occur", shown)
 
 
-class ClassCounter:
-    """Units and images of each class, summed over samples."""
-
-    def __init__(self, unit: str, names: Iterable[str]) -> None:
-        self.unit, self.names = unit, list(names)
-        self.counts, self.images = [0] * len(self.names), [0] * len(self.names)
-
-    def add(self, counts: Iterable[int]) -> None:
-        """The units of each class in one more sample."""
-        for label, count in enumerate(counts):
-            self.counts[label] += count
-            self.images[label] += count > 0
-
-    def histogram(self) -> Histogram:
-        """The sums."""
-        return Histogram(self.unit, self.names, self.counts, self.images)
-
-
 @register_check
 class InstanceCheck(DatasetCheck):
     """Objects of any dataset whose records have `instances`: how many of each class, and images without any."""
@@ -115,7 +97,7 @@ class InstanceCheck(DatasetCheck):
         classes = dataset.metainfo["classes"]
         is_thing = dataset.metainfo.get("is_thing", [True] * len(classes))
         self._things = [label for label, countable in enumerate(is_thing) if countable]
-        self._counter = ClassCounter("objects", [classes[label] for label in self._things])
+        self._counter = Histogram("objects", [classes[label] for label in self._things])
         self._empty: list[str] = []
         self._seen = 0
 
@@ -148,4 +130,4 @@ class InstanceCheck(DatasetCheck):
 
     def histogram(self) -> Histogram:
         """Objects by class."""
-        return self._counter.histogram()
+        return self._counter

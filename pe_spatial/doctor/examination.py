@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,8 +19,9 @@ from pe_spatial.common.errors import UserError
 from pe_spatial.data import LoadInstances, UnreadableFile, read_image
 from pe_spatial.doctor.check import DatasetCheck, Record, Sample, checks_for
 from pe_spatial.doctor.findings import Finding, Findings, Histogram
-from pe_spatial.doctor.sheet import Tile, draw_tile
+from pe_spatial.doctor.sheet import draw_tile
 
+Track = Callable[[str, int, Iterator[int]], Iterator[int]]
 SPLITS = ("train", "val", "test")
 UNREADABLE = "files that cannot be read"
 
@@ -54,7 +55,7 @@ class SplitReport:
     seen: int = 0
     findings: Findings = field(default_factory=Findings)
     histograms: list[Histogram] = field(default_factory=list)
-    tiles: list[Tile] = field(default_factory=list)
+    tiles: list[torch.Tensor] = field(default_factory=list)
     fingerprints: dict[bytes, str] = field(default_factory=dict)
 
 
@@ -84,9 +85,7 @@ def dataset_configs(config: Mapping[str, Any]) -> dict[str, Any]:
     return present
 
 
-def examine(
-    config: Mapping[str, Any], options: ExaminationOptions, track: Callable[[str, int, Iterator[int]], Iterator[int]]
-) -> list[SplitReport]:
+def examine(config: Mapping[str, Any], options: ExaminationOptions, track: Track) -> list[SplitReport]:
     """Examine every dataset of a config.
 
     Args:
@@ -135,9 +134,7 @@ def compare_splits(reports: Sequence[SplitReport]) -> None:
 
 
 # --- one dataset -----------------------------------------------------------------------------------------------------
-def examine_dataset(
-    split: str, dataset: Any, options: ExaminationOptions, track: Callable[[str, int, Iterator[int]], Iterator[int]]
-) -> SplitReport:
+def examine_dataset(split: str, dataset: Any, options: ExaminationOptions, track: Track) -> SplitReport:
     """Examine a dataset; arguments as in `examine`."""
     report = SplitReport(split, type(dataset).__name__, size=len(dataset))
     checks = checks_for(dataset)
@@ -147,7 +144,7 @@ def examine_dataset(
     order = _order(len(dataset), options)
     tiles = min(options.tiles, len(order))
     on_sheet = {order[number * len(order) // tiles] for number in range(tiles)}
-    observations = _observe_all(_Observer(dataset, checks, options.thorough), order, options)
+    observations = _observe_all(partial(_observe, dataset, checks, options.thorough), order, options)
     # a training with unreadable="skip" is not stopped by unreadable files
     skips_unreadable = not options.thorough and getattr(dataset, "unreadable", "raise") == "skip"
     for _, (index, observation) in zip(track(split, len(order), iter(order)), observations, strict=False):
@@ -170,43 +167,28 @@ def examine_dataset(
 
 def _order(size: int, options: ExaminationOptions) -> list[int]:
     if options.seconds is not None:
-        order = np.random.default_rng(0).permutation(size).tolist()
-        return order if options.samples is None else order[: options.samples]
-    wanted = size if options.samples is None else min(options.samples, size)
+        return np.random.default_rng(0).permutation(size).tolist()[: options.samples]
+    wanted = min(size, options.samples or size)
     return [position * size // wanted for position in range(wanted)]
 
 
-@dataclass(frozen=True)
-class _Observer:
-    """Observes single samples of a dataset; it has no state, so that threads can share it."""
-
-    dataset: BaseDataset
-    checks: Sequence[DatasetCheck]
-    identify: bool  # by a hash of the pixels
-
-    @cached_property
-    def loaders(self) -> list[Callable[[Sample], Sample]]:
-        """The first steps of the pipeline, which decode files."""
-        steps = getattr(self.dataset.pipeline, "transforms", ())
-        return [step for step in steps if isinstance(step, Loader)]
-
-    def observe(self, index: int) -> _Observation:
-        """Load one sample and show it to the checks."""
-        record = self.dataset.get_data_info(index)
-        findings: list[Finding] = []
-        sample: Sample | None = None
-        try:
-            sample = _load(record, self.loaders)
-        except UnreadableFile as error:
-            findings.append(Finding("error", UNREADABLE, str(error)))
-        except (UserError, OSError, ValueError) as error:
-            findings.append(Finding("error", "samples that the loaders refuse", str(error)))
-        seen = [check.inspect_sample(record, sample) for check in self.checks]
-        return _Observation(sample, findings, _fingerprint(record, sample) if self.identify else None, seen)
+def _observe(dataset: BaseDataset, checks: Sequence[DatasetCheck], identify: bool, index: int) -> _Observation:
+    """Load one sample and show it to the checks; `identify` hashes its pixels."""
+    record = dataset.get_data_info(index)
+    findings: list[Finding] = []
+    sample: Sample | None = None
+    try:
+        sample = _load(dataset, record)
+    except UnreadableFile as error:
+        findings.append(Finding("error", UNREADABLE, str(error)))
+    except (UserError, OSError, ValueError) as error:
+        findings.append(Finding("error", "samples that the loaders refuse", str(error)))
+    seen = [check.inspect_sample(record, sample) for check in checks]
+    return _Observation(sample, findings, _fingerprint(record, sample) if identify else None, seen)
 
 
 def _observe_all(
-    observer: _Observer, order: Sequence[int], options: ExaminationOptions
+    observe: Callable[[int], _Observation], order: Sequence[int], options: ExaminationOptions
 ) -> Iterator[tuple[int, _Observation]]:
     """Observe samples in threads, a few ahead, and yield them in order until the time is up."""
     end = None if options.seconds is None else time.monotonic() + options.seconds
@@ -218,18 +200,19 @@ def _observe_all(
                 index = next(rest, None)
                 if index is None or (end is not None and time.monotonic() > end):
                     break
-                waiting.append((index, pool.submit(observer.observe, index)))
+                waiting.append((index, pool.submit(observe, index)))
             if not waiting:
                 return
             index, future = waiting.popleft()
             yield index, future.result()
 
 
-def _load(record: Record, loaders: Sequence[Callable[[Sample], Sample]]) -> Sample:
+def _load(dataset: BaseDataset, record: Record) -> Sample:
     """The sample before any transform. Instances are loaded also where the pipeline does not need them."""
     sample = dict(record)
-    for load in loaders:
-        sample = load(sample)
+    for step in getattr(dataset.pipeline, "transforms", ()):
+        if isinstance(step, Loader):
+            sample = step(sample)
     if "instances" in sample and "ori_shape" in sample:
         masks = all("mask" in item for item in sample["instances"])
         sample = LoadInstances(masks=masks, empty="drop")(sample)

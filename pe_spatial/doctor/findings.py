@@ -64,9 +64,9 @@ class Findings:
                         yield f"    … and {hidden} more"
 
 
-@dataclass(frozen=True)
+@dataclass
 class Histogram:
-    """How often each class occurs.
+    """How often each class occurs; without counts they begin at 0.
 
     Args:
         unit: What is counted, such as `pixels` or `objects`.
@@ -78,11 +78,21 @@ class Histogram:
     """
 
     unit: str
-    names: Sequence[str]
-    counts: Sequence[int]
-    images: Sequence[int]
+    names: list[str]
+    counts: list[int] = field(default_factory=list)
+    images: list[int] = field(default_factory=list)
     kind: str = "class"
     images_unit: str = "images"
+
+    def __post_init__(self) -> None:
+        self.counts = self.counts or [0] * len(self.names)
+        self.images = self.images or [0] * len(self.names)
+
+    def add(self, counts: Iterable[int]) -> None:
+        """Count the units of each class in one more image."""
+        for label, count in enumerate(counts):
+            self.counts[label] += count
+            self.images[label] += count > 0
 
     @property
     def absent(self) -> list[str]:

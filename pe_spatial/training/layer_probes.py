@@ -116,12 +116,14 @@ class LayerProbes(BaseModel):
     def bind_dataset(self, metainfo: Mapping[str, Any]) -> None:
         """Introduce every probe to its training data; for models that `BindDatasetHook` serves."""
         for probe in self.probes.values():
-            probe.bind_dataset(metainfo)  # type: ignore[operator]
+            if hasattr(probe, "bind_dataset"):
+                probe.bind_dataset(metainfo)  # type: ignore[operator]
 
     def check_classes(self, metainfo: Mapping[str, Any]) -> None:
         """Compare every probe with the data that it is judged on."""
         for probe in self.probes.values():
-            probe.check_classes(metainfo)  # type: ignore[operator]
+            if hasattr(probe, "check_classes"):
+                probe.check_classes(metainfo)  # type: ignore[operator]
 
     def forward(
         self, inputs: Tensor, data_samples: list[BaseDataElement] | None = None, mode: str = "tensor"

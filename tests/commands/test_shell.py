@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from pe_spatial.commands import shell
-from pe_spatial.commands.options import SHARED, CommandParser, add_overrides, add_shared, names, number_in
+from pe_spatial.commands.options import SHARED, CommandParser, add_shared, names, number_in
 from pe_spatial.commands.shell import COMMANDS, execute, main, parse, run_command
 from pe_spatial.common.errors import DivergedError, UserError
 from pe_spatial.training.config import load_config
@@ -76,9 +76,8 @@ def command(run=lambda options: 0, **more):
     """A module that is a command."""
 
     def add_arguments(parser):
-        add_shared(parser, "--config", "--output", "--limit", required=["--config"])
+        add_shared(parser, "--config", "--output", "--limit", "overrides", required=["--config"])
         parser.add_argument("--layers", default="all")
-        add_overrides(parser)
         parser.add_old_spellings({"--work-dir": "--output"}, ["--config"])
 
     module = types.ModuleType("invented", "Help.")

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from mmengine.logging import MMLogger
 from mmengine.registry import DATASETS
 
-from pe_spatial.commands.options import CommandParser, add_overrides, add_shared
+from pe_spatial.commands.options import CommandParser, add_shared
 from pe_spatial.commands.shell import execute
 from pe_spatial.depth.baselines import best_constants
 from pe_spatial.depth.metrics import MEASURES
@@ -24,8 +24,7 @@ from pe_spatial.training.launch import naming_mistakes
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the study; returns its exit status."""
     parser = CommandParser("constant_depth.py", __doc__)
-    add_shared(parser, "--config", "--traceback", required=["--config"])
-    add_overrides(parser)
+    add_shared(parser, "--config", "--traceback", "overrides", required=["--config"])
     return execute(run, parser.parse_command(sys.argv[1:] if arguments is None else arguments))
 
 
@@ -45,4 +44,4 @@ def run(options: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

@@ -11,7 +11,6 @@ and triangle. Nothing tells it where things end. The file is in the official lay
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -129,4 +128,4 @@ def normalize(pictures: Tensor) -> Tensor:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

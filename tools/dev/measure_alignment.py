@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean, stdev
@@ -161,8 +160,8 @@ def probe(backbone: PEBackbone, data: Path) -> float:
     tokens, labels = describe(backbone, data, "val", None)
     with torch.no_grad():
         logits = F.interpolate(classifier((tokens - center) / spread), labels.shape[1:], mode="bilinear")
-    confusion = torch.bincount(labels.flatten() * len(SEMANTIC_CLASSES) + logits.argmax(1).flatten())
-    confusion = F.pad(confusion, (0, len(SEMANTIC_CLASSES) ** 2 - len(confusion))).view(len(SEMANTIC_CLASSES), -1)
+    pairs, count = labels.flatten() * len(SEMANTIC_CLASSES) + logits.argmax(1).flatten(), len(SEMANTIC_CLASSES)
+    confusion = torch.bincount(pairs, minlength=count**2).view(count, count)
     union = confusion.sum(0) + confusion.sum(1) - confusion.diag()
     return float((confusion.diag() / union.clamp_min(1)).mean())
 
@@ -212,4 +211,4 @@ def table(results: Results) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())
