@@ -13,6 +13,7 @@ from mmengine.config import Config
 
 from pe_spatial.common.errors import ConfigError, suggest
 from pe_spatial.common.files import write_text
+from pe_spatial.common.trees import sections
 from pe_spatial.training.config_checks import TOP_LEVEL_KEYS, find_problems, has_schema
 from pe_spatial.training.config_files import find_config, origin_of, read_config_file
 from pe_spatial.training.old_names import current_name, update_names
@@ -196,12 +197,6 @@ def drop_pretrained(model: Any) -> None:
 
     What stands below `teachers` keeps its source: teachers are no part of a checkpoint.
     """
-    if isinstance(model, dict):
-        if model.get("weights"):
-            model["weights"] = None
-        for key, value in model.items():
-            if key != "teachers":
-                drop_pretrained(value)
-    elif isinstance(model, list):
-        for value in model:
-            drop_pretrained(value)
+    for part in sections(model, without="teachers"):
+        if part.get("weights"):
+            part["weights"] = None
