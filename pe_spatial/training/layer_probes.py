@@ -234,7 +234,7 @@ def probe_layers(
 def _for_all_layers(config: Config, layers: Sequence[int]) -> Config:
     """The config of the same run with `LayerProbes`, scored once at its end."""
     settings = config.to_dict()
-    model = dict(settings["model"])
+    model = settings["model"]
     settings["model"] = {
         "type": "LayerProbes",
         "layers": list(layers),
@@ -246,9 +246,9 @@ def _for_all_layers(config: Config, layers: Sequence[int]) -> Config:
         "evaluator": settings["val_evaluator"],
         "layers": list(layers),
     }
-    settings["train_cfg"] = {**settings["train_cfg"], "val_interval": settings["train_cfg"]["max_iters"] + 1}
-    hooks = {name: hook for name, hook in settings["default_hooks"].items() if name != "pictures"}
-    hooks["checkpoint"] = {key: value for key, value in hooks["checkpoint"].items() if key not in ("best", "rule")}
-    settings["default_hooks"] = hooks
+    settings["train_cfg"]["val_interval"] = settings["train_cfg"]["max_iters"] + 1
+    settings["default_hooks"].pop("pictures", None)
+    for option in ("best", "rule"):
+        settings["default_hooks"]["checkpoint"].pop(option, None)
     settings["log_level"] = "WARNING"
     return Config(settings, filename=config.filename, format_python_code=False)

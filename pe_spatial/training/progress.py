@@ -4,7 +4,7 @@ import json
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -44,7 +44,9 @@ class ProgressHook(Hook):
     def before_train(self, runner: Runner) -> None:
         """Take back what a killed run recorded after the checkpoint that this one starts from."""
         kept = [record for record in read_metrics(Path(runner.work_dir)) if record["iter"] <= runner.iter]
-        _rewrite(Path(runner.work_dir), kept)
+        if is_main_process():
+            text = "".join(json.dumps(record) + "\n" for record in kept)
+            write_text(Path(runner.work_dir) / METRICS_FILE, text)
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """One line every `interval` iterations and one at the end."""
@@ -184,8 +186,3 @@ def scalars(values: dict[str, Any]) -> dict[str, float]:
 def _append(folder: Path, record: dict[str, Any]) -> None:
     with open(folder / METRICS_FILE, "a") as file:
         file.write(json.dumps(record) + "\n")
-
-
-@master_only
-def _rewrite(folder: Path, records: Iterable[dict[str, Any]]) -> None:
-    write_text(folder / METRICS_FILE, "".join(json.dumps(record) + "\n" for record in records))

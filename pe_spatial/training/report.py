@@ -5,7 +5,7 @@ import shlex
 import subprocess
 import sys
 import time
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,13 @@ from mmengine.runner import Runner
 from mmengine.utils.dl_utils import collect_env
 from torch import nn
 
+from pe_spatial import __version__
 from pe_spatial.common.files import write_json, write_text
 from pe_spatial.training.checkpoint import find_last, plain_path, read_best
 from pe_spatial.training.distributed import available_cores
 from pe_spatial.training.progress import duration, is_training, peak_memory, scalars
 
-_PACKAGES = ("pe_spatial", "torch", "torchvision", "onedl-mmengine", "numpy")
+_PACKAGES = ("torch", "torchvision", "onedl-mmengine", "numpy")
 
 
 @HOOKS.register_module()
@@ -74,7 +75,11 @@ class RunReportHook(Hook):
             "precision": _precision(runner.cfg),
             "device": device_name(),
             "processes": get_world_size(),
-            "versions": _versions(),
+            "versions": {
+                "python": platform.python_version(),
+                "pe_spatial": __version__,
+                **{name: version(name) for name in _PACKAGES},
+            },
             "git_revision": git_revision(),
         }
         write_json(folder / "result.json", card)
@@ -153,16 +158,6 @@ def _precision(config: Any) -> str:
     wrapper = config.get("optim_wrapper") or {}
     kinds = {"Bf16OptimWrapper": "bfloat16 autocast", "AmpOptimWrapper": f"{wrapper.get('dtype', 'float16')} autocast"}
     return kinds.get(wrapper.get("type", ""), "float32")
-
-
-def _versions() -> dict[str, str]:
-    versions = {"python": platform.python_version()}
-    for name in _PACKAGES:
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return versions
 
 
 def _markdown(card: dict[str, Any]) -> str:

@@ -24,7 +24,8 @@ from pe_spatial.common.errors import ConfigError, UserError
 from pe_spatial.common.locks import lock_folder
 from pe_spatial.training.checkpoint import read_safely
 from pe_spatial.training.config import drop_pretrained, dump_config
-from pe_spatial.training.environment import set_console
+from pe_spatial.training.distributed import set_up
+from pe_spatial.training.environment import run_environment, set_console
 from pe_spatial.training.progress import ProgressHook
 from pe_spatial.training.run_config import RUN_CONFIG
 
@@ -95,7 +96,8 @@ def start_runner(
         runner.register_hook(OpenFolderHook(folder, clear))
         warnings.showwarning = warning_hook(runner.logger.warning)  # until `run_environment` ends
         try:
-            yield runner
+            with naming_mistakes(runner):
+                yield runner
         finally:
             for hook in runner.hooks:
                 if isinstance(hook, ProgressHook):
@@ -129,12 +131,16 @@ def build_runner(config: Config, changes: dict[str, Any]) -> Runner:
 
 
 @contextmanager
-def exclusive(folder: Path) -> Iterator[None]:
-    """Keep other processes from starting in a folder. The lock lies beside it: a refused start does not touch it."""
-    with ExitStack() as stack:
+def prepare(config: Config, folder: Path) -> Iterator[dict[str, Any]]:
+    """Set up the process and keep others from starting in a folder; yields the entries of `distributed.set_up`.
+
+    The lock lies beside the folder: a refused start does not touch it.
+    """
+    with run_environment(config), ExitStack() as stack:
+        changes = set_up(config)
         if is_main_process():
             stack.enter_context(lock_folder(folder.parent, folder.name, f"writes to {folder}"))
-        yield
+        yield changes
 
 
 @contextmanager
