@@ -20,6 +20,7 @@ from pe_spatial.backbones import PEBackbone
 from pe_spatial.backbones.vit import resolve_blocks
 from pe_spatial.common.devices import choose_device
 from pe_spatial.common.errors import UserError
+from pe_spatial.common.trees import sections
 from pe_spatial.inference.predictor import resolve_checkpoint
 from pe_spatial.training.checkpoint import load_checkpoint, read_config
 from pe_spatial.visualization import FeatureColors, caption_strip, similarity, similarity_rgb
@@ -84,12 +85,7 @@ def read_backbone(path: Path) -> tuple[PEBackbone, Mapping[str, Any]]:
 
 def find_backbones(config: Any) -> Iterator[dict[str, Any]]:
     """The configs of encoders in the config of a model, without those of its teachers."""
-    if isinstance(config, dict):
-        if config.get("type") == "PEBackbone":
-            yield config
-        for key, value in config.items():
-            if key != "teachers":
-                yield from find_backbones(value)
+    return (part for part in sections(config, without="teachers") if part.get("type") == "PEBackbone")
 
 
 # --- pictures ---------------------------------------------------------------------------------------------------------

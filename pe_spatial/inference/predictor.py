@@ -21,7 +21,7 @@ from pe_spatial.inference.sample import PredictedSample, checked_threshold
 from pe_spatial.training.amp import evaluation_autocast
 from pe_spatial.training.checkpoint import find_best, find_last, load_checkpoint, read_config
 from pe_spatial.training.checkpoint_hook import compare_keys
-from pe_spatial.training.config import drop_pretrained, import_packages, override_config
+from pe_spatial.training.config import drop_pretrained, override_config
 
 
 class Predictor:
@@ -61,7 +61,6 @@ class Predictor:
         self.device = choose_device(device)
         self.batch_size = batch_size
         self.allow_urls = allow_urls
-        import_packages(self.config)
         override_config(self.config, overrides)
         with DefaultScope.overwrite_default_scope(self.config.get("default_scope", "mmengine")):
             self.model = _build(self.config, content["state_dict"], self.checkpoint).to(self.device).eval()

@@ -7,11 +7,11 @@ from typing import Any
 
 from mmengine.config import Config
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.registry import DATASETS, HOOKS
 from mmengine.runner import Runner
 
 from pe_spatial.common.errors import ConfigError
+from pe_spatial.training.checkpoint_hook import unwrap
 
 
 @HOOKS.register_module()
@@ -35,8 +35,7 @@ class BindDatasetHook(Hook):
         self._call(runner, "check_classes", runner.test_dataloader)
 
     def _call(self, runner: Runner, method: str, loader: Any) -> None:
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        introduce = getattr(model, method, None)
+        introduce = getattr(unwrap(runner.model), method, None)
         if introduce is None:
             return
         try:

@@ -14,6 +14,7 @@ from mmengine.runner.checkpoint import CheckpointLoader
 
 from pe_spatial.common.errors import CheckpointError, FullDiskError
 from pe_spatial.common.tensors import WeightsError, read_tensor_file, write_torch_file
+from pe_spatial.common.trees import sections
 from pe_spatial.training.old_names import update_names
 
 FORMAT_VERSION = 1
@@ -60,12 +61,9 @@ def read_safely(settings: dict[str, Any]) -> None:
     """
     if settings.get("load_from"):
         settings["load_from"] = _marked(settings["load_from"])
-    parts = [settings]
-    while parts:
-        part = parts.pop()
-        if isinstance(part, dict) and part.get("type") == "Pretrained" and "checkpoint" in part:
+    for part in sections(settings):
+        if part.get("type") == "Pretrained" and "checkpoint" in part:
             part["checkpoint"] = _marked(part["checkpoint"])
-        parts.extend(part.values() if isinstance(part, dict) else part if isinstance(part, list | tuple) else ())
 
 
 def _marked(path: str) -> str:

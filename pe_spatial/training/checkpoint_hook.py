@@ -16,7 +16,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import BaseLoop, IterBasedTrainLoop, Runner
 from torch import Tensor, nn
 
-from pe_spatial.common.errors import CheckpointError, ConfigError, suggest
+from pe_spatial.common.errors import CheckpointError, ConfigError, require_choice, suggest
 from pe_spatial.common.files import remove_leftovers, write_json, write_text
 from pe_spatial.training import checkpoint as files
 from pe_spatial.training.fsdp import FullyShardedModel, gather_full
@@ -45,8 +45,7 @@ class AtomicCheckpointHook(Hook):
     ) -> None:
         if interval < 1 or keep < 1:
             raise ValueError(f"interval {interval} and keep {keep} must be at least 1")
-        if rule not in ("greater", "less"):
-            raise ValueError(f"rule {rule!r} is neither 'greater' nor 'less'")
+        require_choice("rule", rule, ("greater", "less"))
         self.interval = interval
         self.keep = keep
         self.best = best
@@ -207,20 +206,20 @@ def compare_keys(model: nn.Module, state_dict: dict[str, Tensor]) -> str:
     """How the weights differ from the model's, in one line; empty if they fit."""
     expected = model.state_dict()
     found = {key.removeprefix("module."): value for key, value in state_dict.items()}
-    reshaped = [
-        f"{key} {tuple(found[key].shape)} instead of {tuple(expected[key].shape)}"
-        for key in expected.keys() & found.keys()
-        if found[key].shape != expected[key].shape
-    ]
+    differing = {
+        "missing": expected.keys() - found.keys(),
+        "unexpected": found.keys() - expected.keys(),
+        "other shape": [
+            f"{key} {tuple(found[key].shape)} instead of {tuple(expected[key].shape)}"
+            for key in expected.keys() & found.keys()
+            if found[key].shape != expected[key].shape
+        ],
+    }
     parts = []
-    for title, keys in (
-        ("missing", sorted(expected.keys() - found.keys())),
-        ("unexpected", sorted(found.keys() - expected.keys())),
-        ("other shape", sorted(reshaped)),
-    ):
+    for title, keys in differing.items():
         if keys:
             more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
-            parts.append(f"{len(keys)} of {len(expected)} keys {title} ({', '.join(keys[:3])}{more})")
+            parts.append(f"{len(keys)} of {len(expected)} keys {title} ({', '.join(sorted(keys)[:3])}{more})")
     return "; ".join(parts)
 
 

@@ -13,6 +13,7 @@ from mmengine.config import Config
 
 from pe_spatial.common.errors import ConfigError, suggest
 from pe_spatial.common.files import write_text
+from pe_spatial.common.trees import sections
 from pe_spatial.training.config_checks import TOP_LEVEL_KEYS, find_problems, has_schema
 from pe_spatial.training.config_files import find_config, origin_of, read_config_file
 from pe_spatial.training.old_names import current_name, update_names
@@ -54,7 +55,7 @@ def load_config(name: str | Path, overrides: Sequence[str] = ()) -> Config:
 
 
 def override_config(config: Config, overrides: Sequence[str]) -> None:
-    """Change entries of the config of a checkpoint, whose packages are imported.
+    """Import the packages of the config of a checkpoint, and change entries.
 
     Args:
         config: Changed in place.
@@ -63,6 +64,7 @@ def override_config(config: Config, overrides: Sequence[str]) -> None:
     Raises:
         ConfigError: An override that does not fit, or an option that does not exist.
     """
+    import_packages(config)
     origins = {_apply(config, override): f"override '{override}'" for override in overrides}
     problems = [f"{origin_of(origins, where, '')}: {what}" for where, what in find_problems(config) if origins]
     if problems:
@@ -157,9 +159,9 @@ def import_packages(config: Any) -> None:
     Raises:
         ConfigError: `custom_imports` names a module that does not exist, or whose third parties are not installed.
     """
-    modules = (config.get("custom_imports") or {}).get("imports", [])
+    theirs = (config.get("custom_imports") or {}).get("imports", [])
     ours = [f"pe_spatial.{name}" for name in ("backbones", "data", "training", "doctor")]
-    for module in [*ours, *(current_name(name) for name in _as_list(modules))]:
+    for module in [*ours, *map(current_name, [theirs] if isinstance(theirs, str) else theirs)]:
         try:
             import_module(module)
         except ModuleNotFoundError as error:
@@ -172,10 +174,6 @@ def import_packages(config: Any) -> None:
                     f"pip install 'pe_spatial[{module.rpartition('.')[2]}]'"
                 ) from error
             raise ConfigError(f"{config.filename}: custom_imports: there is no module {module!r}") from error
-
-
-def _as_list(value: Any) -> list[Any]:
-    return list(value) if isinstance(value, list | tuple) else [value]
 
 
 def _normalize(config: Config) -> None:
@@ -196,12 +194,6 @@ def drop_pretrained(model: Any) -> None:
 
     What stands below `teachers` keeps its source: teachers are no part of a checkpoint.
     """
-    if isinstance(model, dict):
-        if model.get("weights"):
-            model["weights"] = None
-        for key, value in model.items():
-            if key != "teachers":
-                drop_pretrained(value)
-    elif isinstance(model, list):
-        for value in model:
-            drop_pretrained(value)
+    for part in sections(model, without="teachers"):
+        if part.get("weights"):
+            part["weights"] = None

@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import Any
 
 import mmengine.registry
+from mmengine.optim import OptimWrapper
 from mmengine.registry import Registry
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, LogProcessor, Runner, TestLoop, ValLoop
 from torch import nn
@@ -51,7 +52,23 @@ _CONSUMED = {
     "OPTIM_WRAPPERS": {"constructor", "paramwise_cfg", "optimizer"},
     "LOOPS": {"by_epoch"},
 }
-_LOADER_KEYS = {"dataset", "sampler", "batch_sampler", "num_batch_per_epoch", "disable_subprocess_warning"}
+_LOADER = (DataLoader, {"dataset", "sampler", "batch_sampler", "num_batch_per_epoch", "disable_subprocess_warning"})
+# sections whose constructor is not named in them -> what takes their keys, and further keys
+_IMPLIED: dict[str, tuple[Callable[..., Any] | None, Set[str]]] = {
+    "train_cfg": (IterBasedTrainLoop, {"by_epoch"}),
+    "val_cfg": (ValLoop, set()),
+    "test_cfg": (TestLoop, set()),
+    "train_dataloader": _LOADER,
+    "val_dataloader": _LOADER,
+    "test_dataloader": _LOADER,
+    "randomness": (Runner.set_randomness, set()),
+    "log_processor": (LogProcessor, set()),
+    "optim_wrapper": (OptimWrapper, _CONSUMED["OPTIM_WRAPPERS"]),
+    "optim_wrapper.paramwise_cfg": (ParamwiseOptions, set()),
+    "env_cfg": (None, {"cudnn_benchmark", "mp_cfg", "dist_cfg", "resource_limit"}),
+    "custom_imports": (None, {"imports", "allow_failed_imports"}),
+    "auto_scale_lr": (None, {"base_batch_size", "enable"}),
+}
 TOP_LEVEL_KEYS = frozenset(inspect.signature(Runner.__init__).parameters) - {"self", "cfg"} | {
     "custom_imports",
     "model_wrapper_cfg",
@@ -104,30 +121,10 @@ def has_schema(path: Sequence[str], node: Any) -> bool:
 
 def _implied_options(path: Sequence[str], node: dict[str, Any]) -> Set[str] | None:
     """The keys of sections whose constructor is not named in them."""
-    match tuple(path):
-        case ("train_cfg",):
-            return _options(EpochBasedTrainLoop if node.get("by_epoch") else IterBasedTrainLoop, {"by_epoch"})
-        case ("val_cfg",):
-            return _options(ValLoop)
-        case ("test_cfg",):
-            return _options(TestLoop)
-        case ("train_dataloader" | "val_dataloader" | "test_dataloader",):
-            return _options(DataLoader, _LOADER_KEYS)
-        case ("randomness",):
-            return _options(Runner.set_randomness)
-        case ("log_processor",):
-            return _options(LogProcessor)
-        case ("env_cfg",):
-            return {"cudnn_benchmark", "mp_cfg", "dist_cfg", "resource_limit"}
-        case ("custom_imports",):
-            return {"imports", "allow_failed_imports"}
-        case ("auto_scale_lr",):
-            return {"base_batch_size", "enable"}
-        case ("optim_wrapper",):
-            return _options(_REGISTRIES["OPTIM_WRAPPERS"].get("OptimWrapper"), _CONSUMED["OPTIM_WRAPPERS"])
-        case ("optim_wrapper", "paramwise_cfg"):
-            return _options(ParamwiseOptions)
-    return None
+    if tuple(path) == ("train_cfg",) and node.get("by_epoch"):
+        return _options(EpochBasedTrainLoop, {"by_epoch"})
+    factory, further = _IMPLIED.get(".".join(path), (None, None))
+    return further if factory is None else _options(factory, further)
 
 
 def _resolve(name: str, registry: str | None, scope: str) -> tuple[Callable[..., Any] | None, str]:

@@ -129,21 +129,20 @@ def read_config_file(path: Path, derived: tuple[Path, ...] = ()) -> tuple[Settin
 
 def _read_alone(path: Path) -> tuple[Settings, Origins]:
     """The content of one file, and the line of every key."""
-    try:
-        loader = SafeLoader(_fill_in_environment(path, path.read_text(encoding="utf-8")))
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path}: not YAML in UTF-8: {error}") from error
     origins: Origins = {}
     try:
+        loader = SafeLoader(_fill_in_environment(path, path.read_text(encoding="utf-8")))
         node = loader.get_single_node()
         if not isinstance(node, yaml.MappingNode):
             raise ConfigError(f"{path}: a config is a mapping of keys to values")
         _collect(node, "", path, origins)
         return loader.construct_document(node), origins
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not YAML: {error}") from error
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+    except yaml.constructor.ConstructorError as error:
+        raise ConfigError(f"{path}:{error.problem_mark.line + 1}: {error.problem}") from error
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path}: not YAML in UTF-8: {error}") from error
     except RecursionError as error:
         raise ConfigError(f"{path}: an anchor (&name) contains itself") from error
 
@@ -182,16 +181,10 @@ def _collect(node: yaml.Node, prefix: str, path: Path, origins: Origins) -> None
             origins[f"{prefix}{index}"] = f"{path}:{item.start_mark.line + 1}"
             _collect(item, f"{prefix}{index}.", path, origins)
     elif isinstance(node, yaml.MappingNode):
-        keys: dict[str, int] = {}
         for key, value in node.value:
             line = key.start_mark.line + 1
             if not isinstance(key, yaml.ScalarNode) or not (prefix or key.tag in _WORDS):
                 raise ConfigError(f"{path}:{line}: a key of a config is a plain word, not {key.value!r}")
-            if key.value in keys and key.value != "<<":
-                raise ConfigError(
-                    f"{path}:{line}: {prefix}{key.value} is defined twice, first on line {keys[key.value]}"
-                )
-            keys[key.value] = line
             origins[f"{prefix}{key.value}"] = f"{path}:{line}"
             _collect(value, f"{prefix}{key.value}.", path, origins)
 

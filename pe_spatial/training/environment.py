@@ -11,7 +11,6 @@ import cv2
 import torch
 from mmengine.dist import is_main_process
 
-from pe_spatial.common.console import warning_hook
 from pe_spatial.training.amp import evaluation_dtype
 
 # nothing that a user of ours could act on
@@ -63,11 +62,6 @@ def set_console(logger: logging.Logger, level: str) -> None:
         if not is_file:
             handler.setFormatter(_Line())
             handler.addFilter(lambda record: record.levelno > logging.INFO or _speaker() not in _LIBRARIES)
-
-
-def show_warnings(logger: logging.Logger) -> None:
-    """Let Python's warnings go through the logger, until `run_environment` ends."""
-    warnings.showwarning = warning_hook(logger.warning)
 
 
 def _speaker() -> str:

@@ -15,6 +15,7 @@ from mmengine.hooks import EMAHook, Hook
 from mmengine.optim import OptimWrapper
 from mmengine.registry import HOOKS, MODEL_WRAPPERS
 from mmengine.runner import Runner
+from mmengine.utils import apply_to
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -115,11 +116,9 @@ def gather_full(tree: Any) -> Any:
 
     Collective: every rank calls it on the same tree. Plain tensors are passed through.
     """
-    if isinstance(tree, DTensor):
-        whole = tree.full_tensor()
-        return whole.cpu() if is_main_process() else None
-    if isinstance(tree, dict):
-        return {key: gather_full(value) for key, value in tree.items()}
-    if isinstance(tree, list | tuple):
-        return type(tree)(gather_full(value) for value in tree)
-    return tree
+
+    def whole(shards: DTensor) -> Tensor | None:
+        full = shards.full_tensor()
+        return full.cpu() if is_main_process() else None
+
+    return apply_to(tree, lambda node: isinstance(node, DTensor), whole)

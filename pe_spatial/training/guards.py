@@ -59,7 +59,8 @@ class LossGuardHook(Hook):
         losses = {name: value.item() for name, value in outputs.items() if "loss" in name}
         terms = ", ".join(f"{name} {value:.4g}" for name, value in losses.items())
         path = Path(runner.work_dir) / f"diverged_iter_{runner.iter + 1}_rank_{get_rank()}.pth"
-        _save_batch(data_batch, losses, runner.iter + 1, path)
+        batch = data_batch if isinstance(data_batch, dict) else {"inputs": data_batch}
+        write_torch_file(_plain({"iter": runner.iter + 1, "losses": losses, **batch}), path)
         raise DivergedError(
             f"the loss is not finite in iteration {runner.iter + 1}: {terms}. Lower the learning rate, lengthen the "
             "warm-up, clip gradients (optim_wrapper.clip_grad) or, with float16, train in bfloat16; --resume continues "
@@ -67,13 +68,8 @@ class LossGuardHook(Hook):
         )
 
 
-def _save_batch(batch: Any, losses: dict[str, float], iteration: int, path: Path) -> None:
-    """Write a batch as plain containers of tensors, which torch loads with weights_only."""
-    content = _plain({"iter": iteration, "losses": losses, **(batch if isinstance(batch, dict) else {"inputs": batch})})
-    write_torch_file(content, path)
-
-
 def _plain(value: Any) -> Any:
+    """A batch as plain containers of tensors, which torch loads with weights_only."""
     if isinstance(value, BaseDataElement):
         return {name: _plain(item) for name, item in value.all_items()}
     if isinstance(value, dict):

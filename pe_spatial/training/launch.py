@@ -1,7 +1,6 @@
 """From a loaded config to a finished run: what the commands `train` and `eval` call."""
 
 from collections.abc import Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,11 +11,9 @@ from mmengine.runner import Runner
 from pe_spatial.common.errors import CheckpointError, ConfigError, UserError
 from pe_spatial.training.binding import count_classes
 from pe_spatial.training.checkpoint import BEST_POINTER, LAST_POINTER, find_best, find_last, load_checkpoint
-from pe_spatial.training.distributed import set_up
-from pe_spatial.training.environment import run_environment
 from pe_spatial.training.progress import METRICS_FILE
 from pe_spatial.training.run_config import differences
-from pe_spatial.training.start import exclusive, naming_mistakes, start_runner
+from pe_spatial.training.start import naming_mistakes, prepare, start_runner
 
 Resume = Literal["no", "yes", "if-any"]
 
@@ -37,22 +34,18 @@ def train(config: Config, resume: Resume = "no", hooks: Sequence[Hook] = ()) -> 
     """
     _check_schedule(config)
     folder = Path(config.work_dir)
-    with run_environment(config), ExitStack() as stack:
-        changes = set_up(config)
-        stack.enter_context(exclusive(folder))
+    with prepare(config, folder) as changes:
         last = _find_start(folder, resume)
         with naming_mistakes():
             count_classes(config, ("train_dataloader",))
-        notes = [] if last is None else _keep_seed(config, last) + differences(folder, config)
-        changes |= {} if last is None else _continue_from(last, config)
+        notes = [] if last is None else _continue_from(last, config, changes)
         with start_runner(config, changes, folder, lambda: _clear(folder, last)) as runner:
             for note in notes:
                 runner.logger.warning(f"other than in the run so far: {note}")
             runner.logger.info("reading the data")
             for hook in hooks:
                 runner.register_hook(hook)
-            with naming_mistakes(runner):
-                runner.train()
+            runner.train()
     return runner
 
 
@@ -66,24 +59,20 @@ def _find_start(folder: Path, resume: Resume) -> Path | None:
     return last
 
 
-def _keep_seed(config: Config, last: Path) -> list[str]:
-    """Give a config that asks for another seed that of the run; says so."""
-    given, seed = (config.get("randomness") or {}).get("seed"), _seed_of(last)
-    if given is None or given == seed:
-        return []
-    config.randomness.seed = seed
-    return [f"randomness.seed: {given} is not taken but the run's {seed}, which the order of the data depends on"]
+def _continue_from(last: Path, config: Config, changes: dict[str, Any]) -> list[str]:
+    """Add the entries with which mmengine's Runner resumes; returns what the config changes in the run.
 
-
-def _seed_of(checkpoint: Path) -> int | None:
-    return load_checkpoint(checkpoint).get("meta", {}).get("seed")
-
-
-def _continue_from(last: Path, config: Config) -> dict[str, Any]:
-    """The entries with which mmengine's Runner resumes."""
+    A config that asks for another seed gets that of the run.
+    """
+    notes = []
+    randomness, seed = config.get("randomness") or {}, load_checkpoint(last).get("meta", {}).get("seed")
+    given = randomness.get("seed")
+    if given is not None and given != seed:
+        config.randomness.seed = seed
+        notes = [f"randomness.seed: {given} is not taken but the run's {seed}, which the order of the data depends on"]
     # the order of the data depends on the seed, so it must be known before mmengine reads the checkpoint
-    randomness = {**(config.get("randomness") or {}), "seed": _seed_of(last)}
-    return {"resume": True, "load_from": str(last), "randomness": randomness}
+    changes |= {"resume": True, "load_from": str(last), "randomness": {**randomness, "seed": seed}}
+    return notes + differences(last.parent, config)
 
 
 def _clear(folder: Path, last: Path | None) -> None:
@@ -114,21 +103,19 @@ def evaluate(config: Config, checkpoint: str | Path | None = None, output: Path 
         raise CheckpointError(f"{folder} has no checkpoint to score; name one with --checkpoint")
     load_checkpoint(path)  # fails here, with a clear error, rather than after the data are loaded
     output = output or folder / "evaluation"
-    with run_environment(config), ExitStack() as stack:
-        changes = {**set_up(config), **_test_entries(config)}
-        stack.enter_context(exclusive(output))
-        changes |= {"optim_wrapper": None, "param_scheduler": None, "resume": False, "load_from": str(path)}
+    entries = _test_entries(config)
+    with prepare(config, output) as changes:
+        changes |= entries | {"resume": False, "load_from": str(path)}
         with naming_mistakes():
             count_classes(config, ("test_dataloader", "val_dataloader"))
         with start_runner(config, changes, output) as runner:
             runner.logger.info(f"scoring {path}; reading the data")
-            with naming_mistakes(runner):
-                return runner.test()
+            return runner.test()
 
 
 def _test_entries(config: Config) -> dict[str, Any]:
     """The entries that make a Runner test, on validation data where there are no others, and do nothing else."""
-    entries: dict[str, Any] = {}
+    entries: dict[str, Any] = {"optim_wrapper": None, "param_scheduler": None}
     for part in ("dataloader", "evaluator", "cfg"):
         given = config.get(f"test_{part}")
         entries[f"test_{part}"] = config.get(f"val_{part}") if given is None else given

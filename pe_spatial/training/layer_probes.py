@@ -11,12 +11,12 @@ from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.evaluator import BaseMetric, Evaluator
 from mmengine.hooks import Hook
-from mmengine.model import BaseModel
 from mmengine.registry import METRICS, MODELS
 from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 
 from pe_spatial.common.errors import ConfigError, UserError
+from pe_spatial.common.parts import ModalModel
 from pe_spatial.training.launch import train
 from pe_spatial.training.progress import read_metrics
 
@@ -74,7 +74,7 @@ class OneOfManyMaps(nn.Module):
 
 
 @MODELS.register_module()
-class LayerProbes(BaseModel):
+class LayerProbes(ModalModel):
     """One copy of a model per layer of its frozen backbone, without copies of the backbone.
 
     The probes share no parameter, so the sum of their losses trains each as if it were alone, with one exception:
@@ -92,7 +92,7 @@ class LayerProbes(BaseModel):
     def __init__(
         self, model: Mapping[str, Any], layers: Sequence[int], data_preprocessor: Mapping[str, Any] | None = None
     ) -> None:
-        super().__init__(data_preprocessor=data_preprocessor)
+        super().__init__(data_preprocessor)
         backbone = model.get("backbone", {})
         if "layers" not in backbone or backbone.get("frozen") is not True:
             raise ConfigError(
@@ -126,38 +126,35 @@ class LayerProbes(BaseModel):
                 probe.check_classes(metainfo)  # type: ignore[operator]
 
     def forward(
-        self, inputs: Tensor, data_samples: list[BaseDataElement] | None = None, mode: str = "tensor"
-    ) -> dict[str, Any] | list[BaseDataElement]:
-        """Run every probe.
-
-        Args:
-            inputs: normalized images [B, 3, H, W].
-            data_samples: as the model wants them.
-            mode: "loss" for the losses of all, named `layer<n>.<loss>`; "predict" for data samples whose field
-                `layers` maps a layer to its data sample; "tensor" for a dict of the raw outputs.
-        """
+        self, inputs: Tensor, data_samples: Sequence[BaseDataElement] | None = None, mode: str = "tensor"
+    ) -> Any:
+        """Run every probe, in a mode of `ModalModel`; what the encoder found is forgotten afterwards."""
         try:
-            if mode == "predict":
-                return self._predict(inputs, data_samples)
-            results = {layer: probe(inputs, data_samples, mode) for layer, probe in self.probes.items()}
+            return super().forward(inputs, data_samples, mode)
         finally:
             self.shared.forget()
-        if mode == "loss":
-            return {
-                f"layer{layer}.{name}": value for layer, losses in results.items() for name, value in losses.items()
-            }
-        return results
 
-    def _predict(self, inputs: Tensor, data_samples: list[BaseDataElement] | None) -> list[BaseDataElement]:
-        if data_samples is None:
-            raise ValueError("mode='predict' needs data_samples")
+    def raw(self, inputs: Tensor, data_samples: Sequence[BaseDataElement] | None) -> dict[str, Any]:
+        """Return the raw outputs of every layer."""
+        return {layer: probe(inputs, data_samples, "tensor") for layer, probe in self.probes.items()}
+
+    def loss(self, inputs: Tensor, data_samples: Sequence[BaseDataElement]) -> dict[str, Tensor]:
+        """Return the losses of all, named `layer<n>.<loss>`."""
+        return {
+            f"layer{layer}.{name}": value
+            for layer, probe in self.probes.items()
+            for name, value in probe(inputs, data_samples, "loss").items()
+        }
+
+    def predict(self, inputs: Tensor, data_samples: Sequence[BaseDataElement]) -> list[BaseDataElement]:
+        """Fill the field `layers` of the samples, which maps a layer to its data sample."""
         predictions = {
             int(layer): probe(inputs, [sample.clone() for sample in data_samples], "predict")
             for layer, probe in self.probes.items()
         }
         for index, sample in enumerate(data_samples):
             sample.set_field({layer: samples[index] for layer, samples in predictions.items()}, "layers")
-        return data_samples
+        return list(data_samples)
 
 
 @METRICS.register_module()
@@ -176,20 +173,10 @@ class PerLayerMetric(BaseMetric):
         configs = [evaluator] if isinstance(evaluator, Mapping) else evaluator
         self.evaluators = {layer: Evaluator([dict(config) for config in configs]) for layer in layers}
 
-    @property
-    def dataset_meta(self) -> dict | None:
-        """What the dataset says of itself; goes on to every metric."""
-        return self._dataset_meta
-
-    @dataset_meta.setter
-    def dataset_meta(self, meta: dict) -> None:
-        self._dataset_meta = meta
-        for evaluator in self.evaluators.values():
-            evaluator.dataset_meta = meta
-
     def process(self, data_batch: Any, data_samples: Sequence[dict[str, Any]]) -> None:
         """Hand the prediction of each layer to its metrics."""
         for layer, evaluator in self.evaluators.items():
+            evaluator.dataset_meta = self.dataset_meta
             evaluator.process([sample["layers"][layer] for sample in data_samples], data_batch)
 
     def evaluate(self, size: int) -> dict[str, float]:
@@ -249,7 +236,7 @@ def probe_layers(
 def _for_all_layers(config: Config, layers: Sequence[int]) -> Config:
     """The config of the same run with `LayerProbes`, scored once at its end."""
     settings = config.to_dict()
-    model = dict(settings["model"])
+    model = settings["model"]
     settings["model"] = {
         "type": "LayerProbes",
         "layers": list(layers),
@@ -261,9 +248,9 @@ def _for_all_layers(config: Config, layers: Sequence[int]) -> Config:
         "evaluator": settings["val_evaluator"],
         "layers": list(layers),
     }
-    settings["train_cfg"] = {**settings["train_cfg"], "val_interval": settings["train_cfg"]["max_iters"] + 1}
-    hooks = {name: hook for name, hook in settings["default_hooks"].items() if name != "pictures"}
-    hooks["checkpoint"] = {key: value for key, value in hooks["checkpoint"].items() if key not in ("best", "rule")}
-    settings["default_hooks"] = hooks
+    settings["train_cfg"]["val_interval"] = settings["train_cfg"]["max_iters"] + 1
+    settings["default_hooks"].pop("pictures", None)
+    for option in ("best", "rule"):
+        settings["default_hooks"]["checkpoint"].pop(option, None)
     settings["log_level"] = "WARNING"
     return Config(settings, filename=config.filename, format_python_code=False)

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from pe_spatial.common.trees import sections
+
 # the packages of the tasks had no name in front; also a module or a dotted `type` inside them
 MODULES = {
     **{task: f"pe_spatial.{task}" for task in ("detection", "segmentation", "depth", "tracking")},
@@ -42,7 +44,8 @@ def update_names(config: dict[str, Any]) -> dict[str, Any]:
     if imports:
         modules = [imports] if isinstance(imports, str) else imports
         config["custom_imports"]["imports"] = [current_name(str(module)) for module in modules]
-    _update(config)
+    for section in sections(config):
+        _update(section)
     hooks = config.get("custom_hooks")
     if isinstance(hooks, list):
         named = {HOOKS[hook["type"]]: hook for hook in reversed(hooks) if _has_name(hook)}
@@ -55,16 +58,9 @@ def _has_name(hook: Any) -> bool:
     return isinstance(hook, dict) and hook.get("type") in HOOKS
 
 
-def _update(node: Any) -> None:
-    if isinstance(node, list):
-        for item in node:
-            _update(item)
-    elif isinstance(node, dict):
-        kind = node.get("type")
-        if isinstance(kind, str):
-            node["type"] = kind = TYPES.get(kind, current_name(kind))
-            for old, new in OPTIONS.get(kind, {}).items():
-                if old in node:
-                    node[new] = node.pop(old)
-        for value in node.values():
-            _update(value)
+def _update(section: dict[str, Any]) -> None:
+    kind = section.get("type")
+    if isinstance(kind, str):
+        section["type"] = kind = TYPES.get(kind, current_name(kind))
+        for old in OPTIONS.get(kind, {}).keys() & section.keys():
+            section[OPTIONS[kind][old]] = section.pop(old)

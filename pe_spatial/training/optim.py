@@ -6,12 +6,12 @@ from math import prod
 from typing import Any
 
 from mmengine.logging import print_log
-from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS, OPTIMIZERS
 from torch import nn
 
 from pe_spatial.common.errors import ConfigError
+from pe_spatial.training.checkpoint_hook import unwrap
 
 
 @dataclass(frozen=True)
@@ -76,8 +76,7 @@ class LayerDecayConstructor:
         Raises:
             ConfigError: Every parameter is frozen, or layer decay is asked of a backbone without `layer_of`.
         """
-        if is_model_wrapper(model):
-            model = model.module  # type: ignore[assignment]
+        model = unwrap(model)
         groups = self.parameter_groups(model)
         print_log(_describe(groups), logger="current")
         optimizer = OPTIMIZERS.build({**self.optimizer_cfg, "params": groups})

@@ -7,7 +7,6 @@ from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
-from mmengine.structures import BaseDataElement
 
 from pe_spatial.common.pictures import read_image, save_image
 from pe_spatial.training.progress import is_training
@@ -34,25 +33,18 @@ class PictureHook(Hook):
         """Start over."""
         self._drawn = 0
 
-    def before_test(self, runner: Runner) -> None:
-        """Start over."""
-        self._drawn = 0
+    before_test = before_val
 
-    def after_val_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+    def _after_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None, mode: str = "train"
+    ) -> None:
         """Draw."""
-        self._draw(runner, outputs, runner.val_dataloader.dataset)
-
-    def after_test_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
-        """Draw."""
-        self._draw(runner, outputs, runner.test_dataloader.dataset)
-
-    def _draw(self, runner: Runner, samples: list[BaseDataElement], dataset: Any) -> None:
-        if not is_main_process():
+        if mode == "train" or not is_main_process():
             return
         iteration = runner.iter if is_training(runner) else 0
         folder = Path(runner.work_dir) / "pictures" / (f"iter_{iteration}" if iteration else "")
-        metainfo = getattr(dataset, "metainfo", None) or {}
-        for sample in samples[: self.number - self._drawn]:
+        metainfo = getattr(getattr(runner, f"{mode}_dataloader").dataset, "metainfo", None) or {}
+        for sample in outputs[: self.number - self._drawn]:
             path = sample.metainfo.get("img_path")
             if path is None:
                 continue

@@ -1,14 +1,14 @@
 """The line of progress on the screen, `metrics.jsonl` in the work folder, and the same numbers for TensorBoard."""
 
 import json
+import resource
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 from mmengine.dist import is_main_process, master_only
 from mmengine.evaluator import Evaluator
@@ -44,7 +44,9 @@ class ProgressHook(Hook):
     def before_train(self, runner: Runner) -> None:
         """Take back what a killed run recorded after the checkpoint that this one starts from."""
         kept = [record for record in read_metrics(Path(runner.work_dir)) if record["iter"] <= runner.iter]
-        _rewrite(Path(runner.work_dir), kept)
+        if is_main_process():
+            text = "".join(json.dumps(record) + "\n" for record in kept)
+            write_text(Path(runner.work_dir) / METRICS_FILE, text)
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """One line every `interval` iterations and one at the end."""
@@ -57,31 +59,20 @@ class ProgressHook(Hook):
         runner.visualizer.add_scalars({f"train/{name}": value for name, value in values.items()}, step=done)
         _append(Path(runner.work_dir), {"mode": "train", **scalars(values), "iter": done})
 
-    def before_val_epoch(self, runner: Runner) -> None:
+    def _before_epoch(self, runner: Runner, mode: str = "train") -> None:
         """Begin the bar of an evaluation."""
-        self._begin_evaluation(len(runner.val_dataloader))
-
-    def before_test_epoch(self, runner: Runner) -> None:
-        """Begin the bar of an evaluation."""
-        self._begin_evaluation(len(runner.test_dataloader))
-
-    def after_val_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
-        """Advance the bar, which stays until the metrics are computed."""
-        self._show_evaluation(runner, batch_idx, len(runner.val_dataloader))
-
-    def after_test_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
-        """Advance the bar, which stays until the metrics are computed."""
-        self._show_evaluation(runner, batch_idx, len(runner.test_dataloader))
-
-    def _begin_evaluation(self, total: int) -> None:
         self._bar.close()
         self._started = time.monotonic()
-        if is_main_process() and sys.stderr.isatty():
+        self._advance = None
+        if mode != "train" and is_main_process() and sys.stderr.isatty():
+            total = len(getattr(runner, f"{mode}_dataloader"))
             self._advance = self._bar.enter_context(progress("evaluating", total, "batches")).advance
-        else:
-            self._advance = None
 
-    def _show_evaluation(self, runner: Runner, batch_idx: int, total: int) -> None:
+    def _after_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None, mode: str = "train"
+    ) -> None:
+        """Advance the bar of an evaluation, which stays until the metrics are computed."""
+        total = len(getattr(runner, f"{mode}_dataloader"))
         now, is_last = time.monotonic(), batch_idx + 1 == total
         if self._advance is not None:
             self._advance(1, "computing the metrics" if is_last else None)
@@ -131,10 +122,11 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
 
 
 def peak_memory() -> float:
-    """GB: the peak of CUDA allocations where there is CUDA, otherwise what the process holds now."""
+    """GB: the most that CUDA has allocated where there is CUDA, otherwise that the process has held."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 1e9
-    return psutil.Process().memory_info().rss / 1e9
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
 
 
 def is_training(runner: Runner) -> bool:
@@ -183,19 +175,14 @@ def _metrics_line(metrics: dict[str, float], evaluator: Evaluator) -> str:
 
 def scalars(values: dict[str, Any]) -> dict[str, float]:
     """Those entries that are numbers."""
-    return {name: float(value) for name, value in values.items() if _is_scalar(value)}
-
-
-def _is_scalar(value: Any) -> bool:
-    return not isinstance(value, str) and getattr(value, "ndim", 0) == 0 and hasattr(value, "__float__")
+    return {
+        name: float(value)
+        for name, value in values.items()
+        if getattr(value, "ndim", 0) == 0 and hasattr(value, "__float__")
+    }
 
 
 @master_only
 def _append(folder: Path, record: dict[str, Any]) -> None:
     with open(folder / METRICS_FILE, "a") as file:
         file.write(json.dumps(record) + "\n")
-
-
-@master_only
-def _rewrite(folder: Path, records: Iterable[dict[str, Any]]) -> None:
-    write_text(folder / METRICS_FILE, "".join(json.dumps(record) + "\n" for record in records))

@@ -1,12 +1,11 @@
 """What a run says about itself: first screen, `environment.json`, and a result card (`result.json`, `RESULT.md`)."""
 
 import platform
-import resource
 import shlex
 import subprocess
 import sys
 import time
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +17,13 @@ from mmengine.runner import Runner
 from mmengine.utils.dl_utils import collect_env
 from torch import nn
 
+from pe_spatial import __version__
 from pe_spatial.common.files import write_json, write_text
 from pe_spatial.training.checkpoint import find_last, plain_path, read_best
 from pe_spatial.training.distributed import available_cores
-from pe_spatial.training.progress import duration, is_training, scalars
+from pe_spatial.training.progress import duration, is_training, peak_memory, scalars
 
-_PACKAGES = ("pe_spatial", "torch", "torchvision", "onedl-mmengine", "numpy")
+_PACKAGES = ("torch", "torchvision", "onedl-mmengine", "numpy")
 
 
 @HOOKS.register_module()
@@ -55,44 +55,39 @@ class RunReportHook(Hook):
         self._metrics = scalars(metrics or {})
 
     def after_train(self, runner: Runner) -> None:
-        """Write the card of a training run."""
-        self._write_card(runner)
-
-    def after_test_epoch(self, runner: Runner, metrics: dict[str, Any] | None = None) -> None:
-        """Remember the metrics for the card."""
-        self._metrics = scalars(metrics or {})
-
-    def after_test(self, runner: Runner) -> None:
-        """Write the card of an evaluation."""
-        self._write_card(runner)
-
-    def _write_card(self, runner: Runner) -> None:
+        """Write the card."""
         if not is_main_process():
             return
         folder = Path(runner.work_dir)
-        training = is_training(runner)
+        if is_training(runner):
+            facts = _training_facts(runner, self._first_iteration)
+        else:
+            facts = {"checkpoint": plain_path(runner._load_from)}
         card = {
             "config": runner.cfg.filename,
             "command": shlex.join(["python", *sys.argv]),
             "metrics": self._metrics,
-            **(
-                _training_facts(runner, self._first_iteration)
-                if training
-                else {"checkpoint": plain_path(runner._load_from)}
-            ),
+            **facts,
             "seed": runner.seed,
             "seconds": round(time.monotonic() - self._started, 1),
-            "peak_memory_gb": round(_peak_memory(), 2),
+            "peak_memory_gb": round(peak_memory(), 2),
             "parameters": count_parameters(runner.model),
             "precision": _precision(runner.cfg),
             "device": device_name(),
             "processes": get_world_size(),
-            "versions": _versions(),
+            "versions": {
+                "python": platform.python_version(),
+                "pe_spatial": __version__,
+                **{name: version(name) for name in _PACKAGES},
+            },
             "git_revision": git_revision(),
         }
         write_json(folder / "result.json", card)
         write_text(folder / "RESULT.md", _markdown(card))
         runner.logger.info(f"done in {duration(card['seconds'])}; results are in {folder} (see RESULT.md)")
+
+    after_test_epoch = after_val_epoch
+    after_test = after_train
 
 
 def _training_facts(runner: Runner, first_iteration: int) -> dict[str, Any]:
@@ -159,28 +154,10 @@ def git_revision() -> str | None:
         return None
 
 
-def _peak_memory() -> float:
-    """GB: CUDA allocations where there is CUDA, otherwise resident memory of the process."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 1e9
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
-
-
 def _precision(config: Any) -> str:
     wrapper = config.get("optim_wrapper") or {}
     kinds = {"Bf16OptimWrapper": "bfloat16 autocast", "AmpOptimWrapper": f"{wrapper.get('dtype', 'float16')} autocast"}
     return kinds.get(wrapper.get("type", ""), "float32")
-
-
-def _versions() -> dict[str, str]:
-    versions = {"python": platform.python_version()}
-    for name in _PACKAGES:
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return versions
 
 
 def _markdown(card: dict[str, Any]) -> str:

@@ -12,7 +12,7 @@ from mmengine.config import Config
 
 from pe_spatial.common.errors import CheckpointError
 from pe_spatial.training.checkpoint import find_last, load_checkpoint, read_config
-from pe_spatial.training.config import config_text, import_packages, load_config, override_config
+from pe_spatial.training.config import config_text, load_config, override_config
 from pe_spatial.training.safe_yaml import parse
 
 RUN_CONFIG = "config.yaml"
@@ -58,7 +58,6 @@ def config_of_checkpoint(path: Path, overrides: Sequence[str] = ()) -> Config:
     copy = path.parent / RUN_CONFIG
     filename = str(copy) if copy.is_file() else None
     config = Config(read_config(load_checkpoint(path), path), filename=filename, format_python_code=False)
-    import_packages(config)
     override_config(config, overrides)
     return config
 

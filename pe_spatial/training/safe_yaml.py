@@ -29,12 +29,11 @@ class SafeLoader(yaml.SafeLoader):
             if key_node.tag == "tag:yaml.org,2002:merge":
                 continue
             key = self.construct_object(key_node, deep=True)
-            line = key_node.start_mark.line + 1
             if key in seen:
                 raise yaml.constructor.ConstructorError(
-                    None, None, f"key {key!r} is defined twice, on lines {seen[key]} and {line}", key_node.start_mark
+                    None, None, f"{key} is defined twice, first on line {seen[key]}", key_node.start_mark
                 )
-            seen[key] = line
+            seen[key] = key_node.start_mark.line + 1
         return super().construct_mapping(node, deep)
 
 

@@ -6,6 +6,7 @@ folder here; when model, data and checkpoint have been built, loaded and checked
 
 import logging
 import shutil
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, redirect_stdout
 from io import StringIO
@@ -18,11 +19,13 @@ from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
+from pe_spatial.common.console import warning_hook
 from pe_spatial.common.errors import ConfigError, UserError
 from pe_spatial.common.locks import lock_folder
 from pe_spatial.training.checkpoint import read_safely
 from pe_spatial.training.config import drop_pretrained, dump_config
-from pe_spatial.training.environment import set_console, show_warnings
+from pe_spatial.training.distributed import set_up
+from pe_spatial.training.environment import run_environment, set_console
 from pe_spatial.training.progress import ProgressHook
 from pe_spatial.training.run_config import RUN_CONFIG
 
@@ -43,13 +46,6 @@ class OpenFolderHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Move."""
-        self._move(runner)
-
-    def before_test(self, runner: Runner) -> None:
-        """Move."""
-        self._move(runner)
-
-    def _move(self, runner: Runner) -> None:
         if is_main_process():
             self.clear()
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -67,27 +63,16 @@ class OpenFolderHook(Hook):
         runner.visualizer.dataset_meta = metainfo
         runner.visualizer.add_config(runner.cfg)
 
+    before_test = before_train
 
-class QuietLoadHook(Hook):
-    """Keeps mmengine's line about the checkpoint that it loads from the console: it is printed and not logged.
 
-    Args:
-        stack: Is closed when the checkpoint is loaded, or by its owner.
-    """
+class QuietRunner(Runner):
+    """Keeps mmengine's line about the checkpoint that it loads from the console: it is printed and not logged."""
 
-    priority = "LOWEST"
-
-    def __init__(self, stack: ExitStack) -> None:
-        self.stack = stack
-
-    def before_run(self, runner: Runner) -> None:
-        """Hide what is printed, from right before the checkpoint is loaded."""
-        if runner._load_from is not None:
-            self.stack.enter_context(redirect_stdout(StringIO()))
-
-    def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        """Show it again."""
-        self.stack.close()
+    def load_checkpoint(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Load without printing."""
+        with redirect_stdout(StringIO()):
+            return super().load_checkpoint(*args, **kwargs)
 
 
 @contextmanager
@@ -102,17 +87,17 @@ def start_runner(
         folder: Where results go.
         clear: Called before anything is written, on the main process.
     """
-    with TemporaryDirectory(prefix="pe_spatial_") as temporary, ExitStack() as quiet:
+    with TemporaryDirectory(prefix="pe_spatial_") as temporary:
         silent = {"type": "Visualizer", "name": f"start in {temporary}"}  # its own makes files when it is built
         with naming_mistakes():
             runner = build_runner(config, {**changes, "work_dir": temporary, "visualizer": silent})
         for copy_of_config in (path for path in Path(temporary).iterdir() if path.is_file()):
             copy_of_config.unlink()  # mmengine's, with the changes of this process
         runner.register_hook(OpenFolderHook(folder, clear))
-        runner.register_hook(QuietLoadHook(quiet))
-        show_warnings(runner.logger)
+        warnings.showwarning = warning_hook(runner.logger.warning)  # until `run_environment` ends
         try:
-            yield runner
+            with naming_mistakes(runner):
+                yield runner
         finally:
             for hook in runner.hooks:
                 if isinstance(hook, ProgressHook):
@@ -139,19 +124,23 @@ def build_runner(config: Config, changes: dict[str, Any]) -> Runner:
     read_safely(settings)
     if settings.get("resume") or settings.get("train_cfg") is None:
         drop_pretrained(settings["model"])
-    runner = Runner.from_cfg(Config(settings, filename=config.filename, format_python_code=False))
+    runner = QuietRunner.from_cfg(Config(settings, filename=config.filename, format_python_code=False))
     runner.cfg = Config(config.to_dict(), filename=config.filename, format_python_code=False)
     set_console(runner.logger, config.get("log_level", "INFO"))
     return runner
 
 
 @contextmanager
-def exclusive(folder: Path) -> Iterator[None]:
-    """Keep other processes from starting in a folder. The lock lies beside it: a refused start does not touch it."""
-    with ExitStack() as stack:
+def prepare(config: Config, folder: Path) -> Iterator[dict[str, Any]]:
+    """Set up the process and keep others from starting in a folder; yields the entries of `distributed.set_up`.
+
+    The lock lies beside the folder: a refused start does not touch it.
+    """
+    with run_environment(config), ExitStack() as stack:
+        changes = set_up(config)
         if is_main_process():
             stack.enter_context(lock_folder(folder.parent, folder.name, f"writes to {folder}"))
-        yield
+        yield changes
 
 
 @contextmanager

@@ -25,7 +25,7 @@ from pe_spatial.common.sources import resolve_sources
 from pe_spatial.inference.stream import find_sources
 from pe_spatial.training.checkpoint import save_checkpoint
 from pe_spatial.training.checkpoint_hook import describe
-from pe_spatial.training.config import drop_pretrained, import_packages, load_config
+from pe_spatial.training.config import drop_pretrained, load_config
 
 CHUNK = 4  # images per call of mmseg's inferencer
 MEMORY_WINDOW = {"size": [1024, 1024], "stride": [1024, 1024]}
@@ -109,7 +109,6 @@ def make_checkpoint(name: str, classes: int, path: Path, window: dict[str, Any] 
     """Random weights of a recipe in a file that both read; images keep their size in its pipeline."""
     overrides = [f"model.num_classes={classes}"]
     config = load_config(name, overrides)
-    import_packages(config)
     drop_pretrained(config.model)
     config.val_dataloader.dataset.pipeline = [{"type": "LoadImage"}, {"type": "PackSample"}]
     if window is not None:
