@@ -91,6 +91,13 @@ class PromptedVideo(Video):
 
         return given
 
+    def observe(self, frame: Frame, ids: Tensor) -> None:
+        """Nothing judges it."""
+
+    def scores(self, output: Path) -> list[dict[str, Any]]:
+        """Return none."""
+        return []
+
 
 class DatasetVideo(Video):
     """A video of a dataset, scored as it is tracked.

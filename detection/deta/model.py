@@ -18,14 +18,14 @@ from pe_spatial.detection.deta.boxes import to_corners
 from pe_spatial.detection.deta.criterion import Criterion
 from pe_spatial.detection.deta.matching import IoUMatching, OneToOneMatching, Target
 from pe_spatial.detection.deta.tokens import TokenGrid
-from pe_spatial.detection.deta.transformer import Predictions
+from pe_spatial.detection.deta.transformer import Predictions, QuerySelector
 from pe_spatial.detection.detector import Detector, objects_with_area
 
 _QUERIES = "model.transformer.num_queries"
 
 
 # by matching: its class, the selection of queries, and the post-processing
-_KINDS = {
+_KINDS: dict[str, tuple[type[IoUMatching | OneToOneMatching], QuerySelector, str]] = {
     "iou": (IoUMatching, proposals.select_per_level, "NMSPostprocess"),
     "one_to_one": (OneToOneMatching, proposals.select_top_k, "TopKPostprocess"),
 }

@@ -7,7 +7,7 @@ import threading
 from abc import ABC, abstractmethod
 from argparse import Namespace
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from itertools import chain, groupby
@@ -272,7 +272,7 @@ Outcome = tuple[str, Source, NDArray[np.uint8] | None, str | None]  # name, sour
 
 def _write_ahead(
     predictions: Iterable[Prediction], writer: ResultsWriter, name_of: Callable[[Path], str]
-) -> Iterator[Outcome]:
+) -> Generator[Outcome, None, None]:
     """Write in threads; what became of the predictions comes in their order."""
     waiting: deque[tuple[str, Source, int, Future[Any] | str]] = deque()
     with ThreadPoolExecutor(2) as pool:

@@ -123,7 +123,9 @@ def _implied_options(path: Sequence[str], node: dict[str, Any]) -> Set[str] | No
     """The keys of sections whose constructor is not named in them."""
     if tuple(path) == ("train_cfg",) and node.get("by_epoch"):
         return _options(EpochBasedTrainLoop, {"by_epoch"})
-    factory, further = _IMPLIED.get(".".join(path), (None, None))
+    if ".".join(path) not in _IMPLIED:
+        return None
+    factory, further = _IMPLIED[".".join(path)]
     return further if factory is None else _options(factory, further)
 
 

@@ -140,7 +140,8 @@ def _read_alone(path: Path) -> tuple[Settings, Origins]:
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
     except yaml.constructor.ConstructorError as error:
-        raise ConfigError(f"{path}:{error.problem_mark.line + 1}: {error.problem}") from error
+        line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise ConfigError(f"{path}{line}: {error.problem}") from error
     except (UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"{path}: not YAML in UTF-8: {error}") from error
     except RecursionError as error:

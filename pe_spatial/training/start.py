@@ -66,13 +66,26 @@ class OpenFolderHook(Hook):
     before_test = before_train
 
 
-class QuietRunner(Runner):
-    """Keeps mmengine's line about the checkpoint that it loads from the console: it is printed and not logged."""
+class QuietLoadHook(Hook):
+    """Keeps mmengine's line about the checkpoint that it loads from the console: it is printed and not logged.
 
-    def load_checkpoint(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Load without printing."""
-        with redirect_stdout(StringIO()):
-            return super().load_checkpoint(*args, **kwargs)
+    Args:
+        stack: Is closed when the checkpoint is loaded, or by its owner.
+    """
+
+    priority = "LOWEST"
+
+    def __init__(self, stack: ExitStack) -> None:
+        self.stack = stack
+
+    def before_run(self, runner: Runner) -> None:
+        """Hide what is printed, from right before the checkpoint is loaded."""
+        if runner._load_from is not None:
+            self.stack.enter_context(redirect_stdout(StringIO()))
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        """Show it again."""
+        self.stack.close()
 
 
 @contextmanager
@@ -87,13 +100,14 @@ def start_runner(
         folder: Where results go.
         clear: Called before anything is written, on the main process.
     """
-    with TemporaryDirectory(prefix="pe_spatial_") as temporary:
+    with TemporaryDirectory(prefix="pe_spatial_") as temporary, ExitStack() as quiet:
         silent = {"type": "Visualizer", "name": f"start in {temporary}"}  # its own makes files when it is built
         with naming_mistakes():
             runner = build_runner(config, {**changes, "work_dir": temporary, "visualizer": silent})
         for copy_of_config in (path for path in Path(temporary).iterdir() if path.is_file()):
             copy_of_config.unlink()  # mmengine's, with the changes of this process
         runner.register_hook(OpenFolderHook(folder, clear))
+        runner.register_hook(QuietLoadHook(quiet))
         warnings.showwarning = warning_hook(runner.logger.warning)  # until `run_environment` ends
         try:
             with naming_mistakes(runner):
@@ -124,7 +138,7 @@ def build_runner(config: Config, changes: dict[str, Any]) -> Runner:
     read_safely(settings)
     if settings.get("resume") or settings.get("train_cfg") is None:
         drop_pretrained(settings["model"])
-    runner = QuietRunner.from_cfg(Config(settings, filename=config.filename, format_python_code=False))
+    runner = Runner.from_cfg(Config(settings, filename=config.filename, format_python_code=False))
     runner.cfg = Config(config.to_dict(), filename=config.filename, format_python_code=False)
     set_console(runner.logger, config.get("log_level", "INFO"))
     return runner

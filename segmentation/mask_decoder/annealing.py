@@ -20,5 +20,5 @@ class MaskAnnealingHook(Hook):
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         """Set the probabilities of this iteration."""
-        model = unwrap(runner.model)
+        model: Any = unwrap(runner.model)
         model.masking = masking_probabilities(runner.iter / runner.max_iters, len(model.masking))
