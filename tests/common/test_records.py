@@ -166,12 +166,14 @@ def restart(folder, number, report):
     """What a run does before its first picture, in a process of its own; the files are simulated."""
     from pe_spatial.inference import writer as writers
 
+    class Writer(writers.ResultsWriter):
+        result = "list.json"
+        describe = draw = write_lists = None
+
     writers.stamp_of = lambda path: (1, 2)
-    writer = writers.ResultsWriter.__new__(writers.ResultsWriter)
     begin = time.process_time()
-    writer.records, writer.folder, writer.kinds = opened(folder), folder, ()
     names = {f"{index:07d}.jpg": "" for index in range(number + 1)}
-    missing = writer.plan(names)
+    missing = Writer(Records(folder, RUN), {}, draw=False).plan(names)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     report.write_text(json.dumps({"missing": missing, "seconds": time.process_time() - begin, "peak": peak}))
     sys.exit(0)
