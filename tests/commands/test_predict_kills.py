@@ -100,6 +100,7 @@ def duration_of(place, folder):
     return time.monotonic() - begin
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_kills_at_random_moments(task, place, number, tmp_path):
     """Whatever a kill meets, nothing finished is computed again, and in the end all files are the same."""
