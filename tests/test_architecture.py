@@ -29,7 +29,7 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "data": (COMMON_FLOOR, {"pycocotools"}),
     "demo": ({"common", "data", "visualization"}, {"skimage"}),
     "visualization": ({"common", "backbones", "data"}, {"cv2"}),
-    "training": ({*FLOOR_1, "doctor"}, {"yaml", "psutil", "cv2"}),
+    "training": ({*FLOOR_1, "doctor", "__version__", "configs"}, {"yaml", "psutil", "cv2"}),
     "doctor": (FLOOR_1, set()),
     "inference": ({*FLOOR_1, "training"}, {"supervision"}),
     "alignment": (FLOOR_2, {"safetensors"}),

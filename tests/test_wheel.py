@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tempfile
 import zipfile
 from configparser import ConfigParser
 from pathlib import Path
@@ -20,8 +21,9 @@ FOLDERS = {"pe_spatial": "pe_spatial", **{f"pe_spatial.{task}": task for task in
 
 def run(command, folder, **kwargs):
     """The finished process; its output is shown where it fails."""
-    environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     environment |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    environment["PYTHONPYCACHEPREFIX"] = tempfile.gettempdir() + "/pe_spatial_wheel"  # torch is compiled once
     finished = subprocess.run(
         list(map(str, command)), cwd=folder, env=environment, capture_output=True, text=True, timeout=300, **kwargs
     )

@@ -37,6 +37,7 @@ class LossDiary(Hook):
 
 CONFIG = """
 _base_:
+  - {root}/configs/_base_/runtime.yaml
   - {root}/configs/_base_/models/alignment.yaml
   - {root}/configs/_base_/schedules/lamb.yaml
 custom_imports: {{imports: [pe_spatial.alignment, test_alignment_runs]}}
