@@ -131,7 +131,8 @@ def test_configs_are_listed_and_copied(commands, foreign):
     listed = run([commands / "pe-spatial", "configs", "list"], foreign).stdout
     assert "pe_g_coco" in listed and "mine" in listed
     run([commands / "pe-spatial", "configs", "copy", "pe_g_coco", "copied.yaml"], foreign)
-    assert "PE-Spatial-G14-448" in (foreign / "copied.yaml").read_text()
+    shown = run([commands / "pe-spatial", "configs", "show", "copied.yaml"], foreign).stdout
+    assert "variant: PE-Spatial-G14-448" in shown  # from a base that lies in the wheel
 
 
 def test_the_wheel_and_a_foreign_package_of_a_task_name_do_not_meet(commands, tmp_path):

@@ -102,8 +102,8 @@ def test_shards_give_what_one_run_gives(root, whole, order, tmp_path):  # noqa: 
 
 def test_a_full_disk_is_an_error_and_the_same_command_goes_on(root, whole, tmp_path, small_files, capsys):  # noqa: F811
     arguments = ["--config", str(root / "tiny.yaml"), "--output", str(tmp_path / "out"), "--device", "cpu", "--mot"]
-    with small_files(12_000):
+    with small_files(12_000):  # which the records outgrow first
         assert run_command("track", arguments) == 2
-    assert "free some space" in capsys.readouterr().err
+    assert "is the disk or a quota full?" in capsys.readouterr().err
     assert run_command("track", arguments) == 0
     assert results(tmp_path / "out") == whole[0] and not leftovers(tmp_path / "out")
