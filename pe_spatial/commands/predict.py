@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -164,14 +164,21 @@ def predict(predictor: Predictor, writer: ResultsWriter, files: Mapping[str, Ent
     from pe_spatial.inference.stream import count_pictures, stream
     from pe_spatial.inference.writer import write_all
 
-    try:
+    with keeping_results(writer):
         names = writer.plan({name: entry.file for name, entry in files.items()})
         if len(names) < len(files) and is_first():
             print(f"{len(files) - len(names)} of {len(files)} files were done by an earlier run")
         todo = [files[name] for name in names]
         name_of = {entry.path: entry.name for entry in todo}.__getitem__
         failed = write_all(shown(stream(predictor, todo), count_pictures(todo)), writer, name_of)
-        failed = gather(failed)
+        return gather(failed)
+
+
+@contextmanager
+def keeping_results(writer: ResultsWriter) -> Iterator[None]:
+    """Write the lists when the block ends; what was finished is in them also when it is interrupted."""
+    try:
+        yield
         if is_first():
             writer.close()
         else:
@@ -180,7 +187,6 @@ def predict(predictor: Predictor, writer: ResultsWriter, files: Mapping[str, Ent
         with suppress(OSError):  # a disk that is full for the list too
             writer.close()
         raise
-    return failed
 
 
 def gather(failed: dict[str, str]) -> dict[str, str]:

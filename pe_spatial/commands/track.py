@@ -21,12 +21,11 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pe_spatial.commands.options import CommandParser, add_shared
-from pe_spatial.commands.predict import gather, is_first, part_of
+from pe_spatial.commands.predict import gather, is_first, keeping_results, part_of
 from pe_spatial.commands.score import dataset_records
 from pe_spatial.common.console import progress
 from pe_spatial.common.errors import UserError
@@ -84,15 +83,12 @@ def run(options: argparse.Namespace) -> int:
         videos = [input_video(options)]
     writer = open_writer(options, config, videos, part)
     complete = True
-    try:
+    with keeping_results(writer):
         counted = track_all(options, config, videos, writer, part)
         gather({})  # also waits for the other processes that torchrun has started
         if is_first() and options.input is None:
             with writer.records.list_lock():
                 complete = score_all(options, videos, writer)
-    finally:
-        with suppress(OSError):  # a disk that is full for the list too
-            writer.close()
     if not is_first():
         return 0
     seconds = time.monotonic() - started
