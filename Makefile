@@ -12,6 +12,8 @@ PROCESSES := $(shell [ "$$(getconf _NPROCESSORS_ONLN)" -ge 2 ] && echo 2 || echo
 # Loader workers and OpenMP threads that spin against each other cost a factor of 5 to 20 on few cores.
 export OMP_NUM_THREADS ?= 1
 export MKL_NUM_THREADS ?= 1
+# Without byte code every process that imports torch takes seven seconds longer; `make demo` and the tests start many.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: install demo test test-fast slow-list lint format clean
 .DEFAULT_GOAL := install

@@ -1,5 +1,6 @@
 """What tests of several folders share, and which tests are slow."""
 
+import gc
 import resource
 import signal
 from collections import Counter
@@ -7,9 +8,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-import toy_task
-
-from pe_spatial.training.launch import train
 
 SLOW = Path(__file__).with_name("slow.txt")  # tests of more than a second, without parameters; see `make slow-list`
 _seconds = Counter()
@@ -26,6 +24,10 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.slow)
 
 
+def pytest_collection_finish():
+    gc.freeze()  # every dataset of mmengine collects garbage: among all modules of all tests that takes a second
+
+
 def pytest_runtest_logreport(report):
     _seconds[report.nodeid] += report.duration  # with what it sets up
 
@@ -39,6 +41,10 @@ def pytest_sessionfinish(session):
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory):
     """(path of the config, work folder)."""
+    import toy_task  # here, for the process that hands out the tests needs none of it
+
+    from pe_spatial.training.launch import train
+
     folder = tmp_path_factory.mktemp("finished")
     images = toy_task.write_images(folder / "images")
     pictures = "{type: PictureHook, number: 2, threshold: 0.1}"

@@ -2,22 +2,21 @@
 
 import os
 import random
+import shutil
 import signal
 import sys
-import time
+from functools import partial
 
 import pytest
 import torch
 from children import CONTEXT
-from test_predict_kills import finished, leftovers, results
+from kills import KILLS, finished, kill_at_random, leftovers, results, seconds_of
 from test_track import CONFIG, root  # noqa: F401 (a fixture)
 
 from pe_spatial.commands.shell import run_command
 from pe_spatial.common.video import writing
 from pe_spatial.tracking import results as tracking_results
 from pe_spatial.tracking import running
-
-KILLS = 12
 
 
 def track(config, output, options, log, save_every, sabotage):
@@ -52,52 +51,37 @@ def finish(*arguments, **options):
 
 @pytest.fixture(scope="module")
 def whole(root, tmp_path_factory):  # noqa: F811
-    """Results of a run that nothing disturbed, and the seconds that it took."""
+    """Results of a run that nothing disturbed."""
     folder = tmp_path_factory.mktemp("whole") / "out"
-    begin = time.monotonic()
     assert finish(root, folder) == 0
-    return results(folder), time.monotonic() - begin
+    return results(folder)
 
 
 @pytest.mark.parametrize("save_every", [0.0, 10.0])  # goes on in the midst of a video, and from its start
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_kills_at_random_moments(root, whole, number, save_every, tmp_path):  # noqa: F811
     random.seed(number)
-    expected, duration = whole
-    kills, attempt, log = 0, 0, tmp_path / "log"
+    kills, log, seconds = 0, tmp_path / "log", seconds_of(finish, root, tmp_path / "measured")
     while kills < KILLS:
-        output = tmp_path / f"out{attempt}"
-        while True:
-            before = finished(output)
-            process = start(root, output, log=log, save_every=save_every)
-            process.join(random.uniform(0.3, 1.0) * duration)
-            if process.exitcode is None:
-                os.kill(process.pid, number)
-            process.join(300)
-            tracked = set(log.read_text().split()) if log.exists() else set()
-            log.unlink(missing_ok=True)
-            assert not tracked & before, f"{tracked & before} were finished before"
-            if process.exitcode == 0:
-                break
-            kills += 1
-            assert process.exitcode in (-number, 130)
-        assert results(output) == expected and not leftovers(output)
+        output = tmp_path / f"out{kills}"
+        begin = partial(start, root, output, log=log, save_every=save_every)
+        kills += kill_at_random(begin, output, log, number, seconds)
+        assert results(output) == whole and not leftovers(output)
         assert not list((output / ".pe_spatial" / "resume").glob("*.pt"))
-        attempt += 1
+        shutil.rmtree(output)
 
 
 def test_a_video_that_is_killed_while_it_is_closed_is_done_again(root, whole, tmp_path):  # noqa: F811
     assert finish(root, tmp_path / "out", sabotage=True) == -signal.SIGKILL
     assert not finished(tmp_path / "out") and not (tmp_path / "out" / "first.mp4").exists()
     assert finish(root, tmp_path / "out") == 0
-    assert results(tmp_path / "out") == whole[0] and not leftovers(tmp_path / "out")
+    assert results(tmp_path / "out") == whole and not leftovers(tmp_path / "out")
 
 
-@pytest.mark.parametrize("order", [(1, 2), (2, 1)])
-def test_shards_give_what_one_run_gives(root, whole, order, tmp_path):  # noqa: F811
-    for number in order:
+def test_shards_give_what_one_run_gives(root, whole, tmp_path):  # noqa: F811
+    for number in (2, 1):
         assert finish(root, tmp_path / "out", "--shard", f"{number}/2") == 0
-    assert results(tmp_path / "out") == whole[0]
+    assert results(tmp_path / "out") == whole
 
 
 def test_a_full_disk_is_an_error_and_the_same_command_goes_on(root, whole, tmp_path, small_files, capsys):  # noqa: F811
@@ -106,4 +90,4 @@ def test_a_full_disk_is_an_error_and_the_same_command_goes_on(root, whole, tmp_p
         assert run_command("track", arguments) == 2
     assert "is the disk or a quota full?" in capsys.readouterr().err
     assert run_command("track", arguments) == 0
-    assert results(tmp_path / "out") == whole[0] and not leftovers(tmp_path / "out")
+    assert results(tmp_path / "out") == whole and not leftovers(tmp_path / "out")
