@@ -2,11 +2,8 @@
 
 import pe_spatial.detection.checks  # noqa: F401 - registers what the dataset doctor asks
 from pe_spatial.detection.coco_files import AnnotationError
-from pe_spatial.detection.datasets import CocoInstances
+from pe_spatial.detection.datasets import CocoInstances, LvisInstances, Objects365
 from pe_spatial.detection.deta import DETA
-from pe_spatial.detection.lvis import LvisInstances
-from pe_spatial.detection.lvis_metric import LvisMetric
 from pe_spatial.detection.mask_rcnn import MaskRCNN
-from pe_spatial.detection.metrics import CocoMetric
-from pe_spatial.detection.objects365 import Objects365
+from pe_spatial.detection.metrics import CocoMetric, LvisMetric
 from pe_spatial.detection.sampling import RepeatFactorSampler

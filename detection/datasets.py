@@ -1,4 +1,4 @@
-"""COCO instances as records."""
+"""COCO instances as records, and the data sets that come in their format: LVIS and Objects365."""
 
 import logging
 from collections import Counter, defaultdict
@@ -161,6 +161,43 @@ class CocoInstances(DenseDataset):
                 logger="current",
                 level=logging.WARNING,
             )
+
+
+@DATASETS.register_module()
+class LvisInstances(CocoInstances):
+    """LVIS v1, on the images of COCO 2017 (`data_prefix.img_path` holds `train2017` and `val2017`).
+
+    An image is annotated only for the classes that it shows and for some that it is known not to show; `LvisMetric`
+    reads from the file which these are. The metainfo has the `frequency` of every class: r (rare), c (common) or f
+    (frequent).
+    """
+
+    def describe(self, categories: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """The frequency of every class."""
+        return {"frequency": tuple(category["frequency"] for category in categories)}
+
+    def image_file(self, image: Mapping[str, Any]) -> str:
+        """LVIS names images by their address, which ends in folder and file."""
+        return "/".join(image["coco_url"].split("/")[-2:])
+
+
+@DATASETS.register_module()
+class Objects365(CocoInstances):
+    """Objects365 v2, whose archives unpack to `patch0/…` below `data_prefix.img_path`.
+
+    Classes come from the annotation file. It lists images that its archives lack: they are left out, and counted in the
+    log.
+
+    Args:
+        *args, **kwargs: Those of `CocoInstances`.
+    """
+
+    def __init__(self, *args: Any, missing: Literal["raise", "drop"] = "drop", **kwargs: Any) -> None:
+        super().__init__(*args, missing=missing, **kwargs)
+
+    def image_file(self, image: Mapping[str, Any]) -> str:
+        """The file names images/v1/patch8/name.jpg; the archives have patch8/name.jpg."""
+        return "/".join(image["file_name"].split("/")[-2:])
 
 
 def _instance(

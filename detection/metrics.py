@@ -1,22 +1,20 @@
-"""COCO's metrics for detected boxes and masks."""
+"""The metrics of COCO and of LVIS for detected boxes and masks."""
 
-import logging
+import io
 from collections.abc import Mapping, Sequence
-from importlib.util import find_spec
+from contextlib import redirect_stdout
 from pathlib import Path
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal
 
+import hotcoco
 import numpy as np
 from mmengine.evaluator import BaseMetric
 from mmengine.logging import print_log
 from mmengine.registry import METRICS
-from numpy.typing import NDArray
-from pycocotools import mask as coco_mask
-from torch import Tensor
 
-from pe_spatial.common.errors import require_choice
 from pe_spatial.common.files import write_json
-from pe_spatial.detection.average_precision import Backend, average_precision
+from pe_spatial.data import encode_masks
+from pe_spatial.detection.average_precision import average_precision
 from pe_spatial.detection.coco_files import read_coco
 
 IouType = Literal["bbox", "segm"]
@@ -37,7 +35,6 @@ class CocoMetric(BaseMetric):
         per_class: whether the metrics also have `bbox_AP/<class>` and `segm_AP/<class>`; the log shows them anyway
             for up to 100 classes.
         results_file: where detections are written in COCO's result format; None writes nothing.
-        backend: `hotcoco`, or `pycocotools`, which is used too where hotcoco is not installed.
     """
 
     default_prefix: ClassVar[str | None] = "coco"
@@ -49,20 +46,14 @@ class CocoMetric(BaseMetric):
         max_detections: int = 100,
         per_class: bool = False,
         results_file: str | None = None,
-        backend: Backend = "hotcoco",
     ) -> None:
         super().__init__()
         if not iou_types or set(iou_types) - {"bbox", "segm"}:
             raise ValueError(f"iou_types {list(iou_types)} must be 'bbox', 'segm' or both")
-        require_choice("backend", backend, get_args(Backend))
-        if backend == "hotcoco" and find_spec("hotcoco") is None:
-            print_log("hotcoco is not installed: evaluating with pycocotools, slowly", "current", logging.WARNING)
-            backend = "pycocotools"
         self.iou_types = tuple(iou_types)
         self.max_detections = max_detections
         self.per_class = per_class
         self.results_file = results_file
-        self.backend = backend
         self._truth: dict[str, Any] | None = None
 
     def process(self, data_batch: Any, data_samples: Sequence[Mapping[str, Any]]) -> None:
@@ -102,7 +93,6 @@ class CocoMetric(BaseMetric):
                 image_ids,
                 self.meta("category_ids"),
                 self.max_detections,
-                self.backend,
             )
             classes[iou_type] = dict(zip(self.meta("classes"), curves.per_class(), strict=True))
             metrics |= {f"{iou_type}_{name}": value for name, value in curves.summary().items()}
@@ -144,12 +134,37 @@ class CocoMetric(BaseMetric):
         return rows
 
 
-def encode_masks(masks: Tensor) -> list[dict[str, Any]]:
-    """RLEs, as JSON can hold them, of bool masks [N, H, W]."""
-    columns_first = masks.detach().to("cpu").permute(0, 2, 1).contiguous()  # [N, W, H]
-    array: NDArray[np.uint8] = columns_first.numpy().view(np.uint8).transpose(2, 1, 0)  # [H, W, N], Fortran order
-    rles = coco_mask.encode(array)
-    return [{"size": list(map(int, rle["size"])), "counts": rle["counts"].decode("ascii")} for rle in rles]
+@METRICS.register_module()
+class LvisMetric(CocoMetric):
+    """Average precision over the 1203 classes of LVIS, and over its rare, common and frequent ones.
+
+    A detection is false only if its class is known to be absent from the image, or was annotated there completely.
+    The metrics are `lvis/bbox_AP`, `…_AP50`, `_AP75`, `_APs`, `_APm`, `_APl`, `_APr`, `_APc`, `_APf`
+    and recalls, the same for `segm`.
+
+    Args:
+        iou_types: `bbox`, `segm` or both.
+        results_file: Where detections are written in COCO's result format; None writes nothing.
+    """
+
+    default_prefix: ClassVar[str | None] = "lvis"
+    headline: ClassVar[tuple[str, ...]] = ("bbox_AP", "bbox_APr", "segm_AP", "segm_APr")
+
+    def __init__(self, iou_types: Sequence[IouType] = ("bbox", "segm"), results_file: str | None = None) -> None:
+        super().__init__(iou_types, max_detections=300, results_file=results_file)
+
+    def score(self, detections: Sequence[Mapping[str, Any]], image_ids: Sequence[int]) -> dict[str, float]:
+        """Metrics of detections in COCO's result format, on some images of the dataset."""
+        metrics: dict[str, float] = {}
+        for iou_type in self.iou_types:
+            truth = hotcoco.COCO(dict(self.truth()))
+            run = hotcoco.COCOeval(truth, truth.load_res(overlap_rows(detections, iou_type)), iou_type, lvis_style=True)
+            run.params.img_ids = list(image_ids)
+            with redirect_stdout(io.StringIO()):
+                run.run()
+            metrics |= {f"{iou_type}_{name}": float(value) for name, value in run.get_results().items()}
+        print_log("\n" + "\n".join(f"{name:12} {value:.3f}" for name, value in metrics.items()), logger="current")
+        return metrics
 
 
 def overlap_rows(detections: Sequence[Mapping[str, Any]], iou_type: IouType) -> list[dict[str, Any]]:

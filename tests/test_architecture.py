@@ -33,7 +33,7 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "doctor": (FLOOR_1, set()),
     "inference": ({*FLOOR_1, "training"}, {"supervision"}),
     "alignment": (FLOOR_2, {"safetensors"}),
-    "detection": (FLOOR_2, {"pycocotools", "hotcoco"}),
+    "detection": (FLOOR_2, {"hotcoco"}),
     "detection.deta": (FLOOR_2, {"scipy"}),
     "detection.detectron2_adapter": (FLOOR_2, {"detectron2"}),
     "segmentation": (FLOOR_2, {"mmseg", "mmcv"}),

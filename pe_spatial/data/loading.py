@@ -13,6 +13,7 @@ import torch
 from mmengine.registry import TRANSFORMS
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
+from torch import Tensor
 from torchvision import tv_tensors
 
 from pe_spatial.common.contracts import Loader
@@ -173,10 +174,11 @@ def decode_mask(segmentation: Any, size: tuple[int, int]) -> NDArray[np.bool_]:
     return coco_mask.decode(rle).astype(bool)
 
 
-def encode_mask(mask: NDArray[np.bool_]) -> dict[str, Any]:
-    """A bool mask [H, W] as a compressed COCO RLE {size, counts} that JSON can hold; `decode_mask` inverts it."""
-    rle = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
-    return {"size": [int(side) for side in rle["size"]], "counts": rle["counts"].decode("ascii")}
+def encode_masks(masks: Tensor) -> list[dict[str, Any]]:
+    """Bool masks [N, H, W] as compressed COCO RLEs {size, counts} that JSON can hold; `decode_mask` inverts them."""
+    columns_first = masks.detach().cpu().bool().permute(0, 2, 1).contiguous()  # [N, W, H]
+    rles = coco_mask.encode(columns_first.numpy().view(np.uint8).transpose(2, 1, 0))  # [H, W, N], Fortran order
+    return [{"size": [int(side) for side in rle["size"]], "counts": rle["counts"].decode("ascii")} for rle in rles]
 
 
 # --- shared -----------------------------------------------------------------------------------------------------------

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 
 from pe_spatial.common.console import track
 from pe_spatial.common.errors import UserError
-from pe_spatial.data.loading import encode_mask
+from pe_spatial.data.loading import encode_masks
 from pe_spatial.demo.scenes import CLASSES, SEMANTIC_CLASSES, Scene, draw_scene, draw_video
 from pe_spatial.demo.textures import load_photographs
 from pe_spatial.visualization import palette
@@ -170,8 +171,9 @@ def empty_coco() -> dict[str, list[Any]]:
 
 def add_to_coco(coco: dict[str, list[Any]], image_id: int, scene: Scene) -> None:
     """Append the objects of an image."""
-    for label, box, mask in zip(scene.labels, scene.boxes.tolist(), scene.masks, strict=True):
-        x1, y1, x2, y2 = box
+    masks = scene.masks
+    rles = encode_masks(torch.from_numpy(masks))
+    for label, (x1, y1, x2, y2), mask, rle in zip(scene.labels, scene.boxes.tolist(), masks, rles, strict=True):
         coco["annotations"].append(
             {
                 "id": len(coco["annotations"]) + 1,
@@ -179,7 +181,7 @@ def add_to_coco(coco: dict[str, list[Any]], image_id: int, scene: Scene) -> None
                 "category_id": category_id(CLASSES[label]),
                 "bbox": [x1, y1, x2 - x1, y2 - y1],
                 "area": int(mask.sum()),
-                "segmentation": encode_mask(mask),
+                "segmentation": rle,
                 "iscrowd": 0,
             }
         )

@@ -17,7 +17,7 @@ from torchvision.ops import box_area
 
 from pe_spatial.common.errors import OptionError, UserError
 from pe_spatial.common.pictures import save_image
-from pe_spatial.data import encode_mask
+from pe_spatial.data import encode_masks
 from pe_spatial.data.sample import IGNORE_LABEL
 from pe_spatial.visualization import class_names, draw_prediction
 
@@ -253,6 +253,6 @@ def instance_rows(instances: Any) -> list[dict[str, Any]]:  # noqa: ANN401 - mme
         areas = box_area(found.bboxes).tolist()
         return [{**row, "area": round(area, 2)} for row, area in zip(rows, areas, strict=True)]
     return [
-        {**row, "area": int(mask.sum()), "segmentation": encode_mask(mask.numpy())}
-        for row, mask in zip(rows, found.masks, strict=True)
+        {**row, "area": int(mask.sum()), "segmentation": rle}
+        for row, mask, rle in zip(rows, found.masks, encode_masks(found.masks), strict=True)
     ]

@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from torchvision import tv_tensors
 
-from pe_spatial.data import LoadImage, LoadInstances, UnreadableFile, decode_mask, encode_mask
+from pe_spatial.data import LoadImage, LoadInstances, UnreadableFile, decode_mask, encode_masks
 
 REAL = Path(__file__).parents[2].parent / "shared" / "data"
 RGB = np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)
@@ -77,11 +78,12 @@ def test_parts_of_one_object_are_joined():
     assert decode_mask(parts, (6, 8)).sum() == 8
 
 
-def test_encoding_a_mask_is_inverted_by_decoding_it():
+def test_encoding_masks_is_inverted_by_decoding_them():
     rng = np.random.default_rng(0)
-    for density in (0, 0.3, 1):
-        mask = rng.uniform(size=(17, 9)) < density
-        assert (decode_mask(encode_mask(mask), (17, 9)) == mask).all()
+    masks = rng.uniform(size=(3, 17, 9)) < np.array([0, 0.3, 1])[:, None, None]
+    for mask, rle in zip(masks, encode_masks(torch.from_numpy(masks)), strict=True):
+        assert (decode_mask(rle, (17, 9)) == mask).all()
+        json.dumps(rle)
 
 
 def test_boxes_are_clipped_and_typed():

@@ -3,9 +3,10 @@
 import json
 
 import numpy as np
+import torch
 from PIL import Image
 
-from pe_spatial.data.loading import encode_mask
+from pe_spatial.data.loading import encode_masks
 
 
 def random_coco(seed, images=6, size=(60, 80), crowds=0.1):
@@ -31,7 +32,7 @@ def random_coco(seed, images=6, size=(60, 80), crowds=0.1):
                     "bbox": [x, y, w, h],
                     "area": h * w,
                     "iscrowd": int(rng.random() < crowds),
-                    "segmentation": encode_mask(mask),
+                    "segmentation": encode_masks(torch.from_numpy(mask)[None])[0],
                 }
             )
     return content

@@ -11,12 +11,10 @@ from mmengine.structures import InstanceData
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from pe_spatial.data.loading import decode_mask
+from pe_spatial.data import decode_mask, encode_masks
 from pe_spatial.detection import CocoInstances, CocoMetric
-from pe_spatial.detection.metrics import encode_masks
 
 TINY = Path(__file__).parents[2].parent / "shared" / "data" / "coco_tiny"
-BACKENDS = ("hotcoco", "pycocotools")
 
 
 def build(folder, content, **options):
@@ -98,19 +96,17 @@ def reference_stats(content, rows, kind):
 
 
 @pytest.mark.parametrize("kind", ["bbox", "segm"])
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_the_twelve_numbers_are_those_of_pycocotools(tmp_path, backend, kind):
+def test_the_twelve_numbers_are_those_of_pycocotools(tmp_path, kind):
     for seed in range(8):
         content = random_coco(seed)
         rows = noisy_results(content, seed, kind)
-        metric = build(tmp_path / str(seed), content, iou_types=(kind,), backend=backend)
+        metric = build(tmp_path / str(seed), content, iou_types=(kind,))
         metrics = metric.score(rows, [image["id"] for image in content["images"]])
         np.testing.assert_allclose(list(metrics.values()), reference_stats(content, rows, kind), atol=1e-12)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_annotations_as_detections_are_perfect(tmp_path, backend):
-    metrics = feed_back(build(tmp_path, random_coco(1), backend=backend), random_coco(1))
+def test_annotations_as_detections_are_perfect(tmp_path):
+    metrics = feed_back(build(tmp_path, random_coco(1)), random_coco(1))
     for kind in ("bbox", "segm"):
         assert metrics[f"{kind}_mAP"] == metrics[f"{kind}_AR_max"] == 1.0
 
@@ -130,10 +126,9 @@ def test_real_annotations_as_detections_are_perfect(split):
     assert metrics["segm_mAP"] == pytest.approx(1, abs=5e-4)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_no_detection_at_all_scores_zero(tmp_path, backend):
+def test_no_detection_at_all_scores_zero(tmp_path):
     content = random_coco(2)
-    metric = build(tmp_path, content, backend=backend)
+    metric = build(tmp_path, content)
     metric.process({}, [empty_prediction(image) for image in content["images"]])
     metrics = metric.compute_metrics(metric.results)
     assert metrics["bbox_mAP"] == metrics["segm_mAP"] == metrics["segm_AR_max"] == 0
@@ -187,13 +182,6 @@ def test_areas_and_crowd_flags_may_be_missing(tmp_path):
     assert feed_back(metric, content)["bbox_mAP"] == 1
 
 
-def test_rle_round_trip():
-    masks = torch.rand(5, 13, 17, generator=torch.Generator().manual_seed(0)) > 0.5
-    for mask, rle in zip(masks, encode_masks(masks), strict=True):
-        assert torch.equal(torch.from_numpy(decode_mask(rle, (13, 17))), mask)
-        json.dumps(rle)
-
-
 def test_classes_that_were_left_out_do_not_count(tmp_path):
     content = random_coco(6, crowds=0)
     metric = CocoMetric(iou_types=("bbox",))
@@ -210,12 +198,5 @@ def test_classes_that_were_left_out_do_not_count(tmp_path):
 def test_wrong_options_are_named():
     with pytest.raises(ValueError, match="iou_types"):
         CocoMetric(iou_types=("box",))
-    with pytest.raises(ValueError, match="'fast'"):
-        CocoMetric(backend="fast")
     with pytest.raises(ValueError, match="'ann_file' in the dataset's metainfo"):
         CocoMetric().truth()
-
-
-def test_without_hotcoco_pycocotools_is_used(monkeypatch):
-    monkeypatch.setattr("pe_spatial.detection.metrics.find_spec", lambda name: None)
-    assert CocoMetric().backend == "pycocotools"

@@ -6,7 +6,7 @@ import pytest
 import torch
 from small_runs import CONFIG, overrides, write_strips
 
-from pe_spatial.detection.metrics import encode_masks
+from pe_spatial.data import encode_masks
 from pe_spatial.inference.predictor import Predictor
 from pe_spatial.training.config import load_config
 from pe_spatial.training.launch import evaluate, train

@@ -10,7 +10,7 @@ import torch
 
 import pe_spatial.data  # noqa: F401 - registers the loaders
 import pe_spatial.detection  # noqa: F401 - registers CocoInstances
-from pe_spatial.data import boxes_of_masks, encode_mask
+from pe_spatial.data import boxes_of_masks, encode_masks
 from pe_spatial.segmentation import CocoPanoptic, COCOStuff, InstanceLabels, LabelError
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
@@ -100,7 +100,7 @@ def instances(root, objects, background="background", load=None):
     for number, (category, mask, crowd) in enumerate(objects, 1):
         y, x = np.nonzero(mask)
         bounds = [int(v) for v in (x.min(), y.min(), np.ptp(x) + 1, np.ptp(y) + 1)]
-        rle = encode_mask(mask)
+        rle = encode_masks(torch.from_numpy(mask)[None])[0]
         entry = {"id": number, "image_id": 1, "category_id": category, "bbox": bounds, "segmentation": rle}
         annotations.append({**entry, "area": int(mask.sum()), "iscrowd": int(crowd)})
     content = {
