@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torchvision import tv_tensors
 
 from pe_spatial.common.contracts import Loader
-from pe_spatial.common.errors import MissingPackage, UnreadableFile, UserError
+from pe_spatial.common.errors import AnnotationError, MissingPackage, UnreadableFile
 from pe_spatial.common.pictures import naming_file, read_16_bits
 
 DEPTH_SUFFIXES = (".png", ".npy", ".exr")
@@ -23,10 +23,6 @@ DEPTH_SUFFIXES = (".png", ".npy", ".exr")
 _PLAUSIBLE = (0.02, 400.0)
 # how an .exr channel that holds depth is called: the standard's name, then those that exporters use
 _EXR_CHANNELS = ("Z", "Y", "V", "R", "depth.Z", "Depth.Z", "Depth.V")
-
-
-class DepthFileError(UserError, ValueError):
-    """A depth file holds what cannot be depth as its dataset declares it; it is not skipped like an unreadable one."""
 
 
 @TRANSFORMS.register_module()
@@ -51,11 +47,11 @@ class LoadDepthMap(Loader):
 
         Raises:
             UnreadableFile: The file is missing, damaged or of another format.
-            DepthFileError: Another size than the image, or contents that are not depth in the stated unit.
+            AnnotationError: Another size than the image, or contents that are not depth in the stated unit.
         """
         self.frame(sample)  # first of all: without an image, nothing that the file says matters
         depth = self.read(sample["depth_path"], sample.get("depth_scale"))
-        self.check_size(sample["depth_path"], depth.shape, sample, DepthFileError)
+        self.check_size(sample["depth_path"], depth.shape, sample)
         return {**sample, "depth": tv_tensors.Mask(torch.from_numpy(depth)[None])}
 
     def read(self, path: str | Path, scale: float | None) -> NDArray[np.float32]:
@@ -64,7 +60,7 @@ class LoadDepthMap(Loader):
         present = ~np.isinf(meters)
         invalid = present & ~(meters >= 0)
         if invalid.any() and not self.allow_invalid:
-            raise DepthFileError(
+            raise AnnotationError(
                 f"{path}: {int(np.isnan(meters).sum())} pixels are NaN and {int((meters < 0).sum())} negative; 0 and "
                 "infinity mark missing measurements: correct the file, or set allow_invalid=True if these do too"
             )
@@ -73,7 +69,7 @@ class LoadDepthMap(Loader):
         if len(measured) == 0:
             if self.allow_empty:
                 return meters
-            raise DepthFileError(f"{path}: no pixel holds a measurement; remove the file, or set allow_empty=True")
+            raise AnnotationError(f"{path}: no pixel holds a measurement; remove the file, or set allow_empty=True")
         if not self.allow_any_unit:
             _check_unit(path, float(np.median(measured)), scale)
         return meters
@@ -88,13 +84,13 @@ def read_depth(path: str | Path, scale: float | None) -> NDArray[np.float32]:
 
     Raises:
         UnreadableFile: The file is missing, damaged or of another format.
-        DepthFileError: A PNG without a scale.
+        AnnotationError: A PNG without a scale.
     """
     suffix = Path(path).suffix.lower()
     if suffix not in _READERS:
         raise UnreadableFile(f"{path} is not one of {', '.join(DEPTH_SUFFIXES)}; convert it to one of them")
     if suffix == ".png" and not (scale is not None and scale > 0):
-        raise DepthFileError(
+        raise AnnotationError(
             f"{path}: a PNG needs its scale, meters per unit, but the dataset says {scale}; set depth_scale "
             "(0.001 for millimeters)"
         )
@@ -142,7 +138,7 @@ def _check_unit(path: str | Path, median: float, scale: float | None) -> None:
         remedy = f"depth_scale {scale:g} may have to be {factor * (scale or 1):.3g}"
     else:
         remedy = f"{Path(path).suffix} files hold meters: multiply the values by {factor:g}"
-    raise DepthFileError(
+    raise AnnotationError(
         f"{path}: the median depth is {median:.3g} m, outside {_PLAUSIBLE[0]:g} to {_PLAUSIBLE[1]:g} m{likely}. "
         f"{remedy}; if the unit is right, set allow_any_unit=True"
     )

@@ -1,19 +1,15 @@
 """Annotation files in COCO's format: reading them, and saying what is wrong with them."""
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pe_spatial.common.errors import UserError
+from pe_spatial.common.errors import AnnotationError
+from pe_spatial.data.annotations import read_annotations
 
 _LISTS = ("images", "annotations", "categories")
-
-
-class AnnotationError(UserError, ValueError):
-    """An annotation file that is missing, is not COCO, or contradicts itself or the images."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +28,7 @@ def read_coco(path: str | Path) -> CocoFile:
         AnnotationError: no file; not JSON or not COCO (says what was found); an id that is used twice, is no integer,
             or refers to an image or a category that is not in the file; a box that is not four finite numbers.
     """
-    content = _parse(Path(path))
+    content = read_annotations(path)
     if not isinstance(content, dict):
         kind = "detection results or a bare list" if isinstance(content, list) else type(content).__name__
         raise AnnotationError(f"{path}: {kind} instead of a COCO dictionary with {', '.join(_LISTS)}")
@@ -65,20 +61,6 @@ def find_absent(paths: Iterable[str]) -> list[str]:
         if name not in present[folder]:
             absent.append(path)
     return absent
-
-
-def _parse(path: Path) -> Any:
-    try:
-        text = path.read_bytes()
-    except FileNotFoundError:
-        raise AnnotationError(f"{path}: no such annotation file; check data_root and ann_file") from None
-    except OSError as error:
-        raise AnnotationError(f"{path}: cannot be read: {error.strerror}") from error
-    try:
-        return json.loads(text)
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        start = text[:40].decode("utf-8", "replace").strip()
-        raise AnnotationError(f"{path}: not JSON: {error} (it begins with {start!r})") from None
 
 
 def _ids(path: str | Path, kind: str, entries: Sequence[Mapping[str, Any]]) -> set[int]:

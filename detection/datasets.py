@@ -9,9 +9,9 @@ from typing import Any, Literal
 from mmengine.logging import print_log
 from mmengine.registry import DATASETS
 
-from pe_spatial.common.errors import require_choice, suggest
+from pe_spatial.common.errors import AnnotationError, require_choice, suggest
 from pe_spatial.data import DenseDataset
-from pe_spatial.detection.coco_files import AnnotationError, CocoFile, find_absent, read_coco
+from pe_spatial.detection.coco_files import CocoFile, find_absent, read_coco
 
 
 @DATASETS.register_module()

@@ -11,8 +11,7 @@ from pe_spatial.segmentation.datasets import (
     SegmentationFolder,
 )
 from pe_spatial.segmentation.heads import LinearHead
-from pe_spatial.segmentation.labels import LabelError, LabelFormat
-from pe_spatial.segmentation.loading import LoadSegmentation
+from pe_spatial.segmentation.labels import LabelFormat, LoadSegmentation
 from pe_spatial.segmentation.logits import SemanticModel, Window
 from pe_spatial.segmentation.mask_decoder import MaskAnnealingHook, MaskCriterion, MaskDecoder
 from pe_spatial.segmentation.metrics import MeanIoUMetric

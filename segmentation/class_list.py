@@ -17,11 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mmengine.fileio import load
-
-from pe_spatial.common.errors import ConfigError, suggest
+from pe_spatial.common.errors import AnnotationError, ConfigError, suggest
 from pe_spatial.data.sample import IGNORE_LABEL
-from pe_spatial.segmentation.labels import LabelError, LabelFormat
+from pe_spatial.segmentation.labels import LabelFormat
+from pe_spatial.training.safe_yaml import parse
 from pe_spatial.visualization import palette
 
 _KEYS = ("classes", "images", "labels", "zero_is_ignored", "ignore", "label_stem_end")
@@ -81,7 +80,7 @@ def read_class_list(path: str | Path) -> ClassList:
             ignored_values,
             {**by_color, **dict.fromkeys(ignored_colors, IGNORE_LABEL)} if colors else {},
         )
-    except LabelError as error:
+    except AnnotationError as error:
         raise ConfigError(f"{path}: {error}") from None
     folder = Path(path).parent
     return ClassList(
@@ -98,7 +97,7 @@ def _load(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ConfigError(f"{path}: no such file; write a YAML file with classes, images and labels")
     try:
-        content = load(path, file_format="yaml")
+        content = parse(path.read_text(encoding="utf-8"))
     except Exception as error:  # the parser's own errors, and bytes that are no text
         raise ConfigError(f"{path}: not YAML: {error}") from error
     if not isinstance(content, dict):

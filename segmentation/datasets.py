@@ -9,12 +9,12 @@ from typing import Any, Literal
 from mmengine.registry import DATASETS
 from mmseg.utils import class_names
 
-from pe_spatial.common.errors import require_choice
+from pe_spatial.common.errors import AnnotationError, require_choice
 from pe_spatial.data import DenseDataset
 from pe_spatial.data.pairs import pair_by_name
 from pe_spatial.data.sample import IGNORE_LABEL
 from pe_spatial.segmentation.class_list import read_class_list
-from pe_spatial.segmentation.labels import LabelError, LabelFormat
+from pe_spatial.segmentation.labels import LabelFormat
 
 LABEL_SUFFIXES = (".png", ".bmp", ".tif", ".tiff")
 # the label ids of Cityscapes' 19 evaluated classes, in the order of their train ids
@@ -159,17 +159,17 @@ class PascalVOC(SegmentationDataset):
         """One record per name.
 
         Raises:
-            LabelError: No such list, or a name without an image or a label map.
+            AnnotationError: No such list, or a name without an image or a label map.
         """
         if not Path(self.ann_file).is_file():
-            raise LabelError(f"{self.ann_file}: no such list of names; check data_root and ann_file")
+            raise AnnotationError(f"{self.ann_file}: no such list of names; check data_root and ann_file")
         names = Path(self.ann_file).read_text(encoding="utf-8").split()
         images, labels = (Path(self.data_prefix[key]) for key in ("img_path", "seg_map_path"))
         for folder, suffix in ((images, ".jpg"), (labels, ".png")):
             present = {path.name for path in folder.glob(f"*{suffix}")}
             missing = [name for name in names if f"{name}{suffix}" not in present]
             if missing:
-                raise LabelError(
+                raise AnnotationError(
                     f"{self.ann_file}: {len(missing)} of {len(names)} names have no {suffix} in {folder}, for example "
                     f"{missing[0]}"
                 )

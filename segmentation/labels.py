@@ -1,21 +1,22 @@
-"""What the values of a label file stand for."""
+"""Label files to `sem_seg`: what their values stand for belongs to their dataset."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
+from mmengine.registry import TRANSFORMS
 from numpy.typing import NDArray
+from torchvision import tv_tensors
 
-from pe_spatial.common.errors import UserError
+from pe_spatial.common.contracts import Loader
+from pe_spatial.common.errors import AnnotationError
 from pe_spatial.common.pictures import read_indices
 from pe_spatial.data.sample import IGNORE_LABEL
 
 Color = tuple[int, int, int]
-
-
-class LabelError(UserError, ValueError):
-    """Labels that contradict their class list; they are not skipped like an unreadable file."""
 
 
 @dataclass(frozen=True)
@@ -49,20 +50,20 @@ class LabelFormat:
 
     def __post_init__(self) -> None:
         if not 1 <= len(self.classes) <= IGNORE_LABEL:
-            raise LabelError(
+            raise AnnotationError(
                 f"a class list of {len(self.classes)} classes; name 1 to {IGNORE_LABEL} classes ({IGNORE_LABEL} marks "
                 "pixels without a label)"
             )
         if len(set(self.classes)) < len(self.classes):
             twice = next(name for name in self.classes if self.classes.count(name) > 1)
-            raise LabelError(f"the class list names {twice!r} more than once; names must differ")
+            raise AnnotationError(f"the class list names {twice!r} more than once; names must differ")
 
     def read(self, path: str | Path) -> NDArray[np.int64]:
         """A label file as class indices [H, W], 255 where nothing is labeled.
 
         Raises:
             UnreadableFile: The file is missing, damaged or no image.
-            LabelError: A value or a color that is not in the class list.
+            AnnotationError: A value or a color that is not in the class list.
         """
         values = read_indices(path, colors=True)
         return self._of_values(path, values) if values.ndim == 2 else self._of_colors(path, values)
@@ -73,7 +74,7 @@ class LabelFormat:
         labels = table[values] if values.min(initial=0) >= 0 else np.where(values < 0, -1, table[values])
         if (labels < 0).any():
             wrong, counts = np.unique(values[labels < 0], return_counts=True)
-            raise LabelError(
+            raise AnnotationError(
                 f"{path}: {_list(wrong.tolist(), counts.tolist())} outside the class list of {len(self.classes)} "
                 f"classes, whose values are {self._expected()}; {self._remedy(wrong.tolist(), values)}"
             )
@@ -81,7 +82,7 @@ class LabelFormat:
 
     def _of_colors(self, path: str | Path, values: NDArray[np.uint8]) -> NDArray[np.int64]:
         if not self.colors:
-            raise LabelError(
+            raise AnnotationError(
                 f"{path} holds colors, not class indices; save it as grayscale or palette PNG, or give the class list "
                 "the color of every class"
             )
@@ -90,7 +91,7 @@ class LabelFormat:
         if (labels < 0).any():
             wrong, counts = np.unique(packed[labels < 0], return_counts=True)
             named = [(color & 255, color >> 8 & 255, color >> 16) for color in wrong.tolist()]
-            raise LabelError(
+            raise AnnotationError(
                 f"{path}: {_list(named, counts.tolist(), 'color')} not among the colors of the "
                 f"{len(self.classes)} classes; correct the file (a lossy format such as JPEG blurs colors), add the "
                 "color to a class, or name it under ignore"
@@ -109,6 +110,27 @@ class LabelFormat:
         if wrong == [len(self.classes)] and 0 in self.meaning and self.meaning[0] == 0:
             return "the files may count classes from 1: set zero_is_ignored, or add the missing class"
         return f"correct the file or the class list, or mark such pixels {IGNORE_LABEL}"
+
+
+@TRANSFORMS.register_module()
+class LoadSegmentation(Loader):
+    """`seg_map_path` to `sem_seg`: int64 [1, H, W] class indices in the frame of the decoded image, 255 = no label.
+
+    What the values of the file stand for comes with the record (`label_format`), for it belongs to the dataset.
+    """
+
+    def __call__(self, sample: dict[str, Any]) -> dict[str, Any]:
+        """Load one label map.
+
+        Raises:
+            UnreadableFile: The file is missing, damaged or no image.
+            AnnotationError: Another size than the image, or a value outside the class list.
+        """
+        path = sample["seg_map_path"]
+        labels = sample["label_format"].read(path)
+        self.check_size(path, labels.shape, sample)
+        rest = {key: value for key, value in sample.items() if key != "label_format"}
+        return {**rest, "sem_seg": tv_tensors.Mask(torch.from_numpy(labels)[None])}  # [1, H, W]
 
 
 def pack(colors: NDArray[np.uint8]) -> NDArray[np.int32]:

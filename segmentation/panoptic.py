@@ -15,17 +15,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from mmengine.fileio import load
 from mmengine.registry import DATASETS, TRANSFORMS
 from numpy.typing import NDArray
 from torchvision import tv_tensors
 
 from pe_spatial.common.contracts import Loader
+from pe_spatial.common.errors import AnnotationError
 from pe_spatial.common.pictures import read_indices
 from pe_spatial.data import DenseDataset, boxes_of_masks
+from pe_spatial.data.annotations import read_annotations
 from pe_spatial.data.loading import instance_mask
 from pe_spatial.data.sample import IGNORE_LABEL
-from pe_spatial.segmentation.labels import LabelError, look_up, pack
+from pe_spatial.segmentation.labels import look_up, pack
 from pe_spatial.visualization import palette
 
 Segment = dict[str, Any]  # label: row of classes, is_thing: bool, ignore: bool (crowd)
@@ -50,18 +51,18 @@ class LoadPanoptic(Loader):
 
         Raises:
             UnreadableFile: The file is missing, damaged or no image.
-            LabelError: Another size than the image, or an id that the record does not have.
+            AnnotationError: Another size than the image, or an id that the record does not have.
         """
         path = sample["seg_map_path"]
         values = read_indices(path, colors=True)
         ids = values if values.ndim == 2 else pack(values)
-        self.check_size(path, ids.shape, sample, LabelError)
+        self.check_size(path, ids.shape, sample)
         rest = {key: value for key, value in sample.items() if key != "segments"}
         rows = look_up(ids, {segment["id"]: row for row, segment in enumerate(sample["segments"])})
         unknown = (rows < 0) & (ids != 0)
         if unknown.any():
             wrong, counts = np.unique(ids[unknown], return_counts=True)
-            raise LabelError(
+            raise AnnotationError(
                 f"{path}: segment {wrong[0]} ({counts[0]} pixels) is not among the {len(sample['segments'])} segments "
                 "that the annotation file lists for it; the two files must be of one version"
             )
@@ -83,10 +84,10 @@ class LoadInstanceLabels(Loader):
         """Paint one label map.
 
         Raises:
-            LabelError: A mask that cannot be decoded, or the record is not of `InstanceLabels`.
+            AnnotationError: A mask that cannot be decoded, or the record is not of `InstanceLabels`.
         """
         if "uncovered" not in sample or "ori_shape" not in sample:
-            raise LabelError(
+            raise AnnotationError(
                 f"{sample.get('img_path')}: LoadInstanceLabels needs a record of InstanceLabels and LoadImage before it"
             )
         size = tuple(sample["ori_shape"])
@@ -148,9 +149,15 @@ class CocoPanoptic(DenseDataset):
         """One record per annotated image.
 
         Raises:
-            LabelError: Not a panoptic file; an image or a category that it does not list.
+            AnnotationError: Not a panoptic file; an image or a category that it does not list.
         """
-        content = _read_json(self.ann_file)
+        content = read_annotations(self.ann_file)
+        is_panoptic = isinstance(content, dict) and all(k in content for k in ("images", "annotations", "categories"))
+        if not is_panoptic or any("segments_info" not in annotation for annotation in content["annotations"]):
+            raise AnnotationError(
+                f"{self.ann_file}: not COCO's panoptic format (images, categories, annotations with segments_info); "
+                "instances are read by InstanceLabels"
+            )
         categories = sorted(content["categories"], key=lambda category: category["id"])
         label_of = {category["id"]: label for label, category in enumerate(categories)}
         things = [bool(category.get("isthing", 1)) for category in categories]
@@ -165,7 +172,9 @@ class CocoPanoptic(DenseDataset):
             wrong = [s["category_id"] for s in annotation["segments_info"] if s["category_id"] not in label_of]
             if image is None or wrong:
                 what = f"category {wrong[0]}" if wrong else f"image {annotation['image_id']}"
-                raise LabelError(f"{self.ann_file}: {annotation['file_name']} refers to {what}, which it does not list")
+                raise AnnotationError(
+                    f"{self.ann_file}: {annotation['file_name']} refers to {what}, which it does not list"
+                )
             records.append(
                 {
                     "img_path": str(Path(self.data_prefix["img_path"], image["file_name"])),
@@ -179,25 +188,9 @@ class CocoPanoptic(DenseDataset):
         return records
 
 
-def _read_json(path: str) -> dict[str, Any]:
-    if not Path(path).is_file():
-        raise LabelError(f"{path}: no such annotation file; check data_root and ann_file")
-    try:
-        content = load(path)
-    except ValueError as error:
-        raise LabelError(f"{path}: not JSON: {error}") from None
-    is_panoptic = isinstance(content, dict) and all(k in content for k in ("images", "annotations", "categories"))
-    if not is_panoptic or any("segments_info" not in annotation for annotation in content["annotations"]):
-        raise LabelError(
-            f"{path}: not COCO's panoptic format (images, categories, annotations with segments_info); instances are "
-            "read by InstanceLabels"
-        )
-    return content
-
-
 def _describe(source: str, categories: Sequence[Mapping[str, Any]], things: Sequence[bool]) -> dict[str, Any]:
     if not 1 <= len(categories) <= IGNORE_LABEL:
-        raise LabelError(
+        raise AnnotationError(
             f"{source}: {len(categories)} classes; label maps hold 1 to {IGNORE_LABEL} ({IGNORE_LABEL} marks pixels "
             "without a label)"
         )
@@ -237,7 +230,7 @@ class InstanceLabels(DenseDataset):
         """The source's records, with labels moved on by one where there is a background.
 
         Raises:
-            LabelError: The source has no masks.
+            AnnotationError: The source has no masks.
         """
         source = DATASETS.build(self.source)
         self.ann_file = source.ann_file
@@ -259,5 +252,5 @@ class InstanceLabels(DenseDataset):
             moved = [{**item, "label": item["label"] + shift} for item in record["instances"] if "mask" in item]
             records.append({**record, "instances": moved, "uncovered": 0 if shift else IGNORE_LABEL})
         if records and not any(record["instances"] for record in records):
-            raise LabelError(f"{source.ann_file}: no instance has a mask; label maps are made from masks")
+            raise AnnotationError(f"{source.ann_file}: no instance has a mask; label maps are made from masks")
         return records

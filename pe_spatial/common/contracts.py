@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from torch import Tensor
 
-from pe_spatial.common.errors import OptionError, UserError
+from pe_spatial.common.errors import AnnotationError, OptionError
 
 
 @runtime_checkable
@@ -88,17 +88,15 @@ class Loader(ABC):
             )
         return tuple(sample["ori_shape"])
 
-    def check_size(
-        self, path: str | Path, size: Sequence[int], sample: Mapping[str, Any], error: type[UserError]
-    ) -> None:
+    def check_size(self, path: str | Path, size: Sequence[int], sample: Mapping[str, Any]) -> None:
         """Compare the size (H, W) of a map of labels with that of its image.
 
         Raises:
             OptionError: No image was loaded before.
-            error: They differ.
+            AnnotationError: They differ.
         """
         if tuple(size) != self.frame(sample):
-            raise error(
+            raise AnnotationError(
                 f"{path} is {tuple(size)} (H, W) but its image {sample.get('img_path', '')} is {self.frame(sample)}; "
                 "both must be of one frame: make the map at the size of the image"
             )

@@ -21,6 +21,10 @@ class UnreadableFile(UserError, OSError):  # noqa: N818 - names the state of the
     """A file is missing, truncated or not what its name says. The message names the file."""
 
 
+class AnnotationError(UserError, ValueError):
+    """Annotations that are missing, or contradict themselves, their dataset or its images; they are never skipped."""
+
+
 class FullDiskError(UserError, OSError):
     """No space is left for a file; the message names it."""
 

@@ -5,9 +5,9 @@ import pytest
 import torch
 from PIL import Image
 
-from pe_spatial.common.errors import MissingPackage
+from pe_spatial.common.errors import AnnotationError, MissingPackage
 from pe_spatial.data import UnreadableFile
-from pe_spatial.depth.loading import DepthFileError, LoadDepthMap, read_depth
+from pe_spatial.depth.loading import LoadDepthMap, read_depth
 
 METERS = np.array([[0.0, 1.5, 2.25], [3.0, 9.999, 4.0]], np.float32)
 
@@ -87,7 +87,7 @@ def test_exr_without_its_package_names_the_remedy(tmp_path, monkeypatch):
 
 # --- bad input --------------------------------------------------------------------------------------------------------
 def test_another_size_names_both_files(tmp_path):
-    with pytest.raises(DepthFileError, match=r"depth.png is \(2, 3\) \(H, W\) but its image image.jpg is \(4, 3\)"):
+    with pytest.raises(AnnotationError, match=r"depth.png is \(2, 3\) \(H, W\) but its image image.jpg is \(4, 3\)"):
         load(write(tmp_path / "depth.png"), size=(4, 3))
 
 
@@ -106,7 +106,7 @@ def test_the_wrong_unit_is_told(tmp_path, suffix, factor, scale, message):
     if message is None:
         assert load(path, scale).max() > 0
         return
-    with pytest.raises(DepthFileError, match=message):
+    with pytest.raises(AnnotationError, match=message):
         load(path, scale)
     assert load(path, scale, allow_any_unit=True).max() > 0
 
@@ -118,7 +118,7 @@ def test_values_that_are_no_depth(tmp_path, value, message):
     meters = METERS.copy()
     meters[1, 1] = value
     path = write(tmp_path / "depth.npy", meters)
-    with pytest.raises(DepthFileError, match=message):
+    with pytest.raises(AnnotationError, match=message):
         load(path)
     assert load(path, allow_invalid=True)[0, 1].tolist() == [3.0, 0.0, 4.0]
 
@@ -126,7 +126,7 @@ def test_values_that_are_no_depth(tmp_path, value, message):
 @pytest.mark.parametrize("value", [0.0, np.inf])
 def test_a_map_without_any_measurement(tmp_path, value):
     path = write(tmp_path / "depth.npy", np.full((2, 3), value, np.float32))
-    with pytest.raises(DepthFileError, match="no pixel holds a measurement; remove the file, or set allow_empty=True"):
+    with pytest.raises(AnnotationError, match="no pixel holds a measurement; remove the file, or set allow_empty=True"):
         load(path)
     assert (load(path, allow_empty=True) == 0).all()
 
@@ -134,7 +134,7 @@ def test_a_map_without_any_measurement(tmp_path, value):
 def test_a_png_needs_a_scale(tmp_path):
     path = write(tmp_path / "depth.png")
     for scale in (None, 0.0, -1.0):
-        with pytest.raises(DepthFileError, match="a PNG needs its scale"):
+        with pytest.raises(AnnotationError, match="a PNG needs its scale"):
             read_depth(path, scale)
 
 

@@ -10,8 +10,9 @@ import torch
 
 import pe_spatial.data  # noqa: F401 - registers the loaders
 import pe_spatial.detection  # noqa: F401 - registers CocoInstances
+from pe_spatial.common.errors import AnnotationError
 from pe_spatial.data import boxes_of_masks, encode_masks
-from pe_spatial.segmentation import CocoPanoptic, COCOStuff, InstanceLabels, LabelError
+from pe_spatial.segmentation import CocoPanoptic, COCOStuff, InstanceLabels
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 LOAD = [{"type": "LoadImage"}, {"type": "LoadPanoptic"}, {"type": "PackSample"}]
@@ -81,14 +82,14 @@ def test_an_image_without_things_has_empty_instances(tmp_path):
 def test_files_that_contradict_each_other_are_named(tmp_path):
     ids, segments = scene()
     dataset = panoptic(tmp_path, ids, segments[1:])
-    with pytest.raises(LabelError, match=r"1\.png: segment 1 \(12 pixels\) is not among the 3 segments"):
+    with pytest.raises(AnnotationError, match=r"1\.png: segment 1 \(12 pixels\) is not among the 3 segments"):
         dataset[0]
-    with pytest.raises(LabelError, match=r"1\.png refers to category 4, which it does not list"):
+    with pytest.raises(AnnotationError, match=r"1\.png refers to category 4, which it does not list"):
         panoptic(tmp_path, ids, [{"id": 1, "category_id": 4}])
     (tmp_path / "panoptic.json").write_text(json.dumps({"images": [], "annotations": [{}], "categories": []}))
-    with pytest.raises(LabelError, match="not COCO's panoptic format .* instances are read by InstanceLabels"):
+    with pytest.raises(AnnotationError, match="not COCO's panoptic format .* instances are read by InstanceLabels"):
         CocoPanoptic(ann_file=str(tmp_path / "panoptic.json"))
-    with pytest.raises(LabelError, match="no such annotation file"):
+    with pytest.raises(AnnotationError, match="no such annotation file"):
         CocoPanoptic(ann_file=str(tmp_path / "gone.json"))
 
 
@@ -155,7 +156,7 @@ def test_label_maps_hold_at_most_255_classes(tmp_path):
     content = json.loads((tmp_path / "instances.json").read_text())
     content["categories"] += [{"id": number, "name": f"class {number}"} for number in range(6, 260)]
     (tmp_path / "instances.json").write_text(json.dumps(content))
-    with pytest.raises(LabelError, match=r"instances\.json: 257 classes; label maps hold 1 to 255"):
+    with pytest.raises(AnnotationError, match=r"instances\.json: 257 classes; label maps hold 1 to 255"):
         InstanceLabels(dataset.source)
 
 
@@ -164,7 +165,7 @@ def test_label_maps_need_masks(tmp_path):
     content = json.loads((tmp_path / "instances.json").read_text())
     del content["annotations"][0]["segmentation"]
     (tmp_path / "instances.json").write_text(json.dumps(content))
-    with pytest.raises(LabelError, match=r"instances\.json: no instance has a mask"):
+    with pytest.raises(AnnotationError, match=r"instances\.json: no instance has a mask"):
         InstanceLabels(dataset.source)
 
 

@@ -11,14 +11,13 @@ from mmengine.registry import DATASETS
 
 import pe_spatial.data  # noqa: F401 - registers the loaders
 import pe_spatial.detection  # noqa: F401 - registers CocoInstances
-from pe_spatial.common.errors import ConfigError
+from pe_spatial.common.errors import AnnotationError, ConfigError
 from pe_spatial.common.pictures import read_indices
 from pe_spatial.data import UnreadableFile
 from pe_spatial.segmentation import (
     ADE20K,
     Cityscapes,
     COCOStuff,
-    LabelError,
     LabelFormat,
     PascalVOC,
     SegmentationFolder,
@@ -59,9 +58,11 @@ def test_colors_are_read_as_the_classes_that_have_them(tmp_path):
     path = label_files.save(tmp_path / "x.png", colors[truth])
     assert (form.read(path) == np.where(truth == 3, 255, truth)).all()
     label_files.save(path, np.full((2, 3, 3), 7, np.uint8))
-    with pytest.raises(LabelError, match=r"x\.png: color \(7, 7, 7\) \(6 pixels\) is not among the colors of the 3"):
+    with pytest.raises(
+        AnnotationError, match=r"x\.png: color \(7, 7, 7\) \(6 pixels\) is not among the colors of the 3"
+    ):
         form.read(path)
-    with pytest.raises(LabelError, match="holds colors, not class indices"):
+    with pytest.raises(AnnotationError, match="holds colors, not class indices"):
         ABC.read(path)
 
 
@@ -79,23 +80,23 @@ def test_colors_are_read_as_the_classes_that_have_them(tmp_path):
 )
 def test_a_value_outside_the_class_list_is_named_and_counted(tmp_path, classes, values, message):
     path = label_files.save(tmp_path / "x.png", np.array(values, np.uint8))
-    with pytest.raises(LabelError, match=message):
+    with pytest.raises(AnnotationError, match=message):
         LabelFormat.counting(tuple("abcdefgh")[:classes]).read(path)
 
 
 def test_a_binary_mask_of_0_and_255_is_told_apart_from_missing_labels(tmp_path):
     path = label_files.save(tmp_path / "x.png", np.array([[0, 255]], np.uint8))
     form = LabelFormat.counting(("background", "object"), ignored=())
-    with pytest.raises(LabelError, match="a binary mask of 0 and 255: save it with the values 0 and 1"):
+    with pytest.raises(AnnotationError, match="a binary mask of 0 and 255: save it with the values 0 and 1"):
         form.read(path)
 
 
 def test_a_class_list_has_between_one_class_and_255():
-    with pytest.raises(LabelError, match="a class list of 0 classes; name 1 to 255"):
+    with pytest.raises(AnnotationError, match="a class list of 0 classes; name 1 to 255"):
         LabelFormat.counting(())
-    with pytest.raises(LabelError, match="256 classes"):
+    with pytest.raises(AnnotationError, match="256 classes"):
         LabelFormat.counting([str(n) for n in range(256)])
-    with pytest.raises(LabelError, match="names 'a' more than once"):
+    with pytest.raises(AnnotationError, match="names 'a' more than once"):
         LabelFormat.counting(("a", "b", "a"))
 
 
@@ -210,9 +211,9 @@ def test_voc_says_which_names_lack_a_file(tmp_path):
         "ann_file": "train.txt",
         "data_prefix": {"img_path": "JPEGImages", "seg_map_path": "SegmentationClass"},
     }
-    with pytest.raises(LabelError, match=r"1 of 2 names have no \.jpg .*example b"):
+    with pytest.raises(AnnotationError, match=r"1 of 2 names have no \.jpg .*example b"):
         PascalVOC(**settings)
-    with pytest.raises(LabelError, match="no such list"):
+    with pytest.raises(AnnotationError, match="no such list"):
         PascalVOC(**{**settings, "ann_file": "val.txt"})
 
 
@@ -258,6 +259,7 @@ def test_the_entries_of_a_class_list_do_what_they_say(tmp_path):
         ("classes: [a]\nzero_is_ignored: 1", "zero_is_ignored is 1; it must be true or false"),
         ("[a, b]", "list instead of entries"),
         ("classes: [a", "not YAML"),
+        ("classes: !!python/object/apply:os.getcwd []", "not YAML"),
     ],
 )
 def test_a_wrong_class_list_says_what_is_wrong(tmp_path, text, message):
@@ -292,7 +294,7 @@ def test_a_label_map_of_another_size_is_named(tmp_path):
     path = label_files.folder(tmp_path, [np.zeros((4, 6), np.uint8)])
     label_files.save(tmp_path / "labels/0.png", np.zeros((6, 4), np.uint8))
     dataset = SegmentationFolder(str(path), "train", pipeline=STEPS)
-    with pytest.raises(LabelError, match=r"0\.png is \(6, 4\) \(H, W\) but its image .*0\.jpg is \(4, 6\)"):
+    with pytest.raises(AnnotationError, match=r"0\.png is \(6, 4\) \(H, W\) but its image .*0\.jpg is \(4, 6\)"):
         dataset[0]
     with pytest.raises(ValueError, match="put LoadImage before it"):
         SegmentationFolder(str(path), "train", pipeline=STEPS[1:])[0]
@@ -305,7 +307,7 @@ def test_an_unreadable_image_can_be_skipped_but_a_wrong_label_cannot(tmp_path):
     assert dataset[0]["data_samples"].img_path.endswith("1.jpg")
     assert dataset.unreadable_indices == [0]
     label_files.save(tmp_path / "labels/1.png", np.full((4, 4), 9, np.uint8))
-    with pytest.raises(LabelError, match=r"value 9 \(16 pixels\)"):
+    with pytest.raises(AnnotationError, match=r"value 9 \(16 pixels\)"):
         dataset[1]
 
 
