@@ -1,10 +1,8 @@
 """Predicted depth as files: 16-bit PNG, .npy, color maps with a legend, and a list that states unit and kind."""
 
-from __future__ import annotations
-
 import warnings
 from argparse import Namespace
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,31 +33,16 @@ class DepthWriter(ResultsWriter):
 
     16 bits end at 65.535 m: pixels beyond are saturated, counted in `depth.json` and reported; the .npy has them.
 
-    Args:
-        records, stems, draw: As for `ResultsWriter`.
-        npy: Write .npy files too.
-        color_range: (near, far) of the color maps. None takes each image's own 2 % and 98 % quantiles, and the model's
-            range for the frames of a video, so that a color means the same in all of them.
+    The option `depth_colors` is (near, far) of the color maps. None takes each image's own 2 % and 98 % quantiles, and
+    the model's range for the frames of a video, so that a color means the same in all of them.
     """
 
     result = "depth.json"
     places = ("depth",)
 
-    def __init__(
-        self,
-        records: Records,
-        stems: Mapping[str, str],
-        npy: bool = False,
-        color_range: Sequence[float] | None = None,
-        draw: bool = True,
-    ) -> None:
-        self.color_range = None if color_range is None else checked_range(color_range)
-        super().__init__(records, stems, ("png", "npy") if npy else ("png",), draw)
-
-    @classmethod
-    def build(cls, records: Records, stems: Mapping[str, str], predictor: Predictor, options: Namespace) -> DepthWriter:
-        """A writer with the options of the command."""
-        return cls(records, stems, options.npy, options.depth_colors, not options.no_pictures)
+    def __init__(self, records: Records, stems: Mapping[str, str], predictor: Predictor, options: Namespace) -> None:
+        self.color_range = None if options.depth_colors is None else checked_range(options.depth_colors)
+        super().__init__(records, stems, predictor, options, ("png", "npy") if options.npy else ("png",))
 
     def describe(self, stem: str, image: Tensor, sample: BaseDataElement, frame: int | None) -> dict[str, Any]:
         """Write the depth; `sample` has `pred_depth` and the metainfo of `DepthModel`."""

@@ -1,7 +1,5 @@
 """Detections of many images as one COCO file, and as drawn pictures."""
 
-from __future__ import annotations
-
 from argparse import Namespace
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import count
@@ -28,10 +26,8 @@ class DetectionWriter(ResultsWriter):
     `bbox` [x, y, width, height] in pixels of the original image, `area` and, of models with masks, `segmentation`
     as compressed RLE; without masks the area is the box's.
 
-    Args:
-        records, stems, draw: As for `ResultsWriter`.
-        metainfo: Of the model: `classes` and, where the ids do not count from 1, `category_ids`.
-        threshold: Detections that score less are left out.
+    The metainfo of the predictor has `classes` and, where the ids do not count from 1, `category_ids`. Detections that
+    score less than the option `threshold` are left out.
 
     Raises:
         UserError: The threshold is no score, or the model names no classes.
@@ -39,27 +35,13 @@ class DetectionWriter(ResultsWriter):
 
     result = "predictions.json"
 
-    def __init__(
-        self,
-        records: Records,
-        stems: Mapping[str, str],
-        metainfo: Mapping[str, Any],
-        threshold: float = 0.5,
-        draw: bool = True,
-    ) -> None:
-        self.threshold = checked_threshold(threshold)
-        if not metainfo.get("classes"):
+    def __init__(self, records: Records, stems: Mapping[str, str], predictor: Predictor, options: Namespace) -> None:
+        self.threshold = checked_threshold(options.threshold)
+        if not predictor.classes:
             raise UserError("the checkpoint names no classes; train it on a data set that has them in its metainfo")
-        self.classes: Sequence[str] = metainfo["classes"]
-        self.category_ids: Sequence[int] = metainfo.get("category_ids") or range(1, len(self.classes) + 1)
-        super().__init__(records, stems, draw=draw)
-
-    @classmethod
-    def build(
-        cls, records: Records, stems: Mapping[str, str], predictor: Predictor, options: Namespace
-    ) -> DetectionWriter:
-        """A writer with the options of the command."""
-        return cls(records, stems, predictor.metainfo, options.threshold, not options.no_pictures)
+        self.classes = predictor.classes
+        self.category_ids: Sequence[int] = predictor.metainfo.get("category_ids") or range(1, len(self.classes) + 1)
+        super().__init__(records, stems, predictor, options)
 
     def describe(self, stem: str, image: Tensor, sample: BaseDataElement, frame: int | None) -> dict[str, Any]:
         """The size of the image and rows of COCO's format."""

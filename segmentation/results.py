@@ -1,7 +1,5 @@
 """Predicted class maps and segments as files: indexed PNGs, overlays, and lists with the area of every class."""
 
-from __future__ import annotations
-
 from argparse import Namespace
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,7 +13,6 @@ from torch import Tensor
 from pe_spatial.common.files import put_in_place, write_json_stream
 from pe_spatial.common.pictures import save_image
 from pe_spatial.common.records import Records
-from pe_spatial.inference.predictor import Predictor
 from pe_spatial.inference.sample import checked_threshold, instance_rows
 from pe_spatial.inference.tasks import Task, register_task
 from pe_spatial.inference.writer import ResultsWriter
@@ -39,42 +36,24 @@ class SegmentationWriter(ResultsWriter):
     * `segmentation.json`: the pixels of every class, by file and in total, and of a model of objects the
       `instances`: label, score, box [x, y, width, height] and mask as compressed RLE.
 
-    Args:
-        records, stems, draw: As for `ResultsWriter`.
-        metainfo: Of the model: `classes` and optionally `palette` [[r, g, b], …], `is_thing` by class, and
-            `category_ids` of COCO's format where they do not count from 1.
-        kinds: The folders that predictions go to, of `labels`, `confidence`, `probabilities` and `panoptic`.
-        threshold: Instances that score less are left out.
+    The metainfo of the predictor has `classes` and optionally `palette` [[r, g, b], …], `is_thing` by class, and
+    `category_ids` of COCO's format where they do not count from 1. Instances that score less than the option
+    `threshold` are left out.
     """
 
     result = "segmentation.json"
     places = ("panoptic.json", "labels", "confidence", "probabilities", "panoptic")
 
     def __init__(
-        self,
-        records: Records,
-        stems: Mapping[str, str],
-        metainfo: Mapping[str, Any],
-        kinds: Sequence[str] = ("labels",),
-        threshold: float = 0.5,
-        draw: bool = True,
+        self, records: Records, stems: Mapping[str, str], predictor: SegmentationPredictor, options: Namespace
     ) -> None:
-        self.threshold = checked_threshold(threshold)
-        self.metainfo = metainfo
-        self.classes: Sequence[str] = metainfo["classes"]
-        self.colors: list[list[int]] = metainfo.get("palette") or palette(len(self.classes) + 1)[1:].tolist()
-        super().__init__(records, stems, kinds, draw)
-
-    @classmethod
-    def build(
-        cls, records: Records, stems: Mapping[str, str], predictor: Predictor, options: Namespace
-    ) -> SegmentationWriter:
-        """A writer with the options of the command."""
+        self.threshold = checked_threshold(options.threshold)
+        self.classes: Sequence[str] = predictor.metainfo["classes"]
+        self.colors: list[list[int]] = predictor.metainfo.get("palette") or palette(len(self.classes) + 1)[1:].tolist()
+        super().__init__(records, stems, predictor, options, predictor.kinds)
         things = getattr(predictor.model, "things", ())
         is_thing = [label in things for label in range(predictor.model.num_classes)]
-        metainfo = {"is_thing": is_thing, **predictor.metainfo}
-        kinds = predictor.kinds if isinstance(predictor, SegmentationPredictor) else ("labels",)
-        return cls(records, stems, metainfo, kinds, options.threshold, not options.no_pictures)
+        self.metainfo = {"is_thing": is_thing, **self.metainfo}
 
     def describe(self, stem: str, image: Tensor, sample: BaseDataElement, frame: int | None) -> dict[str, Any]:
         """Write the maps; of `sample` see `pe_spatial.segmentation.logits`."""

@@ -11,6 +11,7 @@ A video is finished by its record, which is written last.
 """
 
 import time
+from argparse import Namespace
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -47,16 +48,15 @@ class TrackingWriter(ResultsWriter):
     Args:
         records: Of the output folder.
         stems: Names of the results by names of the videos.
-        draw: Whether to write overlay videos.
-        mot: Whether to write the boxes in the format of MOTChallenge too.
+        options: Of the command; `mot` asks for the boxes in the format of MOTChallenge too.
     """
 
     result = "tracks.json"
 
-    def __init__(self, records: Records, stems: Mapping[str, str], draw: bool = True, mot: bool = False) -> None:
-        self.mot = mot
+    def __init__(self, records: Records, stems: Mapping[str, str], options: Namespace) -> None:
+        self.mot: bool = options.mot
         self.places = ("scores.json", *stems.values(), *(f"{stem}.json" for stem in stems.values()))
-        super().__init__(records, stems, ("masks",), draw)
+        super().__init__(records, stems, None, options, ("masks",))
 
     # --- one video ----------------------------------------------------------------------------------------------------
     def begin(self, name: str, rate: float) -> None:

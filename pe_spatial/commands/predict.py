@@ -99,7 +99,7 @@ def run(options: argparse.Namespace) -> int:
     if options.image_size is not None:
         options.overrides = [*resizing(config, options.image_size), *options.overrides]
     predictor = task.predictor(checkpoint, options)
-    writer = task.writer.build(records, output_stems(files), predictor, options)
+    writer = task.writer(records, output_stems(files), predictor, options)
     names = list(files)[: options.limit]
     failed = predict(predictor, writer, {name: files[name] for name in part.of(names)})
     if not is_first():

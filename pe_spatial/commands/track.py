@@ -131,7 +131,7 @@ def open_writer(options: argparse.Namespace, config: Config, videos: Sequence[Vi
         "prompts": videos[0].identity if options.input is not None else None,
     }
     names = {video.name: video.name for video in videos}
-    return TrackingWriter(Records(options.output, run, part), names, not options.no_pictures, options.mot)
+    return TrackingWriter(Records(options.output, run, part), names, options)
 
 
 def track_all(

@@ -13,7 +13,7 @@ from contextlib import closing
 from itertools import chain, groupby
 from operator import itemgetter
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -33,8 +33,6 @@ FAILED = "failed.json"
 PIXELS_TO_WRITE = 64_000_000  # of pictures that wait to be written
 _PICTURES_TO_WRITE = 4
 
-Self = TypeVar("Self", bound="ResultsWriter")
-
 
 class ResultsWriter(ABC):
     """Writes the predictions of a run into a folder that other processes and later runs write to as well.
@@ -48,9 +46,12 @@ class ResultsWriter(ABC):
     Args:
         records: Of the output folder; the writer claims it.
         stems: Names of the files to write, without suffix, by names of the input.
-        draw: Whether pictures are drawn.
+        predictor: Whose predictions are written; None where a command has none.
+        options: Of the command; `no_pictures` and what the task takes.
+        kinds: What a finished picture leaves besides the drawing.
 
     Attributes:
+        metainfo: Of the data that the model was trained on.
         result: Name of the list that a task leaves, in the output folder.
         places: The other files and folders that it writes to.
         kinds: What a finished picture leaves: entries of its record that name a file.
@@ -60,12 +61,18 @@ class ResultsWriter(ABC):
     places: tuple[str, ...] = ()
 
     def __init__(
-        self, records: Records, stems: Mapping[str, str], kinds: Sequence[str] = (), draw: bool = True
+        self,
+        records: Records,
+        stems: Mapping[str, str],
+        predictor: Predictor | None,
+        options: Namespace,
+        kinds: Sequence[str] = (),
     ) -> None:
         self.records = records
         self.folder = records.folder
         self.stems = stems
-        self.kinds = (*kinds, PICTURES) if draw else tuple(kinds)
+        self.metainfo: Mapping[str, Any] = {} if predictor is None else predictor.metainfo
+        self.kinds = tuple(kinds) if options.no_pictures else (*kinds, PICTURES)
         self._stamps: dict[str, Stamp | None] = {}
         self._frame_files: dict[str, dict[int, dict[str, str]]] = {}
         self._lock = threading.Lock()
@@ -75,13 +82,6 @@ class ResultsWriter(ABC):
         for place in (*places, HIDDEN):
             remove_leftovers(self.folder / place, recursive=True)
         remove_leftovers(self.folder)
-
-    @classmethod
-    def build(
-        cls: type[Self], records: Records, stems: Mapping[str, str], predictor: Predictor, options: Namespace
-    ) -> Self:
-        """A writer for the predictions of a predictor with the options of the command."""
-        return cls(records, stems, draw=not options.no_pictures)
 
     # --- of every task ------------------------------------------------------------------------------------------------
     @abstractmethod

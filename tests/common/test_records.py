@@ -7,6 +7,7 @@ import resource
 import signal
 import sys
 import time
+from argparse import Namespace
 
 import pytest
 from children import CONTEXT
@@ -173,7 +174,7 @@ def restart(folder, number, report):
     writers.stamp_of = lambda path: (1, 2)
     begin = time.process_time()
     names = {f"{index:07d}.jpg": "" for index in range(number + 1)}
-    missing = Writer(Records(folder, RUN), {}, draw=False).plan(names)
+    missing = Writer(Records(folder, RUN), {}, None, Namespace(no_pictures=True)).plan(names)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     report.write_text(json.dumps({"missing": missing, "seconds": time.process_time() - begin, "peak": peak}))
     sys.exit(0)

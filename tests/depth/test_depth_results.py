@@ -1,4 +1,6 @@
 import json
+from argparse import Namespace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -25,8 +27,9 @@ def ramp(height=40, width=60, near=1.0, far=9.0):
 IMAGE = torch.zeros(3, 40, 60, dtype=torch.uint8)
 
 
-def writer_in(folder, names=("a", "v.mp4"), **options):
-    return DepthWriter(Records(folder, {}), output_stems(names), **options)
+def writer_in(folder, names=("a", "v.mp4"), npy=False, color_range=None, draw=True):
+    options = Namespace(npy=npy, depth_colors=color_range, no_pictures=not draw)
+    return DepthWriter(Records(folder, {}), output_stems(names), SimpleNamespace(metainfo={}), options)
 
 
 def listing(writer):

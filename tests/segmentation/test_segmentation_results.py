@@ -1,6 +1,8 @@
 """What a folder run leaves: indexed PNGs, areas, COCO's panoptic format; and what it knows when it starts again."""
 
 import json
+from argparse import Namespace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -29,10 +31,12 @@ def folder(tmp_path):
     return tmp_path / "out"
 
 
-def writer_in(folder, run=None, metainfo=METAINFO, **options):
+def writer_in(folder, run=None, metainfo=METAINFO, kinds=("labels",), threshold=0.5, draw=False):
     records = Records(folder, run or {"weights": "x"})
     stems = output_stems(["a.jpg", "b.jpg", "v.mp4"])
-    return SegmentationWriter(records, stems, metainfo, draw=options.pop("draw", False), **options)
+    model = SimpleNamespace(num_classes=len(metainfo["classes"]))
+    predictor = SimpleNamespace(metainfo=metainfo, kinds=kinds, model=model)
+    return SegmentationWriter(records, stems, predictor, Namespace(threshold=threshold, no_pictures=not draw))
 
 
 def missing(writer):

@@ -1,4 +1,5 @@
 import json
+from argparse import Namespace
 
 import numpy as np
 import pytest
@@ -25,8 +26,8 @@ def ids(number):
     return mask
 
 
-def open_writer(folder, run=RUN, **options):
-    writer = TrackingWriter(Records(folder, run), {"clip": "clip"}, **options)
+def open_writer(folder, run=RUN, draw=True, mot=False):
+    writer = TrackingWriter(Records(folder, run), {"clip": "clip"}, Namespace(no_pictures=not draw, mot=mot))
     writer.plan({"clip": folder.parent})
     writer.begin("clip", 10)
     return writer

@@ -123,16 +123,17 @@ def make_checkpoint(name: str, classes: int, path: Path, window: dict[str, Any] 
 
 def our_run(checkpoint: Path, device: str, network: Stopwatch) -> Callable[[list[Path], Path], None]:
     """A function that segments files into a folder as `pe-spatial predict --no-pictures` does."""
-    from pe_spatial.commands.predict import predict
+    from pe_spatial.commands.predict import DEFAULT_THRESHOLD, predict
     from pe_spatial.segmentation.predictor import SegmentationPredictor
     from pe_spatial.segmentation.results import SegmentationWriter
 
     predictor = SegmentationPredictor(checkpoint, device)
     predictor.model.score_map = network.wrap(predictor.model.score_map)
+    options = argparse.Namespace(no_pictures=True, threshold=DEFAULT_THRESHOLD)
 
     def run(files: list[Path], output: Path) -> None:
         names = {entry.name: entry for entry in resolve_sources(files)}
-        writer = SegmentationWriter(Records(output, {}), output_stems(names), predictor.metainfo, draw=False)
+        writer = SegmentationWriter(Records(output, {}), output_stems(names), predictor, options)
         predict(predictor, writer, names)
 
     return run
