@@ -32,10 +32,9 @@ class LinearBinsHead(nn.Module):
         super().__init__()
         if bins < 2:
             raise OptionError(f"bins {bins} must be at least 2, the two ends of the range")
-        self.in_channels = tuple(in_channels)
         self.depth_range = checked_range(depth_range)
-        self.norm = nn.BatchNorm2d(sum(self.in_channels))
-        self.linear = nn.Conv2d(sum(self.in_channels), bins, 1)
+        self.norm = nn.BatchNorm2d(sum(in_channels))
+        self.linear = nn.Conv2d(sum(in_channels), bins, 1)
         nn.init.normal_(self.linear.weight, std=0.01)
         nn.init.zeros_(self.linear.get_parameter("bias"))
 
@@ -65,9 +64,8 @@ class DPTDepthHead(nn.Module):
         super().__init__()
         if len(in_channels) not in (1, 4):
             raise OptionError(f"{len(in_channels)} maps, but DPT takes one or four; set layers of the backbone")
-        self.in_channels = tuple(in_channels)
         self.depth_range = checked_range(depth_range)
-        inputs = self.in_channels * (4 // len(self.in_channels))
+        inputs = tuple(in_channels) * (4 // len(in_channels))
         self.reassemble = nn.ModuleList(
             Reassemble(width, channels, scale) for width, scale in zip(inputs, (4, 2, 1, 0.5), strict=True)
         )

@@ -1,4 +1,4 @@
-"""The measures of depth estimation, per image in float64, and the metric that averages them over a dataset."""
+"""The measures of depth estimation, per image in float64; the regions and alignments of the literature; the metric."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,11 +12,10 @@ from torch import Tensor
 
 from pe_spatial.common.errors import ConfigError, DivergedError, OptionError
 from pe_spatial.data.sample import check_frame
-from pe_spatial.depth.alignment import ALIGNMENTS
-from pe_spatial.depth.crops import CROPS
 from pe_spatial.depth.ranges import checked_range
 
 
+# --- measures ---------------------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Measure:
     """A function of prediction and measurement, both float64 [P] over the valid pixels of one image."""
@@ -52,6 +51,82 @@ MEASURES: dict[str, Measure] = {
 }
 
 
+# --- regions: the part of an image whose pixels are judged ------------------------------------------------------------
+Region = tuple[slice, slice]  # rows, columns
+
+
+def nyu_eigen(height: int, width: int) -> Region:
+    """Rows 45-470 and columns 41-600: where the colors of NYUv2 lie over measured depth.
+
+    Raises:
+        ConfigError: Another frame than 480x640, in which the numbers have no meaning.
+    """
+    if (height, width) != (480, 640):
+        raise ConfigError(
+            f"the crop nyu_eigen is defined on 480x640 but the depth map is {height}x{width}; judge in the frame of "
+            "NYUv2 or choose another crop"
+        )
+    return slice(45, 471), slice(41, 601)
+
+
+def garg(height: int, width: int) -> Region:
+    """KITTI after Garg et al. (2016): the part of the frame that the lidar covers."""
+    return _fraction(height, width, (0.40810811, 0.99189189), (0.03594771, 0.96405229))
+
+
+def kitti_eigen(height: int, width: int) -> Region:
+    """KITTI after Eigen et al. (2014)."""
+    return _fraction(height, width, (0.3324324, 0.91351351), (0.0359477, 0.96405229))
+
+
+def _fraction(height: int, width: int, rows: tuple[float, float], columns: tuple[float, float]) -> Region:
+    return slice(int(rows[0] * height), int(rows[1] * height)), slice(int(columns[0] * width), int(columns[1] * width))
+
+
+CROPS: dict[str, Callable[[int, int], Region]] = {"nyu_eigen": nyu_eigen, "garg": garg, "kitti_eigen": kitti_eigen}
+
+
+# --- alignments: what a relative model cannot know --------------------------------------------------------------------
+# all take the valid pixels of one image as float64 [P] and return the aligned prediction [P]
+def align_median(prediction: Tensor, target: Tensor) -> Tensor:
+    """Multiply by the ratio of the medians (Zhou et al. 2017).
+
+    Raises:
+        OptionError: The median of the prediction is not positive.
+    """
+    median = _median(prediction)
+    if not median > 0:
+        raise OptionError(f"the median of the prediction is {median:g}; median alignment needs positive depth")
+    return prediction * (_median(target) / median)
+
+
+def align_scale_shift(prediction: Tensor, target: Tensor) -> Tensor:
+    """Return scale * prediction + shift with the least squared error against the target.
+
+    A constant prediction determines no scale; it becomes the mean of the target.
+    """
+    mean, target_mean = prediction.mean(), target.mean()
+    centered = prediction - mean
+    power = centered.square().sum()
+    if power <= (torch.finfo(prediction.dtype).eps * mean) ** 2 * len(prediction):
+        return target_mean.expand_as(prediction)
+    scale = (centered * (target - target_mean)).sum() / power
+    return scale * centered + target_mean
+
+
+def _median(values: Tensor) -> Tensor:
+    """The middle value, or the mean of the two in the middle; torch.median takes the lower of them."""
+    ordered = values.sort().values
+    return (ordered[(len(values) - 1) // 2] + ordered[len(values) // 2]) / 2
+
+
+ALIGNMENTS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "median": align_median,
+    "scale_shift": align_scale_shift,
+}
+
+
+# --- the metric -------------------------------------------------------------------------------------------------------
 @METRICS.register_module()
 class DepthErrorMetric(BaseMetric):
     """RMSE, RMSE-log, AbsRel, SqRel, log10, SILog and the deltas: the mean over images of the value of each image.

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pe_spatial.common.errors import OptionError
-from pe_spatial.common.parts import ModalModel, unpad
+from pe_spatial.common.parts import ModalModel, build_options, build_part, unpad
 from pe_spatial.depth.tiling import DepthTiling
 
 
@@ -20,7 +20,7 @@ class DepthModel(ModalModel):
 
     Args:
         backbone: Config of a backbone that keeps the contract of `pe_spatial.backbones`.
-        head: Config of a head (see `depth.heads`); `in_channels` may be left out and are then the backbone's.
+        head: Config of a head (see `depth.heads`); `in_channels` follow from the backbone.
         losses: Configs of the losses (see `depth.losses`), summed with their own weights.
         metric: Whether the predicted values are meters. A model whose losses leave the scale open is relative.
         flip_test: Predict the mean of an image and of its mirror image.
@@ -42,12 +42,7 @@ class DepthModel(ModalModel):
     ) -> None:
         super().__init__(data_preprocessor)
         self.backbone = MODELS.build(backbone)
-        self.head = MODELS.build({"in_channels": self.backbone.channels, **head})
-        if tuple(self.head.in_channels) != tuple(self.backbone.channels):
-            raise OptionError(
-                f"the head takes maps of {tuple(self.head.in_channels)} channels but the backbone returns "
-                f"{tuple(self.backbone.channels)}; correct in_channels or leave it out"
-            )
+        self.head = build_part("head", head, in_channels=list(self.backbone.channels))
         self.losses = nn.ModuleList(MODELS.build(loss) for loss in losses)
         if metric and not any(loss.fixes_scale for loss in self.losses):
             raise OptionError(
@@ -56,10 +51,7 @@ class DepthModel(ModalModel):
             )
         self.metric = metric
         self.flip_test = flip_test
-        self.tiling = None if tiling is None else DepthTiling(**tiling)
-        self._check_tile()
-
-    def _check_tile(self) -> None:
+        self.tiling = None if tiling is None else build_options(DepthTiling, tiling, "tiling")
         stride = max(self.backbone.strides)
         if self.tiling is not None and any(side % stride for side in self.tiling.tile):
             raise OptionError(

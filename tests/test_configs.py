@@ -13,8 +13,8 @@ from mmengine.dataset import Compose, pseudo_collate
 from mmengine.registry import DATASETS, HOOKS, METRICS, MODELS, OPTIM_WRAPPER_CONSTRUCTORS, DefaultScope, Registry
 
 from pe_spatial.backbones import get_variant
+from pe_spatial.common.parts import build_options
 from pe_spatial.inference.predictor import inference_pipeline
-from pe_spatial.tracking.model import build_options
 from pe_spatial.tracking.resizing import Resizing
 from pe_spatial.training.config import drop_pretrained, dump_config, load_config
 from pe_spatial.training.config_files import list_configs

@@ -16,6 +16,7 @@ from typing import Any
 from mmengine.registry import DATASETS, TRANSFORMS
 from mmengine.structures import BaseDataElement
 
+from pe_spatial.common.errors import suggest
 from pe_spatial.data.dataset import DenseDataset
 from pe_spatial.data.images import find_images
 from pe_spatial.tracking.frames import read_mask
@@ -99,8 +100,8 @@ class VideoDataset(DenseDataset):
         unknown = [name for name in self.videos or () if name not in names]
         if unknown:
             raise FileNotFoundError(
-                f"{type(self).__name__}: no video {unknown[0]!r} in {self.data_root}, split {self.split}; it has "
-                f"{', '.join(names[:10])}{', …' if len(names) > 10 else ''}"
+                f"{type(self).__name__}: no video {unknown[0]!r} in {self.data_root}, split {self.split}; "
+                f"{suggest(unknown[0], names)}"
             )
         return [{"img_id": name, "video": name, **self.load_video(name)} for name in self.videos or names]
 
@@ -111,22 +112,15 @@ class _Davis(VideoDataset):
     Args:
         data_root: Folder of the dataset.
         split: `train`, `val`, …: a list in `ImageSets`; None takes every folder.
-        videos: Names to take; None takes all of the split.
         resolution: `480p` or `Full-Resolution` (`1080p` in DAVIS 2016).
+        **kwargs: Those of `VideoDataset`.
     """
 
     lists: tuple[str, ...] = ()
 
-    def __init__(
-        self,
-        data_root: str,
-        split: str | None = None,
-        videos: Iterable[str] | None = None,
-        resolution: str = "480p",
-        **kwargs: Any,
-    ) -> None:
+    def __init__(self, data_root: str, split: str | None = None, resolution: str = "480p", **kwargs: Any) -> None:
         self.resolution = resolution
-        super().__init__(data_root, split, videos, **kwargs)
+        super().__init__(data_root, split, **kwargs)
 
     def video_names(self) -> list[str]:
         """See `VideoDataset`."""

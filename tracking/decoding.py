@@ -12,8 +12,6 @@ from torch import Tensor
 
 from pe_spatial.common.errors import require_choice
 
-UPSAMPLING = ("bilinear", "nearest")
-
 
 @dataclass(frozen=True)
 class Decoding:
@@ -35,7 +33,7 @@ class Decoding:
     stretch: bool = True
 
     def __post_init__(self) -> None:
-        require_choice("upsampling", self.upsampling, UPSAMPLING)
+        require_choice("upsampling", self.upsampling, ("bilinear", "nearest"))
 
 
 def encode(mask: Tensor, ids: Sequence[int], grid: tuple[int, int]) -> Tensor:

@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import torch
 from PIL import Image
@@ -41,30 +40,18 @@ class Frame:
     duration: float | None = None
 
 
-class Frames(Protocol):
-    """What `open_frames` returns.
-
-    Attributes:
-        name: of the video.
-        count: number of frames, or None where it is not known beforehand.
-        rate: frames per second; 24 for images, 25 where a video does not say.
-        skipped: names of frames that could not be read and were left out.
-    """
-
-    name: str
-    count: int | None
-    rate: float
-    skipped: list[str]
-
-    def __iter__(self) -> Iterator[Frame]: ...
-
-
 class ImageFrames:
     """Frames from image files.
 
     Args:
         source: a folder, a glob, a list file or a list of paths; see `pe_spatial.data.images.find_images`.
         skip_unreadable: leave out frames that are missing or damaged instead of stopping at them.
+
+    Attributes:
+        name: of the video.
+        count: number of frames, or None where it is not known beforehand.
+        rate: frames per second; 24.
+        skipped: names of frames that could not be read and were left out.
 
     Raises:
         FileNotFoundError: there is no image.
@@ -112,6 +99,12 @@ class VideoFrames:
         source: a file, or the number of a camera.
         skip_unreadable: leave out frames that cannot be decoded instead of stopping at them.
 
+    Attributes:
+        name: of the video.
+        count: number of frames, or None where it is not known beforehand.
+        rate: frames per second; 25 where a video does not say.
+        skipped: names of frames that could not be read and were left out.
+
     Raises:
         UnreadableFile: the source cannot be opened or has no frame.
     """
@@ -137,6 +130,9 @@ class VideoFrames:
                 self.skipped += [f"{number:05d}" for number in range(frame.number, frame.number + frame.lost)]
             else:
                 raise UnreadableFile(f"{frame}; or skip such frames (--skip-unreadable)") from frame
+
+
+Frames = ImageFrames | VideoFrames
 
 
 def open_frames(source: str | Path | int | Sequence[str], skip_unreadable: bool = False) -> Frames:

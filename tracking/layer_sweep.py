@@ -62,8 +62,6 @@ def _score_video(tracker: VideoTracker, record: Mapping[str, Any], advance: Call
         for labels, score, features in zip(trackers, scores, maps, strict=True):
             size = (frame.image.shape[-2], frame.image.shape[-1])
             ids = labels.step(features[0], input_size, size, masks.get(frame.number))
-            annotation = record["annotation_paths"][frame.number]
-            if annotation is not None:
-                score.add(frame.number, ids.cpu().numpy(), annotation)
+            score.add(frame.number, ids.cpu().numpy(), record["annotation_paths"][frame.number])
         advance(record["video"])
     return scores

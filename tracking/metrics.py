@@ -85,19 +85,19 @@ class VideoScore:
         """Whether any object is scored on a frame."""
         return frame < self.length - 1 and any(frame > entry for entry in self.entries.values())
 
-    def add(self, frame: int, prediction: NDArray[np.integer], annotation: str | Path) -> None:
-        """Score a frame.
+    def add(self, frame: int, prediction: NDArray[np.integer], annotation: str | Path | None) -> None:
+        """Score a frame, if it is annotated and an object is scored on it.
 
         Args:
             frame: Its number.
             prediction: Object numbers [H, W].
-            annotation: File of its true mask.
+            annotation: File of its true mask, or None.
 
         Raises:
             UnreadableFile: The annotation cannot be read.
             OptionError: Another size than the annotation, or an object that the video does not have.
         """
-        if not self.wants(frame):
+        if annotation is None or not self.wants(frame):
             return
         truth = read_mask(annotation, binary=self.binary).numpy()
         if prediction.shape != truth.shape:
@@ -140,8 +140,7 @@ class JFMetric(BaseMetric):
         for sample in data_samples:
             score = open_score(sample)
             for frame, (ids, path) in enumerate(zip(sample["pred_track_ids"], sample["annotation_paths"], strict=True)):
-                if path is not None:
-                    score.add(frame, ids.numpy(), path)
+                score.add(frame, ids.numpy(), path)
             self.results += score.results()
 
     def compute_metrics(self, results: list[dict[str, Any]]) -> dict[str, float]:

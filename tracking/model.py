@@ -6,9 +6,8 @@ Letters: B frames; H, W rows and columns of pixels; h, w of tokens; C channels; 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import fields, is_dataclass
 from itertools import islice
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from mmengine.model import BaseModel
@@ -16,7 +15,8 @@ from mmengine.registry import MODELS
 from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 
-from pe_spatial.common.errors import ConfigError, OptionError, suggest
+from pe_spatial.common.errors import ConfigError, OptionError
+from pe_spatial.common.parts import build_options
 from pe_spatial.inference.inputs import Channels, Picture
 from pe_spatial.tracking.decoding import Decoding
 from pe_spatial.tracking.frames import open_frames, read_mask
@@ -25,8 +25,6 @@ from pe_spatial.tracking.label_tracker import LabelTracker
 from pe_spatial.tracking.prompts import Boxes, BoxPrompter, Points, Prompter
 from pe_spatial.tracking.propagation import Propagation, unit
 from pe_spatial.tracking.resizing import Resizing
-
-Options = TypeVar("Options")
 
 
 @MODELS.register_module()
@@ -224,22 +222,3 @@ class VideoTracker(BaseModel):
     def train(self, mode: bool = True) -> VideoTracker:
         """Stay in evaluation mode: nothing is trained."""
         return super().train(False)
-
-
-def build_options(kind: type[Options], values: Mapping[str, Any] | Options, section: str) -> Options:
-    """Build a dataclass of options from a section of a config.
-
-    Raises:
-        ConfigError: an unknown field, with the nearest known one; or a value that its class refuses.
-    """
-    if isinstance(values, kind):
-        return values
-    assert is_dataclass(kind) and isinstance(values, Mapping)
-    known = {field.name for field in fields(kind)}
-    for name in values:
-        if name not in known:
-            raise ConfigError(f"{section} has no option {name!r}; {suggest(name, known)}")
-    try:
-        return kind(**values)
-    except (ValueError, TypeError) as error:
-        raise ConfigError(f"{section}: {error}") from error

@@ -22,8 +22,6 @@ from torch import Tensor
 
 from pe_spatial.common.errors import OptionError, require_choice
 
-SHAPES = ("square", "circle")
-
 
 @dataclass(frozen=True)
 class Propagation:
@@ -47,7 +45,7 @@ class Propagation:
     def __post_init__(self) -> None:
         if self.radius is not None and self.radius < 0:
             raise OptionError(f"radius {self.radius} is negative; use None for no neighborhood at all")
-        require_choice("shape", self.shape, SHAPES)
+        require_choice("shape", self.shape, ("square", "circle"))
         if self.topk < 1:
             raise OptionError(f"topk {self.topk} is below 1; at least one token must give its label")
         if self.temperature <= 0:

@@ -9,8 +9,6 @@ from torchvision.transforms.v2 import functional as F
 
 from pe_spatial.common.errors import OptionError, require_choice
 
-ROUNDING = ("down", "up")
-
 
 @dataclass(frozen=True)
 class Resizing:
@@ -44,7 +42,7 @@ class Resizing:
             )
         if min(size for size in (self.short_side, self.tokens, self.long_multiple) if size is not None) < 1:
             raise OptionError(f"{self}: sizes must be positive")
-        require_choice("rounding", self.rounding, ROUNDING)
+        require_choice("rounding", self.rounding, ("down", "up"))
         InterpolationMode(self.interpolation)
 
     def size(self, frame: tuple[int, int], patch: int) -> tuple[int, int]:

@@ -18,7 +18,6 @@ from pe_spatial.tracking.prompts import Boxes, Points
 from pe_spatial.tracking.results import TrackingWriter
 
 Given = Callable[[Frame], Tensor | None]
-Observer = Callable[[Frame, Tensor], None]
 
 
 class Video(Protocol):
@@ -41,14 +40,16 @@ class Video(Protocol):
         """What tells the mask int64 [H, W] that is given with a frame, or None."""
 
     def observe(self, frame: Frame, ids: Tensor) -> None:
-        """Take notice of the result uint8 [H, W] of a frame."""
+        """Take notice of the result uint8 [H, W] of a frame; of an earlier run too."""
+        return
 
     def scores(self, output: Path) -> list[dict[str, Any]]:
-        """J and F of its objects; see `VideoScore.results`.
+        """J and F of its objects (see `VideoScore.results`); none where nothing judges it.
 
         Args:
             output: Folder of the results.
         """
+        return []
 
 
 class PromptedVideo(Video):
@@ -91,13 +92,6 @@ class PromptedVideo(Video):
 
         return given
 
-    def observe(self, frame: Frame, ids: Tensor) -> None:
-        """Nothing judges it."""
-
-    def scores(self, output: Path) -> list[dict[str, Any]]:
-        """Return none."""
-        return []
-
 
 class DatasetVideo(Video):
     """A video of a dataset, scored as it is tracked.
@@ -124,9 +118,8 @@ class DatasetVideo(Video):
 
     def observe(self, frame: Frame, ids: Tensor) -> None:
         """Score a frame that is annotated."""
-        path = self._record["annotation_paths"][frame.number]
-        if path is not None and self._score is not None:
-            self._score.add(frame.number, ids.cpu().numpy(), path)
+        if self._score is not None:
+            self._score.add(frame.number, ids.cpu().numpy(), self._record["annotation_paths"][frame.number])
 
     def scores(self, output: Path) -> list[dict[str, Any]]:
         """From what was observed, else from the files of another process or an earlier run."""
@@ -135,24 +128,17 @@ class DatasetVideo(Video):
 
 
 def track_video(
-    tracker: VideoTracker,
-    name: str,
-    frames: Frames,
-    given: Given,
-    writer: TrackingWriter,
-    batch: int,
-    observe: Observer,
+    tracker: VideoTracker, video: Video, frames: Frames, writer: TrackingWriter, batch: int, advance: Callable[[], None]
 ) -> int:
     """Track one video and write its results.
 
     Args:
         tracker: Whatever it followed before is forgotten.
-        name: Of the video in the results.
+        video: What is given of it, and what observes the results.
         frames: Of the video.
-        given: The mask [H, W] that is given with a frame, or None.
         writer: Of the output folder.
         batch: Frames per pass of the encoder.
-        observe: Called with every frame and its result, also with those of an earlier run.
+        advance: Called after every frame, also after those of an earlier run.
 
     Returns:
         The number of frames that were tracked now.
@@ -160,10 +146,22 @@ def track_video(
     Raises:
         UserError: No frame, or no object on any frame.
     """
+    given = video.masks(tracker)
     tracker.labels.reset()
-    writer.begin(name, frames.rate)
+    writer.begin(video.name, frames.rate)
     iterator = islice(frames, frames.count)
-    done = _restore(tracker, writer, iterator, observe)
+
+    def note(frame: Frame, ids: Tensor) -> None:
+        video.observe(frame, ids)
+        writer.add(frame, ids)
+        advance()
+
+    state = writer.load_state()
+    if state is not None:  # what an interrupted run has finished
+        for frame in islice(iterator, state["frame"]):
+            note(frame, torch.from_numpy(writer.read(frame)))
+        tracker.labels.restore(dict(state), tracker.device)
+    done = len(writer.frames)
     waiting: deque[Frame] = deque()  # frames that the encoder has seen and the tracker has not
 
     def images() -> Iterator[Tensor]:
@@ -173,31 +171,16 @@ def track_video(
 
     try:
         for ids in tracker.track(images(), lambda _: given(waiting[0]), batch):
-            frame = waiting.popleft()
-            observe(frame, ids)
-            writer.add(frame, ids)
+            note(waiting.popleft(), ids)
             writer.save_state(tracker.labels.state())
         if not writer.frames:
-            raise UserError(f"{name}: a video without frames that can be read; check the input")
+            raise UserError(f"{video.name}: a video without frames that can be read; check the input")
         if not tracker.labels.ids:
-            raise UserError(f"{name} ended before the frame on which the first object is given; check --at")
+            raise UserError(f"{video.name} ended before the frame on which the first object is given; check --at")
     except BaseException:
         if len(writer.frames) == tracker.labels.frame > 0:  # not in the midst of a frame
             writer.save_state(tracker.labels.state(), force=True)
-        writer.discard_video(name)
+        writer.discard_video(video.name)
         raise
     writer.finish(frames.skipped)
     return len(writer.frames) - done
-
-
-def _restore(tracker: VideoTracker, writer: TrackingWriter, iterator: Iterator[Frame], observe: Observer) -> int:
-    """Take over what an interrupted run finished; returns its number of frames."""
-    state = writer.load_state()
-    if state is None:
-        return 0
-    for frame in islice(iterator, state["frame"]):
-        ids = torch.from_numpy(writer.read(frame))
-        observe(frame, ids)
-        writer.add(frame, ids)
-    tracker.labels.restore(dict(state), tracker.device)
-    return len(writer.frames)

@@ -22,7 +22,7 @@ import argparse
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pe_spatial.commands.options import CommandParser, add_shared
 from pe_spatial.commands.predict import gather, is_first, keeping_results, part_of
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from pe_spatial.common.records import Part
-    from pe_spatial.tracking.frames import Frame
     from pe_spatial.tracking.model import VideoTracker
     from pe_spatial.tracking.results import TrackingWriter
     from pe_spatial.tracking.running import Video
@@ -148,13 +147,7 @@ def track_all(
         assert tracker is not None
         frames = video.open(options.skip_unreadable, options.limit)
         with progress(video.name, frames.count, "frames", shown=is_first()) as bar:
-
-            def observe(frame: Frame, ids: Tensor, video: Video = video, bar: Any = bar) -> None:
-                video.observe(frame, ids)
-                bar.advance()
-
-            given = video.masks(tracker)
-            counted += track_video(tracker, video.name, frames, given, writer, options.batch_size, observe)
+            counted += track_video(tracker, video, frames, writer, options.batch_size, bar.advance)
     return counted
 
 

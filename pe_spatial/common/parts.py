@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import inspect
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 from mmengine.model import BaseModel
 from mmengine.registry import MODELS
 from mmengine.structures import BaseDataElement
 from torch import Tensor
 from torch.nn import functional as F
+
+from pe_spatial.common.errors import ConfigError, OptionError, suggest
+
+Options = TypeVar("Options")
 
 
 def link(part: str, settings: Mapping[str, Any], **given: Any) -> dict[str, Any]:
@@ -22,17 +27,33 @@ def link(part: str, settings: Mapping[str, Any], **given: Any) -> dict[str, Any]
         **given: Settings that the part before it fixes.
 
     Raises:
-        ValueError: A setting contradicts what is given.
+        OptionError: A setting contradicts what is given.
     """
     for key, value in given.items():
         if key in settings and settings[key] != value:
-            raise ValueError(f"{part}.{key} is {settings[key]!r}, but {value!r} arrives; leave it out of the config")
+            raise OptionError(f"{part}.{key} is {settings[key]!r}, but {value!r} arrives; leave it out of the config")
     return {**settings, **given}
 
 
 def build_part(part: str, settings: Mapping[str, Any], **given: Any) -> Any:  # noqa: ANN401 - any registered module
     """Build a registered module from settings with `type`; see `link`."""
     return MODELS.build(link(part, settings, **given))
+
+
+def build_options(kind: Callable[..., Options], values: Mapping[str, Any], section: str) -> Options:
+    """Call a class with a section of a config that has no `type`.
+
+    Raises:
+        ConfigError: An unknown option, with the nearest known one; or a value that the class refuses.
+    """
+    known = inspect.signature(kind).parameters
+    for name in values:
+        if name not in known:
+            raise ConfigError(f"{section} has no option {name!r}; {suggest(name, known)}")
+    try:
+        return kind(**values)
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"{section}: {error}") from error
 
 
 def unpad(sample: BaseDataElement, values: Tensor) -> Tensor:

@@ -25,10 +25,10 @@ def track(config, output, options, log, save_every, sabotage):
     tracking_results.SAVE_EVERY = save_every
     tracked = running.track_video
 
-    def noted(tracker, name, *arguments):
+    def noted(tracker, video, *arguments):
         with open(log, "a") as file:
-            file.write(f"{name}\n")
-        return tracked(tracker, name, *arguments)
+            file.write(f"{video.name}\n")
+        return tracked(tracker, video, *arguments)
 
     running.track_video = noted
     if sabotage:

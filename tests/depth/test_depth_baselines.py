@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 import torch
+from constant_depth import best_constants, main
 from PIL import Image
 
-from pe_spatial.depth.baselines import best_constants
 from pe_spatial.depth.metrics import MEASURES, depth_errors
 
 
@@ -33,15 +33,13 @@ def test_an_alignment_makes_no_sense():
 
 
 def test_the_tool_prints_every_measure(tmp_path, capsys):
-    import constant_depth
-
     for folder in ("images/val", "depth/val"):
         (tmp_path / folder).mkdir(parents=True)
     Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / "images/val/a.png")
     Image.fromarray(np.full((8, 8), 3000, np.uint16)).save(tmp_path / "depth/val/a.png")
     command = ["--config", "demo/depth_dpt_tiny_shapes.yaml", f"val_dataloader.dataset.data_root={tmp_path}"]
-    assert constant_depth.main(command) == 0
+    assert main(command) == 0
     printed = capsys.readouterr().out
     assert all(name + measure.arrow in printed for name, measure in MEASURES.items())
-    assert constant_depth.main([*command, "val_dataloader.dataset.depth_scale=1.0"]) == 2
+    assert main([*command, "val_dataloader.dataset.depth_scale=1.0"]) == 2
     assert "looks like millimeters" in capsys.readouterr().err

@@ -8,9 +8,14 @@ import torch
 from mmengine.structures import BaseDataElement, PixelData
 
 from pe_spatial.common.errors import ConfigError, DivergedError
-from pe_spatial.depth.alignment import align_median, align_scale_shift
-from pe_spatial.depth.crops import CROPS
-from pe_spatial.depth.metrics import MEASURES, DepthErrorMetric, depth_errors
+from pe_spatial.depth.metrics import (
+    CROPS,
+    MEASURES,
+    DepthErrorMetric,
+    align_median,
+    align_scale_shift,
+    depth_errors,
+)
 
 
 def sample(prediction, target, name="a.png", metric=True):

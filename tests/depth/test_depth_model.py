@@ -240,7 +240,7 @@ def test_bins_are_weighed_in_full_precision_under_autocast():
         ({"tiling": {"tile": [16, 24], "overlap": 0.9}}, "overlap 0.9"),
         (
             {"head": {"type": "LinearBinsHead", "depth_range": [1, 2], "in_channels": [64]}},
-            r"maps of \(64,\) channels but the backbone returns \(32,\)",
+            r"head.in_channels is \[64\], but \[32\] arrives",
         ),
     ],
 )
