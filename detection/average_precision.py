@@ -69,7 +69,7 @@ def average_precision(
     ordered = sorted(category_ids)
     with redirect_stdout(io.StringIO()):  # it reports its progress
         expected = hotcoco.COCO(dict(truth))
-        run = hotcoco.COCOeval(expected, expected.load_res(list(map(dict, results))), iou_type)
+        run: Any = hotcoco.COCOeval(expected, expected.load_res(list(map(dict, results))), iou_type)
         run.params.img_ids = list(image_ids)
         run.params.cat_ids = ordered
         run.params.max_dets = [1, 10, max_detections]

@@ -3,6 +3,7 @@
 import logging
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,7 +12,7 @@ from mmengine.registry import DATASETS
 
 from pe_spatial.common.errors import AnnotationError, require_choice, suggest
 from pe_spatial.data import DenseDataset
-from pe_spatial.detection.coco_files import CocoFile, find_absent, read_coco
+from pe_spatial.detection.coco_files import find_absent, read_coco
 
 
 @DATASETS.register_module()
@@ -55,18 +56,18 @@ class CocoInstances(DenseDataset):
         repairs: Counter[str] = Counter()
         records = [self._record(image, annotations[image["id"]], label_of, repairs) for image in file.images]
         records = self._present(records)
-        self._report(repairs, file)
-        objects = Counter(item["label"] for r in records for item in r["instances"] if not item["ignore"])
+        if repairs:
+            counts = ", ".join(f"{count} {what}" for what, count in repairs.items())
+            text = f"{self.ann_file}: of {len(file.annotations)} annotations, {counts}"
+            print_log(text, logger="current", level=logging.WARNING)
+        labels = [[item["label"] for item in r["instances"] if not item["ignore"]] for r in records]
+        objects, images = Counter(chain.from_iterable(labels)), Counter(chain.from_iterable(map(set, labels)))
         self._object_counts = [objects[label] for label in range(len(categories))]
-        images = Counter(
-            label for r in records for label in {item["label"] for item in r["instances"] if not item["ignore"]}
-        )
-        most = max((sum(not item["ignore"] for item in record["instances"]) for record in records), default=0)
         self._metainfo.update(
             classes=tuple(category["name"] for category in categories),
             category_ids=tuple(label_of),
             image_counts=[images[label] for label in range(len(categories))],
-            most_objects=most,
+            most_objects=max(map(len, labels), default=0),
             ann_file=str(self.ann_file),
             **self.describe(categories),
         )
@@ -137,30 +138,15 @@ class CocoInstances(DenseDataset):
         """The records whose image is in its folder, if others may be left out."""
         paths = [record["img_path"] for record in records]
         absent = find_absent(paths)
-        if absent and (self.missing == "raise" or len(absent) == len(records)):
-            raise AnnotationError(
-                f"{self.ann_file}: {len(absent)} of {len(paths)} images are not in their folder, for example "
-                f"{absent[0]}; check data_root and data_prefix.img_path"
-            )
         if not absent:
             return records
-        print_log(
-            f"{self.ann_file}: left out {len(absent)} of {len(paths)} images that are not in their folder, for example "
-            f"{absent[0]}",
-            logger="current",
-            level=logging.WARNING,
-        )
+        what, where = f"{len(absent)} of {len(paths)} images", f"in their folder, for example {absent[0]}"
+        if self.missing == "raise" or len(absent) == len(records):
+            raise AnnotationError(f"{self.ann_file}: {what} are not {where}; check data_root and data_prefix.img_path")
+        text = f"{self.ann_file}: left out {what} that are not {where}"
+        print_log(text, logger="current", level=logging.WARNING)
         lost = set(absent)
         return [record for record in records if record["img_path"] not in lost]
-
-    def _report(self, repairs: Counter[str], file: CocoFile) -> None:
-        if repairs:
-            counts = ", ".join(f"{count} {what}" for what, count in repairs.items())
-            print_log(
-                f"{self.ann_file}: of {len(file.annotations)} annotations, {counts}",
-                logger="current",
-                level=logging.WARNING,
-            )
 
 
 @DATASETS.register_module()

@@ -1,6 +1,6 @@
 """What the detectors share: backbone and pyramid, classes that are compared with the data, test-time augmentation."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -65,6 +65,11 @@ class Detector(ModalModel):
             OptionError: Their number is not the model's.
         """
         check_class_count(self.num_classes, metainfo)
+
+
+def image_sizes_of(data_samples: Sequence[BaseDataElement]) -> list[tuple[int, int]]:
+    """(H, W) of images in the network's input, without padding."""
+    return [(sample.img_shape[0], sample.img_shape[1]) for sample in data_samples]
 
 
 def objects_with_area(sample: BaseDataElement, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:

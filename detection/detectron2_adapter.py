@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pe_spatial.backbones import EncoderConfig, PEBackbone, SimpleFeaturePyramid
 from pe_spatial.backbones.weights import Layout, to_official
@@ -65,17 +65,12 @@ class PE(Backbone):
         """Pixels of which H and W are multiples."""
         return self.body.patch_size
 
-    @property
-    def padding_constraints(self) -> dict[str, int]:
-        """How Detectron2 pads a batch."""
-        return {"size_divisibility": self.size_divisibility}
-
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Map normalized images [B, 3, H, W] to one [B, C, h, w] for every block that is asked for."""
         return dict(zip(self._out_features, self.body(x), strict=True))
 
 
-class PEFeaturePyramid(Backbone):
+class PEFeaturePyramid(SimpleFeaturePyramid, Backbone):
     """The simple feature pyramid on the one map of an encoder: p2…p6 of strides 4 to 64.
 
     Args:
@@ -88,25 +83,22 @@ class PEFeaturePyramid(Backbone):
     """
 
     def __init__(self, net: PE, out_channels: int = 256, square_pad: int = 0) -> None:
-        super().__init__()
         patch = net.body.patch_size
         if patch & (patch - 1):
             raise ValueError(
                 f"patches of {patch} pixels: Detectron2 pools from maps whose strides are powers of 2; set "
                 "patch_size=16 (the weights are resampled while they are loaded)"
             )
+        super().__init__(net.body.channels[-1], patch, out_channels)
         self.net = net
-        self.neck = SimpleFeaturePyramid(net.body.channels[-1], patch, out_channels)
         self.square_pad = square_pad
         if square_pad < 0 or square_pad % self.size_divisibility:
             raise ValueError(
                 f"square_pad {square_pad} is not a multiple of {self.size_divisibility}, the stride of p5; round it up"
             )
         self._out_features = [f"p{level}" for level in range(2, 7)]
-        self._out_feature_channels = dict(zip(self._out_features, self.neck.channels, strict=True))
-        self._out_feature_strides = dict(zip(self._out_features, self.neck.strides, strict=True))
-        self.register_state_dict_post_hook(_drop_neck)
-        self.register_load_state_dict_pre_hook(_restore_neck)
+        self._out_feature_channels = dict(zip(self._out_features, self.channels, strict=True))
+        self._out_feature_strides = dict(zip(self._out_features, self.strides, strict=True))
 
     @property
     def size_divisibility(self) -> int:
@@ -118,14 +110,14 @@ class PEFeaturePyramid(Backbone):
         """How Detectron2 pads a batch."""
         return {"size_divisibility": self.size_divisibility, "square_size": self.square_pad}
 
-    def forward(self, x: Tensor) -> dict[str, Tensor]:
+    # images come in and named maps go out, as of every backbone of Detectron2
+    def forward(self, x: Tensor) -> dict[str, Tensor]:  # type: ignore[override]
         """Map normalized images [B, 3, H, W] to the five maps, finest first."""
-        return dict(zip(self._out_features, self.neck(list(self.net(x).values())), strict=True))
+        return dict(zip(self._out_features, super().forward(list(self.net(x).values())), strict=True))
 
 
 # --- state dicts ------------------------------------------------------------------------------------------------------
 _INNER = "body.encoder."
-_NECK = "neck."
 
 
 def _name_officially(module: PE, tensors: dict[str, Tensor], prefix: str, _: object) -> None:
@@ -152,16 +144,6 @@ def _name_as_here(module: PE, tensors: dict[str, Tensor], prefix: str, *_: objec
         unused = own.keys() - encoder_to_detectron2(own, "")[0].keys()
         encoder = {**{key: own[key] for key in unused}, **encoder}
     tensors.update({prefix + _INNER + key: tensor for key, tensor in encoder.items()})
-
-
-def _drop_neck(_: nn.Module, tensors: dict[str, Tensor], prefix: str, __: object) -> None:
-    for key in [key for key in tensors if key.startswith(prefix + _NECK)]:
-        tensors[prefix + key.removeprefix(prefix + _NECK)] = tensors.pop(key)
-
-
-def _restore_neck(_: nn.Module, tensors: dict[str, Tensor], prefix: str, *__: object) -> None:
-    for key in [key for key in tensors if key.startswith(prefix + "simfp_")]:
-        tensors[prefix + _NECK + key.removeprefix(prefix)] = tensors.pop(key)
 
 
 # --- YAML -------------------------------------------------------------------------------------------------------------

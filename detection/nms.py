@@ -14,6 +14,7 @@ from typing import Literal, NamedTuple, get_args
 
 import torch
 from mmengine.registry import MODELS
+from mmengine.structures import InstanceData
 from torch import Tensor
 from torchvision.ops import batched_nms, box_iou
 
@@ -66,6 +67,21 @@ class Suppression:
         keep = (final > self.min_score).nonzero().squeeze(1)
         keep = keep[final[keep].argsort(descending=True, stable=True)]
         return keep, final[keep]
+
+    def suppress(self, found: InstanceData, most: int | None) -> InstanceData:
+        """Suppress among detections with `bboxes`, `scores` and `labels`.
+
+        Args:
+            found: Detections of an image.
+            most: How many stay at most; None sets no limit.
+
+        Returns:
+            What stays, best first, with the lowered scores.
+        """
+        keep, scores = self(found.bboxes, found.scores, found.labels)
+        kept = found[keep[:most]]
+        kept.scores = scores[:most]
+        return kept
 
     def _factor(self, overlap: Tensor) -> Tensor:
         if self.method == "gaussian":

@@ -71,12 +71,7 @@ class MultiScaleFlip:
         samples: list[BaseDataElement] = list(data["data_samples"])
         found = zip(*self._detect(model, list(data["inputs"]), samples), strict=True)
         for sample, views in zip(samples, found, strict=True):
-            together = InstanceData.cat(list(views))
-            kept, scores = self.merge(together.bboxes, together.scores, together.labels)
-            kept = kept[: self.max_detections]
-            merged = together[kept]
-            merged.scores = scores[: self.max_detections]
-            sample.pred_instances = merged
+            sample.pred_instances = self.merge.suppress(InstanceData.cat(list(views)), self.max_detections)
         return samples
 
     def _detect(

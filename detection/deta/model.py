@@ -19,7 +19,7 @@ from pe_spatial.detection.deta.criterion import Criterion
 from pe_spatial.detection.deta.matching import IoUMatching, OneToOneMatching, Target
 from pe_spatial.detection.deta.tokens import TokenGrid
 from pe_spatial.detection.deta.transformer import Predictions, QuerySelector
-from pe_spatial.detection.detector import Detector, objects_with_area
+from pe_spatial.detection.detector import Detector, image_sizes_of, objects_with_area
 
 _QUERIES = "model.transformer.num_queries"
 
@@ -88,7 +88,7 @@ class DETA(Detector):
         if data_samples is None:
             image_sizes = [(inputs.shape[-2], inputs.shape[-1])] * len(inputs)
         else:
-            image_sizes = [(sample.img_shape[0], sample.img_shape[1]) for sample in data_samples]
+            image_sizes = image_sizes_of(data_samples)
         maps = self.neck(self.backbone(inputs))
         grid = TokenGrid.of(maps, image_sizes, (inputs.shape[-2], inputs.shape[-1]))
         if not self.float32_transformer:

@@ -29,19 +29,15 @@ class TopKPostprocess(nn.Module):
 class _SuppressingPostprocess(nn.Module):
     """The best pairs of query and class after a suppression."""
 
-    def __init__(self, suppress: Suppression, candidates: int, max_detections: int | None) -> None:
+    def __init__(self, suppression: Suppression, candidates: int, max_detections: int | None) -> None:
         super().__init__()
-        self.suppress = suppress
+        self.suppression = suppression
         self.candidates = candidates
         self.max_detections = max_detections
 
     def forward(self, boxes: Tensor, scores: Tensor) -> InstanceData:
         """See the module."""
-        found = best_pairs(boxes, scores, self.candidates)
-        kept, scores = self.suppress(found.bboxes, found.scores, found.labels)
-        found = found[kept[: self.max_detections]]
-        found.scores = scores[: self.max_detections]
-        return found
+        return self.suppression.suppress(best_pairs(boxes, scores, self.candidates), self.max_detections)
 
 
 @MODELS.register_module()

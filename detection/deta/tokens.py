@@ -58,10 +58,7 @@ class TokenGrid:
         """[S, 2] column and row of every token, float32."""
         device = self.valid.device
         grids = [
-            torch.stack(
-                torch.meshgrid(torch.arange(columns, device=device), torch.arange(rows, device=device), indexing="xy"),
-                dim=-1,
-            ).flatten(0, 1)
+            torch.cartesian_prod(torch.arange(rows, device=device), torch.arange(columns, device=device)).flip(1)
             for rows, columns in self.shapes
         ]
         return torch.cat(grids).float()

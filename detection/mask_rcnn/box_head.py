@@ -4,11 +4,11 @@ import torch.nn.functional as F
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from pe_spatial.detection.mask_rcnn.layers import ConvNormReLU
+from pe_spatial.detection.mask_rcnn.layers import ConvHead
 
 
 @MODELS.register_module()
-class ConvFCBoxHead(nn.Module):
+class ConvFCBoxHead(ConvHead):
     """Convolutions with LayerNorm, then one fully connected layer.
 
     Args:
@@ -27,22 +27,15 @@ class ConvFCBoxHead(nn.Module):
         fc_channels: int = 1024,
         resolution: int = 7,
     ) -> None:
-        super().__init__()
-        self.resolution = resolution
+        super().__init__("conv", in_channels, conv_channels, num_convs, resolution)
         self.out_channels = fc_channels
-        self._convs = [f"conv{i + 1}" for i in range(num_convs)]
-        for name in self._convs:
-            self.add_module(name, ConvNormReLU(in_channels, conv_channels))
-            in_channels = conv_channels
-        self.fc1 = nn.Linear(in_channels * resolution**2, fc_channels)
+        self.fc1 = nn.Linear(self.width * resolution**2, fc_channels)
         nn.init.kaiming_uniform_(self.fc1.weight, a=1)
         nn.init.zeros_(self.fc1.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """Turn crops [R, C, 7, 7] into vectors [R, fc_channels]."""
-        for name in self._convs:
-            x = getattr(self, name)(x)
-        return F.relu(self.fc1(x.flatten(1)))
+        return F.relu(self.fc1(self.convolve(x).flatten(1)))
 
 
 class BoxPredictor(nn.Module):

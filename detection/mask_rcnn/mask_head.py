@@ -6,11 +6,11 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torchvision.ops import roi_align
 
-from pe_spatial.detection.mask_rcnn.layers import ConvNormReLU
+from pe_spatial.detection.mask_rcnn.layers import ConvHead
 
 
 @MODELS.register_module()
-class ConvUpsampleMaskHead(nn.Module):
+class ConvUpsampleMaskHead(ConvHead):
     """Convolutions with LayerNorm, a deconvolution that doubles the grid, and a 1x1 predictor.
 
     Args:
@@ -24,13 +24,8 @@ class ConvUpsampleMaskHead(nn.Module):
     def __init__(
         self, in_channels: int, num_classes: int, conv_channels: int = 256, num_convs: int = 4, resolution: int = 14
     ) -> None:
-        super().__init__()
-        self.resolution = resolution
-        self._convs = [f"mask_fcn{i + 1}" for i in range(num_convs)]
-        for name in self._convs:
-            self.add_module(name, ConvNormReLU(in_channels, conv_channels))
-            in_channels = conv_channels
-        self.deconv = nn.ConvTranspose2d(in_channels, conv_channels, 2, stride=2)
+        super().__init__("mask_fcn", in_channels, conv_channels, num_convs, resolution)
+        self.deconv = nn.ConvTranspose2d(self.width, conv_channels, 2, stride=2)
         self.predictor = nn.Conv2d(conv_channels, num_classes, 1)
         nn.init.kaiming_normal_(self.deconv.weight, mode="fan_out", nonlinearity="relu")
         nn.init.normal_(self.predictor.weight, std=0.001)
@@ -40,9 +35,7 @@ class ConvUpsampleMaskHead(nn.Module):
 
     def forward(self, x: Tensor, labels: Tensor) -> Tensor:
         """Mask logits [R, 28, 28], fp32, of the classes `labels` [R], from crops [R, C, 14, 14]."""
-        for name in self._convs:
-            x = getattr(self, name)(x)
-        x = self.predictor(F.relu(self.deconv(x)))  # [R, K, 28, 28]
+        x = self.predictor(F.relu(self.deconv(self.convolve(x))))  # [R, K, 28, 28]
         return x[torch.arange(len(labels), device=x.device), labels].float()
 
 

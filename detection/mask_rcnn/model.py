@@ -9,7 +9,7 @@ from mmengine.structures import BaseDataElement
 from torch import Tensor
 
 from pe_spatial.common.parts import build_part
-from pe_spatial.detection.detector import Detector, objects_with_area
+from pe_spatial.detection.detector import Detector, image_sizes_of, objects_with_area
 from pe_spatial.detection.mask_rcnn.boxes import Target
 from pe_spatial.detection.mask_rcnn.class_losses import FederatedLoss
 from pe_spatial.detection.mask_rcnn.postprocess import rescale
@@ -38,17 +38,11 @@ class MaskRCNN(Detector):
         tta: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(num_classes, backbone, neck, data_preprocessor, tta)
-        shared = {"in_channels": self.neck.channels[0]}
-        strides = tuple(self.neck.strides)
-        self.rpn = build_part("rpn", {"type": "RPN", **(rpn or {})}, strides=strides, **shared)
+        given = {"in_channels": self.neck.channels[0], "strides": tuple(self.neck.strides)}
+        self.rpn = build_part("rpn", {"type": "RPN", **(rpn or {})}, **given)
         # the coarsest map only proposes
-        self.roi_heads = build_part(
-            "roi_heads",
-            {"type": "RoIHeads", **(roi_heads or {})},
-            strides=strides[:-1],
-            num_classes=num_classes,
-            **shared,
-        )
+        given |= {"strides": given["strides"][:-1], "num_classes": num_classes}
+        self.roi_heads = build_part("roi_heads", {"type": "RoIHeads", **(roi_heads or {})}, **given)
 
     def raw(self, inputs: Tensor, data_samples: Sequence[BaseDataElement] | None = None) -> tuple[Tensor, ...]:
         """Return the maps of the pyramid, finest first."""
@@ -58,12 +52,12 @@ class MaskRCNN(Detector):
         """See `Detector`."""
         features = self.raw(inputs)
         targets = [self._target(sample, inputs) for sample in data_samples]
-        proposals, losses = self.rpn.loss(features, _image_sizes(data_samples), targets)
+        proposals, losses = self.rpn.loss(features, image_sizes_of(data_samples), targets)
         return {**losses, **self.roi_heads.loss(features[:-1], proposals, targets)}
 
     def predict(self, inputs: Tensor, data_samples: Sequence[BaseDataElement]) -> list[BaseDataElement]:
         """See `Detector`."""
-        features, image_sizes = self.raw(inputs), _image_sizes(data_samples)
+        features, image_sizes = self.raw(inputs), image_sizes_of(data_samples)
         proposals = [boxes for boxes, _ in self.rpn.predict(features, image_sizes)]
         found = self.roi_heads.predict(features[:-1], proposals, image_sizes)
         for sample, detections, size in zip(data_samples, found, image_sizes, strict=True):
@@ -87,7 +81,3 @@ class MaskRCNN(Detector):
     def _target(self, sample: BaseDataElement, inputs: Tensor) -> Target:
         boxes, labels, keep = objects_with_area(sample, inputs.device)
         return Target(boxes, labels, torch.as_tensor(sample.gt_instances.masks).to(inputs.device)[keep])
-
-
-def _image_sizes(data_samples: Sequence[BaseDataElement]) -> list[tuple[int, int]]:
-    return [(sample.img_shape[0], sample.img_shape[1]) for sample in data_samples]

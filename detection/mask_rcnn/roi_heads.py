@@ -9,6 +9,7 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torchvision.ops import clip_boxes_to_image
 
+from pe_spatial.common.parts import build_part
 from pe_spatial.detection.mask_rcnn.box_head import BoxPredictor
 from pe_spatial.detection.mask_rcnn.boxes import Assigner, DeltaCoder, Target
 from pe_spatial.detection.mask_rcnn.mask_head import crop_masks, mask_loss
@@ -80,16 +81,10 @@ class RoIHeads(nn.Module):
         self.num_classes = num_classes
         self.score_threshold = score_threshold
         self.max_detections = max_detections
-        self.box_head = MODELS.build({"type": "ConvFCBoxHead", "in_channels": in_channels, **(box_head or {})})
+        given = {"in_channels": in_channels, "num_classes": num_classes}
+        self.box_head = build_part("box_head", {"type": "ConvFCBoxHead", **(box_head or {})}, in_channels=in_channels)
         self.box_predictor = BoxPredictor(self.box_head.out_channels, num_classes)
-        self.mask_head = MODELS.build(
-            {
-                "type": "ConvUpsampleMaskHead",
-                "in_channels": in_channels,
-                "num_classes": num_classes,
-                **(mask_head or {}),
-            }
-        )
+        self.mask_head = build_part("mask_head", {"type": "ConvUpsampleMaskHead", **(mask_head or {})}, **given)
         self.class_loss = MODELS.build({"type": "SoftmaxLoss", **(class_loss or {})})
         self.suppress: Suppression = MODELS.build({"type": "Suppression", "threshold": 0.5, **(nms or {})})
         self.box_pooler = RoIPooler(self.box_head.resolution, strides)

@@ -117,14 +117,9 @@ class RPN(nn.Module):
             proposals = self._proposals(anchors, logits, deltas, image_sizes, self.pre_nms[0], self.post_nms[0])
         sampled, positive = labels != IGNORED, labels == 1
         norm = self.samples * len(targets)
-        losses = {
-            "loss_rpn_cls": F.binary_cross_entropy_with_logits(
-                all_logits[sampled], labels[sampled].float(), reduction="sum"
-            )
-            / norm,
-            "loss_rpn_loc": F.l1_loss(all_deltas[positive], offsets[positive], reduction="sum") / norm,
-        }
-        return [boxes for boxes, _ in proposals], losses
+        classes = F.binary_cross_entropy_with_logits(all_logits[sampled], labels[sampled].float(), reduction="sum")
+        shifts = F.l1_loss(all_deltas[positive], offsets[positive], reduction="sum")
+        return [boxes for boxes, _ in proposals], {"loss_rpn_cls": classes / norm, "loss_rpn_loc": shifts / norm}
 
     def _anchors(self, features: Sequence[Tensor]) -> list[Tensor]:
         sizes = [(x.shape[-2], x.shape[-1]) for x in features]

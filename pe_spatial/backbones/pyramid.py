@@ -13,7 +13,7 @@ from pe_spatial.common.errors import OptionError
 _norm = partial(LayerNorm2d, eps=1e-6)
 
 
-class _ConvNorm(nn.Conv2d):
+class ConvNorm(nn.Conv2d):
     """A convolution without bias that keeps the size, and a LayerNorm over channels under the name `norm`."""
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int) -> None:
@@ -21,6 +21,7 @@ class _ConvNorm(nn.Conv2d):
         self.norm = _norm(out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map [B, in_channels, H, W] to [B, out_channels, H, W]."""
         return self.norm(super().forward(x))
 
 
@@ -53,7 +54,7 @@ class SimpleFeaturePyramid(nn.Module):
         half, quarter = in_channels // 2, in_channels // 4
 
         def finish(channels: int) -> list[nn.Module]:
-            return [_ConvNorm(channels, out_channels, 1), _ConvNorm(out_channels, out_channels, 3)]
+            return [ConvNorm(channels, out_channels, 1), ConvNorm(out_channels, out_channels, 3)]
 
         self.simfp_2 = nn.Sequential(
             nn.ConvTranspose2d(in_channels, half, 2, stride=2),

@@ -17,7 +17,7 @@ from pe_spatial.detection.mask_rcnn import MaskRCNN
 from pe_spatial.training.optim import LayerDecayConstructor
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "detectron2"
-NAME = "detection.detectron2_adapter"
+NAME = "pe_spatial.detection.detectron2_adapter"
 TINY = {"base": "PE-Spatial-T16-512", "width": 32, "depth": 4, "heads": 2, "mlp_ratio": 2, "image_size": 64}
 TINY |= {"name": "tiny"}  # with a class token, which G's golden encoder lacks
 WINDOWS = {"window": 2, "global_blocks": [1, 3], "rope": "interpolate", "pos_embed": "tile"}
