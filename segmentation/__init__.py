@@ -12,10 +12,11 @@ from pe_spatial.segmentation.datasets import (
 )
 from pe_spatial.segmentation.heads import LinearHead
 from pe_spatial.segmentation.labels import LabelFormat, LoadSegmentation
-from pe_spatial.segmentation.logits import SemanticModel, Window
 from pe_spatial.segmentation.mask_decoder import MaskAnnealingHook, MaskCriterion, MaskDecoder
 from pe_spatial.segmentation.metrics import MeanIoUMetric
 from pe_spatial.segmentation.panoptic import CocoPanoptic, InstanceLabels, LoadInstanceLabels, LoadPanoptic
 from pe_spatial.segmentation.panoptic_quality import PanopticMetric
 from pe_spatial.segmentation.segmentor import SemanticSegmentor
+from pe_spatial.segmentation.semantic import SemanticModel
 from pe_spatial.segmentation.transforms import MixedCrop, RandomScale
+from pe_spatial.segmentation.windows import Window

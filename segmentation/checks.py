@@ -10,13 +10,7 @@ import torch
 from pe_spatial.common.errors import UnreadableFile
 from pe_spatial.common.pictures import read_indices
 from pe_spatial.data.sample import IGNORE_LABEL
-from pe_spatial.doctor import (
-    DatasetCheck,
-    Finding,
-    Histogram,
-    absent_classes,
-    register_check,
-)
+from pe_spatial.doctor import DatasetCheck, Finding, Histogram, absent_classes, register_check
 from pe_spatial.segmentation.datasets import SegmentationDataset
 from pe_spatial.segmentation.labels import LabelFormat
 from pe_spatial.segmentation.panoptic import CocoPanoptic, InstanceLabels

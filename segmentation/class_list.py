@@ -70,16 +70,13 @@ def read_class_list(path: str | Path) -> ClassList:
     ignored_values = [value for value in ignore if not isinstance(value, list)]
     _require(all(isinstance(v, int) and v >= 0 for v in ignored_values), path, "ignore", ignore, "0 or more")
     ignored_colors = [_color(path, "ignore", value) for value in ignore if isinstance(value, list)]
-    by_color = {color: index for index, color in enumerate(colors)} if colors else {}
+    by_color = {color: index for index, color in enumerate(colors)}
     if len(by_color) < len(colors):
         raise ConfigError(f"{path}: two classes have one color; colors must differ")
+    if colors:
+        by_color |= dict.fromkeys(ignored_colors, IGNORE_LABEL)
     try:
-        label_format = LabelFormat.counting(
-            names,
-            from_one,
-            ignored_values,
-            {**by_color, **dict.fromkeys(ignored_colors, IGNORE_LABEL)} if colors else {},
-        )
+        label_format = LabelFormat.counting(names, from_one, ignored_values, by_color)
     except AnnotationError as error:
         raise ConfigError(f"{path}: {error}") from None
     folder = Path(path).parent

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import groupby, islice
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,10 +20,10 @@ from pe_spatial.common.errors import UserError
 from pe_spatial.common.files import temporary_path
 from pe_spatial.inference.inputs import Channels, Picture
 from pe_spatial.inference.predictor import Predictor
-from pe_spatial.segmentation.logits import SemanticModel, Window
 from pe_spatial.segmentation.probabilities import Add, probability_file
+from pe_spatial.segmentation.semantic import SemanticModel
 from pe_spatial.segmentation.sliding import Axis, Grid, Tile, blend
-from pe_spatial.segmentation.windows import pad_to_multiple
+from pe_spatial.segmentation.windows import Window, pad_to_multiple
 from pe_spatial.training.amp import evaluation_autocast
 
 # a model without a window takes images up to this many pixels whole, and larger ones through the window below
@@ -124,10 +126,8 @@ class SegmentationPredictor(Predictor):
     def _grid(self, sample: dict[str, Any]) -> Grid:
         preprocessor = self.model.data_preprocessor
         network = sample["inputs"].shape[-2:]
-        padded = [
-            _padded(side, preprocessor.size_divisor, (preprocessor.pad_to or (0, 0))[i])
-            for i, side in enumerate(network)
-        ]
+        divisor, least = preprocessor.size_divisor, preprocessor.pad_to or (0, 0)
+        padded = [max(-(-side // divisor) * divisor, low) for side, low in zip(network, least, strict=True)]
         window = self.window
         if window is None and padded[0] * padded[1] > LARGEST_WHOLE:
             window = FALLBACK_WINDOW
@@ -161,14 +161,9 @@ class SegmentationPredictor(Predictor):
 
     def _scores(self, crops: Iterator[Crop]) -> Iterator[Tensor]:
         """The score maps [h, w, K] of crops, computed when they are asked for, no more than a batch ahead."""
-        batch: list[Crop] = []
-        for crop in crops:
-            if batch and (len(batch) == self.batch_size or crop.window != batch[0].window):
+        for _, of_one_size in groupby(crops, key=attrgetter("window")):
+            while batch := list(islice(of_one_size, self.batch_size)):
                 yield from self._run(batch)
-                batch = []
-            batch.append(crop)
-        if batch:
-            yield from self._run(batch)
 
     def _run(self, batch: Sequence[Crop]) -> Iterator[Tensor]:
         height, width = batch[0].window
@@ -218,7 +213,3 @@ def best_class(scores: Tensor) -> NDArray[np.int64]:
     """The class of every pixel [R, C] from scores [R, C, K]."""
     # numpy's is five times faster than torch's on a CPU
     return scores.numpy().argmax(-1) if scores.device.type == "cpu" else scores.argmax(-1).cpu().numpy()
-
-
-def _padded(side: int, divisor: int, pad_to: int) -> int:
-    return max(-(-side // divisor) * divisor, pad_to)

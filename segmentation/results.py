@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from mmengine.structures import BaseDataElement
 from numpy.typing import NDArray
 from torch import Tensor
@@ -13,6 +14,7 @@ from torch import Tensor
 from pe_spatial.common.files import put_in_place, write_json_stream
 from pe_spatial.common.pictures import save_image
 from pe_spatial.common.records import Records
+from pe_spatial.data import boxes_of_masks
 from pe_spatial.inference.sample import checked_threshold, instance_rows
 from pe_spatial.inference.tasks import Task, register_task
 from pe_spatial.inference.writer import ResultsWriter
@@ -56,7 +58,7 @@ class SegmentationWriter(ResultsWriter):
         self.metainfo = {"is_thing": is_thing, **self.metainfo}
 
     def describe(self, stem: str, image: Tensor, sample: BaseDataElement, frame: int | None) -> dict[str, Any]:
-        """Write the maps; of `sample` see `pe_spatial.segmentation.logits`."""
+        """Write the maps; of `sample` see `pe_spatial.segmentation.semantic`."""
         record: dict[str, Any] = {"height": image.shape[-2], "width": image.shape[-1]}
         for field, kind in KINDS.items():
             if kind in self.kinds:
@@ -128,23 +130,18 @@ def describe_segments(ids: NDArray[Any], segments: Iterable[Mapping[str, Any]]) 
     """Segments of a map of ids [H, W] with their boxes [x, y, width, height], for JSON."""
     described = []
     for segment in segments:
-        inside = ids == segment["id"]
+        inside = torch.from_numpy(ids == segment["id"])
+        x1, y1, x2, y2 = boxes_of_masks(inside[None])[0].int().tolist()
         described.append(
             {
                 "id": int(segment["id"]),
                 "label": int(segment["label"]),
                 "score": round(float(segment["score"]), 5),
                 "area": int(segment["area"]),
-                "bbox": _box(np.flatnonzero(inside.any(0)), np.flatnonzero(inside.any(1))),
+                "bbox": [x1, y1, x2 - x1, y2 - y1],
             }
         )
     return described
-
-
-def _box(columns: NDArray[np.intp], rows: NDArray[np.intp]) -> list[int]:
-    if not len(columns):
-        return [0, 0, 0, 0]
-    return [int(n) for n in (columns[0], rows[0], columns[-1] - columns[0] + 1, rows[-1] - rows[0] + 1)]
 
 
 def coco_panoptic(

@@ -9,9 +9,8 @@ from mmseg.models.segmentors import EncoderDecoder
 from torch import Tensor
 
 from pe_spatial.common.errors import OptionError
-from pe_spatial.common.parts import build_part, link
-from pe_spatial.segmentation.logits import Window
-from pe_spatial.segmentation.semantic import enlarge_score_map, predict_semantic
+from pe_spatial.common.parts import build_options, build_part, link
+from pe_spatial.segmentation.semantic import SemanticModel, predict_semantic
 from pe_spatial.segmentation.windows import check_window
 from pe_spatial.training.binding import check_class_count
 
@@ -19,7 +18,7 @@ HeadConfig = Mapping[str, Any]
 
 
 @MODELS.register_module()
-class SemanticSegmentor(EncoderDecoder):
+class SemanticSegmentor(EncoderDecoder, SemanticModel):
     """A backbone, a decode head of mmseg (or `LinearHead`) and optionally a neck and auxiliary heads.
 
     Losses, heads and their configs are mmseg's (`type: mmseg.UPerHead`). What differs from its `EncoderDecoder`:
@@ -68,29 +67,17 @@ class SemanticSegmentor(EncoderDecoder):
             elif auxiliary_head is not None:
                 auxiliary_head = _head("auxiliary_head", auxiliary_head, maps, num_classes)
             self._init_auxiliary_head(auxiliary_head)
-        self.window: Window | None = None if window is None else check_window(**window)
+        self.window = None if window is None else build_options(check_window, window, "window")
+        self.stride = int(max(self.backbone.strides))
         self.train_cfg = self.test_cfg = None
-
-    @property
-    def stride(self) -> int:
-        """See `SemanticModel`."""
-        return int(max(self.backbone.strides))
 
     def score_map(self, inputs: Tensor) -> Tensor:
         """See `SemanticModel`."""
         return self.decode_head(self.extract_feat(inputs))
 
-    def segment_logits(self, inputs: Tensor) -> Tensor:
-        """See `SemanticModel`."""
-        return enlarge_score_map(self, inputs)
-
     def encode_decode(self, inputs: Tensor, batch_img_metas: Sequence[Mapping[str, Any]] = ()) -> Tensor:
         """The name of mmseg for `segment_logits`; the metainfo is not needed."""
         return self.segment_logits(inputs)
-
-    def probabilities(self, scores: Tensor) -> Tensor:
-        """See `SemanticModel`."""
-        return scores.softmax(dim=-3)
 
     def predict(
         self, inputs: Tensor, data_samples: Sequence[BaseDataElement] | None = None

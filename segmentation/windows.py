@@ -1,6 +1,7 @@
 """Windows that slide over an image."""
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from mmengine.utils import to_2tuple
@@ -8,7 +9,13 @@ from torch import Tensor
 
 from pe_spatial.common.errors import ConfigError
 from pe_spatial.common.windows import Region, blend, regions, strided_starts
-from pe_spatial.segmentation.logits import Window
+
+
+class Window(NamedTuple):
+    """A window that slides over an image; both (H, W) in pixels of the model's input."""
+
+    size: tuple[int, int]
+    stride: tuple[int, int]
 
 
 def check_window(size: int | Sequence[int], stride: int | Sequence[int] | None = None) -> Window:

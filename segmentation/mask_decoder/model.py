@@ -9,14 +9,13 @@ from mmengine.structures import BaseDataElement, PixelData
 from torch import Tensor
 
 from pe_spatial.common.errors import OptionError
-from pe_spatial.common.parts import ModalModel
-from pe_spatial.segmentation.logits import Window
+from pe_spatial.common.parts import ModalModel, build_options
 from pe_spatial.segmentation.mask_decoder.criterion import Masks
 from pe_spatial.segmentation.mask_decoder.head import MaskHead
 from pe_spatial.segmentation.mask_decoder.postprocess import frame_resize, instances_of, panoptic_of, semantic_scores
 from pe_spatial.segmentation.mask_decoder.queries import QueryTokens, attention_mask
 from pe_spatial.segmentation.mask_decoder.targets import segments_of_sample
-from pe_spatial.segmentation.semantic import enlarge_score_map, predict_semantic
+from pe_spatial.segmentation.semantic import SemanticModel, predict_semantic
 from pe_spatial.segmentation.windows import check_window
 from pe_spatial.training.binding import check_class_count
 
@@ -24,7 +23,7 @@ OUTPUTS = ("semantic", "instance", "panoptic")
 
 
 @MODELS.register_module()
-class MaskDecoder(ModalModel):
+class MaskDecoder(ModalModel, SemanticModel):
     """Masks of classes, of objects, or of both, from learned queries in the last blocks of the encoder.
 
     There is no separate decoder: queries are additional tokens of the last blocks, and a mask is the dot product of a
@@ -76,9 +75,10 @@ class MaskDecoder(ModalModel):
         self.num_classes = num_classes
         self.things = frozenset(range(things) if isinstance(things, int) else things)
         self.outputs = tuple(outputs)
-        self.window: Window | None = None if window is None else check_window(**window)
+        self.window = None if window is None else build_options(check_window, window, "window")
         self._check_outputs()
         self.backbone = MODELS.build(backbone)
+        self.stride = self.backbone.patch_size
         encoder = self.backbone.encoder
         if self.backbone.layers != (encoder.config.depth - 1,):
             raise OptionError(
@@ -105,11 +105,6 @@ class MaskDecoder(ModalModel):
             raise OptionError("outputs has 'instance' but no class is countable; set things")
         if self.window is not None and self.outputs != ("semantic",):
             raise OptionError("objects cannot be joined across windows; set window=None, or outputs=['semantic']")
-
-    @property
-    def stride(self) -> int:
-        """See `SemanticModel`."""
-        return self.backbone.patch_size
 
     def raw(self, inputs: Tensor, data_samples: Sequence[BaseDataElement] | None = None) -> Masks:
         """The masks of all queries."""
@@ -143,7 +138,7 @@ class MaskDecoder(ModalModel):
         return [*predictions, self.head(*self.queries.split(tokens, grid), grid)]
 
     def predict(self, inputs: Tensor, data_samples: Sequence[BaseDataElement]) -> list[BaseDataElement]:
-        """Fill what `segmentation.logits` names; the samples have the metainfo of `DensePreprocessor`."""
+        """Fill what `segmentation.semantic` names; the samples have the metainfo of `DensePreprocessor`."""
         if self.outputs == ("semantic",):
             return predict_semantic(self, inputs, data_samples)
         found = self._decode(inputs)[-1]
@@ -153,7 +148,7 @@ class MaskDecoder(ModalModel):
         return list(data_samples)
 
     def _fill(self, sample: BaseDataElement, logits: Tensor, class_logits: Tensor, size: tuple[int, int]) -> None:
-        resize = frame_resize(size, tuple(sample.img_shape[:2]), tuple(sample.ori_shape[:2]))
+        resize = frame_resize(sample, size)
         if "semantic" in self.outputs:
             scores = resize(semantic_scores(logits[None], class_logits[None])[0])
             sample.set_field(PixelData(data=scores.argmax(0, keepdim=True)), "pred_sem_seg", dtype=PixelData)
@@ -166,12 +161,8 @@ class MaskDecoder(ModalModel):
             sample.set_metainfo({"segments": segments})
 
     def score_map(self, inputs: Tensor) -> Tensor:
-        """See `SemanticModel`."""
-        return semantic_scores(*self._decode(inputs)[-1])
-
-    def segment_logits(self, inputs: Tensor) -> Tensor:
         """See `SemanticModel`; the scores are sums of probabilities, not logits."""
-        return enlarge_score_map(self, inputs)
+        return semantic_scores(*self._decode(inputs)[-1])
 
     def probabilities(self, scores: Tensor) -> Tensor:
         """See `SemanticModel`."""

@@ -4,10 +4,11 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 import torch
-from mmengine.structures import InstanceData
+from mmengine.structures import BaseDataElement, InstanceData
 from torch import Tensor
 from torch.nn import functional as F
 
+from pe_spatial.common.parts import unpad
 from pe_spatial.data import boxes_of_masks
 
 Segment = dict[str, Any]
@@ -27,19 +28,17 @@ def semantic_scores(logits: Tensor, class_logits: Tensor) -> Tensor:
     return torch.einsum("bqhw,bqk->bkhw", logits.float().sigmoid(), classes)
 
 
-def frame_resize(padded: tuple[int, int], image: tuple[int, int], frame: tuple[int, int]) -> Resize:
-    """A function from mask logits [M, h', w'] to those in the original image, [M, *frame].
+def frame_resize(sample: BaseDataElement, padded: tuple[int, int]) -> Resize:
+    """A function from mask logits [M, h', w'] to those in the original image, [M, H, W].
 
     Args:
+        sample: See `unpad`.
         padded: (H, W) of the model's input.
-        image: The part of it, at the upper left, that is not padding.
-        frame: (H, W) of the original image.
     """
 
     def resize(logits: Tensor) -> Tensor:
         whole = F.interpolate(logits[None].float(), padded, mode="bilinear", align_corners=False)
-        whole = whole[..., : image[0], : image[1]]
-        return F.interpolate(whole, frame, mode="bilinear", align_corners=False)[0]
+        return unpad(sample, whole[0])
 
     return resize
 

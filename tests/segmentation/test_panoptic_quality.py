@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from mmengine.structures import BaseDataElement
 
 from pe_spatial.common.errors import ConfigError
 from pe_spatial.segmentation import PanopticMetric
@@ -98,7 +99,7 @@ def test_no_query_takes_part():
 def test_masks_come_back_to_the_original_image():
     logits = torch.full((1, 4, 6), -9.0)
     logits[0, :2, :3] = 9
-    found = frame_resize((32, 48), (16, 24), (8, 12))(logits)
+    found = frame_resize(BaseDataElement(metainfo={"img_shape": (16, 24), "ori_shape": (8, 12)}), (32, 48))(logits)
     assert found.shape == (1, 8, 12) and (found > 0).float().mean() > 0.8  # the quarter that is image is all mask
 
 

@@ -7,8 +7,7 @@ import torch
 from mmengine.registry import MODELS, DefaultScope
 
 from pe_spatial.backbones import get_variant
-from pe_spatial.segmentation.logits import Window
-from pe_spatial.segmentation.windows import check_window
+from pe_spatial.segmentation.windows import Window, check_window
 from pe_spatial.training.config import drop_pretrained, load_config
 
 ROOT = Path(__file__).parents[2] / "configs"

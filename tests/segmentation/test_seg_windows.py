@@ -5,8 +5,7 @@ import torch
 from mmengine.config import ConfigDict
 from mmseg.models.segmentors import EncoderDecoder
 
-from pe_spatial.segmentation.logits import Window
-from pe_spatial.segmentation.windows import check_window, pad_to_multiple, slide, window_places
+from pe_spatial.segmentation.windows import Window, check_window, pad_to_multiple, slide, window_places
 
 
 def scores_of(inputs):
