@@ -238,6 +238,7 @@ def test_bins_are_weighed_in_full_precision_under_autocast():
             r"tile \(20, 24\) \(H, W\) is not a multiple of the patch size 8; use \(16, 24\)",
         ),
         ({"tiling": {"tile": [16, 24], "overlap": 0.9}}, "overlap 0.9"),
+        ({"tiling": {"tiles": [16, 24]}}, "tiling has no option 'tiles'; did you mean 'tile'"),
         (
             {"head": {"type": "LinearBinsHead", "depth_range": [1, 2], "in_channels": [64]}},
             r"head.in_channels is \[64\], but \[32\] arrives",
