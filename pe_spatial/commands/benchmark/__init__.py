@@ -11,8 +11,6 @@
 """
 # the arguments of all stand here; each runs in the module of its name beside this one
 
-from __future__ import annotations
-
 import argparse
 import os
 from importlib import import_module
@@ -151,7 +149,7 @@ def run(options: argparse.Namespace) -> int:
     """Run one benchmark, print its figures, and write them to `--json`."""
     import torch
 
-    from pe_spatial.commands.benchmark.measuring import describe_device
+    from pe_spatial.commands.benchmark.measuring import describe_device, show
     from pe_spatial.common.devices import choose_device
     from pe_spatial.common.files import write_json
 
@@ -160,7 +158,7 @@ def run(options: argparse.Namespace) -> int:
         torch.set_num_threads(options.threads)
     benchmark = import_module(f"pe_spatial.commands.benchmark.{options.subcommand}")
     machine = {"device": describe_device(options.device), "torch": torch.__version__}
-    print(f"{machine['device']}, torch {torch.__version__}")
+    show(machine)
     report = {**machine, "threads": torch.get_num_threads(), **benchmark.run(options)}
     if options.json:
         write_json(options.json, report)

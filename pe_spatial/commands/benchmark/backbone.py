@@ -1,11 +1,8 @@
 """The encoder against timm's model of the same name: `pe-spatial benchmark backbone`."""
 
-from __future__ import annotations
-
 import argparse
 import statistics
 from collections.abc import Callable
-from functools import partial
 from itertools import product
 from typing import Any
 
@@ -13,20 +10,19 @@ import torch
 from torch import Tensor, nn
 
 from pe_spatial.backbones import EncoderConfig, VisionTransformer, get_variant
-from pe_spatial.commands.benchmark.measuring import clock_of, median_ratio, take_turns, timed
+from pe_spatial.commands.benchmark.measuring import clock_of, median_ratio, show, take_turns
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 TIMM_SIZES = {"T": "tiny", "S": "small", "B": "base", "L": "large", "G": "gigantic"}
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
-    """Time ours and timm's encoder in alternating rounds and print a table."""
+    """Time ours and timm's encoder in alternating rounds and show the figures of each setting."""
     config = get_variant(options.variant)
-    size = options.image_size or config.image_size
-    batch, clock = options.batch_size, clock_of(options.device)
-    print(f"{config.name}, {batch} x 3 x {size} x {size}")
+    size, batch = options.image_size or config.image_size, options.batch_size
+    setting = {"variant": config.name, "batch": batch, "size": size}
+    show(setting)
     timm_name = find_timm_name(config)
-    print(f"{'dtype':6} {'mode':9} {'pass':9} {'ours ms':>10} {'timm ms':>10} {'timm/ours':>10}", flush=True)
     rows = []
     for dtype, mode, direction in product(options.dtype, options.mode, options.passes):
         torch.compiler.reset()
@@ -34,19 +30,18 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         if timm_name:
             models["timm"] = build_timm(timm_name, config, size)
         x = torch.randn(batch, 3, size, size, device=options.device, dtype=DTYPES[dtype])
-        steps = {}
-        for name, (model, call) in models.items():
-            step = make_step(
-                model.to(options.device, DTYPES[dtype]), call, x, mode == "compiled", direction == "backward"
-            )
-            steps[name] = partial(lambda step, _: timed(step, clock), step)
+        steps = {
+            name: make_step(model.to(x), call, x, mode == "compiled", direction == "backward")
+            for name, (model, call) in models.items()
+        }
         seconds = take_turns(steps, options.rounds)
-        row = {f"{name}_ms": statistics.median(times) * 1e3 for name, times in seconds.items()}
+        row = {"dtype": dtype, "mode": mode, "pass": direction}
+        row |= {f"{name}_ms": statistics.median(times) * 1e3 for name, times in seconds.items()}
         if timm_name:
             row["timm_over_ours"] = median_ratio(*seconds.values())
-        print(f"{dtype:6} {mode:9} {direction:9}", *(f"{value:10.2f}" for value in row.values()), flush=True)
-        rows.append({"dtype": dtype, "mode": mode, "pass": direction, **row})
-    return {"variant": config.name, "batch": batch, "size": size, "rows": rows}
+        show(row)
+        rows.append(row)
+    return {**setting, "rows": rows}
 
 
 def build_ours(config: EncoderConfig) -> tuple[nn.Module, str]:
@@ -77,18 +72,20 @@ def find_timm_name(config: EncoderConfig) -> str | None:
     return name
 
 
-def make_step(model: nn.Module, method: str, x: Tensor, compiled: bool, backward: bool) -> Callable[[], None]:
-    """Return a function that runs the model once, forward or forward and backward."""
+def make_step(model: nn.Module, method: str, x: Tensor, compiled: bool, backward: bool) -> Callable[[int], float]:
+    """Return a function that runs the model once, forward or forward and backward, and tells how long it took."""
     model.train(backward)
-    call = getattr(model, method)
+    call, clock = getattr(model, method), clock_of(x.device)
     if compiled:
         call = torch.compile(call, fullgraph=True)
 
-    def step() -> None:
+    def step(_: int) -> float:
+        started = clock()
         with torch.set_grad_enabled(backward):
             output = call(x)
         if backward:
             output.float().square().mean().backward()
             model.zero_grad(set_to_none=True)
+        return clock() - started
 
     return step

@@ -1,7 +1,5 @@
 """Multi-scale deformable attention against `grid_sample`: `pe-spatial benchmark deformable`."""
 
-from __future__ import annotations
-
 import argparse
 import statistics
 from collections.abc import Callable
@@ -12,11 +10,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pe_spatial.commands.benchmark.measuring import clock_of, forget_peak, in_own_process, peak_megabytes, take_turns
+from pe_spatial.commands.benchmark.measuring import (
+    clock_of,
+    forget_peak,
+    in_own_process,
+    peak_megabytes,
+    show,
+    take_turns,
+)
 from pe_spatial.detection.deta.deformable import Shapes, deformable_attention
+from pe_spatial.detection.deta.tokens import TokenGrid
 
 HEADS, CHANNELS, POINTS = 8, 32, 4
-COLUMNS = {"forward_s": "10.2f", "backward_s": "10.2f", "forward_mb": "10.0f", "training_mb": "11.0f"}
 Attention = Callable[[Tensor, Shapes, Tensor, Tensor], Tensor]
 
 
@@ -45,24 +50,20 @@ def implementations(chunk: int) -> dict[str, Attention]:
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
-    """Run, print a table, and return the figures."""
+    """Run, show and return the figures."""
     shapes = pyramid(options.image_size)
     tokens = sum(rows * columns for rows, columns in shapes)
     print(f"levels {' '.join(f'{h}x{w}' for h, w in shapes)}: {tokens} queries, {HEADS} heads, {POINTS} points a level")
-    print(f"{'dtype':9} {'':22}", " forward s backward s forward MB training MB", flush=True)
     rows = []
     for dtype in options.dtype:
         seconds = time_all(options, shapes, dtype) if options.rounds else {}
         for name in implementations(options.chunk):
-            row: dict[str, Any] = {"dtype": dtype, "name": name}
-            if seconds:
-                row |= dict(zip(("forward_s", "backward_s"), seconds[name], strict=True))
+            row: dict[str, Any] = {"dtype": dtype, "name": name, **seconds.get(name, {})}
             if not options.no_memory:
                 setting = (options.image_size, dtype, options.device, options.chunk, name)
                 row |= {f"{kind}_mb": in_own_process(peak, *setting, kind) for kind in ("forward", "training")}
             rows.append(row)
-            cells = [f"{row[key]:{form}}" if key in row else " " * 10 for key, form in COLUMNS.items()]
-            print(f"{dtype:9} {name:22}", *cells, flush=True)
+            show(row)
     return {"size": options.image_size, "shapes": shapes, "chunk": options.chunk, "clock": options.clock, "rows": rows}
 
 
@@ -79,23 +80,16 @@ def make_inputs(shapes: Shapes, dtype: str, device: str) -> tuple[Tensor, Shapes
     """Values, places around the queries, and weights, all with gradients."""
     generator = torch.Generator().manual_seed(0)
     tokens = sum(rows * columns for rows, columns in shapes)
-    centers = torch.cat(
-        [
-            torch.cartesian_prod(torch.arange(rows) + 0.5, torch.arange(columns) + 0.5).flip(1)
-            / torch.tensor([columns, rows])
-            for rows, columns in shapes
-        ]
-    )
+    grid = TokenGrid(tuple(shapes), torch.tensor([shapes], dtype=torch.float32).flip(2))
     samples = (HEADS, len(shapes), POINTS)
-    offsets = 2 * torch.randn(1, tokens, *samples, 2, generator=generator)
-    offsets = offsets / torch.tensor(shapes).flip(1)[:, None]
-    locations = (centers.view(1, tokens, 1, 1, 1, 2) + offsets).to(device)
+    offsets = 2 * torch.randn(1, tokens, *samples, 2, generator=generator) / grid.valid[0, :, None]
+    locations = (grid.centers.view(1, tokens, 1, 1, 1, 2) + offsets).to(device)
     weights = torch.rand(1, tokens, *samples, generator=generator).to(device) / (len(shapes) * POINTS)
     value = torch.randn(1, tokens, HEADS, CHANNELS, generator=generator).to(device, getattr(torch, dtype))
     return value.requires_grad_(), shapes, locations.requires_grad_(), weights.requires_grad_()
 
 
-def time_all(options: argparse.Namespace, shapes: Shapes, dtype: str) -> dict[str, tuple[float, float]]:
+def time_all(options: argparse.Namespace, shapes: Shapes, dtype: str) -> dict[str, dict[str, float]]:
     """Median seconds forward and backward of all implementations, which take turns."""
     clock = clock_of(options.device, options.clock)
     inputs = make_inputs(shapes, dtype, options.device)
@@ -108,11 +102,11 @@ def time_all(options: argparse.Namespace, shapes: Shapes, dtype: str) -> dict[st
         return middle - start, clock() - middle
 
     ways = {name: partial(both_passes, attend) for name, attend in implementations(options.chunk).items()}
-    seconds = take_turns(ways, options.rounds)
-    return {
-        name: (statistics.median(f for f, _ in times), statistics.median(b for _, b in times))
-        for name, times in seconds.items()
-    }
+    medians = {}
+    for name, times in take_turns(ways, options.rounds).items():
+        forward, backward = zip(*times, strict=True)
+        medians[name] = {"forward_s": statistics.median(forward), "backward_s": statistics.median(backward)}
+    return medians
 
 
 def peak(size: int, dtype: str, device: str, chunk: int, name: str, kind: str) -> float:

@@ -1,4 +1,4 @@
-"""What the benchmarks share: clocks that wait for the device, turns, peaks of memory, and the name of the device."""
+"""What the benchmarks share: clocks that wait for the device, turns, peaks of memory, and how figures are shown."""
 
 import multiprocessing
 import resource
@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
@@ -16,7 +16,13 @@ T = TypeVar("T")
 Clock = Callable[[], float]
 
 
-def clock_of(device: str, kind: str = "wall") -> Clock:
+def show(figures: Mapping[str, Any]) -> None:
+    """Print figures in a line, each after the name that it has in the file of `--json`."""
+    texts = [f"{value:.4g}" if isinstance(value, float) else str(value) for value in figures.values()]
+    print("  ".join(f"{name} {text:<8}" for name, text in zip(figures, texts, strict=True)).rstrip(), flush=True)
+
+
+def clock_of(device: str | torch.device, kind: str = "wall") -> Clock:
     """A clock in seconds that first waits until the device has done its work.
 
     Args:

@@ -1,7 +1,5 @@
 """Prediction of a folder against mmseg's MMSegInferencer: `pe-spatial benchmark segmentation`."""
 
-from __future__ import annotations
-
 import argparse
 import statistics
 import tempfile
@@ -17,7 +15,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS
 from PIL import Image
 
-from pe_spatial.commands.benchmark.measuring import in_own_process, median_ratio, peak_megabytes, take_turns
+from pe_spatial.commands.benchmark.measuring import in_own_process, median_ratio, peak_megabytes, show, take_turns
 from pe_spatial.common.names import output_stems
 from pe_spatial.common.pictures import read_indices
 from pe_spatial.common.records import Records
@@ -26,13 +24,14 @@ from pe_spatial.inference.stream import find_sources
 from pe_spatial.training.checkpoint import save_checkpoint
 from pe_spatial.training.checkpoint_hook import describe
 from pe_spatial.training.config import drop_pretrained, load_config
+from pe_spatial.training.run_config import config_of_checkpoint
 
 CHUNK = 4  # images per call of mmseg's inferencer
 MEMORY_WINDOW = {"size": [1024, 1024], "stride": [1024, 1024]}
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
-    """Run, print, and return the figures."""
+    """Run, show and return the figures."""
     with tempfile.TemporaryDirectory() as folder:
         report = compare_speed(options, Path(folder)) if options.rounds else {}
         if options.memory:
@@ -44,52 +43,41 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 def compare_speed(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Both on the same images, in turns."""
     files = find_sources(options.input)[: options.limit]
-    config, checkpoint = make_checkpoint(options.config, options.classes, folder / "model.pth")
-    networks = {"ours": Stopwatch(), "mmseg": Stopwatch()}
-    runs = {
-        "ours": our_run(checkpoint, options.device, networks["ours"]),
-        "mmseg": mmseg_run(config, checkpoint, options.device, networks["mmseg"]),
-    }
+    checkpoint = make_checkpoint(options.config, options.classes, folder / "model.pth")
+    networks: dict[str, list[float]] = {name: [] for name in RUNS}  # seconds of every call
+    runs = {name: build(checkpoint, options.device, networks[name]) for name, build in RUNS.items()}
 
     def segment(name: str, number: int) -> tuple[float, float, float]:
-        networks[name].seconds = 0.0
+        networks[name].clear()
         started = time.perf_counter(), time.process_time()
         runs[name](files, folder / f"{name}_{number}")
-        return time.perf_counter() - started[0], time.process_time() - started[1], networks[name].seconds
+        return time.perf_counter() - started[0], time.process_time() - started[1], sum(networks[name])
 
     rounds = take_turns({name: partial(segment, name) for name in runs}, options.rounds)
     wall, cpu, inside = ({name: [times[kind] for times in rounds[name]] for name in runs} for kind in range(3))
-    ratios = {"ratio": median_ratio(*wall.values()), "ratio_cpu_time": median_ratio(*cpu.values())}
-    report = {"config": options.config, "classes": options.classes, "images": len(files), **ratios}
-    print(f"{options.config}, {options.classes} classes, {len(files)} images")
+    setting = {"config": options.config, "classes": options.classes, "images": len(files)}
+    figures = {"ratio": median_ratio(*wall.values()), "ratio_cpu_time": median_ratio(*cpu.values())}
     for name in runs:
-        speed, share = len(files) / statistics.median(wall[name]), sum(inside[name]) / sum(wall[name])
-        report |= {f"{name}_images_per_s": speed, f"{name}_share_of_network": share}
-        print(f"  {name:6} {speed:6.2f} images/s, the network takes {share:.0%} of the time")
-    report["equal_labels"] = compare_labels(files, folder, options.rounds)
-    print(
-        f"  ours is {ratios['ratio']:.2f} times as fast ({ratios['ratio_cpu_time']:.2f} in CPU time, in the rounds "
-        f"{' '.join(f'{b / a:.2f}' for a, b in zip(wall['ours'], wall['mmseg'], strict=True))})\n"
-        f"  equal labels: {report['equal_labels']:.4%}",
-        flush=True,
-    )
-    return report
+        figures[f"{name}_images_per_s"] = len(files) / statistics.median(wall[name])
+        figures[f"{name}_share_of_network"] = sum(inside[name]) / sum(wall[name])
+    figures["equal_labels"] = compare_labels(files, folder, options.rounds)
+    ratios = [theirs / ours for ours, theirs in zip(*wall.values(), strict=True)]
+    show(setting)
+    show(figures)
+    show({f"ratio_of_round_{number}": ratio for number, ratio in enumerate(ratios, start=1)})
+    return {**setting, **figures, "ratios": ratios}
 
 
-class Stopwatch:
-    """Adds up the time of the calls of a function that it has wrapped."""
+def timing(function: Callable[..., Any], seconds: list[float]) -> Callable[..., Any]:
+    """A function that also notes how long each of its calls takes."""
 
-    def __init__(self) -> None:
-        self.seconds = 0.0
+    def timed(*args: Any, **kwargs: Any) -> Any:
+        started = time.perf_counter()
+        result = function(*args, **kwargs)
+        seconds.append(time.perf_counter() - started)
+        return result
 
-    def wrap(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        def timed(*args: Any, **kwargs: Any) -> Any:
-            started = time.perf_counter()
-            result = function(*args, **kwargs)
-            self.seconds += time.perf_counter() - started
-            return result
-
-        return timed
+    return timed
 
 
 def compare_labels(files: list[Path], folder: Path, number: int) -> float:
@@ -105,7 +93,7 @@ def compare_labels(files: list[Path], folder: Path, number: int) -> float:
 
 
 # --- the two ----------------------------------------------------------------------------------------------------------
-def make_checkpoint(name: str, classes: int, path: Path, window: dict[str, Any] | None = None) -> tuple[Config, Path]:
+def make_checkpoint(name: str, classes: int, path: Path, window: dict[str, Any] | None = None) -> Path:
     """Random weights of a recipe in a file that both read; images keep their size in its pipeline."""
     overrides = [f"model.num_classes={classes}"]
     config = load_config(name, overrides)
@@ -118,17 +106,17 @@ def make_checkpoint(name: str, classes: int, path: Path, window: dict[str, Any] 
     names = tuple(f"class {number}" for number in range(classes))
     content = {"state_dict": state, "pe_spatial": describe(config.to_dict(), {"classes": names})}
     save_checkpoint({**content, "meta": {"dataset_meta": {"classes": names, "palette": [[0, 0, 0]] * classes}}}, path)
-    return config, path
+    return path
 
 
-def our_run(checkpoint: Path, device: str, network: Stopwatch) -> Callable[[list[Path], Path], None]:
+def our_run(checkpoint: Path, device: str, network: list[float]) -> Callable[[list[Path], Path], None]:
     """A function that segments files into a folder as `pe-spatial predict --no-pictures` does."""
     from pe_spatial.commands.predict import DEFAULT_THRESHOLD, predict
     from pe_spatial.segmentation.predictor import SegmentationPredictor
     from pe_spatial.segmentation.results import SegmentationWriter
 
     predictor = SegmentationPredictor(checkpoint, device)
-    predictor.model.score_map = network.wrap(predictor.model.score_map)
+    predictor.model.score_map = timing(predictor.model.score_map, network)
     options = argparse.Namespace(no_pictures=True, threshold=DEFAULT_THRESHOLD)
 
     def run(files: list[Path], output: Path) -> None:
@@ -139,12 +127,12 @@ def our_run(checkpoint: Path, device: str, network: Stopwatch) -> Callable[[list
     return run
 
 
-def mmseg_run(config: Config, checkpoint: Path, device: str, network: Stopwatch) -> Callable[[list[Path], Path], None]:
+def mmseg_run(checkpoint: Path, device: str, network: list[float]) -> Callable[[list[Path], Path], None]:
     """A function that segments files into a folder with mmseg's inferencer, without drawing."""
     from mmengine.infer import BaseInferencer
     from mmseg.apis import MMSegInferencer
 
-    model = config.model.to_dict()
+    model = config_of_checkpoint(checkpoint).model.to_dict()
     window, preprocessor = model.pop("window", None), model.pop("data_preprocessor")
     sliding = {} if window is None else {"crop_size": window["size"], "stride": window["stride"]}
     head = {**model["decode_head"], "num_classes": model.pop("num_classes")}
@@ -171,8 +159,8 @@ def mmseg_run(config: Config, checkpoint: Path, device: str, network: Stopwatch)
         "visualizer": {"type": "SegLocalVisualizer"},
     }
     inferencer = MMSegInferencer(Config(settings), str(checkpoint), device=device, show_progress=False)
-    inferencer.model.extract_feat = network.wrap(inferencer.model.extract_feat)
-    inferencer.model.decode_head.forward = network.wrap(inferencer.model.decode_head.forward)
+    inferencer.model.extract_feat = timing(inferencer.model.extract_feat, network)
+    inferencer.model.decode_head.forward = timing(inferencer.model.decode_head.forward, network)
 
     def run(files: list[Path], output: Path) -> None:
         for start in range(0, len(files), CHUNK):
@@ -181,6 +169,9 @@ def mmseg_run(config: Config, checkpoint: Path, device: str, network: Stopwatch)
             BaseInferencer.__call__(inferencer, chunk, pred_out_dir=str(output), img_out_dir="")
 
     return run
+
+
+RUNS = {"ours": our_run, "mmseg": mmseg_run}
 
 
 # --- memory -----------------------------------------------------------------------------------------------------------
@@ -193,28 +184,18 @@ def compare_memory(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     coarse.resize((width, height), Image.Resampling.BICUBIC).save(image, quality=90)
     rows = {}
     print(f"one image of {height} x {width}, windows of {MEMORY_WINDOW['size']}:", flush=True)
-    for name, classes in zip(("ours", "mmseg"), options.memory_classes, strict=True):
-        setting = (name, options.config, classes, options.device, torch.get_num_threads(), image, folder)
-        rows[name] = row = in_own_process(measure_memory, *setting) | {"classes": classes}
-        print(
-            f"  {name:6} {classes:4} classes: peak {row['peak_mb']:,.0f} MB, {row['before_mb']:,.0f} MB before the "
-            f"image; {row['seconds']:.0f} s",
-            flush=True,
-        )
+    for name, classes in zip(RUNS, options.memory_classes, strict=True):
+        rows[name] = {"classes": classes, **in_own_process(measure_memory, name, classes, image, options)}
+        show({"way": name, **rows[name]})
     return {"height": height, "width": width, **rows}
 
 
-def measure_memory(
-    name: str, config: str, classes: int, device: str, threads: int, image: Path, folder: Path
-) -> dict[str, float]:
+def measure_memory(name: str, classes: int, image: Path, options: argparse.Namespace) -> dict[str, float]:
     """Segment one image; returns the peak of this process's resident memory before and after."""
-    torch.set_num_threads(threads)
+    torch.set_num_threads(options.threads)
     Image.MAX_IMAGE_PIXELS = None
-    recipe, checkpoint = make_checkpoint(config, classes, folder / f"{name}.pth", MEMORY_WINDOW)
-    if name == "ours":
-        run = our_run(checkpoint, device, Stopwatch())
-    else:
-        run = mmseg_run(recipe, checkpoint, device, Stopwatch())
+    checkpoint = make_checkpoint(options.config, classes, image.with_name(f"{name}.pth"), MEMORY_WINDOW)
+    run = RUNS[name](checkpoint, options.device, [])
     before, started = peak_megabytes("cpu"), time.perf_counter()
-    run([image], folder / f"{name}_memory")
+    run([image], image.with_name(f"{name}_memory"))
     return {"before_mb": before, "peak_mb": peak_megabytes("cpu"), "seconds": time.perf_counter() - started}

@@ -1,7 +1,5 @@
 """The mask teacher against SAM 2's automatic generator: `pe-spatial benchmark teacher`."""
 
-from __future__ import annotations
-
 import argparse
 import statistics
 from collections.abc import Callable
@@ -11,13 +9,12 @@ from typing import Any
 import torch
 
 from pe_spatial.alignment import MaskLogitTeacher
-from pe_spatial.commands.benchmark.measuring import clock_of, median_ratio, timed
-from pe_spatial.common.errors import UserError
+from pe_spatial.commands.benchmark.measuring import clock_of, median_ratio, show, timed
 from pe_spatial.data import find_images, read_image
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
-    """Time image by image, each way once, and print a table; returns the figures."""
+    """Time image by image, each way once; shows and returns the figures."""
     teacher = MaskLogitTeacher(options.weights, options.size, image_size=options.image_size).to(options.device)
     ways: dict[str, Callable[[torch.Tensor], Any]] = {
         "teacher": lambda image: teacher(image[None].to(options.device).float() / 127.5 - 1, [], (options.grid,) * 2),
@@ -35,16 +32,14 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     print(f"SAM 2.1 {options.size} at {options.image_size}, {options.grid}x{options.grid} points, {len(paths)} images")
     for name, times in seconds.items():
         ratio = median_ratio(seconds["teacher"], times)
-        print(f"  {name:28} {statistics.median(times):8.2f} s {options.clock} per image, {ratio:5.2f} of the teacher's")
+        show({"way": name, "seconds_per_image": statistics.median(times), "ratio_to_teacher": ratio})
     return {"seconds": seconds}
 
 
 def generator(teacher: MaskLogitTeacher, options: argparse.Namespace, multimask: bool) -> Callable[[torch.Tensor], Any]:
     """SAM 2's automatic mask generator on the teacher's own model."""
-    try:
-        from sam2.automatic_mask_generator import SAM2AutomaticMaskGenerator
-    except ModuleNotFoundError as error:
-        raise UserError(f"{error.name} is not installed; pip install sam2==1.1.0") from error
+    from sam2.automatic_mask_generator import SAM2AutomaticMaskGenerator  # the teacher has said if it is missing
+
     made = SAM2AutomaticMaskGenerator(
         teacher.sam,
         points_per_side=options.grid,

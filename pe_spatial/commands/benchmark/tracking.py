@@ -1,7 +1,5 @@
 """Label propagation against the logic of DINO's script: `pe-spatial benchmark tracking`."""
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Sequence
 from functools import partial
@@ -11,14 +9,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pe_spatial.commands.benchmark.measuring import clock_of, timed
+from pe_spatial.commands.benchmark.measuring import clock_of, show, timed
 from pe_spatial.tracking.label_tracker import LabelTracker
 from pe_spatial.tracking.propagation import Propagation, unit
 
 
 @torch.no_grad()
 def run(options: argparse.Namespace) -> dict[str, Any]:
-    """Run both on one clip, print, and return the figures."""
+    """Run both on one clip, show and return the figures."""
     clock, dtype = clock_of(options.device, options.clock), getattr(torch, options.dtype)
     generator = torch.Generator().manual_seed(0)
     clip = torch.randn(options.frames, *options.grid, options.channels, generator=generator).to(options.device)
@@ -40,19 +38,11 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     difference = (soft - script.labels[-1].permute(1, 2, 0)[..., 1:]).abs().max().item()
 
     figures = {name: getattr(options, name) for name in ("grid", "channels", "frames", "dtype")}
-    whole = {"script's logic": seconds["script_mask"] + seconds["script_frames"]}
-    whole |= {"ours": seconds["ours"], "products in reach alone": seconds["bound"]}
-    ratio = whole["script's logic"] / seconds["ours"]
-    print("{frames} frames, {grid[0]} x {grid[1]} tokens, {channels} channels, {dtype}".format(**figures))
-    for name, value in whole.items():
-        print(f"  {name:24} {value:8.2f} s; a frame {1000 * value / (options.frames - 1):.0f} ms")
-    print(
-        f"  building the script's mask took {seconds['script_mask']:.2f} s of its time\n"
-        f"  ours is {ratio:.1f} times as fast as the script's logic, and takes "
-        f"{seconds['ours'] / seconds['bound']:.1f} times the products in reach\n"
-        f"  largest difference of a soft label on the last frame: {difference:.1e}"
-    )
-    return {**figures, **seconds, "difference": difference, "ratio": ratio}
+    seconds["script"] = seconds["script_mask"] + seconds["script_frames"]
+    ratios = {"ratio": seconds["script"] / seconds["ours"], "ours_over_bound": seconds["ours"] / seconds["bound"]}
+    for group in (figures, seconds, {**ratios, "difference": difference}):
+        show(group)
+    return {**figures, **seconds, **ratios, "difference": difference}
 
 
 def propagate_and_remember(tracker: LabelTracker, features: Tensor) -> None:
