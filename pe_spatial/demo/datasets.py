@@ -14,6 +14,7 @@ from PIL import Image
 
 from pe_spatial.common.console import track
 from pe_spatial.common.errors import UserError
+from pe_spatial.common.files import write_json
 from pe_spatial.data.loading import encode_masks
 from pe_spatial.demo.scenes import CLASSES, SEMANTIC_CLASSES, Scene, draw_scene, draw_video
 from pe_spatial.demo.textures import load_photographs
@@ -23,6 +24,8 @@ SPLITS = ("train", "val")
 MARKER = "demo.json"
 # raised when the drawing or the layout changes, so that an older dataset is not taken for a current one
 VERSION = 5
+# colors of the classes [256, 3]; black is left for pixels without a label
+CLASS_COLORS = np.roll(palette(256).numpy(), -1, axis=0)
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,7 @@ def write_demo(output: Path, settings: DemoSettings, replace: bool = False) -> b
         numbers = range(settings.videos)
         videos = (draw_video([settings.seed, 1, number], size, length, photographs) for number in numbers)
         write_davis(partial / "davis", track(videos, "videos", settings.videos, "videos"))
-    (partial / MARKER).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
+    write_json(partial / MARKER, description, indent=2)
     move_into_place(partial, output)
     return True
 
@@ -118,42 +121,36 @@ def write_scenes(out: Path, scenes: Iterator[Scene], formats: Sequence[str]) -> 
     for folder in folders:
         for split in SPLITS:
             (out / folder / split).mkdir(parents=True)
-    coco = {split: empty_coco() for split in SPLITS}
-    panoptic = {split: empty_panoptic() for split in SPLITS}
+    contents = {kind: {split: empty_annotations(kind) for split in SPLITS} for kind in ("instances", "panoptic")}
     for number, scene in enumerate(scenes, 1):
         split, name = SPLITS[number % 6 == 0], f"{number:06d}"
+        coco, panoptic = contents["instances"][split], contents["panoptic"][split]
         Image.fromarray(scene.image).save(out / "images" / split / f"{name}.jpg", quality=95)
         if "labels" in formats:
-            save_indices(out / "labels" / split / f"{name}.png", scene.semantic, class_colors(256))
+            save_indices(out / "labels" / split / f"{name}.png", scene.semantic, CLASS_COLORS)
         if "depth" in formats:
             millimeters = (1000 * scene.depth).round().astype(np.uint16)
             Image.fromarray(millimeters).save(out / "depth" / split / f"{name}.png")
         if "panoptic" in formats:
-            ids = add_to_panoptic(panoptic[split], number, name, scene)
+            ids = add_to_panoptic(panoptic, number, name, scene)
             Image.fromarray(ids).save(out / "panoptic" / split / f"{name}.png")
-        add_to_coco(coco[split], number, scene)
+        add_to_coco(coco, number, scene)
         height, width = scene.camera.size
-        for content in (coco[split], panoptic[split]):
+        for content in (coco, panoptic):
             content["images"].append({"id": number, "file_name": f"{name}.jpg", "height": height, "width": width})
-    for kind, key, contents in (("instances", "coco", coco), ("panoptic", "panoptic", panoptic)):
+    for kind, key in (("instances", "coco"), ("panoptic", "panoptic")):
         if key in formats:
             (out / "annotations").mkdir(exist_ok=True)
-            for split, content in contents.items():
+            for split, content in contents[kind].items():
                 path = out / "annotations" / f"{kind}_{split}.json"
                 path.write_text(json.dumps(content), encoding="utf-8")
     if "labels" in formats:
         (out / "classes.yaml").write_text(class_list(), encoding="utf-8")
 
 
-def class_colors(count: int) -> NDArray[np.uint8]:
-    """Colors of the classes [count, 3]; black is left for pixels without a label."""
-    return np.concatenate([palette(count)[1:].numpy(), np.zeros((1, 3), np.uint8)])
-
-
 def class_list() -> str:
     """The description that SegmentationFolder reads."""
-    colors = class_colors(len(SEMANTIC_CLASSES) + 1).tolist()
-    lines = [f"  {name}: {color}" for name, color in zip(SEMANTIC_CLASSES, colors, strict=False)]
+    lines = [f"  {name}: {color}" for name, color in zip(SEMANTIC_CLASSES, CLASS_COLORS.tolist(), strict=False)]
     folders = [f"{kind}: {{{', '.join(f'{s}: {kind}/{s}' for s in SPLITS)}}}" for kind in ("images", "labels")]
     return "\n".join(["classes:", *lines, *folders, ""])
 
@@ -163,9 +160,15 @@ def category_id(name: str) -> int:
     return SEMANTIC_CLASSES.index(name) + 1
 
 
-def empty_coco() -> dict[str, list[Any]]:
-    """An annotation file without images."""
-    categories = [{"id": category_id(name), "name": name, "supercategory": "shape"} for name in CLASSES]
+def empty_annotations(kind: str) -> dict[str, list[Any]]:
+    """An annotation file of `instances` or `panoptic` segments without images."""
+    if kind == "instances":
+        categories = [{"id": category_id(name), "name": name, "supercategory": "shape"} for name in CLASSES]
+    else:
+        categories = [
+            {"id": category_id(name), "name": name, "isthing": int(name in CLASSES), "color": color}
+            for name, color in zip(SEMANTIC_CLASSES, CLASS_COLORS.tolist(), strict=False)
+        ]
     return {"images": [], "annotations": [], "categories": categories}
 
 
@@ -185,17 +188,6 @@ def add_to_coco(coco: dict[str, list[Any]], image_id: int, scene: Scene) -> None
                 "iscrowd": 0,
             }
         )
-
-
-def empty_panoptic() -> dict[str, list[Any]]:
-    """A panoptic annotation file without images."""
-    things = len(SEMANTIC_CLASSES) - len(CLASSES)
-    colors = class_colors(len(SEMANTIC_CLASSES) + 1).tolist()
-    categories = [
-        {"id": category_id(name), "name": name, "isthing": int(number >= things), "color": colors[number]}
-        for number, name in enumerate(SEMANTIC_CLASSES)
-    ]
-    return {"images": [], "annotations": [], "categories": categories}
 
 
 def add_to_panoptic(panoptic: dict[str, list[Any]], image_id: int, name: str, scene: Scene) -> NDArray[np.uint8]:

@@ -1,7 +1,7 @@
 """Colors of classes and of numbers."""
 
 from colorsys import hsv_to_rgb
-from functools import lru_cache
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -10,25 +10,18 @@ from torch import Tensor
 _RAMP = ((13, 8, 60), (36, 61, 130), (31, 120, 130), (64, 165, 90), (170, 190, 60), (245, 200, 90), (255, 250, 205))
 
 
-@lru_cache
-def _palette(count: int) -> tuple[tuple[int, int, int], ...]:
-    colors = [(0, 0, 0)]
-    for n in range(1, count):
-        hue = (n - 1) * 0.61803398875 % 1  # the golden ratio keeps neighbors apart, however many there are
-        value = (1.0, 0.8, 0.62)[(n - 1) // 5 % 3]
-        red, green, blue = (round(255 * level) for level in hsv_to_rgb(hue, 0.85, value))
-        colors.append((red, green, blue))
-    return tuple(colors)
+@cache
+def color_of(index: int) -> tuple[int, int, int]:
+    """The color of a class or an object by its number, from 0."""
+    hue = index * 0.61803398875 % 1  # the golden ratio keeps neighbors apart, however many there are
+    value = (1.0, 0.8, 0.62)[index // 5 % 3]
+    red, green, blue = (round(255 * level) for level in hsv_to_rgb(hue, 0.85, value))
+    return red, green, blue
 
 
 def palette(count: int = 256) -> Tensor:
     """Distinct colors, uint8 [count, 3]; color 0 is black, for background and for PNG palettes."""
-    return torch.tensor(_palette(count), dtype=torch.uint8)
-
-
-def color_of(index: int) -> tuple[int, int, int]:
-    """The color of a class or an object by its number, from 0; it repeats after 255."""
-    return _palette(256)[1 + index % 255]
+    return torch.tensor([(0, 0, 0), *map(color_of, range(count - 1))], dtype=torch.uint8)
 
 
 def ramp_colors(levels: Tensor) -> Tensor:
