@@ -73,9 +73,19 @@ def run_command(name: str, arguments: Sequence[str] | None = None) -> int:
         SystemExit: After `--help`, or with status 2 for arguments that cannot be parsed.
         Exception: A bug, with a note where to report it.
     """
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
     module = import_module(f"pe_spatial.commands.{name.replace('-', '_')}")
-    options, parser = parse(name, module, arguments)
+    return run_module(module, f"pe-spatial {name}", arguments)
+
+
+def run_module(module: ModuleType, program: str, arguments: Sequence[str] | None = None) -> int:
+    """Run a module that is written like a command; see `run_command`.
+
+    Args:
+        module: With `add_arguments` and `run`.
+        program: How it is called.
+        arguments: Default: those of the process.
+    """
+    options, parser = parse(program, module, list(sys.argv[1:] if arguments is None else arguments))
     if hasattr(module, "check"):
         module.check(options, parser)
     return execute(module.run, options, getattr(module, "RESUMES", ""))
@@ -100,10 +110,10 @@ def choose(program: str, description: str, choices: Mapping[str, str], arguments
     return arguments[0], arguments[1:]
 
 
-def parse(name: str, module: ModuleType, arguments: list[str]) -> tuple[argparse.Namespace, CommandParser]:
+def parse(program: str, module: ModuleType, arguments: list[str]) -> tuple[argparse.Namespace, CommandParser]:
     """The options of a command, and the parser that they came from."""
-    program, description = f"pe-spatial {name}", str(module.__doc__)
-    add_arguments, subcommand = getattr(module, "add_arguments", None), None
+    description, subcommand = str(module.__doc__), None
+    add_arguments = getattr(module, "add_arguments", None)
     if add_arguments is None:
         functions: Mapping[str, Callable[[CommandParser], None]] = module.SUBCOMMANDS
         summaries = {key: str(function.__doc__).partition("\n")[0] for key, function in functions.items()}

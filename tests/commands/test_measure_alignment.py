@@ -1,4 +1,4 @@
-"""The probe and the table of tools/measure_alignment.py, and the encoder that it starts from."""
+"""The probe and the table of tools/dev/measure_alignment.py, and the encoder that it starts from."""
 
 import make_demo_encoder
 import measure_alignment
@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from pe_spatial.backbones import PEBackbone
 from pe_spatial.backbones.weights import read_tensor_file
-from pe_spatial.commands.shell import run_command
+from pe_spatial.commands.shell import run_command, run_module
 
 
 @pytest.fixture(scope="module")
@@ -61,12 +61,12 @@ def test_captions_are_shares_of_the_columns(data):
 
 def test_the_demo_encoder_is_a_core_file(data, tmp_path, capsys):
     arguments = [str(data), str(tmp_path / "core.pt"), "--iterations", "2", "--batch-size", "2"]
-    assert make_demo_encoder.main(arguments) == 0
+    assert run_module(make_demo_encoder, "study", arguments) == 0
     assert "nats" in capsys.readouterr().out
     assert "attn_pool.probe" in read_tensor_file(tmp_path / "core.pt")
     variant = {"base": make_demo_encoder.ENCODER, "ln_post": False, "attn_pool": False, "output_dim": None}
     PEBackbone(variant, weights=str(tmp_path / "core.pt"))
-    assert make_demo_encoder.main(arguments) == 0
+    assert run_module(make_demo_encoder, "study", arguments) == 0
     assert "there already" in capsys.readouterr().out
 
 

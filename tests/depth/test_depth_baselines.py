@@ -1,9 +1,11 @@
+import constant_depth
 import numpy as np
 import pytest
 import torch
-from constant_depth import best_constants, main
+from constant_depth import best_constants
 from PIL import Image
 
+from pe_spatial.commands.shell import run_module
 from pe_spatial.depth.metrics import MEASURES, depth_errors
 
 
@@ -38,8 +40,8 @@ def test_the_tool_prints_every_measure(tmp_path, capsys):
     Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / "images/val/a.png")
     Image.fromarray(np.full((8, 8), 3000, np.uint16)).save(tmp_path / "depth/val/a.png")
     command = ["--config", "demo/depth_dpt_tiny_shapes.yaml", f"val_dataloader.dataset.data_root={tmp_path}"]
-    assert main(command) == 0
+    assert run_module(constant_depth, "study", command) == 0
     printed = capsys.readouterr().out
     assert all(name + measure.arrow in printed for name, measure in MEASURES.items())
-    assert main([*command, "val_dataloader.dataset.depth_scale=1.0"]) == 2
+    assert run_module(constant_depth, "study", [*command, "val_dataloader.dataset.depth_scale=1.0"]) == 2
     assert "looks like millimeters" in capsys.readouterr().err

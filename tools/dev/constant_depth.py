@@ -18,18 +18,16 @@ from mmengine.registry import DATASETS
 from torch import Tensor
 
 from pe_spatial.commands.options import CommandParser, add_shared
-from pe_spatial.commands.shell import execute
+from pe_spatial.commands.shell import run_module
 from pe_spatial.common.errors import OptionError
 from pe_spatial.depth.metrics import MEASURES, DepthErrorMetric
 from pe_spatial.training.config import load_config
 from pe_spatial.training.launch import naming_mistakes
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the study; returns its exit status."""
-    parser = CommandParser("constant_depth.py", __doc__)
-    add_shared(parser, "--config", "--traceback", "overrides", required=["--config"])
-    return execute(run, parser.parse_command(sys.argv[1:] if arguments is None else arguments))
+def add_arguments(parser: CommandParser) -> None:
+    """Add the options of this study."""
+    add_shared(parser, "--config", "overrides", required=["--config"])
 
 
 def run(options: argparse.Namespace) -> int:
@@ -85,4 +83,4 @@ def _judge(metric: DepthErrorMetric, targets: Sequence[Tensor], constant: float)
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(run_module(sys.modules[__name__], __file__))

@@ -8,24 +8,22 @@ tells what a caption might: which share of the left, the middle and the right of
 and triangle. Nothing tells it where things end. The file is in the official layout of PE-Core.
 """
 
-from __future__ import annotations
-
 import argparse
+import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 from torchvision.transforms.v2.functional import resize
 
 from pe_spatial.backbones import EncoderConfig, VisionTransformer
 from pe_spatial.backbones.weights import write_tensor_file
+from pe_spatial.commands.options import CommandParser, add_shared, integer, positive
+from pe_spatial.commands.shell import run_module
 from pe_spatial.common.console import track
-from pe_spatial.data import read_image
+from pe_spatial.common.pictures import read_image, read_indices
 from pe_spatial.demo.scenes import SEMANTIC_CLASSES
 
 CLASSES, COLUMNS = len(SEMANTIC_CLASSES), 3
@@ -46,15 +44,18 @@ ENCODER = EncoderConfig(
 )
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the tool; returns its exit status."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def add_arguments(parser: CommandParser) -> None:
+    """Add the options of this study."""
     parser.add_argument("data", type=Path, help="folder of `pe-spatial demo`, with the format labels")
     parser.add_argument("out", type=Path, help="file to write, .pt or .safetensors")
-    parser.add_argument("--iterations", type=int, default=800)
-    parser.add_argument("--batch-size", type=int, default=8)
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args(arguments)
+    parser.add_argument("--iterations", type=positive, default=800, metavar="N", help="of training")
+    parser.add_argument("--seed", type=integer(0), default=0, metavar="N", help="of weights and order")
+    add_shared(parser, "--batch-size")
+    parser.set_defaults(batch_size=8)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Train and write, unless the file is there."""
     if options.out.is_file():
         print(f"{options.out} is there already")
         return 0
@@ -64,9 +65,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options.out.parent.mkdir(parents=True, exist_ok=True)
     write_tensor_file(encoder.state_dict(), options.out)
     constant = F.kl_div(train[1].mean(0).log().expand_as(held_out[1]), held_out[1], reduction="sum")
+    with torch.no_grad():
+        found = divergence(encoder, *held_out)
     print(
         f"wrote {options.out} after {time.process_time() - started:.0f} s of CPU; divergence from the true shares on "
-        f"held-out pictures {held_out_divergence(encoder, *held_out):.3f} nats; of a constant answer "
+        f"held-out pictures {float(found):.3f} nats; of a constant answer "
         f"{float(constant) / len(held_out[1]) / COLUMNS:.3f}"
     )
     return 0
@@ -74,19 +77,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def read_captions(data: Path, split: str) -> tuple[Tensor, Tensor]:
     """Pictures uint8 [M, 3, H, W], and the shares of the classes in each third of them, [M, COLUMNS, CLASSES]."""
-    pictures, shares = [], []
-    for path in sorted((data / "images" / split).iterdir()):
-        pictures.append(load_picture(path))
-        with Image.open(data / "labels" / split / f"{path.stem}.png") as labels:
-            classes = F.one_hot(torch.from_numpy(np.array(labels)).long(), CLASSES)  # [H, W, classes]
-        shares.append(torch.stack([part.float().mean(dim=(0, 1)) for part in classes.tensor_split(COLUMNS, dim=1)]))
-    return torch.stack(pictures), torch.stack(shares)
+    pictures, labels = read_split(data, split)
+    one_hot = (F.one_hot(classes, CLASSES) for classes in labels)  # [H, W, classes] each
+    thirds = (classes.tensor_split(COLUMNS, dim=1) for classes in one_hot)
+    shares = [torch.stack([part.float().mean(dim=(0, 1)) for part in parts]) for parts in thirds]
+    return pictures, torch.stack(shares)
 
 
-def load_picture(path: Path) -> Tensor:
-    """A picture at the size that the encoder was made for, uint8 [3, H, W]."""
+def read_split(data: Path, split: str, limit: int | None = None) -> tuple[Tensor, Tensor]:
+    """The first images of a split at the encoder's size, uint8 [M, 3, S, S], and their class indices [M, H, W]."""
+    paths = sorted((data / "images" / split).iterdir())[:limit]
     size = [ENCODER.image_size, ENCODER.image_size]
-    return resize(read_image(path), size, antialias=True).as_subclass(Tensor)
+    pictures = [resize(read_image(path), size, antialias=True).as_subclass(Tensor) for path in paths]
+    labels = [torch.from_numpy(read_indices(data / "labels" / split / f"{path.stem}.png")) for path in paths]
+    return torch.stack(pictures), torch.stack(labels)
 
 
 def pretrain(pictures: Tensor, shares: Tensor, iterations: int, batch_size: int, seed: int) -> VisionTransformer:
@@ -115,17 +119,10 @@ def divergence(encoder: VisionTransformer, pictures: Tensor, shares: Tensor) -> 
     return F.kl_div(told.flatten(0, 1), shares.flatten(0, 1), reduction="batchmean")
 
 
-@torch.no_grad()
-def held_out_divergence(encoder: VisionTransformer, pictures: Tensor, shares: Tensor) -> float:
-    """The same over many pictures."""
-    parts = zip(pictures.split(40), shares.split(40), strict=True)
-    return sum(float(divergence(encoder, *part)) * len(part[0]) for part in parts) / len(pictures)
-
-
 def normalize(pictures: Tensor) -> Tensor:
     """PE's statistics, mean = std = 0.5."""
     return pictures / 127.5 - 1
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(run_module(sys.modules[__name__], __file__))

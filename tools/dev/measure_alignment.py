@@ -16,18 +16,16 @@ The encoder before is judged at its last layer and at the layer that the semanti
 encoder, `results.json` and `table.md`. Interrupted, the same command goes on.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
-from collections.abc import Sequence
+import sys
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+import make_demo_encoder
 import torch
-from make_demo_encoder import ENCODER, load_picture, normalize
-from make_demo_encoder import main as make_demo_encoder
+from make_demo_encoder import ENCODER, normalize, read_split
 from mmengine.registry import DATASETS, MODELS
 from torch import Tensor
 from torch.nn import functional as F
@@ -35,9 +33,12 @@ from torch.nn import functional as F
 from pe_spatial.alignment.hooks import try_student
 from pe_spatial.alignment.teachers import block_number
 from pe_spatial.backbones import PEBackbone
+from pe_spatial.commands.options import CommandParser, add_shared, positive
+from pe_spatial.commands.shell import run_module
 from pe_spatial.common.files import write_json, write_text
-from pe_spatial.common.pictures import read_image, read_indices
+from pe_spatial.common.pictures import read_image
 from pe_spatial.demo.scenes import SEMANTIC_CLASSES
+from pe_spatial.segmentation.metrics import class_areas
 from pe_spatial.tracking.datasets import Davis2017
 from pe_spatial.tracking.frames import read_mask
 from pe_spatial.tracking.model import VideoTracker
@@ -51,23 +52,30 @@ BEFORE = ("before, last layer", "before, the teacher's layer")
 MEASURES = ("J&F", "mIoU", "match")
 LATER = (3, 6, 9, 12, 15)  # frames that are compared with the first
 PROBE_IMAGES = 150
+RESUMES = "the same command goes on"
 
 Results = dict[str, dict[str, float]]  # row -> measure -> value
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the tool; returns its exit status."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def add_arguments(parser: CommandParser) -> None:
+    """Add the options of this study."""
     parser.add_argument("data", type=Path, help="folder of `pe-spatial demo`: coco, labels and davis")
     parser.add_argument("out", type=Path, help="folder to write")
-    parser.add_argument("--seeds", type=int, default=3, help="how many (3)")
-    parser.add_argument("--pretraining", type=int, default=800, help="iterations of the encoder's own training (800)")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes of the config, for all trainings")
-    options = parser.parse_intermixed_args(arguments)
+    parser.add_argument("--seeds", type=positive, default=3, metavar="N", help="how many")
+    parser.add_argument(
+        "--pretraining", type=positive, default=800, metavar="N", help="iterations of the first encoder"
+    )
+    add_shared(parser, "overrides")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Measure what is missing, and write the table."""
     path = options.out / "results.json"
     results: Results = json.loads(path.read_text()) if path.is_file() else {}
     core = options.out / "core.pt"
-    make_demo_encoder([str(options.data), str(core), "--iterations", str(options.pretraining)])
+    pretraining = [str(options.data), str(core), "--iterations", str(options.pretraining)]
+    if status := run_module(make_demo_encoder, make_demo_encoder.__file__, pretraining):
+        return status
     teacher = load_config(CONFIG, options.overrides).model.teachers.core
     for row, layer in zip(BEFORE, (-1, block_number(teacher.layer, ENCODER.depth)), strict=True):
         if row not in results:
@@ -100,8 +108,7 @@ def align(options: argparse.Namespace, seed: int, name: str, core: Path) -> Path
         if loss not in LOSSES[name]:
             model.teachers.pop(model[loss].teacher)
             model[loss] = None
-    for loader in (config.train_dataloader, config.val_dataloader):
-        loader.dataset.data_root = str(options.data)
+    config.train_dataloader.dataset.data_root = str(options.data)
     config.default_hooks.pop("trial")
     config.val_dataloader = config.val_evaluator = config.val_cfg = None
     config.randomness.seed = seed
@@ -160,20 +167,15 @@ def probe(backbone: PEBackbone, data: Path) -> float:
     tokens, labels = describe(backbone, data, "val", None)
     with torch.no_grad():
         logits = F.interpolate(classifier((tokens - center) / spread), labels.shape[1:], mode="bilinear")
-    pairs, count = labels.flatten() * len(SEMANTIC_CLASSES) + logits.argmax(1).flatten(), len(SEMANTIC_CLASSES)
-    confusion = torch.bincount(pairs, minlength=count**2).view(count, count)
-    union = confusion.sum(0) + confusion.sum(1) - confusion.diag()
-    return float((confusion.diag() / union.clamp_min(1)).mean())
+    correct, predicted, labeled = class_areas(logits.argmax(1), labels, len(SEMANTIC_CLASSES))
+    return float((correct / (predicted + labeled - correct).clamp_min(1)).mean())
 
 
 @torch.no_grad()
 def describe(backbone: PEBackbone, data: Path, split: str, limit: int | None) -> tuple[Tensor, Tensor]:
     """Maps [M, C, h, w] and class indices [M, H, W] of the first images of a split."""
-    maps, labels = [], []
-    for path in sorted((data / "images" / split).iterdir())[:limit]:
-        maps.append(backbone(normalize(load_picture(path)[None]))[0])
-        labels.append(torch.from_numpy(read_indices(data / "labels" / split / f"{path.stem}.png"))[None])
-    return torch.cat(maps), torch.cat(labels)
+    pictures, labels = read_split(data, split, limit)
+    return torch.cat([backbone(normalize(picture[None]))[0] for picture in pictures]), labels
 
 
 def fit(tokens: Tensor, shares: Tensor) -> torch.nn.Conv2d:
@@ -211,4 +213,4 @@ def table(results: Results) -> str:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(run_module(sys.modules[__name__], __file__))
