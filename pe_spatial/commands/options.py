@@ -83,6 +83,10 @@ SHARED: dict[str, dict[str, Any]] = {
     "--image-size": {"metavar": "N", "type": positive, "help": "side of the images in pixels"},
     "--shard": {"metavar": "I/N", "type": shard, "help": "do the I-th of N equal parts of the files, from 1"},
     "--layers": {"metavar": "N,N", "type": layers, "help": "all, or blocks from 0, or from the end if negative"},
+    "--weights": {
+        "metavar": "NAME",
+        "help": "encoder weights instead of the config's: a file, a name, or 'none' for random ones",
+    },
     "--no-pictures": {"action": "store_true", "help": "draw no pictures"},
     "overrides": {"metavar": "key=value", "nargs": "*", "help": "entries of the config to change; values are YAML"},
     "--traceback": {"action": "store_true", "help": "show where an error comes from, also for mistakes"},
@@ -94,6 +98,13 @@ def add_shared(parser: argparse._ActionsContainer, *options: str, required: Coll
     for option in options:
         action = parser.add_argument(option, **SHARED[option])
         action.required = option in required
+
+
+def encoder_weights(options: argparse.Namespace) -> list[str]:
+    """The override of the config that `--weights` stands for, if it is given."""
+    if not options.weights:
+        return []
+    return [f"model.backbone.weights={'null' if options.weights == 'none' else options.weights}"]
 
 
 # --- the parser -------------------------------------------------------------------------------------------------------
@@ -120,6 +131,8 @@ class CommandParser(argparse.ArgumentParser):
 
     def __init__(self, program: str, description: str) -> None:
         super().__init__(prog=program, description=description, formatter_class=_HelpFormatter, allow_abbrev=False)
+        # or argparse would take the value of `--layers -3,-1` for an option
+        self._negative_number_matcher = re.compile(r"-\d+(,-?\d+)*$|-\d*\.\d+$")
         self._old_options: dict[str, str] = {}
         self._old_positionals: list[str] = []
 
@@ -135,7 +148,7 @@ class CommandParser(argparse.ArgumentParser):
 
     def parse_command(self, arguments: Sequence[str]) -> argparse.Namespace:
         """Parse the arguments; a mistake ends the program with exit status 2."""
-        arguments = _join_negative_lists([self._present_spelling(argument) for argument in arguments])
+        arguments = [self._present_spelling(argument) for argument in arguments]
         self._refuse_unknown(arguments)
         if not self._old_positionals:
             return self.parse_intermixed_args(arguments)
@@ -185,14 +198,3 @@ class CommandParser(argparse.ArgumentParser):
             self.error(f"the following arguments are required: {', '.join(absent)}")
         parsed.overrides = overrides
         return parsed
-
-
-def _join_negative_lists(arguments: Sequence[str]) -> list[str]:
-    """Let `--layers -3,-1` be written as `--layers=-3,-1`, which argparse would else take for an option."""
-    joined: list[str] = []
-    for argument in arguments:
-        if joined and joined[-1].startswith("--") and "=" not in joined[-1] and re.match(r"-\d+,", argument):
-            joined[-1] += f"={argument}"
-        else:
-            joined.append(argument)
-    return joined

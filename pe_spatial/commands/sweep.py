@@ -34,7 +34,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from pe_spatial.commands.options import CommandParser, add_shared
+from pe_spatial.commands.options import CommandParser, add_shared, encoder_weights
 from pe_spatial.common.console import progress
 from pe_spatial.common.errors import ConfigError, UserError
 
@@ -47,30 +47,28 @@ Row = dict[str, Any]
 
 def add_arguments(parser: CommandParser) -> None:
     """Add the options of this command."""
-    add_shared(parser, "--config", "--output", "--device", "--layers", "overrides", required=["--config", "--output"])
+    add_shared(parser, "--config", "--output", required=["--config", "--output"])
+    add_shared(parser, "--device", "--layers", "--weights", "overrides")
     add = parser.add_argument
     add("--vary", action="append", default=[], type=parse_variation, metavar="KEY=A,B", help="repeat for these values")
-    add("--weights", help="encoder weights instead of the config's: a file, a name, or 'none' for random ones")
 
 
 def run(options: argparse.Namespace) -> int:
     """Evaluate every combination, then write the table and the plot."""
-    if options.weights:
-        weights = "null" if options.weights == "none" else options.weights
-        options.overrides.append(f"model.backbone.weights={weights}")
+    options.overrides += encoder_weights(options)
     task, rows = sweep(options)
     write_table(options.output, rows)
-    plot(options.output / "plot.png", rows, task, [key for key, _ in options.vary])
+    plot(options.output / "plot.png", rows, task, [values[0][0] for values in options.vary])
     print((options.output / "table.md").read_text())
     return 0
 
 
-def parse_variation(text: str) -> tuple[str, list[str]]:
-    """Key and values of `KEY=A,B`."""
+def parse_variation(text: str) -> list[tuple[str, str]]:
+    """The key with each of the values of `KEY=A,B`."""
     key, separator, values = text.partition("=")
     if not separator or not values:
         raise argparse.ArgumentTypeError(f"{text!r}: write KEY=A,B with a key of the config and its values")
-    return key, values.split(",")
+    return [(key, value) for value in values.split(",")]
 
 
 def sweep(options: argparse.Namespace) -> tuple[ModuleType, list[Row]]:
@@ -78,9 +76,7 @@ def sweep(options: argparse.Namespace) -> tuple[ModuleType, list[Row]]:
     from pe_spatial.common.files import write_json
     from pe_spatial.training.config import load_config
 
-    keys = [key for key, _ in options.vary]
-    combinations = itertools.product(*(values for _, values in options.vary))
-    settings = [dict(zip(keys, values, strict=True)) for values in combinations]
+    settings = [dict(pairs) for pairs in itertools.product(*options.vary)]
     plan = {"config": options.config, "overrides": options.overrides, "layers": options.layers}
     finished = read_finished(options.output, plan)
     task = None

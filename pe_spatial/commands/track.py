@@ -20,11 +20,11 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pe_spatial.commands.options import CommandParser, add_shared
+from pe_spatial.commands.options import CommandParser, add_shared, encoder_weights
 from pe_spatial.commands.predict import gather, is_first, keeping_results, part_of
 from pe_spatial.commands.score import dataset_records
 from pe_spatial.common.console import progress
@@ -47,12 +47,12 @@ def add_arguments(parser: CommandParser) -> None:
     add = parser.add_argument
     add_shared(parser, "--config", "--input", "--output", "overrides", required=["--config", "--output"])
     add("--mask", help="PNG of the objects on the first frame")
-    add("--box", action="append", default=[], metavar="[N:]X1,Y1,X2,Y2", help="an object on the first frame, in pixels")
-    add("--point", action="append", default=[], metavar="[N:]X,Y[,0]", help="a point on object N; with ,0 beside it")
-    add("--at", action="append", default=[], metavar="FRAME:PNG", help="objects that enter or are corrected on a frame")
-    add("--weights", help="encoder weights instead of the config's: a file, a name, or 'none' for random ones")
+    many: dict[str, Any] = {"action": "append", "default": []}
+    add("--box", **many, type=box, metavar="[N:]X1,Y1,X2,Y2", help="an object on the first frame, in pixels")
+    add("--point", **many, type=point, metavar="[N:]X,Y[,0]", help="a point on object N; with ,0 beside it")
+    add("--at", **many, type=later_mask, metavar="FRAME:PNG", help="objects that enter or are corrected on a frame")
     add("--sam2", help="weights of SAM 2.1, which turn boxes and points into masks; default: the box itself")
-    add_shared(parser, "--limit", "--batch-size", "--device", "--no-pictures", "--shard")
+    add_shared(parser, "--weights", "--limit", "--batch-size", "--device", "--no-pictures", "--shard")
     add("--mot", action="store_true", help="write the boxes in MOTChallenge's format too")
     add("--skip-unreadable", action="store_true", help="leave out frames that are missing or damaged")
     parser.add_old_spellings({"--batch": "--batch-size", "--no-overlay": "--no-pictures"})
@@ -73,7 +73,9 @@ def run(options: argparse.Namespace) -> int:
     from pe_spatial.tracking.running import DatasetVideo
     from pe_spatial.training.config import load_config
 
-    config = load_config(options.config, [*options.overrides, *shorthands(options)])
+    config = load_config(options.config, [*options.overrides, *encoder_weights(options)])
+    if options.sam2:
+        config.model.prompter = {"type": "Sam2Prompter", "weights": options.sam2}
     part = part_of(options)
     started = time.monotonic()
     if options.input is None:
@@ -99,16 +101,6 @@ def run(options: argparse.Namespace) -> int:
     elif complete:
         print(f"nothing left to do: {options.output} is complete")
     return 0
-
-
-def shorthands(options: argparse.Namespace) -> list[str]:
-    """Overrides that stand behind options."""
-    overrides = []
-    if options.weights:
-        overrides.append(f"model.backbone.weights={'null' if options.weights == 'none' else options.weights}")
-    if options.sam2:
-        overrides.append(f"model.prompter={{type: Sam2Prompter, weights: {options.sam2}}}")
-    return overrides
 
 
 def open_writer(options: argparse.Namespace, config: Config, videos: Sequence[Video], part: Part) -> TrackingWriter:
@@ -137,14 +129,20 @@ def track_all(
     options: argparse.Namespace, config: Config, videos: Sequence[Video], writer: TrackingWriter, part: Part
 ) -> int:
     """Track this process's share of the videos that are not finished; returns the number of frames tracked now."""
+    import torch
+    from mmengine.registry import MODELS
+
+    from pe_spatial.common.devices import choose_device
     from pe_spatial.tracking.running import track_video
 
     missing = set(writer.plan({video.name: video.path for video in videos}))
     todo = [video for video in part.of(videos) if video.name in missing]
-    tracker = build_tracker(config, options.device) if todo else None
+    if not todo:
+        return 0
+    torch.manual_seed(0)  # random weights, where no others are given, are those of every other run
+    tracker: VideoTracker = MODELS.build(config.model).to(choose_device(options.device))
     counted = 0
     for video in todo:
-        assert tracker is not None
         frames = video.open(options.skip_unreadable, options.limit)
         with progress(video.name, frames.count, "frames", shown=is_first()) as bar:
             counted += track_video(tracker, video, frames, writer, options.batch_size, bar.advance)
@@ -171,75 +169,52 @@ def score_all(options: argparse.Namespace, videos: Sequence[Video], writer: Trac
     return True
 
 
-def build_tracker(config: Config, device: str | None) -> VideoTracker:
-    """The model of a config, in evaluation mode."""
-    import torch
-    from mmengine.registry import MODELS
-
-    from pe_spatial.common.devices import choose_device
-
-    torch.manual_seed(0)  # random weights, where no others are given, are those of every other run
-    tracker: VideoTracker = MODELS.build(config.model)
-    return tracker.to(choose_device(device))
-
-
 # --- what is tracked --------------------------------------------------------------------------------------------------
 def input_video(options: argparse.Namespace) -> Video:
     """The video of --input with its prompts."""
+    from pe_spatial.tracking.frames import read_mask
     from pe_spatial.tracking.running import PromptedVideo
 
-    masks = read_prompts(options)
-    boxes, points = parse_boxes(options.box), parse_points(options.point)
+    given = [(0, options.mask)] if options.mask else []
+    masks = {frame: read_mask(path) for frame, path in [*given, *options.at]}
+    boxes: dict[int, list[float]] = {}
+    for position, (number, corners) in enumerate(options.box, start=1):
+        boxes[position if number is None else number] = corners
+    points: dict[int, list[tuple[float, float, bool]]] = {}
+    for number, (x, y, *on_object) in options.point:
+        points.setdefault(1 if number is None else number, []).append((x, y, not on_object or on_object[0] > 0))
     if not masks and not boxes and not points:
         raise UserError("nothing to track: give --mask, --box or --point for the first frame, or --at for a later one")
     return PromptedVideo(options.input, options.skip_unreadable, masks, boxes, points)
 
 
-def read_prompts(options: argparse.Namespace) -> dict[int, Tensor]:
-    """Masks by frame."""
-    from pe_spatial.tracking.frames import read_mask
-
-    masks = {} if options.mask is None else {0: read_mask(options.mask)}
-    for text in options.at:
-        frame, _, path = text.partition(":")
-        if not frame.isdecimal() or not path:
-            raise UserError(f"--at {text}: write FRAME:PNG, for example 57:mask.png, with frames counted from 0")
-        masks[int(frame)] = read_mask(path)
-    return masks
+def box(text: str) -> tuple[int | None, list[float]]:
+    """The number of an object, None where it is left out, and its corners."""
+    return _prompt(text, (4,), "X1,Y1,X2,Y2 in pixels, or N:X1,Y1,X2,Y2 for object N")
 
 
-def parse_boxes(texts: Sequence[str]) -> dict[int, list[float]]:
-    """Boxes by object; those without a number are counted from 1."""
-    boxes: dict[int, list[float]] = {}
-    for position, text in enumerate(texts, start=1):
-        number, values = _split_prompt(text, position, "--box")
-        if len(values) != 4:
-            raise UserError(f"--box {text}: write X1,Y1,X2,Y2 in pixels, or N:X1,Y1,X2,Y2 for object N")
-        boxes[number] = values
-    return boxes
+def point(text: str) -> tuple[int | None, list[float]]:
+    """The number of an object, None where it is left out, a pixel, and 0 for one that is not on the object."""
+    return _prompt(text, (2, 3), "X,Y in pixels, or N:X,Y for object N, with ,0 for a point beside it")
 
 
-def parse_points(texts: Sequence[str]) -> dict[int, list[tuple[float, float, bool]]]:
-    """Points by object; those without a number belong to object 1."""
-    points: dict[int, list[tuple[float, float, bool]]] = {}
-    for text in texts:
-        number, values = _split_prompt(text, 1, "--point")
-        if len(values) not in (2, 3):
-            raise UserError(
-                f"--point {text}: write X,Y in pixels, or N:X,Y for object N, with ,0 for a point beside it"
-            )
-        points.setdefault(number, []).append((values[0], values[1], len(values) == 2 or values[2] > 0))
-    return points
-
-
-def _split_prompt(text: str, default: int, option: str) -> tuple[int, list[float]]:
-    """Object and numbers of a prompt."""
-    head, separator, tail = text.partition(":")
+def _prompt(text: str, lengths: Collection[int], form: str) -> tuple[int | None, list[float]]:
+    number, separator, values = text.rpartition(":")
     try:
-        number = int(head) if separator else default
-        return number, [float(value) for value in (tail if separator else head).split(",")]
+        numbers = [float(value) for value in values.split(",")]
+        if len(numbers) in lengths:
+            return int(number) if separator else None, numbers
     except ValueError:
-        raise UserError(f"{option} {text}: {head if separator else text!r} is not made of numbers") from None
+        pass
+    raise argparse.ArgumentTypeError(f"{text!r}: write {form}")
+
+
+def later_mask(text: str) -> tuple[int, str]:
+    """The frame and the file of `FRAME:PNG`."""
+    frame, _, path = text.partition(":")
+    if not frame.isdecimal() or not path:
+        raise argparse.ArgumentTypeError(f"{text!r}: write FRAME:PNG, for example 57:mask.png, with frames from 0")
+    return int(frame), path
 
 
 def peak_memory() -> str:

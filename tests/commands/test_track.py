@@ -1,4 +1,5 @@
 import json
+import re
 
 import numpy as np
 import pytest
@@ -6,7 +7,7 @@ import torch
 from PIL import Image
 
 from pe_spatial.commands import track
-from pe_spatial.commands.shell import run_command
+from pe_spatial.commands.shell import parse, run_command
 from pe_spatial.demo.scenes import draw_video
 from pe_spatial.tracking.results import TrackingWriter
 
@@ -145,13 +146,26 @@ def test_boxes_batches_and_late_objects(root, tmp_path):
     assert boxes["9"][0]["frame"] == "00003"
 
 
-def test_the_documented_formats_of_prompts():
-    assert track.parse_boxes(["1,2,3,4", "7:1,2,3,4.5"]) == {1: [1, 2, 3, 4], 7: [1, 2, 3, 4.5]}
-    expected = {1: [(1, 2, True), (3, 4, False)], 2: [(5, 6, True)]}
-    assert track.parse_points(["1,2", "1:3,4,0", "2:5,6"]) == expected
-    for parse, text in ((track.parse_boxes, "1,2,3"), (track.parse_points, "1"), (track.parse_boxes, "a,b,c,d")):
-        with pytest.raises(track.UserError, match="--"):
-            parse([text])
+def test_the_documented_formats_of_prompts(monkeypatch, capsys):
+    def given(*arguments):
+        """Boxes and points that a video is made with."""
+        base = ["--config", "c", "--output", "out", "--input", "a.mp4"]
+        return track.input_video(parse("track", track, [*base, *arguments])[0])[3:]
+
+    monkeypatch.setattr("pe_spatial.tracking.running.PromptedVideo", lambda *settings: settings)
+    assert given("--box", "1,2,3,4", "--box", "7:1,2,3,4.5") == ({1: [1, 2, 3, 4], 7: [1, 2, 3, 4.5]}, {})
+    points = {1: [(1, 2, True), (3, 4, False)], 2: [(5, 6, True)]}
+    assert given("--point", "1,2", "--point", "1:3,4,0", "--point", "2:5,6") == ({}, points)
+    for option, text in (
+        ("--box", "1,2,3"),
+        ("--point", "1"),
+        ("--box", "a,b,c,d"),
+        ("--box", "x:1,2,3,4"),
+        ("--at", "x"),
+    ):
+        with pytest.raises(SystemExit, match="2"):
+            given(option, text)
+        assert re.search(rf"argument {option}: '{text}': write ", capsys.readouterr().err)
 
 
 @pytest.mark.parametrize(
@@ -159,7 +173,7 @@ def test_the_documented_formats_of_prompts():
     [
         (["--mask", "nowhere.png"], "no such file"),
         (["--input", "nowhere.mp4"], "nowhere.mp4"),
-        (["--at", "x.png"], "write FRAME:PNG"),
+        (["--at", "3:nowhere.png"], "no such file"),
         (["--box", "200,0,210,9"], "no area"),
         (["model.resizing.short_sid=4"], "short_sid"),
         (["--weights", "nowhere.pt"], "nowhere.pt"),
