@@ -67,8 +67,7 @@ def run(options: argparse.Namespace) -> int:
     """Compute what is missing; returns 1 if some images could not be read."""
     from mmengine.dist import broadcast_object_list, get_dist_info
 
-    from pe_spatial.alignment.cache import create_cache
-    from pe_spatial.alignment.map_codec import MapCodec
+    from pe_spatial.alignment.cache import TeacherCache
     from pe_spatial.alignment.sam_teacher import MaskLogitTeacher
     from pe_spatial.common.devices import choose_device
     from pe_spatial.data import open_images
@@ -85,32 +84,29 @@ def run(options: argparse.Namespace) -> int:
         image_size=options.image_size,
         prompts_per_batch=options.prompts_per_batch,
     )
-    described = {**teacher.describe(), "precision": "bfloat16" if options.bf16 else "float32"}
-    codec = MapCodec(options.rank)
-    grid = (options.grid[0], options.grid[-1])
-    wanted = (options.output, described, grid, images.identities(), codec, options.shard_images)
     rank, world_size = get_dist_info()
-    cache, todo = prepare(wanted, options) if rank == 0 else (None, [])
-    shared: list[Any] = [todo]
-    broadcast_object_list(shared)  # also the moment from which the cache exists for all
-    cache = cache or create_cache(*wanted)
-    mine = shared[0][rank::world_size]
-    unreadable = compute(cache, mine, images, teacher.to(choose_device(options.device)), options)
+    todo: list[Any] = [prepare(teacher, images, options) if rank == 0 else None]
+    broadcast_object_list(todo)  # also the moment from which the cache exists for all
+    cache = TeacherCache(options.output)
+    unreadable = compute(cache, todo[0][rank::world_size], images, teacher.to(choose_device(options.device)), options)
     if rank == 0:
         report(cache)
     return 1 if unreadable else 0
 
 
-def prepare(wanted: Any, options: argparse.Namespace) -> tuple[TeacherCache, list[int]]:
-    """Open the cache and find the shards to compute.
+def prepare(teacher: MaskLogitTeacher, images: ImageFolder, options: argparse.Namespace) -> list[int]:
+    """Begin the cache, or go on with it, and find the shards to compute.
 
     Raises:
         CacheError: A finished shard is damaged, and it shall not be repaired.
     """
     from pe_spatial.alignment.cache import CacheError, create_cache
+    from pe_spatial.alignment.map_codec import MapCodec
     from pe_spatial.common.files import remove_leftovers
 
-    cache = create_cache(*wanted)
+    described = {**teacher.describe(), "precision": "bfloat16" if options.bf16 else "float32"}
+    grid, codec = (options.grid[0], options.grid[-1]), MapCodec(options.rank)
+    cache = create_cache(options.output, described, grid, images.identities(), codec, options.shard_images)
     remove_leftovers(cache.folder)
     damaged = cache.damaged(thorough=options.verify)
     if damaged and not options.repair:
@@ -120,7 +116,7 @@ def prepare(wanted: Any, options: argparse.Namespace) -> tuple[TeacherCache, lis
         print_note(f"computing {cache.path(number).name} again")
     todo = cache.missing()
     print_note(f"{cache.num_images} images; {cache.num_shards - len(todo)} of {cache.num_shards} shards are finished")
-    return cache, todo
+    return todo
 
 
 def compute(

@@ -1,7 +1,5 @@
 """What `pe-spatial visualize` draws: the features of layers as colors, and what is similar to one token."""
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -71,7 +69,8 @@ def read_backbone(path: Path) -> tuple[PEBackbone, Mapping[str, Any]]:
     file = resolve_checkpoint(path)
     content = load_checkpoint(file)
     config = read_config(content, file)
-    described = next(find_backbones(config["model"]), None)
+    encoders = (part for part in sections(config["model"], without="teachers") if part.get("type") == "PEBackbone")
+    described = next(encoders, None)
     suffix = "encoder.conv1.weight"
     first = next((key for key in content["state_dict"] if key.endswith(suffix)), None)
     if described is None or first is None:
@@ -81,11 +80,6 @@ def read_backbone(path: Path) -> tuple[PEBackbone, Mapping[str, Any]]:
     state = content["state_dict"].items()
     backbone.load_state_dict({key.removeprefix(prefix): value for key, value in state if key.startswith(prefix)})
     return backbone, config["model"].get("data_preprocessor") or config.get("data_preprocessor") or {}
-
-
-def find_backbones(config: Any) -> Iterator[dict[str, Any]]:
-    """The configs of encoders in the config of a model, without those of its teachers."""
-    return (part for part in sections(config, without="teachers") if part.get("type") == "PEBackbone")
 
 
 # --- pictures ---------------------------------------------------------------------------------------------------------

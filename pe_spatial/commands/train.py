@@ -56,11 +56,10 @@ def run(options: argparse.Namespace) -> int:
     from pe_spatial.training.launch import evaluate, train
     from pe_spatial.training.run_config import config_of_run
 
-    if options.eval_only and not options.config:
-        evaluate(*recall(options.checkpoint or options.output, options.overrides))
-        return 0
     if options.config:
         config = config_with_folder(options.config, options.overrides, options.resume or options.output)
+    elif options.eval_only:
+        config, options.checkpoint = recall(options.checkpoint or options.output, options.overrides)
     else:
         config = config_of_run(Path(options.resume), options.overrides)
     if options.eval_only:

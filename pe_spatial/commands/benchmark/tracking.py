@@ -23,8 +23,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     mask = torch.randint(0, options.objects + 1, tuple(options.grid), generator=generator)
     labels = F.one_hot(mask, options.objects + 1).permute(2, 0, 1).float().to(options.device)
 
-    script, ours = Script(labels, Propagation()), LabelTracker()
-    script.first(clip[0])
+    script, ours = Script(clip[0], labels, Propagation()), LabelTracker()
     ours.step(unit(clip[0]).to(dtype), options.grid, options.grid, mask)
     seconds = {"script_mask": timed(lambda: script.build_mask(*options.grid), clock)}
     seconds |= dict.fromkeys(("script_frames", "ours", "bound"), 0.0)
@@ -34,7 +33,8 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         seconds["ours"] += timed(partial(propagate_and_remember, ours, features), clock)
         left, right = products_in_reach(options.grid, options.channels, min(number, 8), features)
         seconds["bound"] += timed(partial(torch.matmul, left, right), clock)
-    soft = ours.memory.labels[:, :, -1 if options.frames <= 8 else newest(ours)]
+    newest = max(range(len(ours.memory.slots)), key=lambda index: ours.memory.slots[index].frame)
+    soft = ours.memory.labels[:, :, newest]
     difference = (soft - script.labels[-1].permute(1, 2, 0)[..., 1:]).abs().max().item()
 
     figures = {name: getattr(options, name) for name in ("grid", "channels", "frames", "dtype")}
@@ -53,11 +53,6 @@ def propagate_and_remember(tracker: LabelTracker, features: Tensor) -> None:
     tracker.frame += 1
 
 
-def newest(tracker: LabelTracker) -> int:
-    slots = tracker.memory.slots
-    return max(range(len(slots)), key=lambda index: slots[index].frame)
-
-
 def products_in_reach(grid: Sequence[int], channels: int, contexts: int, like: Tensor) -> tuple[Tensor, Tensor]:
     """Two matrices whose product has as many operations as all neighborhoods have pairs of tokens."""
     radius = int(Propagation().radius or 0)
@@ -71,19 +66,16 @@ class Script:
     """The logic of DINO's `eval_video_segmentation.py`, written anew from its description: the thing to compare with.
 
     Args:
+        frame: features [h, w, C] of the first frame.
         labels: of the first frame, one-hot [M, h, w].
         how: its settings.
     """
 
-    def __init__(self, labels: Tensor, how: Propagation) -> None:
+    def __init__(self, frame: Tensor, labels: Tensor, how: Propagation) -> None:
         self.how = how
-        self.features: list[Tensor] = []
+        self.features = [frame.flatten(0, 1).T]
         self.labels = [labels]
         self.mask = torch.empty(0)
-
-    def first(self, frame: Tensor) -> None:
-        """Take the features [h, w, C] of the first frame."""
-        self.features.append(frame.flatten(0, 1).T)
 
     def build_mask(self, rows: int, columns: int) -> None:
         """Fill the neighborhood of every token, one pair at a time."""
