@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 from pe_spatial.commands.options import CommandParser, add_shared, number_in, positive
@@ -134,7 +133,7 @@ def compute(
 
     load, unreadable = LoadImage(), []
     device = teacher.statistics.device
-    precision = torch.autocast(device.type, torch.bfloat16) if options.bf16 else nullcontext()
+    precision = torch.autocast(device.type, torch.bfloat16, enabled=options.bf16)
 
     @torch.inference_mode()
     def maps(row: int) -> Tensor | None:
@@ -165,7 +164,7 @@ def report(cache: TeacherCache) -> None:
         print_note(f"other processes still compute {len(missing)} of {cache.num_shards} shards")
     if len(errors):
         num_bytes = sum(path.stat().st_size for path in cache.folder.glob("maps-*"))
-        images = sum(len(cache.rows(n)) for n in range(cache.num_shards)) - sum(len(cache.rows(n)) for n in missing)
+        images = cache.num_images - sum(len(cache.rows(number)) for number in missing)
         print(
             f"{cache.folder}: {images} images, {num_bytes / images:,.0f} bytes each; coding changes the targets exp(20 "
             f"(cosine - 1)) by {float(errors[:, 0].mean()):.1e} on average, {float(errors[:, 1].max()):.1e} at most"

@@ -11,8 +11,6 @@ Exit status: 0 nothing wrong (there may be warnings), 1 errors were found, 2 a m
 130 interrupted.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 from collections.abc import Iterator
@@ -65,7 +63,7 @@ def run(options: argparse.Namespace) -> int:
     return 1 if errors else 0
 
 
-def show(report: SplitReport) -> None:
+def show(report: "SplitReport") -> None:
     """Print the findings and histograms of one dataset."""
     seen = "all looked at" if report.seen == report.size else f"{report.seen} looked at"
     print(f"== {report.split}: {report.name}, {report.size} samples, {seen}" if report.size else f"== {report.split}")

@@ -7,8 +7,6 @@
 A config is found by its name below configs/: those of the working directory first, then the installed ones.
 """
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """What `pe-spatial convert` does: read weights of any layout, and write them in another."""
 
-from __future__ import annotations
-
 import argparse
 import json
 from collections import Counter
@@ -30,6 +28,7 @@ from pe_spatial.backbones.weights import (
     write_tensor_file,
 )
 from pe_spatial.backbones.weights import to_detectron2 as encoder_to_detectron2
+from pe_spatial.commands.convert import LAYOUTS
 from pe_spatial.common.tensors import SUFFIXES
 from pe_spatial.detection.coco_files import read_coco
 from pe_spatial.detection.conversion import RotaryGeometry, from_detectron2, is_detectron2, is_ours, to_detectron2
@@ -40,8 +39,6 @@ from pe_spatial.training.config import load_config
 
 Tensors = dict[str, Tensor]
 Converted = tuple[Tensors, list[str]]  # what is to be written, and the lines of the report
-# a Detectron2 or mmengine program looks for the tensors under this key of a .pt or .pth file
-WRAP = {"official": None, "timm": None, "detectron2": "model", "pe_spatial": "state_dict"}
 
 
 def convert(options: argparse.Namespace) -> list[str]:
@@ -63,7 +60,7 @@ def convert(options: argparse.Namespace) -> list[str]:
     if options.config:
         save_checkpoint({"meta": {}, "state_dict": tensors, "pe_spatial": description(options, tensors)}, target)
     else:
-        write_tensor_file(tensors, target, WRAP[options.to])
+        write_tensor_file(tensors, target, LAYOUTS[options.to])
     size = target.stat().st_size
     return [*notes, f"Wrote {len(tensors)} tensors in the {options.to} layout to {target} ({size:,} bytes)."]
 

@@ -18,7 +18,8 @@ import argparse
 
 from pe_spatial.commands.options import CommandParser, add_shared, integer, positive
 
-LAYOUTS = ("detectron2", "official", "pe_spatial", "timm")
+# a Detectron2 or mmengine program looks for the tensors under this key of a .pt or .pth file
+LAYOUTS = {"detectron2": "model", "official": None, "pe_spatial": "state_dict", "timm": None}
 
 
 def add_arguments(parser: CommandParser) -> None:

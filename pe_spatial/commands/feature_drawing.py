@@ -88,7 +88,7 @@ class Painter:
 
     def __init__(self, encoder: Encoder, options: argparse.Namespace) -> None:
         self.encoder = encoder
-        self.point: tuple[float, float] | None = options.point
+        self.point: list[float] | None = options.point
         self.foreground: bool = options.foreground
         self.colors: list[FeatureColors] | None = None
 

@@ -52,6 +52,21 @@ def names(allowed: Collection[str]) -> Callable[[str], list[str]]:
     return parse
 
 
+def numbers(form: str, *counts: int) -> Callable[[str], list[float]]:
+    """A parser of comma-separated numbers, as many as one of `counts`; `form` says how they are written."""
+
+    def parse(text: str) -> list[float]:
+        try:
+            values = [float(part) for part in text.split(",")]
+        except ValueError:
+            values = []
+        if len(values) not in counts:
+            raise argparse.ArgumentTypeError(f"{text!r}: write {form}")
+        return values
+
+    return parse
+
+
 def layers(text: str) -> list[int] | None:
     """Numbers of blocks, negative ones from the end; None: all."""
     try:
@@ -132,7 +147,7 @@ class CommandParser(argparse.ArgumentParser):
     def __init__(self, program: str, description: str) -> None:
         super().__init__(prog=program, description=description, formatter_class=_HelpFormatter, allow_abbrev=False)
         # or argparse would take the value of `--layers -3,-1` for an option
-        self._negative_number_matcher = re.compile(r"-\d+(,-?\d+)*$|-\d*\.\d+$")
+        self._negative_number_matcher = re.compile(r"-(\d+|\d*\.\d+)(,|$)")
         self._old_options: dict[str, str] = {}
         self._old_positionals: list[str] = []
 

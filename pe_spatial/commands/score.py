@@ -10,8 +10,6 @@ numbers. As in the official semi-supervised evaluation the first and the last fr
 Exit status: 0 done, 2 a mistake in the command or the files.
 """
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Iterator
 from pathlib import Path
@@ -68,7 +66,7 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def dataset_records(name: str, config: Config) -> list[dict[str, Any]]:
+def dataset_records(name: str, config: "Config") -> list[dict[str, Any]]:
     """A record per video of the dataset of a config.
 
     Raises:

@@ -21,8 +21,6 @@ advance)` returns {layer: {column: value}}.
 Exit status: 0 done, 2 a mistake in the command or the files, 130 interrupted (finished combinations stay).
 """
 
-from __future__ import annotations
-
 import argparse
 import csv
 import io
@@ -110,7 +108,7 @@ def read_finished(output: Path, plan: dict[str, Any]) -> dict[str, list[Row]]:
     return {}
 
 
-def find_task(config: Config) -> ModuleType:
+def find_task(config: "Config") -> ModuleType:
     """The module `layer_sweep` of the task that a config belongs to."""
     names = [str(name) for name in (config.get("custom_imports") or {}).get("imports", [])]
     for name in names:
@@ -121,7 +119,7 @@ def find_task(config: Config) -> ModuleType:
     )
 
 
-def evaluate(task: ModuleType, config: Config, options: argparse.Namespace, setting: dict[str, str]) -> list[Row]:
+def evaluate(task: ModuleType, config: "Config", options: argparse.Namespace, setting: dict[str, str]) -> list[Row]:
     """One combination: a row per layer."""
     from pe_spatial.backbones import get_variant
     from pe_spatial.backbones.vit import resolve_blocks

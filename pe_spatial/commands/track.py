@@ -20,11 +20,11 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pe_spatial.commands.options import CommandParser, add_shared, encoder_weights
+from pe_spatial.commands.options import CommandParser, add_shared, encoder_weights, numbers, positive
 from pe_spatial.commands.predict import gather, is_first, keeping_results, part_of
 from pe_spatial.commands.score import dataset_records
 from pe_spatial.common.console import progress
@@ -48,6 +48,8 @@ def add_arguments(parser: CommandParser) -> None:
     add_shared(parser, "--config", "--input", "--output", "overrides", required=["--config", "--output"])
     add("--mask", help="PNG of the objects on the first frame")
     many: dict[str, Any] = {"action": "append", "default": []}
+    box = of_object(numbers("X1,Y1,X2,Y2 in pixels, or N:X1,Y1,X2,Y2 for object N", 4))
+    point = of_object(numbers("X,Y in pixels, or N:X,Y for object N, with ,0 for a point beside it", 2, 3))
     add("--box", **many, type=box, metavar="[N:]X1,Y1,X2,Y2", help="an object on the first frame, in pixels")
     add("--point", **many, type=point, metavar="[N:]X,Y[,0]", help="a point on object N; with ,0 beside it")
     add("--at", **many, type=later_mask, metavar="FRAME:PNG", help="objects that enter or are corrected on a frame")
@@ -188,25 +190,14 @@ def input_video(options: argparse.Namespace) -> Video:
     return PromptedVideo(options.input, options.skip_unreadable, masks, boxes, points)
 
 
-def box(text: str) -> tuple[int | None, list[float]]:
-    """The number of an object, None where it is left out, and its corners."""
-    return _prompt(text, (4,), "X1,Y1,X2,Y2 in pixels, or N:X1,Y1,X2,Y2 for object N")
+def of_object(parse: Callable[[str], list[float]]) -> Callable[[str], tuple[float | None, list[float]]]:
+    """A parser of numbers that the number of an object and a colon may stand before; None where it is left out."""
 
+    def parse_prompt(text: str) -> tuple[float | None, list[float]]:
+        number, colon, values = text.rpartition(":")
+        return positive(number) if colon else None, parse(values)
 
-def point(text: str) -> tuple[int | None, list[float]]:
-    """The number of an object, None where it is left out, a pixel, and 0 for one that is not on the object."""
-    return _prompt(text, (2, 3), "X,Y in pixels, or N:X,Y for object N, with ,0 for a point beside it")
-
-
-def _prompt(text: str, lengths: Collection[int], form: str) -> tuple[int | None, list[float]]:
-    number, separator, values = text.rpartition(":")
-    try:
-        numbers = [float(value) for value in values.split(",")]
-        if len(numbers) in lengths:
-            return int(number) if separator else None, numbers
-    except ValueError:
-        pass
-    raise argparse.ArgumentTypeError(f"{text!r}: write {form}")
+    return parse_prompt
 
 
 def later_mask(text: str) -> tuple[int, str]:

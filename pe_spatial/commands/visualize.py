@@ -12,13 +12,11 @@ All frames of a video share the colors of a layer, and images do with --shared; 
 Exit status: 0 done, 1 some files could not be read, 2 a mistake in the command or the files, 130 interrupted.
 """
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pe_spatial.commands.options import CommandParser, add_shared
+from pe_spatial.commands.options import CommandParser, add_shared, numbers
 from pe_spatial.common.console import Bar, print_warning, progress
 
 if TYPE_CHECKING:
@@ -37,7 +35,8 @@ def add_arguments(parser: CommandParser) -> None:
     add_shared(parser, "--input", "--output", required=["--input", "--output"])
     add_shared(parser, "--limit", "--device", "--image-size", "--layers")
     parser.set_defaults(layers=[-1])
-    add("--point", type=parse_point, metavar="X,Y", help="also show what is similar to the token at this pixel")
+    pixel = numbers("X,Y in pixels", 2)
+    add("--point", type=pixel, metavar="X,Y", help="also show what is similar to the token at this pixel")
     add("--foreground", action="store_true", help="color the foreground only")
     add("--shared", action="store_true", help="one basis of colors for all images")
     parser.add_old_spellings({"--size": "--image-size"})
@@ -47,15 +46,6 @@ def check(options: argparse.Namespace, parser: CommandParser) -> None:
     """Refuse options that contradict each other."""
     if options.checkpoint and options.weights:
         parser.error("--weights belongs to --encoder; a checkpoint has its own")
-
-
-def parse_point(text: str) -> tuple[float, float]:
-    """The pixel of `X,Y`."""
-    try:
-        x, y = (float(part) for part in text.split(","))
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is not X,Y in pixels") from error
-    return x, y
 
 
 def run(options: argparse.Namespace) -> int:
@@ -96,7 +86,7 @@ def run(options: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
-def draw_video(painter: Painter, path: Path, output: Path, bar: Bar) -> None:
+def draw_video(painter: "Painter", path: Path, output: Path, bar: Bar) -> None:
     """Draw a video with one basis of colors."""
     from pe_spatial.common.video import VideoReader, VideoWriter, count_frames
 

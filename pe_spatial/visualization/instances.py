@@ -113,9 +113,7 @@ def draw_instances(image: Tensor, instances: Any, classes: Sequence[str], thresh
     if "masks" in data:
         masks = data["masks"].bool().repeat_interleave(factor, -2).repeat_interleave(factor, -1)
         canvas = overlay_masks(canvas, masks, labels)
-    scores = data["scores"].tolist() if "scores" in data else [None] * len(labels)
-    captions = [
-        classes[label] if score is None else f"{classes[label]} {score:.2f}"
-        for label, score in zip(labels, scores, strict=True)
-    ]
+    captions = [classes[label] for label in labels]
+    if "scores" in data:
+        captions = [f"{name} {score:.2f}" for name, score in zip(captions, data["scores"].tolist(), strict=True)]
     return draw_boxes(canvas, data["bboxes"].float() * factor, captions, labels)

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from pe_spatial.backbones import get_variant
+from pe_spatial.backbones import VisionTransformer, get_variant
 from pe_spatial.commands.benchmark import backbone
 from pe_spatial.commands.benchmark.measuring import take_turns
 from pe_spatial.commands.shell import run_command
@@ -50,13 +50,13 @@ def test_without_timm_it_says_so_and_times_ours(monkeypatch, capsys):
 def test_both_models_compute_the_same():
     eva = pytest.importorskip("timm.models.eva")
     config = get_variant("PE-Core-T16-384")
-    ours, method = backbone.build_ours(config)
+    ours = VisionTransformer(config)
     theirs, their_method = backbone.build_timm("vit_pe_core_tiny_patch16_384", config, config.image_size)
     theirs.load_state_dict(eva.checkpoint_filter_fn(ours.state_dict(), theirs), strict=False)
     torch.nn.init.zeros_(theirs.head.bias)
     x = torch.randn(1, 3, 384, 384)
     with torch.no_grad():
-        torch.testing.assert_close(getattr(ours.eval(), method)(x), getattr(theirs.eval(), their_method)(x))
+        torch.testing.assert_close(ours.eval()(x), getattr(theirs.eval(), their_method)(x))
 
 
 def test_rounds_alternate_after_one_to_warm_up():

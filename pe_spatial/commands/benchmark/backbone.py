@@ -26,7 +26,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     rows = []
     for dtype, mode, direction in product(options.dtype, options.mode, options.passes):
         torch.compiler.reset()
-        models = {"ours": build_ours(config)}
+        models: dict[str, tuple[nn.Module, str]] = {"ours": (VisionTransformer(config), "forward")}
         if timm_name:
             models["timm"] = build_timm(timm_name, config, size)
         x = torch.randn(batch, 3, size, size, device=options.device, dtype=DTYPES[dtype])
@@ -42,10 +42,6 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         show(row)
         rows.append(row)
     return {**setting, "rows": rows}
-
-
-def build_ours(config: EncoderConfig) -> tuple[nn.Module, str]:
-    return VisionTransformer(config), "forward"
 
 
 def build_timm(name: str, config: EncoderConfig, size: int) -> tuple[nn.Module, str]:

@@ -147,8 +147,6 @@ def mmseg_run(checkpoint: Path, device: str, network: list[float]) -> Callable[[
             "mean": [127.5] * 3,
             "std": [127.5] * 3,
             "bgr_to_rgb": True,
-            "pad_val": 0,
-            "seg_pad_val": 255,
             "test_cfg": {"size_divisor": preprocessor["size_divisor"]},
         },
     }
