@@ -10,14 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pe_spatial.commands.benchmark.measuring import (
-    clock_of,
-    forget_peak,
-    in_own_process,
-    peak_megabytes,
-    show,
-    take_turns,
-)
+from pe_spatial.commands.benchmark import measuring
 from pe_spatial.detection.deta.deformable import Shapes, deformable_attention
 from pe_spatial.detection.deta.tokens import TokenGrid
 
@@ -61,9 +54,10 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
             row: dict[str, Any] = {"dtype": dtype, "name": name, **seconds.get(name, {})}
             if not options.no_memory:
                 setting = (options.image_size, dtype, options.device, options.chunk, name)
-                row |= {f"{kind}_mb": in_own_process(peak, *setting, kind) for kind in ("forward", "training")}
+                for kind in ("forward", "training"):
+                    row[f"{kind}_mb"] = measuring.in_own_process(peak, *setting, kind)
             rows.append(row)
-            show(row)
+            measuring.show(row)
     return {"size": options.image_size, "shapes": shapes, "chunk": options.chunk, "clock": options.clock, "rows": rows}
 
 
@@ -91,7 +85,7 @@ def make_inputs(shapes: Shapes, dtype: str, device: str) -> tuple[Tensor, Shapes
 
 def time_all(options: argparse.Namespace, shapes: Shapes, dtype: str) -> dict[str, dict[str, float]]:
     """Median seconds forward and backward of all implementations, which take turns."""
-    clock = clock_of(options.device, options.clock)
+    clock = measuring.clock_of(options.device, options.clock)
     inputs = make_inputs(shapes, dtype, options.device)
 
     def both_passes(attend: Attention, _: int) -> tuple[float, float]:
@@ -103,7 +97,7 @@ def time_all(options: argparse.Namespace, shapes: Shapes, dtype: str) -> dict[st
 
     ways = {name: partial(both_passes, attend) for name, attend in implementations(options.chunk).items()}
     medians = {}
-    for name, times in take_turns(ways, options.rounds).items():
+    for name, times in measuring.take_turns(ways, options.rounds).items():
         forward, backward = zip(*times, strict=True)
         medians[name] = {"forward_s": statistics.median(forward), "backward_s": statistics.median(backward)}
     return medians
@@ -115,9 +109,9 @@ def peak(size: int, dtype: str, device: str, chunk: int, name: str, kind: str) -
     attend = implementations(chunk)[name]
     small = make_inputs(pyramid(64), dtype, device)
     run_pass(attend, small, kind)  # what is loaded at the first use does not count
-    before = forget_peak(device)
+    before = measuring.forget_peak(device)
     run_pass(attend, inputs, kind)
-    return peak_megabytes(device) - before
+    return measuring.peak_megabytes(device) - before
 
 
 def run_pass(attend: Attention, inputs: tuple[Tensor, Shapes, Tensor, Tensor], kind: str) -> None:
