@@ -22,7 +22,7 @@ import argparse
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pe_spatial.commands.options import CommandParser, add_shared, encoder_weights, numbers, positive
 from pe_spatial.commands.predict import gather, is_first, keeping_results, part_of
@@ -32,7 +32,6 @@ from pe_spatial.common.errors import UserError
 
 if TYPE_CHECKING:
     from mmengine.config import Config
-    from torch import Tensor
 
     from pe_spatial.common.records import Part
     from pe_spatial.tracking.model import VideoTracker
