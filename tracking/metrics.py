@@ -4,7 +4,7 @@ Letters: H, W rows and columns of pixels.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -158,8 +158,13 @@ def open_score(record: Mapping[str, Any]) -> VideoScore:
     return VideoScore(record["video"], entries, len(record["frame_paths"]), record["binary"])
 
 
-def score_folder(record: Mapping[str, Any], folder: Path) -> VideoScore:
+def score_folder(record: Mapping[str, Any], folder: Path, skipped: Collection[str] = ()) -> VideoScore:
     """Score the result PNGs of any tracker for a video of a dataset, `folder`/00000.png and so on.
+
+    Args:
+        record: See `pe_spatial.tracking.datasets`.
+        folder: Of the results.
+        skipped: Names of frames that the tracker left out, and that are not scored.
 
     Raises:
         UnreadableFile: a result or an annotation is missing or damaged.
@@ -167,7 +172,7 @@ def score_folder(record: Mapping[str, Any], folder: Path) -> VideoScore:
     """
     score = open_score(record)
     for number, (frame, path) in enumerate(zip(record["frame_paths"], record["annotation_paths"], strict=True)):
-        if path is not None and score.wants(number):
+        if path is not None and score.wants(number) and Path(frame).stem not in skipped:
             result = read_mask(folder / f"{Path(frame).stem}.png", binary=record["binary"])
             score.add(number, result.numpy(), path)
     return score

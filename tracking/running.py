@@ -1,6 +1,7 @@
 """A tracker, a video and the folder of its results: from the first frame or from where an earlier run stopped."""
 
 import hashlib
+import json
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
@@ -123,8 +124,10 @@ class DatasetVideo(Video):
 
     def scores(self, output: Path) -> list[dict[str, Any]]:
         """From what was observed, else from the files of another process or an earlier run."""
-        score = self._score or score_folder(self._record, output / self.name)
-        return score.results()
+        if self._score is None:
+            skipped = json.loads((output / f"{self.name}.json").read_text())["skipped"]
+            self._score = score_folder(self._record, output / self.name, skipped)
+        return self._score.results()
 
 
 def track_video(

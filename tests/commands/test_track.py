@@ -1,4 +1,5 @@
 import json
+import shutil
 import re
 
 import numpy as np
@@ -73,6 +74,19 @@ def test_a_data_set_is_tracked_and_scored_and_the_score_command_agrees(root, tmp
     assert json.loads((tmp_path / "again.json").read_text()) == scores
     assert run_command("score", [*arguments, "--config", str(root / "tiny.yaml")]) == 0
     assert json.loads((tmp_path / "again.json").read_text()) == scores
+
+
+def test_skipped_frames_are_not_scored_in_a_later_run_either(root, tmp_path):
+    copy = tmp_path / "davis"
+    shutil.copytree(root, copy)
+    (copy / "JPEGImages/480p/first/00004.png").write_bytes(b"no picture")
+    command = ["--skip-unreadable", f"test_dataloader.dataset.data_root={copy}"]
+    assert run(root, tmp_path / "out", *command) == 0
+    scores = (tmp_path / "out/scores.json").read_text()
+    (tmp_path / "out/scores.json").unlink()
+    assert run(root, tmp_path / "out", *command) == 0
+    assert (tmp_path / "out/scores.json").read_text() == scores
+    assert json.loads((tmp_path / "out/first.json").read_text())["skipped"] == ["00004"]
 
 
 def test_an_interrupted_run_goes_on_and_ends_as_if_nothing_had_happened(root, tmp_path, monkeypatch):
