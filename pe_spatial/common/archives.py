@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
-from pe_spatial.common.errors import UnreadableFile
+from pe_spatial.common.errors import UnreadableFile, few
 from pe_spatial.common.files import write_json
 from pe_spatial.common.suffixes import IMAGE_SUFFIXES
 
@@ -34,7 +34,7 @@ def read_images(
     members = read_index(tar, index_folder)
     images = [member for member in members if PurePosixPath(member[0]).name.partition(".")[2].lower() in wanted]
     if not images:
-        among = f"among {', '.join(name for name, _, _ in members[:3])}, …" if members else "at all"
+        among = f"among {few(name for name, _, _ in members)}" if members else "at all"
         raise FileNotFoundError(f"{tar}: no member with the extension {' or '.join(sorted(wanted))} {among}")
     return images
 

@@ -53,14 +53,19 @@ class MissingPackage(UserError, ModuleNotFoundError):  # noqa: N818 - as FileNot
     """An optional third party is not installed; the message says how to install it."""
 
 
+def few(items: Iterable[object], shown: int = 3) -> str:
+    """The first of several things for a message: "a, b, c, …"."""
+    texts = [str(item) for item in items]
+    return ", ".join(texts[:shown] + ["…"] * (len(texts) > shown))
+
+
 def suggest(name: str, options: Iterable[str]) -> str:
     """ "did you mean …?", or the options themselves where none is near (none: an empty text)."""
     choices = sorted(options)
     near = get_close_matches(name, choices, n=1, cutoff=0.6)
     if near:
         return f"did you mean {near[0]!r}?"
-    shown = ", ".join(choices[:30]) + (", …" if len(choices) > 30 else "")
-    return f"it knows: {shown}" if shown else "it takes none"
+    return f"it knows: {few(choices, 30)}" if choices else "it takes none"
 
 
 def require_choice(name: str, value: object, choices: Iterable[str]) -> None:

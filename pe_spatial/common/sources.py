@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from pe_spatial.common.archives import INDEX_SUFFIX, read_images
-from pe_spatial.common.errors import UnreadableFile, UserError
+from pe_spatial.common.errors import UnreadableFile, UserError, few
 from pe_spatial.common.suffixes import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 
 Spec = str | Path | Sequence[str | Path]
@@ -71,9 +71,8 @@ class Sources(list[Entry]):
         if not total:
             return ""
         most = sorted(self.passed_over.items(), key=lambda item: (-item[1], item[0]))
-        shown = ", ".join(f"{count} {suffix or 'without suffix'}" for suffix, count in most[:5])
-        more = ", …" if len(most) > 5 else ""
-        return f"files in {self.root} left out because of their names: {total} ({shown}{more})"
+        shown = few((f"{count} {suffix or 'without suffix'}" for suffix, count in most), 5)
+        return f"files in {self.root} left out because of their names: {total} ({shown})"
 
 
 def resolve_sources(

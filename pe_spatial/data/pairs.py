@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from pe_spatial.common.errors import OptionError
+from pe_spatial.common.errors import OptionError, few
 from pe_spatial.common.sources import natural_order
 from pe_spatial.common.suffixes import IMAGE_SUFFIXES
 
@@ -39,12 +39,10 @@ def pair_by_name(
         (labels.keys() - images.keys(), "no image", folders[0]),
     ):
         if missing:
-            names = natural_order(missing)
-            shown = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
             rule = " and ".join(f"NAME{end}.*" for end in stem_ends) if any(stem_ends) else "the name without suffix"
             raise OptionError(
-                f"{what} for {len(missing)} of {len(images | labels)} names ({shown}) in {folder}; files are paired by "
-                f"{rule}"
+                f"{what} for {len(missing)} of {len(images | labels)} names ({few(natural_order(missing))}) in "
+                f"{folder}; files are paired by {rule}"
             )
     return [(images[name], labels[name]) for name in natural_order(images)]
 

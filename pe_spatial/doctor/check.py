@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from torch import Tensor
 
+from pe_spatial.common.errors import few
 from pe_spatial.doctor.findings import Finding, Histogram, Level
 
 Record = dict[str, Any]
@@ -84,8 +85,7 @@ def absent_classes(histogram: Histogram, complete: bool) -> Iterable[Finding]:
     """A finding about the classes that no sample has; none where only a part was looked at."""
     absent = histogram.absent
     if complete and absent:
-        shown = ", ".join(absent[:12]) + (", …" if len(absent) > 12 else "")
-        yield Finding("warning", f"{len(absent)} of {len(histogram.names)} classes never occur", shown)
+        yield Finding("warning", f"{len(absent)} of {len(histogram.names)} classes never occur", few(absent, 12))
 
 
 @register_check

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torchvision.ops import box_area
 
-from pe_spatial.common.errors import OptionError, UserError
+from pe_spatial.common.errors import OptionError, UserError, few
 from pe_spatial.common.pictures import save_image
 from pe_spatial.data import encode_masks
 from pe_spatial.data.sample import IGNORE_LABEL
@@ -210,8 +210,7 @@ class PredictedSample(BaseDataElement):
     def _describe_areas(self, areas: Mapping[int, int], labels: Tensor) -> str:
         ordered = sorted(areas, key=lambda label: -areas[label])
         names = class_names(self.dataset, torch.tensor(ordered))
-        shown = [f"{names[label]} {areas[label] / labels.numel():.1%}" for label in ordered[:_CLASSES]]
-        return ", ".join(shown + (["…"] if len(ordered) > _CLASSES else []))
+        return few((f"{names[label]} {areas[label] / labels.numel():.1%}" for label in ordered), _CLASSES)
 
     def _describe_instances(self, found: Any, lines: int) -> list[str]:  # noqa: ANN401 - mmengine's InstanceData
         found = found[found.scores.argsort(descending=True, stable=True)]

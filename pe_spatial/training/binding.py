@@ -10,7 +10,7 @@ from mmengine.hooks import Hook
 from mmengine.registry import DATASETS, HOOKS
 from mmengine.runner import Runner
 
-from pe_spatial.common.errors import ConfigError
+from pe_spatial.common.errors import ConfigError, few
 from pe_spatial.training.checkpoint_hook import unwrap
 
 
@@ -76,7 +76,6 @@ def check_class_count(num_classes: int, metainfo: Mapping[str, Any]) -> None:
     classes = metainfo["classes"]
     if len(classes) != num_classes:
         raise ConfigError(
-            f"the model has num_classes={num_classes}, the dataset has {len(classes)} classes "
-            f"({', '.join(map(str, classes[:5]))}{', …' if len(classes) > 5 else ''}); "
+            f"the model has num_classes={num_classes}, the dataset has {len(classes)} classes ({few(classes, 5)}); "
             f"set model.num_classes={len(classes)}"
         )

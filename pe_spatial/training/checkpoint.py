@@ -12,7 +12,7 @@ from typing import Any
 
 from mmengine.runner.checkpoint import CheckpointLoader
 
-from pe_spatial.common.errors import CheckpointError, FullDiskError
+from pe_spatial.common.errors import CheckpointError, FullDiskError, few
 from pe_spatial.common.tensors import WeightsError, read_tensor_file, write_torch_file
 from pe_spatial.common.trees import sections
 from pe_spatial.training.old_names import update_names
@@ -94,7 +94,7 @@ def read_config(checkpoint: dict[str, Any], path: str | Path) -> dict[str, Any]:
     described = checkpoint.get("pe_spatial")
     if not isinstance(described, dict) or "config" not in described:
         raise CheckpointError(
-            f"{path}: holds weights but no config (keys: {', '.join(map(str, list(checkpoint)[:8]))}); only "
+            f"{path}: holds weights but no config (keys: {few(checkpoint, 8)}); only "
             "checkpoints written by tools/train_net.py or tools/convert_weights.py describe themselves"
         )
     if described["format_version"] > FORMAT_VERSION:

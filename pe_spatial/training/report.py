@@ -18,6 +18,7 @@ from mmengine.utils.dl_utils import collect_env
 from torch import nn
 
 from pe_spatial import __version__
+from pe_spatial.common.errors import few
 from pe_spatial.common.files import write_json, write_text
 from pe_spatial.training.checkpoint import find_last, plain_path, read_best
 from pe_spatial.training.distributed import available_cores
@@ -124,10 +125,9 @@ def _histogram(dataset: Any) -> str:
     if not hasattr(dataset, "class_counts"):
         return ""
     counts = sorted(dataset.class_counts().items(), key=lambda item: -item[1])
-    shown = ", ".join(f"{name} {count}" for name, count in counts[:8])
-    more = f", … ({len(counts)} classes)" if len(counts) > 8 else ""
     missing = [name for name, count in counts if count == 0]
-    return f"; instances: {shown}{more}" + (f"; none of {', '.join(missing[:8])}" if missing else "")
+    shown = few((f"{name} {count}" for name, count in counts), 8)
+    return f"; instances of {len(counts)} classes: {shown}" + (f"; none of {few(missing, 8)}" if missing else "")
 
 
 def count_parameters(model: nn.Module) -> dict[str, int]:

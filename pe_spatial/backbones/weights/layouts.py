@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pe_spatial.common.errors import few
 from pe_spatial.common.tensors import WeightsError
 
 # a training checkpoint keeps the weights under one of these
@@ -85,7 +86,7 @@ def recognize(keys: Iterable[str], container: str = "") -> Layout:
             root = ""
         return Layout(_FAMILY_OF_ROOT.get(root, "official (nested)"), official[0], container)
     raise WeightsError(
-        f"no Perception Encoder among the {len(names)} tensors of the file (first: {', '.join(names[:3]) or 'none'}); "
+        f"no Perception Encoder among the {len(names)} tensors of the file (first: {few(names) or 'none'}); "
         "known are the official layout, CLIP and training checkpoints, timm, Detectron2 and DETA, all with "
         "`conv1.weight` or `patch_embed.proj.weight`; name another file"
     )

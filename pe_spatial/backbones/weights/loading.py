@@ -16,6 +16,7 @@ from pe_spatial.backbones.variants import VARIANTS, EncoderConfig
 from pe_spatial.backbones.vit import VisionTransformer, resize_positions
 from pe_spatial.backbones.weights.layouts import Layout, recognize, to_official, unwrap
 from pe_spatial.backbones.weights.source import find
+from pe_spatial.common.errors import few
 from pe_spatial.common.tensors import WeightsError, read_tensor_file
 
 Shapes = Mapping[str, torch.Size]
@@ -58,7 +59,7 @@ def _by_reason(ignored: Mapping[str, str]) -> list[str]:
     groups: dict[str, list[str]] = {}
     for key, reason in ignored.items():
         groups.setdefault(reason, []).append(key)
-    return [f"{_count(keys, 'tensor')} ({reason}: {_few(keys, 2)})" for reason, keys in groups.items()]
+    return [f"{_count(keys, 'tensor')} ({reason}: {few(keys, 2)})" for reason, keys in groups.items()]
 
 
 def load_weights(module: VisionTransformer, source: str | Path, adapt: Sequence[str] = ()) -> WeightsReport:
@@ -220,14 +221,14 @@ def check_values(path: Path, state: Mapping[str, Tensor]) -> None:
     if integers:
         dtypes = ", ".join(sorted({str(state[key].dtype).removeprefix("torch.") for key in integers}))
         raise WeightsError(
-            f"{path}: {_count(integers, 'tensor')} of {dtypes}, not floating-point numbers ({_few(integers)}); "
+            f"{path}: {_count(integers, 'tensor')} of {dtypes}, not floating-point numbers ({few(integers)}); "
             "quantized weights cannot be loaded, export them as float32, bfloat16 or float16"
         )
     # the extremes of a tensor are finite exactly when all of it is: aminmax propagates NaN
     broken = [key for key, tensor in state.items() if not all(x.isfinite() for x in torch.aminmax(tensor))]
     if broken:
         raise WeightsError(
-            f"{path}: NaN or Inf in {_count(broken, 'tensor')} of {len(state)} ({_few(broken)}); the file is damaged "
+            f"{path}: NaN or Inf in {_count(broken, 'tensor')} of {len(state)} ({few(broken)}); the file is damaged "
             "or its training diverged: fetch it again or take an earlier checkpoint"
         )
 
@@ -253,13 +254,13 @@ def _misfit(path: Path, config: EncoderConfig, shapes: Shapes) -> str:
     reshaped = [key for key in expected if key in shapes and shapes[key] != expected[key]]
     differences = []
     if missing:
-        differences.append(f"{_count(missing, 'key')} missing ({_few(missing)})")
+        differences.append(f"{_count(missing, 'key')} missing ({few(missing)})")
     if unexpected:
         hints = [f"{key}{_nearest(key, missing)}" for key in unexpected[:3]]
-        differences.append(f"{_count(unexpected, 'key')} unexpected ({_few(hints + unexpected[3:])})")
+        differences.append(f"{_count(unexpected, 'key')} unexpected ({few(hints + unexpected[3:])})")
     if reshaped:
         shown = [f"{key} is {list(shapes[key])}, not {list(expected[key])}" for key in reshaped[:3]]
-        differences.append(f"{_count(reshaped, 'tensor')} of another shape ({_few(shown + reshaped[3:])})")
+        differences.append(f"{_count(reshaped, 'tensor')} of another shape ({few(shown + reshaped[3:])})")
     remedy = _remedy(config, shapes) + _remedy_by_adapting(missing, unexpected, reshaped)
     return f"{path} does not fit {config.name}: {'; '.join(differences)}. {remedy}"
 
@@ -312,7 +313,3 @@ def _nearest(key: str, candidates: list[str]) -> str:
 
 def _count(keys: list[str], noun: str) -> str:
     return f"{len(keys)} {noun}{'' if len(keys) == 1 else 's'}"
-
-
-def _few(keys: list[str], shown: int = 3) -> str:
-    return ", ".join(keys[:shown]) + (", …" if len(keys) > shown else "")

@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 from pe_spatial.backbones.variants import VARIANTS
+from pe_spatial.common.errors import few
 from pe_spatial.common.tensors import SUFFIXES, WeightsError
 
 FOLDER_VARIABLE = "PE_SPATIAL_WEIGHTS"
@@ -89,6 +90,6 @@ def _only_checkpoint(folder: Path) -> Path:
     if not found:
         raise FileNotFoundError(f"no .pt, .pth or .safetensors file in the folder {folder}; give the path of the file")
     if len(found) > 1:
-        names = ", ".join(path.name for path in found[:8])
+        names = few((path.name for path in found), 8)
         raise WeightsError(f"{len(found)} checkpoints in the folder {folder}: {names}; give the path of one of them")
     return found[0]
