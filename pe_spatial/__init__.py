@@ -6,16 +6,17 @@ The names below come from their modules when they are first used: `import pe_spa
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from pe_spatial.backbones import PEBackbone
-    from pe_spatial.common.errors import UserError
-    from pe_spatial.data import read_image
-    from pe_spatial.inference.predictor import Predictor
-    from pe_spatial.inference.sample import PredictedSample
-    from pe_spatial.segmentation.predictor import SegmentationPredictor
-    from pe_spatial.tracking import VideoTracker, open_frames
-    from pe_spatial.training.config import load_config
-    from pe_spatial.training.launch import train
+if TYPE_CHECKING:  # `as` offers the names to type checkers
+    from pe_spatial.backbones import PEBackbone as PEBackbone
+    from pe_spatial.common.errors import UserError as UserError
+    from pe_spatial.data import read_image as read_image
+    from pe_spatial.inference.predictor import Predictor as Predictor
+    from pe_spatial.inference.sample import PredictedSample as PredictedSample
+    from pe_spatial.segmentation.predictor import SegmentationPredictor as SegmentationPredictor
+    from pe_spatial.tracking import VideoTracker as VideoTracker
+    from pe_spatial.tracking import open_frames as open_frames
+    from pe_spatial.training.config import load_config as load_config
+    from pe_spatial.training.launch import train as train
 
 __version__ = "0.1.0"
 
@@ -31,19 +32,7 @@ _MODULES = {
     "read_image": "pe_spatial.data",
     "train": "pe_spatial.training.launch",
 }
-
-__all__ = [
-    "PEBackbone",
-    "PredictedSample",
-    "Predictor",
-    "SegmentationPredictor",
-    "UserError",
-    "VideoTracker",
-    "load_config",
-    "open_frames",
-    "read_image",
-    "train",
-]
+__all__ = [*_MODULES]
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - the type checker reads the imports above

@@ -27,6 +27,7 @@ from torch import Tensor
 from pe_spatial.alignment.map_codec import MapCodec, Record, added_error
 from pe_spatial.common.errors import OptionError, UnreadableFile, UserError
 from pe_spatial.common.files import write_atomically, write_json, write_text
+from pe_spatial.common.trees import differences
 
 _VERSION = 1
 _HEADER = "cache.json"
@@ -265,10 +266,10 @@ def create_cache(
         existing = TeacherCache(path)
         if existing.header["images_sha256"] != header["images_sha256"]:
             existing.check_images(identities)
-        different = _differences(existing.header, header)
+        different = "; ".join(differences(existing.header, header))
         if different:
             raise CacheError(
-                f"{path} holds a cache with other settings: {'; '.join(different)}; repeat the settings, or give "
+                f"{path} holds a cache with other settings (there → here: {different}); repeat the settings, or give "
                 "another folder"
             )
         return existing
@@ -276,17 +277,6 @@ def create_cache(
     write_text(path / _IMAGES, lines.decode())
     write_json(path / _HEADER, header)
     return TeacherCache(path)
-
-
-def _differences(existing: dict[str, Any], wanted: dict[str, Any], prefix: str = "") -> list[str]:
-    different = []
-    for key in sorted({*existing, *wanted}):
-        before, now = existing.get(key), wanted.get(key)
-        if isinstance(before, dict) and isinstance(now, dict):
-            different += _differences(before, now, f"{prefix}{key}.")
-        elif before != now:
-            different.append(f"{prefix}{key} is {before} there and {now} here")
-    return different
 
 
 def _image_lines(identities: Sequence[Identity]) -> bytes:

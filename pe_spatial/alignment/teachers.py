@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pe_spatial.backbones import EncoderConfig, PEBackbone
+from pe_spatial.backbones.vit import resolve_blocks
 from pe_spatial.common.errors import OptionError, require_choice
 
 
@@ -189,11 +190,7 @@ def block_number(layer: int | float, depth: int) -> int:
                 f"layer {layer} is not a fraction of the depth in (0, 1]; write a block as a whole number"
             )
         return max(round(layer * depth), 1) - 1
-    if not -depth <= layer < depth:
-        raise OptionError(
-            f"layer {layer} does not exist; use 0 to {depth - 1}, -{depth} to -1, or a fraction of {depth}"
-        )
-    return layer % depth
+    return resolve_blocks([layer], depth)[0]
 
 
 def _stack(maps: Sequence[Tensor]) -> Tensor:

@@ -71,6 +71,7 @@ def check(options: argparse.Namespace, parser: CommandParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Track everything, then say how fast it went."""
+    from pe_spatial.common.devices import peak_memory
     from pe_spatial.tracking.running import DatasetVideo
     from pe_spatial.training.config import load_config
 
@@ -97,7 +98,7 @@ def run(options: argparse.Namespace) -> int:
     if counted:
         print(
             f"{counted} frames in {seconds:.1f} s, {counted / seconds:.2f} frames/s with reading and writing; "
-            f"peak memory {peak_memory()}; {options.output}"
+            f"peak memory {peak_memory(options.device):.2f} GB; {options.output}"
         )
     elif complete:
         print(f"nothing left to do: {options.output} is complete")
@@ -205,13 +206,3 @@ def later_mask(text: str) -> tuple[int, str]:
     if not frame.isdecimal() or not path:
         raise argparse.ArgumentTypeError(f"{text!r}: write FRAME:PNG, for example 57:mask.png, with frames from 0")
     return int(frame), path
-
-
-def peak_memory() -> str:
-    """Of the process, and of the GPU where there is one."""
-    import resource
-
-    import torch
-
-    peak = f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MB"
-    return f"{peak}, GPU {torch.cuda.max_memory_allocated() / 2**20:.0f} MB" if torch.cuda.is_available() else peak

@@ -1,4 +1,10 @@
-"""Which device a computation runs on."""
+"""Which device a computation runs on, what it is called, and how much memory was used."""
+
+import os
+import platform
+import resource
+import sys
+from pathlib import Path
 
 import torch
 
@@ -24,3 +30,27 @@ def choose_device(name: str | torch.device | None = None) -> torch.device:
         if (device.index or 0) >= count:
             raise UserError(f"device {str(name)!r}: there are {count} CUDA devices, numbered from 0")
     return device
+
+
+def device_name(device: str | torch.device | None = None) -> str:
+    """The name of a GPU, or the processor and the cores that this process may use."""
+    if choose_device(device).type == "cuda":
+        return torch.cuda.get_device_name(device)
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if sys.platform == "linux" else []
+    models = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
+    return f"CPU ({models[0] if models else platform.machine()}, {available_cores()} cores)"
+
+
+def available_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def peak_memory(device: str | torch.device | None = None) -> float:
+    """GB: the most that CUDA has allocated on a GPU; otherwise the most that this process has held."""
+    if choose_device(device).type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e9
+    status = Path("/proc/self/status")
+    if status.exists():  # Linux; what `getrusage` says may be that of the process which has started this one
+        return next(int(line.split()[1]) for line in status.read_text().splitlines() if "VmHWM" in line) * 1024 / 1e9
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e9

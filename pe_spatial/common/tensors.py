@@ -6,13 +6,14 @@ import pickle
 import re
 import shutil
 from collections.abc import Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import IO, Any
 
 import torch
 from torch import Tensor
 
-from pe_spatial.common.errors import FullDiskError, UserError
+from pe_spatial.common.errors import FullDiskError, UserError, few
 from pe_spatial.common.files import atomic_path, full_disk, write_atomically
 
 SUFFIXES = (".pt", ".pth", ".safetensors")
@@ -23,8 +24,50 @@ _PICKLE_MAGIC = b"\x80"
 _CODE = re.compile(r"(?:GLOBAL|unrecognized function|but got) (\S+)")
 
 
+Shapes = Mapping[str, torch.Size]
+
+
 class WeightsError(UserError, ValueError):
     """Weights that cannot be used as asked; the message says which rule they break and what to do."""
+
+
+class Misfit:
+    """How tensors differ in names and shapes from those of a model; as text, in one line, empty if they fit.
+
+    Args:
+        found: Those that are there.
+        expected: Those of the model.
+
+    Attributes:
+        missing: Names that only the model has.
+        unexpected: Names that the model does not have.
+        reshaped: Names of tensors of another shape.
+    """
+
+    def __init__(self, found: Shapes, expected: Shapes) -> None:
+        self.missing = [key for key in expected if key not in found]
+        self.unexpected = [key for key in found if key not in expected]
+        self.reshaped = [key for key in expected if key in found and found[key] != expected[key]]
+        self._shapes = found, expected
+
+    def __str__(self) -> str:
+        found, expected = self._shapes
+        count = len(expected)
+        parts = {
+            "missing": self.missing,
+            "unexpected": [key + self._nearest(key) for key in self.unexpected[:3]] + self.unexpected[3:],
+            "of another shape": [f"{key} is {list(found[key])}, not {list(expected[key])}" for key in self.reshaped],
+        }
+        return "; ".join(f"{len(keys)} of {count} keys {what} ({few(keys)})" for what, keys in parts.items() if keys)
+
+    def _nearest(self, key: str) -> str:
+        close = get_close_matches(key, self.missing, n=1, cutoff=0.8)
+        return f" (nearest missing: {close[0]})" if close else ""
+
+
+def shapes_of(tensors: Mapping[str, Any]) -> Shapes:
+    """The shapes by the names; what is no tensor has that of a number."""
+    return {key: getattr(tensor, "shape", torch.Size()) for key, tensor in tensors.items()}
 
 
 def read_tensor_file(path: Path) -> Mapping[str, Any]:

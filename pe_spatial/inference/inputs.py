@@ -1,11 +1,11 @@
 """The pictures that a predictor takes: files, addresses, and images in memory, alone or many."""
 
 import time
-import urllib.request
 from collections.abc import Iterable, Iterator, Mapping, Set
-from http.client import HTTPException
+from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 from typing import IO, Any, Literal, cast
+from urllib.request import urlopen
 
 import numpy as np
 from numpy.typing import NDArray
@@ -79,22 +79,12 @@ def download(url: str) -> bytes:
     Raises:
         UnreadableFile: No answer, an error, more than 64 MiB, or more than 30 seconds.
     """
-    # without handlers of ftp: and file:, to which a server could redirect
-    opener = urllib.request.OpenerDirector()
-    for handler in (
-        urllib.request.ProxyHandler(),
-        urllib.request.HTTPHandler(),
-        urllib.request.HTTPSHandler(),
-        urllib.request.HTTPDefaultErrorHandler(),
-        urllib.request.HTTPRedirectHandler(),
-        urllib.request.HTTPErrorProcessor(),
-        urllib.request.UnknownHandler(),
-    ):
-        opener.add_handler(handler)
     end = time.monotonic() + DOWNLOAD_SECONDS
     content = bytearray()
     try:
-        with opener.open(url, timeout=DOWNLOAD_SECONDS) as response:
+        with urlopen(url, timeout=DOWNLOAD_SECONDS) as response:
+            if not isinstance(response, HTTPResponse):
+                raise UnreadableFile(f"it leads to {response.url}; only http and https are read")
             while chunk := response.read1(_CHUNK):
                 content += chunk
                 if len(content) > LARGEST_DOWNLOAD:

@@ -55,18 +55,16 @@ class PredictedSample(BaseDataElement):
         else:
             super().__setattr__(name, value)
 
-    def _share(self, other: Any) -> PredictedSample:  # noqa: ANN401 - of our class, which mmengine does not say
+    def new(self, *, metainfo: dict[str, Any] | None = None, **fields: Any) -> PredictedSample:
+        """A sample of the same image; `.to`, `.cpu` and the like begin with it."""
+        other: Any = super().new(metainfo=metainfo, **fields)
         for name in _SHARED:
             setattr(other, name, getattr(self, name))
         return other
 
-    def new(self, *, metainfo: dict[str, Any] | None = None, **fields: Any) -> PredictedSample:
-        """A sample of the same image; `.to`, `.cpu` and the like begin with it."""
-        return self._share(super().new(metainfo=metainfo, **fields))
-
     def clone(self) -> PredictedSample:
-        """A deep copy; the image is shared."""
-        return self._share(super().clone())
+        """A copy; the image is shared."""
+        return self.new()
 
     @property
     def classes(self) -> tuple[str, ...]:

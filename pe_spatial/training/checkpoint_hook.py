@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from pe_spatial.common.errors import CheckpointError, ConfigError, require_choice, suggest
 from pe_spatial.common.files import remove_leftovers, write_json, write_text
+from pe_spatial.common.tensors import Misfit, shapes_of
 from pe_spatial.training import checkpoint as files
 from pe_spatial.training.fsdp import FullyShardedModel, gather_full
 from pe_spatial.training.progress import read_metrics
@@ -204,23 +205,8 @@ def describe(config: dict[str, Any], metainfo: Any) -> dict[str, Any]:
 
 def compare_keys(model: nn.Module, state_dict: dict[str, Tensor]) -> str:
     """How the weights differ from the model's, in one line; empty if they fit."""
-    expected = model.state_dict()
     found = {key.removeprefix("module."): value for key, value in state_dict.items()}
-    differing = {
-        "missing": expected.keys() - found.keys(),
-        "unexpected": found.keys() - expected.keys(),
-        "other shape": [
-            f"{key} {tuple(found[key].shape)} instead of {tuple(expected[key].shape)}"
-            for key in expected.keys() & found.keys()
-            if found[key].shape != expected[key].shape
-        ],
-    }
-    parts = []
-    for title, keys in differing.items():
-        if keys:
-            more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
-            parts.append(f"{len(keys)} of {len(expected)} keys {title} ({', '.join(sorted(keys)[:3])}{more})")
-    return "; ".join(parts)
+    return str(Misfit(shapes_of(found), shapes_of(model.state_dict())))
 
 
 def _recent_scalars(runner: Runner) -> dict[str, list[float]]:

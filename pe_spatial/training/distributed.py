@@ -10,6 +10,7 @@ import cv2
 import torch
 from torch import distributed as dist
 
+from pe_spatial.common.devices import available_cores
 from pe_spatial.common.errors import UserError
 
 
@@ -21,16 +22,10 @@ def set_up(config: Any) -> dict[str, Any]:
     Returns:
         The config entries with which mmengine's Runner uses that group.
     """
-    adopt_slurm(os.environ)
-    set_threads(config)
-    if "RANK" not in os.environ or int(os.environ["WORLD_SIZE"]) == 1:
-        return {"launcher": "none"}
     use_cuda = torch.cuda.is_available()
-    if use_cuda:
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    if not dist.is_initialized():
-        seconds = ((config.get("env_cfg") or {}).get("dist_cfg") or {}).get("timeout", 1800)
-        dist.init_process_group("nccl" if use_cuda else "gloo", timeout=timedelta(seconds=seconds))
+    seconds = ((config.get("env_cfg") or {}).get("dist_cfg") or {}).get("timeout", 1800)
+    if not _join(config, "nccl" if use_cuda else "gloo", timedelta(seconds=seconds)):
+        return {"launcher": "none"}
     wrapper = config.get("model_wrapper_cfg")
     if not use_cuda and (wrapper is None or wrapper.get("type") == "MMDistributedDataParallel"):
         unused = config.get("find_unused_parameters", False)
@@ -47,15 +42,20 @@ def join_processes() -> tuple[int, int]:
     Returns:
         The number of this process and how many there are: (0, 1) for a single one.
     """
+    return (dist.get_rank(), dist.get_world_size()) if _join({}, "gloo", timedelta(days=365)) else (0, 1)
+
+
+def _join(config: Any, backend: str, timeout: timedelta) -> bool:
+    """Set the threads, and join the group that torchrun or srun has started; False if this is the only process."""
     adopt_slurm(os.environ)
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or "RANK" not in os.environ:
-        return 0, 1
+    set_threads(config)
+    if "RANK" not in os.environ or int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return False
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
-    set_threads({})
     if not dist.is_initialized():
-        dist.init_process_group("gloo", timeout=timedelta(days=365))
-    return dist.get_rank(), dist.get_world_size()
+        dist.init_process_group(backend, timeout=timeout)
+    return True
 
 
 def adopt_slurm(environment: MutableMapping[str, str]) -> None:
@@ -98,8 +98,3 @@ def set_threads(config: Any) -> None:
     workers = (config.get("train_dataloader") or {}).get("num_workers", 0)
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     torch.set_num_threads(max(1, available_cores() // processes - workers))
-
-
-def available_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,15 +1,11 @@
 """The line of progress on the screen, `metrics.jsonl` in the work folder, and the same numbers for TensorBoard."""
 
 import json
-import resource
-import sys
-import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import torch
 from mmengine.dist import is_main_process, master_only
 from mmengine.evaluator import Evaluator
 from mmengine.hooks import Hook
@@ -17,6 +13,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
 from pe_spatial.common.console import progress
+from pe_spatial.common.devices import peak_memory
 from pe_spatial.common.files import write_text
 
 METRICS_FILE = "metrics.jsonl"
@@ -37,9 +34,8 @@ class ProgressHook(Hook):
             raise ValueError(f"interval {interval} must be at least 1")
         self.interval = interval
         self._metrics: dict[str, Any] = {}
-        self._shown = self._started = 0.0
         self._bar = ExitStack()
-        self._advance: Callable[[int, str | None], None] | None = None
+        self._advance: Callable[[int, str | None], None]
 
     def before_train(self, runner: Runner) -> None:
         """Take back what a killed run recorded after the checkpoint that this one starts from."""
@@ -62,26 +58,17 @@ class ProgressHook(Hook):
     def _before_epoch(self, runner: Runner, mode: str = "train") -> None:
         """Begin the bar of an evaluation."""
         self._bar.close()
-        self._started = time.monotonic()
-        self._advance = None
-        if mode != "train" and is_main_process() and sys.stderr.isatty():
+        if mode != "train":
             total = len(getattr(runner, f"{mode}_dataloader"))
-            self._advance = self._bar.enter_context(progress("evaluating", total, "batches")).advance
+            bar = self._bar.enter_context(progress("evaluating", total, "batches", is_main_process()))
+            self._advance = bar.advance
 
     def _after_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None, mode: str = "train"
     ) -> None:
         """Advance the bar of an evaluation, which stays until the metrics are computed."""
-        total = len(getattr(runner, f"{mode}_dataloader"))
-        now, is_last = time.monotonic(), batch_idx + 1 == total
-        if self._advance is not None:
-            self._advance(1, "computing the metrics" if is_last else None)
-        elif is_last and now - self._started > 20:
-            runner.logger.info(f"evaluated {total}/{total} in {duration(now - self._started)}; computing the metrics")
-        elif batch_idx == 0 or now - self._shown > 20:
-            self._shown = now
-            left = f"  eta {duration(runner.message_hub.get_info('eta'))}" if batch_idx else ""
-            runner.logger.info(f"evaluating {batch_idx + 1}/{total}{left}")
+        is_last = batch_idx + 1 == len(getattr(runner, f"{mode}_dataloader"))
+        self._advance(1, "computing the metrics" if is_last else None)
 
     def end(self) -> None:
         """Take away a bar that an error left."""
@@ -119,14 +106,6 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
         except json.JSONDecodeError:
             break
     return records
-
-
-def peak_memory() -> float:
-    """GB: the most that CUDA has allocated where there is CUDA, otherwise that the process has held."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 1e9
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
 
 
 def is_training(runner: Runner) -> bool:

@@ -18,11 +18,11 @@ from mmengine.utils.dl_utils import collect_env
 from torch import nn
 
 from pe_spatial import __version__
+from pe_spatial.common.devices import device_name, peak_memory
 from pe_spatial.common.errors import few
 from pe_spatial.common.files import write_json, write_text
 from pe_spatial.training.checkpoint import find_last, plain_path, read_best
-from pe_spatial.training.distributed import available_cores
-from pe_spatial.training.progress import duration, is_training, peak_memory, scalars
+from pe_spatial.training.progress import duration, is_training, scalars
 
 _PACKAGES = ("torch", "torchvision", "onedl-mmengine", "numpy")
 
@@ -136,13 +136,6 @@ def count_parameters(model: nn.Module) -> dict[str, int]:
     for parameter in model.parameters():
         counts["trainable" if parameter.requires_grad else "frozen"] += parameter.numel()
     return counts
-
-
-def device_name() -> str:
-    """The GPU, or the processor and the cores that the process may use."""
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
-    return f"CPU ({platform.processor() or platform.machine()}, {available_cores()} cores)"
 
 
 def git_revision() -> str | None:

@@ -4,12 +4,12 @@
 reads it. A checkpoint holds the same config as it was at that iteration; evaluation and prediction read that.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from mmengine.config import Config
 
+from pe_spatial.common import trees
 from pe_spatial.common.errors import CheckpointError
 from pe_spatial.training.checkpoint import find_last, load_checkpoint, read_config
 from pe_spatial.training.config import config_text, load_config, override_config
@@ -17,7 +17,6 @@ from pe_spatial.training.safe_yaml import parse
 
 RUN_CONFIG = "config.yaml"
 _OF_THE_START = ("work_dir", "experiment_name", "load_from", "resume")  # may differ whenever a run goes on
-_ABSENT = object()
 
 
 def config_of_run(folder: Path, overrides: Sequence[str] = ()) -> Config:
@@ -74,22 +73,4 @@ def differences(folder: Path, config: Config) -> list[str]:
     for settings in (before, after):
         for key in _OF_THE_START:
             settings.pop(key, None)
-    return list(_compare(before, after, ""))
-
-
-def _compare(before: Any, after: Any, where: str) -> Iterator[str]:
-    if isinstance(before, dict) and isinstance(after, dict):
-        for key in {**before, **after}:
-            yield from _compare(before.get(key, _ABSENT), after.get(key, _ABSENT), f"{where}.{key}" if where else key)
-    elif isinstance(before, list) and isinstance(after, list) and len(before) == len(after):
-        for index, pair in enumerate(zip(before, after, strict=True)):
-            yield from _compare(*pair, f"{where}.{index}")
-    elif before is _ABSENT or after is _ABSENT or before != after:
-        yield f"{where}: {_short(before)} → {_short(after)}"
-
-
-def _short(value: Any) -> str:
-    if value is _ABSENT:
-        return "not set"
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}…"
+    return list(trees.differences(before, after))

@@ -68,7 +68,7 @@ def test_both_are_reported(core):
 @pytest.mark.parametrize(
     ("variant", "remedy"),
     [
-        (SPATIAL, r"8 keys missing.*set adapt: \[layer_scale\]"),
+        (SPATIAL, r"8 of \d+ keys missing.*set adapt: \[layer_scale\]"),
         (LARGER, r"positional_embedding is \[16, 16\], not \[36, 16\].*set adapt: \[positions\]"),
         ({**LARGER, "layer_scale": 0.1}, r"set adapt: \[layer_scale, positions\]"),
     ],

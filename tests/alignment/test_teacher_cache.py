@@ -198,9 +198,9 @@ def test_names_may_be_of_any_bytes(tmp_path):
 
 
 def test_another_teacher_and_other_settings_are_refused(cache):
-    with pytest.raises(CacheError, match=r"teacher\.weights_sha256 is 00 there and 11 here"):
+    with pytest.raises(CacheError, match=r"teacher\.weights_sha256: '00' → '11'"):
         begin(cache.folder, teacher={**TEACHER, "weights_sha256": "11"})
-    with pytest.raises(CacheError, match=r"codec\.rank is None there and 8 here"):
+    with pytest.raises(CacheError, match=r"codec\.rank: None → 8"):
         begin(cache.folder, rank=8)
 
 

@@ -96,10 +96,10 @@ def test_damage_is_named_and_repaired_on_request(photos, capsys):
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--weights", "other.pt"], "teacher.weights_sha256 is None there and other.pt here"),
-        (["--kept", "best"], "teacher.kept is stable there and best here"),
-        (["--grid", "2"], r"grid is \[2, 3\] there and \[2, 2\] here"),
-        (["--bf16"], "teacher.precision is float32 there and bfloat16 here"),
+        (["--weights", "other.pt"], "teacher.weights_sha256: 'None' → 'other.pt'"),
+        (["--kept", "best"], "teacher.kept: 'stable' → 'best'"),
+        (["--grid", "2"], r"grid\.1: 3 → 2"),
+        (["--bf16"], "teacher.precision: 'float32' → 'bfloat16'"),
     ],
 )
 def test_other_settings_are_refused(photos, capsys, more, message):

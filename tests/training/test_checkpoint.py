@@ -228,4 +228,4 @@ def test_differences_of_weights_are_told_in_numbers():
     report = compare_keys(model, {"weight": torch.zeros(2, 4), "extra": torch.zeros(1)})
     assert "1 of 2 keys missing (bias)" in report
     assert "unexpected (extra)" in report
-    assert "weight (2, 4) instead of (2, 3)" in report
+    assert "weight is [2, 4], not [2, 3]" in report

@@ -1,6 +1,5 @@
 """Load encoder weights strictly, without a second copy, and say what was done."""
 
-import difflib
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -17,9 +16,7 @@ from pe_spatial.backbones.vit import VisionTransformer, resize_positions
 from pe_spatial.backbones.weights.layouts import Layout, recognize, to_official, unwrap
 from pe_spatial.backbones.weights.source import find
 from pe_spatial.common.errors import few
-from pe_spatial.common.tensors import WeightsError, read_tensor_file
-
-Shapes = Mapping[str, torch.Size]
+from pe_spatial.common.tensors import Misfit, Shapes, WeightsError, read_tensor_file, shapes_of
 
 
 @dataclass
@@ -117,8 +114,8 @@ def load_state_dict(
         _ADAPTATIONS[name](found, config, report)
     _resize_patches(found, config, report)
     expected = expected_shapes(config)
-    if {key: tensor.shape for key, tensor in found.items()} != expected:
-        raise WeightsError(_misfit(path, config, {key: tensor.shape for key, tensor in found.items()}))
+    if shapes_of(found) != expected:
+        raise WeightsError(_misfit(path, config, shapes_of(found)))
     check_values(path, found)
     state = {key: found[key] for key in expected}
     if dtype is not None:
@@ -148,7 +145,7 @@ def read_encoder(path: Path) -> tuple[dict[str, Tensor], WeightsReport]:
 def expected_shapes(config: EncoderConfig) -> Shapes:
     """Keys and shapes of an encoder, in the order of its state dict; nothing is allocated."""
     with torch.device("meta"):
-        return {key: tensor.shape for key, tensor in VisionTransformer(config).state_dict().items()}
+        return shapes_of(VisionTransformer(config).state_dict())
 
 
 def fitting_variants(shapes: Shapes) -> list[str]:
@@ -248,30 +245,17 @@ def _dtypes(state: Mapping[str, Tensor]) -> str:
 
 def _misfit(path: Path, config: EncoderConfig, shapes: Shapes) -> str:
     """Say how the file differs from the encoder and which encoder it is."""
-    expected = expected_shapes(config)
-    missing = [key for key in expected if key not in shapes]
-    unexpected = [key for key in shapes if key not in expected]
-    reshaped = [key for key in expected if key in shapes and shapes[key] != expected[key]]
-    differences = []
-    if missing:
-        differences.append(f"{_count(missing, 'key')} missing ({few(missing)})")
-    if unexpected:
-        hints = [f"{key}{_nearest(key, missing)}" for key in unexpected[:3]]
-        differences.append(f"{_count(unexpected, 'key')} unexpected ({few(hints + unexpected[3:])})")
-    if reshaped:
-        shown = [f"{key} is {list(shapes[key])}, not {list(expected[key])}" for key in reshaped[:3]]
-        differences.append(f"{_count(reshaped, 'tensor')} of another shape ({few(shown + reshaped[3:])})")
-    remedy = _remedy(config, shapes) + _remedy_by_adapting(missing, unexpected, reshaped)
-    return f"{path} does not fit {config.name}: {'; '.join(differences)}. {remedy}"
+    misfit = Misfit(shapes, expected_shapes(config))
+    return f"{path} does not fit {config.name}: {misfit}. {_remedy(config, shapes)}{_remedy_by_adapting(misfit)}"
 
 
-def _remedy_by_adapting(missing: list[str], unexpected: list[str], reshaped: list[str]) -> str:
+def _remedy_by_adapting(misfit: Misfit) -> str:
     """What else to do where nothing but what can be adapted differs; else empty."""
-    if unexpected or not all(key.endswith(".gamma") for key in missing):
+    if misfit.unexpected or not all(key.endswith(".gamma") for key in misfit.missing):
         return ""
-    if not set(reshaped) <= {"positional_embedding", "conv1.weight"}:
+    if not set(misfit.reshaped) <= {"positional_embedding", "conv1.weight"}:
         return ""
-    names = ["layer_scale"] * bool(missing) + ["positions"] * ("positional_embedding" in reshaped)
+    names = ["layer_scale"] * bool(misfit.missing) + ["positions"] * ("positional_embedding" in misfit.reshaped)
     return f". To train it further in the new shape, set adapt: [{', '.join(names)}]" if names else ""
 
 
@@ -304,11 +288,6 @@ _PARTS = {
     "attention pooling": "attn_pool.probe",
     "a projection": "proj",
 }
-
-
-def _nearest(key: str, candidates: list[str]) -> str:
-    close = difflib.get_close_matches(key, candidates, n=1, cutoff=0.8)
-    return f" (nearest missing: {close[0]})" if close else ""
 
 
 def _count(keys: list[str], noun: str) -> str:

@@ -1,11 +1,10 @@
 """From the name of an encoder, a path or a folder to one file on this machine."""
 
-import difflib
 import os
 from pathlib import Path
 
 from pe_spatial.backbones.variants import VARIANTS
-from pe_spatial.common.errors import few
+from pe_spatial.common.errors import few, suggest
 from pe_spatial.common.tensors import SUFFIXES, WeightsError
 
 FOLDER_VARIABLE = "PE_SPATIAL_WEIGHTS"
@@ -24,26 +23,26 @@ def find(source: str | Path) -> Path:
         WeightsError: a folder with several checkpoints.
     """
     if isinstance(source, str) and source in VARIANTS:
-        return local_copy(source) or _download(source)
+        return find_on_machine(source) or _download(source)
     path = Path(source).expanduser()
     if path.is_dir():
         return _only_checkpoint(path)
     if path.is_file():
         return path
-    close = difflib.get_close_matches(str(source), VARIANTS, n=1)
-    hint = f"did you mean the encoder {close[0]!r}? " if close else ""
     raise FileNotFoundError(
-        f"no weights at {str(source)!r}: {hint}give an existing .pt, .pth or .safetensors file, or one of "
-        f"{', '.join(VARIANTS)}"
+        f"no weights at {str(source)!r}: give an existing .pt, .pth or .safetensors file, or the name of a released "
+        f"encoder; {suggest(str(source), VARIANTS)}"
     )
 
 
 def find_on_machine(name: str) -> Path | None:
     """The file of a released encoder in the folder `PE_SPATIAL_WEIGHTS` or the cache of the hub; nothing is fetched."""
+    if path := local_copy(name):
+        return path
     from huggingface_hub import try_to_load_from_cache
 
     cached = try_to_load_from_cache(f"facebook/{name}", f"{name}.pt")
-    return local_copy(name) or (Path(cached) if isinstance(cached, str) else None)
+    return Path(cached) if isinstance(cached, str) else None
 
 
 def local_copy(name: str) -> Path | None:
@@ -58,15 +57,11 @@ def local_copy(name: str) -> Path | None:
 
 def _download(name: str) -> Path:
     """Fetch the official file; the hub's client caches it, resumes a broken download and shows its progress."""
+    from huggingface_hub import hf_hub_download
+
     repository, file_name = f"facebook/{name}", f"{name}.pt"
     try:
-        from huggingface_hub import hf_hub_download
-        from huggingface_hub.errors import LocalEntryNotFoundError
-
-        try:  # the cache alone first: without a network the client would retry for half a minute
-            return Path(hf_hub_download(repo_id=repository, filename=file_name, local_files_only=True))
-        except LocalEntryNotFoundError:
-            return Path(hf_hub_download(repo_id=repository, filename=file_name))
+        return Path(hf_hub_download(repo_id=repository, filename=file_name))
     # the client's transport decides what is raised (its own errors, httpx, requests, OSError): each means "not here"
     except Exception as error:
         reason = str(error).strip().splitlines() or [""]

@@ -125,8 +125,7 @@ def add_tracking(parser: CommandParser) -> None:
 def _add_common(parser: CommandParser, rounds: int | None = None, clock: str | None = None) -> None:
     """Add the options that all, or several, benchmarks have."""
     add_shared(parser, "--device")
-    threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    parser.add_argument("--threads", type=positive, default=threads, metavar="N", help="CPU threads")
+    parser.add_argument("--threads", type=positive, metavar="N", help="CPU threads; default: all cores")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to this file")
     if rounds is not None:
         help_text = "timed rounds, after one to warm up; 0: none"
@@ -149,17 +148,18 @@ def run(options: argparse.Namespace) -> int:
     """Run one benchmark, print its figures, and write them to `--json`."""
     import torch
 
-    from pe_spatial.commands.benchmark.measuring import describe_device, show
-    from pe_spatial.common.devices import choose_device
+    from pe_spatial.commands.benchmark.measuring import show
+    from pe_spatial.common.devices import available_cores, choose_device, device_name
     from pe_spatial.common.files import write_json
 
     options.device = str(choose_device(options.device))
+    options.threads = options.threads or available_cores()
     if options.device == "cpu":
         torch.set_num_threads(options.threads)
     benchmark = import_module(f"pe_spatial.commands.benchmark.{options.subcommand}")
-    machine = {"device": describe_device(options.device), "torch": torch.__version__}
+    machine = {"device": device_name(options.device), "torch": torch.__version__, "threads": torch.get_num_threads()}
     show(machine)
-    report = {**machine, "threads": torch.get_num_threads(), **benchmark.run(options)}
+    report = {**machine, **benchmark.run(options)}
     if options.json:
         write_json(options.json, report)
     return 0

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pe_spatial.commands.benchmark import measuring
+from pe_spatial.common.devices import peak_memory
 from pe_spatial.detection.deta.deformable import Shapes, deformable_attention
 from pe_spatial.detection.deta.tokens import TokenGrid
 
@@ -111,7 +112,7 @@ def peak(size: int, dtype: str, device: str, chunk: int, name: str, kind: str) -
     run_pass(attend, small, kind)  # what is loaded at the first use does not count
     before = measuring.forget_peak(device)
     run_pass(attend, inputs, kind)
-    return measuring.peak_megabytes(device) - before
+    return 1e3 * (peak_memory(device) - before)
 
 
 def run_pass(attend: Attention, inputs: tuple[Tensor, Shapes, Tensor, Tensor], kind: str) -> None:

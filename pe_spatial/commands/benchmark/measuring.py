@@ -1,7 +1,6 @@
 """What the benchmarks share: clocks that wait for the device, turns, peaks of memory, and how figures are shown."""
 
 import multiprocessing
-import resource
 import statistics
 import sys
 import time
@@ -11,7 +10,8 @@ from typing import Any, TypeVar
 
 import torch
 
-STATUS = Path("/proc/self/status")
+from pe_spatial.common.devices import peak_memory
+
 T = TypeVar("T")
 Clock = Callable[[], float]
 
@@ -72,28 +72,9 @@ def in_own_process(function: Callable[..., T], *arguments: object) -> T:
 
 
 def forget_peak(device: str) -> float:
-    """Begin to measure the peak anew, where that is possible; returns what it is now."""
+    """Begin to measure the peak anew, where that is possible; returns what it is now, in GB."""
     if torch.device(device).type == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    elif STATUS.exists():
+    elif sys.platform == "linux":
         Path("/proc/self/clear_refs").write_text("5")
-    return peak_megabytes(device)
-
-
-def peak_megabytes(device: str) -> float:
-    """The most memory that this process has held."""
-    if torch.device(device).type == "cuda":
-        return torch.cuda.max_memory_allocated() / 1e6
-    if STATUS.exists():  # Linux
-        line = next(line for line in STATUS.read_text().splitlines() if line.startswith("VmHWM"))
-        return float(line.split()[1]) * 1024 / 1e6
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
-
-
-def describe_device(device: str) -> str:
-    """The name of the device, and for a CPU how many threads torch uses."""
-    if torch.device(device).type == "cuda":
-        return torch.cuda.get_device_name(device)
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if sys.platform == "linux" else []
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{models[0] if models else device}, {torch.get_num_threads()} threads"
+    return peak_memory(device)

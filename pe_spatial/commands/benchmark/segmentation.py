@@ -15,7 +15,8 @@ from mmengine.config import Config
 from mmengine.registry import MODELS
 from PIL import Image
 
-from pe_spatial.commands.benchmark.measuring import in_own_process, median_ratio, peak_megabytes, show, take_turns
+from pe_spatial.commands.benchmark.measuring import in_own_process, median_ratio, show, take_turns
+from pe_spatial.common.devices import peak_memory
 from pe_spatial.common.names import output_stems
 from pe_spatial.common.pictures import read_indices
 from pe_spatial.common.records import Records
@@ -194,6 +195,7 @@ def measure_memory(name: str, classes: int, image: Path, options: argparse.Names
     Image.MAX_IMAGE_PIXELS = None
     checkpoint = make_checkpoint(options.config, classes, image.with_name(f"{name}.pth"), MEMORY_WINDOW)
     run = RUNS[name](checkpoint, options.device, [])
-    before, started = peak_megabytes("cpu"), time.perf_counter()
+    before, started = peak_memory("cpu"), time.perf_counter()
     run([image], image.with_name(f"{name}_memory"))
-    return {"before_mb": before, "peak_mb": peak_megabytes("cpu"), "seconds": time.perf_counter() - started}
+    seconds = time.perf_counter() - started
+    return {"before_mb": 1e3 * before, "peak_mb": 1e3 * peak_memory("cpu"), "seconds": seconds}
