@@ -6,14 +6,13 @@ from typing import Any
 import numpy as np
 
 from pe_spatial.depth.datasets import DepthDataset
-from pe_spatial.doctor import DatasetCheck, Finding, Histogram, register_check
+from pe_spatial.doctor import DatasetCheck, Finding, Histogram
 
 # edges of the histogram in meters, doubling
 _EDGES = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, float("inf"))
 _FEW = 0.01
 
 
-@register_check
 class DepthCheck(DatasetCheck):
     """Coverage, and the distribution of the measurements over meters and over `depth_range`."""
 
@@ -65,7 +64,7 @@ class DepthCheck(DatasetCheck):
             yield Finding("error", "depth maps without a pixel in depth_range", example)
 
     def finish(self) -> Iterable[Finding]:
-        """The sums."""
+        """The sums, and the pixels by distance."""
         if self._measured:
             yield Finding(
                 "note",
@@ -73,11 +72,9 @@ class DepthCheck(DatasetCheck):
                 f"pixels are measured, {self._inside / self._measured:.1%} of these lie in the range",
             )
 
-    def histogram(self) -> Histogram:
-        """Pixels by distance."""
         names = [f"{low:g} to {high:g} m" for low, high in zip(_EDGES, _EDGES[1:], strict=False)]
         filled = np.flatnonzero(self._counts)
         shown = slice(filled[0], filled[-1] + 1) if len(filled) else slice(0, 0)
-        return Histogram(
+        self.histogram = Histogram(
             "pixels", names[shown], self._counts[shown].tolist(), self._images[shown].tolist(), kind="distance"
         )

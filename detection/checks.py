@@ -5,13 +5,12 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from pe_spatial.detection.coco_files import CocoFile, read_coco
-from pe_spatial.doctor import DatasetCheck, Finding, register_check
+from pe_spatial.doctor import DatasetCheck, Finding
 
 # pixels by which boxes may leave their image, for they are rounded
 _TOLERANCE = 1
 
 
-@register_check
 class CocoFileCheck(DatasetCheck):
     """Numbering of categories and annotations, boxes outside their image, images that are listed twice."""
 

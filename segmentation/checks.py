@@ -10,7 +10,7 @@ import torch
 from pe_spatial.common.errors import UnreadableFile
 from pe_spatial.common.pictures import read_indices
 from pe_spatial.data.sample import IGNORE_LABEL
-from pe_spatial.doctor import DatasetCheck, Finding, Histogram, absent_classes, register_check
+from pe_spatial.doctor import DatasetCheck, Finding, Histogram, absent_classes
 from pe_spatial.segmentation.datasets import SegmentationDataset
 from pe_spatial.segmentation.labels import LabelFormat
 from pe_spatial.segmentation.panoptic import CocoPanoptic, InstanceLabels
@@ -19,13 +19,12 @@ from pe_spatial.segmentation.panoptic import CocoPanoptic, InstanceLabels
 _ENOUGH = 5
 
 
-@register_check
 class LabelMapCheck(DatasetCheck):
     """Pixels of each class, and label maps without any label."""
 
     def __init__(self, dataset: Any) -> None:
         super().__init__(dataset)
-        self._counter = Histogram("pixels", list(dataset.metainfo["classes"]))
+        self.histogram: Histogram = Histogram("pixels", list(dataset.metainfo["classes"]))
         self._loaded = self._unlabeled_pixels = self._pixels = 0
 
     @classmethod
@@ -48,7 +47,7 @@ class LabelMapCheck(DatasetCheck):
         self._loaded += 1
         self._pixels += sum(counts)
         self._unlabeled_pixels += counts[IGNORE_LABEL]
-        self._counter.add(counts[: len(self._counter.names)])
+        self.histogram.add(counts[: len(self.histogram.names)])
         if counts[IGNORE_LABEL] == sum(counts):
             yield Finding("warning", "label maps without a labeled pixel", name)
 
@@ -56,14 +55,9 @@ class LabelMapCheck(DatasetCheck):
         """The share of pixels without a label, and the classes that never occur."""
         if self._unlabeled_pixels:
             yield Finding("note", f"{self._unlabeled_pixels / self._pixels:.1%} of the pixels have no label")
-        yield from absent_classes(self.histogram(), self._loaded == len(self.dataset))
-
-    def histogram(self) -> Histogram:
-        """Pixels by class."""
-        return self._counter
+        yield from absent_classes(self.histogram, self._loaded == len(self.dataset))
 
 
-@register_check
 class LabelValueCheck(DatasetCheck):
     """The values that label files hold, against those that the class list expects: wrong numberings, 0/255 masks."""
 

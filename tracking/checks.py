@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from pe_spatial.data import UnreadableFile, read_image
-from pe_spatial.doctor import DatasetCheck, Finding, Histogram, register_check
+from pe_spatial.doctor import DatasetCheck, Finding, Histogram
 from pe_spatial.tracking.datasets import VideoDataset
 from pe_spatial.tracking.frames import read_mask
 from pe_spatial.visualization import overlay_masks
@@ -14,13 +14,12 @@ from pe_spatial.visualization import overlay_masks
 Size = tuple[int, int]
 
 
-@register_check
 class VideoCheck(DatasetCheck):
     """Frames and masks of every video: whether they can be read, are of one size, and show what is to be tracked."""
 
     def __init__(self, dataset: Any) -> None:
         super().__init__(dataset)
-        self._counter = Histogram("frames", [], kind="video", images_unit=" masks")
+        self.histogram: Histogram = Histogram("frames", [], kind="video", images_unit=" masks")
 
     @classmethod
     def concerns(cls, dataset: Any, record: dict[str, Any]) -> bool:
@@ -74,14 +73,10 @@ class VideoCheck(DatasetCheck):
     def collect(self, seen: Any) -> Iterable[Finding]:
         """Count, and pass on."""
         video, frames, masks, findings = seen
-        self._counter.names.append(video)
-        self._counter.counts.append(frames)
-        self._counter.images.append(masks)
+        self.histogram.names.append(video)
+        self.histogram.counts.append(frames)
+        self.histogram.images.append(masks)
         return findings
-
-    def histogram(self) -> Histogram:
-        """Frames, and masks, of every video."""
-        return self._counter
 
     def draw(self, record: dict[str, Any]) -> Tensor | None:
         """The first frame with the masks that say what to track."""

@@ -13,12 +13,10 @@ Exit status: 0 nothing wrong (there may be warnings), 1 errors were found, 2 a m
 
 import argparse
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pe_spatial.commands.options import CommandParser, add_shared, integer, positive
-from pe_spatial.common.console import track
 
 if TYPE_CHECKING:
     from pe_spatial.doctor import SplitReport
@@ -44,11 +42,8 @@ def run(options: argparse.Namespace) -> int:
     output = options.output or Path("work_dirs") / Path(config.filename).stem / "data_check"
     examination = ExaminationOptions(samples=options.limit, threads=options.threads, tiles=options.tiles)
 
-    def progress(split: str, total: int, numbers: Iterator[int]) -> Iterator[int]:
-        return track(numbers, split, total, "samples")
-
     with DefaultScope.overwrite_default_scope(config.get("default_scope", "mmengine")):
-        reports = examine(config, examination, progress)
+        reports = examine(config, examination)
     for report in reports:
         show(report)
     for number, report in enumerate(reports):

@@ -3,7 +3,7 @@
 The engine knows what the sample contract says; what only a task knows, its package adds as a `DatasetCheck`.
 """
 
-from pe_spatial.doctor.check import DatasetCheck, absent_classes, register_check
+from pe_spatial.doctor.check import DatasetCheck, absent_classes
 from pe_spatial.doctor.examination import ExaminationOptions, SplitReport, examine, examine_dataset
 from pe_spatial.doctor.findings import Finding, Findings, Histogram
 from pe_spatial.doctor.hook import DataCheckHook

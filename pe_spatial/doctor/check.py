@@ -1,11 +1,11 @@
 """What a task contributes to the examination of its datasets.
 
-A task writes subclasses of `DatasetCheck` in its own package and registers them by decorator; the package is imported
-by the `custom_imports` of its configs, so that the examination finds them without knowing any task.
+A task writes subclasses of `DatasetCheck` in its own package; the package is imported by the `custom_imports` of its
+configs, so that the examination finds them without knowing any task.
 """
 
 from collections.abc import Iterable
-from typing import Any, TypeVar
+from typing import Any
 
 from torch import Tensor
 
@@ -20,11 +20,19 @@ class DatasetCheck:
     """One examination of one dataset; a subclass says which datasets it concerns and writes the others as needed.
 
     The order of calls: `inspect_annotations` once, unless the examination is quick. Then `inspect_sample` for every
-    sample, in threads and in any order, and `collect` in the order of the samples. At the end `finish` and `histogram`.
+    sample, in threads and in any order, and `collect` in the order of the samples. At the end `finish`.
 
     Args:
         dataset: With `get_data_info`, `metainfo` and `pipeline`.
+
+    Attributes:
+        histogram: How often each class occurs, when all samples have been seen; None shows none.
     """
+
+    histogram: Histogram | None = None
+
+    def __init_subclass__(cls) -> None:
+        _CHECKS.append(cls)
 
     def __init__(self, dataset: Any) -> None:
         self.dataset = dataset
@@ -55,24 +63,12 @@ class DatasetCheck:
         """What can be said when all samples have been seen."""
         return ()
 
-    def histogram(self) -> Histogram | None:
-        """How often each class occurs."""
-        return None
-
     def draw(self, record: Record) -> Tensor | None:
         """A picture of a record that the loaders do not decode (a video), uint8 [3, H, W]."""
         return None
 
 
 _CHECKS: list[type[DatasetCheck]] = []
-
-C = TypeVar("C", bound=type[DatasetCheck])
-
-
-def register_check(check: C) -> C:
-    """Decorator of a subclass of `DatasetCheck`."""
-    _CHECKS.append(check)
-    return check
 
 
 def checks_for(dataset: Any) -> list[DatasetCheck]:
@@ -88,7 +84,6 @@ def absent_classes(histogram: Histogram, complete: bool) -> Iterable[Finding]:
         yield Finding("warning", f"{len(absent)} of {len(histogram.names)} classes never occur", few(absent, 12))
 
 
-@register_check
 class InstanceCheck(DatasetCheck):
     """Objects of any dataset whose records have `instances`: how many of each class, and images without any."""
 
@@ -97,7 +92,7 @@ class InstanceCheck(DatasetCheck):
         classes = dataset.metainfo["classes"]
         is_thing = dataset.metainfo.get("is_thing", [True] * len(classes))
         self._things = [label for label, countable in enumerate(is_thing) if countable]
-        self._counter = Histogram("objects", [classes[label] for label in self._things])
+        self.histogram: Histogram = Histogram("objects", [classes[label] for label in self._things])
         self._empty: list[str] = []
         self._seen = 0
 
@@ -114,7 +109,7 @@ class InstanceCheck(DatasetCheck):
     def collect(self, seen: Any) -> Iterable[Finding]:
         """Count."""
         path, counts = seen
-        self._counter.add(counts)
+        self.histogram.add(counts)
         self._seen += 1
         if not any(counts):
             self._empty.append(path)
@@ -126,8 +121,4 @@ class InstanceCheck(DatasetCheck):
             level: Level = "error" if len(self._empty) == len(self.dataset) else "note"
             rule = f"{len(self._empty)} of {self._seen} images have no object"
             yield Finding(level, rule, f"for example {self._empty[0]}")
-        yield from absent_classes(self.histogram(), self._seen == len(self.dataset))
-
-    def histogram(self) -> Histogram:
-        """Objects by class."""
-        return self._counter
+        yield from absent_classes(self.histogram, self._seen == len(self.dataset))

@@ -14,6 +14,7 @@ import torch
 from mmengine.dataset import BaseDataset
 from mmengine.registry import DATASETS
 
+from pe_spatial.common.console import track
 from pe_spatial.common.contracts import Loader
 from pe_spatial.common.errors import UserError
 from pe_spatial.data import LoadInstances, UnreadableFile, read_image
@@ -21,7 +22,6 @@ from pe_spatial.doctor.check import DatasetCheck, Record, Sample, checks_for
 from pe_spatial.doctor.findings import Finding, Findings, Histogram
 from pe_spatial.doctor.sheet import draw_tile
 
-Track = Callable[[str, int, Iterator[int]], Iterator[int]]
 SPLITS = ("train", "val", "test")
 UNREADABLE = "files that cannot be read"
 
@@ -35,7 +35,7 @@ class ExaminationOptions:
         seconds: Time limit per dataset; the samples are then chosen at random. None sets no limit.
         threads: Number of threads that load samples.
         tiles: Number of samples per dataset to draw on its sheet.
-        thorough: Also read whole annotation files, and compare the images of the datasets.
+        thorough: Also read whole annotation files, compare the images of the datasets, and show the progress.
     """
 
     samples: int | None = None
@@ -85,13 +85,12 @@ def dataset_configs(config: Mapping[str, Any]) -> dict[str, Any]:
     return present
 
 
-def examine(config: Mapping[str, Any], options: ExaminationOptions, track: Track) -> list[SplitReport]:
+def examine(config: Mapping[str, Any], options: ExaminationOptions) -> list[SplitReport]:
     """Examine every dataset of a config.
 
     Args:
         config: A loaded config, whose packages are imported.
         options: How much is examined.
-        track: Given a description, a total and the samples' numbers: the same numbers, with a progress bar.
     """
     reports: list[SplitReport] = []
     for split, entry in dataset_configs(config).items():
@@ -104,7 +103,7 @@ def examine(config: Mapping[str, Any], options: ExaminationOptions, track: Track
             broken.findings.add([Finding("error", "the dataset cannot be loaded", str(error))])
             reports.append(broken)
             continue
-        reports += [examine_dataset(split, dataset, options, track) for dataset in datasets]
+        reports += [examine_dataset(split, dataset, options) for dataset in datasets]
     if options.thorough:
         compare_splits(reports)
     return reports
@@ -134,7 +133,7 @@ def compare_splits(reports: Sequence[SplitReport]) -> None:
 
 
 # --- one dataset -----------------------------------------------------------------------------------------------------
-def examine_dataset(split: str, dataset: Any, options: ExaminationOptions, track: Track) -> SplitReport:
+def examine_dataset(split: str, dataset: Any, options: ExaminationOptions) -> SplitReport:
     """Examine a dataset; arguments as in `examine`."""
     report = SplitReport(split, type(dataset).__name__, size=len(dataset))
     checks = checks_for(dataset)
@@ -147,7 +146,9 @@ def examine_dataset(split: str, dataset: Any, options: ExaminationOptions, track
     observations = _observe_all(partial(_observe, dataset, checks, options.thorough), order, options)
     # a training with unreadable="skip" is not stopped by unreadable files
     skips_unreadable = not options.thorough and getattr(dataset, "unreadable", "raise") == "skip"
-    for _, (index, observation) in zip(track(split, len(order), iter(order)), observations, strict=False):
+    for _, (index, observation) in zip(
+        track(order, split, unit="samples", shown=options.thorough), observations, strict=False
+    ):
         report.seen += 1
         report.findings.add(f for f in observation.findings if not (skips_unreadable and f.rule == UNREADABLE))
         for check, seen in zip(checks, observation.seen, strict=True):
@@ -159,9 +160,8 @@ def examine_dataset(split: str, dataset: Any, options: ExaminationOptions, track
             report.tiles += [] if tile is None else [tile]
     for check in checks:
         report.findings.add(check.finish())
-        histogram = check.histogram()
-        if histogram is not None:
-            report.histograms.append(histogram)
+        if check.histogram is not None:
+            report.histograms.append(check.histogram)
     return report
 
 

@@ -49,7 +49,7 @@ class DataCheckHook(Hook):
         options = ExaminationOptions(seconds=self.seconds, thorough=False)
         for split, loader in loaders.items():
             for dataset in parts(loader.dataset) if isinstance(loader, DataLoader) else ():
-                findings = examine_dataset(split, dataset, options, lambda _, __, numbers: numbers).findings
+                findings = examine_dataset(split, dataset, options).findings
                 for line in findings.lines(("warning",)):
                     runner.logger.warning(f"{split}: {line}")
                 problems += [line.replace("error: ", f"{split} data: ", 1) for line in findings.lines(("error",))]

@@ -332,10 +332,6 @@ def dataset_of(task, folder, data):
     return DATASETS.build(config.train_dataloader.dataset)
 
 
-def quietly(split, total, numbers):
-    return numbers
-
-
 def test_a_short_look_ends_in_time_and_leaves_random_numbers_alone(drawn, tmp_path, monkeypatch):
     dataset = dataset_of("segmentation", tmp_path, drawn)
     original = type(dataset).get_data_info
@@ -346,7 +342,7 @@ def test_a_short_look_ends_in_time_and_leaves_random_numbers_alone(drawn, tmp_pa
 
     monkeypatch.setattr(type(dataset), "get_data_info", slow)
     states = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()
-    report = examine_dataset("train", dataset, ExaminationOptions(seconds=0.3, thorough=False), quietly)
+    report = examine_dataset("train", dataset, ExaminationOptions(seconds=0.3, thorough=False))
     assert 1 <= report.seen < 12  # all would take twice the time
     assert torch.equal(torch.get_rng_state(), states[0])
     assert (np.random.get_state()[1].tolist(), random.getstate()) == states[1:]
@@ -356,17 +352,17 @@ def test_a_short_look_forgives_what_the_training_would_skip(data, tmp_path):
     truncate(data)
     dataset = dataset_of("segmentation", tmp_path, data)
     options = ExaminationOptions(seconds=60, thorough=False)
-    assert examine_dataset("train", dataset, options, quietly).findings.count("error") == 1
+    assert examine_dataset("train", dataset, options).findings.count("error") == 1
     dataset.unreadable = "skip"
-    assert examine_dataset("train", dataset, options, quietly).findings.count("error") == 0
-    assert examine_dataset("train", dataset, ExaminationOptions(), quietly).findings.count("error") == 1
+    assert examine_dataset("train", dataset, options).findings.count("error") == 0
+    assert examine_dataset("train", dataset, ExaminationOptions()).findings.count("error") == 1
 
 
 def test_threads_do_not_change_what_is_found(data, tmp_path):
     unknown_label(data)
     truncate(data)
     dataset = dataset_of("segmentation", tmp_path, data)
-    reports = [examine_dataset("train", dataset, ExaminationOptions(threads=n), quietly) for n in (1, 4)]
+    reports = [examine_dataset("train", dataset, ExaminationOptions(threads=n)) for n in (1, 4)]
     assert list(reports[0].findings.lines()) == list(reports[1].findings.lines())
     assert reports[0].histograms == reports[1].histograms
 
