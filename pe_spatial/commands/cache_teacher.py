@@ -69,11 +69,11 @@ def run(options: argparse.Namespace) -> int:
     from pe_spatial.alignment.cache import TeacherCache
     from pe_spatial.alignment.sam_teacher import MaskLogitTeacher
     from pe_spatial.common.devices import choose_device
-    from pe_spatial.data import open_images
+    from pe_spatial.data import ImageFolder
     from pe_spatial.training.distributed import set_up
 
     set_up({})
-    images = open_images(options.input)
+    images = ImageFolder(options.input)
     teacher = MaskLogitTeacher(
         options.weights,
         options.size,

@@ -1,12 +1,11 @@
 """Samples, loaders, datasets and batches. Importing this package registers their names with mmengine."""
 
 from pe_spatial.common.errors import UnreadableFile
-from pe_spatial.common.pictures import read_image, to_image
+from pe_spatial.common.pictures import read_image
 from pe_spatial.data.dataset import DenseDataset, seeded
-from pe_spatial.data.images import ImageFolder, find_images
+from pe_spatial.data.images import ImageFolder, TarImages, find_images
 from pe_spatial.data.loading import LoadImage, LoadInstances, decode_mask, encode_masks
 from pe_spatial.data.preprocessor import DensePreprocessor
 from pe_spatial.data.sample import PackSample
 from pe_spatial.data.sampler import Draw, DrawSampler
-from pe_spatial.data.tar import TarImages, open_images
 from pe_spatial.data.transforms import FixedSizeCrop, SanitizeInstances, boxes_of_masks

@@ -1,13 +1,21 @@
-"""Unlabeled images, wherever they lie."""
+"""Unlabeled images, wherever they lie.
+
+Datasets of more files than a file system bears lie in tar files (the layout of WebDataset). WebDataset's own loader
+streams: the order of its samples depends on the number of workers and the size of a buffer, and a resumed run starts a
+new stream. Ours must be able to go to any sample (`DrawSampler`), so every tar gets an index of where its images begin,
+and an image is one read at that place.
+"""
 
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from mmengine.registry import DATASETS
 
-from pe_spatial.common.sources import Entry, NoSources, Spec, resolve_sources
+from pe_spatial.common.archives import read_images
+from pe_spatial.common.sources import Entry, Kind, NoSources, Spec, resolve_sources
+from pe_spatial.common.suffixes import IMAGE_SUFFIXES
 from pe_spatial.data.dataset import DenseDataset
 
 
@@ -15,14 +23,30 @@ from pe_spatial.data.dataset import DenseDataset
 class ImageFolder(DenseDataset):
     """Images without labels; `img_id` counts them from 0 in their order.
 
+    The index of a tar is written beside it when it is first opened (`NAME.tar.index.json`), and again when the tar has
+    changed. In a folder that cannot be written it is made anew every time.
+
     Args:
         source: A folder, an image, a pattern, a `.txt` list, tar files, or several of them; see
             `pe_spatial.common.sources.resolve_sources`.
+        extensions: What follows the first dot of a name in a tar, WebDataset's key for the parts of a sample:
+            `0001.jpg` is an image, and `0001.mask.png` only if `mask.png` is among them.
+        index_folder: Where the indices are, if not beside the tars.
         **kwargs: Those of `DenseDataset`.
     """
 
-    def __init__(self, source: Spec, **kwargs: Any) -> None:
+    kinds: ClassVar[tuple[Kind, ...]] = ("image",)
+
+    def __init__(
+        self,
+        source: Spec,
+        extensions: Sequence[str] = IMAGE_SUFFIXES,
+        index_folder: str | Path | None = None,
+        **kwargs: Any,
+    ) -> None:
         self.source = source
+        self.extensions = tuple(extensions)
+        self.index_folder = index_folder
         super().__init__(**kwargs)
 
     def load_data_list(self) -> list[dict[str, Any]]:
@@ -32,23 +56,46 @@ class ImageFolder(DenseDataset):
             for number, entry in enumerate(self.entries())
         ]
 
-    def entries(self) -> Sequence[Entry]:
-        """What `source` stands for, in its order."""
-        return resolve_sources(self.source, ["image"])
+    def entries(self) -> list[Entry]:
+        """The images that `source` stands for, in its order; the name of one in a tar begins with that of the tar."""
+        found: list[Entry] = []
+        for entry in resolve_sources(self.source, self.kinds, unpack=False):
+            if entry.kind == "tar":
+                tar = entry.path
+                found += [
+                    Entry(tar / name, "image", f"{tar.name}/{name}", (str(tar), offset, size))
+                    for name, offset, size in read_images(tar, self.extensions, self.index_folder)
+                ]
+            else:
+                found.append(entry)
+        return found
 
     def identities(self) -> list[tuple[str, int]]:
         """Name and bytes of every image, by `img_id`; they are the same wherever the whole list is moved.
 
-        Names are paths below the deepest folder that holds all images; a file that is gone has 0 bytes.
+        Names are paths below the deepest folder that holds all images, or below that of their tar; a file that is gone
+        has 0 bytes.
         """
         entries = self.entries()
-        paths = [os.path.abspath(entry.path) for entry in entries]
-        root = os.path.commonpath([os.path.dirname(path) for path in paths])
-        sizes = [
-            entry.archive[2] if entry.archive else os.stat(path).st_size if os.path.isfile(path) else 0
-            for entry, path in zip(entries, paths, strict=True)
+        folders = [os.path.dirname(os.path.abspath(entry.path)) for entry in entries if entry.archive is None]
+        root = os.path.commonpath(folders) if folders else ""
+        return [
+            (entry.name, entry.archive[2])
+            if entry.archive
+            else (Path(os.path.relpath(entry.path, root)).as_posix(), _bytes(entry.path))
+            for entry in entries
         ]
-        return [(Path(os.path.relpath(path, root)).as_posix(), size) for path, size in zip(paths, sizes, strict=True)]
+
+
+@DATASETS.register_module()
+class TarImages(ImageFolder):
+    """The images in tar files, and no others; `source` is one of them, a folder, a pattern or several of these."""
+
+    kinds = ("tar",)
+
+
+def _bytes(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else 0
 
 
 def find_images(source: Spec, recursive: bool = True) -> list[str]:
@@ -63,5 +110,5 @@ def find_images(source: Spec, recursive: bool = True) -> list[str]:
     """
     entries = resolve_sources(source, ["image"], recursive=recursive)
     if any(entry.archive for entry in entries):
-        raise NoSources(f"{source} holds tar files; unpack them, for only data sets of images (TarImages) read them")
+        raise NoSources(f"{source} holds tar files; unpack them, for only data sets of images (ImageFolder) read them")
     return [str(entry.path) for entry in entries]

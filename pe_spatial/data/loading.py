@@ -6,6 +6,7 @@ validation pipeline; a prediction is then judged at the resolution of its annota
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -19,6 +20,7 @@ from torchvision import tv_tensors
 from pe_spatial.common.contracts import Loader
 from pe_spatial.common.errors import OptionError, require_choice
 from pe_spatial.common.pictures import read_image, to_image
+from pe_spatial.data.sample import name_of
 
 
 # --- images -----------------------------------------------------------------------------------------------------------
@@ -53,7 +55,7 @@ class LoadImage(Loader):
         recorded = (sample.get("height", size[0]), sample.get("width", size[1]))
         if recorded != size:
             raise ValueError(
-                f"{sample.get('img_path', 'image')}: the image is {size} (H, W) but its record says {recorded}; "
+                f"{name_of(sample)}: the image is {size} (H, W) but its record says {recorded}; "
                 "correct the annotation, or set apply_exif=False if it was made on the pixels as stored"
             )
         return {**sample, "img": image, "ori_shape": size}
@@ -61,6 +63,7 @@ class LoadImage(Loader):
 
 # --- instances --------------------------------------------------------------------------------------------------------
 @TRANSFORMS.register_module()
+@dataclass
 class LoadInstances(Loader):
     """`instances` to `boxes`, `labels` and `masks`.
 
@@ -74,17 +77,13 @@ class LoadInstances(Loader):
         empty: What to do with a box that has no area inside the image.
     """
 
-    def __init__(
-        self,
-        masks: bool = True,
-        ignored: Literal["drop", "keep"] = "drop",
-        empty: Literal["raise", "drop"] = "raise",
-    ) -> None:
-        require_choice("ignored", ignored, ("drop", "keep"))
-        require_choice("empty", empty, ("raise", "drop"))
-        self.masks = masks
-        self.ignored = ignored
-        self.empty = empty
+    masks: bool = True
+    ignored: Literal["drop", "keep"] = "drop"
+    empty: Literal["raise", "drop"] = "raise"
+
+    def __post_init__(self) -> None:
+        require_choice("ignored", self.ignored, ("drop", "keep"))
+        require_choice("empty", self.empty, ("raise", "drop"))
 
     def __call__(self, sample: dict[str, Any]) -> dict[str, Any]:
         """Load the instances of one image.
@@ -114,7 +113,7 @@ class LoadInstances(Loader):
         if self.empty == "drop":
             return False
         raise OptionError(
-            f"{_file(sample)}: box {[x1, y1, x2, y2]} (xyxy) has no area inside the image of {size} (H, W); correct "
+            f"{name_of(sample)}: box {[x1, y1, x2, y2]} (xyxy) has no area inside the image of {size} (H, W); correct "
             "the annotation, or set empty='drop' in LoadInstances"
         )
 
@@ -143,7 +142,7 @@ def instance_mask(sample: Mapping[str, Any], item: Mapping[str, Any], size: tupl
         return decode_mask(item["mask"], size)
     except (KeyError, ValueError, TypeError) as error:
         raise OptionError(
-            f"{_file(sample)}: the mask of box {list(item['bbox'])} cannot be decoded: {error!r}; give polygons "
+            f"{name_of(sample)}: the mask of box {list(item['bbox'])} cannot be decoded: {error!r}; give polygons "
             "[[x, y, x, y, …], …] of three points or more, or an RLE of the image's size"
         ) from error
 
@@ -179,8 +178,3 @@ def encode_masks(masks: Tensor) -> list[dict[str, Any]]:
     columns_first = masks.detach().cpu().bool().permute(0, 2, 1).contiguous()  # [N, W, H]
     rles = coco_mask.encode(columns_first.numpy().view(np.uint8).transpose(2, 1, 0))  # [H, W, N], Fortran order
     return [{"size": [int(side) for side in rle["size"]], "counts": rle["counts"].decode("ascii")} for rle in rles]
-
-
-# --- shared -----------------------------------------------------------------------------------------------------------
-def _file(sample: Mapping[str, Any]) -> str:
-    return str(sample.get("img_path", "image"))

@@ -10,7 +10,7 @@ from mmengine.structures import BaseDataElement, PixelData
 from torch import Tensor
 from torch.nn import functional as F
 
-from pe_spatial.common.errors import ConfigError, OptionError, PictureError
+from pe_spatial.common.errors import ConfigError, OptionError, PictureError, require_positive
 from pe_spatial.data.sample import IGNORE_LABEL
 
 
@@ -41,8 +41,7 @@ class DensePreprocessor(BaseDataPreprocessor):
             raise OptionError(f"mean {list(mean)} and std {list(std)} must have three numbers each, std above 0")
         if max(std) <= 1:
             raise OptionError(f"std {list(std)} is on the scale 0…1, pixels are 0…255; multiply mean and std by 255")
-        if size_divisor < 1:
-            raise OptionError(f"size_divisor {size_divisor} is not a positive number of pixels")
+        require_positive(size_divisor=size_divisor)
         if pad_to is not None and (len(pad_to) != 2 or any(side % size_divisor or side < 1 for side in pad_to)):
             raise OptionError(f"pad_to {list(pad_to)} must be (H, W), both multiples of size_divisor {size_divisor}")
         self.size_divisor = size_divisor

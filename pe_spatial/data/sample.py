@@ -73,7 +73,7 @@ class PackSample:
         if not isinstance(image, Tensor) or image.dtype != torch.uint8:
             found = "missing" if image is None else f"{type(image).__name__} {getattr(image, 'dtype', '')}".strip()
             raise ConfigError(
-                f"{_name(sample)}: img is {found}, but a packed image is a uint8 tensor; start the pipeline with "
+                f"{name_of(sample)}: img is {found}, but a packed image is a uint8 tensor; start the pipeline with "
                 "LoadImage and leave normalization to DensePreprocessor"
             )
         size = tuple(image.shape[-2:])
@@ -121,14 +121,15 @@ def _plain(tensor: Tensor) -> Tensor:
     return tensor.as_subclass(Tensor)
 
 
-def _name(sample: Mapping[str, Any]) -> str:
-    return str(sample.get("img_path", "sample"))
+def name_of(sample: Mapping[str, Any]) -> str:
+    """What a sample is called in messages."""
+    return str(sample.get("img_path", "image"))
 
 
 def _check_lengths(sample: Mapping[str, Any], columns: dict[str, Tensor]) -> None:
     lengths = {name: len(column) for name, column in columns.items()}
     if len(set(lengths.values())) > 1:
         raise OptionError(
-            f"{_name(sample)}: instances have {lengths}, but every column needs one row per instance; a transform "
+            f"{name_of(sample)}: instances have {lengths}, but every column needs one row per instance; a transform "
             "filtered only some of them (use SanitizeInstances instead of SanitizeBoundingBoxes)"
         )

@@ -11,7 +11,7 @@ from mmengine.registry import DATASETS
 from PIL import Image
 
 from pe_spatial.common.archives import read_index
-from pe_spatial.data import DrawSampler, ImageFolder, TarImages, UnreadableFile, open_images
+from pe_spatial.data import DrawSampler, ImageFolder, TarImages, UnreadableFile
 
 PIPELINE = [{"type": "LoadImage"}, {"type": "PackSample"}]
 
@@ -146,12 +146,17 @@ def test_a_list_of_images_can_be_told_from_another_wherever_it_lies(shards, tmp_
     assert ImageFolder(moved).identities() != identities
 
 
-def test_the_source_decides_what_is_opened(shards, tmp_path_factory):
-    assert isinstance(open_images(shards), TarImages)
-    assert isinstance(open_images(shards / "train-2.tar"), TarImages)
-    folder = tmp_path_factory.mktemp("images")
-    (folder / "1.png").write_bytes(png(0))
-    assert isinstance(open_images(folder), ImageFolder)
+def test_an_image_folder_takes_tars_too(shards):
+    assert ImageFolder(shards).identities() == TarImages(shards).identities()
+    assert values(ImageFolder(shards / "train-2.tar", pipeline=PIPELINE)) == [0, 40, 80]
+    (shards / "1.png").write_bytes(png(0))
+    assert ImageFolder(shards).identities() == [("1.png", len(png(0)))]  # loose files come before tars
+    assert len(TarImages(shards)) == 6
+
+
+def test_names_in_tars_stay_as_they_are_written_there(tmp_path):
+    tar = write_tar(tmp_path / "a.tar", {"./1.png": png(1)})
+    assert ImageFolder(tar).identities() == TarImages(tar).identities() == [("a.tar/./1.png", len(png(1)))]
 
 
 def test_a_step_of_the_pipeline_may_refuse_a_dataset(shards):
