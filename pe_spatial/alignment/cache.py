@@ -25,7 +25,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from pe_spatial.alignment.map_codec import MapCodec, Record, added_error
-from pe_spatial.common.errors import OptionError, UnreadableFile, UserError
+from pe_spatial.common.errors import OptionError, UnreadableFile, UserError, require_positive
 from pe_spatial.common.files import write_atomically, write_json, write_text
 from pe_spatial.common.trees import differences
 
@@ -114,10 +114,7 @@ class TeacherCache:
         with self._open(number) as shard:
             if shard.get_slice("errors")[place].isnan().any():
                 raise UnreadableFile(f"image {row} of {self.folder} could not be read when the cache was made")
-            record = {name: shard.get_slice(name)[place] for name in _FIELDS}
-            if _checksum(record) != int(shard.get_slice("checksums")[place]):
-                raise CacheError(self._damaged(number, f"the checksum of image {row} is wrong"))
-        return self.codec.decode(record)
+            return self.codec.decode(self._checked(number, shard, place))
 
     def missing(self) -> list[int]:
         """Numbers of the shards that are not computed yet."""
@@ -133,8 +130,8 @@ class TeacherCache:
         for number in sorted({*range(self.num_shards)} - {*self.missing()}):
             try:
                 with self._open(number) as shard:
-                    if thorough:
-                        self._verify(number, shard)
+                    for place in range(len(self.rows(number))) if thorough else ():
+                        self._checked(number, shard, place)
             except CacheError as error:
                 found[number] = str(error)
         return found
@@ -184,12 +181,11 @@ class TeacherCache:
             raise CacheError(self._damaged(number, "it is another shard, renamed"))
         return shard
 
-    def _verify(self, number: int, shard: Any) -> None:
-        columns = {name: shard.get_tensor(name) for name in _FIELDS}
-        stored = shard.get_tensor("checksums").tolist()
-        for place, (row, checksum) in enumerate(zip(self.rows(number), stored, strict=True)):
-            if _checksum({name: column[place] for name, column in columns.items()}) != checksum:
-                raise CacheError(self._damaged(number, f"the checksum of image {row} is wrong"))
+    def _checked(self, number: int, shard: Any, place: int) -> Record:
+        record = {name: shard.get_slice(name)[place] for name in _FIELDS}
+        if _checksum(record) != int(shard.get_slice("checksums")[place]):
+            raise CacheError(self._damaged(number, f"the checksum of image {self.rows(number)[place]} is wrong"))
+        return record
 
     def _damaged(self, number: int, reason: str) -> str:
         return f"{self.path(number)} is damaged ({reason}); tools/cache_teacher.py --repair computes it again"
@@ -249,8 +245,7 @@ def create_cache(
     Raises:
         CacheError: The folder holds a cache of something else; says what differs.
     """
-    if shard_images < 1:
-        raise OptionError(f"shard_images {shard_images} must be at least 1")
+    require_positive(shard_images=shard_images)
     lines = _image_lines(identities)
     header = {
         "version": _VERSION,

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from pe_spatial.alignment.model import SpatialAlignment
 from pe_spatial.backbones import PEBackbone
 from pe_spatial.backbones.weights import write_tensor_file
-from pe_spatial.common.errors import ConfigError, OptionError
+from pe_spatial.common.errors import ConfigError, require_positive
 from pe_spatial.training.checkpoint_hook import unwrap
 from pe_spatial.training.fsdp import gather_full
 
@@ -39,8 +39,7 @@ class StudentTrialHook(Hook):
     def __init__(
         self, model: Mapping[str, Any], dataset: Mapping[str, Any], metric: Mapping[str, Any], interval: int = 1
     ) -> None:
-        if interval < 1:
-            raise OptionError(f"interval {interval} must be at least 1; it counts validations")
+        require_positive(interval=interval)
         self.model = dict(model)
         self.dataset = dict(dataset)
         self.metric = dict(metric)

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from mmengine.registry import MODELS
+from mmengine.evaluator import BaseMetric
+from mmengine.registry import METRICS, MODELS
 from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -216,6 +217,27 @@ class SpatialAlignment(ModalModel):
         for teacher in self._teachers.values():
             teacher._apply(fn)
         return super()._apply(fn, recurse)
+
+
+@METRICS.register_module()
+class AlignmentMetric(BaseMetric):
+    """Means over images of what `SpatialAlignment` finds in mode "predict", with nothing hidden.
+
+    `align/semantic_cosine`: mean cosine between tokens of student and teacher (after the projection, if there is one).
+    `align/locality_error`: mean squared difference of the pairwise matrices, the loss itself.
+    `align/locality_agreement`: Pearson's correlation of the two matrices off the diagonal.
+    `align/global_tokens`: share of tokens that more than half of the others attend to, in the block with most of them.
+    """
+
+    default_prefix = "align"
+
+    def process(self, data_batch: Any, data_samples: Sequence[dict[str, Any]]) -> None:
+        """Collect the values of a batch."""
+        self.results += [sample["alignment"] for sample in data_samples]
+
+    def compute_metrics(self, results: list[dict[str, float]]) -> dict[str, float]:
+        """Means."""
+        return {name: sum(values[name] for values in results) / len(results) for name in results[0]}
 
 
 def _check_names(teachers: Mapping[str, Any], *losses: SemanticOptions | LocalityOptions | None) -> None:

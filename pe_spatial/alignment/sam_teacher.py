@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from pe_spatial.alignment.teachers import MaskTeacher
 from pe_spatial.backbones.sam2_model import build_sam2, find_sam2_weights
-from pe_spatial.common.errors import OptionError, require_choice
+from pe_spatial.common.errors import OptionError, require_choice, require_positive
 
 Kept = Literal["stable", "best", "single"]
 Interpolation = Literal["area", "bilinear"]
@@ -72,8 +72,7 @@ class MaskLogitTeacher(MaskTeacher):
         require_choice("interpolation", interpolation, get_args(Interpolation))
         if clamp is not None and not clamp > 0:
             raise OptionError(f"clamp {clamp} is not a positive logit; None leaves the logits as they are")
-        if prompts_per_batch < 1:
-            raise OptionError(f"prompts_per_batch {prompts_per_batch} must be at least 1")
+        require_positive(prompts_per_batch=prompts_per_batch)
         self.kept = kept
         self.interpolation = interpolation
         self.clamp = clamp

@@ -9,7 +9,7 @@ from mmengine.registry import TRANSFORMS
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-from pe_spatial.common.errors import OptionError
+from pe_spatial.common.errors import OptionError, require_positive
 
 
 @TRANSFORMS.register_module()
@@ -64,8 +64,7 @@ class HideTokens:
     """
 
     def __init__(self, patch_size: int, ratio: float = 0.75, unit: int = 2) -> None:
-        if patch_size < 1 or unit < 1:
-            raise OptionError(f"patch_size {patch_size} and unit {unit} must be at least 1")
+        require_positive(patch_size=patch_size, unit=unit)
         if not 0 <= ratio < 1:
             raise OptionError(f"ratio {ratio} is not in [0, 1); 0 hides nothing, and something must be seen")
         self.patch_size = patch_size

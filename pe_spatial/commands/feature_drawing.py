@@ -19,8 +19,7 @@ from pe_spatial.backbones.vit import resolve_blocks
 from pe_spatial.common.devices import choose_device
 from pe_spatial.common.errors import UserError
 from pe_spatial.common.trees import sections
-from pe_spatial.inference.predictor import resolve_checkpoint
-from pe_spatial.training.checkpoint import load_checkpoint, read_config
+from pe_spatial.training.checkpoint import load_checkpoint, read_config, resolve_checkpoint
 from pe_spatial.visualization import FeatureColors, caption_strip, similarity, similarity_rgb
 
 

@@ -82,9 +82,8 @@ def run(options: argparse.Namespace) -> int:
 
     from pe_spatial.common.names import output_stems
     from pe_spatial.common.records import Records, fingerprint
-    from pe_spatial.inference.predictor import resolve_checkpoint
     from pe_spatial.inference.tasks import resizing, task_of
-    from pe_spatial.training.checkpoint import load_checkpoint, read_config
+    from pe_spatial.training.checkpoint import load_checkpoint, read_config, resolve_checkpoint
 
     Image.MAX_IMAGE_PIXELS = LARGEST_IMAGE
     checkpoint = resolve_checkpoint(options.checkpoint)

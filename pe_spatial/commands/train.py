@@ -73,7 +73,7 @@ def run(options: argparse.Namespace) -> int:
 
 def recall(run_or_file: str | Path, overrides: list[str], name: str | None = None) -> "tuple[Config, Path]":
     """A checkpoint, a file or the best or last of a run, after its config: the one of that name, or its own."""
-    from pe_spatial.inference.predictor import resolve_checkpoint
+    from pe_spatial.training.checkpoint import resolve_checkpoint
     from pe_spatial.training.run_config import config_of_checkpoint
 
     path = resolve_checkpoint(run_or_file)

@@ -7,6 +7,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:  # rich takes a while to import, and `--help` needs none of it
@@ -84,8 +85,8 @@ class Bar:
             self._last_line = now
             of = left = ""
             if self.total is not None:
-                minutes, seconds = divmod(round((self.total - self.done) / rate), 60)
-                of, left = f"/{self.total}", f", {minutes}:{seconds:02d} left"
+                seconds = round((self.total - self.done) / rate)
+                of, left = f"/{self.total}", f", {timedelta(seconds=seconds)} left"
             print_note(f"{self.description or self._unit}: {self.done}{of}, {rate:.3g} {self._unit}/s{left}")
 
 

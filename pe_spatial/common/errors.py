@@ -77,3 +77,14 @@ def require_choice(name: str, value: object, choices: Iterable[str]) -> None:
     known = list(choices)
     if value not in known:
         raise OptionError(f"{name} {value!r} is not one of {', '.join(known)}")
+
+
+def require_positive(**numbers: float) -> None:
+    """Refuse counts below 1.
+
+    Raises:
+        OptionError: One of them is; the message names it.
+    """
+    for name, number in numbers.items():
+        if number < 1:
+            raise OptionError(f"{name} {number} must be at least 1")

@@ -1,7 +1,5 @@
 """Writing files: each one is old or new, never in between, and on the disk when the call returns."""
 
-from __future__ import annotations
-
 import errno
 import functools
 import hashlib

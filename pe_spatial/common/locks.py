@@ -1,7 +1,5 @@
 """Locks on folders that a process writes to."""
 
-from __future__ import annotations
-
 import json
 import os
 import platform

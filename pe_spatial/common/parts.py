@@ -1,7 +1,5 @@
 """What models of several tasks share: parts that are built from settings, and the modes of `forward`."""
 
-from __future__ import annotations
-
 import inspect
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence

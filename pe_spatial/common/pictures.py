@@ -1,7 +1,5 @@
 """Picture files: the one place that decodes and encodes them."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from io import BytesIO

@@ -21,7 +21,7 @@ import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, repeat
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -275,7 +275,8 @@ class Records:
         with self._databases() as databases:
             for database, unit in _merge(databases):
                 if unit.files is not None:
-                    yield from map(json.loads, _contents_of(database, os.fsencode(unit.name)))
+                    rows = _rows(database, _CONTENTS, -1, os.fsencode(unit.name))
+                    yield from (json.loads(content) for _, content in rows)
 
     @contextmanager
     def _databases(self) -> Iterator[list[sqlite3.Connection]]:
@@ -286,6 +287,8 @@ class Records:
 
 _UNIT = "INSERT OR REPLACE INTO units VALUES (?, ?, ?, ?, ?, ?, ?)"
 _CONTENT = "INSERT OR REPLACE INTO contents VALUES (?, ?, ?)"
+_UNITS = "SELECT * FROM units WHERE name > ? ORDER BY name"
+_CONTENTS = "SELECT frame, content FROM contents WHERE name = ? AND frame > ? ORDER BY frame"
 
 
 def _connect(path: Path) -> sqlite3.Connection:
@@ -309,7 +312,7 @@ def _naming(path: Path) -> Iterator[None]:
 
 def _merge(databases: Sequence[sqlite3.Connection]) -> Iterator[tuple[sqlite3.Connection, Unit]]:
     """The latest record of every unit and the database that it is in, in the order of names."""
-    streams = [_units_of(database) for database in databases]
+    streams = [zip(repeat(database), _rows(database, _UNITS, b"")) for database in databases]
     for rows in _together(streams):
         database, (name, _, size, modified, frames, problem, files) = max(rows, key=lambda item: item[1][1])
         stamp = None if size is None else (size, modified)
@@ -324,21 +327,12 @@ def _together(streams: Sequence[Iterator[Any]]) -> Iterator[Sequence[Any]]:
     return (list(rows) for _, rows in groupby(merged, key=lambda item: item[1][0]))
 
 
-def _units_of(database: sqlite3.Connection) -> Iterator[tuple[sqlite3.Connection, Any]]:
-    query = f"SELECT * FROM units WHERE name > ? ORDER BY name LIMIT {_PAGE}"
-    last = b""
-    while rows := database.execute(query, (last,)).fetchall():
-        yield from ((database, row) for row in rows)
-        last = rows[-1][0]
-
-
-def _contents_of(database: sqlite3.Connection, name: bytes) -> Iterator[str]:
-    query = f"SELECT frame, content FROM contents WHERE name = ? AND frame > ? ORDER BY frame LIMIT {_PAGE}"
-    last = -1
-    while rows := database.execute(query, (name, last)).fetchall():
-        yield from (content for _, content in rows)
+def _rows(database: sqlite3.Connection, query: str, last: Any, *fixed: Any) -> Iterator[Row]:
+    """The rows whose first column, which they are sorted by, is above `last`; a page at a time."""
+    while rows := database.execute(f"{query} LIMIT {_PAGE}", (*fixed, last)).fetchall():
+        yield from rows
         if len(rows) < _PAGE:
-            return  # as for every image; saves a query
+            return  # saves a query
         last = rows[-1][0]
 
 

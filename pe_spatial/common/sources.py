@@ -1,7 +1,5 @@
 """Which files are meant: a file, a folder, a pattern, a list, a tar, or several of them, to images and videos."""
 
-from __future__ import annotations
-
 import glob
 import os
 import re

@@ -1,7 +1,5 @@
 """Tensor files on disk: read without executing anything and without copying, written whole or not at all."""
 
-from __future__ import annotations
-
 import pickle
 import re
 import shutil

@@ -14,12 +14,12 @@ from mmengine.structures import BaseDataElement
 from torch import Tensor
 
 from pe_spatial.common.devices import choose_device
-from pe_spatial.common.errors import CheckpointError, OptionError, UserError
+from pe_spatial.common.errors import CheckpointError, UserError, require_positive
 from pe_spatial.common.initialization import SkipInitialization
 from pe_spatial.inference.inputs import Channels, Picture, list_pictures, read_picture
 from pe_spatial.inference.sample import PredictedSample, checked_threshold
 from pe_spatial.training.amp import evaluation_autocast
-from pe_spatial.training.checkpoint import find_best, find_last, load_checkpoint, read_config
+from pe_spatial.training.checkpoint import load_checkpoint, read_config, resolve_checkpoint
 from pe_spatial.training.checkpoint_hook import compare_keys
 from pe_spatial.training.config import drop_pretrained, override_config
 
@@ -52,8 +52,7 @@ class Predictor:
         overrides: Sequence[str] = (),
         allow_urls: bool = False,
     ) -> None:
-        if batch_size < 1:
-            raise OptionError(f"batch_size {batch_size} must be at least 1")
+        require_positive(batch_size=batch_size)
         self.checkpoint = resolve_checkpoint(checkpoint)
         content = load_checkpoint(self.checkpoint)
         self.config = Config(read_config(content, self.checkpoint))
@@ -176,18 +175,3 @@ def _build(config: Any, state_dict: dict[str, Tensor], path: Path) -> BaseModel:
         model = MODELS.build(config.model)  # it keeps parameters out of its state dict, so they are its own to set
     model.load_state_dict(state_dict)
     return model
-
-
-def resolve_checkpoint(checkpoint: str | Path) -> Path:
-    """The file that a checkpoint, or the work folder of a training run, stands for.
-
-    Raises:
-        CheckpointError: A folder without a complete checkpoint.
-    """
-    path = Path(checkpoint)
-    if not path.is_dir():
-        return path
-    found = find_best(path) or find_last(path)
-    if found is None:
-        raise CheckpointError(f"{path}: a folder without a complete checkpoint")
-    return found

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pe_spatial.common.errors import PictureError, UnreadableFile, UserError
 from pe_spatial.common.pictures import image_size, read_image
-from pe_spatial.common.sources import Entry, Spec, resolve_sources
+from pe_spatial.common.sources import Entry, resolve_sources
 from pe_spatial.common.video import UnreadableFrame, VideoReader, count_frames
 from pe_spatial.inference.predictor import Picture, Predictor
 
@@ -56,18 +56,6 @@ class Prediction:
     image: Tensor | None = None
     sample: BaseDataElement | None = None
     error: Exception | None = None
-
-
-def find_sources(source: Spec) -> list[Path]:
-    """The images and videos that `resolve_sources` finds, each once.
-
-    Raises:
-        UserError: There are none, or they lie in tar files; `resolve_sources` gives those.
-    """
-    entries = resolve_sources(source)
-    if any(entry.archive for entry in entries):
-        raise UserError(f"{source} holds tar files; unpack them")
-    return list(dict.fromkeys(entry.path for entry in entries))
 
 
 def count_pictures(files: Iterable[Path | Entry]) -> int | None:

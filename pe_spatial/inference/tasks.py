@@ -1,7 +1,5 @@
 """A model says its task, and a task says its predictor and its writer; so the commands know no models."""
 
-from __future__ import annotations
-
 import json
 import math
 from argparse import Namespace

@@ -1,7 +1,5 @@
 """What becomes of predictions: the base of the writers of all tasks, and the threads that call them."""
 
-from __future__ import annotations
-
 import re
 import threading
 from abc import ABC, abstractmethod

@@ -1,7 +1,5 @@
 """What introduces a model and its data to each other."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,7 +17,8 @@ class BindDatasetHook(Hook):
     """Compares the model's classes with those of the data before anything is computed.
 
     Before training the model's `bind_dataset` is called with the metainfo of the data, before validation and testing
-    `check_classes`. Their complaints arrive as `ConfigError`. A model without classes has neither method.
+    `check_classes`; so are those of models inside it. Their complaints arrive as `ConfigError`. A model without classes
+    has neither method.
     """
 
     def before_train(self, runner: Runner) -> None:
@@ -35,11 +34,10 @@ class BindDatasetHook(Hook):
         self._call(runner, "check_classes", runner.test_dataloader)
 
     def _call(self, runner: Runner, method: str, loader: Any) -> None:
-        introduce = getattr(unwrap(runner.model), method, None)
-        if introduce is None:
-            return
         try:
-            introduce(loader.dataset.metainfo)
+            for part in unwrap(runner.model).modules():
+                if hasattr(part, method):
+                    getattr(part, method)(loader.dataset.metainfo)
         except ValueError as error:
             raise ConfigError(str(error)) from error
 

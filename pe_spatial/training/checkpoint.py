@@ -120,6 +120,21 @@ def find_best(folder: Path) -> Path | None:
     return path if path and zipfile.is_zipfile(path) else None
 
 
+def resolve_checkpoint(checkpoint: str | Path) -> Path:
+    """The file that a checkpoint, or the work folder of a training run, stands for.
+
+    Raises:
+        CheckpointError: A folder without a complete checkpoint.
+    """
+    path = Path(checkpoint)
+    if not path.is_dir():
+        return path
+    found = find_best(path) or find_last(path)
+    if found is None:
+        raise CheckpointError(f"{path}: a folder without a complete checkpoint; name a file")
+    return found
+
+
 def read_best(folder: Path) -> dict[str, Any] | None:
     """{file, metric, score, iter} of the best checkpoint so far."""
     pointer = folder / BEST_POINTER

@@ -16,7 +16,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import BaseLoop, IterBasedTrainLoop, Runner
 from torch import Tensor, nn
 
-from pe_spatial.common.errors import CheckpointError, ConfigError, require_choice, suggest
+from pe_spatial.common.errors import CheckpointError, ConfigError, require_choice, require_positive, suggest
 from pe_spatial.common.files import remove_leftovers, write_json, write_text
 from pe_spatial.common.tensors import Misfit, shapes_of
 from pe_spatial.training import checkpoint as files
@@ -44,8 +44,7 @@ class AtomicCheckpointHook(Hook):
     def __init__(
         self, interval: int = 1000, keep: int = 2, best: str | None = None, rule: Literal["greater", "less"] = "greater"
     ) -> None:
-        if interval < 1 or keep < 1:
-            raise ValueError(f"interval {interval} and keep {keep} must be at least 1")
+        require_positive(interval=interval, keep=keep)
         require_choice("rule", rule, ("greater", "less"))
         self.interval = interval
         self.keep = keep

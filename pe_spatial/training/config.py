@@ -102,11 +102,9 @@ def _apply(config: Config, override: str) -> str:
     node: Any = config
     for depth, part in enumerate(sections):
         node = _child(node, part, ".".join(sections[: depth + 1]), override)
-    if isinstance(node, list):
-        _child(node, last, key, override)
+    if not isinstance(node, dict | Config):
+        _child(node, last, key, override)  # refuses all but a place in a list
         node[int(last)] = value
-    elif not isinstance(node, dict | Config):
-        _child(node, last, key, override)
     elif last in node:
         if isinstance(node[last], dict) and not isinstance(value, dict | None):
             raise ConfigError(f"override '{override}': {key} is a section with the keys {', '.join(node[last])}")
@@ -134,12 +132,9 @@ def _child(node: Any, part: str, where: str, override: str) -> Any:
 def _fill_in(node: Any, key: Any, where: str, variables: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """Put the values of variables in the place of `$_x` and `$_x-32`, anywhere below a key; yields what fits none."""
     value = node[key]
-    if isinstance(value, dict):
-        for name in value:
+    if isinstance(value, dict | list):
+        for name in value if isinstance(value, dict) else range(len(value)):
             yield from _fill_in(value, name, f"{where}.{name}", variables)
-    elif isinstance(value, list):
-        for index in range(len(value)):
-            yield from _fill_in(value, index, f"{where}.{index}", variables)
     elif isinstance(value, str) and value.startswith("$_"):
         match = _VARIABLE.fullmatch(value)
         if match is None or match[1] not in variables:

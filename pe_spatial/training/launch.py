@@ -10,7 +10,7 @@ from mmengine.runner import Runner
 
 from pe_spatial.common.errors import CheckpointError, ConfigError, UserError
 from pe_spatial.training.binding import count_classes
-from pe_spatial.training.checkpoint import BEST_POINTER, LAST_POINTER, find_best, find_last, load_checkpoint
+from pe_spatial.training.checkpoint import BEST_POINTER, LAST_POINTER, find_last, load_checkpoint, resolve_checkpoint
 from pe_spatial.training.progress import METRICS_FILE
 from pe_spatial.training.run_config import differences
 from pe_spatial.training.start import naming_mistakes, prepare, start_runner
@@ -98,9 +98,7 @@ def evaluate(config: Config, checkpoint: str | Path | None = None, output: Path 
         UserError: Another process evaluates into the same folder.
     """
     folder = Path(config.work_dir)
-    path = checkpoint or find_best(folder) or find_last(folder)
-    if path is None:
-        raise CheckpointError(f"{folder} has no checkpoint to score; name one with --checkpoint")
+    path = resolve_checkpoint(checkpoint or folder)
     load_checkpoint(path)  # fails here, with a clear error, rather than after the data are loaded
     output = output or folder / "evaluation"
     entries = _test_entries(config)

@@ -1,7 +1,5 @@
 """The same head on every layer of one frozen encoder, trained and judged side by side: each image is encoded once."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -112,18 +110,6 @@ class LayerProbes(ModalModel):
     def task(self) -> str:
         """That of the probes."""
         return next(iter(self.probes.values())).task  # type: ignore[return-value]
-
-    def bind_dataset(self, metainfo: Mapping[str, Any]) -> None:
-        """Introduce every probe to its training data; for models that `BindDatasetHook` serves."""
-        for probe in self.probes.values():
-            if hasattr(probe, "bind_dataset"):
-                probe.bind_dataset(metainfo)  # type: ignore[operator]
-
-    def check_classes(self, metainfo: Mapping[str, Any]) -> None:
-        """Compare every probe with the data that it is judged on."""
-        for probe in self.probes.values():
-            if hasattr(probe, "check_classes"):
-                probe.check_classes(metainfo)  # type: ignore[operator]
 
     def forward(
         self, inputs: Tensor, data_samples: Sequence[BaseDataElement] | None = None, mode: str = "tensor"

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from contextlib import ExitStack
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from mmengine.runner import Runner
 
 from pe_spatial.common.console import progress
 from pe_spatial.common.devices import peak_memory
+from pe_spatial.common.errors import require_positive
 from pe_spatial.common.files import write_text
 
 METRICS_FILE = "metrics.jsonl"
@@ -30,8 +32,7 @@ class ProgressHook(Hook):
     priority = "BELOW_NORMAL"
 
     def __init__(self, interval: int = 20) -> None:
-        if interval < 1:
-            raise ValueError(f"interval {interval} must be at least 1")
+        require_positive(interval=interval)
         self.interval = interval
         self._metrics: dict[str, Any] = {}
         self._bar = ExitStack()
@@ -114,13 +115,8 @@ def is_training(runner: Runner) -> bool:
 
 
 def duration(seconds: float) -> str:
-    """Days, hours, minutes and seconds as far as they matter."""
-    minutes, rest = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    days, hours = divmod(hours, 24)
-    if days:
-        return f"{days} d {hours} h"
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+    """Hours, minutes and seconds as 0:12:30, after the days if there are any."""
+    return str(timedelta(seconds=int(seconds)))
 
 
 def _train_line(values: dict[str, Any], done: int, total: int, eta: float) -> str:

@@ -6,9 +6,8 @@ from alignment_scenes import CORE, batch, scene
 from mmengine.structures import BaseDataElement, InstanceData
 from torch.nn import functional as F
 
-from pe_spatial.alignment import InstanceMaskTeacher, LayerTeacher
 from pe_spatial.alignment.global_tokens import attended_by, watch_global_tokens
-from pe_spatial.alignment.teachers import block_number
+from pe_spatial.alignment.teachers import InstanceMaskTeacher, LayerTeacher, block_number
 from pe_spatial.backbones import VisionTransformer, get_variant, rotary_table
 
 

@@ -7,7 +7,8 @@ from torch.nn import functional as F
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from pe_spatial.alignment import HideTokens, RandomAspect, TokenMap
+from pe_spatial.alignment.token_map import TokenMap
+from pe_spatial.alignment.transforms import HideTokens, RandomAspect
 from pe_spatial.data import PackSample, seeded
 
 

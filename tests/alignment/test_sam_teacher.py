@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from pe_spatial.alignment import MaskLogitTeacher
+from pe_spatial.alignment.sam_teacher import MaskLogitTeacher
 from pe_spatial.backbones.sam2_model import build_sam2, find_sam2_weights
 
 SIDE, GRID = 128, (2, 3)

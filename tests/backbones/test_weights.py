@@ -15,17 +15,17 @@ from safetensors.torch import save_file
 from pe_spatial.backbones import VARIANTS, EncoderConfig, PEBackbone, VisionTransformer, dense
 from pe_spatial.backbones.weights import (
     WeightsError,
-    expected_shapes,
     find,
     fitting_variants,
     load_state_dict,
     load_weights,
-    recognize,
     to_detectron2,
     to_official,
     to_timm,
     write_tensor_file,
 )
+from pe_spatial.backbones.weights.layouts import recognize
+from pe_spatial.backbones.weights.loading import expected_shapes
 from pe_spatial.backbones.weights.source import FOLDER_VARIABLE
 from pe_spatial.common.errors import FullDiskError
 

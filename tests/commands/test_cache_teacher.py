@@ -12,7 +12,9 @@ from PIL import Image
 from torch import nn
 from torch.nn import functional as F
 
-from pe_spatial.alignment import CacheError, LoadTeacherMap, TeacherCache, sam_teacher
+from pe_spatial.alignment import sam_teacher
+from pe_spatial.alignment.cache import CacheError, TeacherCache
+from pe_spatial.alignment.loading import LoadTeacherMap
 from pe_spatial.commands.shell import run_command
 from pe_spatial.data import LoadImage, PackSample, TarImages
 

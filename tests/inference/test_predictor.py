@@ -14,12 +14,17 @@ from PIL import Image
 from toy_task import load
 
 from pe_spatial.common.errors import CheckpointError, PictureError, UserError
+from pe_spatial.common.sources import resolve_sources
 from pe_spatial.data import UnreadableFile, read_image
 from pe_spatial.inference import inputs
 from pe_spatial.inference.predictor import Predictor, inference_pipeline
-from pe_spatial.inference.stream import Source, count_pictures, find_sources, stream
+from pe_spatial.inference.stream import Source, count_pictures, stream
 from pe_spatial.training.checkpoint import load_checkpoint
 from pe_spatial.training.start import build_runner
+
+
+def files_of(source):
+    return [entry.path for entry in resolve_sources(source)]
 
 
 @pytest.fixture(scope="module")
@@ -328,7 +333,7 @@ def folder(images, tmp_path):
 
 
 def test_sources_of_files_folders_and_patterns(folder):
-    assert [path.name for path in find_sources(folder)] == [
+    assert [path.name for path in files_of(folder)] == [
         "00.png",
         "01.png",
         "broken.mp4",
@@ -336,18 +341,18 @@ def test_sources_of_files_folders_and_patterns(folder):
         "02.png",
         "film.avi",
     ]
-    assert [path.name for path in find_sources(f"{folder}/**/0*.png")] == ["00.png", "01.png", "02.png"]
+    assert [path.name for path in files_of(f"{folder}/**/0*.png")] == ["00.png", "01.png", "02.png"]
     (folder / "notes.dat").write_text("not for us")
-    assert find_sources(folder / "notes.dat") == [folder / "notes.dat"]  # named by the user: tried, and reported
+    assert files_of(folder / "notes.dat") == [folder / "notes.dat"]  # named by the user: tried, and reported
     for missing in (folder / "missing.png", f"{folder}/*.gif"):
         with pytest.raises(UserError, match="no image or video"):
-            find_sources(missing)
+            files_of(missing)
 
 
 @pytest.mark.parametrize("batch_size", [1, 4])
 def test_a_stream_keeps_order_and_yields_errors(finished, folder, batch_size):
     predictor = Predictor(finished[1], device="cpu", batch_size=batch_size)
-    results = list(stream(predictor, find_sources(folder)))
+    results = list(stream(predictor, files_of(folder)))
     names = [result.source.name for result in results]
     assert names == ["00", "01", "broken", "broken", "02", *(f"film_{i:06d}" for i in range(5))]
     for result in results:

@@ -9,12 +9,16 @@ import torch
 from PIL import Image
 
 from pe_spatial.common.errors import PictureError, UserError
-from pe_spatial.common.sources import source_root
+from pe_spatial.common.sources import resolve_sources, source_root
 from pe_spatial.common.video import VideoWriter
 from pe_spatial.inference.predictor import Predictor
-from pe_spatial.inference.stream import count_pictures, find_sources, stream
+from pe_spatial.inference.stream import count_pictures, stream
 
-STREAM = sys.modules["pe_spatial.inference.stream"]  # the package offers the function by the same name
+STREAM = sys.modules["pe_spatial.inference.stream"]
+
+
+def files_of(source):
+    return [entry.path for entry in resolve_sources(source)]
 
 
 @pytest.fixture
@@ -22,7 +26,7 @@ def pictures(tmp_path):
     """Eight pictures of 100 to 6400 pixels."""
     for number, side in enumerate((10, 80, 10, 30, 80, 40, 10, 20)):
         Image.fromarray(np.full((side, side, 3), 7, np.uint8)).save(tmp_path / f"{number}.png")
-    return find_sources(tmp_path)
+    return files_of(tmp_path)
 
 
 @pytest.mark.parametrize("batch_size", [1, 3])
@@ -74,7 +78,7 @@ def test_the_root_does_not_depend_on_the_files_that_exist(tmp_path):
 def test_hidden_files_are_no_input(tmp_path):
     (tmp_path / "._1.png").touch()  # what some systems leave beside every file
     with pytest.raises(UserError, match="no image or video"):
-        find_sources(tmp_path)
+        files_of(tmp_path)
     assert count_pictures([]) == 0
 
 
@@ -131,7 +135,7 @@ def test_the_rest_of_a_video_that_fails_is_left_out(finished, tmp_path, monkeypa
         for number in range(12):
             video.write(torch.full((3, 80, 80), 20 * number, dtype=torch.uint8))
     Image.fromarray(np.zeros((16, 16, 3), np.uint8)).save(tmp_path / "b.png")
-    results = list(stream(Fragile(finished[1], "cpu"), find_sources(tmp_path)))
+    results = list(stream(Fragile(finished[1], "cpu"), files_of(tmp_path)))
     assert results[0].source.frame == 0 and results[0].error is not None
     assert results[-1].source.path.name == "b.png" and results[-1].error is None
     assert len(results) < 13

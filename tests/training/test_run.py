@@ -204,4 +204,9 @@ def test_bf16_trains_and_evaluates_in_bf16(finished, tmp_path):
 
 
 def test_durations_read_well():
-    assert [duration(seconds) for seconds in (5.9, 65, 3700, 90000)] == ["5 s", "1 min 05 s", "1 h 01 min", "1 d 1 h"]
+    assert [duration(seconds) for seconds in (5.9, 65, 3700, 90000)] == [
+        "0:00:05",
+        "0:01:05",
+        "1:01:40",
+        "1 day, 1:00:00",
+    ]

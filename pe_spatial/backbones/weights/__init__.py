@@ -1,10 +1,8 @@
 """Weights of the encoders: find them, read any layout they travel in, load strictly, report."""
 
-from pe_spatial.backbones.weights.layouts import Layout, recognize, to_detectron2, to_official, to_timm, unwrap
+from pe_spatial.backbones.weights.layouts import Layout, to_detectron2, to_official, to_timm, unwrap
 from pe_spatial.backbones.weights.loading import (
-    WeightsReport,
     check_values,
-    expected_shapes,
     fitting_variants,
     load_state_dict,
     load_weights,

@@ -54,14 +54,11 @@ class Layout:
 
 def unwrap(content: Mapping[str, Any]) -> tuple[dict[str, Tensor], str]:
     """Return the tensors of a checkpoint and the name of the entry that holds them (empty: the top level)."""
-    path: list[str] = []
-    while True:
-        inner = next((name for name in CONTAINERS if isinstance(content.get(name), Mapping)), None)
-        if inner is None:
-            break
-        content = content[inner]
-        path.append(inner)
-    return {key: value for key, value in content.items() if isinstance(value, Tensor)}, ".".join(path)
+    inner = next((name for name in CONTAINERS if isinstance(content.get(name), Mapping)), None)
+    if inner is None:
+        return {key: value for key, value in content.items() if isinstance(value, Tensor)}, ""
+    tensors, below = unwrap(content[inner])
+    return tensors, f"{inner}.{below}" if below else inner
 
 
 def recognize(keys: Iterable[str], container: str = "") -> Layout:

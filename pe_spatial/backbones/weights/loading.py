@@ -15,7 +15,7 @@ from pe_spatial.backbones.variants import VARIANTS, EncoderConfig
 from pe_spatial.backbones.vit import VisionTransformer, resize_positions
 from pe_spatial.backbones.weights.layouts import Layout, recognize, to_official, unwrap
 from pe_spatial.backbones.weights.source import find
-from pe_spatial.common.errors import few
+from pe_spatial.common.errors import few, require_choice
 from pe_spatial.common.tensors import Misfit, Shapes, WeightsError, read_tensor_file, shapes_of
 
 
@@ -102,11 +102,11 @@ def load_state_dict(
 
     Raises:
         FileNotFoundError: See `find`.
+        OptionError: An unknown name in `adapt`.
         WeightsError: The file cannot be read, holds no encoder or another one, or holds NaN or Inf.
     """
     for name in adapt:
-        if name not in _ADAPTATIONS:
-            raise WeightsError(f"adapt: {name!r} is not one of {', '.join(_ADAPTATIONS)}")
+        require_choice("adapt", name, _ADAPTATIONS)
     path = find(source)
     found, report = read_encoder(path)
     _leave_out_head(found, config, report)

@@ -21,7 +21,6 @@ from pe_spatial.common.names import output_stems
 from pe_spatial.common.pictures import read_indices
 from pe_spatial.common.records import Records
 from pe_spatial.common.sources import resolve_sources
-from pe_spatial.inference.stream import find_sources
 from pe_spatial.training.checkpoint import save_checkpoint
 from pe_spatial.training.checkpoint_hook import describe
 from pe_spatial.training.config import drop_pretrained, load_config
@@ -43,7 +42,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 # --- speed ------------------------------------------------------------------------------------------------------------
 def compare_speed(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Both on the same images, in turns."""
-    files = find_sources(options.input)[: options.limit]
+    files = [entry.path for entry in resolve_sources(options.input, ["image"])][: options.limit]
     checkpoint = make_checkpoint(options.config, options.classes, folder / "model.pth")
     networks: dict[str, list[float]] = {name: [] for name in RUNS}  # seconds of every call
     runs = {name: build(checkpoint, options.device, networks[name]) for name, build in RUNS.items()}

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from pe_spatial.alignment import MaskLogitTeacher
+from pe_spatial.alignment.sam_teacher import MaskLogitTeacher
 from pe_spatial.commands.benchmark.measuring import clock_of, median_ratio, show, timed
 from pe_spatial.data import find_images, read_image
 
