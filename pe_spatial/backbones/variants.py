@@ -83,14 +83,7 @@ _TINY = {"patch_size": 16, "width": 192, "depth": 12, "heads": 3, "mlp_ratio": 4
 _SMALL = {**_TINY, "width": 384, "heads": 6}
 _BASE = {**_TINY, "width": 768, "heads": 12}
 _LARGE = {**_TINY, "patch_size": 14, "width": 1024, "depth": 24, "heads": 16}
-_GIANT = {
-    "patch_size": 14,
-    "width": 1536,
-    "depth": 50,
-    "heads": 16,
-    "mlp_ratio": 8960 / 1536,
-    "cls_token": False,
-}
+_GIANT = {**_LARGE, "width": 1536, "depth": 50, "mlp_ratio": 8960 / 1536, "cls_token": False}
 _CORE: dict[str, Any] = {"ln_post": True, "attn_pool": True}
 _LANG_L = {**_LARGE, "depth": 23, "image_size": 448, "layer_scale": 0.1}
 _LANG_G = {**_GIANT, "depth": 47, "image_size": 448, "layer_scale": 0.1}

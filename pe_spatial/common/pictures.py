@@ -185,7 +185,6 @@ def save_image(
     *,
     colors: Sequence[Sequence[int]] | NDArray[np.uint8] | None = None,
     text: Mapping[str, str] | None = None,
-    quality: int = 90,
 ) -> None:
     """Write a picture whole or not at all, in the format of its suffix; makes the folder.
 
@@ -194,7 +193,6 @@ def save_image(
         picture: A PIL image, an array uint8 or uint16 [H, W] or uint8 [H, W, 3], or a uint8 tensor [3, H, W].
         colors: Palette (r, g, b) for indices uint8 [H, W].
         text: Entries that a PNG carries.
-        quality: Of JPEG and WebP.
 
     Raises:
         PictureError: The suffix is that of no picture.
@@ -212,4 +210,4 @@ def save_image(
     for key, value in (text or {}).items():
         entries.add_text(key, value)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, lambda file: image.save(file, format=kind, quality=quality, pnginfo=entries))
+    write_atomically(path, lambda file: image.save(file, format=kind, quality=90, pnginfo=entries))

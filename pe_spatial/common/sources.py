@@ -232,10 +232,6 @@ def _moves(path: Path) -> bool:
         return False  # and is reported where it is read
 
 
-def _is_hidden(name: str) -> bool:
-    return name.startswith(".") or name == "__MACOSX"
-
-
 def _walk(root: Path, recursive: bool = True) -> Iterator[str]:
     """The files below a folder. A folder that several links lead to is entered once, so links in a circle end."""
     folders, links = [str(root)], deque[str]()
@@ -247,7 +243,7 @@ def _walk(root: Path, recursive: bool = True) -> Iterator[str]:
             continue
         entered.add((state.st_dev, state.st_ino))
         for item in sorted(os.scandir(folder), key=lambda item: item.name):
-            if _is_hidden(item.name):
+            if item.name.startswith(".") or item.name == "__MACOSX":
                 continue
             if not item.is_dir():
                 yield item.name if folder == "." else item.path

@@ -79,12 +79,14 @@ class ImageFolder(DenseDataset):
         entries = self.entries()
         folders = [os.path.dirname(os.path.abspath(entry.path)) for entry in entries if entry.archive is None]
         root = os.path.commonpath(folders) if folders else ""
-        return [
-            (entry.name, entry.archive[2])
-            if entry.archive
-            else (Path(os.path.relpath(entry.path, root)).as_posix(), _bytes(entry.path))
-            for entry in entries
-        ]
+        found = []
+        for entry in entries:
+            if entry.archive:
+                found.append((entry.name, entry.archive[2]))
+            else:
+                size = entry.path.stat().st_size if entry.path.is_file() else 0
+                found.append((Path(os.path.relpath(entry.path, root)).as_posix(), size))
+        return found
 
 
 @DATASETS.register_module()
@@ -92,10 +94,6 @@ class TarImages(ImageFolder):
     """The images in tar files, and no others; `source` is one of them, a folder, a pattern or several of these."""
 
     kinds = ("tar",)
-
-
-def _bytes(path: Path) -> int:
-    return path.stat().st_size if path.is_file() else 0
 
 
 def find_images(source: Spec, recursive: bool = True) -> list[str]:

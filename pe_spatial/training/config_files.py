@@ -78,7 +78,8 @@ def find_config(name: str | Path, beside: Path | None = None) -> Path:
 def list_configs() -> dict[str, str]:
     """Names of all recipes, as `find_config` takes them, with the first line of each."""
     recipes = {at: file for at, file in sorted(_files().items()) if not _NO_RECIPES & {*at.parts}}
-    return {at.as_posix(): _first_line(file) for at, file in recipes.items()}
+    texts = {at.as_posix(): file.read_text("utf-8", "replace") for at, file in recipes.items()}
+    return {name: text.partition("\n")[0].lstrip("# ") for name, text in texts.items()}
 
 
 def _files() -> dict[Path, Path]:
@@ -88,11 +89,6 @@ def _files() -> dict[Path, Path]:
         for file in sorted(root.rglob("*.y*ml")):
             found.setdefault(file.relative_to(root), file)
     return found
-
-
-def _first_line(path: Path) -> str:
-    with open(path, encoding="utf-8", errors="replace") as file:
-        return file.readline().lstrip("# ").rstrip()
 
 
 # --- reading ----------------------------------------------------------------------------------------------------------

@@ -9,8 +9,8 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from pe_spatial.common.errors import CheckpointError, ConfigError, UserError
+from pe_spatial.training import checkpoint as files
 from pe_spatial.training.binding import count_classes
-from pe_spatial.training.checkpoint import BEST_POINTER, LAST_POINTER, find_last, load_checkpoint, resolve_checkpoint
 from pe_spatial.training.progress import METRICS_FILE
 from pe_spatial.training.run_config import differences
 from pe_spatial.training.start import naming_mistakes, prepare, start_runner
@@ -51,7 +51,7 @@ def train(config: Config, resume: Resume = "no", hooks: Sequence[Hook] = ()) -> 
 
 def _find_start(folder: Path, resume: Resume) -> Path | None:
     """The checkpoint that a training of this folder begins with, if any."""
-    last = find_last(folder)
+    last = files.find_last(folder)
     if resume == "yes" and last is None:
         raise CheckpointError(f"--resume: {folder} has no complete checkpoint; start without --resume")
     if resume == "no" and last is not None:
@@ -64,20 +64,20 @@ def _continue_from(last: Path, config: Config, changes: dict[str, Any]) -> list[
 
     A config that asks for another seed gets that of the run.
     """
-    notes = []
-    randomness, seed = config.get("randomness") or {}, load_checkpoint(last).get("meta", {}).get("seed")
+    notes, content = [], files.load_checkpoint(last)
+    randomness, seed = config.get("randomness") or {}, content.get("meta", {}).get("seed")
     given = randomness.get("seed")
     if given is not None and given != seed:
         config.randomness.seed = seed
         notes = [f"randomness.seed: {given} is not taken but the run's {seed}, which the order of the data depends on"]
     # the order of the data depends on the seed, so it must be known before mmengine reads the checkpoint
     changes |= {"resume": True, "load_from": str(last), "randomness": {**randomness, "seed": seed}}
-    return notes + differences(last.parent, config)
+    return notes + differences(files.read_config(content, last), config)
 
 
 def _clear(folder: Path, last: Path | None) -> None:
     """Remove what a run left that never reached a checkpoint."""
-    for leftover in (METRICS_FILE, LAST_POINTER, BEST_POINTER) if last is None else ():
+    for leftover in (METRICS_FILE, files.LAST_POINTER, files.BEST_POINTER) if last is None else ():
         (folder / leftover).unlink(missing_ok=True)
 
 
@@ -98,8 +98,8 @@ def evaluate(config: Config, checkpoint: str | Path | None = None, output: Path 
         UserError: Another process evaluates into the same folder.
     """
     folder = Path(config.work_dir)
-    path = resolve_checkpoint(checkpoint or folder)
-    load_checkpoint(path)  # fails here, with a clear error, rather than after the data are loaded
+    path = files.resolve_checkpoint(checkpoint or folder)
+    files.load_checkpoint(path)  # fails here, with a clear error, rather than after the data are loaded
     output = output or folder / "evaluation"
     entries = _test_entries(config)
     with prepare(config, output) as changes:

@@ -48,14 +48,11 @@ def update_names(config: dict[str, Any]) -> dict[str, Any]:
         _update(section)
     hooks = config.get("custom_hooks")
     if isinstance(hooks, list):
-        named = {HOOKS[hook["type"]]: hook for hook in reversed(hooks) if _has_name(hook)}
+        old = [hook for hook in hooks if isinstance(hook, dict) and hook.get("type") in HOOKS]
+        named = {HOOKS[hook["type"]]: hook for hook in reversed(old)}
         config["default_hooks"] = {**(config.get("default_hooks") or {}), **named}
         config["custom_hooks"] = [hook for hook in hooks if not any(hook is moved for moved in named.values())]
     return config
-
-
-def _has_name(hook: Any) -> bool:
-    return isinstance(hook, dict) and hook.get("type") in HOOKS
 
 
 def _update(section: dict[str, Any]) -> None:

@@ -6,6 +6,7 @@ reads it. A checkpoint holds the same config as it was at that iteration; evalua
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from mmengine.config import Config
 
@@ -61,14 +62,13 @@ def config_of_checkpoint(path: Path, overrides: Sequence[str] = ()) -> Config:
     return config
 
 
-def differences(folder: Path, config: Config) -> list[str]:
-    """What a config changes in the run of a folder: `key: the run's value -> the new value` for each entry."""
-    path = folder / RUN_CONFIG
-    if path.is_file():
-        before = parse(path.read_text(encoding="utf-8"))
-    else:
-        last = find_last(folder)
-        before = {} if last is None else read_config(load_checkpoint(last), last)
+def differences(before: dict[str, Any], config: Config) -> list[str]:
+    """What a config changes in a run: `key: the run's value → the new value` for each entry.
+
+    Args:
+        before: The config of the run so far, as its last checkpoint holds it.
+        config: Of the run from now on.
+    """
     after = parse(config_text(config))
     for settings in (before, after):
         for key in _OF_THE_START:

@@ -14,7 +14,7 @@ from children import CONTEXT
 
 from pe_spatial.commands.shell import run_command
 from pe_spatial.common.errors import UserError
-from pe_spatial.training.checkpoint import find_last, load_checkpoint
+from pe_spatial.training.checkpoint import find_last, load_checkpoint, read_config
 from pe_spatial.training.config import load_config
 from pe_spatial.training.launch import train
 from pe_spatial.training.progress import read_metrics
@@ -145,7 +145,8 @@ def test_a_run_of_version_0_1_has_its_config_in_its_checkpoints(run):
     (run / RUN_CONFIG).unlink()
     config = config_of_run(run, ["train_cfg.max_iters=7"])
     assert (config.work_dir, config.train_cfg.max_iters) == (str(run), 7)
-    assert differences(run, config) == ["train_cfg.max_iters: 6 → 7"]
+    last = find_last(run)
+    assert differences(read_config(load_checkpoint(last), last), config) == ["train_cfg.max_iters: 6 → 7"]
 
 
 def test_a_folder_without_a_run_is_named(tmp_path, capfd):

@@ -15,7 +15,7 @@ from pe_spatial.backbones.variants import VARIANTS, EncoderConfig
 from pe_spatial.backbones.vit import VisionTransformer, resize_positions
 from pe_spatial.backbones.weights.layouts import Layout, recognize, to_official, unwrap
 from pe_spatial.backbones.weights.source import find
-from pe_spatial.common.errors import few, require_choice
+from pe_spatial.common.errors import few
 from pe_spatial.common.tensors import Misfit, Shapes, WeightsError, read_tensor_file, shapes_of
 
 
@@ -102,11 +102,11 @@ def load_state_dict(
 
     Raises:
         FileNotFoundError: See `find`.
-        OptionError: An unknown name in `adapt`.
         WeightsError: The file cannot be read, holds no encoder or another one, or holds NaN or Inf.
     """
     for name in adapt:
-        require_choice("adapt", name, _ADAPTATIONS)
+        if name not in _ADAPTATIONS:
+            raise WeightsError(f"adapt: {name!r} is not one of {', '.join(_ADAPTATIONS)}")
     path = find(source)
     found, report = read_encoder(path)
     _leave_out_head(found, config, report)
@@ -114,8 +114,11 @@ def load_state_dict(
         _ADAPTATIONS[name](found, config, report)
     _resize_patches(found, config, report)
     expected = expected_shapes(config)
-    if shapes_of(found) != expected:
-        raise WeightsError(_misfit(path, config, shapes_of(found)))
+    shapes = shapes_of(found)
+    if shapes != expected:
+        misfit = Misfit(shapes, expected)
+        remedy = _remedy(config, shapes) + _remedy_by_adapting(misfit)
+        raise WeightsError(f"{path} does not fit {config.name}: {misfit}. {remedy}")
     check_values(path, found)
     state = {key: found[key] for key in expected}
     if dtype is not None:
@@ -241,12 +244,6 @@ def _cast(state: dict[str, Tensor], dtype: torch.dtype, report: WeightsReport) -
 def _dtypes(state: Mapping[str, Tensor]) -> str:
     counts = Counter(str(tensor.dtype).removeprefix("torch.") for tensor in state.values())
     return next(iter(counts)) if len(counts) == 1 else ", ".join(f"{count} {name}" for name, count in counts.items())
-
-
-def _misfit(path: Path, config: EncoderConfig, shapes: Shapes) -> str:
-    """Say how the file differs from the encoder and which encoder it is."""
-    misfit = Misfit(shapes, expected_shapes(config))
-    return f"{path} does not fit {config.name}: {misfit}. {_remedy(config, shapes)}{_remedy_by_adapting(misfit)}"
 
 
 def _remedy_by_adapting(misfit: Misfit) -> str:
