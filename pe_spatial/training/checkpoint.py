@@ -131,7 +131,7 @@ def resolve_checkpoint(checkpoint: str | Path) -> Path:
         return path
     found = find_best(path) or find_last(path)
     if found is None:
-        raise CheckpointError(f"{path}: a folder without a complete checkpoint; name a file")
+        raise CheckpointError(f"{path}: a folder without a complete checkpoint; name a file with --checkpoint")
     return found
 
 
