@@ -4,14 +4,14 @@ import glob
 import os
 import re
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Literal
 
-from pe_spatial.common.archives import INDEX_SUFFIX, read_images
+from pe_spatial.common.archives import INDEX_SUFFIX, Member, read_images
 from pe_spatial.common.errors import UnreadableFile, UserError, few
 from pe_spatial.common.suffixes import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 
@@ -36,12 +36,14 @@ class Entry:
         kind: What it is.
         name: The path below the root of all, with slashes. It begins with `..` where a list names a file elsewhere.
         archive: (tar, offset, bytes) of an image in a tar, as `read_image` takes it.
+        member: What its tar calls it.
     """
 
     path: Path
     kind: Kind
     name: str
     archive: tuple[str, int, int] | None = None
+    member: str = ""
 
     @property
     def file(self) -> Path:
@@ -74,7 +76,11 @@ class Sources(list[Entry]):
 
 
 def resolve_sources(
-    spec: Spec, kinds: Sequence[Kind] = ("image", "video"), *, recursive: bool = True, unpack: bool = True
+    spec: Spec,
+    kinds: Sequence[Kind] = ("image", "video"),
+    *,
+    recursive: bool = True,
+    read_tar: Callable[[Path], Iterable[Member]] = read_images,
 ) -> Sources:
     """The files that an `--input` or the source of a dataset stands for.
 
@@ -85,9 +91,9 @@ def resolve_sources(
             a pattern such as `frames/**/*.png`, unless a file has that name;
             a `.txt` file with one path per line, relative to it; blank lines and lines that begin with # do not count;
             a tar file, or a folder or pattern of tar files where no loose file is found: the images in them.
-        kinds: What is wanted; with "tar", the tar files themselves.
+        kinds: What is wanted; "tar" stands for the images in tar files beside loose ones.
         recursive: Whether to look into the folders of a folder.
-        unpack: Whether to give the images in tars, and not the tars.
+        read_tar: Finds the images in a tar.
 
     Raises:
         NoSources: There is nothing of that kind.
@@ -105,10 +111,10 @@ def resolve_sources(
         root = Path(os.path.commonpath(parents)) if parents else Path()
     entries: list[Entry] = []
     for path, kind in search.found:
-        if kind == "tar" and "tar" not in kinds and unpack:
-            for member, offset, size in read_images(path):
+        if kind == "tar":
+            for member, offset, size in read_tar(path):
                 inside = path / member
-                entries.append(Entry(inside, "image", _below(inside, root), (str(path), offset, size)))
+                entries.append(Entry(inside, "image", _below(inside, root), (str(path), offset, size), member))
         else:
             entries.append(Entry(path, kind, _below(path, root)))
     return Sources(entries, root, search.passed_over)

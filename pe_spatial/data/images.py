@@ -8,6 +8,7 @@ and an image is one read at that place.
 
 import os
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -56,25 +57,16 @@ class ImageFolder(DenseDataset):
             for number, entry in enumerate(self.entries())
         ]
 
-    def entries(self) -> list[Entry]:
-        """The images that `source` stands for, in its order; the name of one in a tar begins with that of the tar."""
-        found: list[Entry] = []
-        for entry in resolve_sources(self.source, self.kinds, unpack=False):
-            if entry.kind == "tar":
-                tar = entry.path
-                found += [
-                    Entry(tar / name, "image", f"{tar.name}/{name}", (str(tar), offset, size))
-                    for name, offset, size in read_images(tar, self.extensions, self.index_folder)
-                ]
-            else:
-                found.append(entry)
-        return found
+    def entries(self) -> Sequence[Entry]:
+        """The images that `source` stands for, in its order."""
+        read_tar = partial(read_images, extensions=self.extensions, index_folder=self.index_folder)
+        return resolve_sources(self.source, self.kinds, read_tar=read_tar)
 
     def identities(self) -> list[tuple[str, int]]:
         """Name and bytes of every image, by `img_id`; they are the same wherever the whole list is moved.
 
-        Names are paths below the deepest folder that holds all images, or below that of their tar; a file that is gone
-        has 0 bytes.
+        Names are paths below the deepest folder that holds all images; in a tar they begin with that of the tar. A file
+        that is gone has 0 bytes.
         """
         entries = self.entries()
         folders = [os.path.dirname(os.path.abspath(entry.path)) for entry in entries if entry.archive is None]
@@ -82,7 +74,7 @@ class ImageFolder(DenseDataset):
         found = []
         for entry in entries:
             if entry.archive:
-                found.append((entry.name, entry.archive[2]))
+                found.append((f"{entry.file.name}/{entry.member}", entry.archive[2]))
             else:
                 size = entry.path.stat().st_size if entry.path.is_file() else 0
                 found.append((Path(os.path.relpath(entry.path, root)).as_posix(), size))
