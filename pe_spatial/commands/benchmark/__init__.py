@@ -12,7 +12,6 @@
 # the arguments of all stand here; each runs in the module of its name beside this one
 
 import argparse
-import os
 from importlib import import_module
 from pathlib import Path
 
