@@ -7,6 +7,4 @@ from pe_spatial.depth.loading import LoadDepthMap, read_depth
 from pe_spatial.depth.losses import MultiScaleGradientLoss, ScaleInvariantLogLoss
 from pe_spatial.depth.metrics import MEASURES, DepthErrorMetric, depth_errors
 from pe_spatial.depth.model import DepthModel
-from pe_spatial.depth.results import DepthWriter
-from pe_spatial.depth.tiling import DepthTiling
 from pe_spatial.depth.transforms import CropRegion, RandomExposure, RandomZoom

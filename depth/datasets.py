@@ -6,8 +6,8 @@ from typing import Any
 
 from mmengine.registry import DATASETS
 
-from pe_spatial.common.errors import OptionError
-from pe_spatial.data import DenseDataset, UnreadableFile
+from pe_spatial.common.errors import OptionError, UnreadableFile
+from pe_spatial.data import DenseDataset
 from pe_spatial.data.pairs import pair_by_name
 from pe_spatial.depth.loading import DEPTH_SUFFIXES, LoadDepthMap
 from pe_spatial.depth.ranges import checked_range
@@ -18,11 +18,13 @@ class DepthDataset(DenseDataset):
 
     Args:
         *args, **kwargs: Those of `DenseDataset`.
-        depth_scale: Meters per unit of the PNG files; None where there are none.
+        depth_scale: Meters per unit of the PNG files; None where there are none, or where the dataset is known to have
+            `known_scale`.
         depth_range: Where given, at least one pixel of the dataset must lie inside, (least, greatest) in meters.
     """
 
     METAINFO = {"depth_unit": "meters"}
+    known_scale: float | None = None  # of the PNG files of this dataset
 
     def __init__(
         self,
@@ -31,6 +33,7 @@ class DepthDataset(DenseDataset):
         depth_range: Sequence[float] | None = None,
         **kwargs: Any,
     ) -> None:
+        depth_scale = self.known_scale if depth_scale is None else depth_scale
         if depth_scale is not None and not depth_scale > 0:
             raise OptionError(f"depth_scale {depth_scale} is not a positive number of meters per unit of the PNG files")
         self.depth_scale = depth_scale
@@ -123,9 +126,7 @@ class NyuDepth(SplitFileDataset):
     """NYUv2, Eigen split: 24231 pairs to train (BTS's list) and 654 to test, 480x640, PNG in millimeters."""
 
     METAINFO = {**DepthDataset.METAINFO, "dataset": "NYUv2"}
-
-    def __init__(self, *args: Any, depth_scale: float = 0.001, **kwargs: Any) -> None:
-        super().__init__(*args, depth_scale=depth_scale, **kwargs)
+    known_scale = 0.001
 
 
 @DATASETS.register_module()
@@ -133,9 +134,7 @@ class KittiDepth(SplitFileDataset):
     """KITTI, Eigen split, improved ground truth: 23158 pairs to train and 652 to test, PNG in 1/256 meters."""
 
     METAINFO = {**DepthDataset.METAINFO, "dataset": "KITTI"}
-
-    def __init__(self, *args: Any, depth_scale: float = 1 / 256, **kwargs: Any) -> None:
-        super().__init__(*args, depth_scale=depth_scale, **kwargs)
+    known_scale = 1 / 256
 
 
 @DATASETS.register_module()

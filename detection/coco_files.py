@@ -1,7 +1,7 @@
 """Annotation files in COCO's format: reading them, and saying what is wrong with them."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,19 +48,6 @@ def read_coco(path: str | Path) -> CocoFile:
                 "finite numbers [x, y, width, height]"
             )
     return file
-
-
-def find_absent(paths: Iterable[str]) -> list[str]:
-    """The files that do not exist, in order; from the listings of their folders, cheaper than asking for every file."""
-    present: dict[Path, set[str]] = {}
-    absent = []
-    for path in paths:
-        folder, name = Path(path).parent, Path(path).name
-        if folder not in present:
-            present[folder] = {entry.name for entry in folder.iterdir()} if folder.is_dir() else set()
-        if name not in present[folder]:
-            absent.append(path)
-    return absent
 
 
 def _ids(path: str | Path, kind: str, entries: Sequence[Mapping[str, Any]]) -> set[int]:

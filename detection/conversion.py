@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from pe_spatial.backbones import rotary_table
-from pe_spatial.backbones.weights import Layout, WeightsError, to_official
+from pe_spatial.backbones.weights import Layout, to_official
 from pe_spatial.backbones.weights import to_detectron2 as encoder_to_detectron2
+from pe_spatial.common.tensors import WeightsError
 from pe_spatial.detection.renaming import rename
 
 # prefix there -> prefix here, the encoder apart

@@ -12,7 +12,8 @@ from mmengine.registry import DATASETS
 
 from pe_spatial.common.errors import AnnotationError, require_choice, suggest
 from pe_spatial.data import DenseDataset
-from pe_spatial.detection.coco_files import find_absent, read_coco
+from pe_spatial.data.pairs import find_absent
+from pe_spatial.detection.coco_files import read_coco
 
 
 @DATASETS.register_module()

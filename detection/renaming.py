@@ -4,7 +4,8 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from pe_spatial.backbones.weights import WeightsError
+from pe_spatial.common.errors import few
+from pe_spatial.common.tensors import WeightsError
 
 
 def rename(tensors: Mapping[str, Tensor], prefixes: Mapping[str, str], convertible: str) -> dict[str, Tensor]:
@@ -28,7 +29,6 @@ def rename(tensors: Mapping[str, Tensor], prefixes: Mapping[str, str], convertib
             renamed[prefixes[prefix] + key.removeprefix(prefix)] = tensor
     if unknown:
         raise WeightsError(
-            f"{len(unknown)} keys have no counterpart ({', '.join(unknown[:3])}{', …' if len(unknown) > 3 else ''}): "
-            f"only {convertible} can be converted"
+            f"{len(unknown)} keys have no counterpart ({few(unknown)}): only {convertible} can be converted"
         )
     return renamed

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:  # `as` offers the names to type checkers
     from pe_spatial.backbones import PEBackbone as PEBackbone
     from pe_spatial.common.errors import UserError as UserError
-    from pe_spatial.data import read_image as read_image
+    from pe_spatial.common.pictures import read_image as read_image
     from pe_spatial.inference.predictor import Predictor as Predictor
     from pe_spatial.inference.sample import PredictedSample as PredictedSample
     from pe_spatial.segmentation.predictor import SegmentationPredictor as SegmentationPredictor
-    from pe_spatial.tracking import VideoTracker as VideoTracker
-    from pe_spatial.tracking import open_frames as open_frames
+    from pe_spatial.tracking.frames import open_frames as open_frames
+    from pe_spatial.tracking.model import VideoTracker as VideoTracker
     from pe_spatial.training.config import load_config as load_config
     from pe_spatial.training.launch import train as train
 
@@ -26,10 +26,10 @@ _MODULES = {
     "Predictor": "pe_spatial.inference.predictor",
     "SegmentationPredictor": "pe_spatial.segmentation.predictor",
     "UserError": "pe_spatial.common.errors",
-    "VideoTracker": "pe_spatial.tracking",
+    "VideoTracker": "pe_spatial.tracking.model",
     "load_config": "pe_spatial.training.config",
-    "open_frames": "pe_spatial.tracking",
-    "read_image": "pe_spatial.data",
+    "open_frames": "pe_spatial.tracking.frames",
+    "read_image": "pe_spatial.common.pictures",
     "train": "pe_spatial.training.launch",
 }
 __all__ = [*_MODULES]

@@ -9,9 +9,9 @@ from typing import Any, Literal
 from mmengine.registry import DATASETS
 from mmseg.utils import class_names
 
-from pe_spatial.common.errors import AnnotationError, require_choice
+from pe_spatial.common.errors import AnnotationError, few, require_choice
 from pe_spatial.data import DenseDataset
-from pe_spatial.data.pairs import pair_by_name
+from pe_spatial.data.pairs import find_absent, pair_by_name
 from pe_spatial.data.sample import IGNORE_LABEL
 from pe_spatial.segmentation.class_list import read_class_list
 from pe_spatial.segmentation.labels import LabelFormat
@@ -165,15 +165,14 @@ class PascalVOC(SegmentationDataset):
             raise AnnotationError(f"{self.ann_file}: no such list of names; check data_root and ann_file")
         names = Path(self.ann_file).read_text(encoding="utf-8").split()
         images, labels = (Path(self.data_prefix[key]) for key in ("img_path", "seg_map_path"))
-        for folder, suffix in ((images, ".jpg"), (labels, ".png")):
-            present = {path.name for path in folder.glob(f"*{suffix}")}
-            missing = [name for name in names if f"{name}{suffix}" not in present]
-            if missing:
-                raise AnnotationError(
-                    f"{self.ann_file}: {len(missing)} of {len(names)} names have no {suffix} in {folder}, for example "
-                    f"{missing[0]}"
-                )
-        return [_record(number, images / f"{n}.jpg", labels / f"{n}.png") for number, n in enumerate(names)]
+        records = [_record(number, images / f"{n}.jpg", labels / f"{n}.png") for number, n in enumerate(names)]
+        absent = find_absent(record[key] for record in records for key in ("img_path", "seg_map_path"))
+        if absent:
+            raise AnnotationError(
+                f"{self.ann_file}: of its {len(names)} names {len(absent)} files are missing: {few(absent)}; restore "
+                "them, or shorten the list"
+            )
+        return records
 
 
 @DATASETS.register_module()

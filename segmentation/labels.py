@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torchvision import tv_tensors
 
 from pe_spatial.common.contracts import Loader
-from pe_spatial.common.errors import AnnotationError
+from pe_spatial.common.errors import AnnotationError, few
 from pe_spatial.common.pictures import read_indices
 from pe_spatial.data.sample import IGNORE_LABEL
 
@@ -149,6 +149,5 @@ def look_up(values: NDArray[np.integer], meaning: Mapping[int, int]) -> NDArray[
 
 
 def _list(values: Sequence[object], counts: Sequence[int], noun: str = "value") -> str:
-    shown = ", ".join(f"{value} ({count} pixels)" for value, count in list(zip(values, counts, strict=True))[:5])
-    plural, verb = ("s", "are") if len(values) > 1 else ("", "is")
-    return f"{noun}{plural} {shown}{', …' if len(values) > 5 else ''} {verb}"
+    shown = few((f"{value} ({count} pixels)" for value, count in zip(values, counts, strict=True)), 5)
+    return f"{noun}s {shown} are" if len(values) > 1 else f"{noun} {shown} is"

@@ -5,11 +5,5 @@ import pe_spatial.data  # noqa: F401 (both register what the configs of a tracke
 import pe_spatial.tracking.checks  # noqa: F401 - registers what the dataset doctor asks
 from pe_spatial.tracking.baselines import RawColor, RepeatedMask
 from pe_spatial.tracking.datasets import Davis2016, Davis2017, PackVideo, VideoDataset, VideoFolder, YouTubeVOS
-from pe_spatial.tracking.decoding import Decoding
-from pe_spatial.tracking.frames import Frame, Frames, open_frames, read_mask
-from pe_spatial.tracking.label_tracker import LabelTracker
 from pe_spatial.tracking.metrics import JFMetric, contour_accuracy, region_similarity
 from pe_spatial.tracking.model import VideoTracker
-from pe_spatial.tracking.prompts import BoxPrompter, Sam2Prompter
-from pe_spatial.tracking.propagation import Propagation, propagate
-from pe_spatial.tracking.resizing import Resizing

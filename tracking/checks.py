@@ -5,7 +5,8 @@ from typing import Any
 
 from torch import Tensor
 
-from pe_spatial.data import UnreadableFile, read_image
+from pe_spatial.common.errors import UnreadableFile
+from pe_spatial.common.pictures import read_image
 from pe_spatial.doctor import DatasetCheck, Finding, Histogram
 from pe_spatial.tracking.datasets import VideoDataset
 from pe_spatial.tracking.frames import read_mask

@@ -224,19 +224,12 @@ class VideoFolder(VideoDataset):
         frames: Folder of the frames, relative to it.
         masks: Folder of the masks, relative to it: for each video, masks by the names of their frames. The first one
             says what to track; the others, if there are any, are what is scored.
-        videos: Names to take; None takes all.
+        **kwargs: Those of `VideoDataset`, which has no splits here.
     """
 
-    def __init__(
-        self,
-        data_root: str,
-        frames: str = "JPEGImages",
-        masks: str = "Annotations",
-        videos: Iterable[str] | None = None,
-        **kwargs: Any,
-    ) -> None:
+    def __init__(self, data_root: str, frames: str = "JPEGImages", masks: str = "Annotations", **kwargs: Any) -> None:
         self.frames, self.masks = frames, masks
-        super().__init__(data_root, None, videos, **kwargs)
+        super().__init__(data_root, **kwargs)
 
     def video_names(self) -> list[str]:
         """See `VideoDataset`."""

@@ -12,7 +12,6 @@ A video is finished by its record, which is written last.
 
 import time
 from argparse import Namespace
-from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -35,7 +34,6 @@ from pe_spatial.visualization import overlay_masks, palette
 # seconds between two savings of the tracker's state; a rerun repeats at most this much
 SAVE_EVERY = 10.0
 # the columns of the boxes of one object: frame, x1, y1, x2, y2, area
-_BOX_FIELDS = 6
 
 
 class ResultsError(UserError, RuntimeError):
@@ -68,7 +66,7 @@ class TrackingWriter(ResultsWriter):
         """
         self._name, self._rate = name, rate
         self.frames: list[str] = []  # names of the frames that are written
-        self._boxes: dict[int, array[float]] = {}
+        self._boxes: dict[int, list[tuple[int, list[int], int]]] = {}  # by object: frame, box and area
         self._saved = time.monotonic()
 
     def add(self, frame: Frame, ids: Tensor) -> None:
@@ -158,22 +156,16 @@ class TrackingWriter(ResultsWriter):
 
     # --- boxes --------------------------------------------------------------------------------------------------------
     def _note_boxes(self, ids: NDArray[np.uint8], frame: int) -> None:
-        for number in np.flatnonzero(np.bincount(ids.ravel())):
+        for number in np.flatnonzero(np.bincount(ids.ravel())).tolist():
             if number:
                 rows, columns = np.nonzero(ids == number)
-                box = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
-                self._boxes.setdefault(int(number), array("d")).extend((frame, *map(float, box), len(rows)))
-
-    def _rows(self, number: int) -> NDArray[np.float64]:
-        return np.frombuffer(self._boxes[number], dtype=np.float64).reshape(-1, _BOX_FIELDS)
+                box = [int(side) for side in (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)]
+                self._boxes.setdefault(number, []).append((frame, box, len(rows)))
 
     def _json(self, skipped: Sequence[str]) -> dict[str, Any]:
         objects = {
-            str(number): [
-                {"frame": self.frames[int(row[0])], "box": [int(value) for value in row[1:5]], "area": int(row[5])}
-                for row in self._rows(number)
-            ]
-            for number in sorted(self._boxes)
+            str(number): [{"frame": self.frames[frame], "box": box, "area": area} for frame, box, area in found]
+            for number, found in sorted(self._boxes.items())
         }
         return {
             "video": self._name,
@@ -185,12 +177,11 @@ class TrackingWriter(ResultsWriter):
 
     def _mot(self) -> str:
         """Lines of frame (from 1), object, left, top, width, height, confidence, and three unused columns."""
-        rows = sorted((int(row[0]), number, row) for number in self._boxes for row in self._rows(number))
-        lines = [
-            f"{frame + 1},{number},{x1:g},{y1:g},{x2 - x1:g},{y2 - y1:g},1,-1,-1,-1"
-            for frame, number, (_, x1, y1, x2, y2, _) in rows
-        ]
-        return "".join(line + "\n" for line in lines)
+        rows = sorted((frame, number, box) for number, found in self._boxes.items() for frame, box, _ in found)
+        return "".join(
+            f"{frame + 1},{number},{x1},{y1},{x2 - x1},{y2 - y1},1,-1,-1,-1\n"
+            for frame, number, (x1, y1, x2, y2) in rows
+        )
 
 
 def _entry_of(unit: Unit) -> dict[str, Any]:

@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from pe_spatial.backbones.weights import Layout, WeightsError, to_official
+from pe_spatial.backbones.weights import Layout, to_official
+from pe_spatial.common.tensors import WeightsError
 from pe_spatial.detection.renaming import rename
 
 # prefix there -> prefix here, the encoder apart; the first that fits counts

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from pe_spatial.alignment.model import SpatialAlignment
 from pe_spatial.backbones import PEBackbone
-from pe_spatial.backbones.weights import write_tensor_file
 from pe_spatial.common.errors import ConfigError, require_positive
+from pe_spatial.common.tensors import write_tensor_file
 from pe_spatial.training.checkpoint_hook import unwrap
 from pe_spatial.training.fsdp import gather_full
 

@@ -5,9 +5,10 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from pe_spatial.backbones.weights import FOLDER_VARIABLE, read_tensor_file
+from pe_spatial.backbones.weights import FOLDER_VARIABLE
 from pe_spatial.backbones.weights.source import local_copy, suggested_folder
 from pe_spatial.common.errors import MissingPackage, OptionError, require_choice
+from pe_spatial.common.tensors import read_tensor_file
 
 SAM2_SIZES = {"tiny": "t", "small": "s", "base_plus": "b+", "large": "l"}
 _RELEASE = "https://dl.fbaipublicfiles.com/segment_anything_2/092824"

@@ -129,7 +129,8 @@ def compute(
     import torch
     from mmengine.dist import is_main_process
 
-    from pe_spatial.data import LoadImage, UnreadableFile
+    from pe_spatial.common.errors import UnreadableFile
+    from pe_spatial.data import LoadImage
 
     load, unreadable = LoadImage(), []
     device = teacher.statistics.device

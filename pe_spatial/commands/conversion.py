@@ -15,21 +15,11 @@ from torch import Tensor
 from torchvision.models.detection import MaskRCNN_ResNet50_FPN_V2_Weights
 
 from pe_spatial.backbones import EncoderConfig, get_variant
-from pe_spatial.backbones.weights import (
-    WeightsError,
-    check_values,
-    find,
-    fitting_variants,
-    load_state_dict,
-    read_encoder,
-    read_tensor_file,
-    to_timm,
-    unwrap,
-    write_tensor_file,
-)
+from pe_spatial.backbones.weights import find, load_state_dict, read_encoder, to_timm, unwrap
 from pe_spatial.backbones.weights import to_detectron2 as encoder_to_detectron2
+from pe_spatial.backbones.weights.loading import check_values, fitting_variants
 from pe_spatial.commands.convert import LAYOUTS
-from pe_spatial.common.tensors import SUFFIXES
+from pe_spatial.common.tensors import SUFFIXES, WeightsError, read_tensor_file, write_tensor_file
 from pe_spatial.detection.coco_files import read_coco
 from pe_spatial.detection.conversion import RotaryGeometry, from_detectron2, is_detectron2, is_ours, to_detectron2
 from pe_spatial.detection.deta.conversion import from_authors, is_deta

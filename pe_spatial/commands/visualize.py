@@ -51,10 +51,10 @@ def check(options: argparse.Namespace, parser: CommandParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Draw everything; returns 1 if some files could not be read."""
     from pe_spatial.commands.feature_drawing import Painter, load_encoder
+    from pe_spatial.common.errors import UnreadableFile
     from pe_spatial.common.names import output_stems
-    from pe_spatial.common.pictures import save_image
+    from pe_spatial.common.pictures import read_image, save_image
     from pe_spatial.common.sources import resolve_sources
-    from pe_spatial.data import UnreadableFile, read_image
     from pe_spatial.inference.stream import count_pictures
 
     found = resolve_sources(options.input)

@@ -88,7 +88,9 @@ def read_tensor_file(path: Path) -> Mapping[str, Any]:
         )
     try:
         if head[8:9] == b"{":
-            return _read_safetensors(path)
+            from safetensors.torch import load_file
+
+            return load_file(path)
         # weights_only refuses pickles that call code; there is no fallback
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=head.startswith(_ZIP_MAGIC))
     except (OSError, ImportError, MemoryError):
@@ -114,13 +116,6 @@ def _refuse_impostors(path: Path, head: bytes) -> None:
             f"{path} is an HTML page, not a torch checkpoint: a login or error page was saved in its place; open the "
             "address in a browser, or download with the Hugging Face client"
         )
-
-
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    from safetensors import safe_open
-
-    with safe_open(path, framework="pt") as file:
-        return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (safe_open is no mapping)
 
 
 def _unreadable(path: Path, error: Exception) -> WeightsError:

@@ -1,7 +1,5 @@
 """Samples, loaders, datasets and batches. Importing this package registers their names with mmengine."""
 
-from pe_spatial.common.errors import UnreadableFile
-from pe_spatial.common.pictures import read_image
 from pe_spatial.data.dataset import DenseDataset, seeded
 from pe_spatial.data.images import ImageFolder, TarImages, find_images
 from pe_spatial.data.loading import LoadImage, LoadInstances, decode_mask, encode_masks

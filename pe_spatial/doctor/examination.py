@@ -16,8 +16,9 @@ from mmengine.registry import DATASETS
 
 from pe_spatial.common.console import track
 from pe_spatial.common.contracts import Loader
-from pe_spatial.common.errors import UserError
-from pe_spatial.data import LoadInstances, UnreadableFile, read_image
+from pe_spatial.common.errors import UnreadableFile, UserError
+from pe_spatial.common.pictures import read_image
+from pe_spatial.data import LoadInstances
 from pe_spatial.doctor.check import DatasetCheck, Record, Sample, checks_for
 from pe_spatial.doctor.findings import Finding, Findings, Histogram
 from pe_spatial.doctor.sheet import draw_tile

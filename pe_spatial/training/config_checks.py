@@ -20,31 +20,25 @@ from pe_spatial.training.optim import ParamwiseOptions
 _REGISTRIES: dict[str, Registry] = {
     name: value for name, value in vars(mmengine.registry).items() if isinstance(value, Registry)
 }
-# the section that a key opens -> the registry of the `type` that stands directly in it
-_SECTIONS = {
-    "model": "MODELS",
-    "data_preprocessor": "MODELS",
-    "dataset": "DATASETS",
-    "sampler": "DATA_SAMPLERS",
-    "batch_sampler": "DATA_SAMPLERS",
-    "pipeline": "TRANSFORMS",
-    "collate_fn": "FUNCTIONS",
-    "worker_init_fn": "FUNCTIONS",
-    "optim_wrapper": "OPTIM_WRAPPERS",
-    "optimizer": "OPTIMIZERS",
-    "param_scheduler": "PARAM_SCHEDULERS",
-    "default_hooks": "HOOKS",
-    "custom_hooks": "HOOKS",
-    "val_evaluator": "METRICS",
-    "test_evaluator": "METRICS",
-    "visualizer": "VISUALIZERS",
-    "vis_backends": "VISBACKENDS",
-    "model_wrapper_cfg": "MODEL_WRAPPERS",
-    "train_cfg": "LOOPS",
-    "val_cfg": "LOOPS",
-    "test_cfg": "LOOPS",
-    "log_processor": "LOG_PROCESSORS",
+# the registry of the `type` that stands directly in a section <- the keys that open such sections
+_SECTIONS_OF = {
+    "MODELS": ("model", "data_preprocessor"),
+    "DATASETS": ("dataset",),
+    "DATA_SAMPLERS": ("sampler", "batch_sampler"),
+    "TRANSFORMS": ("pipeline",),
+    "FUNCTIONS": ("collate_fn", "worker_init_fn"),
+    "OPTIM_WRAPPERS": ("optim_wrapper",),
+    "OPTIMIZERS": ("optimizer",),
+    "PARAM_SCHEDULERS": ("param_scheduler",),
+    "HOOKS": ("default_hooks", "custom_hooks"),
+    "METRICS": ("val_evaluator", "test_evaluator"),
+    "VISUALIZERS": ("visualizer",),
+    "VISBACKENDS": ("vis_backends",),
+    "MODEL_WRAPPERS": ("model_wrapper_cfg",),
+    "LOOPS": ("train_cfg", "val_cfg", "test_cfg"),
+    "LOG_PROCESSORS": ("log_processor",),
 }
+_SECTIONS = {key: registry for registry, keys in _SECTIONS_OF.items() for key in keys}
 # keys that mmengine takes out of a section before it calls the constructor
 _CONSUMED = {
     "HOOKS": {"priority"},

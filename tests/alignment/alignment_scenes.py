@@ -6,7 +6,7 @@ from mmengine.structures import BaseDataElement, InstanceData, PixelData
 import pe_spatial.alignment  # noqa: F401 - registers
 import pe_spatial.data  # noqa: F401
 from pe_spatial.backbones import VisionTransformer, get_variant
-from pe_spatial.backbones.weights import write_tensor_file
+from pe_spatial.common.tensors import write_tensor_file
 
 CORE = {
     "name": "test",

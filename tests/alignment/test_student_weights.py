@@ -6,7 +6,8 @@ from alignment_scenes import CORE, SPATIAL, write_core
 from torch.nn import functional as F
 
 from pe_spatial.backbones import PEBackbone
-from pe_spatial.backbones.weights import WeightsError, load_weights, read_tensor_file
+from pe_spatial.backbones.weights import load_weights
+from pe_spatial.common.tensors import WeightsError, read_tensor_file
 
 LARGER = {**CORE, "image_size": 48}
 

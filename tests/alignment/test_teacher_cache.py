@@ -13,7 +13,8 @@ from torch.nn import functional as F
 from pe_spatial.alignment.cache import CacheError, TeacherCache, create_cache
 from pe_spatial.alignment.loading import LoadTeacherMap
 from pe_spatial.alignment.map_codec import MapCodec, added_error, principal_channels
-from pe_spatial.data import DenseDataset, ImageFolder, PackSample, UnreadableFile
+from pe_spatial.common.errors import UnreadableFile
+from pe_spatial.data import DenseDataset, ImageFolder, PackSample
 
 GRID, CHANNELS = (4, 6), 24
 TEACHER = {"teacher": "of this test", "weights_sha256": "00"}

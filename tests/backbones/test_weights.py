@@ -13,21 +13,12 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 
 from pe_spatial.backbones import VARIANTS, EncoderConfig, PEBackbone, VisionTransformer, dense
-from pe_spatial.backbones.weights import (
-    WeightsError,
-    find,
-    fitting_variants,
-    load_state_dict,
-    load_weights,
-    to_detectron2,
-    to_official,
-    to_timm,
-    write_tensor_file,
-)
+from pe_spatial.backbones.weights import find, load_state_dict, load_weights, to_detectron2, to_official, to_timm
 from pe_spatial.backbones.weights.layouts import recognize
-from pe_spatial.backbones.weights.loading import expected_shapes
+from pe_spatial.backbones.weights.loading import expected_shapes, fitting_variants
 from pe_spatial.backbones.weights.source import FOLDER_VARIABLE
 from pe_spatial.common.errors import FullDiskError
+from pe_spatial.common.tensors import WeightsError, write_tensor_file
 
 KEYS = Path(__file__).parents[1] / "data" / "keys"
 _SMALL = {"width": 32, "depth": 2, "heads": 4, "mlp_ratio": 2.0}

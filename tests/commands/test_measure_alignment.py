@@ -9,8 +9,8 @@ from PIL import Image
 from torch.nn import functional as F
 
 from pe_spatial.backbones import PEBackbone
-from pe_spatial.backbones.weights import read_tensor_file
 from pe_spatial.commands.shell import run_command, run_module
+from pe_spatial.common.tensors import read_tensor_file
 
 
 @pytest.fixture(scope="module")

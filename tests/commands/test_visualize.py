@@ -6,10 +6,10 @@ from mmengine.registry import MODELS
 from PIL import Image
 
 from pe_spatial.backbones import VARIANTS, EncoderConfig, PEBackbone
-from pe_spatial.backbones.weights import write_tensor_file
 from pe_spatial.commands import visualize
 from pe_spatial.commands.feature_drawing import load_encoder
 from pe_spatial.commands.shell import parse, run_command
+from pe_spatial.common.tensors import write_tensor_file
 from pe_spatial.demo.scenes import draw_video
 from pe_spatial.training.checkpoint import save_checkpoint
 from pe_spatial.training.checkpoint_hook import describe

@@ -8,7 +8,8 @@ import torch
 from mmengine.dataset import ConcatDataset, RepeatDataset, pseudo_collate
 from torch.utils.data import DataLoader
 
-from pe_spatial.data import DenseDataset, Draw, DrawSampler, UnreadableFile, seeded
+from pe_spatial.common.errors import UnreadableFile
+from pe_spatial.data import DenseDataset, Draw, DrawSampler, seeded
 
 
 def batches(dataset, count, workers=0, skip=0, batch_size=3):

@@ -5,7 +5,8 @@ import pytest
 from mmengine.registry import DATASETS
 from PIL import Image
 
-from pe_spatial.data import ImageFolder, UnreadableFile, find_images
+from pe_spatial.common.errors import UnreadableFile
+from pe_spatial.data import ImageFolder, find_images
 
 
 @pytest.fixture

@@ -9,7 +9,8 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from torchvision import tv_tensors
 
-from pe_spatial.data import LoadImage, LoadInstances, UnreadableFile, decode_mask, encode_masks
+from pe_spatial.common.errors import UnreadableFile
+from pe_spatial.data import LoadImage, LoadInstances, decode_mask, encode_masks
 
 REAL = Path(__file__).parents[2].parent / "shared" / "data"
 RGB = np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)

@@ -11,7 +11,8 @@ from mmengine.registry import DATASETS
 from PIL import Image
 
 from pe_spatial.common.archives import read_index
-from pe_spatial.data import DrawSampler, ImageFolder, TarImages, UnreadableFile
+from pe_spatial.common.errors import UnreadableFile
+from pe_spatial.data import DrawSampler, ImageFolder, TarImages
 
 PIPELINE = [{"type": "LoadImage"}, {"type": "PackSample"}]
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pe_spatial.data import UnreadableFile
+from pe_spatial.common.errors import UnreadableFile
 from pe_spatial.depth.datasets import DepthFolder, KittiDepth, NyuDepth
 
 PIPELINE = [{"type": "LoadImage"}, {"type": "LoadDepthMap"}, {"type": "PackSample"}]

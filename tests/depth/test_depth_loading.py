@@ -5,8 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from pe_spatial.common.errors import AnnotationError, MissingPackage
-from pe_spatial.data import UnreadableFile
+from pe_spatial.common.errors import AnnotationError, MissingPackage, UnreadableFile
 from pe_spatial.depth.loading import LoadDepthMap, read_depth
 
 METERS = np.array([[0.0, 1.5, 2.25], [3.0, 9.999, 4.0]], np.float32)

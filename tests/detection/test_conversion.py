@@ -12,9 +12,10 @@ from mmengine.registry import MODELS
 
 import pe_spatial.detection  # noqa: F401 - registers the detector
 from pe_spatial.backbones import VARIANTS, EncoderConfig
-from pe_spatial.backbones.weights import WeightsError, load_state_dict, read_tensor_file
+from pe_spatial.backbones.weights import load_state_dict
 from pe_spatial.backbones.weights.loading import expected_shapes
 from pe_spatial.commands.shell import run_command
+from pe_spatial.common.tensors import WeightsError, read_tensor_file
 from pe_spatial.detection.conversion import RotaryGeometry, from_detectron2, is_detectron2, is_ours, to_detectron2
 from pe_spatial.training.checkpoint import load_checkpoint, read_config
 

@@ -5,7 +5,8 @@ import pytest
 from coco_scenes import random_coco, write_coco
 from mmengine.registry import DATASETS
 
-from pe_spatial.detection import AnnotationError, CocoInstances
+from pe_spatial.common.errors import AnnotationError
+from pe_spatial.detection import CocoInstances
 
 
 @pytest.fixture

@@ -8,9 +8,9 @@ from deta_golden import official_weights
 from golden_rule import DATA, ENCODER
 from mmengine.registry import MODELS
 
-from pe_spatial.backbones.weights import WeightsError
 from pe_spatial.commands.shell import run_command
 from pe_spatial.common.errors import CheckpointError, ConfigError
+from pe_spatial.common.tensors import WeightsError
 from pe_spatial.detection.deta.conversion import from_authors, is_deta
 from pe_spatial.detection.deta.start import compare_sizes, drop_parts
 from pe_spatial.inference.predictor import Predictor

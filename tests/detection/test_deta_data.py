@@ -8,8 +8,9 @@ import torch
 from coco_scenes import random_coco, write_coco
 from torchvision import tv_tensors
 
+from pe_spatial.common.errors import AnnotationError
 from pe_spatial.data import SanitizeInstances
-from pe_spatial.detection import AnnotationError, CocoInstances, Objects365
+from pe_spatial.detection import CocoInstances, Objects365
 from pe_spatial.detection.deta.augmentation import ResizeOrCrop
 
 

@@ -13,9 +13,9 @@ from mmengine.registry import TRANSFORMS
 from PIL import Image
 from toy_task import load
 
-from pe_spatial.common.errors import CheckpointError, PictureError, UserError
+from pe_spatial.common.errors import CheckpointError, PictureError, UnreadableFile, UserError
+from pe_spatial.common.pictures import read_image
 from pe_spatial.common.sources import resolve_sources
-from pe_spatial.data import UnreadableFile, read_image
 from pe_spatial.inference import inputs
 from pe_spatial.inference.predictor import Predictor, inference_pipeline
 from pe_spatial.inference.stream import Source, count_pictures, stream

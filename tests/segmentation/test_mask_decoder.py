@@ -9,8 +9,8 @@ from torch.nn import functional as F
 import pe_spatial.backbones
 import pe_spatial.data  # noqa: F401 - registers DensePreprocessor
 from pe_spatial.backbones.vit import VisionTransformer
-from pe_spatial.segmentation import SemanticModel
 from pe_spatial.segmentation.mask_decoder.queries import QueryTokens, attention_mask, masking_probabilities
+from pe_spatial.segmentation.semantic import SemanticModel
 
 TINY = {"name": "tiny", "patch_size": 8, "width": 32, "depth": 4, "heads": 2, "mlp_ratio": 2, "image_size": 32}
 KINDS = {  # cls token, layer scale: B has the first, G the second

@@ -11,9 +11,8 @@ from mmengine.registry import DATASETS
 
 import pe_spatial.data  # noqa: F401 - registers the loaders
 import pe_spatial.detection  # noqa: F401 - registers CocoInstances
-from pe_spatial.common.errors import AnnotationError, ConfigError
+from pe_spatial.common.errors import AnnotationError, ConfigError, UnreadableFile
 from pe_spatial.common.pictures import read_indices
-from pe_spatial.data import UnreadableFile
 from pe_spatial.segmentation import (
     ADE20K,
     Cityscapes,
@@ -211,7 +210,7 @@ def test_voc_says_which_names_lack_a_file(tmp_path):
         "ann_file": "train.txt",
         "data_prefix": {"img_path": "JPEGImages", "seg_map_path": "SegmentationClass"},
     }
-    with pytest.raises(AnnotationError, match=r"1 of 2 names have no \.jpg .*example b"):
+    with pytest.raises(AnnotationError, match=r"of its 2 names 1 files are missing: .*b\.jpg; restore"):
         PascalVOC(**settings)
     with pytest.raises(AnnotationError, match="no such list"):
         PascalVOC(**{**settings, "ann_file": "val.txt"})

@@ -8,7 +8,8 @@ from torch.nn import functional as F
 
 import pe_spatial.backbones
 import pe_spatial.data  # noqa: F401 - registers DensePreprocessor
-from pe_spatial.segmentation import LinearHead, SemanticModel, SemanticSegmentor
+from pe_spatial.segmentation import LinearHead, SemanticSegmentor
+from pe_spatial.segmentation.semantic import SemanticModel
 
 TINY = {"name": "tiny", "patch_size": 8, "width": 32, "depth": 3, "heads": 2, "mlp_ratio": 2, "image_size": 32}
 ENTROPY = {"type": "CrossEntropyLoss", "avg_non_ignore": True}

@@ -11,9 +11,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from pe_spatial.common.errors import UserError
 from pe_spatial.inference.predictor import Predictor
-from pe_spatial.segmentation import Window, predictor, sliding
+from pe_spatial.segmentation import predictor, sliding
 from pe_spatial.segmentation.predictor import SegmentationPredictor
 from pe_spatial.segmentation.sliding import Axis, Grid, blend
+from pe_spatial.segmentation.windows import Window
 
 QUERIES = {"num_queries": 9, "num_blocks": 1}
 CONFIG = {"window": {"size": [32, 40], "stride": [21, 27]}}

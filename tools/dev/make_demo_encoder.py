@@ -19,11 +19,11 @@ from torch.nn import functional as F
 from torchvision.transforms.v2.functional import resize
 
 from pe_spatial.backbones import EncoderConfig, VisionTransformer
-from pe_spatial.backbones.weights import write_tensor_file
 from pe_spatial.commands.options import CommandParser, add_shared, integer, positive
 from pe_spatial.commands.shell import run_module
 from pe_spatial.common.console import track
 from pe_spatial.common.pictures import read_image, read_indices
+from pe_spatial.common.tensors import write_tensor_file
 from pe_spatial.demo.scenes import SEMANTIC_CLASSES
 
 CLASSES, COLUMNS = len(SEMANTIC_CLASSES), 3

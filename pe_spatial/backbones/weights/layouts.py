@@ -223,12 +223,6 @@ def _from_timm(state: Mapping[str, Tensor], layout: Layout, ignored: dict[str, s
             official[f"attn_pool.attn.in_proj_{leaf}"] = torch.cat([tensor, state[f"attn_pool.kv.{leaf}"]])
         elif not (key.startswith("attn_pool.kv.") and key.replace(".kv.", ".q.") in state):
             name = _rename(key, _OFFICIAL_KEYS)
-            official[name] = _without_leading_ones(tensor, _LEADING_ONES.get(name, 0))
+            ones = _LEADING_ONES.get(name, 0)  # where there are none, the strict check reports the shape
+            official[name] = tensor.reshape(tensor.shape[ones:]) if tensor.shape[:ones] == (1,) * ones else tensor
     return official
-
-
-def _without_leading_ones(tensor: Tensor, count: int) -> Tensor:
-    """Drop leading dimensions of size 1; a tensor of another shape is left for the strict check to report."""
-    if tensor.shape[:count] != (1,) * count:
-        return tensor
-    return tensor.reshape(tensor.shape[count:])

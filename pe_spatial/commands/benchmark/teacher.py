@@ -10,7 +10,8 @@ import torch
 
 from pe_spatial.alignment.sam_teacher import MaskLogitTeacher
 from pe_spatial.commands.benchmark.measuring import clock_of, median_ratio, show, timed
-from pe_spatial.data import find_images, read_image
+from pe_spatial.common.pictures import read_image
+from pe_spatial.data import find_images
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
