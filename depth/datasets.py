@@ -27,11 +27,7 @@ class DepthDataset(DenseDataset):
     known_scale: float | None = None  # of the PNG files of this dataset
 
     def __init__(
-        self,
-        *args: Any,
-        depth_scale: float | None = None,
-        depth_range: Sequence[float] | None = None,
-        **kwargs: Any,
+        self, *args: Any, depth_scale: float | None = None, depth_range: Sequence[float] | None = None, **kwargs: Any
     ) -> None:
         depth_scale = self.known_scale if depth_scale is None else depth_scale
         if depth_scale is not None and not depth_scale > 0:

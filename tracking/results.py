@@ -88,7 +88,7 @@ class TrackingWriter(ResultsWriter):
             write_text(self._file(".txt"), self._mot())
         write_json(self._file(".json"), self._json(skipped))
         self.finish_video(self._name, len(self.frames))
-        self._state_file.unlink(missing_ok=True)
+        self._state_of(self._name).unlink(missing_ok=True)
 
     def describe(self, stem: str, image: Tensor, sample: BaseDataElement, frame: int | None) -> dict[str, Any]:
         """Write the mask of a frame."""
@@ -101,7 +101,9 @@ class TrackingWriter(ResultsWriter):
         return overlay_masks(image, sample.ids) if bool(sample.ids.any()) else image
 
     def write_lists(self) -> None:
-        """Write `tracks.json`, an entry for every finished video."""
+        """Write `tracks.json`, an entry for every finished video, and forget what a kill left of such videos."""
+        for unit in self.finished():
+            self._state_of(unit.name).unlink(missing_ok=True)
         write_json_stream(self.folder / self.result, {"videos": map(_entry_of, self.finished())})
 
     def finished(self) -> Iterator[Unit]:
@@ -122,14 +124,14 @@ class TrackingWriter(ResultsWriter):
     # --- going on -----------------------------------------------------------------------------------------------------
     def load_state(self) -> Mapping[str, Any] | None:
         """What `save_state` saved, if the video was interrupted."""
-        return read_tensor_file(self._state_file) if self._state_file.is_file() else None
+        return read_tensor_file(self._state_of(self._name)) if self._state_of(self._name).is_file() else None
 
     def save_state(self, state: Mapping[str, Any], *, force: bool = False) -> None:
         """Save a tracker's state, unless the last one is younger than `SAVE_EVERY`."""
         if not force and time.monotonic() - self._saved < SAVE_EVERY:
             return
-        self._state_file.parent.mkdir(parents=True, exist_ok=True)
-        write_torch_file(dict(state), self._state_file)
+        self._state_of(self._name).parent.mkdir(parents=True, exist_ok=True)
+        write_torch_file(dict(state), self._state_of(self._name))
         self._saved = time.monotonic()
 
     def read(self, frame: Frame) -> NDArray[np.uint8]:
@@ -143,13 +145,12 @@ class TrackingWriter(ResultsWriter):
             return read_indices(path).astype(np.uint8)
         except UnreadableFile as error:
             raise ResultsError(
-                f"{path} was finished by an earlier run but cannot be read ({error}); delete {self._state_file} to "
-                "track this video from its start"
+                f"{path} was finished by an earlier run but cannot be read ({error}); delete "
+                f"{self._state_of(self._name)} to track this video from its start"
             ) from error
 
-    @property
-    def _state_file(self) -> Path:
-        return self.folder / HIDDEN / "resume" / f"{self.stems[self._name]}.pt"
+    def _state_of(self, name: str) -> Path:
+        return self.folder / HIDDEN / "resume" / f"{self.stems.get(name, name)}.pt"
 
     def _file(self, suffix: str) -> Path:
         return self.folder / f"{self.stems[self._name]}{suffix}"

@@ -30,10 +30,7 @@ class TokenGrid:
 
     @classmethod
     def of(
-        cls,
-        maps: Sequence[Tensor],
-        image_sizes: Sequence[tuple[int, int]],
-        input_size: tuple[int, int],
+        cls, maps: Sequence[Tensor], image_sizes: Sequence[tuple[int, int]], input_size: tuple[int, int]
     ) -> TokenGrid:
         """The grid of `maps`, for images of `image_sizes` (H, W) in the corner of an input of `input_size`.
 

@@ -3,7 +3,10 @@
 import pickle
 import re
 import shutil
-from collections.abc import Mapping
+import signal
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
 from typing import IO, Any
@@ -169,9 +172,28 @@ def write_torch_file(content: Any, path: Path) -> None:  # noqa: ANN401 - nested
     if needed > shutil.disk_usage(path.parent).free:
         raise full_disk(path, needed)
     try:
-        write_atomically(path, lambda file: _stream(content, file))
+        with _uninterrupted():
+            write_atomically(path, lambda file: _stream(content, file))
     except FullDiskError as error:
         raise full_disk(path, needed) from error
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Let Ctrl-C and SIGTERM wait for the end of the block: torch's C++ writer makes an error of its own of them."""
+    if threading.current_thread() is not threading.main_thread():  # Python handles signals in that one alone
+        yield
+        return
+    arrived: list[int] = []
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, lambda number, _: arrived.append(number)) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for number in arrived[:1]:
+            signal.raise_signal(number)
 
 
 def _stream(content: Any, file: IO[bytes]) -> None:

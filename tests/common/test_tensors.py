@@ -1,10 +1,12 @@
 """Tensor files: what is written is read, by content and not by name, and nothing in them is ever run."""
 
 import os
+import signal
 
 import pytest
 import torch
 
+from pe_spatial.common import tensors
 from pe_spatial.common.errors import FullDiskError, UserError
 from pe_spatial.common.tensors import WeightsError, read_tensor_file, tensor_bytes, write_tensor_file, write_torch_file
 
@@ -54,3 +56,24 @@ def test_a_full_disk_names_what_is_needed(tmp_path, small_files):
     with small_files(4000), pytest.raises(FullDiskError, match=r"a\.pt cannot be written .*needs 8,001 bytes"):
         write_torch_file(content, tmp_path / "a.pt")
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interruption_waits_until_the_file_is_written(number, tmp_path, monkeypatch):
+    """In the midst of it, torch's writer would turn it into an error of its own."""
+    write = tensors._Guarded.write
+
+    def interrupted(self, data):
+        signal.raise_signal(number)
+        return write(self, data)
+
+    monkeypatch.setattr(tensors._Guarded, "write", interrupted)
+    before = signal.signal(number, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            write_torch_file({"a": torch.ones(3)}, tmp_path / "a.pt")
+        assert signal.getsignal(number) is signal.default_int_handler
+    finally:
+        signal.signal(number, before)
+    assert read_tensor_file(tmp_path / "a.pt")["a"].sum() == 3
+    assert [path.name for path in tmp_path.iterdir()] == ["a.pt"]
