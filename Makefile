@@ -1,6 +1,6 @@
 # make demo   install, draw a small dataset, train a detector on the CPU, print its COCO table, draw its predictions
 # make test   install what is missing and run the tests
-# make test-fast   those that take less than a second each
+# make test-fast   those that take less than a second each, all cases of a test together
 # make lint   ruff and mypy
 
 PYTHON ?= python3

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-SLOW = Path(__file__).with_name("slow.txt")  # tests of more than a second, without parameters; see `make slow-list`
+SLOW = Path(__file__).with_name("slow.txt")  # tests whose cases take more than a second together; see `make slow-list`
 _seconds = Counter()
 
 
@@ -29,13 +29,12 @@ def pytest_collection_finish():
 
 
 def pytest_runtest_logreport(report):
-    _seconds[report.nodeid] += report.duration  # with what it sets up
+    _seconds[report.nodeid.partition("[")[0]] += report.duration  # with what it sets up
 
 
 def pytest_sessionfinish(session):
     if session.config.getoption("--list-slow") and not hasattr(session.config, "workerinput"):
-        slow = {name.partition("[")[0] for name, seconds in _seconds.items() if seconds > 1}
-        SLOW.write_text("".join(f"{name}\n" for name in sorted(slow)))
+        SLOW.write_text("".join(f"{name}\n" for name, seconds in sorted(_seconds.items()) if seconds > 1))
 
 
 @pytest.fixture(scope="session")
