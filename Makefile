@@ -42,9 +42,11 @@ test: $(VENV)/.installed-test
 test-fast: $(VENV)/.installed-test
 	$(BIN)/python -m pytest tests -n auto --dist loadfile -m "not slow" $(PYTEST_ARGS)
 
-# after adding tests: measures all of them on a quiet machine and writes down which are slow
+# after adding tests: measures all of them on a quiet machine and writes down which are slow; then the rest alone, for what
+# a slow test has prepared for others now falls to them
 slow-list: $(VENV)/.installed-test
 	$(BIN)/python -m pytest tests -n auto --dist loadfile --list-slow $(PYTEST_ARGS)
+	$(BIN)/python -m pytest tests -n auto --dist loadfile --list-slow -m "not slow" $(PYTEST_ARGS)
 
 lint: $(VENV)/.installed-test $(VENV)/.installed-lint
 	$(BIN)/ruff check .
