@@ -46,7 +46,8 @@ test-fast: $(VENV)/.installed-test
 # a slow test has prepared for others now falls to them
 slow-list: $(VENV)/.installed-test
 	$(BIN)/python -m pytest tests -n auto --dist loadfile --list-slow $(PYTEST_ARGS)
-	$(BIN)/python -m pytest tests -n auto --dist loadfile --list-slow -m "not slow" $(PYTEST_ARGS)
+	for round in 1 2 3; do \
+	    $(BIN)/python -m pytest tests -n auto --dist loadfile --list-slow -m "not slow" $(PYTEST_ARGS) || exit 1; done
 
 lint: $(VENV)/.installed-test $(VENV)/.installed-lint
 	$(BIN)/ruff check .

@@ -120,11 +120,7 @@ def _read_exr(path: str | Path) -> NDArray[Any]:
     return channels[names[0]]
 
 
-_READERS: dict[str, Callable[[str | Path], NDArray[Any]]] = {
-    ".png": read_16_bits,
-    ".npy": _read_npy,
-    ".exr": _read_exr,
-}
+_READERS: dict[str, Callable[[str | Path], NDArray[Any]]] = {".png": read_16_bits, ".npy": _read_npy, ".exr": _read_exr}
 
 
 def _check_unit(path: str | Path, median: float, scale: float | None) -> None:

@@ -103,10 +103,7 @@ class Cityscapes(_NumberedTwice):
     """
 
     METAINFO = {**_classes_of("cityscapes"), "dataset": "Cityscapes"}
-    ends = {
-        "ids": ("_leftImg8bit", "_gtFine_labelIds"),
-        "train_ids": ("_leftImg8bit", "_gtFine_labelTrainIds"),
-    }
+    ends = {"ids": ("_leftImg8bit", "_gtFine_labelIds"), "train_ids": ("_leftImg8bit", "_gtFine_labelTrainIds")}
     formats = {
         "ids": LabelFormat(
             METAINFO["classes"],

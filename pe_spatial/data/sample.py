@@ -50,12 +50,7 @@ _INSTANCE_FIELDS = {
     "gt_instances": {"bboxes": "boxes", "labels": "labels", "masks": "masks"},
     "ignored_instances": {"bboxes": "ignored_boxes", "masks": "ignored_masks"},
 }
-_PIXEL_FIELDS = {
-    "gt_sem_seg": "sem_seg",
-    "gt_depth": "depth",
-    "mask_logits": "mask_logits",
-    "token_mask": "token_mask",
-}
+_PIXEL_FIELDS = {"gt_sem_seg": "sem_seg", "gt_depth": "depth", "mask_logits": "mask_logits", "token_mask": "token_mask"}
 
 
 @TRANSFORMS.register_module()
