@@ -80,6 +80,7 @@ class VideoTracker(BaseModel):
 
     @property
     def device(self) -> torch.device:
+        """Where the tracker computes."""
         return self.data_preprocessor.device
 
     @torch.no_grad()

@@ -56,6 +56,12 @@ def convert(options: argparse.Namespace) -> list[str]:
 
 
 def check_target(options: argparse.Namespace) -> None:
+    """Refuse an output of another format than its suffix, one that exists, or one without a folder.
+
+    Raises:
+        WeightsError: The suffix does not fit, or the file exists.
+        FileNotFoundError: There is no such folder.
+    """
     target = options.output
     if target.suffix not in SUFFIXES:
         raise WeightsError(f"{target} must end in {', '.join(SUFFIXES)}: the suffix is the format")
@@ -104,6 +110,7 @@ def converted(source: Path, options: argparse.Namespace) -> Converted:
 
 
 def convert_encoder(source: Path, options: argparse.Namespace) -> Converted:
+    """The tensors of an encoder in the layout that is asked for."""
     config = encoder_config(source, options)
     state, report = load_state_dict(source, config, getattr(torch, options.dtype) if options.dtype else None)
     notes = [f"Read {config.name}: {report}"]
@@ -185,4 +192,5 @@ def named_variant(text: str) -> EncoderConfig:
 
 
 def summarize(dropped: Mapping[str, str]) -> list[str]:
+    """A line for each reason for which tensors were dropped."""
     return [f"Dropped {count} tensors: {reason}." for reason, count in Counter(dropped.values()).items()]

@@ -60,7 +60,7 @@ def few(items: Iterable[object], shown: int = 3) -> str:
 
 
 def suggest(name: str, options: Iterable[str]) -> str:
-    """ "did you mean …?", or the options themselves where none is near (none: an empty text)."""
+    """The nearest of the options as a question ("did you mean …?"), or all of them where none is near."""
     choices = sorted(options)
     near = get_close_matches(name, choices, n=1, cutoff=0.6)
     if near:

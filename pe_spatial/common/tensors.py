@@ -222,7 +222,7 @@ class _Guarded:
         return memoryview(data).nbytes
 
     def flush(self) -> None:
-        """torch calls it; the file itself is flushed after the last write."""
+        """Do nothing: torch calls it, and the file itself is flushed after the last write."""
 
 
 def tensor_bytes(tree: Any) -> int:  # noqa: ANN401 - nested containers of tensors

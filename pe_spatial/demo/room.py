@@ -60,6 +60,8 @@ _OUTLINES = (_disc, _box, _triangle)
 # --- objects ----------------------------------------------------------------------------------------------------------
 @dataclass(frozen=True, eq=False)
 class Thing:
+    """An object of a scene: where it is, how it looks and how it moves."""
+
     label: int
     radius: float  # meters
     center: Array  # [2], where its center appears at time 0, pixels (x, y)
@@ -87,6 +89,8 @@ class Thing:
 
 @dataclass(frozen=True, eq=False)
 class Room:
+    """A wall, a floor and what stands between them and the camera."""
+
     camera: Camera
     wall_distance: float
     wall: Texture
@@ -98,6 +102,17 @@ class Room:
 def furnish(
     rng: np.random.Generator, size: int | tuple[int, int], photographs: Sequence[NDArray[np.uint8]], count: int
 ) -> Room:
+    """Draw a room with up to `count` things, those that others hide left out.
+
+    Args:
+        rng: Source of everything random.
+        size: (H, W) of the images in pixels, or one number for both.
+        photographs: RGB [h, w, 3] that may be printed on surfaces.
+        count: Things to place.
+
+    Raises:
+        ValueError: Fewer than 32 pixels.
+    """
     H, W = (size, size) if isinstance(size, int) else size
     if min(H, W) < 32:
         raise ValueError(f"size {(H, W)} (H, W) is below 32 pixels, where shapes cannot be told apart")
@@ -150,13 +165,17 @@ def _visible(room: Room) -> tuple[Thing, ...]:
 
 
 def far_to_near(things: Sequence[Thing]) -> list[int]:
+    """The order in which things are painted over each other."""
     return sorted(range(len(things)), key=lambda n: -things[n].distance)
 
 
 @dataclass(frozen=True, eq=False)
 class Shape:
-    """A thing on the pixel grid: a window of the image, the outline's distance in pixels there, and coordinates in
-    radii: `u` and `v` turn with the thing, `down` points down in the image."""
+    """A thing on the pixel grid.
+
+    It has a window of the image, the distance from the outline in pixels there, and coordinates in radii: `u` and `v`
+    turn with the thing, `down` points down in the image.
+    """
 
     window: tuple[slice, slice]
     outline: Array
@@ -168,6 +187,7 @@ class Shape:
 
 
 def rasterize(thing: Thing, camera: Camera) -> Shape:
+    """What a thing covers in the image."""
     radius = camera.focal * thing.radius / thing.distance
     reach = int(np.ceil(_REACH * radius + 1))
     column, row = (int(np.floor(c)) for c in thing.center)
@@ -188,6 +208,7 @@ def rasterize(thing: Thing, camera: Camera) -> Shape:
 
 
 def assign_ids(things: Sequence[Thing], shapes: Sequence[Shape], size: tuple[int, int]) -> NDArray[np.int32]:
+    """Int32 [H, W]: 0 where the room is seen, n + 1 where thing n is."""
     ids = np.zeros(size, np.int32)
     for n in far_to_near(things):
         ids[shapes[n].window][shapes[n].outline <= 0] = n + 1

@@ -61,6 +61,8 @@ _PATTERNS: tuple[Pattern, ...] = (_stripes, _checks, _dots, _waves, _plain)
 
 @dataclass(frozen=True, eq=False)
 class Texture:
+    """Colors of a surface: a pattern between two colors, or a photograph."""
+
     pattern: Pattern
     colors: Array  # [2, 3] in 0…1
     frequency: float  # periods per unit of the surface's coordinates

@@ -32,6 +32,7 @@ class SharedEncoder:
 
     @torch.no_grad()
     def __call__(self, x: Tensor) -> tuple[Tensor, ...]:
+        """The maps of a batch, computed once until they are forgotten."""
         for known, maps in self._known:
             if known is x or (known.shape == x.shape and torch.equal(known, x)):
                 return maps
@@ -64,6 +65,7 @@ class OneOfManyMaps(nn.Module):
         self.patch_size = shared.backbone.patch_size
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """The one map."""
         return (self.shared(x)[self.index],)
 
     def layer_of(self, parameter_name: str) -> int:

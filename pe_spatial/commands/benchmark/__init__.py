@@ -1,13 +1,13 @@
 """Measure speed and memory on this machine.
 
     pe-spatial benchmark backbone --variant PE-Spatial-T16-512
-    pe-spatial benchmark backbone --variant PE-Spatial-B16-512 --device cuda --dtype bf16 --mode eager,compiled \\
-        --pass forward,backward --batch-size 8 --json backbone.json
+    pe-spatial benchmark backbone --device cuda --dtype bf16 --mode eager,compiled --pass forward,backward
     pe-spatial benchmark tracking --channels 768
     pe-spatial benchmark deformable
     pe-spatial benchmark teacher --input photos --image-size 256
     pe-spatial benchmark segmentation --input ../shared/data/coco_tiny/val2017 --memory 4000 6000
 
+`--json FILE` also writes the figures to a file.
 """
 # the arguments of all stand here; each runs in the module of its name beside this one
 

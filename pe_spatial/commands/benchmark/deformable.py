@@ -116,6 +116,7 @@ def peak(size: int, dtype: str, device: str, chunk: int, name: str, kind: str) -
 
 
 def run_pass(attend: Attention, inputs: tuple[Tensor, Shapes, Tensor, Tensor], kind: str) -> None:
+    """A forward pass alone, or one with its backward pass."""
     if kind == "forward":
         with torch.no_grad():
             attend(*inputs)
