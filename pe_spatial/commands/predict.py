@@ -89,7 +89,7 @@ def run(options: argparse.Namespace) -> int:
     checkpoint = resolve_checkpoint(options.checkpoint)
     config = read_config(load_checkpoint(checkpoint), checkpoint)
     task = task_of(config, checkpoint)
-    settle_options(options, task, checkpoint)
+    complete_options(options, task, checkpoint)
     settings = {name: getattr(options, name) for name in (*task.settings, "image_size", "overrides")}
     model = {"model": checkpoint.stem, "weights": fingerprint(checkpoint)}
     part = part_of(options)
@@ -109,7 +109,7 @@ def run(options: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
-def settle_options(options: argparse.Namespace, task: Task, checkpoint: Path) -> None:
+def complete_options(options: argparse.Namespace, task: Task, checkpoint: Path) -> None:
     """Refuse the options of other tasks, and fill in the defaults of this one's."""
     for name, (tasks, _, _) in TASK_OPTIONS.items():
         if getattr(options, name) not in (None, False) and name not in (*task.settings, *task.options):

@@ -20,7 +20,7 @@ import psutil
 from pe_spatial.common.errors import FullDiskError
 
 _TEMPORARY = ".writing"
-_OWNER = re.compile(r"\.([0-9a-f]{8})-(\d+)-(\d+)-\d+\.writing$")
+_WRITER = re.compile(r"\.([0-9a-f]{8})-(\d+)-(\d+)-\d+\.writing$")
 # a temporary keeps so much of the name of its file: even an encrypted folder, with names of 143 bytes, takes it then
 _NAME_BYTES = 70
 # nobody can ask a process of another machine whether it still writes
@@ -168,9 +168,9 @@ def remove_leftovers(folder: Path, recursive: bool = False) -> None:
 
 
 def _is_leftover(path: Path) -> bool:
-    owner = _OWNER.search(path.name)
-    if owner is not None and owner[1] == _host():
-        return _start_of(int(owner[2])) != int(owner[3])
+    writer = _WRITER.search(path.name)
+    if writer is not None and writer[1] == _host():
+        return _start_of(int(writer[2])) != int(writer[3])
     try:
         return time.time() - path.stat().st_mtime > _FOREIGN_SECONDS
     except FileNotFoundError:
