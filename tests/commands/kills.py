@@ -5,10 +5,25 @@ import os
 import random
 import time
 
+from children import CONTEXT
+
 from pe_spatial.common.records import Records
 
 KILLS = 12  # by each signal
 IN_A_FOLDER = 4  # kills of one command after another, before it may end
+
+
+def start_process(target, *arguments, **options):
+    """A process of its own that runs `target(*arguments, **options)`."""
+    process = CONTEXT.Process(target=target, args=arguments, kwargs=options)
+    process.start()
+    return process
+
+
+def status_of(process):
+    """The exit status of a process, once it has ended."""
+    process.join(300)
+    return process.exitcode
 
 
 def results(folder):
@@ -57,12 +72,12 @@ def kill_at_random(start, output, log, number, seconds, killed=lambda status: No
             process.join(random.uniform(0.2, 1.0) * seconds)
             if process.exitcode is None:
                 os.kill(process.pid, number)
-        process.join(300)
+        status = status_of(process)
         again = set(log.read_text().splitlines() if log.exists() else ()) & before
         log.unlink(missing_ok=True)
         assert not again, f"{again} were finished before"
-        if process.exitcode == 0:
+        if status == 0:
             return kills
         kills += 1
-        assert process.exitcode in (-number, 130)
-        killed(process.exitcode)
+        assert status in (-number, 130)
+        killed(status)

@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from children import CONTEXT
-from kills import KILLS, finished, kill_at_random, leftovers, results, seconds_of
+from kills import KILLS, finished, kill_at_random, leftovers, results, seconds_of, start_process, status_of
 from small_checkpoints import LISTS, SAVE, save_input
 
 from pe_spatial.commands.shell import run_command
@@ -41,16 +40,8 @@ def predict(checkpoint, source, output, *options, log=None, sabotage=None):
     sys.exit(run_command("predict", [str(argument) for argument in arguments]))
 
 
-def start(*arguments, **options):
-    process = CONTEXT.Process(target=partial(predict, *arguments, **options))
-    process.start()
-    return process
-
-
 def finish(*arguments, **options):
-    process = start(*arguments, **options)
-    process.join(300)
-    return process.exitcode
+    return status_of(start_process(predict, *arguments, **options))
 
 
 def computed(log):
@@ -93,7 +84,8 @@ def test_kills_at_random_moments(task, place, number, tmp_path):
                 names = {entry["file_name"] for entry in content.get("images", content.get("files"))}
                 assert names == finished(output)
 
-        kills += kill_at_random(partial(start, *arguments, output, log=log), output, log, number, seconds, listed)
+        begin = partial(start_process, predict, *arguments, output, log=log)
+        kills += kill_at_random(begin, output, log, number, seconds, listed)
         assert results(output) == whole and not leftovers(output)
         shutil.rmtree(output)
 
@@ -139,10 +131,8 @@ def test_shards_give_what_one_run_gives(place, order, tmp_path):
     if order is not None:
         assert [finish(*arguments, "--shard", f"{number}/3") for number in order] == [0, 0, 0]
     else:
-        processes = [start(*arguments, "--shard", f"{number}/3") for number in (1, 2, 3)]
-        for process in processes:
-            process.join(300)
-        assert [process.exitcode for process in processes] == [0, 0, 0]
+        processes = [start_process(predict, *arguments, "--shard", f"{number}/3") for number in (1, 2, 3)]
+        assert [status_of(process) for process in processes] == [0, 0, 0]
     assert results(tmp_path / "out") == results(place / "whole")
     log = tmp_path / "log"
     assert finish(*arguments, log=log) == 0 and not computed(log)  # one process takes over

@@ -9,8 +9,7 @@ from functools import partial
 
 import pytest
 import torch
-from children import CONTEXT
-from kills import KILLS, finished, kill_at_random, leftovers, results, seconds_of
+from kills import KILLS, finished, kill_at_random, leftovers, results, seconds_of, start_process, status_of
 from test_track import CONFIG, root  # noqa: F401 (a fixture)
 
 from pe_spatial.commands.shell import run_command
@@ -38,15 +37,11 @@ def track(config, output, options, log, save_every, sabotage):
 
 
 def start(root, output, *options, log=os.devnull, save_every=10.0, sabotage=False):  # noqa: F811
-    process = CONTEXT.Process(target=track, args=(root / "tiny.yaml", output, options, log, save_every, sabotage))
-    process.start()
-    return process
+    return start_process(track, root / "tiny.yaml", output, options, log, save_every, sabotage)
 
 
 def finish(*arguments, **options):
-    process = start(*arguments, **options)
-    process.join(300)
-    return process.exitcode
+    return status_of(start(*arguments, **options))
 
 
 @pytest.fixture(scope="module")
