@@ -14,8 +14,8 @@ from mmengine.registry import METRICS
 
 from pe_spatial.common.files import write_json
 from pe_spatial.data import encode_masks
+from pe_spatial.data.annotations import CocoTable
 from pe_spatial.detection.average_precision import average_precision
-from pe_spatial.detection.coco_files import read_coco
 
 IouType = Literal["bbox", "segm"]
 _TABLE_LIMIT = 100  # classes that are printed one by one
@@ -104,13 +104,7 @@ class CocoMetric(BaseMetric):
     def truth(self) -> dict[str, Any]:
         """The annotation file as COCO's tools need it; read once."""
         if self._truth is None:
-            file = read_coco(self.meta("ann_file"))
-            annotations = [
-                # an id of 0 would read as "unmatched"
-                {"iscrowd": 0, "area": a["bbox"][2] * a["bbox"][3], **a, "id": number}
-                for number, a in enumerate(file.annotations, start=1)
-            ]
-            self._truth = {"images": file.images, "categories": file.categories, "annotations": annotations}
+            self._truth = CocoTable(self.meta("ann_file")).truth()
         return self._truth
 
     def meta(self, key: str) -> Any:

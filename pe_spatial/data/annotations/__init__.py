@@ -1,0 +1,4 @@
+"""Annotation files, read in one place: training, evaluation and the doctor see the same normalized entries."""
+
+from pe_spatial.data.annotations.coco_table import CocoTable
+from pe_spatial.data.annotations.json_files import read_annotations
