@@ -71,8 +71,8 @@ def _boxes(table: CocoTable) -> Iterator[Finding]:
         yield Finding(
             level,
             what,
-            f"annotation {table.columns['id'][row]}: [x, y, width, height] [{few(map('{:g}'.format, boxes[row]), 4)}] in "
-            f"{image.get('file_name')} of {(image.get('height'), image.get('width'))} (H, W)",
+            f"annotation {table.columns['id'][row]}: [x, y, width, height] [{few(map('{:g}'.format, boxes[row]), 4)}] "
+            f"in {image.get('file_name')} of {(image.get('height'), image.get('width'))} (H, W)",
         )
     if len(boxes) and (boxes[:, 2:] < SMALLEST_BOX).all():
         yield Finding(

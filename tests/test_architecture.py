@@ -27,6 +27,7 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "backbones.weights": (COMMON_FLOOR, {"safetensors", "huggingface_hub"}),
     "backbones.sam2_model": (COMMON_FLOOR, {"sam2", "hydra", "omegaconf"}),
     "data": (COMMON_FLOOR, {"pycocotools"}),
+    "data.annotations": (COMMON_FLOOR, {"pycocotools", "msgspec"}),
     "demo": ({"common", "data", "visualization"}, {"skimage"}),
     "visualization": ({"common", "backbones", "data"}, {"cv2"}),
     "training": ({*FLOOR_1, "doctor", "__version__", "configs"}, {"yaml", "psutil", "cv2"}),

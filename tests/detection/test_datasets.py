@@ -117,7 +117,7 @@ def set_in(kind, **values):
         (set_in("images", id="seven"), "image 'seven': id is 'seven', but must be an integer"),
         (set_in("images", id=13), "image id 13 is used twice"),
         (set_in("categories", id=5), r"categories 5 twice have the id 5"),
-        (set_in("categories", name="b"), r"categories .* have the name 'b'"),
+        (set_in("categories", name="car"), "categories .* have the name 'car'"),
         (lambda content: content["images"][0].pop("height"), "image 10 has no height"),
         (lambda content: content.pop("categories"), "no list of categories .it has: images, annotations"),
     ],
