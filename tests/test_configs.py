@@ -93,7 +93,7 @@ def test_an_experiment_is_short(path):
     assert count <= MAX_SETTINGS, f"{count} lines beside comments; move what is no experiment into configs/_base_"
 
 
-SIZES = [(1, 1), (37, 500), (500, 37), (128, 128), (700, 1000)]  # (H, W)
+SIZES = [(1, 1), (37, 500), (500, 37), (128, 128), (700, 1000), (1, 5000), (3000, 2)]  # (H, W)
 
 
 def test_every_model_takes_any_picture(config):
