@@ -1,11 +1,11 @@
-"""The transforms that torchvision v2 lacks. Everything else is named in a config by its dotted path.
+"""The transforms that torchvision v2 lacks; those that resize are in `resizing.py`.
 
 Detectron2's large-scale jitter at 1024 px, as a pipeline:
 
     - {type: LoadImage}
     - {type: LoadInstances}
     - {type: torchvision.transforms.v2.RandomHorizontalFlip}
-    - {type: torchvision.transforms.v2.ScaleJitter, target_size: [1024, 1024], scale_range: [0.1, 2.0]}
+    - {type: ScaleJitter, target_size: [1024, 1024], scale_range: [0.1, 2.0]}
     - {type: FixedSizeCrop, size: [1024, 1024]}
     - {type: SanitizeInstances, fit_boxes: true}
     - {type: PackSample}

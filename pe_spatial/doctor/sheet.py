@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from mmengine.structures import BaseDataElement, InstanceData, PixelData
 from torch import Tensor
-from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 from torchvision.utils import make_grid
 
 from pe_spatial.common.pictures import save_image
+from pe_spatial.data import KeepRatioResize
 from pe_spatial.data.sample import IGNORE_LABEL
 from pe_spatial.doctor.check import DatasetCheck, Sample
 from pe_spatial.visualization import caption_strip, class_names, draw_boxes, draw_prediction
@@ -24,7 +24,7 @@ def draw_tile(dataset: Any, index: int, sample: Sample | None, checks: Sequence[
     """A captioned picture uint8 [3, H, W] of a sample with its labels; None where there is nothing to see."""
     record = dataset.get_data_info(index)
     name = Path(str(record.get("img_path") or record.get("video", index))).name
-    shrink = v2.Resize(_SIDE, max_size=_LONGEST, antialias=True)  # small images grow, too
+    shrink = KeepRatioResize(_SIDE, _LONGEST)  # small images grow, too
     if sample is None or "img" not in sample:
         pictures = (check.draw(record) for check in checks)
         picture = next((picture for picture in pictures if picture is not None), None)
