@@ -173,7 +173,8 @@ def _halve(ring: Ring, axis: int, bound: float, sign: int) -> Outline:
     if (depth >= 0).all():
         return [ring]
     inside = depth > 0
-    chains = [_chain(ring, depth, axis, bound, start) for start in np.flatnonzero(inside & ~np.roll(inside, 1))]
+    starts = np.flatnonzero(inside & ~np.roll(inside, 1)).tolist()
+    chains = [_chain(ring, depth, axis, bound, start) for start in starts]
     ends = np.array([place for chain in chains for place in (chain[0, 1 - axis], chain[-1, 1 - axis])])
     order = ends.argsort(kind="stable")
     partner = np.empty(len(ends), int)
