@@ -34,7 +34,7 @@ class Polygons(tv_tensors.TVTensor):
     canvas_size: tuple[int, int]
 
     def __new__(cls, outlines: Sequence[Outline], canvas_size: tuple[int, int]) -> "Polygons":
-        """The class says it all."""
+        """Compute the boxes of `outlines` on a canvas of (H, W)."""
         boxes = torch.tensor([_box(outline) for outline in outlines], dtype=torch.float32).reshape(-1, 4)
         polygons = boxes.as_subclass(cls)
         polygons.outlines, polygons.canvas_size = list(outlines), canvas_size
@@ -46,7 +46,7 @@ class Polygons(tv_tensors.TVTensor):
     ) -> Any:
         """Copies (`clone`, `detach`, `to`) keep the outlines; anything else computes with boxes, as plain tensors."""
         result = super().__torch_function__(func, types, args, kwargs)
-        if isinstance(result, cls) and result is not args[0]:
+        if isinstance(result, cls) and isinstance(args[0], cls):
             result.__dict__.update(args[0].__dict__)
         return result
 
@@ -144,7 +144,11 @@ for _functional in (
 
 # --- clipping ---------------------------------------------------------------------------------------------------------
 def _clip(outline: Outline, window: tuple[float, float, float, float]) -> Outline:
-    """The parts of the rings inside a window (xyxy) that have an area, as Detectron2 cuts them with shapely."""
+    """The parts of the rings inside a window (xyxy) that have an area, as Detectron2 cuts them with shapely.
+
+    Of a ring that crosses itself, shapely's `buffer(0)` may lose a loop, and Detectron2 with it; here every loop stays
+    that COCO's rasterizer fills. For all other rings the two are equal.
+    """
     outline = [_without_spikes(ring) for ring in outline]
     for axis, bound, sign in ((0, window[0], 1), (1, window[1], 1), (0, window[2], -1), (1, window[3], -1)):
         outline = [part for ring in outline for part in _halve(ring, axis, bound, sign)]
