@@ -10,6 +10,7 @@ from mmengine.registry import METRICS
 from torch import Tensor
 
 from pe_spatial.common.errors import ConfigError
+from pe_spatial.data import require_bitmaps
 from pe_spatial.data.sample import check_frame
 from pe_spatial.segmentation.mask_decoder.targets import segments_of
 from pe_spatial.segmentation.metrics import class_table
@@ -56,8 +57,10 @@ class PanopticMetric(BaseMetric):
         size = (predicted.shape[0], predicted.shape[1])
         sem_seg = sample["gt_sem_seg"]["data"][0] if "gt_sem_seg" in sample else None
         found = sample.get("gt_instances")
-        instances = None if found is None else (found["labels"], found["masks"])
-        ignored = sample.get("ignored_instances", {}).get("masks")
+        name = sample.get("img_path")
+        instances = None if found is None else (found["labels"], require_bitmaps(found, name, "the metric"))
+        regions = sample.get("ignored_instances", {})
+        ignored = require_bitmaps(regions, name, "the metric") if "masks" in regions else None
         for part in (sem_seg, None if instances is None else instances[1]):
             if part is not None:
                 check_frame(sample.get("img_path"), predicted, part, "annotation")

@@ -20,6 +20,7 @@ from torchvision import tv_tensors
 from pe_spatial.common.contracts import Loader
 from pe_spatial.common.errors import OptionError, require_choice
 from pe_spatial.common.pictures import read_image, to_image
+from pe_spatial.data.polygons import Outline, Polygons
 from pe_spatial.data.sample import name_of
 
 
@@ -67,21 +68,27 @@ class LoadImage(Loader):
 class LoadInstances(Loader):
     """`instances` to `boxes`, `labels` and `masks`.
 
+    Detectron2's recipes train on polygons, which transforms move exactly; bitmaps are rounded to pixels every time, but
+    may come from RLEs too, and every transform moves them. A few percent of the cells of Mask R-CNN's targets differ.
+
     Boxes are clipped to the image. The list itself is taken out of the sample: transforms would walk through every
     coordinate of every polygon.
 
     Args:
-        masks: Decode masks too.
+        masks: Load masks too.
+        mask_format: "bitmask", a `tv_tensors.Mask`, or "polygon", a `pe_spatial.data.polygons.Polygons`.
         ignored: What to do with instances marked `ignore` (crowds): "drop" them, as Detectron2's training does, or
             "keep" them apart in `ignored_boxes` and `ignored_masks`.
         empty: What to do with a box that has no area inside the image.
     """
 
     masks: bool = True
+    mask_format: Literal["bitmask", "polygon"] = "bitmask"
     ignored: Literal["drop", "keep"] = "drop"
     empty: Literal["raise", "drop"] = "raise"
 
     def __post_init__(self) -> None:
+        require_choice("mask_format", self.mask_format, ("bitmask", "polygon"))
         require_choice("ignored", self.ignored, ("drop", "keep"))
         require_choice("empty", self.empty, ("raise", "drop"))
 
@@ -89,7 +96,8 @@ class LoadInstances(Loader):
         """Load the instances of one image.
 
         Raises:
-            ValueError: No image before, an empty box (unless dropped), or a mask that cannot be decoded.
+            OptionError: No image before, an empty box (unless dropped), a mask that cannot be decoded, or an RLE where
+                polygons are wanted.
         """
         size = self.frame(sample)
         instances = [item for item in sample.get("instances", ()) if self._usable(sample, item, size)]
@@ -98,13 +106,23 @@ class LoadInstances(Loader):
         loaded["boxes"] = _boxes(objects, size)
         loaded["labels"] = torch.tensor([item["label"] for item in objects], dtype=torch.int64)
         if self.masks:
-            loaded["masks"] = _masks(sample, objects, size)
+            loaded["masks"] = self._masks(sample, objects, size)
         if self.ignored == "keep":
             regions = [item for item in instances if item.get("ignore", False)]
             loaded["ignored_boxes"] = _boxes(regions, size)
             if self.masks:
-                loaded["ignored_masks"] = _masks(sample, regions, size)
+                loaded["ignored_masks"] = self._masks(sample, regions, size)
         return loaded
+
+    def _masks(
+        self, sample: dict[str, Any], instances: Sequence[dict[str, Any]], size: tuple[int, int]
+    ) -> tv_tensors.TVTensor:
+        if self.mask_format == "polygon":
+            return Polygons([_outline(sample, item) for item in instances], size)
+        masks = torch.zeros(len(instances), *size, dtype=torch.bool)  # [N, H, W]
+        for row, item in zip(masks, instances, strict=True):
+            row.copy_(torch.from_numpy(instance_mask(sample, item, size)))
+        return tv_tensors.Mask(masks)
 
     def _usable(self, sample: dict[str, Any], item: dict[str, Any], size: tuple[int, int]) -> bool:
         x1, y1, x2, y2 = item["bbox"]
@@ -125,13 +143,6 @@ def _boxes(instances: Sequence[dict[str, Any]], size: tuple[int, int]) -> tv_ten
     return tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=size)
 
 
-def _masks(sample: dict[str, Any], instances: Sequence[dict[str, Any]], size: tuple[int, int]) -> tv_tensors.Mask:
-    masks = torch.zeros(len(instances), *size, dtype=torch.bool)  # [N, H, W]
-    for row, item in zip(masks, instances, strict=True):
-        row.copy_(torch.from_numpy(instance_mask(sample, item, size)))
-    return tv_tensors.Mask(masks)
-
-
 def instance_mask(sample: Mapping[str, Any], item: Mapping[str, Any], size: tuple[int, int]) -> NDArray[np.bool_]:
     """The mask [H, W] of an instance of a sample.
 
@@ -141,10 +152,44 @@ def instance_mask(sample: Mapping[str, Any], item: Mapping[str, Any], size: tupl
     try:
         return decode_mask(item["mask"], size)
     except (KeyError, ValueError, TypeError) as error:
+        raise _undecodable(sample, item, error) from error
+
+
+def _outline(sample: Mapping[str, Any], item: Mapping[str, Any]) -> Outline:
+    if isinstance(item.get("mask"), dict):
         raise OptionError(
-            f"{name_of(sample)}: the mask of box {list(item['bbox'])} cannot be decoded: {error!r}; give polygons "
-            "[[x, y, x, y, …], …] of three points or more, or an RLE of the image's size"
-        ) from error
+            f"{name_of(sample)}: the mask of box {list(item['bbox'])} is an RLE, which has no polygons; set "
+            "mask_format='bitmask' in LoadInstances"
+        )
+    try:
+        return decode_polygons(item["mask"])
+    except (KeyError, ValueError, TypeError) as error:
+        raise _undecodable(sample, item, error) from error
+
+
+def _undecodable(sample: Mapping[str, Any], item: Mapping[str, Any], error: Exception) -> OptionError:
+    return OptionError(
+        f"{name_of(sample)}: the mask of box {list(item['bbox'])} cannot be decoded: {error!r}; give polygons "
+        "[[x, y, x, y, …], …] of three points or more, or an RLE of the image's size"
+    )
+
+
+def decode_polygons(segmentation: Sequence[Sequence[float]]) -> Outline:
+    """Polygons [[x, y, …], …] of COCO as rings float64 [V, 2].
+
+    Raises:
+        ValueError: No polygon, or one of fewer than three points, of an odd number of coordinates, or of one that is
+            not finite.
+    """
+    if not len(segmentation):
+        raise ValueError("no polygon")
+    for polygon in segmentation:
+        if len(polygon) < 6 or len(polygon) % 2:
+            raise ValueError(f"a polygon of {len(polygon)} coordinates")
+    rings = [np.asarray(polygon, np.float64).reshape(-1, 2) for polygon in segmentation]
+    if not all(np.isfinite(ring).all() for ring in rings):
+        raise ValueError("a polygon with a coordinate that is not finite")
+    return rings
 
 
 def decode_mask(segmentation: Any, size: tuple[int, int]) -> NDArray[np.bool_]:
@@ -155,7 +200,7 @@ def decode_mask(segmentation: Any, size: tuple[int, int]) -> NDArray[np.bool_]:
         size: (H, W) of the image.
 
     Raises:
-        ValueError: A polygon of fewer than three points or an odd number of coordinates, or an RLE of another size.
+        ValueError: An RLE of another size, or what `decode_polygons` refuses.
     """
     H, W = size
     if isinstance(segmentation, dict):
@@ -166,11 +211,18 @@ def decode_mask(segmentation: Any, size: tuple[int, int]) -> NDArray[np.bool_]:
             raise ValueError(f"an RLE of {sum(segmentation['counts'])} pixels in an image of {H * W}")
         rle = coco_mask.frPyObjects(segmentation, H, W) if is_plain else segmentation
     else:
-        for polygon in segmentation:
-            if len(polygon) < 6 or len(polygon) % 2:
-                raise ValueError(f"a polygon of {len(polygon)} coordinates")
-        rle = coco_mask.merge(coco_mask.frPyObjects(segmentation, H, W))
+        rings = [ring.ravel() for ring in decode_polygons(segmentation)]
+        rle = coco_mask.merge(coco_mask.frPyObjects(rings, H, W))
     return coco_mask.decode(rle).astype(bool)
+
+
+def to_bitmaps(polygons: Polygons) -> tv_tensors.Mask:
+    """The masks bool [N, H, W] that polygons enclose, for what needs pixels."""
+    masks = torch.zeros(len(polygons), *polygons.canvas_size, dtype=torch.bool)
+    for mask, outline in zip(masks, polygons.outlines, strict=True):
+        if outline:
+            mask.copy_(torch.from_numpy(decode_mask([ring.ravel() for ring in outline], polygons.canvas_size)))
+    return tv_tensors.Mask(masks)
 
 
 def encode_masks(masks: Tensor) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ from torchvision.transforms.v2 import functional as F
 from torchvision.utils import make_grid
 
 from pe_spatial.common.pictures import save_image
-from pe_spatial.data import KeepRatioResize
+from pe_spatial.data import KeepRatioResize, Polygons, to_bitmaps
 from pe_spatial.data.sample import IGNORE_LABEL
 from pe_spatial.doctor.check import DatasetCheck, Sample
 from pe_spatial.visualization import caption_strip, class_names, draw_boxes, draw_prediction
@@ -30,7 +30,10 @@ def draw_tile(dataset: Any, index: int, sample: Sample | None, checks: Sequence[
         picture = next((picture for picture in pictures if picture is not None), None)
         return None if picture is None else caption_strip(name, shrink(picture))
     keys = ("img", "boxes", "labels", "masks", "sem_seg", "depth")
-    small = shrink({key: sample[key] for key in keys if key in sample})
+    labeled = {key: sample[key] for key in keys if key in sample}
+    if isinstance(labeled.get("masks"), Polygons):
+        labeled["masks"] = to_bitmaps(labeled["masks"])
+    small = shrink(labeled)
     if "depth" in small and (small["depth"] > 0).any():
         measured = small["depth"][small["depth"] > 0]
         share = len(measured) / small["depth"].numel()

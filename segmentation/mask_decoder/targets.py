@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pe_spatial.common.errors import OptionError
+from pe_spatial.data import require_bitmaps
 from pe_spatial.data.sample import IGNORE_LABEL
 
 
@@ -78,10 +79,11 @@ def segments_of_sample(sample: BaseDataElement, size: tuple[int, int], things: C
     """Segments of a training sample, padded to `size` (H, W), the size of the batch."""
     height, width = sample.img_shape[:2]
     instances = ignored = sem_seg = None
+    name = sample.get("img_path")
     if "gt_instances" in sample:
-        instances = sample.gt_instances.labels, sample.gt_instances.masks
+        instances = sample.gt_instances.labels, require_bitmaps(sample.gt_instances, name, "the mask decoder")
     if "masks" in sample.get("ignored_instances", ()):
-        ignored = sample.ignored_instances.masks
+        ignored = require_bitmaps(sample.ignored_instances, name, "the mask decoder")
     if "gt_sem_seg" in sample:
         sem_seg = sample.gt_sem_seg.data[0, :height, :width]
     found = segments_of((height, width), things, sem_seg, instances, ignored)
