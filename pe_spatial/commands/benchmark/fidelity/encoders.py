@@ -9,9 +9,24 @@ import torch.nn.functional as F
 from pe_spatial.backbones import PEBackbone, VisionTransformer, get_variant
 from pe_spatial.commands.benchmark.fidelity.rule import ENCODER, Difference, Golden, draw, fill, largest_difference
 
-_BASE = {"patch_size": 16, "width": 64, "depth": 4, "heads": 4, "mlp_ratio": 4.0, "image_size": 128, "cls_token": True}
-_GIANT = {"patch_size": 14, "width": 96, "depth": 5, "heads": 4, "mlp_ratio": 8960 / 1536, "image_size": 112}
-_GIANT["cls_token"] = False
+_BASE: dict[str, Any] = {
+    "patch_size": 16,
+    "width": 64,
+    "depth": 4,
+    "heads": 4,
+    "mlp_ratio": 4.0,
+    "image_size": 128,
+    "cls_token": True,
+}
+_GIANT: dict[str, Any] = {
+    "patch_size": 14,
+    "width": 96,
+    "depth": 5,
+    "heads": 4,
+    "mlp_ratio": 8960 / 1536,
+    "image_size": 112,
+    "cls_token": False,
+}
 _CORE = {"attn_pool": True, "ln_post": True}
 ENCODERS: dict[str, dict[str, Any]] = {
     "spatial_nocls_ls": {**_GIANT, "layer_scale": 0.1},
