@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 import torchvision
 
-import pe_spatial
+from pe_spatial import __version__
 from pe_spatial.commands.benchmark.fidelity.deta import compare_deta
 from pe_spatial.commands.benchmark.fidelity.encoders import (
     ENCODERS,
@@ -25,7 +25,7 @@ from pe_spatial.commands.benchmark.fidelity.tracking import compare_davis, compa
 from pe_spatial.common.devices import device_name
 from pe_spatial.common.errors import OptionError, UserError
 
-GOLDEN = Path(pe_spatial.__file__).parents[1] / "tests" / "data"  # of a checkout; an installed package has none
+GOLDEN = Path(__file__).parents[4] / "tests" / "data"  # of a checkout; an installed package has none
 
 
 class Comparison(NamedTuple):
@@ -68,7 +68,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         print(f"not read: {', '.join(unread)}; no comparison is about them")
     versions = {
         date.today().isoformat(): "",
-        "pe_spatial": pe_spatial.__version__,
+        "pe_spatial": __version__,
         "torch": torch.__version__,
         "torchvision": torchvision.__version__,
         device_name("cpu"): "",
