@@ -1,26 +1,28 @@
 """Datasets that know every object apart: COCO's panoptic format, and instances painted into label maps.
 
 The samples of both have `sem_seg`, and with `instances=True` of their loader also `boxes`, `labels` and `masks` of the
-things, and `ignored_boxes` and `ignored_masks` of crowds. Labels are rows of the metainfo's `classes` everywhere; the
-metainfo says which classes are things (countable) in `is_thing`, one truth value by class.
+things, and `ignored_boxes`, `ignored_labels` and `ignored_masks` of crowds. Labels are rows of the metainfo's `classes`
+everywhere; the metainfo says which classes are things (countable) in `is_thing`, one truth value by class.
 
 No pixel belongs to two objects. Where instances overlap, the smallest (by its own mask) is on top, for what is small
 usually stands in front of or is part of what is large; crowd regions lie under everything. The masks and boxes of a
 sample are those of the visible parts, and objects of which nothing is visible are left out.
 """
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from mmengine.logging import print_log
 from mmengine.registry import DATASETS, TRANSFORMS
 from numpy.typing import NDArray
 from torchvision import tv_tensors
 
 from pe_spatial.common.contracts import Loader
-from pe_spatial.common.errors import AnnotationError
+from pe_spatial.common.errors import AnnotationError, few
 from pe_spatial.common.pictures import read_indices
 from pe_spatial.data import DenseDataset, boxes_of_masks
 from pe_spatial.data.annotations import read_annotations
@@ -109,13 +111,13 @@ def _sample_of(
     of_row = np.array([segment["label"] for segment in segments] + [uncovered])
     loaded: dict[str, Any] = {"sem_seg": tv_tensors.Mask(torch.from_numpy(of_row[rows])[None])}  # -1: the last
     if instances:
-        visible = set(np.unique(rows).tolist())
-        things = [row for row, segment in enumerate(segments) if segment["is_thing"] and row in visible]
-        kept = [row for row in things if not segments[row]["ignore"]]
-        crowds = [row for row in things if segments[row]["ignore"]]
-        loaded["boxes"], loaded["masks"] = _boxes_and_masks(rows, kept)
-        loaded["labels"] = torch.tensor([segments[row]["label"] for row in kept], dtype=torch.int64)
-        loaded["ignored_boxes"], loaded["ignored_masks"] = _boxes_and_masks(rows, crowds)
+        visible = [row for row in np.unique(rows).tolist() if row >= 0]  # in the order of the file
+        crowds = [row for row in visible if segments[row]["ignore"]]
+        things = [row for row in visible if segments[row]["is_thing"] and not segments[row]["ignore"]]
+        for prefix, chosen in (("", things), ("ignored_", crowds)):
+            loaded[f"{prefix}boxes"], loaded[f"{prefix}masks"] = _boxes_and_masks(rows, chosen)
+            labels = [segments[row]["label"] for row in chosen]
+            loaded[f"{prefix}labels"] = torch.tensor(labels, dtype=torch.int64)
     return loaded
 
 
@@ -166,7 +168,7 @@ class CocoPanoptic(DenseDataset):
         if self.instance_file:
             self._metainfo["ann_file"] = str(Path(self.data_root, self.instance_file))
         images = {image["id"]: image for image in content["images"]}
-        records = []
+        records: list[dict[str, Any]] = []
         for annotation in content["annotations"]:
             image = images.get(annotation["image_id"])
             wrong = [s["category_id"] for s in annotation["segments_info"] if s["category_id"] not in label_of]
@@ -185,7 +187,22 @@ class CocoPanoptic(DenseDataset):
                     "segments": [_segment(info, label_of, things) for info in annotation["segments_info"]],
                 }
             )
+        self._name_split_stuff(records)
         return records
+
+    def _name_split_stuff(self, records: Sequence[Mapping[str, Any]]) -> None:
+        split = []
+        for record in records:
+            stuff = [s["label"] for s in record["segments"] if not s["is_thing"] and not s["ignore"]]
+            if len(set(stuff)) < len(stuff):
+                split.append(Path(record["seg_map_path"]).name)
+        if split:
+            print_log(
+                f"{self.ann_file}: {len(split)} images list several segments of one stuff class ({few(split)}); they "
+                "are one segment in training and in panoptic quality, where panopticapi would count each",
+                logger="current",
+                level=logging.WARNING,
+            )
 
 
 def _describe(source: str, categories: Sequence[Mapping[str, Any]], things: Sequence[bool]) -> dict[str, Any]:

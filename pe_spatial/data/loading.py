@@ -78,7 +78,7 @@ class LoadInstances(Loader):
         masks: Load masks too.
         mask_format: "bitmask", a `tv_tensors.Mask`, or "polygon", a `pe_spatial.data.polygons.Polygons`.
         ignored: What to do with instances marked `ignore` (crowds): "drop" them, as Detectron2's training does, or
-            "keep" them apart in `ignored_boxes` and `ignored_masks`.
+            "keep" them apart in `ignored_boxes`, `ignored_labels` and `ignored_masks`.
         empty: What to do with a box that has no area inside the image.
     """
 
@@ -104,12 +104,13 @@ class LoadInstances(Loader):
         objects = [item for item in instances if not item.get("ignore", False)]
         loaded = {name: value for name, value in sample.items() if name != "instances"}
         loaded["boxes"] = _boxes(objects, size)
-        loaded["labels"] = torch.tensor([item["label"] for item in objects], dtype=torch.int64)
+        loaded["labels"] = _labels(objects)
         if self.masks:
             loaded["masks"] = self._masks(sample, objects, size)
         if self.ignored == "keep":
             regions = [item for item in instances if item.get("ignore", False)]
             loaded["ignored_boxes"] = _boxes(regions, size)
+            loaded["ignored_labels"] = _labels(regions)
             if self.masks:
                 loaded["ignored_masks"] = self._masks(sample, regions, size)
         return loaded
@@ -141,6 +142,10 @@ def _boxes(instances: Sequence[dict[str, Any]], size: tuple[int, int]) -> tv_ten
     boxes[:, 0::2].clamp_(0, size[1])
     boxes[:, 1::2].clamp_(0, size[0])
     return tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=size)
+
+
+def _labels(instances: Sequence[dict[str, Any]]) -> torch.Tensor:
+    return torch.tensor([item["label"] for item in instances], dtype=torch.int64)
 
 
 def instance_mask(sample: Mapping[str, Any], item: Mapping[str, Any], size: tuple[int, int]) -> NDArray[np.bool_]:

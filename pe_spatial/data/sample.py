@@ -19,6 +19,7 @@ tv_tensors together.
     labels          int64 [N], 0…K-1
     masks           tv_tensors.Mask bool [N, H, W] or pe_spatial.data.polygons.Polygons; of a video int64 ids [T, H, W]
     ignored_boxes   tv_tensors.BoundingBoxes [M, 4]: regions that are neither object nor background (crowds)
+    ignored_labels  int64 [M], what they are crowds of
     ignored_masks   tv_tensors.Mask bool [M, H, W], or Polygons
     sem_seg         tv_tensors.Mask int64 [1, H, W], 255 = ignore
     depth           tv_tensors.Mask float32 [1, H, W], meters, 0 = no measurement
@@ -27,7 +28,7 @@ tv_tensors together.
     ori_shape       (H, W) of the decoded image; everything else of the record passes through untouched
 
 A *packed sample* is `{"inputs": uint8 tensor [3, H, W], "data_samples": BaseDataElement}`. The data sample holds
-`gt_instances` (InstanceData: bboxes, labels, masks), `ignored_instances` (bboxes, masks), `gt_sem_seg`, `gt_depth`,
+`gt_instances` (InstanceData: bboxes, labels, masks), `ignored_instances` (the same), `gt_sem_seg`, `gt_depth`,
 `mask_logits`, `token_mask` and, of videos, `gt_track_ids` (PixelData), each only where the sample has it, and the
 metainfo `img_path`, `img_id`, `ori_shape` and `img_shape`, both (H, W). mmengine's `pseudo_collate` batches packed
 samples into lists. Masks that are polygons become a list of outlines, which stays on the CPU.
@@ -49,7 +50,7 @@ IGNORE_LABEL = 255
 
 _INSTANCE_FIELDS = {
     "gt_instances": {"bboxes": "boxes", "labels": "labels", "masks": "masks"},
-    "ignored_instances": {"bboxes": "ignored_boxes", "masks": "ignored_masks"},
+    "ignored_instances": {"bboxes": "ignored_boxes", "labels": "ignored_labels", "masks": "ignored_masks"},
 }
 _PIXEL_FIELDS = {"gt_sem_seg": "sem_seg", "gt_depth": "depth", "mask_logits": "mask_logits", "token_mask": "token_mask"}
 

@@ -86,7 +86,7 @@ class SanitizeInstances:
         return {
             **sample,
             **self._filter(sample, {"boxes": "boxes", "labels": "labels", "masks": "masks"}),
-            **self._filter(sample, {"boxes": "ignored_boxes", "masks": "ignored_masks"}),
+            **self._filter(sample, {"boxes": "ignored_boxes", "labels": "ignored_labels", "masks": "ignored_masks"}),
         }
 
     def _filter(self, sample: dict[str, Any], names: dict[str, str]) -> dict[str, Any]:
