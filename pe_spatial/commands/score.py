@@ -33,7 +33,7 @@ def add_arguments(parser: CommandParser) -> None:
     add("--videos", type=Path, metavar="FILE", help="a list of names, one per line; default: every folder")
     add("--binary", action="store_true", help="everything above 0 is one object (DAVIS 2016)")
     add("--output", type=Path, metavar="FILE", help="a JSON file for the scores")
-    add_shared(parser, "overrides")
+    add_shared(parser, "--allow-import", "overrides")
     parser.add_old_spellings({"--results": "--input"})
 
 

@@ -28,6 +28,7 @@ from pe_spatial.training.distributed import set_up
 from pe_spatial.training.environment import run_environment, set_console
 from pe_spatial.training.progress import ProgressHook
 from pe_spatial.training.run_config import RUN_CONFIG
+from pe_spatial.training.trust import require_trusted
 
 
 class OpenFolderHook(Hook):
@@ -149,7 +150,12 @@ def prepare(config: Config, folder: Path) -> Iterator[dict[str, Any]]:
     """Set up the process and keep others from starting in a folder; yields the entries of `distributed.set_up`.
 
     The lock lies beside the folder: a refused start does not touch it.
+
+    Raises:
+        ConfigError: The config asks for code that is not trusted.
+        UserError: Another process writes there.
     """
+    require_trusted(config, lambda where: str(config.filename or "the config"))
     with run_environment(config), ExitStack() as stack:
         changes = set_up(config)
         if is_main_process():
