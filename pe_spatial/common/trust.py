@@ -53,10 +53,23 @@ def within(name: str, package: str) -> bool:
     return name == package or name.startswith(package + ".")
 
 
-def remedy(package: str) -> str:
-    """How to trust a package, for a message; empty where it cannot be trusted."""
+def is_there(package: str) -> bool:
+    """Whether there is a top-level package or module of this name; it is looked for but not imported."""
+    return package in sys.modules or find_spec(package) is not None
+
+
+def unsaid(name: str) -> str:
+    """Why a dotted name is not imported, and what to do, for a message."""
+    package = name.partition(".")[0]
     if not _NAME.fullmatch(package) or package in sys.stdlib_module_names:
-        return "remove it"
+        return f"{name!r} would run code of Python itself; remove it"
+    if not is_there(package):
+        return f"{name!r}: there is no module {package!r}; correct the name, or install it"
+    return f"{name!r} is imported only if you say so, for it can run any code; {remedy(package)}"
+
+
+def remedy(package: str) -> str:
+    """How to trust a package, for a message."""
     return f'if you trust its author: --allow-import {package}, or trust=["{package}"] in Python'
 
 
@@ -66,5 +79,5 @@ def _check(name: str) -> None:
     package = name.partition(".")[0]
     if package in sys.stdlib_module_names:
         raise OptionError(f"{name!r} is part of Python, of which no config needs a part; leave out --allow-import")
-    if package not in sys.modules and find_spec(package) is None:
+    if not is_there(package):
         raise OptionError(f"no package {package!r} is installed or on PYTHONPATH; correct --allow-import {name}")

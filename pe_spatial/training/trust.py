@@ -15,7 +15,7 @@ from mmengine.registry import Registry
 from torchvision.transforms import v2
 
 from pe_spatial.common.errors import ConfigError
-from pe_spatial.common.trust import is_trusted, remedy, within
+from pe_spatial.common.trust import is_trusted, remedy, unsaid, within
 
 REGISTRIES: dict[str, Registry] = {
     name: value for name, value in vars(mmengine.registry).items() if isinstance(value, Registry)
@@ -105,10 +105,17 @@ def may_import(module: str) -> bool:
 
 
 def _attribute(module_name: str, attribute: str) -> Any | None:
+    return getattr(import_module(module_name), attribute, None) if _is_module(module_name) else None
+
+
+def _is_module(name: str) -> bool:
+    if name.endswith("__main__"):
+        return False  # a program
     try:
-        return getattr(import_module(module_name), attribute, None)
+        import_module(name)
     except ImportError:
-        return None
+        return False
+    return True
 
 
 def _registered(registries: Iterable[Registry]) -> Iterator[Any]:
@@ -129,7 +136,7 @@ def _walk(node: Any, prefix: str) -> Iterator[tuple[str, str]]:
         problem = _judge(str(key), value)
         if problem:
             yield where, problem
-        if isinstance(value, dict | list | tuple):
+        elif isinstance(value, dict | list | tuple):
             yield from _walk(value, f"{where}.")
 
 
@@ -162,19 +169,20 @@ def _judge_name(name: str) -> str:
     if name.rpartition(".")[2] in _ACTING and (not rest or package in SCOPES):
         theirs, deed = _ACTING[name.rpartition(".")[2]]
         return "" if is_trusted(theirs) else f"{name} {deed}; {remedy(theirs)}"
-    if not rest or (package in SCOPES and "." not in rest):
-        return ""  # a registered name, or one that is unknown
-    if may_import(module) and (_attribute(module, name.rpartition(".")[2]) is None or resolve(name) is not None):
-        return ""  # what is not there does nothing: `find_problems` says what may be meant
-    if package in (*_LIBRARIES, *SCOPES, "pe_spatial"):
-        return f"a config may name registered classes and {_KINDS}, of which {name} is none; remove it"
-    return f"{name} is imported only if you say so, for it can run any code; {remedy(package)}"
+    if not rest:
+        return ""  # a registered name, or an unknown one, which does nothing: `find_problems` says what may be meant
+    if package not in (*_LIBRARIES, *SCOPES, "pe_spatial"):
+        return unsaid(name)
+    if may_import(module) and _is_module(module):
+        if not hasattr(import_module(module), name.rpartition(".")[2]) or resolve(name) is not None:
+            return ""  # as above; `mmseg.UPerHead` is registered under that name and is no attribute of mmseg
+    return f"a config may name registered classes and {_KINDS}, of which {name} is none; correct or remove it"
 
 
 def _judge_scope(scope: Any) -> str:
     if scope is None or (isinstance(scope, str) and (scope in SCOPES or is_trusted(scope))):
         return ""
-    return f"the scope {scope!r} is imported only if you say so, for it can run any code; {remedy(str(scope))}"
+    return f"the scope {unsaid(str(scope))}"
 
 
 def _judge_imports(section: Any) -> Iterator[tuple[str, str]]:
@@ -188,10 +196,9 @@ def _judge_imports(section: Any) -> Iterator[tuple[str, str]]:
         yield "custom_imports", "write {imports: [my_package]}, a list of names of modules"
         return
     for index, name in enumerate(names):
-        is_free = any(within(name, package) for package in _IMPORTS) and not name.endswith("__main__")
+        is_free = any(within(name, package) for package in _IMPORTS) and not name.endswith("__main__")  # a program
         if not is_free and not is_trusted(name):
-            what = f"{name} is imported only if you say so, for it can run any code; {remedy(name.partition('.')[0])}"
-            yield f"custom_imports.imports.{index}" if imports is names else "custom_imports.imports", what
+            yield f"custom_imports.imports.{index}" if imports is names else "custom_imports.imports", unsaid(name)
 
 
 def _judge_compile(options: Any) -> Iterator[tuple[str, str]]:
