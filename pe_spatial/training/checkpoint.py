@@ -123,7 +123,7 @@ def find_last(folder: Path) -> Path | None:
 def find_best(folder: Path) -> Path | None:
     """The checkpoint with the best metric so far, or None."""
     record = read_best(folder)
-    path = folder / record["file"] if record else None
+    path = folder / Path(record["file"]).name if record else None  # never outside the folder
     return path if path and zipfile.is_zipfile(path) else None
 
 

@@ -163,19 +163,19 @@ def _judge(key: str, value: Any) -> str:
 
 def _judge_name(name: str) -> str:
     package, _, rest = name.partition(".")
-    module = name.rpartition(".")[0]
+    module, _, attribute = name.rpartition(".")
     if is_trusted(module):
         return ""
-    if name.rpartition(".")[2] in _ACTING and (not rest or package in SCOPES):
-        theirs, deed = _ACTING[name.rpartition(".")[2]]
+    if attribute in _ACTING and (not rest or package in SCOPES):
+        theirs, deed = _ACTING[attribute]
         return "" if is_trusted(theirs) else f"{name} {deed}; {remedy(theirs)}"
     if not rest:
         return ""  # a registered name, or an unknown one, which does nothing: `find_problems` says what may be meant
     if package not in (*_LIBRARIES, *SCOPES, "pe_spatial"):
         return unsaid(name)
-    if may_import(module) and _is_module(module):
-        if not hasattr(import_module(module), name.rpartition(".")[2]) or resolve(name) is not None:
-            return ""  # as above; `mmseg.UPerHead` is registered under that name and is no attribute of mmseg
+    is_place = may_import(module) and _is_module(module)
+    if is_place and (not hasattr(import_module(module), attribute) or resolve(name) is not None):
+        return ""  # as above; `mmseg.UPerHead` is registered under that name and is no attribute of mmseg
     return f"a config may name registered classes and {_KINDS}, of which {name} is none; correct or remove it"
 
 
