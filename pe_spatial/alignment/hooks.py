@@ -97,7 +97,7 @@ class StudentExportHook(Hook):
     priority = "VERY_LOW"
 
     def __init__(self, name: str = "student.pt") -> None:
-        if Path(name).name != name:
+        if Path(name).name != name or not Path(name).suffix:
             raise OptionError(f"name {name!r} is no name of a file in the work folder; leave out the folders")
         self.name = name
 

@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 
 from pe_spatial.common.errors import UnreadableFile, few
 from pe_spatial.common.files import write_json
+from pe_spatial.common.names import leaves
 from pe_spatial.common.suffixes import IMAGE_SUFFIXES
 
 INDEX_SUFFIX = ".index.json"
@@ -83,7 +84,7 @@ def _scan(path: Path) -> list[Member]:
 def _checked(path: Path, members: list[Member]) -> list[Member]:
     """Refuse names that leave the tar; an index that came with it may have them too."""
     for name, _, _ in members:
-        if name.startswith("/") or ".." in name.split("/"):
+        if leaves(name):
             raise UnreadableFile(f"{path}: the member {name!r} leaves its tar; pack it with paths below one folder")
     return members
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from pe_spatial.common.errors import AnnotationError
+from pe_spatial.common.names import leaves
 
 
 def read_annotations(path: str | Path) -> Any:  # noqa: ANN401 - whatever JSON holds
@@ -41,7 +42,7 @@ def file_below(root: str | Path, name: Any, where: str) -> Path:  # noqa: ANN401
     """
     if not isinstance(name, str) or not name or "\0" in name:
         raise AnnotationError(f"{where}: the name of a file is {name!r}; write a path below {root}")
-    if name.startswith("/") or ".." in name.split("/"):
+    if leaves(name):
         raise AnnotationError(
             f"{where}: the file {name!r} leaves its folder {root}; write a path below it, or link the files into it"
         )

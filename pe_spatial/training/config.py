@@ -1,5 +1,6 @@
 """`load_config`: mmengine's Config from YAML files, found by name, read safely and checked before anything runs."""
 
+import logging
 import re
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
@@ -11,10 +12,12 @@ from typing import Any
 
 import yaml
 from mmengine.config import Config
+from mmengine.logging import print_log
 
 from pe_spatial.common.errors import ConfigError, suggest
 from pe_spatial.common.files import write_text
-from pe_spatial.common.trees import sections
+from pe_spatial.common.names import leaves
+from pe_spatial.common.trees import entries, sections
 from pe_spatial.common.trust import trusting
 from pe_spatial.training import registry_guard  # noqa: F401 - holds mmengine to the rules of `trust`
 from pe_spatial.training.config_checks import TOP_LEVEL_KEYS, find_problems, has_schema
@@ -58,6 +61,7 @@ def _load_config(name: str | Path, overrides: Sequence[str]) -> Config:
     variables = {key: config.pop(key) for key in [key for key in config if key.startswith("_")]}
     problems = [problem for key in config for problem in _fill_in(config, key, key, variables)]
     require_trusted(config, partial(origin_of, origins, default=str(path)))
+    _keep_results_inside(config, origins)
     import_packages(config, path)
     _normalize(config)
     problems += find_problems(config)
@@ -81,6 +85,7 @@ def override_config(config: Config, overrides: Sequence[str], checkpoint: Path) 
     """
     origins = {_apply(config, override): f"override '{override}'" for override in overrides}
     require_trusted(config, partial(origin_of, origins, default=str(checkpoint)))
+    _keep_results_inside(config, origins)
     import_packages(config, checkpoint)
     problems = [
         f"{origin_of(origins, where, f'{checkpoint}: {where}')}: {what}"
@@ -149,6 +154,20 @@ def _child(node: Any, part: str, where: str, override: str) -> Any:
 
 
 # --- after merging ----------------------------------------------------------------------------------------------------
+def _keep_results_inside(config: Config, origins: dict[str, str]) -> None:
+    """Forget files for results outside of the folder of the run, unless the command line names them.
+
+    A relative name is one below that folder; see `start.place_results`.
+    """
+    for where, key, value, section in entries(dict(config.items())):
+        is_file = key == "results_file" and isinstance(value, str)
+        if not is_file or not leaves(value) or origin_of(origins, where, "").startswith("override"):
+            continue
+        section[key] = None
+        text = f"{where}: {value} lies outside of the run and is not written; name it on the command line: {where}=FILE"
+        print_log(text, logger="current", level=logging.WARNING)
+
+
 def _fill_in(node: Any, key: Any, where: str, variables: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """Put the values of variables in the place of `$_x` and `$_x-32`, anywhere below a key; yields what fits none."""
     value = node[key]

@@ -22,6 +22,7 @@ from mmengine.runner import Runner
 from pe_spatial.common.console import warning_hook
 from pe_spatial.common.errors import ConfigError, UserError
 from pe_spatial.common.locks import lock_folder
+from pe_spatial.common.trees import sections
 from pe_spatial.training.checkpoint import read_safely
 from pe_spatial.training.config import drop_pretrained, dump_config
 from pe_spatial.training.distributed import set_up
@@ -104,7 +105,7 @@ def start_runner(
     with TemporaryDirectory(prefix="pe_spatial_") as temporary, ExitStack() as quiet:
         silent = {"type": "Visualizer", "name": f"start in {temporary}"}  # its own makes files when it is built
         with naming_mistakes():
-            runner = build_runner(config, {**changes, "work_dir": temporary, "visualizer": silent})
+            runner = build_runner(config, {**changes, "work_dir": temporary, "visualizer": silent}, folder)
         for copy_of_config in (path for path in Path(temporary).iterdir() if path.is_file()):
             copy_of_config.unlink()  # mmengine's, with the changes of this process
         runner.register_hook(OpenFolderHook(folder, clear))
@@ -127,16 +128,25 @@ def _log_files(runner: Runner) -> list[logging.FileHandler]:
     return [handler for handler in runner.logger.handlers if isinstance(handler, logging.FileHandler)]
 
 
-def build_runner(config: Config, changes: dict[str, Any]) -> Runner:
+def place_results(settings: dict[str, Any], folder: Path) -> None:
+    """Put the `results_file` of metrics below a folder, in place; one that the command line names stays as it is."""
+    for part in sections(settings):
+        if isinstance(part.get("results_file"), str):
+            part["results_file"] = str(folder.absolute() / part["results_file"])
+
+
+def build_runner(config: Config, changes: dict[str, Any], folder: Path | None = None) -> Runner:
     """Mmengine's Runner with a readable console.
 
     Args:
         config: What is asked for; the checkpoints record it.
         changes: Top-level entries that hold for this process only.
+        folder: Where results go; default: the `work_dir` of the config.
     """
     # mmengine shows environment, config and hooks at construction; they are in files of the work folder
     settings = {**config.to_dict(), **changes, "log_level": "WARNING"}
     read_safely(settings)
+    place_results(settings, folder or Path(settings["work_dir"]))
     if settings.get("resume") or settings.get("train_cfg") is None:
         drop_pretrained(settings["model"])
     runner = Runner.from_cfg(Config(settings, filename=config.filename, format_python_code=False))

@@ -15,6 +15,7 @@ from mmengine.registry import Registry
 from torchvision.transforms import v2
 
 from pe_spatial.common.errors import ConfigError
+from pe_spatial.common.trees import entries
 from pe_spatial.common.trust import is_trusted, remedy, unsaid, within
 
 REGISTRIES: dict[str, Registry] = {
@@ -73,7 +74,12 @@ def violations(config: Any) -> Iterator[tuple[str, str]]:
     """(dotted key, which rule it breaks and what to do) of everything in a config that must not be built."""
     yield from _judge_imports(config.get("custom_imports"))
     yield from _judge_compile(config.get("compile"))
-    yield from _walk(dict(config.items()), "")
+    last = None
+    for where, key, value, _ in entries(dict(config.items())):
+        problem = "" if last and within(where, last) else _judge(key, value)
+        if problem:
+            last = where
+            yield where, problem
 
 
 def resolve(name: str) -> Any | None:
@@ -125,21 +131,6 @@ def _registered(registries: Iterable[Registry]) -> Iterator[Any]:
 
 
 # --- judging keys -----------------------------------------------------------------------------------------------------
-def _walk(node: Any, prefix: str) -> Iterator[tuple[str, str]]:
-    if isinstance(node, list | tuple):
-        for index, item in enumerate(node):
-            if isinstance(item, dict | list | tuple):
-                yield from _walk(item, f"{prefix}{index}.")
-        return
-    for key, value in node.items():
-        where = f"{prefix}{key}"
-        problem = _judge(str(key), value)
-        if problem:
-            yield where, problem
-        elif isinstance(value, dict | list | tuple):
-            yield from _walk(value, f"{where}.")
-
-
 def _judge(key: str, value: Any) -> str:
     """What is wrong with one entry; empty if it may stand."""
     if key == "_base_":
