@@ -15,6 +15,7 @@ from mmengine.registry import Registry
 from torchvision.transforms import v2
 
 from pe_spatial.common.errors import ConfigError
+from pe_spatial.common.names import leaves
 from pe_spatial.common.trees import entries
 from pe_spatial.common.trust import is_trusted, remedy, unsaid, within
 
@@ -46,11 +47,15 @@ _ACTING: dict[str, tuple[str, str]] = {
     "NeptuneVisBackend": ("neptune", "sends results to a service"),
     "ProfilerHook": ("mmengine", "writes wherever the config says"),
     "RFSearchHook": ("mmcv", "evaluates text of the config as code"),
+    "TIMMBackbone": ("timm", "fetches weights from the network"),
     "VPD": ("ldm", "calls anything that its config names"),
     "WandbVisBackend": ("wandb", "sends results to a service"),
 }
+# what options of mmengine, mmcv and mmseg stand for, whichever part has them
+_NAMES = ("type", "constructor", "auto_wrap_policy", "param_init_fn")  # and all that end in _type: looked up by name
 _STORAGE = ("backend_args", "file_client_args")
-_PLACES = ("collect_dir", "filename_tmpl", "json_trace_path", "out_dir", "out_file_path", "output_dir", "save_dir")
+_PLACES = ("collect_dir", "json_trace_path", "out_dir", "out_file_path", "output_dir", "save_dir")  # written or removed
+_FILES = ("config_save_file", "filename_tmpl", "img_save_dir", "scalar_save_file")  # written below the run's folder
 _WEIGHTS = ("checkpoint", "load_from", "pretrained")
 _COMPILERS = (None, "inductor", "eager", "aot_eager", "cudagraphs")
 
@@ -139,13 +144,13 @@ def _judge(key: str, value: Any) -> str:
         return _judge_scope(value)
     if key == "type" and isinstance(value, dict | list | tuple):
         return f"the name of a class is expected, not a {type(value).__name__}"
-    if isinstance(value, str) and (key in ("type", "constructor") or key.endswith("_type")):
+    if isinstance(value, str) and (key in _NAMES or key.endswith("_type")):
         return _judge_name(value)
     if key in _STORAGE and isinstance(value, Mapping) and value.get("backend", "local") != "local":
         return f"files are read from the disk alone, not by the backend {value.get('backend')!r}; leave it out"
     if key == "decode_backend" and value == "pickle":
         return "pickles are not read, for they could run any code; convert the files to .npy"
-    if key in _PLACES and value is not None:
+    if (key in _PLACES and value is not None) or (key in _FILES and isinstance(value, str) and leaves(value)):
         return "results are written below the folder of the run or --output, nowhere else; leave it out"
     if key in _WEIGHTS and isinstance(value, str) and "://" in value and not value.startswith("pe_spatial://"):
         return f"weights are not fetched from {value}; download the file and give its path"

@@ -101,6 +101,15 @@ def routes(canary, folder):
         "a hook that evaluates text": ("custom_hooks", [{"type": "RFSearchHook", "mode": "search", "config": {}}]),
         "a metric that writes": ("val_evaluator", [{"type": "DumpResults"}]),
         "a folder that is removed": ("val_evaluator.collect_dir", str(folder)),
+        "a file that is written": (
+            "visualizer.vis_backends",
+            [{"type": "LocalVisBackend", "config_save_file": f"{folder}/usercustomize.py"}],
+        ),
+        "a policy of the wrapper": (
+            "model_wrapper_cfg",
+            {"type": "MMFullyShardedDataParallel", "auto_wrap_policy": "payload.function"},
+        ),
+        "weights by a name": ("model.backbone", {"type": "mmseg.TIMMBackbone", "model_name": "hf-hub:evil/model"}),
         "a service": ("visualizer.vis_backends", [{"type": "WandbVisBackend"}]),
         "files by another backend": (
             step,
