@@ -49,6 +49,6 @@ def _refuse_pickle(self: PickleHandler, file: Any, **options: Any) -> Any:
 
 
 registry.get_object_from_string = _resolve_name
-registry.import_module = _import_registered  # type: ignore[attr-defined]
-CheckpointLoader._get_checkpoint_loader = staticmethod(_loader_of)  # type: ignore[method-assign, assignment]
-PickleHandler.load_from_fileobj = _refuse_pickle  # type: ignore[method-assign]
+registry.import_module = _import_registered
+CheckpointLoader._get_checkpoint_loader = staticmethod(_loader_of)
+PickleHandler.load_from_fileobj = _refuse_pickle
