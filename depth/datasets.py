@@ -8,6 +8,7 @@ from mmengine.registry import DATASETS
 
 from pe_spatial.common.errors import OptionError, UnreadableFile
 from pe_spatial.data import DenseDataset
+from pe_spatial.data.annotations import file_below
 from pe_spatial.data.pairs import pair_by_name
 from pe_spatial.depth.loading import DEPTH_SUFFIXES, LoadDepthMap
 from pe_spatial.depth.ranges import checked_range
@@ -97,6 +98,7 @@ class SplitFileDataset(DepthDataset):
 
         Raises:
             OptionError: A line of another form.
+            AnnotationError: A path that leaves its folder.
         """
         folders = self.data_prefix
         records: list[dict[str, Any]] = []
@@ -108,12 +110,11 @@ class SplitFileDataset(DepthDataset):
                 raise OptionError(f"{self.ann_file}:{number}: {line!r} is not 'image depth [focal length]'")
             if fields[1] == "None":
                 continue
-            image, depth = (field.lstrip("/") for field in fields[:2])
-            records.append(
-                self._record(
-                    len(records), Path(folders.get("img_path", ""), image), Path(folders.get("depth_path", ""), depth)
-                )
+            image, depth = (
+                file_below(folders.get(key, ""), field.lstrip("/"), f"{self.ann_file}:{number}")
+                for key, field in zip(("img_path", "depth_path"), fields, strict=False)
             )
+            records.append(self._record(len(records), image, depth))
         return records
 
 

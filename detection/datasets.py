@@ -4,7 +4,6 @@ import logging
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from itertools import chain
-from pathlib import Path
 from typing import Any, Literal
 
 from mmengine.logging import print_log
@@ -12,6 +11,7 @@ from mmengine.registry import DATASETS
 
 from pe_spatial.common.errors import AnnotationError, require_choice, suggest
 from pe_spatial.data import DenseDataset
+from pe_spatial.data.annotations import file_below
 from pe_spatial.data.pairs import find_absent
 from pe_spatial.detection.coco_files import read_coco
 
@@ -120,12 +120,13 @@ class CocoInstances(DenseDataset):
     ) -> dict[str, Any]:
         try:
             size = int(image["height"]), int(image["width"])
-            path = Path(self.data_prefix["img_path"]) / self.image_file(image)
+            name = self.image_file(image)
         except KeyError as error:
             raise AnnotationError(
                 f"{self.ann_file}: image {image['id']} has no {error.args[0]}; COCO images have id, file_name, height "
                 "and width"
             ) from None
+        path = file_below(self.data_prefix["img_path"], name, f"{self.ann_file}: image {image['id']}")
         instances = [_instance(a, label_of[a["category_id"]], size, repairs) for a in annotations]
         return {
             "img_path": str(path),

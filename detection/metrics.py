@@ -34,7 +34,8 @@ class CocoMetric(BaseMetric):
         max_detections: best detections per image and class that count.
         per_class: whether the metrics also have `bbox_AP/<class>` and `segm_AP/<class>`; the log shows them anyway
             for up to 100 classes.
-        results_file: where detections are written in COCO's result format; None writes nothing.
+        results_file: where detections are written in COCO's result format, in a run relative to its folder; None writes
+            nothing.
     """
 
     default_prefix: ClassVar[str | None] = "coco"

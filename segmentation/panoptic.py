@@ -25,7 +25,7 @@ from pe_spatial.common.contracts import Loader
 from pe_spatial.common.errors import AnnotationError, few
 from pe_spatial.common.pictures import read_indices
 from pe_spatial.data import DenseDataset, boxes_of_masks
-from pe_spatial.data.annotations import read_annotations
+from pe_spatial.data.annotations import file_below, read_annotations
 from pe_spatial.data.loading import instance_mask
 from pe_spatial.data.sample import IGNORE_LABEL
 from pe_spatial.segmentation.labels import look_up, pack
@@ -177,13 +177,14 @@ class CocoPanoptic(DenseDataset):
                 raise AnnotationError(
                     f"{self.ann_file}: {annotation['file_name']} refers to {what}, which it does not list"
                 )
+            where = f"{self.ann_file}: image {image['id']}"
             records.append(
                 {
-                    "img_path": str(Path(self.data_prefix["img_path"], image["file_name"])),
+                    "img_path": str(file_below(self.data_prefix["img_path"], image["file_name"], where)),
                     "img_id": image["id"],
                     "height": image["height"],
                     "width": image["width"],
-                    "seg_map_path": str(Path(self.data_prefix["seg_map_path"], annotation["file_name"])),
+                    "seg_map_path": str(file_below(self.data_prefix["seg_map_path"], annotation["file_name"], where)),
                     "segments": [_segment(info, label_of, things) for info in annotation["segments_info"]],
                 }
             )

@@ -17,6 +17,7 @@ from mmengine.registry import DATASETS, TRANSFORMS
 from mmengine.structures import BaseDataElement
 
 from pe_spatial.common.errors import suggest
+from pe_spatial.data.annotations import file_below
 from pe_spatial.data.dataset import DenseDataset
 from pe_spatial.data.images import find_images
 from pe_spatial.tracking.frames import read_mask
@@ -93,6 +94,7 @@ class VideoDataset(DenseDataset):
 
         Raises:
             FileNotFoundError: No such folder, list, or video.
+            AnnotationError: A list names a video outside the dataset.
         """
         if not Path(self.data_root).is_dir():
             raise FileNotFoundError(f"{type(self).__name__}: no folder {self.data_root}; set data_root to the dataset")
@@ -103,6 +105,8 @@ class VideoDataset(DenseDataset):
                 f"{type(self).__name__}: no video {unknown[0]!r} in {self.data_root}, split {self.split}; "
                 f"{suggest(unknown[0], names)}"
             )
+        for name in names:
+            file_below(self.data_root, name, f"{type(self).__name__}, split {self.split}")
         return [{"img_id": name, "video": name, **self.load_video(name)} for name in self.videos or names]
 
 

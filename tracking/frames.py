@@ -3,6 +3,7 @@
 Nothing is read before it is asked for, and nothing is kept.
 """
 
+import os
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -64,7 +65,8 @@ class ImageFrames:
         self.paths = [Path(path) for path in find_images(source)]
         if not self.paths:
             raise FileNotFoundError("a video of no frames: the list of paths is empty; name at least one image")
-        self.name = self.paths[0].parent.name if len(self.paths) > 1 else self.paths[0].stem
+        first = Path(os.path.abspath(self.paths[0]))  # results are named by it, and `..` is no name
+        self.name = (first.parent.name or "frames") if len(self.paths) > 1 else first.stem
         self.count: int | None = len(self.paths)
         self.skip_unreadable = skip_unreadable
         missing = missing_numbers([path.stem for path in self.paths])

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: CommandParser) -> None:
     """Add the options of this command."""
-    add_shared(parser, "--config", "--output", "--limit", "overrides", required=["--config"])
+    add_shared(parser, "--config", "--output", "--limit", "--allow-import", "overrides", required=["--config"])
     parser.add_argument("--tiles", type=integer(0), default=16, metavar="N", help="samples on a sheet; 0 draws none")
     threads = min(os.cpu_count() or 1, 8)
     parser.add_argument("--threads", type=positive, default=threads, metavar="N", help="that load samples")

@@ -33,7 +33,7 @@ def add_show(parser: CommandParser) -> None:
     It is YAML that can be loaded again.
     """
     parser.add_argument("name", help="a YAML file, or its name below configs/")
-    add_shared(parser, "overrides")
+    add_shared(parser, "--allow-import", "overrides")
 
 
 def add_copy(parser: CommandParser) -> None:

@@ -102,6 +102,12 @@ SHARED: dict[str, dict[str, Any]] = {
         "metavar": "NAME",
         "help": "encoder weights instead of the config's: a file, a name, or 'none' for random ones",
     },
+    "--allow-import": {
+        "metavar": "PACKAGE",
+        "action": "append",
+        "default": [],
+        "help": "a package of your own that a config or checkpoint may import; may be given several times",
+    },
     "--no-pictures": {"action": "store_true", "help": "draw no pictures"},
     "overrides": {"metavar": "key=value", "nargs": "*", "help": "entries of the config to change; values are YAML"},
     "--traceback": {"action": "store_true", "help": "show where an error comes from, also for mistakes"},

@@ -71,7 +71,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""
     files = ("--checkpoint", "--input", "--output")
     add_shared(parser, *files, required=files)
-    add_shared(parser, "--batch-size", "--limit", "--device", "--image-size", "--no-pictures", "--shard", "overrides")
+    add_shared(parser, "--batch-size", "--limit", "--device", "--image-size", "--no-pictures", "--shard")
+    add_shared(parser, "--allow-import", "overrides")
     for name, (tasks, kind, text) in TASK_OPTIONS.items():
         parser.add_argument(f"--{name.replace('_', '-')}", help=f"{tasks}: {text}", **kind)
 

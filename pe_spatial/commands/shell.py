@@ -29,6 +29,7 @@ from pe_spatial import __version__
 from pe_spatial.commands.options import CommandParser, add_shared
 from pe_spatial.common.console import plain_warnings, print_error, print_note
 from pe_spatial.common.errors import DivergedError, UserError, suggest
+from pe_spatial.common.trust import trusting
 
 COMMANDS = {
     "train": "train a model from a config",
@@ -133,11 +134,11 @@ def execute(run: Callable[[argparse.Namespace], int], options: argparse.Namespac
 
     Args:
         run: The work; returns the exit status.
-        options: With `traceback`, whether mistakes show theirs too.
+        options: With `traceback`, whether mistakes show theirs too, and maybe `allow_import`, packages to trust.
         resumes: How to go on after an interruption.
     """
     try:
-        with _interruptible(), plain_warnings():
+        with _interruptible(), plain_warnings(), trusting(getattr(options, "allow_import", ())):
             status = run(options)
             sys.stdout.flush()
         return status

@@ -46,7 +46,7 @@ Row = dict[str, Any]
 def add_arguments(parser: CommandParser) -> None:
     """Add the options of this command."""
     add_shared(parser, "--config", "--output", required=["--config", "--output"])
-    add_shared(parser, "--device", "--layers", "--weights", "overrides")
+    add_shared(parser, "--device", "--layers", "--weights", "--allow-import", "overrides")
     add = parser.add_argument
     add("--vary", action="append", default=[], type=parse_variation, metavar="KEY=A,B", help="repeat for these values")
 

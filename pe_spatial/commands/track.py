@@ -53,7 +53,7 @@ def add_arguments(parser: CommandParser) -> None:
     add("--point", **many, type=point, metavar="[N:]X,Y[,0]", help="a point on object N; with ,0 beside it")
     add("--at", **many, type=later_mask, metavar="FRAME:PNG", help="objects that enter or are corrected on a frame")
     add("--sam2", help="weights of SAM 2.1, which turn boxes and points into masks; default: the box itself")
-    add_shared(parser, "--weights", "--limit", "--batch-size", "--device", "--no-pictures", "--shard")
+    add_shared(parser, "--weights", "--limit", "--batch-size", "--device", "--no-pictures", "--shard", "--allow-import")
     add("--mot", action="store_true", help="write the boxes in MOTChallenge's format too")
     add("--skip-unreadable", action="store_true", help="leave out frames that are missing or damaged")
     parser.add_old_spellings({"--batch": "--batch-size", "--no-overlay": "--no-pictures"})

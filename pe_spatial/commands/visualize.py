@@ -33,7 +33,7 @@ def add_arguments(parser: CommandParser) -> None:
     add_shared(encoder, "--checkpoint")
     add("--weights", help="of --encoder: a file, a name, or 'none' for random ones; default: the released ones")
     add_shared(parser, "--input", "--output", required=["--input", "--output"])
-    add_shared(parser, "--limit", "--device", "--image-size", "--layers")
+    add_shared(parser, "--limit", "--device", "--image-size", "--layers", "--allow-import")
     parser.set_defaults(layers=[-1])
     pixel = numbers("X,Y in pixels", 2)
     add("--point", type=pixel, metavar="X,Y", help="also show what is similar to the token at this pixel")

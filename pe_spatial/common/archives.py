@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 
 from pe_spatial.common.errors import UnreadableFile, few
 from pe_spatial.common.files import write_json
+from pe_spatial.common.names import leaves
 from pe_spatial.common.suffixes import IMAGE_SUFFIXES
 
 INDEX_SUFFIX = ".index.json"
@@ -28,7 +29,7 @@ def read_images(
 
     Raises:
         FileNotFoundError: No such tar, or no such member in it.
-        UnreadableFile: It is compressed, truncated or no tar.
+        UnreadableFile: It is compressed, truncated or no tar; an image in it is a link, or leaves it by its name.
     """
     wanted = {extension.lower().lstrip(".") for extension in extensions}
     members = read_index(tar, index_folder)
@@ -44,7 +45,7 @@ def read_index(tar: str | Path, index_folder: str | Path | None = None) -> list[
 
     Raises:
         FileNotFoundError: No such tar.
-        UnreadableFile: It is compressed, truncated or no tar.
+        UnreadableFile: See `read_images`.
     """
     path = Path(tar)
     if not path.is_file():
@@ -55,10 +56,10 @@ def read_index(tar: str | Path, index_folder: str | Path | None = None) -> list[
     try:
         content = json.loads(index.read_text())
         if {key: content.get(key) for key in stamp} == stamp:
-            return [(name, offset, size) for name, offset, size in content["members"]]
+            return _checked(path, [(name, offset, size) for name, offset, size in content["members"]])
     except (OSError, ValueError, AttributeError):
-        pass  # missing or damaged: it is only a copy of what the tar says
-    members = _scan(path)
+        pass  # missing, damaged or forged: it is only a copy of what the tar says
+    members = _checked(path, _scan(path))
     with suppress(OSError):  # a folder for reading only, or a full disk
         index.parent.mkdir(parents=True, exist_ok=True)
         write_json(index, {**stamp, "members": members}, indent=None)
@@ -68,13 +69,24 @@ def read_index(tar: str | Path, index_folder: str | Path | None = None) -> list[
 def _scan(path: Path) -> list[Member]:
     try:
         with tarfile.open(path, "r:") as tar:
-            files = [(member.name, member.offset_data, member.size) for member in tar if member.isreg()]
+            members = [member for member in tar if _is_image(PurePosixPath(member.name)) and not member.isdir()]
     except tarfile.TarError as error:
         raise UnreadableFile(
             f"{path} is no whole, plain tar ({error}): copy a truncated one again, unpack a compressed one (gunzip), "
             "for its images cannot be reached one by one"
         ) from error
-    return [member for member in files if _is_image(PurePosixPath(member[0]))]
+    for member in members:
+        if not member.isreg():
+            raise UnreadableFile(f"{path}: {member.name} is a link or a device; pack the files themselves (tar -h)")
+    return [(member.name, member.offset_data, member.size) for member in members]
+
+
+def _checked(path: Path, members: list[Member]) -> list[Member]:
+    """Refuse names that leave the tar; an index that came with it may have them too."""
+    for name, _, _ in members:
+        if leaves(name):
+            raise UnreadableFile(f"{path}: the member {name!r} leaves its tar; pack it with paths below one folder")
+    return members
 
 
 def _is_image(name: PurePosixPath) -> bool:

@@ -1,4 +1,4 @@
-"""Names of outputs that never meet."""
+"""Names of outputs that never meet, and names that stay in their folder."""
 
 import hashlib
 import os
@@ -12,6 +12,11 @@ from pe_spatial.common.suffixes import VIDEO_SUFFIXES
 # a file system takes 255 bytes; the rest is for `_000001`, a suffix, and what temporary files add
 _LONGEST = 180
 _FRAME = re.compile(r"_\d{6,}$")  # what names of single frames add to that of their video
+
+
+def leaves(name: str) -> bool:
+    """Whether a path that should be relative to a folder leads out of it: absolute, or with `..`."""
+    return name.startswith("/") or ".." in name.split("/")
 
 
 def output_stems(names: Iterable[str]) -> dict[str, str]:

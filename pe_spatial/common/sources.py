@@ -261,6 +261,8 @@ def _matches(pattern: Path) -> Iterator[str]:
     """The files that a pattern matches; `**` stands for any number of folders."""
     root = source_root(pattern)
     parts = pattern.parts[len(root.parts) :]
+    if ".." in parts:
+        raise UserError(f"the pattern {pattern} leaves its folder {root} by ..; begin it with the folder that is meant")
     if "**" not in parts:
         found = (root / name for name in glob.iglob(str(Path(*parts)), root_dir=root))
         return (str(path) for path in found if not (path.is_dir() or path.name.startswith("._")))

@@ -16,6 +16,7 @@ from torch import Tensor
 from pe_spatial.common.devices import choose_device
 from pe_spatial.common.errors import CheckpointError, UserError, require_positive
 from pe_spatial.common.initialization import SkipInitialization
+from pe_spatial.common.trust import trusting
 from pe_spatial.inference.inputs import Channels, Picture, list_pictures, read_picture
 from pe_spatial.inference.sample import PredictedSample, checked_threshold
 from pe_spatial.training.amp import evaluation_autocast
@@ -33,6 +34,7 @@ class Predictor:
         batch_size: How many images of a list go through the model at once.
         overrides: Entries of the config to change, as `tools/train_net.py` takes them: `model.tta={sizes: [1024]}`.
         allow_urls: Fetch pictures that are given as addresses (http, https).
+        trust: Packages of your own that the config in the checkpoint may import, e.g. ["my_package"]; see SECURITY.md.
 
     Attributes:
         checkpoint: The file that was loaded.
@@ -41,7 +43,7 @@ class Predictor:
 
     Raises:
         CheckpointError: The file is missing, damaged, does not describe itself, or does not fit its config.
-        ConfigError: An override that does not fit the config.
+        ConfigError: An override that does not fit the config, or a config that asks for code which is not trusted.
     """
 
     def __init__(
@@ -51,20 +53,22 @@ class Predictor:
         batch_size: int = 1,
         overrides: Sequence[str] = (),
         allow_urls: bool = False,
+        trust: Sequence[str] = (),
     ) -> None:
         require_positive(batch_size=batch_size)
         self.checkpoint = resolve_checkpoint(checkpoint)
         content = load_checkpoint(self.checkpoint)
-        self.config = Config(read_config(content, self.checkpoint))
-        self.metainfo: dict[str, Any] = content["pe_spatial"].get("metainfo") or {}
         self.device = choose_device(device)
         self.batch_size = batch_size
         self.allow_urls = allow_urls
-        override_config(self.config, overrides)
-        with DefaultScope.overwrite_default_scope(self.config.get("default_scope", "mmengine")):
-            self.model = _build(self.config, content["state_dict"], self.checkpoint).to(self.device).eval()
-            self._load, *steps = Compose(inference_pipeline(self.config)).transforms
-            self._pipeline = Compose(steps)
+        with trusting(trust):
+            self.config = Config(read_config(content, self.checkpoint))
+            override_config(self.config, overrides, self.checkpoint)
+            with DefaultScope.overwrite_default_scope(self.config.get("default_scope", "mmengine")):
+                self.model = _build(self.config, content["state_dict"], self.checkpoint).to(self.device).eval()
+                self._load, *steps = Compose(inference_pipeline(self.config)).transforms
+                self._pipeline = Compose(steps)
+        self.metainfo: dict[str, Any] = content["pe_spatial"].get("metainfo") or {}
         self.bind_model()
 
     def bind_model(self) -> None:

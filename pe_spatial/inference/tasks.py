@@ -10,7 +10,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 
 from pe_spatial.common.errors import UserError
@@ -70,7 +69,7 @@ def task_of(config: Mapping[str, Any], checkpoint: Path) -> Task:
     Raises:
         UserError: The model is not registered, names no task, or one that predict has no writer for.
     """
-    import_packages(Config(dict(config)))
+    import_packages(config, checkpoint)
     kind = config["model"]["type"]
     with DefaultScope.overwrite_default_scope(config.get("default_scope", "mmengine")):
         model = MODELS.get(kind)

@@ -16,6 +16,7 @@ from pe_spatial.common.errors import CheckpointError, FullDiskError, few
 from pe_spatial.common.tensors import WeightsError, read_tensor_file, write_torch_file
 from pe_spatial.common.trees import sections
 from pe_spatial.training.old_names import update_names
+from pe_spatial.training.trust import require_trusted
 
 FORMAT_VERSION = 1
 LAST_POINTER = "last_checkpoint"  # holds a file name; mmengine's name for it
@@ -82,7 +83,10 @@ def load_from_pe_spatial(filename: str, map_location: Any = None) -> dict[str, A
     The content stays on the CPU whatever mmengine asks for: a second copy of the weights and of the optimizer's state
     on the GPU would double the memory that a resume needs.
     """
-    return load_checkpoint(plain_path(filename))
+    content = load_checkpoint(plain_path(filename))
+    if isinstance(content.get("meta"), dict):
+        content["meta"].pop("config", None)  # mmengine would run it as Python when it resumes
+    return content
 
 
 def read_config(checkpoint: dict[str, Any], path: str | Path) -> dict[str, Any]:
@@ -90,6 +94,7 @@ def read_config(checkpoint: dict[str, Any], path: str | Path) -> dict[str, Any]:
 
     Raises:
         CheckpointError: Not one of our checkpoints.
+        ConfigError: The config could make the program run code which nobody has asked for.
     """
     described = checkpoint.get("pe_spatial")
     if not isinstance(described, dict) or "config" not in described:
@@ -101,7 +106,9 @@ def read_config(checkpoint: dict[str, Any], path: str | Path) -> dict[str, Any]:
         raise CheckpointError(
             f"{path}: format {described['format_version']} is newer than {FORMAT_VERSION}; update pe_spatial"
         )
-    return update_names(json.loads(described["config"]))
+    config = update_names(json.loads(described["config"]))
+    require_trusted(config, lambda where: str(path))
+    return config
 
 
 # --- finding ----------------------------------------------------------------------------------------------------------
@@ -116,7 +123,7 @@ def find_last(folder: Path) -> Path | None:
 def find_best(folder: Path) -> Path | None:
     """The checkpoint with the best metric so far, or None."""
     record = read_best(folder)
-    path = folder / record["file"] if record else None
+    path = folder / Path(record["file"]).name if record else None  # never outside the folder
     return path if path and zipfile.is_zipfile(path) else None
 
 

@@ -7,7 +7,6 @@ from functools import cache
 from importlib import import_module
 from typing import Any
 
-import mmengine.registry
 from mmengine.optim import OptimWrapper
 from mmengine.registry import Registry
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, LogProcessor, Runner, TestLoop, ValLoop
@@ -16,10 +15,8 @@ from torch.utils.data import DataLoader
 
 from pe_spatial.common.errors import suggest
 from pe_spatial.training.optim import ParamwiseOptions
+from pe_spatial.training.trust import REGISTRIES, may_import
 
-_REGISTRIES: dict[str, Registry] = {
-    name: value for name, value in vars(mmengine.registry).items() if isinstance(value, Registry)
-}
 # the registry of the `type` that stands directly in a section <- the keys that open such sections
 _SECTIONS_OF = {
     "MODELS": ("model", "data_preprocessor"),
@@ -126,16 +123,18 @@ def _implied_options(path: Sequence[str], node: dict[str, Any]) -> Set[str] | No
 def _resolve(name: str, registry: str | None, scope: str) -> tuple[Callable[..., Any] | None, str]:
     """What a `type` builds, or what is wrong with it."""
     preferred = [registry] if registry else []
-    for key in [*preferred, *(key for key in _REGISTRIES if key != registry)]:
+    for key in [*preferred, *(key for key in REGISTRIES if key != registry)]:
         # "not registered" is a RuntimeError or None
-        with _REGISTRIES[key].switch_scope_and_registry(scope) as current, suppress(RuntimeError):
+        with REGISTRIES[key].switch_scope_and_registry(scope) as current, suppress(RuntimeError):
             factory = current.get(name)
             if factory is not None:
                 return factory, ""
     module_name, _, attribute = name.rpartition(".")
     if not module_name:
-        known = [key for each in preferred or _REGISTRIES for key in _names(_REGISTRIES[each])]
+        known = [key for each in preferred or REGISTRIES for key in _names(REGISTRIES[each])]
         return None, f"nothing called {name!r} is registered; {suggest(name, known)}"
+    if not may_import(module_name):
+        return None, f"{name} is nothing that a config may name"
     try:
         return None, f"{module_name} has no {attribute!r}; {suggest(attribute, dir(import_module(module_name)))}"
     except ImportError as error:

@@ -9,6 +9,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from pe_spatial.common.errors import CheckpointError, ConfigError, UserError
+from pe_spatial.common.trust import trusting
 from pe_spatial.training import checkpoint as files
 from pe_spatial.training.binding import count_classes
 from pe_spatial.training.progress import METRICS_FILE
@@ -18,7 +19,7 @@ from pe_spatial.training.start import naming_mistakes, prepare, start_runner
 Resume = Literal["no", "yes", "if-any"]
 
 
-def train(config: Config, resume: Resume = "no", hooks: Sequence[Hook] = ()) -> Runner:
+def train(config: Config, resume: Resume = "no", hooks: Sequence[Hook] = (), trust: Sequence[str] = ()) -> Runner:
     """Train in `config.work_dir`, where nothing changes before model, data and checkpoint are known to fit.
 
     Args:
@@ -26,15 +27,16 @@ def train(config: Config, resume: Resume = "no", hooks: Sequence[Hook] = ()) -> 
         resume: Whether to continue from the last complete checkpoint of the work folder. What the config changes in
             the run is named.
         hooks: Of the caller, beside those of the config.
+        trust: Packages of your own that the config, and the checkpoint to resume from, may import; see SECURITY.md.
 
     Raises:
         CheckpointError: Nothing to resume from.
-        ConfigError: The run ends before one of its schedulers begins.
+        ConfigError: The run ends before one of its schedulers begins; or the config asks for code that is not trusted.
         UserError: The folder holds another run, or another process trains there.
     """
     _check_schedule(config)
     folder = Path(config.work_dir)
-    with prepare(config, folder) as changes:
+    with trusting(trust), prepare(config, folder) as changes:
         last = _find_start(folder, resume)
         with naming_mistakes():
             count_classes(config, ("train_dataloader",))
@@ -81,20 +83,26 @@ def _clear(folder: Path, last: Path | None) -> None:
         (folder / leftover).unlink(missing_ok=True)
 
 
-def evaluate(config: Config, checkpoint: str | Path | None = None, output: Path | None = None) -> dict[str, Any]:
+def evaluate(
+    config: Config,
+    checkpoint: str | Path | None = None,
+    output: Path | None = None,
+    trust: Sequence[str] = (),
+) -> dict[str, Any]:
     """Score a checkpoint on the test data, or on the validation data where a config has no test data.
 
     Args:
         config: A loaded config with `work_dir`.
         checkpoint: A file; None takes the best of the work folder, or its last.
         output: Where results go; default: the folder `evaluation` below the work folder.
+        trust: As in `train`.
 
     Returns:
         The metrics.
 
     Raises:
         CheckpointError: No checkpoint.
-        ConfigError: The config has neither test nor validation data.
+        ConfigError: The config has neither test nor validation data, or asks for code that is not trusted.
         UserError: Another process evaluates into the same folder.
     """
     folder = Path(config.work_dir)
@@ -102,7 +110,7 @@ def evaluate(config: Config, checkpoint: str | Path | None = None, output: Path 
     files.load_checkpoint(path)  # fails here, with a clear error, rather than after the data are loaded
     output = output or folder / "evaluation"
     entries = _test_entries(config)
-    with prepare(config, output) as changes:
+    with trusting(trust), prepare(config, output) as changes:
         changes |= entries | {"resume": False, "load_from": str(path)}
         with naming_mistakes():
             count_classes(config, ("test_dataloader", "val_dataloader"))

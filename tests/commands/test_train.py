@@ -166,7 +166,7 @@ def test_an_interrupted_run_says_how_to_go_on_and_does(config, call, tmp_path):
 
 
 def in_rank(*arguments):
-    if code := main(*arguments):
+    if code := main("--allow-import", "toy_task", *arguments):
         sys.exit(code)
 
 
