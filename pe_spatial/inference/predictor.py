@@ -20,6 +20,7 @@ from pe_spatial.inference.inputs import Channels, Picture, list_pictures, read_p
 from pe_spatial.inference.sample import PredictedSample, checked_threshold
 from pe_spatial.training.amp import evaluation_autocast
 from pe_spatial.training.checkpoint import load_checkpoint, read_config, resolve_checkpoint
+from pe_spatial.training.checkpoint_content import weights_of
 from pe_spatial.training.checkpoint_hook import compare_keys
 from pe_spatial.training.config import drop_pretrained, override_config
 
@@ -57,15 +58,26 @@ class Predictor:
         content = load_checkpoint(self.checkpoint)
         self.config = Config(read_config(content, self.checkpoint))
         self.metainfo: dict[str, Any] = content["pe_spatial"].get("metainfo") or {}
+        weights = weights_of(content, self.checkpoint)
         self.device = choose_device(device)
         self.batch_size = batch_size
         self.allow_urls = allow_urls
         override_config(self.config, overrides)
         with DefaultScope.overwrite_default_scope(self.config.get("default_scope", "mmengine")):
-            self.model = _build(self.config, content["state_dict"], self.checkpoint).to(self.device).eval()
+            self.model = _build(self.config, weights, self.checkpoint).to(self.device).eval()
             self._load, *steps = Compose(inference_pipeline(self.config)).transforms
             self._pipeline = Compose(steps)
+        self._check_classes()
         self.bind_model()
+
+    def _check_classes(self) -> None:
+        """Compare the classes that the model tells apart with their names in the same file, if it has any."""
+        for part in self.model.modules() if self.classes else ():
+            if hasattr(part, "check_classes"):
+                try:
+                    part.check_classes(self.metainfo)
+                except ValueError as error:
+                    raise CheckpointError(f"{self.checkpoint}: its names of classes do not fit: {error}") from error
 
     def bind_model(self) -> None:
         """Prepare for `self.model`, or refuse it; for the predictors of tasks. This one takes every model."""
@@ -73,7 +85,7 @@ class Predictor:
     @property
     def classes(self) -> tuple[str, ...]:
         """Names by label; empty where the dataset has none."""
-        return tuple(self.metainfo.get("classes", ()))
+        return tuple(self.metainfo.get("classes") or ())
 
     def __call__(
         self, pictures: Picture | Iterable[Picture], threshold: float | None = None, channels: Channels = "rgb"
