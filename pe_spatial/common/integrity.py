@@ -90,9 +90,7 @@ def not_finite(tree: Any, name: str = "") -> Iterator[str]:  # noqa: ANN401 - ne
 
 
 def _is_dense(value: object) -> bool:
-    return (
-        isinstance(value, Tensor) and value.layout is torch.strided and not value.is_quantized and not value.is_meta
-    )
+    return isinstance(value, Tensor) and value.layout is torch.strided and not value.is_quantized and not value.is_meta
 
 
 def _threads() -> ThreadPoolExecutor:

@@ -21,6 +21,6 @@ def read_annotations(path: str | Path) -> Any:  # noqa: ANN401 - whatever JSON h
         raise AnnotationError(f"{path}: cannot be read: {error.strerror}") from error
     try:
         return json.loads(text)
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         start = text[:40].decode("utf-8", "replace").strip()
         raise AnnotationError(f"{path}: not JSON: {error} (it begins with {start!r})") from None

@@ -2,7 +2,8 @@
 
 A file is a torch zip archive with mmengine's keys (`meta`, `state_dict`, `message_hub`, `optimizer`,
 `param_schedulers`) and the key `pe_spatial`: {format_version, config (JSON of the resolved config), metainfo of the
-dataset, log_history, content_hash of `state_dict`}. It holds tensors and plain containers only, so that torch's weights-only loader can read it.
+dataset, log_history, content_hash of `state_dict`}. It holds tensors and plain containers only, so that torch's
+weights-only loader can read it.
 """
 
 import json
@@ -13,7 +14,7 @@ from typing import Any
 
 from mmengine.runner.checkpoint import CheckpointLoader
 
-from pe_spatial.common.errors import CheckpointError, FullDiskError, UserError, few
+from pe_spatial.common.errors import CheckpointError, FullDiskError, UserError
 from pe_spatial.common.files import read_json, read_text
 from pe_spatial.common.tensors import WeightsError, read_tensor_file, write_torch_file
 from pe_spatial.common.trees import sections

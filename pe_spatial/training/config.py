@@ -16,6 +16,7 @@ from pe_spatial.common.files import write_text
 from pe_spatial.common.trees import sections
 from pe_spatial.training.config_checks import TOP_LEVEL_KEYS, find_problems, has_schema
 from pe_spatial.training.config_files import find_config, origin_of, read_config_file
+from pe_spatial.training.config_values import entry_problems
 from pe_spatial.training.old_names import current_name, update_names
 from pe_spatial.training.safe_yaml import parse, write
 
@@ -154,6 +155,8 @@ def import_packages(config: Any) -> None:
     Raises:
         ConfigError: `custom_imports` names a module that does not exist, or whose third parties are not installed.
     """
+    if problem := next((what for where, what in entry_problems(config) if where == "custom_imports.imports"), None):
+        raise ConfigError(f"{config.filename}: custom_imports.imports: {problem}")
     theirs = (config.get("custom_imports") or {}).get("imports", [])
     ours = [f"pe_spatial.{name}" for name in ("backbones", "data", "training", "doctor")]
     for module in [*ours, *map(current_name, [theirs] if isinstance(theirs, str) else theirs)]:

@@ -141,7 +141,7 @@ def _read_alone(path: Path) -> tuple[Settings, Origins]:
     except (UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"{path}: not YAML in UTF-8: {error}") from error
     except RecursionError as error:
-        raise ConfigError(f"{path}: an anchor (&name) contains itself") from error
+        raise ConfigError(f"{path}: sections nested too deeply, or an anchor (&name) that contains itself") from error
 
 
 def _fill_in_environment(path: Path, text: str) -> str:
