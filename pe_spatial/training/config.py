@@ -98,7 +98,7 @@ def _apply(config: Config, override: str) -> str:
     try:
         value = parse(text)
     except yaml.YAMLError as error:
-        raise ConfigError(f"override '{override}': the value is not YAML: {error}") from error
+        raise ConfigError(f"override '{override}': the value is not YAML: {' '.join(str(error).split())}") from error
     *sections, last = key.split(".")
     node: Any = config
     for depth, part in enumerate(sections):
