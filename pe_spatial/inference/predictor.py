@@ -71,13 +71,16 @@ class Predictor:
         self.bind_model()
 
     def _check_classes(self) -> None:
-        """Compare the classes that the model tells apart with their names in the same file, if it has any."""
-        for part in self.model.modules() if self.classes else ():
-            if hasattr(part, "check_classes"):
-                try:
-                    part.check_classes(self.metainfo)
-                except ValueError as error:
-                    raise CheckpointError(f"{self.checkpoint}: its names of classes do not fit: {error}") from error
+        """Compare the classes that the model tells apart with their names in the same file."""
+        for part in self.model.modules():
+            if not hasattr(part, "check_classes"):
+                continue
+            if not self.classes:
+                raise CheckpointError(f"{self.checkpoint}: its metainfo does not name the classes of its model")
+            try:
+                part.check_classes(self.metainfo)
+            except ValueError as error:
+                raise CheckpointError(f"{self.checkpoint}: its names of classes do not fit: {error}") from error
 
     def bind_model(self) -> None:
         """Prepare for `self.model`, or refuse it; for the predictors of tasks. This one takes every model."""

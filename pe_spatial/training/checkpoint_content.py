@@ -36,7 +36,7 @@ def check_content(content: dict[str, Any], path: Path) -> None:
             _check_names(content[key], key, path)
     stored = content[OURS].get(CONTENT_HASH) if isinstance(content.get(OURS), Mapping) else None
     weights = content.get("state_dict", {})
-    if stored is not None:
+    if stored is not None and "state_dict" in content:
         once_per_file(path, CONTENT_HASH, lambda: verify_hash(path, weights, stored))
     numbers = {key: content[key] for key in (*_WEIGHTS, "optimizer") if key in content}
     once_per_file(path, "finite", lambda: require_finite(path, numbers or content))
