@@ -114,7 +114,12 @@ def _ids(path: str | Path, kind: str, entries: Sequence[Mapping[str, Any]]) -> s
 
 
 def _check_references(path: str | Path, key: str, annotations: Sequence[Mapping[str, Any]], known: set[int]) -> None:
-    lost = [annotation for annotation in annotations if annotation.get(key) not in known]
+    ids = [annotation.get(key) for annotation in annotations]
+    lost = [
+        annotation
+        for annotation, number in zip(annotations, ids, strict=True)
+        if not isinstance(number, int) or number not in known
+    ]
     if lost:
         raise AnnotationError(
             f"{path}: {len(lost)} of {len(annotations)} annotations have a {key} that is not in the file, "

@@ -194,19 +194,24 @@ class TeacherCache:
         try:
             shard = safe_open(path, framework="pt")
             fingerprint, _, place = (shard.metadata() or {}).get("shard", "").partition(" ")
-            num_rows = shard.get_slice("errors").get_shape()[0]
+            counts = {tuple(shard.get_slice(name).get_shape())[:1] for name in (*_FIELDS, "checksums", "errors")}
         except SafetensorError as error:  # the lengths in its header must add up to the size of the file
             raise CacheError(self._damaged(number, f"truncated or overwritten: {error}")) from error
         if fingerprint != self.fingerprint:
             raise CacheError(self._damaged(number, "it is of another cache: other images, teacher or settings"))
-        if place != str(number) or num_rows != len(self.rows(number)):
+        if place != str(number) or counts != {(len(self.rows(number)),)}:
             raise CacheError(self._damaged(number, "it is another shard, renamed"))
         return shard
 
     def _checked(self, number: int, shard: Any, place: int) -> Record:
-        record = {name: shard.get_slice(name)[place] for name in _FIELDS}
-        if _checksum(record) != int(shard.get_slice("checksums")[place]):
-            raise CacheError(self._damaged(number, f"the checksum of image {self.rows(number)[place]} is wrong"))
+        row = self.rows(number)[place]
+        try:
+            record = {name: shard.get_slice(name)[place] for name in _FIELDS}
+            is_sound = _checksum(record) == int(shard.get_slice("checksums")[place])
+        except (SafetensorError, RuntimeError, ValueError, TypeError, IndexError) as error:  # of damaged headers
+            raise CacheError(self._damaged(number, f"image {row} cannot be read: {error}")) from error
+        if not is_sound:
+            raise CacheError(self._damaged(number, f"the checksum of image {row} is wrong"))
         return record
 
     def _damaged(self, number: int, reason: str) -> str:

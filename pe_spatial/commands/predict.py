@@ -48,7 +48,7 @@ SWITCH: dict[str, Any] = {"action": "store_true"}
 TASK_OPTIONS: dict[str, tuple[str, dict[str, Any], str]] = {
     "threshold": (
         "detection and segmentation",
-        {"type": number_in(0, 1)},
+        {"type": float},
         f"lowest score of an object (default {DEFAULT_THRESHOLD})",
     ),
     "npy": ("depth", SWITCH, "write depth as .npy files too"),

@@ -109,7 +109,8 @@ def naming(path: Path) -> Iterator[None]:
             number, f"the records cannot be used ({error}); is the disk or a quota full?", str(path)
         ) from error
     except sqlite3.DatabaseError as error:
-        raise UnreadableFile(f"{path} is damaged ({error}); delete it, and its files are done again") from error
+        reason = " ".join(str(error).split())  # SQLite quotes what it finds, line breaks too
+        raise UnreadableFile(f"{path} is damaged ({reason}); delete it, and its files are done again") from error
 
 
 def merged(databases: Sequence[Database]) -> Iterator[tuple[Database, Unit]]:

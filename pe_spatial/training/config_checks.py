@@ -138,6 +138,8 @@ def _implied_factory(path: Sequence[str], node: dict[str, Any]) -> Callable[...,
 
 def _resolve(name: str, registry: str | None, scope: str) -> tuple[Callable[..., Any] | None, str]:
     """What a `type` builds, or what is wrong with it."""
+    if not all(part.isidentifier() for part in name.split(".")):
+        return None, f"{name!r} is no name of a class"
     preferred = [registry] if registry else []
     for key in [*preferred, *(key for key in _REGISTRIES if key != registry)]:
         # "not registered" is a RuntimeError or None

@@ -30,7 +30,7 @@ _WORDS: dict[Any, str] = {
     type(None): "null",
 }
 # what third parties take although their annotations say something else
-_KNOWN_BETTER = {("RandomErasing", "value")}
+_KNOWN_BETTER = {("RandomErasing", "value"), ("Runner", "log_level")}
 # option of a third party -> least and largest value
 _RANGES: dict[str, tuple[float, float]] = {
     "lr": (0, 1e9),
