@@ -77,6 +77,8 @@ def _check_kinds(path: str | Path, key: str, entries: Sequence[Any]) -> None:
     for number, entry in enumerate(entries):
         if not isinstance(entry, dict):
             raise AnnotationError(f"{path}: {key}[{number}] is {str(entry)[:40]!r}, not an object with fields")
+        if key == "categories" and "name" not in entry:
+            raise AnnotationError(f"{path}: {key}[{number}] (id {entry.get('id')!r}) has no name; give it one")
         for field, (kinds, words) in _KINDS[key].items():
             if field in entry and not isinstance(entry[field], kinds):
                 raise AnnotationError(

@@ -80,7 +80,7 @@ class TeacherCache:
         version = self.header["version"]
         if version != _VERSION:
             raise CacheError(f"{path}: version {version} of the format is not {_VERSION}; compute the cache again")
-        grid, rank = self.header["grid"], self.header["codec"].get("rank")
+        grid, rank = self.header["grid"], self.header["codec"].get("rank", 0)  # null keeps all
         sides = [side for side in grid if type(side) is int and side > 0]
         numbers = self.header["num_images"], self.header["shard_images"], 1 if rank is None else rank
         if len(grid) != 2 or len(sides) != 2 or not all(type(number) is int and number > 0 for number in numbers):

@@ -108,7 +108,7 @@ def naming(path: Path) -> Iterator[None]:
         raise OSError(
             number, f"the records cannot be used ({error}); is the disk or a quota full?", str(path)
         ) from error
-    except sqlite3.DatabaseError as error:
+    except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())  # SQLite quotes what it finds, line breaks too
         raise UnreadableFile(f"{path} is damaged ({reason}); delete it, and its files are done again") from error
 

@@ -1,6 +1,8 @@
 """Annotation files in JSON."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,3 +26,18 @@ def read_annotations(path: str | Path) -> Any:  # noqa: ANN401 - whatever JSON h
     except (ValueError, RecursionError) as error:
         start = text[:40].decode("utf-8", "replace").strip()
         raise AnnotationError(f"{path}: not JSON: {error} (it begins with {start!r})") from None
+
+
+@contextmanager
+def naming_entries(path: str | Path) -> Iterator[None]:
+    """In the block, an entry that lacks a field or has one of another kind is a mistake of the file.
+
+    Raises:
+        AnnotationError: Names the file.
+    """
+    try:
+        yield
+    except (LookupError, TypeError, AttributeError, OverflowError) as error:
+        raise AnnotationError(
+            f"{path}: an entry lacks a field or has one of another kind ({type(error).__name__}: {error})"
+        ) from error

@@ -1,6 +1,7 @@
 """`Predictor`: a trained model on single images, exactly as it is evaluated."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -63,7 +64,8 @@ class Predictor:
         self.batch_size = batch_size
         self.allow_urls = allow_urls
         override_config(self.config, overrides)
-        with DefaultScope.overwrite_default_scope(self.config.get("default_scope", "mmengine")):
+        scope = DefaultScope.overwrite_default_scope(self.config.get("default_scope", "mmengine"))
+        with _naming_config(self.checkpoint), scope:
             self.model = _build(self.config, weights, self.checkpoint).to(self.device).eval()
             self._load, *steps = Compose(inference_pipeline(self.config)).transforms
             self._pipeline = Compose(steps)
@@ -152,6 +154,21 @@ class Predictor:
             with evaluation_autocast(self.config, self.device):
                 predictions += self.model.test_step(batch)
         return predictions
+
+
+@contextmanager
+def _naming_config(path: Path) -> Iterator[None]:
+    """In the block, what the config of a checkpoint describes and nobody can build is a damage of the checkpoint."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (LookupError, TypeError, ValueError, AttributeError, AssertionError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise CheckpointError(
+            f"{path}: what its config describes cannot be built ({type(error).__name__}: {reason}); it is damaged or "
+            "was written by another version"
+        ) from error
 
 
 def inference_pipeline(config: Any) -> list[dict[str, Any]]:

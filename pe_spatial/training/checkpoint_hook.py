@@ -119,8 +119,9 @@ class AtomicCheckpointHook(Hook):
             return files.read_best(folder)
         except UserError as error:
             runner.logger.warning(f"{error}; the scores in {METRICS_FILE} are taken instead")
+        key = str(self.best)
         records = [record for record in read_metrics(folder) if record["iter"] < runner.iter]
-        scores = [score for record in records if is_of_kind(score := record.get(str(self.best)), float)]
+        scores = [float(record[key]) for record in records if is_of_kind(record.get(key), float)]
         choose = max if self.rule == "greater" else min
         return {"metric": self.best, "score": choose(scores)} if scores else None
 

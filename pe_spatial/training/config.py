@@ -155,8 +155,9 @@ def import_packages(config: Any) -> None:
     Raises:
         ConfigError: `custom_imports` names a module that does not exist, or whose third parties are not installed.
     """
-    if problem := next((what for where, what in entry_problems(config) if where == "custom_imports.imports"), None):
-        raise ConfigError(f"{config.filename}: custom_imports.imports: {problem}")
+    for where, problem in entry_problems(config):
+        if where.startswith("custom_imports"):
+            raise ConfigError(f"{config.filename}: {where}: {problem}")
     theirs = (config.get("custom_imports") or {}).get("imports", [])
     ours = [f"pe_spatial.{name}" for name in ("backbones", "data", "training", "doctor")]
     for module in [*ours, *map(current_name, [theirs] if isinstance(theirs, str) else theirs)]:
@@ -178,10 +179,11 @@ def _normalize(config: Config) -> None:
     """Settle combinations that mmengine or torch reject although their meaning is plain."""
     for name in ("train_dataloader", "val_dataloader", "test_dataloader"):
         loader = config.get(name)
-        if loader and loader.get("num_workers", 0) == 0:
+        if isinstance(loader, dict) and loader.get("num_workers", 0) == 0:
             for key in ("persistent_workers", "prefetch_factor", "timeout"):
                 loader.pop(key, None)
-    hooks = config.get("default_hooks") or {}
+    hooks = config.get("default_hooks")
+    hooks = hooks if isinstance(hooks, dict) else {}
     mmengine_names = {"runtime_info", "timer", "sampler_seed", "logger", "param_scheduler", "checkpoint"}
     for name in [name for name, hook in hooks.items() if hook is None and name not in mmengine_names]:
         hooks.pop(name)  # switched off; mmengine accepts null only for hooks of its own

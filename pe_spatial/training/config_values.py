@@ -56,6 +56,9 @@ _KINDS: dict[str, Any] = {
     "find_unused_parameters": bool,
     "env_cfg.cudnn_benchmark": bool,
     "env_cfg.dist_cfg.timeout": float,
+    "custom_imports": dict[str, Any] | None,
+    "model_wrapper_cfg": dict[str, Any] | None,
+    "auto_scale_lr": dict[str, Any] | None,
     "custom_imports.imports": str | list[str],
     "custom_imports.allow_failed_imports": bool,
     "log_level": int | Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"],
@@ -175,9 +178,14 @@ def fits(value: Any, kind: Any) -> bool:  # noqa: ANN401 - values and annotation
         return _fits_container(value, base, arguments)
     if inspect.isclass(base) and issubclass(base, os.PathLike):
         return isinstance(value, str)
-    if inspect.isclass(base) and issubclass(base, (Tensor, nn.Module)):
+    if inspect.isclass(base) and _is_built(base):
         return isinstance(value, list | tuple | dict)
     return True
+
+
+def _is_built(base: type) -> bool:
+    """Whether what is of a class is never written as a plain value, but built from a section."""
+    return issubclass(base, (Tensor, nn.Module)) or base.__module__.startswith(("mmengine.", "torch.utils.data"))
 
 
 def _is_container(base: Any) -> bool:
@@ -186,8 +194,10 @@ def _is_container(base: Any) -> bool:
 
 
 def _fits_container(value: Any, base: type, arguments: tuple[Any, ...]) -> bool:
-    if isinstance(value, dict) or issubclass(base, Mapping):
-        return isinstance(value, dict | list | tuple)
+    if issubclass(base, Mapping):
+        return isinstance(value, dict)
+    if isinstance(value, dict):
+        return True  # what is built from it may be a container
     if not isinstance(value, list | tuple):
         return False
     if base is tuple and arguments and arguments[-1] is not Ellipsis:

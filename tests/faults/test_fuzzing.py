@@ -29,6 +29,8 @@ from pe_spatial.common.records import Records
 from pe_spatial.common.tensors import read_tensor_file, write_tensor_file
 from pe_spatial.common.video import VideoReader, VideoWriter
 from pe_spatial.inference.predictor import Predictor
+from pe_spatial.segmentation.class_list import read_class_list
+from pe_spatial.training import safe_yaml
 from pe_spatial.training.checkpoint import find_resumable, load_checkpoint, read_best, resolve_checkpoint
 from pe_spatial.training.config import load_config
 from pe_spatial.training.progress import read_metrics
@@ -132,6 +134,41 @@ def coco(folder, rng):
         else:
             (folder / "damaged.json").write_text(json.dumps(distort(whole, rng)))
         yield read
+
+
+@kind("panoptic")
+def panoptic(folder, rng):
+    segments = [{"id": number, "category_id": number, "area": 5, "iscrowd": 0} for number in (1, 2)]
+    whole = {
+        "images": [{"id": 7, "file_name": "a.jpg", "height": 4, "width": 5}],
+        "annotations": [{"image_id": 7, "file_name": "a.png", "segments_info": segments}],
+        "categories": [{"id": number, "name": str(number), "isthing": 1, "color": [1, 2, 3]} for number in (1, 2)],
+    }
+    config = {"type": "CocoPanoptic", "data_root": str(folder), "ann_file": "damaged.json", "pipeline": []}
+
+    def read():
+        DATASETS.build({**config, "data_prefix": {"img_path": "a", "seg_map_path": "b"}})
+
+    while True:
+        (folder / "damaged.json").write_text(json.dumps(distort(whole, rng)))
+        yield read
+
+
+@kind("list of classes")
+def class_list(folder, rng):
+    whole = {
+        "classes": {"road": [1, 2, 3], "tree": [4, 5, 6]},
+        "images": {"train": "a"},
+        "labels": {"train": "b"},
+        "ignored": [255],
+        "first": 1,
+    }
+    while True:
+        text = safe_yaml.write(distort(whole, rng))
+        (folder / "data.yaml").write_text(text)
+        if rng.random() < 0.3:
+            spoiled(folder / "data.yaml", rng, text.encode())
+        yield lambda: read_class_list(folder / "data.yaml") and ""
 
 
 @kind("files of a run")
