@@ -109,11 +109,11 @@ def _walk(node: Any, path: list[str], registry: str | None, scope: str) -> Itera
                 options = options | _CONSUMED.get(registry or "", set()) | {"type", "_scope_"}
     for key, value in node.items():
         if options is not None and key not in options:
-            yield ".".join([*path, key]), f"{factory_name} has no option {key!r}; {suggest(key, options)}"
+            yield ".".join([*path, str(key)]), f"{factory_name} has no option {key!r}; {suggest(str(key), options)}"
         elif problem := value_problem(factory, key, value):
-            yield ".".join([*path, key]), problem
+            yield ".".join([*path, str(key)]), problem
         # the registry of a section holds for what is nested in it until another section begins
-        yield from _walk(value, [*path, key], _SECTIONS.get(key, registry), scope)
+        yield from _walk(value, [*path, str(key)], _SECTIONS.get(key, registry), scope)
 
 
 def has_schema(path: Sequence[str], node: Any) -> bool:
