@@ -4,12 +4,30 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from pe_spatial.common.errors import AnnotationError
 from pe_spatial.data.annotations import read_annotations
 
 _LISTS = ("images", "annotations", "categories")
+_NUMBER = (int, float)
+# kinds of the fields that may be there: what each must be, and in words
+_KINDS: dict[str, dict[str, tuple[tuple[type, ...], str]]] = {
+    "images": {
+        "file_name": ((str,), "a text"),
+        "coco_url": ((str,), "a text"),
+        "height": (_NUMBER, "a number"),
+        "width": (_NUMBER, "a number"),
+    },
+    "annotations": {
+        "iscrowd": ((int, NoneType), "0 or 1"),
+        "area": ((*_NUMBER, NoneType), "a number"),
+        "segmentation": ((list, dict, NoneType), "a list of polygons or a run-length code"),
+    },
+    "categories": {"name": ((str,), "a text, in quotes"), "frequency": ((str,), "a text")},
+}
+_FARTHEST = 1e6  # pixels; a rasterizer that is given more walks through them
 
 
 @dataclass(frozen=True)
@@ -26,7 +44,8 @@ def read_coco(path: str | Path) -> CocoFile:
 
     Raises:
         AnnotationError: no file; not JSON or not COCO (says what was found); an id that is used twice, is no integer,
-            or refers to an image or a category that is not in the file; a box that is not four finite numbers.
+            or refers to an image or a category that is not in the file; a box that is not four finite numbers; a field
+            or a polygon of another kind.
     """
     content = read_annotations(path)
     if not isinstance(content, dict):
@@ -37,6 +56,8 @@ def read_coco(path: str | Path) -> CocoFile:
         found = ", ".join(map(str, list(content)[:8])) or "nothing"
         raise AnnotationError(f"{path}: not COCO instances: no list of {' and '.join(missing)} (it has: {found})")
     file = CocoFile(*(content[key] for key in _LISTS))
+    for key in _LISTS:
+        _check_kinds(path, key, content[key])
     images = _ids(path, "image", file.images)
     categories = _ids(path, "category", file.categories)
     _check_references(path, "image_id", file.annotations, images)
@@ -47,7 +68,40 @@ def read_coco(path: str | Path) -> CocoFile:
                 f"{path}: annotation {annotation.get('id')}: bbox is {annotation.get('bbox')!r}, but must be four "
                 "finite numbers [x, y, width, height]"
             )
+        if isinstance(annotation.get("segmentation"), list):
+            _check_polygons(path, annotation)
     return file
+
+
+def _check_kinds(path: str | Path, key: str, entries: Sequence[Any]) -> None:
+    for number, entry in enumerate(entries):
+        if not isinstance(entry, dict):
+            raise AnnotationError(f"{path}: {key}[{number}] is {str(entry)[:40]!r}, not an object with fields")
+        if key == "categories" and "name" not in entry:
+            raise AnnotationError(f"{path}: {key}[{number}] (id {entry.get('id')!r}) has no name; give it one")
+        for field, (kinds, words) in _KINDS[key].items():
+            if field in entry and not isinstance(entry[field], kinds):
+                raise AnnotationError(
+                    f"{path}: {key}[{number}] (id {entry.get('id')!r}): {field} is {str(entry[field])[:40]!r}, but "
+                    f"must be {words}"
+                )
+        sides = [entry[side] for side in ("height", "width") if side in entry] if key == "images" else []
+        if not all(0 < side < _FARTHEST for side in sides):
+            raise AnnotationError(f"{path}: image {entry.get('id')!r}: height and width are {sides}, no size in pixels")
+
+
+def _check_polygons(path: str | Path, annotation: Mapping[str, Any]) -> None:
+    for polygon in annotation["segmentation"]:
+        try:
+            near = not polygon or -_FARTHEST < min(polygon) <= max(polygon) < _FARTHEST
+            if isinstance(polygon, list) and near and (total := sum(polygon)) - total == 0:  # nan - nan is nan
+                continue
+        except TypeError:
+            pass
+        raise AnnotationError(
+            f"{path}: annotation {annotation.get('id')}: segmentation has {str(polygon)[:40]!r} in the place of a "
+            "polygon, a list of finite numbers [x, y, x, y, …] in pixels; a run-length code stands alone, in no list"
+        )
 
 
 def _ids(path: str | Path, kind: str, entries: Sequence[Mapping[str, Any]]) -> set[int]:
@@ -62,7 +116,12 @@ def _ids(path: str | Path, kind: str, entries: Sequence[Mapping[str, Any]]) -> s
 
 
 def _check_references(path: str | Path, key: str, annotations: Sequence[Mapping[str, Any]], known: set[int]) -> None:
-    lost = [annotation for annotation in annotations if annotation.get(key) not in known]
+    ids = [annotation.get(key) for annotation in annotations]
+    lost = [
+        annotation
+        for annotation, number in zip(annotations, ids, strict=True)
+        if not isinstance(number, int) or number not in known
+    ]
     if lost:
         raise AnnotationError(
             f"{path}: {len(lost)} of {len(annotations)} annotations have a {key} that is not in the file, "

@@ -9,9 +9,9 @@ from typing import Any, Literal
 from mmengine.logging import print_log
 from mmengine.registry import DATASETS
 
-from pe_spatial.common.errors import AnnotationError, require_choice, suggest
+from pe_spatial.common.errors import AnnotationError, few, require_choice, suggest
 from pe_spatial.data import DenseDataset
-from pe_spatial.data.annotations import file_below
+from pe_spatial.data.annotations import file_below, naming_entries
 from pe_spatial.data.pairs import find_absent
 from pe_spatial.detection.coco_files import read_coco
 
@@ -46,7 +46,15 @@ class CocoInstances(DenseDataset):
         super().__init__(*args, **kwargs)
 
     def load_data_list(self) -> list[dict[str, Any]]:
-        """Read the annotation file."""
+        """Read the annotation file.
+
+        Raises:
+            AnnotationError: See `read_coco`; an entry that lacks a field.
+        """
+        with naming_entries(self.ann_file):
+            return self._records()
+
+    def _records(self) -> list[dict[str, Any]]:
         file = read_coco(self.ann_file)
         categories = self._choose(file.categories)
         label_of = {category["id"]: label for label, category in enumerate(categories)}
@@ -162,6 +170,9 @@ class LvisInstances(CocoInstances):
 
     def describe(self, categories: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """The frequency of every class."""
+        lacking = [category["name"] for category in categories if "frequency" not in category]
+        if lacking:
+            raise AnnotationError(f"{self.ann_file}: no frequency is given of {few(lacking)}; LVIS has r, c or f")
         return {"frequency": tuple(category["frequency"] for category in categories)}
 
     def image_file(self, image: Mapping[str, Any]) -> str:

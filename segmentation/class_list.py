@@ -96,7 +96,7 @@ def _load(path: Path) -> dict[str, Any]:
     try:
         content = parse(path.read_text(encoding="utf-8"))
     except Exception as error:  # the parser's own errors, and bytes that are no text
-        raise ConfigError(f"{path}: not YAML: {error}") from error
+        raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: {type(content).__name__} instead of entries; it has classes, images and labels")
     return content

@@ -25,7 +25,7 @@ from pe_spatial.common.contracts import Loader
 from pe_spatial.common.errors import AnnotationError, few
 from pe_spatial.common.pictures import read_indices
 from pe_spatial.data import DenseDataset, boxes_of_masks
-from pe_spatial.data.annotations import file_below, read_annotations
+from pe_spatial.data.annotations import file_below, naming_entries, read_annotations
 from pe_spatial.data.loading import instance_mask
 from pe_spatial.data.sample import IGNORE_LABEL
 from pe_spatial.segmentation.labels import look_up, pack
@@ -153,6 +153,10 @@ class CocoPanoptic(DenseDataset):
         Raises:
             AnnotationError: Not a panoptic file; an image or a category that it does not list.
         """
+        with naming_entries(self.ann_file):
+            return self._records()
+
+    def _records(self) -> list[dict[str, Any]]:
         content = read_annotations(self.ann_file)
         is_panoptic = isinstance(content, dict) and all(k in content for k in ("images", "annotations", "categories"))
         if not is_panoptic or any("segments_info" not in annotation for annotation in content["annotations"]):

@@ -1,7 +1,6 @@
 """A tracker, a video and the folder of its results: from the first frame or from where an earlier run stopped."""
 
 import hashlib
-import json
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 
 from pe_spatial.common.errors import UserError
+from pe_spatial.common.files import read_json
 from pe_spatial.tracking.frames import Frame, Frames, open_frames, read_mask
 from pe_spatial.tracking.metrics import VideoScore, open_score, score_folder
 from pe_spatial.tracking.model import VideoTracker
@@ -125,7 +125,7 @@ class DatasetVideo(Video):
     def scores(self, output: Path) -> list[dict[str, Any]]:
         """From what was observed, else from the files of another process or an earlier run."""
         if self._score is None:
-            skipped = json.loads((output / f"{self.name}.json").read_text())["skipped"]
+            skipped = read_json(output / f"{self.name}.json", {"skipped": list})["skipped"]
             self._score = score_folder(self._record, output / self.name, skipped)
         return self._score.results()
 

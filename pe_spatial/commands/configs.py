@@ -85,7 +85,7 @@ def copy_config(name: str, target: Path, overwrite: bool = False) -> Path:
         ConfigError: There is no such config.
         UserError: The target exists, or the bases of the config are not found from there.
     """
-    from pe_spatial.common.files import write_text
+    from pe_spatial.common.files import read_text, write_text
     from pe_spatial.training.config_files import find_config, read_config_file
 
     source = find_config(name)
@@ -94,7 +94,7 @@ def copy_config(name: str, target: Path, overwrite: bool = False) -> Path:
         raise UserError(f"{target} must end in .yaml, for configs are YAML files")
     if target.exists() and not overwrite:
         raise UserError(f"{target} exists; pass --force to overwrite it, or choose another name")
-    text = source.read_text(encoding="utf-8")
+    text = read_text(source)
     trial = target.with_name(f".trial_{target.name}")  # beside the target, for bases are looked up there first
     try:
         write_text(trial, text)

@@ -17,9 +17,11 @@ from torchvision.transforms.v2.functional import resize
 from pe_spatial.backbones import PEBackbone
 from pe_spatial.backbones.vit import resolve_blocks
 from pe_spatial.common.devices import choose_device
-from pe_spatial.common.errors import UserError
+from pe_spatial.common.errors import CheckpointError, UserError
 from pe_spatial.common.trees import sections
 from pe_spatial.training.checkpoint import load_checkpoint, read_config, resolve_checkpoint
+from pe_spatial.training.checkpoint_content import weights_of
+from pe_spatial.training.checkpoint_hook import compare_keys
 from pe_spatial.visualization import FeatureColors, caption_strip, similarity, similarity_rgb
 
 
@@ -67,17 +69,19 @@ def read_backbone(path: Path) -> tuple[PEBackbone, Mapping[str, Any]]:
     """
     file = resolve_checkpoint(path)
     content = load_checkpoint(file)
-    config = read_config(content, file)
+    config, weights = read_config(content, file), weights_of(content, file)
     encoders = (part for part in sections(config["model"], without="teachers") if part.get("type") == "PEBackbone")
     described = next(encoders, None)
     suffix = "encoder.conv1.weight"
-    first = next((key for key in content["state_dict"] if key.endswith(suffix)), None)
+    first = next((key for key in weights if key.endswith(suffix)), None)
     if described is None or first is None:
         raise UserError(f"{file}: {config['model'].get('type')} has no PEBackbone")
     prefix = first.removesuffix(suffix)
     backbone = MODELS.build({**described, "weights": None})
-    state = content["state_dict"].items()
-    backbone.load_state_dict({key.removeprefix(prefix): value for key, value in state if key.startswith(prefix)})
+    state = {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
+    if problem := compare_keys(backbone, state):
+        raise CheckpointError(f"{file}: the weights do not fit the config in the same file: {problem}")
+    backbone.load_state_dict(state)
     return backbone, config["model"].get("data_preprocessor") or config.get("data_preprocessor") or {}
 
 

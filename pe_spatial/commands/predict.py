@@ -27,7 +27,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pe_spatial.commands.options import add_shared
+from pe_spatial.commands.options import add_shared, number_in, positive
 from pe_spatial.common.console import print_note, progress
 from pe_spatial.common.errors import UserError
 
@@ -54,12 +54,12 @@ TASK_OPTIONS: dict[str, tuple[str, dict[str, Any], str]] = {
     "npy": ("depth", SWITCH, "write depth as .npy files too"),
     "depth_colors": (
         "depth",
-        {"type": float, "nargs": 2, "metavar": ("NEAR", "FAR")},
+        {"type": number_in(0, 1e9), "nargs": 2, "metavar": ("NEAR", "FAR")},
         "ends of the color scale; default: each image's own, and for a video the range of the model",
     ),
     "window": (
         "segmentation",
-        {"type": int, "nargs": 2, "metavar": ("SIDE", "STRIDE")},
+        {"type": positive, "nargs": 2, "metavar": ("SIDE", "STRIDE")},
         "slide a square window over the model's input, in pixels; default: the model's own",
     ),
     "confidence": ("segmentation", SWITCH, "also write the probability of the class of each pixel"),

@@ -95,10 +95,14 @@ def read_finished(output: Path, plan: dict[str, Any]) -> dict[str, list[Row]]:
     Raises:
         UserError: the folder holds something else, or another sweep.
     """
+    from pe_spatial.common.files import read_json
+
     path = output / "sweep.json"
     if path.is_file():
-        stored = json.loads(path.read_text())
+        stored = read_json(path, {"results": dict})
         results: dict[str, list[Row]] = stored.pop("results")
+        if not all(isinstance(rows, list) and all(isinstance(row, dict) for row in rows) for rows in results.values()):
+            raise UserError(f"{path} is damaged: its results are no lists of rows; delete it to begin anew")
         if stored != plan:
             raise UserError(f"{output} holds another sweep ({stored}); choose another --output, or delete that folder")
         return results

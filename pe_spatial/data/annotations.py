@@ -1,6 +1,8 @@
 """Annotation files in JSON, and the files that annotations name."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ def read_annotations(path: str | Path) -> Any:  # noqa: ANN401 - whatever JSON h
         raise AnnotationError(f"{path}: cannot be read: {error.strerror}") from error
     try:
         return json.loads(text)
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         start = text[:40].decode("utf-8", "replace").strip()
         raise AnnotationError(f"{path}: not JSON: {error} (it begins with {start!r})") from None
 
@@ -47,3 +49,18 @@ def file_below(root: str | Path, name: Any, where: str) -> Path:  # noqa: ANN401
             f"{where}: the file {name!r} leaves its folder {root}; write a path below it, or link the files into it"
         )
     return Path(root, name)
+
+
+@contextmanager
+def naming_entries(path: str | Path) -> Iterator[None]:
+    """In the block, an entry that lacks a field or has one of another kind is a mistake of the file.
+
+    Raises:
+        AnnotationError: Names the file.
+    """
+    try:
+        yield
+    except (LookupError, TypeError, AttributeError, OverflowError) as error:
+        raise AnnotationError(
+            f"{path}: an entry lacks a field or has one of another kind ({type(error).__name__}: {error})"
+        ) from error

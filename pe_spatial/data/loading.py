@@ -18,7 +18,7 @@ from torch import Tensor
 from torchvision import tv_tensors
 
 from pe_spatial.common.contracts import Loader
-from pe_spatial.common.errors import OptionError, require_choice
+from pe_spatial.common.errors import AnnotationError, OptionError, require_choice
 from pe_spatial.common.pictures import read_image, to_image
 from pe_spatial.data.polygons import Outline, Polygons
 from pe_spatial.data.sample import name_of
@@ -55,7 +55,7 @@ class LoadImage(Loader):
         size = (image.shape[-2], image.shape[-1])
         recorded = (sample.get("height", size[0]), sample.get("width", size[1]))
         if recorded != size:
-            raise ValueError(
+            raise AnnotationError(
                 f"{name_of(sample)}: the image is {size} (H, W) but its record says {recorded}; "
                 "correct the annotation, or set apply_exif=False if it was made on the pixels as stored"
             )

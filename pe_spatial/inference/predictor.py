@@ -1,6 +1,7 @@
 """`Predictor`: a trained model on single images, exactly as it is evaluated."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from pe_spatial.inference.inputs import Channels, Picture, list_pictures, read_p
 from pe_spatial.inference.sample import PredictedSample, checked_threshold
 from pe_spatial.training.amp import evaluation_autocast
 from pe_spatial.training.checkpoint import load_checkpoint, read_config, resolve_checkpoint
+from pe_spatial.training.checkpoint_content import weights_of
 from pe_spatial.training.checkpoint_hook import compare_keys
 from pe_spatial.training.config import drop_pretrained, override_config
 
@@ -58,18 +60,33 @@ class Predictor:
         require_positive(batch_size=batch_size)
         self.checkpoint = resolve_checkpoint(checkpoint)
         content = load_checkpoint(self.checkpoint)
+        weights = weights_of(content, self.checkpoint)
         self.device = choose_device(device)
         self.batch_size = batch_size
         self.allow_urls = allow_urls
         with trusting(trust):
             self.config = Config(read_config(content, self.checkpoint))
+            self.metainfo: dict[str, Any] = content["pe_spatial"].get("metainfo") or {}
             override_config(self.config, overrides, self.checkpoint)
-            with DefaultScope.overwrite_default_scope(self.config.get("default_scope", "mmengine")):
-                self.model = _build(self.config, content["state_dict"], self.checkpoint).to(self.device).eval()
+            scope = DefaultScope.overwrite_default_scope(self.config.get("default_scope", "mmengine"))
+            with _naming_config(self.checkpoint), scope:
+                self.model = _build(self.config, weights, self.checkpoint).to(self.device).eval()
                 self._load, *steps = Compose(inference_pipeline(self.config)).transforms
                 self._pipeline = Compose(steps)
-        self.metainfo: dict[str, Any] = content["pe_spatial"].get("metainfo") or {}
+        self._check_classes()
         self.bind_model()
+
+    def _check_classes(self) -> None:
+        """Compare the classes that the model tells apart with their names in the same file."""
+        for part in self.model.modules():
+            if not hasattr(part, "check_classes"):
+                continue
+            if not self.classes:
+                raise CheckpointError(f"{self.checkpoint}: its metainfo does not name the classes of its model")
+            try:
+                part.check_classes(self.metainfo)
+            except ValueError as error:
+                raise CheckpointError(f"{self.checkpoint}: its names of classes do not fit: {error}") from error
 
     def bind_model(self) -> None:
         """Prepare for `self.model`, or refuse it; for the predictors of tasks. This one takes every model."""
@@ -77,7 +94,7 @@ class Predictor:
     @property
     def classes(self) -> tuple[str, ...]:
         """Names by label; empty where the dataset has none."""
-        return tuple(self.metainfo.get("classes", ()))
+        return tuple(self.metainfo.get("classes") or ())
 
     def __call__(
         self, pictures: Picture | Iterable[Picture], threshold: float | None = None, channels: Channels = "rgb"
@@ -141,6 +158,21 @@ class Predictor:
             with evaluation_autocast(self.config, self.device):
                 predictions += self.model.test_step(batch)
         return predictions
+
+
+@contextmanager
+def _naming_config(path: Path) -> Iterator[None]:
+    """In the block, what the config of a checkpoint describes and nobody can build is a damage of the checkpoint."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (LookupError, TypeError, ValueError, AttributeError, AssertionError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise CheckpointError(
+            f"{path}: what its config describes cannot be built ({type(error).__name__}: {reason}); it is damaged or "
+            "was written by another version"
+        ) from error
 
 
 def inference_pipeline(config: Any) -> list[dict[str, Any]]:

@@ -22,6 +22,7 @@ from pe_spatial.common.trust import trusting
 from pe_spatial.training import registry_guard  # noqa: F401 - holds mmengine to the rules of `trust`
 from pe_spatial.training.config_checks import TOP_LEVEL_KEYS, find_problems, has_schema
 from pe_spatial.training.config_files import find_config, origin_of, read_config_file
+from pe_spatial.training.config_values import entry_problems
 from pe_spatial.training.old_names import current_name, update_names
 from pe_spatial.training.safe_yaml import parse, write
 from pe_spatial.training.trust import require_trusted
@@ -122,7 +123,7 @@ def _apply(config: Config, override: str) -> str:
     try:
         value = parse(text)
     except yaml.YAMLError as error:
-        raise ConfigError(f"override '{override}': the value is not YAML: {error}") from error
+        raise ConfigError(f"override '{override}': the value is not YAML: {' '.join(str(error).split())}") from error
     *sections, last = key.split(".")
     node: Any = config
     for depth, part in enumerate(sections):
@@ -197,6 +198,9 @@ def import_packages(config: Any, origin: Path) -> None:
     Raises:
         ConfigError: `custom_imports` names a module that does not exist, or whose third parties are not installed.
     """
+    for where, problem in entry_problems(config):
+        if where.startswith("custom_imports"):
+            raise ConfigError(f"{config.filename}: {where}: {problem}")
     theirs = (config.get("custom_imports") or {}).get("imports", [])
     ours = [f"pe_spatial.{name}" for name in ("backbones", "data", "training", "doctor")]
     for module in [*ours, *map(current_name, [theirs] if isinstance(theirs, str) else theirs)]:
@@ -218,10 +222,11 @@ def _normalize(config: Config) -> None:
     """Settle combinations that mmengine or torch reject although their meaning is plain."""
     for name in ("train_dataloader", "val_dataloader", "test_dataloader"):
         loader = config.get(name)
-        if loader and loader.get("num_workers", 0) == 0:
+        if isinstance(loader, dict) and loader.get("num_workers", 0) == 0:
             for key in ("persistent_workers", "prefetch_factor", "timeout"):
                 loader.pop(key, None)
-    hooks = config.get("default_hooks") or {}
+    hooks = config.get("default_hooks")
+    hooks = hooks if isinstance(hooks, dict) else {}
     mmengine_names = {"runtime_info", "timer", "sampler_seed", "logger", "param_scheduler", "checkpoint"}
     for name in [name for name, hook in hooks.items() if hook is None and name not in mmengine_names]:
         hooks.pop(name)  # switched off; mmengine accepts null only for hooks of its own

@@ -139,9 +139,9 @@ def _read_alone(path: Path) -> tuple[Settings, Origins]:
         line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
         raise ConfigError(f"{path}{line}: {error.problem}") from error
     except (UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path}: not YAML in UTF-8: {error}") from error
+        raise ConfigError(f"{path}: not YAML in UTF-8: {' '.join(str(error).split())}") from error
     except RecursionError as error:
-        raise ConfigError(f"{path}: an anchor (&name) contains itself") from error
+        raise ConfigError(f"{path}: sections nested too deeply, or an anchor (&name) that contains itself") from error
 
 
 def _fill_in_environment(path: Path, text: str) -> str:

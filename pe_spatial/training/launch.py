@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mmengine.config import Config
+from mmengine.dist import broadcast_object_list, is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
@@ -12,6 +13,7 @@ from pe_spatial.common.errors import CheckpointError, ConfigError, UserError
 from pe_spatial.common.trust import trusting
 from pe_spatial.training import checkpoint as files
 from pe_spatial.training.binding import count_classes
+from pe_spatial.training.checkpoint_content import check_resumable
 from pe_spatial.training.progress import METRICS_FILE
 from pe_spatial.training.run_config import differences
 from pe_spatial.training.start import naming_mistakes, prepare, start_runner
@@ -24,8 +26,8 @@ def train(config: Config, resume: Resume = "no", hooks: Sequence[Hook] = (), tru
 
     Args:
         config: A loaded config with `work_dir`.
-        resume: Whether to continue from the last complete checkpoint of the work folder. What the config changes in
-            the run is named.
+        resume: Whether to continue from the newest sound checkpoint of the work folder. What the config changes in
+            the run is named, and so are damaged checkpoints.
         hooks: Of the caller, beside those of the config.
         trust: Packages of your own that the config, and the checkpoint to resume from, may import; see SECURITY.md.
 
@@ -37,11 +39,13 @@ def train(config: Config, resume: Resume = "no", hooks: Sequence[Hook] = (), tru
     _check_schedule(config)
     folder = Path(config.work_dir)
     with trusting(trust), prepare(config, folder) as changes:
-        last = _find_start(folder, resume)
+        last, damaged = _find_start(folder, resume)
         with naming_mistakes():
             count_classes(config, ("train_dataloader",))
         notes = [] if last is None else _continue_from(last, config, changes)
         with start_runner(config, changes, folder, lambda: _clear(folder, last)) as runner:
+            for problem in damaged:
+                runner.logger.warning(f"passed over: {problem}")
             for note in notes:
                 runner.logger.warning(f"other than in the run so far: {note}")
             runner.logger.info("reading the data")
@@ -51,14 +55,21 @@ def train(config: Config, resume: Resume = "no", hooks: Sequence[Hook] = (), tru
     return runner
 
 
-def _find_start(folder: Path, resume: Resume) -> Path | None:
-    """The checkpoint that a training of this folder begins with, if any."""
-    last = files.find_last(folder)
-    if resume == "yes" and last is None:
-        raise CheckpointError(f"--resume: {folder} has no complete checkpoint; start without --resume")
-    if resume == "no" and last is not None:
-        raise UserError(f"{folder} holds a run ({last.name}); continue it with --resume or set another --output")
-    return last
+def _find_start(folder: Path, resume: Resume) -> tuple[Path | None, list[str]]:
+    """The checkpoint that a training of this folder begins with, if any, and what is wrong with newer ones.
+
+    The main process decides for all.
+    """
+    decision: list[tuple[Path | None, list[str]]] = [files.find_resumable(folder) if is_main_process() else (None, [])]
+    broadcast_object_list(decision)
+    last, damaged = decision[0]
+    if resume == "no" and (last is not None or damaged):
+        name = f" ({last.name})" if last else ""
+        raise UserError(f"{folder} holds a run{name}; continue it with --resume or set another --output")
+    if last is None and (damaged or resume == "yes"):
+        reasons = "".join(f"; {problem}" for problem in damaged)
+        raise CheckpointError(f"--resume: {folder} has no complete checkpoint{reasons}; start without --resume")
+    return last, damaged
 
 
 def _continue_from(last: Path, config: Config, changes: dict[str, Any]) -> list[str]:
@@ -67,7 +78,8 @@ def _continue_from(last: Path, config: Config, changes: dict[str, Any]) -> list[
     A config that asks for another seed gets that of the run.
     """
     notes, content = [], files.load_checkpoint(last)
-    randomness, seed = config.get("randomness") or {}, content.get("meta", {}).get("seed")
+    check_resumable(content, last)
+    randomness, seed = config.get("randomness") or {}, content["meta"]["seed"]
     given = randomness.get("seed")
     if given is not None and given != seed:
         config.randomness.seed = seed

@@ -184,6 +184,8 @@ def _open(path: Path) -> Iterator[tuple[Any, Any]]:
         streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
         if not streams or container.format.name.endswith(_NO_VIDEO):
             raise UnreadableFile(f"video {path} cannot be opened (it has no video stream); {remedy}")
+        if streams[0].codec_context is None:
+            raise UnreadableFile(f"video {path} cannot be opened (its coding is not known); {remedy}")
         streams[0].thread_type = "SLICE"  # threads over frames would report errors at later packets
         yield container, streams[0]
 
