@@ -7,6 +7,7 @@ from typing import Any
 from mmengine.registry import DATASETS
 
 from pe_spatial.common.errors import OptionError, UnreadableFile
+from pe_spatial.common.reading import read_text
 from pe_spatial.data import DenseDataset
 from pe_spatial.data.pairs import pair_by_name
 from pe_spatial.depth.loading import DEPTH_SUFFIXES, LoadDepthMap
@@ -100,7 +101,7 @@ class SplitFileDataset(DepthDataset):
         """
         folders = self.data_prefix
         records: list[dict[str, Any]] = []
-        for number, line in enumerate(Path(self.ann_file).read_text(encoding="utf-8").splitlines(), start=1):
+        for number, line in enumerate(read_text(self.ann_file).splitlines(), start=1):
             fields = line.split()
             if not fields:
                 continue

@@ -8,7 +8,6 @@ A record has, besides `video` and `img_id` (its name):
     binary            whether annotations tell one object from the background only
 """
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,8 @@ from mmengine.registry import DATASETS, TRANSFORMS
 from mmengine.structures import BaseDataElement
 
 from pe_spatial.common.errors import suggest
+from pe_spatial.common.reading import read_text
+from pe_spatial.data.annotations import read_annotations
 from pe_spatial.data.dataset import DenseDataset
 from pe_spatial.data.images import find_images
 from pe_spatial.tracking.frames import read_mask
@@ -201,7 +202,7 @@ class YouTubeVOS(VideoDataset):
         meta = self._root / "meta.json"
         if meta.is_file():
             numbers = {Path(path).stem: frame for frame, path in enumerate(annotations) if path}
-            for key, item in json.loads(meta.read_text())["videos"][name]["objects"].items():
+            for key, item in read_annotations(meta)["videos"][name]["objects"].items():
                 appearances = [numbers[stem] for stem in item["frames"] if stem in numbers]
                 if appearances:
                     entries.setdefault(min(appearances), []).append(int(key))
@@ -247,5 +248,5 @@ def folder_names(root: Path) -> list[str]:
 
 def read_names(path: Path) -> list[str]:
     """Names of videos from a list of names (DAVIS 2017) or of frames and masks (DAVIS 2016)."""
-    lines = [line.split()[0] for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    lines = [line.split()[0] for line in read_text(path).splitlines() if line.strip()]
     return list(dict.fromkeys(Path(line).parent.name if "/" in line else line for line in lines))

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from pe_spatial.common.console import print_note
-from pe_spatial.common.errors import suggest
+from pe_spatial.common.errors import printable, suggest
 
 
 # --- values -----------------------------------------------------------------------------------------------------------
@@ -102,6 +102,11 @@ SHARED: dict[str, dict[str, Any]] = {
         "metavar": "NAME",
         "help": "encoder weights instead of the config's: a file, a name, or 'none' for random ones",
     },
+    "--max-pixels": {
+        "metavar": "N",
+        "type": positive,
+        "help": "largest picture or frame that is read; default: what the free memory holds",
+    },
     "--no-pictures": {"action": "store_true", "help": "draw no pictures"},
     "overrides": {"metavar": "key=value", "nargs": "*", "help": "entries of the config to change; values are YAML"},
     "--traceback": {"action": "store_true", "help": "show where an error comes from, also for mistakes"},
@@ -171,7 +176,7 @@ class CommandParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Say what is wrong in one line and exit with status 2."""
-        self.exit(2, f"error: {message}; see {self.prog} --help\n")
+        self.exit(2, f"error: {printable(message)}; see {self.prog} --help\n")
 
     def _present_spelling(self, argument: str) -> str:
         option, equals, value = argument.partition("=")

@@ -1,6 +1,7 @@
 """Images in tar files (the layout of WebDataset), reached one by one through an index of where each begins."""
 
 import json
+import os
 import tarfile
 from collections.abc import Sequence
 from contextlib import suppress
@@ -8,6 +9,7 @@ from pathlib import Path, PurePosixPath
 
 from pe_spatial.common.errors import UnreadableFile, few
 from pe_spatial.common.files import write_json
+from pe_spatial.common.reading import open_regular, read_whole
 from pe_spatial.common.suffixes import IMAGE_SUFFIXES
 
 INDEX_SUFFIX = ".index.json"
@@ -53,10 +55,10 @@ def read_index(tar: str | Path, index_folder: str | Path | None = None) -> list[
     stamp = {"version": _VERSION, "bytes": state.st_size, "modified": state.st_mtime_ns}
     index = Path(index_folder or path.parent) / (path.name + INDEX_SUFFIX)
     try:
-        content = json.loads(index.read_text())
+        content = json.loads(read_whole(index))
         if {key: content.get(key) for key in stamp} == stamp:
-            return [(name, offset, size) for name, offset, size in content["members"]]
-    except (OSError, ValueError, AttributeError):
+            return [(str(name), int(offset), int(size)) for name, offset, size in content["members"]]
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         pass  # missing or damaged: it is only a copy of what the tar says
     members = _scan(path)
     with suppress(OSError):  # a folder for reading only, or a full disk
@@ -67,14 +69,26 @@ def read_index(tar: str | Path, index_folder: str | Path | None = None) -> list[
 
 def _scan(path: Path) -> list[Member]:
     try:
-        with tarfile.open(path, "r:") as tar:
-            files = [(member.name, member.offset_data, member.size) for member in tar if member.isreg()]
-    except tarfile.TarError as error:
+        with open_regular(path) as file, tarfile.open(fileobj=file, mode="r:") as tar:
+            files = [(member.name, member.offset_data, member.size) for member in tar if _is_plain(member)]
+            end = file.seek(0, os.SEEK_END)
+        for name, offset, size in files:
+            if not 0 <= size <= end - offset:
+                raise tarfile.ReadError(f"{name} of {size:,} bytes does not fit into it")
+    except UnreadableFile:
+        raise
+    # what tarfile raises at absurd sizes in headers differs
+    except (tarfile.TarError, OSError, ValueError, OverflowError, MemoryError, RecursionError) as error:
+        reason = str(error) or type(error).__name__
         raise UnreadableFile(
-            f"{path} is no whole, plain tar ({error}): copy a truncated one again, unpack a compressed one (gunzip), "
+            f"{path} is no whole, plain tar ({reason}): copy a truncated one again, unpack a compressed one (gunzip), "
             "for its images cannot be reached one by one"
         ) from error
     return [member for member in files if _is_image(PurePosixPath(member[0]))]
+
+
+def _is_plain(member: tarfile.TarInfo) -> bool:
+    return member.isreg() and not member.issparse()  # the bytes of a file with holes are not those in the tar
 
 
 def _is_image(name: PurePosixPath) -> bool:

@@ -24,18 +24,23 @@ def draw_tile(dataset: Any, index: int, sample: Sample | None, checks: Sequence[
     """A captioned picture uint8 [3, H, W] of a sample with its labels; None where there is nothing to see."""
     record = dataset.get_data_info(index)
     name = Path(str(record.get("img_path") or record.get("video", index))).name
-    shrink = v2.Resize(_SIDE, max_size=_LONGEST, antialias=True)  # small images grow, too
     if sample is None or "img" not in sample:
         pictures = (check.draw(record) for check in checks)
         picture = next((picture for picture in pictures if picture is not None), None)
-        return None if picture is None else caption_strip(name, shrink(picture))
+        return None if picture is None else caption_strip(name, _shrink(picture.shape)(picture))
     keys = ("img", "boxes", "labels", "masks", "sem_seg", "depth")
-    small = shrink({key: sample[key] for key in keys if key in sample})
+    small = _shrink(sample["img"].shape)({key: sample[key] for key in keys if key in sample})
     if "depth" in small and (small["depth"] > 0).any():
         measured = small["depth"][small["depth"] > 0]
         share = len(measured) / small["depth"].numel()
         name += f"  {measured.min():.2f}…{measured.max():.2f} m, {share:.0%} measured"
     return caption_strip(name, _draw(small, dataset.metainfo))
+
+
+def _shrink(shape: Sequence[int]) -> v2.Resize:
+    """The resize of an image [3, H, W] to the sheet; small images grow, too, and none is without pixels."""
+    scale = min(_SIDE / min(shape[-2:]), _LONGEST / max(shape[-2:]))
+    return v2.Resize([max(int(side * scale), 1) for side in shape[-2:]], antialias=True)
 
 
 def _draw(sample: Sample, metainfo: Any) -> Tensor:

@@ -12,10 +12,12 @@ from mmengine.model import BaseModel
 from mmengine.registry import MODELS, TRANSFORMS, DefaultScope
 from mmengine.structures import BaseDataElement
 from torch import Tensor
+from torchvision.transforms import v2
 
 from pe_spatial.common.devices import choose_device
-from pe_spatial.common.errors import CheckpointError, UserError, require_positive
+from pe_spatial.common.errors import CheckpointError, PictureError, UserError, require_positive
 from pe_spatial.common.initialization import SkipInitialization
+from pe_spatial.common.memory import check_pixels
 from pe_spatial.inference.inputs import Channels, Picture, list_pictures, read_picture
 from pe_spatial.inference.sample import PredictedSample, checked_threshold
 from pe_spatial.training.amp import evaluation_autocast
@@ -33,6 +35,7 @@ class Predictor:
         batch_size: How many images of a list go through the model at once.
         overrides: Entries of the config to change, as `tools/train_net.py` takes them: `model.tta={sizes: [1024]}`.
         allow_urls: Fetch pictures that are given as addresses (http, https).
+        max_pixels: Larger images of files are refused; None: those that the free memory does not hold.
 
     Attributes:
         checkpoint: The file that was loaded.
@@ -51,8 +54,9 @@ class Predictor:
         batch_size: int = 1,
         overrides: Sequence[str] = (),
         allow_urls: bool = False,
+        max_pixels: int | None = None,
     ) -> None:
-        require_positive(batch_size=batch_size)
+        require_positive(batch_size=batch_size, max_pixels=1 if max_pixels is None else max_pixels)
         self.checkpoint = resolve_checkpoint(checkpoint)
         content = load_checkpoint(self.checkpoint)
         self.config = Config(read_config(content, self.checkpoint))
@@ -60,10 +64,12 @@ class Predictor:
         self.device = choose_device(device)
         self.batch_size = batch_size
         self.allow_urls = allow_urls
+        self.max_pixels = max_pixels
         override_config(self.config, overrides)
         with DefaultScope.overwrite_default_scope(self.config.get("default_scope", "mmengine")):
             self.model = _build(self.config, content["state_dict"], self.checkpoint).to(self.device).eval()
             self._load, *steps = Compose(inference_pipeline(self.config)).transforms
+            self._load.max_pixels = max_pixels
             self._pipeline = Compose(steps)
         self.bind_model()
 
@@ -109,7 +115,8 @@ class Predictor:
         path = picture if isinstance(picture, str | Path) else None
         if path is not None and Path(path).is_file():
             return self._load({"img_path": str(path), "img_id": 0})
-        image = read_picture(picture, channels, self.allow_urls, getattr(self._load, "apply_exif", True))
+        apply_exif = getattr(self._load, "apply_exif", True)
+        image = read_picture(picture, channels, self.allow_urls, apply_exif, self.max_pixels)
         return self._load({"img": image, "img_path": None if path is None else str(path), "img_id": 0})
 
     def prepare(self, picture: Picture, channels: Channels = "rgb") -> dict[str, Any]:
@@ -117,7 +124,12 @@ class Predictor:
         return self.transform(self.load(picture, channels))
 
     def transform(self, sample: dict[str, Any]) -> dict[str, Any]:
-        """Run the pipeline after loading on a sample of `load`; the packed sample has its original `image` too."""
+        """Run the pipeline after loading on a sample of `load`; the packed sample has its original `image` too.
+
+        Raises:
+            PictureError: An image so thin that the pipeline would make it too large, or nothing at all.
+        """
+        _check_resizing(self._pipeline.transforms, sample["img"].shape[-2:])
         return {**self._pipeline(sample), "image": sample["img"]}
 
     def predict(self, samples: Sequence[dict[str, Any]]) -> list[PredictedSample]:
@@ -137,6 +149,20 @@ class Predictor:
             with evaluation_autocast(self.config, self.device):
                 predictions += self.model.test_step(batch)
         return predictions
+
+
+def _check_resizing(steps: Sequence[Any], size: Sequence[int]) -> None:
+    """Refuse an image of (H, W) that torchvision's steps would enlarge beyond the memory, or to no pixels."""
+    short, long = sorted(size)
+    for step in steps:
+        if isinstance(step, v2.Resize) and step.size is not None and len(step.size) == 1:
+            longest = step.size[0] * long / short
+            if step.max_size is None:
+                check_pixels(step.size[0], int(longest))
+            elif step.max_size * short < long and longest > step.max_size:
+                raise PictureError(
+                    f"an image of {size[0]} x {size[1]} pixels (H x W) is too thin for a longer side of {step.max_size}"
+                )
 
 
 def inference_pipeline(config: Any) -> list[dict[str, Any]]:

@@ -1,5 +1,6 @@
 """What becomes of predictions: the base of the writers of all tasks, and the threads that call them."""
 
+import errno
 import re
 import threading
 from abc import ABC, abstractmethod
@@ -19,12 +20,13 @@ from mmengine.structures import BaseDataElement
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pe_spatial.common.errors import printable
 from pe_spatial.common.files import remove_leftovers, write_json_stream
 from pe_spatial.common.pictures import save_image
 from pe_spatial.common.records import HIDDEN, Records, Stamp, Unit, stamp_of
 from pe_spatial.common.video import VideoWriter
 from pe_spatial.inference.predictor import Predictor
-from pe_spatial.inference.stream import Prediction, Source
+from pe_spatial.inference.stream import Prediction, Source, is_out_of_memory
 
 PICTURES = "pictures"
 FAILED = "failed.json"
@@ -293,5 +295,11 @@ def _outcome(name: str, source: Source, _: int, written: Future[Any] | str) -> O
         return name, source, None, written
     try:
         return name, source, written.result(), None
-    except MemoryError:
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        return name, source, None, f"{printable(name)}: its results would have too long a path; give a shorter --output"
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
         return name, source, None, "out of memory while it was drawn and written; --no-pictures needs less"
