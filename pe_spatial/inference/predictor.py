@@ -155,14 +155,15 @@ def _check_resizing(steps: Sequence[Any], size: Sequence[int]) -> None:
     """Refuse an image of (H, W) that torchvision's steps would enlarge beyond the memory, or to no pixels."""
     short, long = sorted(size)
     for step in steps:
-        if isinstance(step, v2.Resize) and step.size is not None and len(step.size) == 1:
-            longest = step.size[0] * long / short
-            if step.max_size is None:
-                check_pixels(step.size[0], int(longest))
-            elif step.max_size * short < long and longest > step.max_size:
-                raise PictureError(
-                    f"an image of {size[0]} x {size[1]} pixels (H x W) is too thin for a longer side of {step.max_size}"
-                )
+        if not isinstance(step, v2.Resize) or step.size is not None and len(step.size) > 1:
+            continue
+        if step.max_size is None:
+            check_pixels(step.size[0], step.size[0] * long // short)
+        elif step.max_size * short < long:
+            raise PictureError(
+                f"an image of {size[0]} x {size[1]} pixels (H x W) is too thin to be resized to a longer side of "
+                f"{step.max_size}; crop it"
+            )
 
 
 def inference_pipeline(config: Any) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ from argparse import Namespace
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from itertools import chain, groupby
 from operator import itemgetter
 from pathlib import Path
@@ -204,11 +204,23 @@ class ResultsWriter(ABC):
                     path.unlink()
 
     def discard_video(self, name: str) -> None:
-        """Forget a video that failed or was interrupted."""
+        """Forget a video that was interrupted; its frames stay."""
         self._frame_files.pop(name, None)
         if self._video is not None:
             self._video.discard()
             self._video = None
+
+    def remove_video(self, name: str) -> None:
+        """Forget a video that failed, and remove what was written of its frames."""
+        written = [
+            self.folder / place for files in self._frame_files.pop(name, {}).values() for place in files.values()
+        ]
+        for path in written:
+            path.unlink(missing_ok=True)
+        for folder in {path.parent for path in written}:
+            with suppress(OSError):  # it holds more
+                folder.rmdir()
+        self.discard_video(name)
 
     def close(self) -> Path:
         """Write the lists, whole or not at all, of the records of all processes, and return the path of the main one.
@@ -256,13 +268,14 @@ def write_all(
                 if name in failed:
                     continue
                 if problem is not None:
-                    writer.discard_video(name)
                     writer.records.fail(name, problem)
                     failed[name] = problem
                 elif source.frame is not None:
                     writer.add_frame(source, name, picture)
                     frames += 1
-            if frames and name not in failed:
+            if name in failed:
+                writer.remove_video(name)  # when the frames after the first that failed are written too
+            elif frames:
                 writer.finish_video(name, frames)
     return failed
 

@@ -139,19 +139,69 @@ def linked(target):
 
 
 # --- videos -----------------------------------------------------------------------------------------------------------
-def video(path, count=6, size=(48, 64), codec="libx264", rate=10, file_format=None, sizes=None):
-    """A sound video, or one whose frames change their size."""
-    with av.open(BytesIO() if file_format == "bytes" else str(path), "w") as container:
-        stream = container.add_stream(codec, rate=rate)
+def video(path, count=6, size=(48, 64), codec="libx264", form=None):
+    """A sound video of 10 frames per second."""
+    with av.open(str(path), "w", format=form) as container:
+        stream = container.add_stream(codec, rate=25 if codec == "mpeg2video" else 10)
         stream.height, stream.width = size
         stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
         for number in range(count):
-            frame = av.VideoFrame.from_ndarray(np.full((*size, 3), 5 * number % 256, np.uint8), format="rgb24")
+            frame = av.VideoFrame.from_ndarray(np.full((*size, 3), 20 * number, np.uint8), format="rgb24")
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
-    return path
 
 
-def replaced(data, old, new, times=1):
-    assert old in data
-    return data.replace(old, new, times)
+def _patched(make, *changes):
+    """A file in which bytes at some distance from a mark are others."""
+
+    def patch(path):
+        make(path)
+        data = bytearray(path.read_bytes())
+        for mark, distance, content in changes:
+            place = data.index(mark) + distance
+            data[place : place + len(content)] = content
+        path.write_bytes(data)
+
+    return patch
+
+
+def avi_of_frames(count):
+    """Six frames in a file that announces another number."""
+    number = struct.pack("<I", count)
+    return _patched(lambda path: video(path, codec="mpeg4"), (b"avih", 24, number), (b"strh", 40, number))
+
+
+def avi_of_size(width, height):
+    """A file that announces frames of another size, for its frames too."""
+    size = struct.pack("<ii", width, height)
+    inside = struct.pack(">HH", min(height, 65_535), min(width, 65_535))
+    first = _patched(lambda path: video(path, codec="mjpeg"), (b"strf", 12, size), (b"avih", 40, size))
+    return _patched(first, (b"\xff\xc0", 5, inside))
+
+
+def mkv_of_seconds(milliseconds):
+    """Six frames in a file that announces another length."""
+    return _patched(video, (b"\x44\x89\x88", 3, struct.pack(">d", milliseconds)))
+
+
+def mp4_of_frames(count):
+    """Six frames in a file whose index has as many entries, all of them alike."""
+    number = struct.pack(">I", count)
+    return _patched(video, (b"stts", 12, number), (b"stsz", 8, struct.pack(">I", 10) + number))
+
+
+def video_of_two_sizes(path):
+    video(path, size=(32, 96), codec="mpeg2video", form="mpegts")
+    second = path.read_bytes()
+    video(path, codec="mpeg2video", form="mpegts")
+    path.write_bytes(path.read_bytes() + second)
+
+
+def sound(path):
+    """Audio alone."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("aac", rate=44_100)
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+        frame.sample_rate, frame.pts = 44_100, 0
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
