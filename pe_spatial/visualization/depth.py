@@ -8,9 +8,9 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
 from pe_spatial.visualization.colors import quantile, ramp_colors
-from pe_spatial.visualization.layout import beside, enlarge
+from pe_spatial.visualization.layout import beside, enlarge, reduce_thin
 
-_LEGEND_HEIGHT = 240  # at least; a lower map stands above white
+LEGEND_HEIGHT = 240  # at least; a lower map stands above white
 
 
 def colorize_depth(depth: Tensor, near: float | None = None, far: float | None = None) -> Tensor:
@@ -57,7 +57,8 @@ def depth_picture(depth: Tensor, near: float | None = None, far: float | None = 
     colors = colorize_depth(depth, near, far)
     factor = enlarge(colors)[1]
     colors = colors.repeat_interleave(factor, -2).repeat_interleave(factor, -1)
-    return beside(colors, _legend(max(colors.shape[-2], _LEGEND_HEIGHT), near, far, is_metric))
+    colors = reduce_thin(colors, LEGEND_HEIGHT)
+    return beside(colors, _legend(max(colors.shape[-2], LEGEND_HEIGHT), near, far, is_metric))
 
 
 def _legend(height: int, near: float, far: float, is_metric: bool) -> Tensor:

@@ -20,6 +20,12 @@ def enlarge(image: Tensor) -> tuple[Tensor, int]:
     ), factor
 
 
+def reduce_thin(picture: Tensor, least: int) -> Tensor:
+    """A picture [C, H, W] that is thinner than `least` with rows and columns left out, down to `LONGEST`."""
+    step = -(-max(picture.shape[-2:]) // LONGEST) if min(picture.shape[-2:]) < least else 1
+    return picture[:, ::step, ::step]
+
+
 def beside(left: Tensor, right: Tensor) -> Tensor:
     """Two pictures uint8 [3, H, W] side by side; the lower one gets white below."""
     height = max(left.shape[-2], right.shape[-2])

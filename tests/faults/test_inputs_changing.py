@@ -118,7 +118,7 @@ def test_the_results_are_no_inputs_and_never_replace_them(tmp_path):
     with pytest.raises(UserError, match="is the folder of the input"):
         outside(resolve_sources(tmp_path), tmp_path / "out/..")
     with pytest.raises(UserError, match="only files of the output folder"):
-        outside(resolve_sources(str(tmp_path / "out/*.png")), tmp_path / "out/../out/.")
+        outside(resolve_sources(str(tmp_path / "**/b.png")), tmp_path / "out/../out/.")
 
 
 # --- the limit of pixels ----------------------------------------------------------------------------------------------
