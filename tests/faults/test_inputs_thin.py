@@ -11,17 +11,6 @@ from pe_spatial.tracking.resizing import Resizing
 from pe_spatial.visualization import draw_prediction, enlarge
 
 SIZES = [(1, 20_000), (20_000, 1), (1, 300_000), (300_000, 1), (1, 1), (2, 1), (1, 2), (5000, 1), (3, 4000)]
-    (1, 20_000),
-    (20_000, 1),
-    (1, 300_000),
-    (300_000, 1),
-    (1, 1),
-    (2, 1),
-    (1, 2),
-    (5000, 1),
-    (3, 4000),
-    (479, 4000),
-]
 MOST = 8_000_000  # pixels of a picture
 METAINFO = {"classes": ("one", "two"), "palette": [[9, 9, 9], [200, 0, 0]]}
 
