@@ -7,7 +7,7 @@ from typing import Any
 from mmengine.registry import DATASETS
 
 from pe_spatial.common.errors import OptionError, UnreadableFile
-from pe_spatial.common.files import read_text
+from pe_spatial.common.reading import read_text
 from pe_spatial.data import DenseDataset
 from pe_spatial.data.annotations import file_below
 from pe_spatial.data.pairs import pair_by_name
@@ -103,7 +103,7 @@ class SplitFileDataset(DepthDataset):
         """
         folders = self.data_prefix
         records: list[dict[str, Any]] = []
-        for number, line in enumerate(read_text(Path(self.ann_file)).splitlines(), start=1):
+        for number, line in enumerate(read_text(self.ann_file).splitlines(), start=1):
             fields = line.split()
             if not fields:
                 continue

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from pe_spatial.common.errors import AnnotationError, ConfigError, suggest
+from pe_spatial.common.reading import read_text
 from pe_spatial.data.sample import IGNORE_LABEL
 from pe_spatial.segmentation.labels import LabelFormat
 from pe_spatial.training.safe_yaml import parse
@@ -94,7 +95,7 @@ def _load(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ConfigError(f"{path}: no such file; write a YAML file with classes, images and labels")
     try:
-        content = parse(path.read_text(encoding="utf-8"))
+        content = parse(read_text(path))
     except Exception as error:  # the parser's own errors, and bytes that are no text
         raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):

@@ -16,7 +16,7 @@ from mmengine.registry import DATASETS, TRANSFORMS
 from mmengine.structures import BaseDataElement
 
 from pe_spatial.common.errors import AnnotationError, suggest
-from pe_spatial.common.files import read_json, read_text
+from pe_spatial.common.reading import read_json, read_text
 from pe_spatial.data.annotations import file_below
 from pe_spatial.data.dataset import DenseDataset
 from pe_spatial.data.images import find_images

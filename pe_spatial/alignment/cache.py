@@ -26,7 +26,8 @@ from torch import Tensor
 
 from pe_spatial.alignment.map_codec import MapCodec, Record, added_error
 from pe_spatial.common.errors import OptionError, UnreadableFile, UserError, require_positive
-from pe_spatial.common.files import read_json, read_text, write_atomically, write_json, write_text
+from pe_spatial.common.files import write_atomically, write_json, write_text
+from pe_spatial.common.reading import read_json, read_text
 from pe_spatial.common.trees import differences
 
 _VERSION = 1

@@ -85,7 +85,8 @@ def copy_config(name: str, target: Path, overwrite: bool = False) -> Path:
         ConfigError: There is no such config.
         UserError: The target exists, or the bases of the config are not found from there.
     """
-    from pe_spatial.common.files import read_text, write_text
+    from pe_spatial.common.files import write_text
+    from pe_spatial.common.reading import read_text
     from pe_spatial.training.config_files import find_config, read_config_file
 
     source = find_config(name)

@@ -24,6 +24,8 @@ from pe_spatial.training.checkpoint_content import weights_of
 from pe_spatial.training.checkpoint_hook import compare_keys
 from pe_spatial.visualization import FeatureColors, caption_strip, similarity, similarity_rgb
 
+_LONGEST = 8  # times the shorter side: of what the encoder sees and what is drawn of a thin image
+
 
 # --- features ---------------------------------------------------------------------------------------------------------
 @dataclass
@@ -38,7 +40,7 @@ class Encoder:
     def __call__(self, image: Tensor) -> list[Tensor]:
         """Maps [C, h, w], one per layer, of an image uint8 [3, H, W]; its sides are rounded to whole patches."""
         patch = self.backbone.patch_size
-        scale = self.size / min(image.shape[-2:])
+        scale = min(self.size / min(image.shape[-2:]), _LONGEST * self.size / max(image.shape[-2:]))
         target = [max(round(side * scale / patch), 1) * patch for side in image.shape[-2:]]
         pixels = F.interpolate(image[None].to(self.statistics), target, mode="bilinear", antialias=True)
         return [layer[0].float().cpu() for layer in self.backbone((pixels - self.statistics[0]) / self.statistics[1])]
@@ -118,8 +120,9 @@ class Painter:
 
     def _fitted(self, image: Tensor) -> tuple[Tensor, float]:
         """The image with its shorter side at the size that the encoder sees, but no less than can be looked at."""
-        scale = max(self.encoder.size, 320) / min(image.shape[-2:])
-        size = [round(side * scale / 2) * 2 for side in image.shape[-2:]]  # video needs even sides
+        shown = max(self.encoder.size, 320)
+        scale = min(shown / min(image.shape[-2:]), _LONGEST * shown / max(image.shape[-2:]))
+        size = [max(round(side * scale / 2), 1) * 2 for side in image.shape[-2:]]  # video needs even sides
         return resize(image, size, antialias=True), scale
 
     def _token(self, image: Tensor, layer: Tensor) -> tuple[int, int]:

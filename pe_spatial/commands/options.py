@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from pe_spatial.common.console import print_note
-from pe_spatial.common.errors import suggest
+from pe_spatial.common.errors import printable, suggest
 
 LARGEST = 2**31 - 1
 
@@ -118,6 +118,11 @@ SHARED: dict[str, dict[str, Any]] = {
         "default": [],
         "help": "a package of your own that a config or checkpoint may import; may be given several times",
     },
+    "--max-pixels": {
+        "metavar": "N",
+        "type": positive,
+        "help": "largest picture or frame that is read; default: what the free memory holds",
+    },
     "--no-pictures": {"action": "store_true", "help": "draw no pictures"},
     "overrides": {"metavar": "key=value", "nargs": "*", "help": "entries of the config to change; values are YAML"},
     "--traceback": {"action": "store_true", "help": "show where an error comes from, also for mistakes"},
@@ -187,7 +192,7 @@ class CommandParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Say what is wrong in one line and exit with status 2."""
-        self.exit(2, f"error: {message}; see {self.prog} --help\n")
+        self.exit(2, f"error: {printable(message)}; see {self.prog} --help\n")
 
     def _present_spelling(self, argument: str) -> str:
         option, equals, value = argument.partition("=")

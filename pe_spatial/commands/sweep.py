@@ -95,7 +95,7 @@ def read_finished(output: Path, plan: dict[str, Any]) -> dict[str, list[Row]]:
     Raises:
         UserError: the folder holds something else, or another sweep.
     """
-    from pe_spatial.common.files import read_json
+    from pe_spatial.common.reading import read_json
 
     path = output / "sweep.json"
     if path.is_file():

@@ -1,6 +1,7 @@
 """Images in tar files (the layout of WebDataset), reached one by one through an index of where each begins."""
 
 import json
+import os
 import tarfile
 from collections.abc import Sequence
 from contextlib import suppress
@@ -9,6 +10,7 @@ from pathlib import Path, PurePosixPath
 from pe_spatial.common.errors import UnreadableFile, few
 from pe_spatial.common.files import write_json
 from pe_spatial.common.names import leaves
+from pe_spatial.common.reading import open_regular, read_whole
 from pe_spatial.common.suffixes import IMAGE_SUFFIXES
 
 INDEX_SUFFIX = ".index.json"
@@ -54,10 +56,10 @@ def read_index(tar: str | Path, index_folder: str | Path | None = None) -> list[
     stamp = {"version": _VERSION, "bytes": state.st_size, "modified": state.st_mtime_ns}
     index = Path(index_folder or path.parent) / (path.name + INDEX_SUFFIX)
     try:
-        content = json.loads(index.read_text())
+        content = json.loads(read_whole(index))
         if {key: content.get(key) for key in stamp} == stamp:
-            return _checked(path, [(name, offset, size) for name, offset, size in content["members"]])
-    except (OSError, ValueError, AttributeError):
+            return _checked(path, [(str(name), int(offset), int(size)) for name, offset, size in content["members"]])
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         pass  # missing, damaged or forged: it is only a copy of what the tar says
     members = _checked(path, _scan(path))
     with suppress(OSError):  # a folder for reading only, or a full disk
@@ -68,11 +70,19 @@ def read_index(tar: str | Path, index_folder: str | Path | None = None) -> list[
 
 def _scan(path: Path) -> list[Member]:
     try:
-        with tarfile.open(path, "r:") as tar:
+        with open_regular(path) as file, tarfile.open(fileobj=file, mode="r:") as tar:
             members = [member for member in tar if _is_image(PurePosixPath(member.name)) and not member.isdir()]
-    except tarfile.TarError as error:
+            end = file.seek(0, os.SEEK_END)
+        for member in members:
+            if not 0 <= member.size <= end - member.offset_data:
+                raise tarfile.ReadError(f"{member.name} of {member.size:,} bytes does not fit into it")
+    except UnreadableFile:
+        raise
+    # what tarfile raises at absurd sizes in headers differs
+    except (tarfile.TarError, OSError, ValueError, OverflowError, MemoryError, RecursionError) as error:
+        reason = str(error) or type(error).__name__
         raise UnreadableFile(
-            f"{path} is no whole, plain tar ({error}): copy a truncated one again, unpack a compressed one (gunzip), "
+            f"{path} is no whole, plain tar ({reason}): copy a truncated one again, unpack a compressed one (gunzip), "
             "for its images cannot be reached one by one"
         ) from error
     for member in members:
@@ -87,6 +97,10 @@ def _checked(path: Path, members: list[Member]) -> list[Member]:
         if leaves(name):
             raise UnreadableFile(f"{path}: the member {name!r} leaves its tar; pack it with paths below one folder")
     return members
+
+
+def _is_plain(member: tarfile.TarInfo) -> bool:
+    return member.isreg() and not member.issparse()  # the bytes of a file with holes are not those in the tar
 
 
 def _is_image(name: PurePosixPath) -> bool:

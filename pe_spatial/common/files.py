@@ -20,7 +20,7 @@ from typing import IO, Any
 
 import psutil
 
-from pe_spatial.common.errors import FullDiskError, UnreadableFile
+from pe_spatial.common.errors import FullDiskError
 
 _TEMPORARY = ".writing"
 _WRITER = re.compile(r"\.([0-9a-f]{8})-(\d+)-(\d+)-\d+\.writing$")
@@ -127,58 +127,6 @@ def _entries(values: Iterable[Any]) -> Iterator[str]:
         yield ("[" if empty else ",") + "\n  " + json.dumps(value)
         empty = False
     yield "[]" if empty else "\n ]"
-
-
-# --- reading ----------------------------------------------------------------------------------------------------------
-def read_text(path: Path) -> str:
-    """The content of a text file in UTF-8, with or without a byte order mark.
-
-    Raises:
-        UnreadableFile: It is empty, binary or in another encoding.
-        OSError: It cannot be read.
-    """
-    content = path.read_bytes()
-    if not content.strip():
-        raise UnreadableFile(f"{path} is damaged: it is empty")
-    if b"\0" in content:
-        raise UnreadableFile(f"{path} is damaged: it holds zero bytes")
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UnreadableFile(f"{path} is damaged: it is not UTF-8 ({error.reason} at byte {error.start})") from error
-
-
-def read_json(path: Path, fields: Mapping[str, type] | None = None) -> Any:  # noqa: ANN401 - whatever JSON holds
-    """The content of a JSON file.
-
-    Args:
-        path: Of the file.
-        fields: What it must hold, if it is an object: names and kinds; an int counts as a float.
-
-    Raises:
-        UnreadableFile: It is empty, cut short, not UTF-8 or no JSON, or lacks a field.
-        OSError: It cannot be read.
-    """
-    text = read_text(path)
-    try:
-        content = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise UnreadableFile(f"{path} is damaged: it is not JSON ({error})") from error
-    if fields is not None and not isinstance(content, dict):
-        raise UnreadableFile(f"{path} is damaged: it holds a {type(content).__name__}, not an object with fields")
-    for name, kind in (fields or {}).items():
-        value = content.get(name)
-        if not is_of_kind(value, kind):
-            found = "is missing" if name not in content else f"is {str(value)[:60]!r}"
-            raise UnreadableFile(f"{path} is damaged: its field {name!r} {found}, not of the kind {kind.__name__}")
-    return content
-
-
-def is_of_kind(value: object, kind: type) -> bool:
-    """Whether a value of JSON is of a kind; an int counts as a float, and a truth value as no number."""
-    if isinstance(value, bool) and kind is not bool:
-        return False
-    return isinstance(value, (int, float) if kind is float else kind)
 
 
 # --- a full disk ------------------------------------------------------------------------------------------------------

@@ -24,9 +24,10 @@ from typing import Any, TypeVar
 
 from filelock import FileLock
 
-from pe_spatial.common.errors import UnreadableFile, UserError
-from pe_spatial.common.files import read_json, write_json
+from pe_spatial.common.errors import UnreadableFile, UserError, printable
+from pe_spatial.common.files import write_json
 from pe_spatial.common.locks import lock_folder
+from pe_spatial.common.reading import read_json
 from pe_spatial.common.record_databases import (
     ADD_CONTENT,
     ADD_UNIT,
@@ -69,7 +70,7 @@ def stamp_of(path: str | Path) -> Stamp | None:
     """By which a changed file is told from the one that was read; None where there is none."""
     try:
         status = os.stat(path)
-    except OSError:
+    except (OSError, ValueError):  # ValueError: no name that a file can have
         return None
     return status.st_size, status.st_mtime_ns
 
@@ -224,7 +225,8 @@ class Records:
 
     def fail(self, name: str, problem: str) -> None:
         """Note why a picture failed; it is not finished."""
-        self._write((ADD_UNIT, [(os.fsencode(name), time.time_ns(), None, None, None, problem, None)]))
+        row = (os.fsencode(name), time.time_ns(), None, None, None, printable(problem), None)
+        self._write((ADD_UNIT, [row]))
 
     def forget(self, names: Iterable[str]) -> None:
         """Take back what was said of pictures, by whatever process."""

@@ -20,6 +20,7 @@ from torchvision import tv_tensors
 from pe_spatial.common.contracts import Loader
 from pe_spatial.common.errors import AnnotationError, OptionError, require_choice
 from pe_spatial.common.pictures import read_image, to_image
+from pe_spatial.data.coco_masks import check_polygons, check_rle
 from pe_spatial.data.polygons import Outline, Polygons
 from pe_spatial.data.sample import name_of
 
@@ -34,12 +35,14 @@ class LoadImage(Loader):
 
     Args:
         apply_exif: False for annotations that were made on the pixels as stored.
+        max_pixels: Larger images are refused; None: those that the memory does not hold.
     """
 
     needs_labels = False
 
-    def __init__(self, apply_exif: bool = True) -> None:
+    def __init__(self, apply_exif: bool = True, max_pixels: int | None = None) -> None:
         self.apply_exif = apply_exif
+        self.max_pixels = max_pixels
 
     def __call__(self, sample: dict[str, Any]) -> dict[str, Any]:
         """Load one image.
@@ -51,7 +54,7 @@ class LoadImage(Loader):
         if "img" in sample:
             image = to_image(sample["img"])
         else:
-            image = read_image(sample["img_path"], self.apply_exif, sample.get("archive"))
+            image = read_image(sample["img_path"], self.apply_exif, sample.get("archive"), self.max_pixels)
         size = (image.shape[-2], image.shape[-1])
         recorded = (sample.get("height", size[0]), sample.get("width", size[1]))
         if recorded != size:
@@ -156,7 +159,7 @@ def instance_mask(sample: Mapping[str, Any], item: Mapping[str, Any], size: tupl
     """
     try:
         return decode_mask(item["mask"], size)
-    except (KeyError, ValueError, TypeError) as error:
+    except (KeyError, ValueError, TypeError, OverflowError, AttributeError) as error:
         raise _undecodable(sample, item, error) from error
 
 
@@ -205,19 +208,16 @@ def decode_mask(segmentation: Any, size: tuple[int, int]) -> NDArray[np.bool_]:
         size: (H, W) of the image.
 
     Raises:
-        ValueError: An RLE of another size, or what `decode_polygons` refuses.
+        ValueError: No polygons or RLE of this image; see `check_polygons` and `check_rle`.
     """
     H, W = size
     if isinstance(segmentation, dict):
-        if list(segmentation["size"]) != [H, W]:
-            raise ValueError(f"an RLE of size {list(segmentation['size'])} in an image of {[H, W]} (H, W)")
+        check_rle(segmentation, size)
         is_plain = isinstance(segmentation["counts"], list)
-        if is_plain and sum(segmentation["counts"]) != H * W:
-            raise ValueError(f"an RLE of {sum(segmentation['counts'])} pixels in an image of {H * W}")
         rle = coco_mask.frPyObjects(segmentation, H, W) if is_plain else segmentation
     else:
-        rings = [ring.ravel() for ring in decode_polygons(segmentation)]
-        rle = coco_mask.merge(coco_mask.frPyObjects(rings, H, W))
+        check_polygons(segmentation, size)
+        rle = coco_mask.merge(coco_mask.frPyObjects(segmentation, H, W))
     return coco_mask.decode(rle).astype(bool)
 
 

@@ -109,13 +109,17 @@ class KeepRatioResize(_Resizing):
         self.rounding: Rounding = rounding
         self.limit = limit
 
+    def output_size(self, image: tuple[int, int]) -> tuple[int, int]:
+        """The size (H, W) that an image of (H, W) is resized to."""
+        size = self.size if self.size is not None else self.max_size
+        assert size is not None
+        height, width = fitted_size(image, size, self.max_size, self.rounding)
+        return (height, width) if self.limit is None else (min(height, self.limit), min(width, self.limit))
+
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
         """One size for everything in the sample."""
         height, width = v2.query_size(flat_inputs)
-        size = self.size if self.size is not None else self.max_size
-        assert size is not None
-        fitted = fitted_size((height, width), size, self.max_size, self.rounding)
-        return {"size": [side if self.limit is None else min(side, self.limit) for side in fitted]}
+        return {"size": list(self.output_size((height, width)))}
 
 
 @TRANSFORMS.register_module()

@@ -14,7 +14,8 @@ from PIL import Image
 
 from pe_spatial.common.console import track
 from pe_spatial.common.errors import UnreadableFile, UserError
-from pe_spatial.common.files import read_json, write_json
+from pe_spatial.common.files import write_json
+from pe_spatial.common.reading import read_json
 from pe_spatial.data.loading import encode_masks
 from pe_spatial.demo.scenes import CLASSES, SEMANTIC_CLASSES, Scene, draw_scene, draw_video
 from pe_spatial.demo.textures import load_photographs

@@ -15,7 +15,7 @@ from typing import Any
 from mmengine.runner.checkpoint import CheckpointLoader
 
 from pe_spatial.common.errors import CheckpointError, FullDiskError, UserError
-from pe_spatial.common.files import read_json, read_text
+from pe_spatial.common.reading import read_json, read_text
 from pe_spatial.common.tensors import WeightsError, read_tensor_file, write_torch_file
 from pe_spatial.common.trees import sections
 from pe_spatial.training.checkpoint_content import check_content, describes_itself, seal

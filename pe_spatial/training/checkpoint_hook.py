@@ -24,7 +24,8 @@ from pe_spatial.common.errors import (
     require_positive,
     suggest,
 )
-from pe_spatial.common.files import is_of_kind, remove_leftovers, write_json, write_text
+from pe_spatial.common.files import remove_leftovers, write_json, write_text
+from pe_spatial.common.reading import is_of_kind
 from pe_spatial.common.tensors import Misfit, shapes_of
 from pe_spatial.training import checkpoint as files
 from pe_spatial.training.checkpoint_content import check_resumable

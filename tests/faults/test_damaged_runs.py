@@ -14,8 +14,8 @@ from pe_spatial.backbones import sam2_model
 from pe_spatial.backbones.weights.loading import check_values
 from pe_spatial.commands.shell import run_command
 from pe_spatial.common.errors import CheckpointError, UserError
-from pe_spatial.common.files import read_json
 from pe_spatial.common.integrity import not_finite, once_per_file
+from pe_spatial.common.reading import read_json
 from pe_spatial.common.tensors import WeightsError, read_tensor_file, write_tensor_file
 from pe_spatial.training.checkpoint import find_resumable, load_checkpoint, read_best, read_safely
 from pe_spatial.training.checkpoint_hook import AtomicCheckpointHook
