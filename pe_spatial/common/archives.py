@@ -86,8 +86,10 @@ def _scan(path: Path) -> list[Member]:
             "for its images cannot be reached one by one"
         ) from error
     for member in members:
-        if not member.isreg():
-            raise UnreadableFile(f"{path}: {member.name} is a link or a device; pack the files themselves (tar -h)")
+        if not member.isreg() or member.issparse():  # the bytes of a file with holes are not those in the tar
+            raise UnreadableFile(
+                f"{path}: {member.name} is a link, a device or a file with holes; pack the files themselves (tar -h)"
+            )
     return [(member.name, member.offset_data, member.size) for member in members]
 
 
@@ -97,10 +99,6 @@ def _checked(path: Path, members: list[Member]) -> list[Member]:
         if leaves(name):
             raise UnreadableFile(f"{path}: the member {name!r} leaves its tar; pack it with paths below one folder")
     return members
-
-
-def _is_plain(member: tarfile.TarInfo) -> bool:
-    return member.isreg() and not member.issparse()  # the bytes of a file with holes are not those in the tar
 
 
 def _is_image(name: PurePosixPath) -> bool:

@@ -11,7 +11,7 @@ from torchvision.transforms.v2 import functional as F
 from torchvision.utils import make_grid
 
 from pe_spatial.common.pictures import save_image
-from pe_spatial.data import Polygons, to_bitmaps
+from pe_spatial.data import KeepRatioResize, Polygons, to_bitmaps
 from pe_spatial.data.sample import IGNORE_LABEL
 from pe_spatial.doctor.check import DatasetCheck, Sample
 from pe_spatial.visualization import caption_strip, class_names, draw_boxes, draw_prediction
