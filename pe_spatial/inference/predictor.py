@@ -65,13 +65,13 @@ class Predictor:
         require_positive(batch_size=batch_size, max_pixels=1 if max_pixels is None else max_pixels)
         self.checkpoint = resolve_checkpoint(checkpoint)
         content = load_checkpoint(self.checkpoint)
-        weights = weights_of(content, self.checkpoint)
         self.device = choose_device(device)
         self.batch_size = batch_size
         self.allow_urls = allow_urls
         self.max_pixels = max_pixels
         with trusting(trust):
             self.config = Config(read_config(content, self.checkpoint))
+            weights = weights_of(content, self.checkpoint)
             self.metainfo: dict[str, Any] = content["pe_spatial"].get("metainfo") or {}
             override_config(self.config, overrides, self.checkpoint)
             scope = DefaultScope.overwrite_default_scope(self.config.get("default_scope", "mmengine"))

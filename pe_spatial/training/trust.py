@@ -178,7 +178,9 @@ def _judge_name(name: str) -> str:
 def _judge_scope(scope: Any) -> str:
     if scope is None or (isinstance(scope, str) and (scope in SCOPES or is_trusted(scope))):
         return ""
-    return f"the scope {unsaid(str(scope))}"
+    if not isinstance(scope, str):
+        return f"{scope!r} is not a text; a scope is the name of a package"
+    return f"the scope {unsaid(scope)}"
 
 
 def _judge_imports(section: Any) -> Iterator[tuple[str, str]]:

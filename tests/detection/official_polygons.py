@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from pycocotools import mask as coco_mask
 
-GOLDEN = Path(__file__).parents[1] / "data" / "polygon_targets.npz"
+GOLDEN = Path(__file__).with_name("polygon_targets.npz")
 COCO_TINY = Path(__file__).parents[2].parent / "shared" / "data" / "coco_tiny"
 CELLS = 28
 
