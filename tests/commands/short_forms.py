@@ -150,6 +150,8 @@ sweep --config --output
     tests/commands/test_sweep.py::test_probes_of_all_layers_are_trained_from_one_command
 tools/dev/make_demo_encoder.py
     tests/commands/test_measure_alignment.py::test_the_demo_encoder_is_a_core_file
+train --allow-import --config
+    tests/security/test_nothing_runs.py::test_a_package_of_ones_own_works_from_training_to_prediction_where_it_is_trusted
 """)
 
 # kind of command, and why it is parsed here and no more
