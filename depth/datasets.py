@@ -7,7 +7,9 @@ from typing import Any
 from mmengine.registry import DATASETS
 
 from pe_spatial.common.errors import OptionError, UnreadableFile
+from pe_spatial.common.reading import read_text
 from pe_spatial.data import DenseDataset
+from pe_spatial.data.annotations import file_below
 from pe_spatial.data.pairs import pair_by_name
 from pe_spatial.depth.loading import DEPTH_SUFFIXES, LoadDepthMap
 from pe_spatial.depth.ranges import checked_range
@@ -97,10 +99,11 @@ class SplitFileDataset(DepthDataset):
 
         Raises:
             OptionError: A line of another form.
+            AnnotationError: A path that leaves its folder.
         """
         folders = self.data_prefix
         records: list[dict[str, Any]] = []
-        for number, line in enumerate(Path(self.ann_file).read_text(encoding="utf-8").splitlines(), start=1):
+        for number, line in enumerate(read_text(self.ann_file).splitlines(), start=1):
             fields = line.split()
             if not fields:
                 continue
@@ -108,12 +111,11 @@ class SplitFileDataset(DepthDataset):
                 raise OptionError(f"{self.ann_file}:{number}: {line!r} is not 'image depth [focal length]'")
             if fields[1] == "None":
                 continue
-            image, depth = (field.lstrip("/") for field in fields[:2])
-            records.append(
-                self._record(
-                    len(records), Path(folders.get("img_path", ""), image), Path(folders.get("depth_path", ""), depth)
-                )
+            image, depth = (
+                file_below(folders.get(key, ""), field.lstrip("/"), f"{self.ann_file}:{number}")
+                for key, field in zip(("img_path", "depth_path"), fields, strict=False)
             )
+            records.append(self._record(len(records), image, depth))
         return records
 
 

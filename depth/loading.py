@@ -4,6 +4,7 @@ Whatever a file holds that cannot be depth is an error that names the file, not 
 a wrong unit, in particular, would train without a complaint.
 """
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,16 +12,20 @@ from typing import Any
 import numpy as np
 import torch
 from mmengine.registry import TRANSFORMS
+from numpy.lib import format as npy
 from numpy.typing import NDArray
 from torchvision import tv_tensors
 
 from pe_spatial.common.contracts import Loader
 from pe_spatial.common.errors import AnnotationError, MissingPackage, UnreadableFile
+from pe_spatial.common.memory import check_pixels
 from pe_spatial.common.pictures import naming_file, read_16_bits
+from pe_spatial.common.reading import open_regular, require_regular
 
 DEPTH_SUFFIXES = (".png", ".npy", ".exr")
 # the median depth of a picture in meters, from the endoscope to the aerial photograph; beyond, the unit is wrong
 _PLAUSIBLE = (0.02, 400.0)
+_LONGEST_HEADER = 10_000  # bytes of a .npy file
 # how an .exr channel that holds depth is called: the standard's name, then those that exporters use
 _EXR_CHANNELS = ("Z", "Y", "V", "R", "depth.Z", "Depth.Z", "Depth.V")
 
@@ -102,16 +107,30 @@ def read_depth(path: str | Path, scale: float | None) -> NDArray[np.float32]:
 
 
 def _read_npy(path: str | Path) -> NDArray[Any]:
-    return np.load(path, allow_pickle=False)
+    with open_regular(path) as file:
+        old = npy.read_magic(file) == (1, 0)
+        if int.from_bytes(file.peek(4)[: 2 if old else 4], "little") > _LONGEST_HEADER:
+            raise ValueError("its header is longer than that of any array; it is damaged")
+        shape, _, kind = (npy.read_array_header_1_0 if old else npy.read_array_header_2_0)(file)
+        if kind.kind not in "fiu" or len(shape) != 2 or min(shape) < 1:
+            raise ValueError(f"an array of {kind} and the shape {shape} is not a depth map [H, W] of numbers")
+        check_pixels(*shape)
+        needed, held = shape[0] * shape[1] * kind.itemsize, os.fstat(file.fileno()).st_size - file.tell()
+        if held < needed:
+            raise ValueError(f"an array of the shape {shape} has {needed:,} bytes, and the file holds {held:,}")
+        file.seek(0)
+        return npy.read_array(file, allow_pickle=False)
 
 
 def _read_exr(path: str | Path) -> NDArray[Any]:
-    if not Path(path).exists():
-        raise FileNotFoundError(path)
+    require_regular(path)
     try:
         import OpenEXR
     except ImportError:
         raise MissingPackage(f"{path}: .exr needs the package OpenEXR; pip install 'pe_spatial[exr]'") from None
+    with OpenEXR.File(str(path), header_only=True) as file:
+        (left, top), (right, bottom) = file.header()["dataWindow"]
+    check_pixels(int(bottom) - int(top) + 1, int(right) - int(left) + 1)
     with OpenEXR.File(str(path), separate_channels=True) as file:
         channels = {name: channel.pixels for name, channel in file.channels().items()}
     names = list(channels) if len(channels) == 1 else [name for name in _EXR_CHANNELS if name in channels]

@@ -10,9 +10,9 @@ from mmengine.logging import print_log
 from mmengine.registry import DATASETS
 from numpy.typing import NDArray
 
-from pe_spatial.common.errors import AnnotationError, require_choice, suggest
+from pe_spatial.common.errors import AnnotationError, few, require_choice, suggest
 from pe_spatial.data import DenseDataset
-from pe_spatial.data.annotations import CocoTable
+from pe_spatial.data.annotations import CocoTable, file_below
 from pe_spatial.data.annotations.coco_columns import NO_AREA, NO_MASK, PARTLY, POLYGONS, RLE, TOO_SMALL
 from pe_spatial.data.lazy import LazyRecords
 from pe_spatial.data.pairs import find_absent
@@ -197,17 +197,13 @@ class CocoInstances(DenseDataset):
 
     def _check_image(self, image: Mapping[str, Any]) -> None:
         try:
-            self.image_file(image), image["height"], image["width"]
+            image["height"], image["width"]
+            file_below(self.data_prefix["img_path"], self.image_file(image), f"{self.ann_file}: image {image['id']}")
         except KeyError as error:
             raise AnnotationError(
                 f"{self.ann_file}: image {image['id']} has no {error.args[0]}; COCO images have id, file_name, height "
                 "and width"
             ) from None
-
-    def _get_unserialized_subset(self, indices: Sequence[int] | int) -> LazyRecords:
-        if isinstance(indices, int):  # the first, or as a negative number the last
-            return self.data_list[:indices] if indices >= 0 else self.data_list[indices:]
-        return self.data_list[indices]
 
 
 @DATASETS.register_module()
@@ -221,6 +217,9 @@ class LvisInstances(CocoInstances):
 
     def describe(self, categories: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """The frequency of every class."""
+        lacking = [category["name"] for category in categories if "frequency" not in category]
+        if lacking:
+            raise AnnotationError(f"{self.ann_file}: no frequency is given of {few(lacking)}; LVIS has r, c or f")
         return {"frequency": tuple(category["frequency"] for category in categories)}
 
     def image_file(self, image: Mapping[str, Any]) -> str:

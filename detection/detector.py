@@ -18,8 +18,8 @@ class Detector(ModalModel):
     """A backbone and a neck; subclasses add what finds objects on the neck's maps.
 
     Data samples have the metainfo `img_shape` and `ori_shape` (H, W). `loss` needs their `gt_instances` (`bboxes`
-    [G, 4] xyxy in input pixels, `labels` [G] and, for masks, `masks` bool [G, H, W]); `predict` fills their
-    `pred_instances`, in the original frame.
+    [G, 4] xyxy in input pixels, `labels` [G] and, for masks, `masks`: bool [G, H, W] or G outlines); `predict` fills
+    their `pred_instances`, in the original frame.
 
     Args:
         num_classes: K; labels are 0…K-1.

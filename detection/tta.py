@@ -22,7 +22,7 @@ class MultiScaleFlip:
     prediction, and not in the validation of a training run.
 
     Args:
-        sizes: Longer side of each view in pixels; the image of the pipeline is resized to it.
+        sizes: Longer side of each view in pixels; the image of the pipeline is resized to it. None: as it is.
         flip: Whether each view is also mirrored.
         min_boxes: For each size, the side in pixels of the original image of a square; a view's boxes of no larger area
             are left to the other views. Empty: all boxes of all views count.
@@ -35,14 +35,18 @@ class MultiScaleFlip:
 
     def __init__(
         self,
-        sizes: Sequence[int],
+        sizes: Sequence[int | None],
         flip: bool = True,
         min_boxes: Sequence[float] = (),
         merge: Mapping[str, Any] | None = None,
         max_detections: int | None = None,
     ) -> None:
-        if not sizes or any(not isinstance(size, int) or size < 1 for size in sizes) or len(set(sizes)) < len(sizes):
-            raise OptionError(f"tta.sizes {list(sizes)} must be different whole numbers of pixels, at least one")
+        numbers = [size for size in sizes if size is not None]
+        if not sizes or any(not isinstance(size, int) or size < 1 for size in numbers) or len({*sizes}) < len(sizes):
+            raise OptionError(
+                f"tta.sizes {list(sizes)} must be different whole numbers of pixels, at least one; null is the "
+                "image as the pipeline gives it"
+            )
         if min_boxes and (len(min_boxes) != len(sizes) or min(min_boxes) < 0):
             raise OptionError(
                 f"tta.min_boxes {list(min_boxes)} must be one side in pixels for each of sizes {list(sizes)}"
@@ -56,7 +60,7 @@ class MultiScaleFlip:
         ]
         self.merge: Suppression = MODELS.build({"type": "Suppression", "method": "quad", **(merge or {})})
         self.max_detections = max_detections
-        self.largest = max(sizes)
+        self.largest = max(numbers, default=0)
 
     def __call__(self, model: BaseModel, data: Mapping[str, Any]) -> list[BaseDataElement]:
         """Do the work of `model.test_step`.
@@ -112,12 +116,13 @@ def build_tta(settings: Mapping[str, Any] | None, preprocessor: Any) -> MultiSca
     return tta
 
 
-def _view(image: Tensor, size: int, flipped: bool) -> Tensor:
-    """An image [3, h, w] whose longer side is `size`."""
-    longer = max(image.shape[1:])
-    height, width = (max(1, side * size // longer) for side in image.shape[1:])
-    if (height, width) != tuple(image.shape[1:]):
-        image = F.resize(image, [height, width], antialias=True)
+def _view(image: Tensor, size: int | None, flipped: bool) -> Tensor:
+    """An image [3, h, w] whose longer side is `size`; the sides are rounded down, as floats, as by DETA's authors."""
+    if size is not None:
+        scale = size / max(image.shape[1:])
+        height, width = (max(1, int(scale * side)) for side in image.shape[1:])
+        if (height, width) != tuple(image.shape[1:]):
+            image = F.resize(image, [height, width], antialias=True)
     return image.flip(-1) if flipped else image
 
 

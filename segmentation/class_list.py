@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from pe_spatial.common.errors import AnnotationError, ConfigError, suggest
+from pe_spatial.common.reading import read_text
 from pe_spatial.data.sample import IGNORE_LABEL
 from pe_spatial.segmentation.labels import LabelFormat
 from pe_spatial.training.safe_yaml import parse
@@ -94,9 +95,9 @@ def _load(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ConfigError(f"{path}: no such file; write a YAML file with classes, images and labels")
     try:
-        content = parse(path.read_text(encoding="utf-8"))
+        content = parse(read_text(path))
     except Exception as error:  # the parser's own errors, and bytes that are no text
-        raise ConfigError(f"{path}: not YAML: {error}") from error
+        raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: {type(content).__name__} instead of entries; it has classes, images and labels")
     return content

@@ -10,6 +10,7 @@ from mmengine.registry import DATASETS
 from mmseg.utils import class_names
 
 from pe_spatial.common.errors import AnnotationError, few, require_choice
+from pe_spatial.common.reading import read_text
 from pe_spatial.data import DenseDataset
 from pe_spatial.data.pairs import find_absent, pair_by_name
 from pe_spatial.data.sample import IGNORE_LABEL
@@ -160,7 +161,7 @@ class PascalVOC(SegmentationDataset):
         """
         if not Path(self.ann_file).is_file():
             raise AnnotationError(f"{self.ann_file}: no such list of names; check data_root and ann_file")
-        names = Path(self.ann_file).read_text(encoding="utf-8").split()
+        names = read_text(self.ann_file).split()
         images, labels = (Path(self.data_prefix[key]) for key in ("img_path", "seg_map_path"))
         records = [_record(number, images / f"{n}.jpg", labels / f"{n}.png") for number, n in enumerate(names)]
         absent = find_absent(record[key] for record in records for key in ("img_path", "seg_map_path"))

@@ -1,29 +1,32 @@
 """Datasets that know every object apart: COCO's panoptic format, and instances painted into label maps.
 
 The samples of both have `sem_seg`, and with `instances=True` of their loader also `boxes`, `labels` and `masks` of the
-things, and `ignored_boxes` and `ignored_masks` of crowds. Labels are rows of the metainfo's `classes` everywhere; the
-metainfo says which classes are things (countable) in `is_thing`, one truth value by class.
+things, and `ignored_boxes`, `ignored_labels` and `ignored_masks` of crowds. Labels are rows of the metainfo's `classes`
+everywhere; the metainfo says which classes are things (countable) in `is_thing`, one truth value by class.
 
 No pixel belongs to two objects. Where instances overlap, the smallest (by its own mask) is on top, for what is small
 usually stands in front of or is part of what is large; crowd regions lie under everything. The masks and boxes of a
 sample are those of the visible parts, and objects of which nothing is visible are left out.
 """
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from mmengine.logging import print_log
 from mmengine.registry import DATASETS, TRANSFORMS
 from numpy.typing import NDArray
 from torchvision import tv_tensors
 
 from pe_spatial.common.contracts import Loader
-from pe_spatial.common.errors import AnnotationError
+from pe_spatial.common.errors import AnnotationError, few
 from pe_spatial.common.pictures import read_indices
 from pe_spatial.data import DenseDataset, boxes_of_masks
-from pe_spatial.data.annotations import read_annotations
+from pe_spatial.data.annotations import PanopticTable, file_below
+from pe_spatial.data.lazy import LazyRecords
 from pe_spatial.data.loading import instance_mask
 from pe_spatial.data.sample import IGNORE_LABEL
 from pe_spatial.segmentation.labels import look_up, pack
@@ -109,13 +112,13 @@ def _sample_of(
     of_row = np.array([segment["label"] for segment in segments] + [uncovered])
     loaded: dict[str, Any] = {"sem_seg": tv_tensors.Mask(torch.from_numpy(of_row[rows])[None])}  # -1: the last
     if instances:
-        visible = set(np.unique(rows).tolist())
-        things = [row for row, segment in enumerate(segments) if segment["is_thing"] and row in visible]
-        kept = [row for row in things if not segments[row]["ignore"]]
-        crowds = [row for row in things if segments[row]["ignore"]]
-        loaded["boxes"], loaded["masks"] = _boxes_and_masks(rows, kept)
-        loaded["labels"] = torch.tensor([segments[row]["label"] for row in kept], dtype=torch.int64)
-        loaded["ignored_boxes"], loaded["ignored_masks"] = _boxes_and_masks(rows, crowds)
+        visible = [row for row in np.unique(rows).tolist() if row >= 0]  # in the order of the file
+        crowds = [row for row in visible if segments[row]["ignore"]]
+        things = [row for row in visible if segments[row]["is_thing"] and not segments[row]["ignore"]]
+        for prefix, chosen in (("", things), ("ignored_", crowds)):
+            loaded[f"{prefix}boxes"], loaded[f"{prefix}masks"] = _boxes_and_masks(rows, chosen)
+            labels = [segments[row]["label"] for row in chosen]
+            loaded[f"{prefix}labels"] = torch.tensor(labels, dtype=torch.int64)
     return loaded
 
 
@@ -143,49 +146,61 @@ class CocoPanoptic(DenseDataset):
 
     def __init__(self, *, instance_file: str = "", **kwargs: Any) -> None:
         self.instance_file = instance_file
+        kwargs["serialize_data"] = False  # the table is shared by all processes already
         super().__init__(**kwargs)
 
-    def load_data_list(self) -> list[dict[str, Any]]:
-        """One record per annotated image.
+    def load_data_list(self) -> LazyRecords:
+        """One record per annotated image, made when it is asked for.
 
         Raises:
-            AnnotationError: Not a panoptic file; an image or a category that it does not list.
+            AnnotationError: See `PanopticTable`; a name of a file that leaves its folder.
         """
-        content = read_annotations(self.ann_file)
-        is_panoptic = isinstance(content, dict) and all(k in content for k in ("images", "annotations", "categories"))
-        if not is_panoptic or any("segments_info" not in annotation for annotation in content["annotations"]):
-            raise AnnotationError(
-                f"{self.ann_file}: not COCO's panoptic format (images, categories, annotations with segments_info); "
-                "instances are read by InstanceLabels"
+        self.table = PanopticTable(self.ann_file)
+        categories = self.table.categories
+        unsaid = [category["name"] for category in categories if "isthing" not in category]
+        if unsaid:
+            self._warn(
+                f"which classes are things is not said of {few(unsaid)} (isthing is missing): they are taken for things"
             )
-        categories = sorted(content["categories"], key=lambda category: category["id"])
-        label_of = {category["id"]: label for label, category in enumerate(categories)}
-        things = [bool(category.get("isthing", 1)) for category in categories]
-        self._metainfo.update(_describe(self.ann_file, categories, things))
-        self._metainfo["category_ids"] = tuple(label_of)
+        self._things = [bool(category.get("isthing", 1)) for category in categories]
+        self._metainfo.update(_describe(self.ann_file, categories, self._things))
+        self._metainfo["category_ids"] = tuple(category["id"] for category in categories)
         if self.instance_file:
             self._metainfo["ann_file"] = str(Path(self.data_root, self.instance_file))
-        images = {image["id"]: image for image in content["images"]}
-        records = []
-        for annotation in content["annotations"]:
-            image = images.get(annotation["image_id"])
-            wrong = [s["category_id"] for s in annotation["segments_info"] if s["category_id"] not in label_of]
-            if image is None or wrong:
-                what = f"category {wrong[0]}" if wrong else f"image {annotation['image_id']}"
-                raise AnnotationError(
-                    f"{self.ann_file}: {annotation['file_name']} refers to {what}, which it does not list"
-                )
-            records.append(
-                {
-                    "img_path": str(Path(self.data_prefix["img_path"], image["file_name"])),
-                    "img_id": image["id"],
-                    "height": image["height"],
-                    "width": image["width"],
-                    "seg_map_path": str(Path(self.data_prefix["seg_map_path"], annotation["file_name"])),
-                    "segments": [_segment(info, label_of, things) for info in annotation["segments_info"]],
-                }
+        self._name_split_stuff()
+        return LazyRecords(self._record, np.arange(len(self.table), dtype=np.int32))
+
+    def _record(self, row: int) -> dict[str, Any]:
+        image = self.table.image(int(self.table.columns["map_image"][row]))
+        where = f"{self.ann_file}: image {image['id']}"
+        return {
+            "img_path": str(file_below(self.data_prefix["img_path"], image.get("file_name"), where)),
+            "img_id": image["id"],
+            **{side: image[side] for side in ("height", "width") if side in image},
+            "seg_map_path": str(file_below(self.data_prefix["seg_map_path"], self.table.map_name(row), where)),
+            "segments": [
+                {"id": number, "label": label, "is_thing": self._things[label], "ignore": is_crowd}
+                for number, label, is_crowd in self.table.segments(row)
+            ],
+        }
+
+    def _name_split_stuff(self) -> None:
+        columns = self.table.columns
+        maps = np.repeat(np.arange(len(self.table)), np.diff(columns["segments_end"], prepend=0))  # [S]
+        is_stuff = ~np.array(self._things, bool)[columns["segment_category"]] & ~columns["segment_crowd"]
+        pairs, counts = np.unique(
+            maps[is_stuff] * len(self._things) + columns["segment_category"][is_stuff], return_counts=True
+        )
+        split = np.unique(pairs[counts > 1] // len(self._things)).tolist()
+        if split:
+            names = few(map(self.table.map_name, split))
+            self._warn(
+                f"{len(split)} images list several segments of one stuff class ({names}); they are one segment in "
+                "training and in panoptic quality, where panopticapi would count each"
             )
-        return records
+
+    def _warn(self, text: str) -> None:
+        print_log(f"{self.ann_file}: {text}", logger="current", level=logging.WARNING)
 
 
 def _describe(source: str, categories: Sequence[Mapping[str, Any]], things: Sequence[bool]) -> dict[str, Any]:
@@ -200,11 +215,6 @@ def _describe(source: str, categories: Sequence[Mapping[str, Any]], things: Sequ
         "palette": [list(c.get("color", color)) for c, color in zip(categories, own, strict=True)],
         "is_thing": tuple(things),
     }
-
-
-def _segment(info: Mapping[str, Any], label_of: Mapping[int, int], things: Sequence[bool]) -> Segment:
-    label = label_of[info["category_id"]]
-    return {"id": info["id"], "label": label, "is_thing": things[label], "ignore": bool(info.get("iscrowd", 0))}
 
 
 @DATASETS.register_module()
@@ -249,7 +259,7 @@ class InstanceLabels(DenseDataset):
         for index in range(len(source)):
             record = source.get_data_info(index)
             # the source has counted instances whose mask is no region, and left the mask out
-            moved = [{**item, "label": item["label"] + shift} for item in record["instances"] if "mask" in item]
+            moved = [{**item, "label": item["label"] + shift} for item in record["instances"] if item.get("mask")]
             records.append({**record, "instances": moved, "uncovered": 0 if shift else IGNORE_LABEL})
         if records and not any(record["instances"] for record in records):
             raise AnnotationError(f"{source.ann_file}: no instance has a mask; label maps are made from masks")

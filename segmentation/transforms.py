@@ -10,7 +10,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 from pe_spatial.common.errors import OptionError
-from pe_spatial.data import FixedSizeCrop
+from pe_spatial.data import FixedSizeCrop, fitted_size
 from pe_spatial.data.sample import IGNORE_LABEL
 
 _TRIES = 10
@@ -18,7 +18,7 @@ _TRIES = 10
 
 @TRANSFORMS.register_module()
 class RandomScale(v2.Transform):
-    """Resize so that the shorter side becomes `size` times a random factor.
+    """Resize so that the shorter side becomes `size` times a random factor; sizes are those of mmseg's `RandomResize`.
 
     Args:
         size: In pixels.
@@ -42,8 +42,8 @@ class RandomScale(v2.Transform):
         """One size for everything in the sample."""
         height, width = v2.query_size(flat_inputs)
         shorter = self.size * float(torch.empty(()).uniform_(*self.scale_range))
-        scale = min(shorter / min(height, width), shorter * self.max_aspect / max(height, width))
-        return {"size": [max(round(height * scale), 1), max(round(width * scale), 1)]}
+        size, max_size = max(int(shorter), 1), max(int(shorter * self.max_aspect), 1)
+        return {"size": list(fitted_size((height, width), size, max_size, "half_up"))}
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
         """Resize one tensor of the sample: images with antialiasing, label maps by the nearest pixel."""

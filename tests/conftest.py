@@ -11,6 +11,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from pe_spatial.common.trust import trusting
+
 SLOW = Path(__file__).with_name("slow.txt")  # tests whose cases take more than a second together; see `make slow-list`
 _seconds = Counter()
 
@@ -41,6 +43,13 @@ def pytest_sessionfinish(session):
         left_out = SLOW.read_text().split() if session.config.getoption("-m") else []  # in the second run
         slow = {*left_out, *(name for name, seconds in _seconds.items() if seconds > 1)}
         SLOW.write_text("".join(f"{name}\n" for name in sorted(slow)))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def trusted_packages():
+    """What the tests trust in their own process; `tests/security` takes it away again."""
+    with trusting(["toy_task"]):
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -93,23 +93,25 @@ def test_an_experiment_is_short(path):
     assert count <= MAX_SETTINGS, f"{count} lines beside comments; move what is no experiment into configs/_base_"
 
 
+THIN = [(1, 5000), (3000, 2)]  # for pipelines, which resize by the longer side, too
 SIZES = [(1, 1), (37, 500), (500, 37), (128, 128), (700, 1000)]  # (H, W)
 
 
 def test_every_model_takes_any_picture(config):
     """What is predicted on fits the model's fixed size or its patches, and knows the size of the picture."""
-    pictures = [torch.randint(256, (3, *size), dtype=torch.uint8) for size in SIZES]
+    pictures = [torch.randint(256, (3, *size), dtype=torch.uint8) for size in (*SIZES, *THIN)]
     if "resizing" in config.model:
         resizing = build_options(Resizing, config.model.resizing, "resizing")
         backbone = config.model.backbone
         patch = backbone.get("patch_size") or get_variant(backbone.variant).patch_size
-        assert not any(side % patch for picture in pictures for side in resizing(picture, patch).shape[-2:])
+        frames = pictures[: len(SIZES)]
+        assert not any(side % patch for frame in frames for side in resizing(frame, patch).shape[-2:])
     if (config.get("val_dataloader") or {}).get("dataset") is None:
         assert config.model.type in ("VideoTracker", "RepeatedMask", "SpatialAlignment")  # have no pipeline
         return
     load, *steps = Compose(inference_pipeline(config)).transforms
     preprocessor = MODELS.build(config.model.data_preprocessor)
-    for picture, size in zip(pictures, SIZES, strict=True):
+    for picture, size in zip(pictures, (*SIZES, *THIN), strict=True):
         packed = Compose(steps)(load({"img": picture, "img_path": None, "img_id": 0}))
         batch = preprocessor(pseudo_collate([packed]))
         (sample,) = batch["data_samples"]
@@ -118,6 +120,16 @@ def test_every_model_takes_any_picture(config):
         assert tuple(sample.img_shape) == tuple(packed["inputs"].shape[-2:])
         assert shape == (preprocessor.pad_to or shape)
         assert not any(side % preprocessor.size_divisor for side in shape)
+
+
+def test_no_pipeline_leaves_a_side_to_torchvision(config):
+    """It truncates where the official evaluations round."""
+    for split in ("train", "val", "test"):
+        for step in ((config.get(f"{split}_dataloader") or {}).get("dataset") or {}).get("pipeline", []):
+            package, _, name = step["type"].rpartition(".")
+            if package == "torchvision.transforms.v2":
+                assert name not in ("ScaleJitter", "RandomShortestSize", "RandomResize")
+                assert name != "Resize" or len(step["size"]) == 2  # (H, W)
 
 
 @pytest.mark.parametrize("path", [p for p in CONFIGS if p.parent.name == "demo"], ids=name_of)

@@ -8,7 +8,6 @@ A record has, besides `video` and `img_id` (its name):
     binary            whether annotations tell one object from the background only
 """
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,9 @@ from typing import Any
 from mmengine.registry import DATASETS, TRANSFORMS
 from mmengine.structures import BaseDataElement
 
-from pe_spatial.common.errors import suggest
+from pe_spatial.common.errors import AnnotationError, suggest
+from pe_spatial.common.reading import read_json, read_text
+from pe_spatial.data.annotations import file_below
 from pe_spatial.data.dataset import DenseDataset
 from pe_spatial.data.images import find_images
 from pe_spatial.tracking.frames import read_mask
@@ -93,6 +94,7 @@ class VideoDataset(DenseDataset):
 
         Raises:
             FileNotFoundError: No such folder, list, or video.
+            AnnotationError: A list names a video outside the dataset.
         """
         if not Path(self.data_root).is_dir():
             raise FileNotFoundError(f"{type(self).__name__}: no folder {self.data_root}; set data_root to the dataset")
@@ -103,6 +105,8 @@ class VideoDataset(DenseDataset):
                 f"{type(self).__name__}: no video {unknown[0]!r} in {self.data_root}, split {self.split}; "
                 f"{suggest(unknown[0], names)}"
             )
+        for name in names:
+            file_below(self.data_root, name, f"{type(self).__name__}, split {self.split}")
         return [{"img_id": name, "video": name, **self.load_video(name)} for name in self.videos or names]
 
 
@@ -201,10 +205,16 @@ class YouTubeVOS(VideoDataset):
         meta = self._root / "meta.json"
         if meta.is_file():
             numbers = {Path(path).stem: frame for frame, path in enumerate(annotations) if path}
-            for key, item in json.loads(meta.read_text())["videos"][name]["objects"].items():
-                appearances = [numbers[stem] for stem in item["frames"] if stem in numbers]
-                if appearances:
-                    entries.setdefault(min(appearances), []).append(int(key))
+            try:
+                for key, item in read_json(meta)["videos"][name]["objects"].items():
+                    appearances = [numbers[stem] for stem in item["frames"] if stem in numbers]
+                    if appearances:
+                        entries.setdefault(min(appearances), []).append(int(key))
+            except (LookupError, TypeError, ValueError, AttributeError) as error:
+                raise AnnotationError(
+                    f"{meta}: does not list the objects of {name} as videos.{name}.objects.NUMBER.frames "
+                    f"({type(error).__name__}: {error})"
+                ) from error
             return entries
         known: set[int] = set()
         for frame, path in enumerate(annotations):
@@ -247,5 +257,5 @@ def folder_names(root: Path) -> list[str]:
 
 def read_names(path: Path) -> list[str]:
     """Names of videos from a list of names (DAVIS 2017) or of frames and masks (DAVIS 2016)."""
-    lines = [line.split()[0] for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    lines = [line.split()[0] for line in read_text(path).splitlines() if line.strip()]
     return list(dict.fromkeys(Path(line).parent.name if "/" in line else line for line in lines))

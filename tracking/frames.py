@@ -3,6 +3,7 @@
 Nothing is read before it is asked for, and nothing is kept.
 """
 
+import os
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from pe_spatial.common.errors import UnreadableFile
+from pe_spatial.common.errors import UnreadableFile, few
 from pe_spatial.common.pictures import read_image, read_indices
 from pe_spatial.common.sources import resolve_sources
 from pe_spatial.common.video import Camera, VideoFrame, VideoReader
@@ -49,24 +50,31 @@ class ImageFrames:
 
     Attributes:
         name: of the video.
-        count: number of frames, or None where it is not known beforehand.
+        path: of the first frame.
+        limit: number of frames that are wanted; None: all.
         rate: frames per second; 24.
         skipped: names of frames that could not be read and were left out.
 
     Raises:
         FileNotFoundError: there is no image.
-        UnreadableFile: the numbering of the files has a gap (unless skipped).
+        UnreadableFile: the numbering of the files has a gap (unless skipped), or two have one name.
     """
 
     rate = 24.0
+    limit: int | None = None
 
     def __init__(self, source: str | Path | Sequence[str], skip_unreadable: bool = False) -> None:
         self.paths = [Path(path) for path in find_images(source)]
         if not self.paths:
             raise FileNotFoundError("a video of no frames: the list of paths is empty; name at least one image")
-        self.name = self.paths[0].parent.name if len(self.paths) > 1 else self.paths[0].stem
-        self.count: int | None = len(self.paths)
+        self.path = self.paths[0]
+        first = Path(os.path.abspath(self.path))  # results are named by it, and `..` is no name
+        self.name = (first.parent.name or "frames") if len(self.paths) > 1 else first.stem
         self.skip_unreadable = skip_unreadable
+        stem, times = Counter(path.stem for path in self.paths).most_common(1)[0]
+        if times > 1:
+            same = few(path for path in self.paths if path.stem == stem)
+            raise UnreadableFile(f"{times} frames are called {stem} ({same}); give one folder with one file a frame")
         missing = missing_numbers([path.stem for path in self.paths])
         self.skipped: list[str] = list(missing)
         if missing and not skip_unreadable:
@@ -74,6 +82,11 @@ class ImageFrames:
                 f"{self.paths[0].parent}: frame {missing[0]} is missing ({len(missing)} in all): restore it, or skip "
                 "missing frames (--skip-unreadable)"
             )
+
+    @property
+    def count(self) -> int:
+        """Number of frames that are wanted."""
+        return len(self.paths) if self.limit is None else min(self.limit, len(self.paths))
 
     def __iter__(self) -> Iterator[Frame]:
         """Read the frames in order.
@@ -101,7 +114,8 @@ class VideoFrames:
 
     Attributes:
         name: of the video.
-        count: number of frames, or None where it is not known beforehand.
+        path: of the file.
+        limit: number of frames that are wanted; None: all.
         rate: frames per second; 25 where a video does not say.
         skipped: names of frames that could not be read and were left out.
 
@@ -109,13 +123,21 @@ class VideoFrames:
         UnreadableFile: the source cannot be opened or has no frame.
     """
 
+    limit: int | None = None
+
     def __init__(self, source: str | Path | int, skip_unreadable: bool = False) -> None:
         self._video = Camera(source) if isinstance(source, int) else VideoReader(source)
         self.name = f"camera{source}" if isinstance(source, int) else Path(source).stem
-        self.count: int | None = self._video.count
+        self.path = Path(str(source))
         self.rate = self._video.frame_rate
         self.skip_unreadable = skip_unreadable
         self.skipped: list[str] = []
+
+    @property
+    def count(self) -> int | None:
+        """Number of frames that are wanted, as far as the file says; it may hold more."""
+        known = [count for count in (self.limit, self._video.count) if count is not None]
+        return min(known, default=None)
 
     def __iter__(self) -> Iterator[Frame]:
         """Decode the frames in order.

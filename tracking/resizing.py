@@ -7,7 +7,9 @@ from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
-from pe_spatial.common.errors import OptionError, require_choice
+from pe_spatial.common.errors import OptionError, PictureError, require_choice
+
+_THINNEST = 32  # the encoder's work grows with the square of the length
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,7 @@ class Resizing:
 
         Raises:
             OptionError: The short side is smaller than a patch.
+            PictureError: The frame is so thin that its long side would be beyond all measure.
         """
         if self.tokens is not None:
             return self.tokens * patch, self.tokens * patch
@@ -58,6 +61,11 @@ class Resizing:
             raise OptionError(f"short_side {self.short_side} is smaller than a patch of {patch} pixels; enlarge it")
         short = self._fit(self.short_side, patch)
         ratio = Fraction(max(frame), min(frame))
+        if ratio > _THINNEST:
+            raise PictureError(
+                f"a frame of {frame[0]} x {frame[1]} pixels (H x W) is too thin: at most {_THINNEST} times as long as "
+                "wide; crop it"
+            )
         if self.rounding == "up":  # the aspect ratio is that of the rounded short side, as in DINOv3's notebook
             long = self._fit(short * ratio, patch)
         else:

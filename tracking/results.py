@@ -11,6 +11,7 @@ A video is finished by its record, which is written last.
 """
 
 import time
+import warnings
 from argparse import Namespace
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -25,7 +26,7 @@ from pe_spatial.common.errors import UnreadableFile, UserError
 from pe_spatial.common.files import write_json, write_json_stream, write_text
 from pe_spatial.common.pictures import read_indices, save_image
 from pe_spatial.common.records import HIDDEN, Records, Unit
-from pe_spatial.common.tensors import read_tensor_file, write_torch_file
+from pe_spatial.common.tensors import read_tensor_file, require_finite, write_torch_file
 from pe_spatial.inference.stream import Source
 from pe_spatial.inference.writer import ResultsWriter
 from pe_spatial.tracking.frames import Frame
@@ -34,6 +35,9 @@ from pe_spatial.visualization import overlay_masks, palette
 # seconds between two savings of the tracker's state; a rerun repeats at most this much
 SAVE_EVERY = 10.0
 # the columns of the boxes of one object: frame, x1, y1, x2, y2, area
+
+
+_STATE = {"memory": Mapping, "ids": list, "frame": int, "sizes": Sequence}
 
 
 class ResultsError(UserError, RuntimeError):
@@ -123,8 +127,19 @@ class TrackingWriter(ResultsWriter):
 
     # --- going on -----------------------------------------------------------------------------------------------------
     def load_state(self) -> Mapping[str, Any] | None:
-        """What `save_state` saved, if the video was interrupted."""
-        return read_tensor_file(self._state_of(self._name)) if self._state_of(self._name).is_file() else None
+        """What `save_state` saved, if the video was interrupted; of a damaged state a warning tells."""
+        path = self._state_of(self._name)
+        if not path.is_file():
+            return None
+        try:
+            state = read_tensor_file(path)
+            require_finite(path, state)
+            if not all(isinstance(state.get(name), kind) for name, kind in _STATE.items()):
+                raise ResultsError(f"{path} is damaged: it holds no state of a tracker")
+        except (UserError, OSError) as error:
+            warnings.warn(f"{error}. {self._name} is tracked from its start", stacklevel=2)
+            return None
+        return state
 
     def save_state(self, state: Mapping[str, Any], *, force: bool = False) -> None:
         """Save a tracker's state, unless the last one is younger than `SAVE_EVERY`."""

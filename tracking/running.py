@@ -1,7 +1,6 @@
 """A tracker, a video and the folder of its results: from the first frame or from where an earlier run stopped."""
 
 import hashlib
-import json
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
@@ -12,6 +11,8 @@ import torch
 from torch import Tensor
 
 from pe_spatial.common.errors import UserError
+from pe_spatial.common.names import short_name
+from pe_spatial.common.reading import read_json
 from pe_spatial.tracking.frames import Frame, Frames, open_frames, read_mask
 from pe_spatial.tracking.metrics import VideoScore, open_score, score_folder
 from pe_spatial.tracking.model import VideoTracker
@@ -65,13 +66,13 @@ class PromptedVideo(Video):
     """
 
     def __init__(
-        self, source: str, skip_unreadable: bool, given: Mapping[int, Tensor], boxes: Boxes, points: Points
+        self, source: str | list[str], skip_unreadable: bool, given: Mapping[int, Tensor], boxes: Boxes, points: Points
     ) -> None:
         self._source = source
         self._frames = open_frames(source, skip_unreadable)
         self._given, self._boxes, self._points = given, boxes, points
         self.name = self._frames.name
-        self.path = getattr(self._frames, "paths", [Path(source)])[0]
+        self.path = self._frames.path
         self.identity = {
             "masks": {number: hashlib.sha256(mask.numpy().tobytes()).hexdigest() for number, mask in given.items()},
             "boxes": boxes,
@@ -80,8 +81,7 @@ class PromptedVideo(Video):
 
     def open(self, skip_unreadable: bool, limit: int | None) -> Frames:
         """The frames, or the first `limit` of them."""
-        if limit is not None:
-            self._frames.count = limit if self._frames.count is None else min(limit, self._frames.count)
+        self._frames.limit = limit
         return self._frames
 
     def masks(self, tracker: VideoTracker) -> Given:
@@ -125,8 +125,9 @@ class DatasetVideo(Video):
     def scores(self, output: Path) -> list[dict[str, Any]]:
         """From what was observed, else from the files of another process or an earlier run."""
         if self._score is None:
-            skipped = json.loads((output / f"{self.name}.json").read_text())["skipped"]
-            self._score = score_folder(self._record, output / self.name, skipped)
+            place = output / short_name(self.name)
+            skipped = read_json(place.with_name(f"{place.name}.json"), {"skipped": list})["skipped"]
+            self._score = score_folder(self._record, place, skipped)
         return self._score.results()
 
 
@@ -152,7 +153,7 @@ def track_video(
     given = video.masks(tracker)
     tracker.labels.reset()
     writer.begin(video.name, frames.rate)
-    iterator = islice(frames, frames.count)
+    iterator = islice(frames, frames.limit)
 
     def note(frame: Frame, ids: Tensor) -> None:
         video.observe(frame, ids)

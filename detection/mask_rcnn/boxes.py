@@ -11,6 +11,8 @@ from torch import Tensor
 from torchvision.models.detection._utils import BalancedPositiveNegativeSampler, BoxCoder, Matcher
 from torchvision.ops import box_iou
 
+from pe_spatial.data import Outline
+
 IGNORED = -1  # label of a candidate that is neither sampled as an object nor as background
 
 
@@ -20,12 +22,12 @@ class Target(NamedTuple):
     Attributes:
         boxes: [G, 4] xyxy, pixels of the padded input.
         labels: [G] in 0…K-1.
-        masks: bool [G, H, W] in the frame of the boxes.
+        masks: bool [G, H, W] in the frame of the boxes, or G outlines.
     """
 
     boxes: Tensor
     labels: Tensor
-    masks: Tensor
+    masks: Tensor | list[Outline]
 
 
 class Match(NamedTuple):

@@ -1,6 +1,7 @@
 """Mask R-CNN on a simple feature pyramid, with the semantics of Detectron2's ViTDet configuration."""
 
 from collections.abc import Mapping, Sequence
+from itertools import compress
 from typing import Any
 
 import torch
@@ -80,4 +81,7 @@ class MaskRCNN(Detector):
 
     def _target(self, sample: BaseDataElement, inputs: Tensor) -> Target:
         boxes, labels, keep = objects_with_area(sample, inputs.device)
-        return Target(boxes, labels, torch.as_tensor(sample.gt_instances.masks).to(inputs.device)[keep])
+        masks = sample.gt_instances.masks
+        if isinstance(masks, list):  # polygons
+            return Target(boxes, labels, list(compress(masks, keep.tolist())))
+        return Target(boxes, labels, torch.as_tensor(masks).to(inputs.device)[keep])

@@ -27,11 +27,21 @@ from torch import Tensor
 from pe_spatial.alignment.map_codec import MapCodec, Record, added_error
 from pe_spatial.common.errors import OptionError, UnreadableFile, UserError, require_positive
 from pe_spatial.common.files import write_atomically, write_json, write_text
+from pe_spatial.common.reading import read_json, read_text
 from pe_spatial.common.trees import differences
 
 _VERSION = 1
 _HEADER = "cache.json"
 _IMAGES = "images.jsonl"
+_FIELDS_OF_HEADER: dict[str, type] = {
+    "version": int,
+    "teacher": dict,
+    "grid": list,
+    "codec": dict,
+    "num_images": int,
+    "images_sha256": str,
+    "shard_images": int,
+}
 _FIELDS = ("codes", "scales", "lengths")
 
 Identity = tuple[str, int]  # name and bytes of an image; see `ImageFolder.identities`
@@ -61,14 +71,21 @@ class TeacherCache:
         self.folder = Path(folder)
         path = self.folder / _HEADER
         try:
-            self.header: dict[str, Any] = json.loads(path.read_text())
-            version = self.header["version"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            self.header: dict[str, Any] = read_json(path, {"version": int})
+            if self.header["version"] == _VERSION:
+                read_json(path, _FIELDS_OF_HEADER)
+        except OSError as error:
             raise CacheError(
                 f"{self.folder} is no teacher cache ({path.name}: {error}); make one with tools/cache_teacher.py"
             ) from error
+        version = self.header["version"]
         if version != _VERSION:
             raise CacheError(f"{path}: version {version} of the format is not {_VERSION}; compute the cache again")
+        grid, rank = self.header["grid"], self.header["codec"].get("rank", 0)  # null keeps all
+        sides = [side for side in grid if type(side) is int and side > 0]
+        numbers = self.header["num_images"], self.header["shard_images"], 1 if rank is None else rank
+        if len(grid) != 2 or len(sides) != 2 or not all(type(number) is int and number > 0 for number in numbers):
+            raise CacheError(f"{path} is damaged: its grid, its rank or its counts are no numbers above 0")
         self.fingerprint = _sha256(json.dumps(self.header, sort_keys=True).encode())
         self.grid: tuple[int, int] = tuple(self.header["grid"])
         self.num_images: int = self.header["num_images"]
@@ -85,8 +102,14 @@ class TeacherCache:
         """
         if _sha256(_image_lines(identities)) == self.header["images_sha256"]:
             return
-        lines = (self.folder / _IMAGES).read_text().splitlines()
-        cached = [tuple(json.loads(line)) for line in lines]
+        try:
+            entries = map(json.loads, read_text(self.folder / _IMAGES).splitlines())
+            cached = [(str(name), int(size)) for name, size in entries]
+        except (OSError, ValueError, TypeError) as error:
+            raise CacheError(
+                f"{self.folder} is the cache of another list of images, and {_IMAGES} cannot say which ({error}); give "
+                "the list that it was made of, or make a cache of this one with tools/cache_teacher.py"
+            ) from error
         pairs = enumerate(zip(cached, identities, strict=False))
         number, found = next(((n, pair) for n, pair in pairs if pair[0] != tuple(pair[1])), (None, None))
         if found is None:
@@ -172,19 +195,24 @@ class TeacherCache:
         try:
             shard = safe_open(path, framework="pt")
             fingerprint, _, place = (shard.metadata() or {}).get("shard", "").partition(" ")
-            num_rows = shard.get_slice("errors").get_shape()[0]
+            counts = {tuple(shard.get_slice(name).get_shape())[:1] for name in (*_FIELDS, "checksums", "errors")}
         except SafetensorError as error:  # the lengths in its header must add up to the size of the file
             raise CacheError(self._damaged(number, f"truncated or overwritten: {error}")) from error
         if fingerprint != self.fingerprint:
             raise CacheError(self._damaged(number, "it is of another cache: other images, teacher or settings"))
-        if place != str(number) or num_rows != len(self.rows(number)):
+        if place != str(number) or counts != {(len(self.rows(number)),)}:
             raise CacheError(self._damaged(number, "it is another shard, renamed"))
         return shard
 
     def _checked(self, number: int, shard: Any, place: int) -> Record:
-        record = {name: shard.get_slice(name)[place] for name in _FIELDS}
-        if _checksum(record) != int(shard.get_slice("checksums")[place]):
-            raise CacheError(self._damaged(number, f"the checksum of image {self.rows(number)[place]} is wrong"))
+        row = self.rows(number)[place]
+        try:
+            record = {name: shard.get_slice(name)[place] for name in _FIELDS}
+            is_sound = _checksum(record) == int(shard.get_slice("checksums")[place])
+        except (SafetensorError, RuntimeError, ValueError, TypeError, IndexError) as error:  # of damaged headers
+            raise CacheError(self._damaged(number, f"image {row} cannot be read: {error}")) from error
+        if not is_sound:
+            raise CacheError(self._damaged(number, f"the checksum of image {row} is wrong"))
         return record
 
     def _damaged(self, number: int, reason: str) -> str:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from pe_spatial.alignment.model import SpatialAlignment
 from pe_spatial.backbones import PEBackbone
-from pe_spatial.common.errors import ConfigError, require_positive
+from pe_spatial.common.errors import ConfigError, OptionError, require_positive
 from pe_spatial.common.tensors import write_tensor_file
 from pe_spatial.training.checkpoint_hook import unwrap
 from pe_spatial.training.fsdp import gather_full
@@ -97,6 +97,8 @@ class StudentExportHook(Hook):
     priority = "VERY_LOW"
 
     def __init__(self, name: str = "student.pt") -> None:
+        if Path(name).name != name or not Path(name).suffix:
+            raise OptionError(f"name {name!r} is no name of a file in the work folder; leave out the folders")
         self.name = name
 
     def after_train(self, runner: Runner) -> None:

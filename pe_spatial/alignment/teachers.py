@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from pe_spatial.backbones import EncoderConfig, PEBackbone
 from pe_spatial.backbones.vit import resolve_blocks
 from pe_spatial.common.errors import OptionError, require_choice
+from pe_spatial.data import require_bitmaps
 
 
 class Teacher(nn.Module):
@@ -213,5 +214,5 @@ def _masks(sample: BaseDataElement, size: tuple[int, int]) -> Tensor:
             f"{sample.get('img_path')}: InstanceMaskTeacher needs gt_instances.masks; put LoadInstances with masks "
             "into the pipeline, or take another teacher"
         )
-    masks = sample.gt_instances.masks
+    masks = require_bitmaps(sample.gt_instances, sample.get("img_path"), "InstanceMaskTeacher")
     return F.pad(masks, (0, size[1] - masks.shape[2], 0, size[0] - masks.shape[1]))

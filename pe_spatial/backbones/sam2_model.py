@@ -8,7 +8,7 @@ from typing import Any
 from pe_spatial.backbones.weights import FOLDER_VARIABLE
 from pe_spatial.backbones.weights.source import local_copy, suggested_folder
 from pe_spatial.common.errors import MissingPackage, OptionError, require_choice
-from pe_spatial.common.tensors import read_tensor_file
+from pe_spatial.common.tensors import read_tensor_file, require_finite
 
 SAM2_SIZES = {"tiny": "t", "small": "s", "base_plus": "b+", "large": "l"}
 _RELEASE = "https://dl.fbaipublicfiles.com/segment_anything_2/092824"
@@ -67,11 +67,13 @@ def build_sam2(size: str, weights: str | Path | None, image_size: int = 1024) ->
     model = instantiate(config.model, _recursive_=True)
     if weights is not None:
         content = read_tensor_file(Path(weights))
+        state = content.get("model", content)
+        require_finite(Path(weights), state)
         try:
-            model.load_state_dict(content.get("model", content))
-        except RuntimeError as error:
+            model.load_state_dict(state)
+        except (RuntimeError, TypeError) as error:
             raise OptionError(
-                f"{weights} does not hold SAM 2.1 {size}: {str(error).splitlines()[1].strip()[:160]}; name the size "
+                f"{weights} does not hold SAM 2.1 {size}: {str(error).splitlines()[-1].strip()[:160]}; name the size "
                 f"that the file is of, one of {', '.join(SAM2_SIZES)}"
             ) from error
     return model.eval()

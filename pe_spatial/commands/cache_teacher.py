@@ -38,7 +38,9 @@ RESUMES = "the same command goes on"
 def add_arguments(parser: CommandParser) -> None:
     """Add the options of this command."""
     add = parser.add_argument
-    add_shared(parser, "--input", "--output", "--device", "--image-size", required=["--input", "--output"])
+    add_shared(
+        parser, "--input", "--output", "--device", "--image-size", "--max-pixels", required=["--input", "--output"]
+    )
     parser.set_defaults(image_size=1024)
     add("--weights", help="sam2.1_hiera_*.pt, or 'random'; default: the official name in the folder PE_SPATIAL_WEIGHTS")
     add("--size", default="large", help="of SAM 2.1: tiny, small, base_plus or large, as in the paper")

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pe_spatial.commands.options import CommandParser, add_shared, integer, positive
+from pe_spatial.common.errors import printable
 
 if TYPE_CHECKING:
     from pe_spatial.doctor import SplitReport
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: CommandParser) -> None:
     """Add the options of this command."""
-    add_shared(parser, "--config", "--output", "--limit", "overrides", required=["--config"])
+    files = ["--config", "--output", "--limit", "--max-pixels", "--allow-import", "overrides"]
+    add_shared(parser, *files, required=["--config"])
     parser.add_argument("--tiles", type=integer(0), default=16, metavar="N", help="samples on a sheet; 0 draws none")
     threads = min(os.cpu_count() or 1, 8)
     parser.add_argument("--threads", type=positive, default=threads, metavar="N", help="that load samples")
@@ -63,7 +65,7 @@ def show(report: "SplitReport") -> None:
     seen = "all looked at" if report.seen == report.size else f"{report.seen} looked at"
     print(f"== {report.split}: {report.name}, {report.size} samples, {seen}" if report.size else f"== {report.split}")
     for line in report.findings.lines():
-        print(line)
+        print(printable(line))
     for histogram in report.histograms:
         print()
         for line in histogram.lines():

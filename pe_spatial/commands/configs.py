@@ -33,7 +33,7 @@ def add_show(parser: CommandParser) -> None:
     It is YAML that can be loaded again.
     """
     parser.add_argument("name", help="a YAML file, or its name below configs/")
-    add_shared(parser, "overrides")
+    add_shared(parser, "--allow-import", "overrides")
 
 
 def add_copy(parser: CommandParser) -> None:
@@ -86,6 +86,7 @@ def copy_config(name: str, target: Path, overwrite: bool = False) -> Path:
         UserError: The target exists, or the bases of the config are not found from there.
     """
     from pe_spatial.common.files import write_text
+    from pe_spatial.common.reading import read_text
     from pe_spatial.training.config_files import find_config, read_config_file
 
     source = find_config(name)
@@ -94,7 +95,7 @@ def copy_config(name: str, target: Path, overwrite: bool = False) -> Path:
         raise UserError(f"{target} must end in .yaml, for configs are YAML files")
     if target.exists() and not overwrite:
         raise UserError(f"{target} exists; pass --force to overwrite it, or choose another name")
-    text = source.read_text(encoding="utf-8")
+    text = read_text(source)
     trial = target.with_name(f".trial_{target.name}")  # beside the target, for bases are looked up there first
     try:
         write_text(trial, text)

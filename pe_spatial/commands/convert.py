@@ -26,7 +26,7 @@ def add_arguments(parser: CommandParser) -> None:
     """Add the options of this command."""
     add = parser.add_argument
     add("--input", required=True, metavar="NAME", help="name of an encoder, or a .pt, .pth or .safetensors file")
-    add_shared(parser, "--output", required=["--output"])
+    add_shared(parser, "--output", "--allow-import", required=["--output"])
     add("--to", required=True, choices=LAYOUTS, help="layout to write")
     add("--variant", help="name of the encoder, or its fields as JSON; needed where the shapes do not tell")
     add("--patch-size", type=positive, metavar="N", help="resample the patch embedding of an encoder to this size")

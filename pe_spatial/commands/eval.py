@@ -19,7 +19,7 @@ RESUMES = "the same command starts the evaluation anew"
 def add_arguments(parser: CommandParser) -> None:
     """Add the options."""
     parser.add_argument("run", nargs="?", metavar="RUN|FILE", help="the folder of a training run, or a checkpoint")
-    add_shared(parser, "--config", "--checkpoint", "--output", "--device", "overrides")
+    add_shared(parser, "--config", "--checkpoint", "--output", "--device", "--allow-import", "overrides")
     parser.add_old_spellings({"--work-dir": "--output"})
 
 

@@ -17,10 +17,14 @@ from torchvision.transforms.v2.functional import resize
 from pe_spatial.backbones import PEBackbone
 from pe_spatial.backbones.vit import resolve_blocks
 from pe_spatial.common.devices import choose_device
-from pe_spatial.common.errors import UserError
+from pe_spatial.common.errors import CheckpointError, UserError
 from pe_spatial.common.trees import sections
 from pe_spatial.training.checkpoint import load_checkpoint, read_config, resolve_checkpoint
+from pe_spatial.training.checkpoint_content import weights_of
+from pe_spatial.training.checkpoint_hook import compare_keys
 from pe_spatial.visualization import FeatureColors, caption_strip, similarity, similarity_rgb
+
+_LONGEST = 8  # times the shorter side: of what the encoder sees and what is drawn of a thin image
 
 
 # --- features ---------------------------------------------------------------------------------------------------------
@@ -36,7 +40,7 @@ class Encoder:
     def __call__(self, image: Tensor) -> list[Tensor]:
         """Maps [C, h, w], one per layer, of an image uint8 [3, H, W]; its sides are rounded to whole patches."""
         patch = self.backbone.patch_size
-        scale = self.size / min(image.shape[-2:])
+        scale = min(self.size / min(image.shape[-2:]), _LONGEST * self.size / max(image.shape[-2:]))
         target = [max(round(side * scale / patch), 1) * patch for side in image.shape[-2:]]
         pixels = F.interpolate(image[None].to(self.statistics), target, mode="bilinear", antialias=True)
         return [layer[0].float().cpu() for layer in self.backbone((pixels - self.statistics[0]) / self.statistics[1])]
@@ -67,17 +71,19 @@ def read_backbone(path: Path) -> tuple[PEBackbone, Mapping[str, Any]]:
     """
     file = resolve_checkpoint(path)
     content = load_checkpoint(file)
-    config = read_config(content, file)
+    config, weights = read_config(content, file), weights_of(content, file)
     encoders = (part for part in sections(config["model"], without="teachers") if part.get("type") == "PEBackbone")
     described = next(encoders, None)
     suffix = "encoder.conv1.weight"
-    first = next((key for key in content["state_dict"] if key.endswith(suffix)), None)
+    first = next((key for key in weights if key.endswith(suffix)), None)
     if described is None or first is None:
         raise UserError(f"{file}: {config['model'].get('type')} has no PEBackbone")
     prefix = first.removesuffix(suffix)
     backbone = MODELS.build({**described, "weights": None})
-    state = content["state_dict"].items()
-    backbone.load_state_dict({key.removeprefix(prefix): value for key, value in state if key.startswith(prefix)})
+    state = {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
+    if problem := compare_keys(backbone, state):
+        raise CheckpointError(f"{file}: the weights do not fit the config in the same file: {problem}")
+    backbone.load_state_dict(state)
     return backbone, config["model"].get("data_preprocessor") or config.get("data_preprocessor") or {}
 
 
@@ -114,8 +120,9 @@ class Painter:
 
     def _fitted(self, image: Tensor) -> tuple[Tensor, float]:
         """The image with its shorter side at the size that the encoder sees, but no less than can be looked at."""
-        scale = max(self.encoder.size, 320) / min(image.shape[-2:])
-        size = [round(side * scale / 2) * 2 for side in image.shape[-2:]]  # video needs even sides
+        shown = max(self.encoder.size, 320)
+        scale = min(shown / min(image.shape[-2:]), _LONGEST * shown / max(image.shape[-2:]))
+        size = [max(round(side * scale / 2), 1) * 2 for side in image.shape[-2:]]  # video needs even sides
         return resize(image, size, antialias=True), scale
 
     def _token(self, image: Tensor, layer: Tensor) -> tuple[int, int]:

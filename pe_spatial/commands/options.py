@@ -4,13 +4,16 @@ Nothing heavy is imported here: a mistyped option is answered before torch is lo
 """
 
 import argparse
+import math
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from pe_spatial.common.console import print_note
-from pe_spatial.common.errors import suggest
+from pe_spatial.common.errors import printable, suggest
+
+LARGEST = 2**31 - 1
 
 
 # --- values -----------------------------------------------------------------------------------------------------------
@@ -32,8 +35,8 @@ def number_in(low: float, high: float = float("inf"), kind: type[int] | type[flo
 
 
 def integer(minimum: int) -> Callable[[str], float]:
-    """A parser of integers of at least `minimum`."""
-    return number_in(minimum, kind=int)
+    """A parser of integers of at least `minimum`, and of no more than what an array can count."""
+    return number_in(minimum, LARGEST, kind=int)
 
 
 positive = integer(1)
@@ -60,7 +63,7 @@ def numbers(form: str, *counts: int) -> Callable[[str], list[float]]:
             values = [float(part) for part in text.split(",")]
         except ValueError:
             values = []
-        if len(values) not in counts:
+        if len(values) not in counts or not all(map(math.isfinite, values)):
             raise argparse.ArgumentTypeError(f"{text!r}: write {form}")
         return values
 
@@ -70,8 +73,8 @@ def numbers(form: str, *counts: int) -> Callable[[str], list[float]]:
 def layers(text: str) -> list[int] | None:
     """Numbers of blocks, negative ones from the end; None: all."""
     try:
-        return None if text == "all" else [int(part) for part in text.split(",")]
-    except ValueError:
+        return None if text == "all" else [int(integer(-LARGEST)(part)) for part in text.split(",")]
+    except (ValueError, argparse.ArgumentTypeError):
         raise argparse.ArgumentTypeError(f"{text!r}: write all, or numbers with commas, such as 5,8,-1") from None
 
 
@@ -81,6 +84,13 @@ def shard(text: str) -> tuple[int, int]:
     if match is None or not 1 <= int(match[1]) <= int(match[2]):
         raise argparse.ArgumentTypeError(f"{text!r} is not I/N with I from 1 to N, such as 3/16")
     return int(match[1]), int(match[2])
+
+
+def device(text: str) -> str:
+    """The value of --device; whether the machine has it is asked when torch is loaded."""
+    if not re.fullmatch(r"cpu|(cuda|mps|xpu)(:\d{1,3})?", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no device; write cpu, cuda or cuda:1")
+    return text
 
 
 # --- the vocabulary ---------------------------------------------------------------------------------------------------
@@ -94,13 +104,24 @@ SHARED: dict[str, dict[str, Any]] = {
     "--output": {"metavar": "PATH", "type": Path, "help": "where results go"},
     "--batch-size": {"metavar": "N", "type": positive, "default": 1, "help": "images at once"},
     "--limit": {"metavar": "N", "type": positive, "help": "stop after so many; default: all"},
-    "--device": {"help": "for example cuda:1 or cpu; default: CUDA if there is any"},
+    "--device": {"type": device, "help": "for example cuda:1 or cpu; default: CUDA if there is any"},
     "--image-size": {"metavar": "N", "type": positive, "help": "side of the images in pixels"},
     "--shard": {"metavar": "I/N", "type": shard, "help": "do the I-th of N equal parts of the files, from 1"},
     "--layers": {"metavar": "N,N", "type": layers, "help": "all, or blocks from 0, or from the end if negative"},
     "--weights": {
         "metavar": "NAME",
         "help": "encoder weights instead of the config's: a file, a name, or 'none' for random ones",
+    },
+    "--allow-import": {
+        "metavar": "PACKAGE",
+        "action": "append",
+        "default": [],
+        "help": "a package of your own that a config or checkpoint may import; may be given several times",
+    },
+    "--max-pixels": {
+        "metavar": "N",
+        "type": positive,
+        "help": "largest picture or frame that is read; default: what the free memory holds",
     },
     "--no-pictures": {"action": "store_true", "help": "draw no pictures"},
     "overrides": {"metavar": "key=value", "nargs": "*", "help": "entries of the config to change; values are YAML"},
@@ -171,7 +192,7 @@ class CommandParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Say what is wrong in one line and exit with status 2."""
-        self.exit(2, f"error: {message}; see {self.prog} --help\n")
+        self.exit(2, f"error: {printable(message)}; see {self.prog} --help\n")
 
     def _present_spelling(self, argument: str) -> str:
         option, equals, value = argument.partition("=")

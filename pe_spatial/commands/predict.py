@@ -23,13 +23,13 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pe_spatial.commands.options import add_shared
+from pe_spatial.commands.options import add_shared, number_in, positive
 from pe_spatial.common.console import print_note, progress
-from pe_spatial.common.errors import UserError
+from pe_spatial.common.errors import UserError, printable
 
 if TYPE_CHECKING:
     from pe_spatial.common.records import Part
@@ -40,7 +40,6 @@ if TYPE_CHECKING:
     from pe_spatial.inference.writer import ResultsWriter
 
 RESUMES = "the same command goes on where it was"
-LARGEST_IMAGE = 2**30  # pixels; Pillow takes files of twice as many for an attack
 DEFAULT_THRESHOLD = 0.5
 SHOWN_FAILURES = 20
 SWITCH: dict[str, Any] = {"action": "store_true"}
@@ -54,12 +53,12 @@ TASK_OPTIONS: dict[str, tuple[str, dict[str, Any], str]] = {
     "npy": ("depth", SWITCH, "write depth as .npy files too"),
     "depth_colors": (
         "depth",
-        {"type": float, "nargs": 2, "metavar": ("NEAR", "FAR")},
+        {"type": number_in(0, 1e9), "nargs": 2, "metavar": ("NEAR", "FAR")},
         "ends of the color scale; default: each image's own, and for a video the range of the model",
     ),
     "window": (
         "segmentation",
-        {"type": int, "nargs": 2, "metavar": ("SIDE", "STRIDE")},
+        {"type": positive, "nargs": 2, "metavar": ("SIDE", "STRIDE")},
         "slide a square window over the model's input, in pixels; default: the model's own",
     ),
     "confidence": ("segmentation", SWITCH, "also write the probability of the class of each pixel"),
@@ -71,21 +70,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""
     files = ("--checkpoint", "--input", "--output")
     add_shared(parser, *files, required=files)
-    add_shared(parser, "--batch-size", "--limit", "--device", "--image-size", "--no-pictures", "--shard", "overrides")
+    add_shared(
+        parser, "--batch-size", "--limit", "--device", "--image-size", "--max-pixels", "--no-pictures", "--shard"
+    )
+    add_shared(parser, "--allow-import", "overrides")
     for name, (tasks, kind, text) in TASK_OPTIONS.items():
         parser.add_argument(f"--{name.replace('_', '-')}", help=f"{tasks}: {text}", **kind)
 
 
 def run(options: argparse.Namespace) -> int:
     """Predict everything; returns the exit status."""
-    from PIL import Image
-
     from pe_spatial.common.names import output_stems
     from pe_spatial.common.records import Records, fingerprint
     from pe_spatial.inference.tasks import resizing, task_of
     from pe_spatial.training.checkpoint import load_checkpoint, read_config, resolve_checkpoint
 
-    Image.MAX_IMAGE_PIXELS = LARGEST_IMAGE
     checkpoint = resolve_checkpoint(options.checkpoint)
     config = read_config(load_checkpoint(checkpoint), checkpoint)
     task = task_of(config, checkpoint)
@@ -123,19 +122,12 @@ def complete_options(options: argparse.Namespace, task: Task, checkpoint: Path) 
 
 def find_files(options: argparse.Namespace) -> dict[str, Entry]:
     """The files of the input by their names in the results, without those of the output folder."""
-    from pe_spatial.common.sources import resolve_sources
+    from pe_spatial.common.sources import outside, resolve_sources
 
     sources = resolve_sources(options.input)
     if sources.warning and is_first():
         print_note(sources.warning)
-    root, output = sources.root.resolve(), options.output.resolve()
-    below = f"{output.relative_to(root).as_posix()}/" if output.is_relative_to(root) else None
-    if below == "./":
-        raise UserError(f"--output {options.output} is the folder of the input; give another, it may be inside")
-    files = {entry.name: entry for entry in sources if below is None or not entry.name.startswith(below)}
-    if not files:
-        raise UserError(f"{options.input}: only files of the output folder {options.output} are there")
-    return files
+    return {entry.name: entry for entry in outside(sources, options.output)}
 
 
 def part_of(options: argparse.Namespace) -> Part:
@@ -169,7 +161,9 @@ def predict(predictor: Predictor, writer: ResultsWriter, files: Mapping[str, Ent
             print(f"{len(files) - len(names)} of {len(files)} files were done by an earlier run")
         todo = [files[name] for name in names]
         name_of = {entry.path: entry.name for entry in todo}.__getitem__
-        failed = write_all(shown(stream(predictor, todo), count_pictures(todo)), writer, name_of)
+        # closed whatever happens, or its threads would wait for this one
+        with closing(stream(predictor, todo)) as predictions:
+            failed = write_all(shown(predictions, count_pictures(todo)), writer, name_of)
         return gather(failed)
 
 
@@ -205,7 +199,8 @@ def shown(predictions: Iterator[Prediction], total: int | None) -> Iterator[Pred
 
 def report(failed: Mapping[str, str], output: Path) -> None:
     """Name what failed."""
-    lines: Sequence[str] = [reason if name in reason else f"{name}: {reason}" for name, reason in failed.items()]
+    named = ((printable(name), reason) for name, reason in failed.items())
+    lines: Sequence[str] = [reason if name in reason else f"{name}: {reason}" for name, reason in named]
     for line in lines[:SHOWN_FAILURES]:
         print_note(f"not read or predicted: {line}")
     if len(lines) > SHOWN_FAILURES:

@@ -33,7 +33,7 @@ def add_arguments(parser: CommandParser) -> None:
     add("--videos", type=Path, metavar="FILE", help="a list of names, one per line; default: every folder")
     add("--binary", action="store_true", help="everything above 0 is one object (DAVIS 2016)")
     add("--output", type=Path, metavar="FILE", help="a JSON file for the scores")
-    add_shared(parser, "overrides")
+    add_shared(parser, "--allow-import", "overrides")
     parser.add_old_spellings({"--results": "--input"})
 
 
@@ -85,6 +85,7 @@ def dataset_records(name: str, config: "Config") -> list[dict[str, Any]]:
 
 def read_annotations(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """A record per video; its objects are those of its first annotation."""
+    from pe_spatial.data.annotations import file_below
     from pe_spatial.data.images import find_images
     from pe_spatial.tracking.datasets import read_names
 
@@ -93,7 +94,7 @@ def read_annotations(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
         raise FileNotFoundError(f"{root} is not a folder; --annotations holds a folder of PNGs per video")
     names = read_names(options.videos) if options.videos else sorted(p.name for p in root.iterdir() if p.is_dir())
     for name in names:
-        paths = find_images(root / name, recursive=False)
+        paths = find_images(file_below(root, name, str(options.videos)), recursive=False)
         first = {"path": paths[0], "binary": options.binary}
         yield {
             "video": name,

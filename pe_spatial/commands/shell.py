@@ -28,7 +28,9 @@ from types import FrameType, ModuleType
 from pe_spatial import __version__
 from pe_spatial.commands.options import CommandParser, add_shared
 from pe_spatial.common.console import plain_warnings, print_error, print_note
-from pe_spatial.common.errors import DivergedError, UserError, suggest
+from pe_spatial.common.errors import DivergedError, UserError, printable, suggest
+from pe_spatial.common.memory import allowing_pixels
+from pe_spatial.common.trust import trusting
 
 COMMANDS = {
     "train": "train a model from a config",
@@ -133,11 +135,18 @@ def execute(run: Callable[[argparse.Namespace], int], options: argparse.Namespac
 
     Args:
         run: The work; returns the exit status.
-        options: With `traceback`, whether mistakes show theirs too.
+        options: With `traceback`, whether mistakes show theirs too, and maybe `allow_import`, packages to trust.
         resumes: How to go on after an interruption.
     """
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files that are no valid text
     try:
-        with _interruptible(), plain_warnings():
+        with (
+            _interruptible(),
+            plain_warnings(),
+            trusting(getattr(options, "allow_import", ())),
+            allowing_pixels(getattr(options, "max_pixels", None)),
+        ):
             status = run(options)
             sys.stdout.flush()
         return status
@@ -164,7 +173,7 @@ def explain(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         from pe_spatial.common.files import is_full_disk
 
-        where = f"{error.filename}: " if error.filename else ""
+        where = f"{printable(os.fsdecode(error.filename))}: " if isinstance(error.filename, str | bytes) else ""
         remedy = "; free some space on that disk and give the same command again" if is_full_disk(error) else ""
         return f"{where}{error.strerror}{remedy}"
     # str() of a KeyError quotes its message

@@ -46,7 +46,7 @@ Row = dict[str, Any]
 def add_arguments(parser: CommandParser) -> None:
     """Add the options of this command."""
     add_shared(parser, "--config", "--output", required=["--config", "--output"])
-    add_shared(parser, "--device", "--layers", "--weights", "overrides")
+    add_shared(parser, "--device", "--layers", "--weights", "--allow-import", "overrides")
     add = parser.add_argument
     add("--vary", action="append", default=[], type=parse_variation, metavar="KEY=A,B", help="repeat for these values")
 
@@ -95,10 +95,14 @@ def read_finished(output: Path, plan: dict[str, Any]) -> dict[str, list[Row]]:
     Raises:
         UserError: the folder holds something else, or another sweep.
     """
+    from pe_spatial.common.reading import read_json
+
     path = output / "sweep.json"
     if path.is_file():
-        stored = json.loads(path.read_text())
+        stored = read_json(path, {"results": dict})
         results: dict[str, list[Row]] = stored.pop("results")
+        if not all(isinstance(rows, list) and all(isinstance(row, dict) for row in rows) for rows in results.values()):
+            raise UserError(f"{path} is damaged: its results are no lists of rows; delete it to begin anew")
         if stored != plan:
             raise UserError(f"{output} holds another sweep ({stored}); choose another --output, or delete that folder")
         return results

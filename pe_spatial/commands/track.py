@@ -53,7 +53,8 @@ def add_arguments(parser: CommandParser) -> None:
     add("--point", **many, type=point, metavar="[N:]X,Y[,0]", help="a point on object N; with ,0 beside it")
     add("--at", **many, type=later_mask, metavar="FRAME:PNG", help="objects that enter or are corrected on a frame")
     add("--sam2", help="weights of SAM 2.1, which turn boxes and points into masks; default: the box itself")
-    add_shared(parser, "--weights", "--limit", "--batch-size", "--device", "--no-pictures", "--shard")
+    add_shared(parser, "--weights", "--limit", "--batch-size", "--device", "--max-pixels", "--no-pictures", "--shard")
+    add_shared(parser, "--allow-import")
     add("--mot", action="store_true", help="write the boxes in MOTChallenge's format too")
     add("--skip-unreadable", action="store_true", help="leave out frames that are missing or damaged")
     parser.add_old_spellings({"--batch": "--batch-size", "--no-overlay": "--no-pictures"})
@@ -107,6 +108,7 @@ def run(options: argparse.Namespace) -> int:
 
 def open_writer(options: argparse.Namespace, config: Config, videos: Sequence[Video], part: Part) -> TrackingWriter:
     """The output folder, claimed for this run."""
+    from pe_spatial.common.names import short_name
     from pe_spatial.common.records import Records
     from pe_spatial.tracking.results import TrackingWriter
 
@@ -123,7 +125,7 @@ def open_writer(options: argparse.Namespace, config: Config, videos: Sequence[Vi
         "input": data or str(Path(options.input).absolute()),
         "prompts": videos[0].identity if options.input is not None else None,
     }
-    names = {video.name: video.name for video in videos}
+    names = {video.name: short_name(video.name) for video in videos}
     return TrackingWriter(Records(options.output, run, part), names, options)
 
 
@@ -187,7 +189,17 @@ def input_video(options: argparse.Namespace) -> Video:
         points.setdefault(1 if number is None else number, []).append((x, y, not on_object or on_object[0] > 0))
     if not masks and not boxes and not points:
         raise UserError("nothing to track: give --mask, --box or --point for the first frame, or --at for a later one")
-    return PromptedVideo(options.input, options.skip_unreadable, masks, boxes, points)
+    return PromptedVideo(frames_of(options), options.skip_unreadable, masks, boxes, points)
+
+
+def frames_of(options: argparse.Namespace) -> str | list[str]:
+    """The input; of a folder in which the results lie, its images without the results."""
+    from pe_spatial.common.sources import outside, resolve_sources
+
+    folder = Path(options.input)
+    if not folder.is_dir() or not options.output.resolve().is_relative_to(folder.resolve()):
+        return options.input
+    return [str(entry.path) for entry in outside(resolve_sources(folder, ["image"]), options.output)]
 
 
 def of_object(parse: Callable[[str], list[float]]) -> Callable[[str], tuple[float | None, list[float]]]:

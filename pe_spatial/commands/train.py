@@ -24,7 +24,7 @@ RESUMES = "`pe-spatial train --resume RUN`, with the folder of the run, continue
 
 def add_arguments(parser: CommandParser) -> None:
     """Add the options."""
-    add_shared(parser, "--config", "--output", "--device", "--checkpoint", "overrides")
+    add_shared(parser, "--config", "--output", "--device", "--checkpoint", "--allow-import", "overrides")
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument(
         "--resume",

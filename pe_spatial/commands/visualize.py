@@ -33,7 +33,7 @@ def add_arguments(parser: CommandParser) -> None:
     add_shared(encoder, "--checkpoint")
     add("--weights", help="of --encoder: a file, a name, or 'none' for random ones; default: the released ones")
     add_shared(parser, "--input", "--output", required=["--input", "--output"])
-    add_shared(parser, "--limit", "--device", "--image-size", "--layers")
+    add_shared(parser, "--limit", "--device", "--image-size", "--max-pixels", "--layers", "--allow-import")
     parser.set_defaults(layers=[-1])
     pixel = numbers("X,Y in pixels", 2)
     add("--point", type=pixel, metavar="X,Y", help="also show what is similar to the token at this pixel")
@@ -54,13 +54,13 @@ def run(options: argparse.Namespace) -> int:
     from pe_spatial.common.errors import UnreadableFile
     from pe_spatial.common.names import output_stems
     from pe_spatial.common.pictures import read_image, save_image
-    from pe_spatial.common.sources import resolve_sources
+    from pe_spatial.common.sources import outside, resolve_sources
     from pe_spatial.inference.stream import count_pictures
 
     found = resolve_sources(options.input)
     if found.warning:
         print_warning(found.warning)
-    entries = found[: options.limit]
+    entries = outside(found, options.output)[: options.limit]
     painter = Painter(load_encoder(options), options)
     stems = output_stems(entry.name for entry in entries)
     images = [entry for entry in entries if entry.kind == "image"]

@@ -1,6 +1,7 @@
 """Images in tar files (the layout of WebDataset), reached one by one through an index of where each begins."""
 
 import json
+import os
 import tarfile
 from collections.abc import Sequence
 from contextlib import suppress
@@ -8,6 +9,8 @@ from pathlib import Path, PurePosixPath
 
 from pe_spatial.common.errors import UnreadableFile, few
 from pe_spatial.common.files import write_json
+from pe_spatial.common.names import leaves
+from pe_spatial.common.reading import open_regular, read_whole
 from pe_spatial.common.suffixes import IMAGE_SUFFIXES
 
 INDEX_SUFFIX = ".index.json"
@@ -28,7 +31,7 @@ def read_images(
 
     Raises:
         FileNotFoundError: No such tar, or no such member in it.
-        UnreadableFile: It is compressed, truncated or no tar.
+        UnreadableFile: It is compressed, truncated or no tar; an image in it is a link, or leaves it by its name.
     """
     wanted = {extension.lower().lstrip(".") for extension in extensions}
     members = read_index(tar, index_folder)
@@ -44,7 +47,7 @@ def read_index(tar: str | Path, index_folder: str | Path | None = None) -> list[
 
     Raises:
         FileNotFoundError: No such tar.
-        UnreadableFile: It is compressed, truncated or no tar.
+        UnreadableFile: See `read_images`.
     """
     path = Path(tar)
     if not path.is_file():
@@ -53,12 +56,12 @@ def read_index(tar: str | Path, index_folder: str | Path | None = None) -> list[
     stamp = {"version": _VERSION, "bytes": state.st_size, "modified": state.st_mtime_ns}
     index = Path(index_folder or path.parent) / (path.name + INDEX_SUFFIX)
     try:
-        content = json.loads(index.read_text())
+        content = json.loads(read_whole(index))
         if {key: content.get(key) for key in stamp} == stamp:
-            return [(name, offset, size) for name, offset, size in content["members"]]
-    except (OSError, ValueError, AttributeError):
-        pass  # missing or damaged: it is only a copy of what the tar says
-    members = _scan(path)
+            return _checked(path, [(str(name), int(offset), int(size)) for name, offset, size in content["members"]])
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        pass  # missing, damaged or forged: it is only a copy of what the tar says
+    members = _checked(path, _scan(path))
     with suppress(OSError):  # a folder for reading only, or a full disk
         index.parent.mkdir(parents=True, exist_ok=True)
         write_json(index, {**stamp, "members": members}, indent=None)
@@ -67,14 +70,35 @@ def read_index(tar: str | Path, index_folder: str | Path | None = None) -> list[
 
 def _scan(path: Path) -> list[Member]:
     try:
-        with tarfile.open(path, "r:") as tar:
-            files = [(member.name, member.offset_data, member.size) for member in tar if member.isreg()]
-    except tarfile.TarError as error:
+        with open_regular(path) as file, tarfile.open(fileobj=file, mode="r:") as tar:
+            members = [member for member in tar if _is_image(PurePosixPath(member.name)) and not member.isdir()]
+            end = file.seek(0, os.SEEK_END)
+        for member in members:
+            if not 0 <= member.size <= end - member.offset_data:
+                raise tarfile.ReadError(f"{member.name} of {member.size:,} bytes does not fit into it")
+    except UnreadableFile:
+        raise
+    # what tarfile raises at absurd sizes in headers differs
+    except (tarfile.TarError, OSError, ValueError, OverflowError, MemoryError, RecursionError) as error:
+        reason = str(error) or type(error).__name__
         raise UnreadableFile(
-            f"{path} is no whole, plain tar ({error}): copy a truncated one again, unpack a compressed one (gunzip), "
+            f"{path} is no whole, plain tar ({reason}): copy a truncated one again, unpack a compressed one (gunzip), "
             "for its images cannot be reached one by one"
         ) from error
-    return [member for member in files if _is_image(PurePosixPath(member[0]))]
+    for member in members:
+        if not member.isreg() or member.issparse():  # the bytes of a file with holes are not those in the tar
+            raise UnreadableFile(
+                f"{path}: {member.name} is a link, a device or a file with holes; pack the files themselves (tar -h)"
+            )
+    return [(member.name, member.offset_data, member.size) for member in members]
+
+
+def _checked(path: Path, members: list[Member]) -> list[Member]:
+    """Refuse names that leave the tar; an index that came with it may have them too."""
+    for name, _, _ in members:
+        if leaves(name):
+            raise UnreadableFile(f"{path}: the member {name!r} leaves its tar; pack it with paths below one folder")
+    return members
 
 
 def _is_image(name: PurePosixPath) -> bool:

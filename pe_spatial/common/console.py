@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, TypeVar
 
+from pe_spatial.common.errors import printable
+
 if TYPE_CHECKING:  # rich takes a while to import, and `--help` needs none of it
     from rich.progress import Progress
 
@@ -19,17 +21,21 @@ SECONDS_BETWEEN_LINES = 15.0  # of progress where standard error is no terminal
 
 def print_error(message: str) -> None:
     """Print `error: ...`; the message is not interpreted or wrapped."""
-    print(f"error: {message}", file=sys.stderr)  # noqa: T201 - this is the console
+    _print(f"error: {message}")
 
 
 def print_warning(message: str) -> None:
     """Print `warning: ...`; the message is not interpreted or wrapped."""
-    print(f"warning: {message}", file=sys.stderr)  # noqa: T201
+    _print(f"warning: {message}")
 
 
 def print_note(message: str) -> None:
     """Print a line about the course of the work."""
-    print(message, file=sys.stderr)  # noqa: T201
+    _print(message)
+
+
+def _print(text: str) -> None:
+    print(printable(text, keep="\n\t"), file=sys.stderr)  # noqa: T201 - this is the console
 
 
 def warning_hook(say: Callable[[str], object]) -> Callable[..., None]:
@@ -75,7 +81,7 @@ class Bar:
     def advance(self, steps: int = 1, description: str | None = None) -> None:
         """Count steps as done; `description` replaces what stands before the bar."""
         self.done += steps
-        self.description = self.description if description is None else description
+        self.description = self.description if description is None else printable(description)
         now = time.monotonic()
         rate = self.done / max(now - self._started, 1e-9)
         if self._drawing is not None and self._task is not None:

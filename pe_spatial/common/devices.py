@@ -29,6 +29,11 @@ def choose_device(name: str | torch.device | None = None) -> torch.device:
             raise UserError(f"device {str(name)!r}: torch sees no CUDA device here; use cpu")
         if (device.index or 0) >= count:
             raise UserError(f"device {str(name)!r}: there are {count} CUDA devices, numbered from 0")
+    elif device.type != "cpu":
+        try:
+            torch.zeros(1, device=device).item()
+        except (RuntimeError, AssertionError, NotImplementedError) as error:
+            raise UserError(f"device {str(name)!r} cannot be used here; write cpu, cuda or cuda:1") from error
     return device
 
 

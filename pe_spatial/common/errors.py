@@ -1,12 +1,23 @@
 """Errors that a user can mend; the command line shows their message without a traceback."""
 
 import errno
+import unicodedata
 from collections.abc import Iterable
 from difflib import get_close_matches
 
 
 class UserError(Exception):
-    """Something outside the code is wrong: the message names the value, the rule and the remedy."""
+    """Something outside the code is wrong: the message names the value, the rule and the remedy.
+
+    What a terminal would obey, such as an escape sequence in the name of a file, is written out.
+    """
+
+    _one_line = False  # whether a line break can only come from a name
+
+    def __init__(self, *arguments: object) -> None:
+        super().__init__(*arguments)
+        keep = "" if self._one_line else "\n"
+        self.args = tuple(printable(text, keep) if isinstance(text, str) else text for text in self.args)
 
 
 class ConfigError(UserError, ValueError):
@@ -20,9 +31,13 @@ class CheckpointError(UserError, RuntimeError):
 class UnreadableFile(UserError, OSError):  # noqa: N818 - names the state of the file, as FileNotFoundError does
     """A file is missing, truncated or not what its name says. The message names the file."""
 
+    _one_line = True
+
 
 class AnnotationError(UserError, ValueError):
     """Annotations that are missing, or contradict themselves, their dataset or its images; they are never skipped."""
+
+    _one_line = True
 
 
 class FullDiskError(UserError, OSError):
@@ -33,6 +48,8 @@ class FullDiskError(UserError, OSError):
 
 class PictureError(UserError, ValueError):
     """A picture that is none, or that the model cannot take; others may be fine."""
+
+    _one_line = True
 
 
 class DivergedError(UserError, FloatingPointError):
@@ -51,6 +68,23 @@ class UnknownName(UserError, KeyError):  # noqa: N818 - names what happened, as 
 
 class MissingPackage(UserError, ModuleNotFoundError):  # noqa: N818 - as FileNotFoundError
     """An optional third party is not installed; the message says how to install it."""
+
+
+def printable(text: str, keep: str = "") -> str:
+    """A text, such as the name of a file, in which what a terminal would obey is written out.
+
+    Args:
+        text: Any; it may hold the bytes of a name that is no valid text (Python's surrogates).
+        keep: Characters that stay as they are.
+    """
+    if text.isprintable():
+        return text
+    return "".join(letter if letter in keep or _is_harmless(letter) else ascii(letter)[1:-1] for letter in text)
+
+
+def _is_harmless(letter: str) -> bool:
+    # other spaces, and the joiners of emoji and of Persian names, are no "printable" characters for Python
+    return letter.isprintable() or unicodedata.category(letter) == "Zs" or letter in "\u200c\u200d"
 
 
 def few(items: Iterable[object], shown: int = 3) -> str:

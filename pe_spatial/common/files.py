@@ -1,4 +1,7 @@
-"""Writing files: each one is old or new, never in between, and on the disk when the call returns."""
+"""Files: each one that is written is old or new, never in between, and on the disk when the call returns.
+
+Small text files are read here too: a damaged one is an error that names it.
+"""
 
 import errno
 import functools

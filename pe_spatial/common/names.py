@@ -1,4 +1,4 @@
-"""Names of outputs that never meet."""
+"""Names of outputs that never meet, and names that stay in their folder."""
 
 import hashlib
 import os
@@ -12,6 +12,11 @@ from pe_spatial.common.suffixes import VIDEO_SUFFIXES
 # a file system takes 255 bytes; the rest is for `_000001`, a suffix, and what temporary files add
 _LONGEST = 180
 _FRAME = re.compile(r"_\d{6,}$")  # what names of single frames add to that of their video
+
+
+def leaves(name: str) -> bool:
+    """Whether a path that should be relative to a folder leads out of it: absolute, or with `..`."""
+    return name.startswith("/") or ".." in name.split("/")
 
 
 def output_stems(names: Iterable[str]) -> dict[str, str]:
@@ -49,11 +54,19 @@ def _stem(name: str, level: int) -> str:
     *folders, stem = parts or ["_"]
     if level == 0:
         stem = os.path.splitext(stem)[0]
-    encoded = stem.encode("utf-8", "surrogateescape")
-    if level > 1 or len(encoded) > _LONGEST:
-        digest = hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[: 4 * max(level, 2)]
-        stem = f"{encoded[:_LONGEST].decode('utf-8', 'ignore')}-{digest}"
+    if level > 1 or len(os.fsencode(stem)) > _LONGEST:
+        stem = _with_digest(stem, name, 4 * max(level, 2))
     return "/".join([*folders, stem])
+
+
+def short_name(name: str) -> str:
+    """The name of a file without its suffix, or what stands for it where a file system takes no suffix after it."""
+    return _with_digest(name, name, 8) if len(os.fsencode(name)) > _LONGEST else name
+
+
+def _with_digest(stem: str, name: str, digits: int) -> str:
+    digest = hashlib.sha256(os.fsencode(name)).hexdigest()[:digits]
+    return f"{os.fsencode(stem)[:_LONGEST].decode('utf-8', 'ignore')}-{digest}"
 
 
 def _key(stem: str) -> str:

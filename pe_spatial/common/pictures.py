@@ -1,5 +1,7 @@
 """Picture files: the one place that decodes and encodes them."""
 
+import os
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from io import BytesIO
@@ -17,10 +19,14 @@ from torchvision.transforms.v2 import functional as F
 
 from pe_spatial.common.errors import PictureError, UnreadableFile, UserError
 from pe_spatial.common.files import write_atomically
+from pe_spatial.common.memory import available_memory, check_pixels
+from pe_spatial.common.reading import open_regular
 from pe_spatial.common.suffixes import IMAGE_SUFFIXES
 
 _ORIENTATION = 0x0112  # EXIF's tag; from 5 on, the stored picture lies on its side
 _INDEX_MODES = ("P", "L", "1", "I", "I;16")
+_PROGRAMS = ("EPS", "WMF")  # their decoders run other programs
+_pillow_limit = threading.Lock()
 
 
 class IndexModeError(UnreadableFile, ValueError):
@@ -34,16 +40,64 @@ def naming_file(path: str | Path) -> Iterator[None]:
         yield
     except (UnreadableFile, ImportError, MemoryError):
         raise
-    # Pillow's decoders raise OSError, SyntaxError (broken PNG), ValueError, EOFError and DecompressionBombError
+    # Pillow's decoders raise OSError, SyntaxError (broken PNG), ValueError and EOFError
     except Exception as error:
-        reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-        reason = "no such file" if isinstance(error, FileNotFoundError) else reason
-        raise UnreadableFile(f"{path} cannot be read: {reason}") from error
+        raise UnreadableFile(f"{path} cannot be read: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, Image.UnidentifiedImageError):  # names the file again, or an object in memory
+        return "it is empty or no picture"
+    if isinstance(error, OSError) and error.strerror:
+        return "no such file" if isinstance(error, FileNotFoundError) else error.strerror
+    return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+
+
+@contextmanager
+def _opened(
+    source: str | Path | IO[bytes], max_pixels: int | None = None, part: tuple[int, int] | None = None
+) -> Iterator[Image.Image]:
+    """A picture of which only the header is read, and whose size the memory holds; its file is closed at the end.
+
+    Args:
+        source: A file, or an open one.
+        max_pixels: As `check_pixels` takes it.
+        part: (offset, bytes) of a picture that lies in a larger file.
+    """
+    if not isinstance(source, str | Path):
+        with _header(source, max_pixels) as image:
+            yield image
+        return
+    with open_regular(source) as file:
+        offset, size = part or (0, os.fstat(file.fileno()).st_size)
+        if offset < 0 or size < 0 or offset + size > os.fstat(file.fileno()).st_size:
+            raise PictureError(f"the file ends before byte {offset + size}; has it changed?")
+        if size > available_memory():  # some decoders take a whole file at once
+            raise PictureError(f"{size:,} bytes are more than the free memory holds")
+        file.seek(offset)
+        with _header(file if part is None else BytesIO(file.read(size)), max_pixels) as image:
+            yield image
+
+
+def _header(file: IO[bytes], max_pixels: int | None) -> Image.Image:
+    with _pillow_limit:  # Pillow's own limit knows nothing of the memory
+        before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            image = Image.open(file)
+        finally:
+            Image.MAX_IMAGE_PIXELS = before
+    check_pixels(image.height, image.width, max_pixels)
+    if image.format in _PROGRAMS:
+        raise PictureError(f"{image.format} is no format of pictures that is read; convert it to PNG")
+    return image
 
 
 # --- photographs ------------------------------------------------------------------------------------------------------
 def read_image(
-    source: str | Path | bytes | IO[bytes], apply_exif: bool = True, archive: tuple[str, int, int] | None = None
+    source: str | Path | bytes | IO[bytes],
+    apply_exif: bool = True,
+    archive: tuple[str, int, int] | None = None,
+    max_pixels: int | None = None,
 ) -> tv_tensors.Image:
     """The image as uint8 RGB [3, H, W].
 
@@ -54,27 +108,21 @@ def read_image(
         source: A file, its content, or an open file; where `archive` is given, only the name of the image.
         apply_exif: Turn the image as its EXIF orientation says.
         archive: (file, offset, bytes) of an image that lies in a larger file.
+        max_pixels: Larger images are refused; None: those that the memory does not hold (see `check_pixels`).
 
     Raises:
-        UnreadableFile: The file is missing, damaged or no image.
+        UnreadableFile: The file is missing, damaged, too large or no image.
     """
     if isinstance(source, str | Path):
         name = str(source)
     else:
         name = "the given bytes" if isinstance(source, bytes) else str(getattr(source, "name", "the given file"))
-    with naming_file(name):
-        content = source if archive is None else _cut_out(*archive)
-        image = Image.open(BytesIO(content) if isinstance(content, bytes) else content)
-        with image:
-            if apply_exif:
-                ImageOps.exif_transpose(image, in_place=True)  # without it, even an upright image would be copied
-            return to_image(image)
-
-
-def _cut_out(path: str, offset: int, num_bytes: int) -> bytes:
-    with open(path, "rb") as file:
-        file.seek(offset)
-        return file.read(num_bytes)
+    path, part = (source, None) if archive is None else (archive[0], archive[1:])
+    content = BytesIO(path) if isinstance(path, bytes) else path
+    with naming_file(name), _opened(content, max_pixels, part) as image:
+        if apply_exif:
+            ImageOps.exif_transpose(image, in_place=True)  # without it, even an upright image would be copied
+        return to_image(image)
 
 
 def to_image(
@@ -131,7 +179,7 @@ def image_size(path: str | Path) -> tuple[int, int]:
     Raises:
         UnreadableFile: The file is missing or no image.
     """
-    with naming_file(path), Image.open(path) as image:
+    with naming_file(path), _opened(path) as image:
         # Pillow turns the size of a TIFF itself, and would decode a PNG to look for EXIF after its pixels
         has_exif = image.format != "TIFF" and (image.format != "PNG" or "exif" in image.info)
         is_turned = has_exif and image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
@@ -151,7 +199,7 @@ def read_indices(path: str | Path | Image.Image, colors: bool = False) -> NDArra
         IndexModeError: It holds colors (unless taken), or values of another kind.
     """
     given = path if isinstance(path, Image.Image) else None
-    with naming_file("the given picture" if given else str(path)), given or Image.open(str(path)) as image:
+    with naming_file("the given picture" if given else str(path)), given or _opened(str(path)) as image:
         if image.mode in _INDEX_MODES:
             return np.array(image).astype(np.int64)
         if colors and image.mode in ("RGB", "RGBA"):
@@ -170,7 +218,7 @@ def read_16_bits(path: str | Path) -> NDArray[Any]:
         UnreadableFile: The file is missing, damaged or no image.
         IndexModeError: It has 8 bits per value.
     """
-    with naming_file(path), Image.open(path) as image:
+    with naming_file(path), _opened(path) as image:
         if image.mode.startswith("I"):
             return np.array(image)
         raise IndexModeError(

@@ -9,9 +9,7 @@ Every process writes to a database of its own, so that several machines share a 
 
 from __future__ import annotations
 
-import errno
 import hashlib
-import heapq
 import json
 import os
 import sqlite3
@@ -21,34 +19,36 @@ import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from dataclasses import dataclass
-from itertools import groupby, repeat
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 from filelock import FileLock
 
-from pe_spatial.common.errors import UserError
+from pe_spatial.common.errors import UnreadableFile, UserError, printable
 from pe_spatial.common.files import write_json
 from pe_spatial.common.locks import lock_folder
+from pe_spatial.common.reading import read_json
+from pe_spatial.common.record_databases import (
+    ADD_CONTENT,
+    ADD_UNIT,
+    CONTENTS,
+    PAGE,
+    Database,
+    Row,
+    Stamp,
+    Unit,
+    connect,
+    merged,
+    naming,
+    parsed,
+    rows_of,
+)
 
 HIDDEN = ".pe_spatial"
 FORMAT_VERSION = 1
 INFORMATION = ("model",)  # entries of a run that two runs into one folder may differ in
 
 Item = TypeVar("Item")
-Row = tuple[Any, ...]
-Stamp = tuple[int, int]  # bytes and time of the last change of a source
-
-# no write-ahead log: it needs shared memory, which network disks do not have
-_SCHEMA = """
-PRAGMA journal_mode = TRUNCATE;
-PRAGMA synchronous = NORMAL;
-CREATE TABLE IF NOT EXISTS units (name BLOB PRIMARY KEY, time INTEGER, bytes INTEGER, modified INTEGER,
-    frames INTEGER, problem TEXT, files TEXT) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS contents (name BLOB, frame INTEGER, content TEXT, PRIMARY KEY (name, frame));
-"""
-_PAGE = 200  # rows that are read at once; a reader that holds a database longer would stop its writer
-_PATIENCE = 120.0  # seconds that a reader waits for a writer, and the other way round
 
 
 def fingerprint(path: Path) -> str:
@@ -70,7 +70,7 @@ def stamp_of(path: str | Path) -> Stamp | None:
     """By which a changed file is told from the one that was read; None where there is none."""
     try:
         status = os.stat(path)
-    except OSError:
+    except (OSError, ValueError):  # ValueError: no name that a file can have
         return None
     return status.st_size, status.st_mtime_ns
 
@@ -94,29 +94,6 @@ class Part:
     def stem(self) -> str:
         """Of the names of its files, which count from 1."""
         return f"part_{self.number + 1}_of_{self.count}"
-
-
-class Unit(NamedTuple):
-    """What is known of an image or a video.
-
-    Attributes:
-        name: Of the source, relative to the input.
-        stamp: Of the source when it was read.
-        frames: How many a video has; None for an image.
-        problem: Why it failed; None if it did not.
-        files: JSON of the paths relative to the output folder by kind: one of an image, a list of a video. None if it
-            is not finished.
-    """
-
-    name: str
-    stamp: Stamp | None
-    frames: int | None
-    problem: str | None
-    files: str | None
-
-    def paths(self) -> dict[str, str | list[str]]:
-        """The `files`."""
-        return json.loads(self.files) if self.files else {}
 
 
 class Records:
@@ -175,7 +152,7 @@ class Records:
             self._open.enter_context(self._lock(self.part.stem))
             if differs:
                 write_json(self._run_file, self.run)
-        self._connection = _connect(self._hidden / f"{self.part.stem}.sqlite")
+        self._connection = connect(self._hidden / f"{self.part.stem}.sqlite")
         self._open.callback(self._connection.close)
 
     def close(self) -> None:
@@ -199,10 +176,10 @@ class Records:
         if not self._run_file.is_file():
             return True
         try:
-            found = json.loads(self._run_file.read_text(encoding="utf-8"))
-            different = [key for key in {**found, **self.run} if found.get(key) != self.run.get(key)]
-        except (ValueError, TypeError, AttributeError) as error:
-            raise UserError(f"{self._run_file}: does not say what was run ({error}); give another --output") from None
+            found = read_json(self._run_file, {"format_version": int})
+        except UnreadableFile as error:
+            raise UserError(f"{error}; so it does not say what was run: give another --output") from None
+        different = [key for key in {**found, **self.run} if found.get(key) != self.run.get(key)]
         if not set(different) - set(INFORMATION):
             return False
         if has_results or next(self.units(), None) is not None:
@@ -233,33 +210,34 @@ class Records:
         unit: Row = (key, time.time_ns(), size, modified, frames, None, json.dumps(files or {}))
         # a longer version of the video may have been killed before
         shorten = "DELETE FROM contents WHERE name = ? AND frame >= ?"
-        statements: list[tuple[str, list[Row]]] = [(_UNIT, [unit]), (shorten, [(key, frames or 0)])]
+        statements: list[tuple[str, list[Row]]] = [(ADD_UNIT, [unit]), (shorten, [(key, frames or 0)])]
         if frames is None:
-            statements.append((_CONTENT, [(key, 0, json.dumps(content))]))
+            statements.append((ADD_CONTENT, [(key, 0, json.dumps(content))]))
         self._write(*statements)
 
     def add_frame(self, name: str, frame: int, content: Mapping[str, Any]) -> None:
         """Note a frame of a video; it counts when the video is finished."""
         with self._mutex:
             self._frames.append((os.fsencode(name), frame, json.dumps(content)))
-            if len(self._frames) < _PAGE:
+            if len(self._frames) < PAGE:
                 return
         self._write()
 
     def fail(self, name: str, problem: str) -> None:
         """Note why a picture failed; it is not finished."""
-        self._write((_UNIT, [(os.fsencode(name), time.time_ns(), None, None, None, problem, None)]))
+        row = (os.fsencode(name), time.time_ns(), None, None, None, printable(problem), None)
+        self._write((ADD_UNIT, [row]))
 
     def forget(self, names: Iterable[str]) -> None:
         """Take back what was said of pictures, by whatever process."""
-        self._write((_UNIT, [(os.fsencode(name), time.time_ns(), *[None] * 5) for name in names]))
+        self._write((ADD_UNIT, [(os.fsencode(name), time.time_ns(), *[None] * 5) for name in names]))
 
     def _write(self, *statements: tuple[str, Iterable[Row]]) -> None:
         connection = self._connection
         if connection is None:
             raise RuntimeError("claim() comes before writing")
-        with self._mutex, _naming(self._hidden / f"{self.part.stem}.sqlite"), connection:
-            connection.executemany(_CONTENT, self._frames)
+        with self._mutex, naming(self._hidden / f"{self.part.stem}.sqlite"), connection:
+            connection.executemany(ADD_CONTENT, self._frames)
             self._frames.clear()
             for statement, rows in statements:
                 connection.executemany(statement, rows)
@@ -268,72 +246,21 @@ class Records:
     def units(self) -> Iterator[Unit]:
         """What is known by all processes of every image and video, in the order of names."""
         with self._databases() as databases:
-            yield from (unit for _, unit in _merge(databases))
+            yield from (unit for _, unit in merged(databases))
 
     def contents(self) -> Iterator[dict[str, Any]]:
         """The contents of all finished images and frames of finished videos, in the order of names and frames."""
         with self._databases() as databases:
-            for database, unit in _merge(databases):
+            for database, unit in merged(databases):
                 if unit.files is not None:
-                    rows = _rows(database, _CONTENTS, -1, os.fsencode(unit.name))
-                    yield from (json.loads(content) for _, content in rows)
+                    rows = rows_of(database, CONTENTS, -1, os.fsencode(unit.name))
+                    yield from (parsed(content, unit.name) for _, content in rows)
 
     @contextmanager
-    def _databases(self) -> Iterator[list[sqlite3.Connection]]:
+    def _databases(self) -> Iterator[list[Database]]:
         paths = sorted(self._hidden.glob("part_*.sqlite"))
         with ExitStack() as stack:
-            yield [stack.enter_context(closing(_connect(path))) for path in paths]
-
-
-_UNIT = "INSERT OR REPLACE INTO units VALUES (?, ?, ?, ?, ?, ?, ?)"
-_CONTENT = "INSERT OR REPLACE INTO contents VALUES (?, ?, ?)"
-_UNITS = "SELECT * FROM units WHERE name > ? ORDER BY name"
-_CONTENTS = "SELECT frame, content FROM contents WHERE name = ? AND frame > ? ORDER BY frame"
-
-
-def _connect(path: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, timeout=_PATIENCE, check_same_thread=False)
-    with _naming(path):
-        connection.executescript(_SCHEMA)
-    return connection
-
-
-@contextmanager
-def _naming(path: Path) -> Iterator[None]:
-    """Turn the errors of SQLite, all of which are the disk's here, into those of the operating system."""
-    try:
-        yield
-    except sqlite3.DatabaseError as error:
-        number = errno.ENOSPC if "full" in str(error) else errno.EIO
-        raise OSError(
-            number, f"the records cannot be used ({error}); is the disk or a quota full?", str(path)
-        ) from error
-
-
-def _merge(databases: Sequence[sqlite3.Connection]) -> Iterator[tuple[sqlite3.Connection, Unit]]:
-    """The latest record of every unit and the database that it is in, in the order of names."""
-    streams = [zip(repeat(database), _rows(database, _UNITS, b"")) for database in databases]
-    for rows in _together(streams):
-        database, (name, _, size, modified, frames, problem, files) = max(rows, key=lambda item: item[1][1])
-        stamp = None if size is None else (size, modified)
-        yield database, Unit(os.fsdecode(name), stamp, frames, problem, files)
-
-
-def _together(streams: Sequence[Iterator[Any]]) -> Iterator[Sequence[Any]]:
-    """The rows of sorted streams, those of one name together."""
-    if len(streams) == 1:  # the usual case, in a third of the time
-        return ([row] for row in streams[0])
-    merged = heapq.merge(*streams, key=lambda item: item[1][0])
-    return (list(rows) for _, rows in groupby(merged, key=lambda item: item[1][0]))
-
-
-def _rows(database: sqlite3.Connection, query: str, last: Any, *fixed: Any) -> Iterator[Row]:
-    """The rows whose first column, which they are sorted by, is above `last`; a page at a time."""
-    while rows := database.execute(f"{query} LIMIT {_PAGE}", (*fixed, last)).fetchall():
-        yield from rows
-        if len(rows) < _PAGE:
-            return  # saves a query
-        last = rows[-1][0]
+            yield [stack.enter_context(closing(connect(path))) for path in paths]
 
 
 def _holds_something(path: Path) -> bool:

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Literal
 
 from pe_spatial.common.archives import INDEX_SUFFIX, Member, read_images
-from pe_spatial.common.errors import UnreadableFile, UserError, few
+from pe_spatial.common.errors import UnreadableFile, UserError, few, printable
+from pe_spatial.common.reading import read_whole
 from pe_spatial.common.suffixes import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 
 Spec = str | Path | Sequence[str | Path]
@@ -25,6 +26,8 @@ _NAMES: dict[Kind, str] = {"image": "image", "video": "video", "tar": "tar file"
 
 class NoSources(UserError, FileNotFoundError):  # noqa: N818 - names the state of the disk, as FileNotFoundError does
     """Nothing of the kind that is needed lies where the user said; the message says what was looked for."""
+
+    _one_line = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +75,7 @@ class Sources(list[Entry]):
             return ""
         most = sorted(self.passed_over.items(), key=lambda item: (-item[1], item[0]))
         shown = few((f"{count} {suffix or 'without suffix'}" for suffix, count in most), 5)
-        return f"files in {self.root} left out because of their names: {total} ({shown})"
+        return printable(f"files in {self.root} left out because of their names: {total} ({shown})")
 
 
 def resolve_sources(
@@ -120,6 +123,24 @@ def resolve_sources(
     return Sources(entries, root, search.passed_over)
 
 
+def outside(sources: Sources, output: Path) -> list[Entry]:
+    """The files that are not in the folder of the results, which may lie in that of the files.
+
+    Raises:
+        UserError: Both are the same folder, or no file is left.
+    """
+    root, folder = sources.root.resolve(), output.resolve()
+    if root == folder:
+        raise UserError(f"--output {output} is the folder of the input; give another, it may be inside")
+    if not folder.is_relative_to(root):
+        return list(sources)
+    below = f"{folder.relative_to(root).as_posix()}/"
+    left = [entry for entry in sources if not entry.name.startswith(below)]
+    if not left:
+        raise UserError(f"{sources.root}: only files of the output folder {output} are there")
+    return left
+
+
 def natural_order(paths: Iterable[str | Path]) -> list[str]:
     """Paths as strings, sorted by folder and name with numbers compared as numbers (2.jpg before 10.jpg)."""
     texts = [str(path) for path in paths]
@@ -161,7 +182,9 @@ class _Search:
         if listed and not is_pattern and suffix != ".gif" and any(suffix in _SUFFIXES[kind] for kind in self.kinds):
             self.found.append((path, self._kind_of_named(path)))  # without a look at the disk: lists may be long
         elif path.is_dir():
-            self._add_all(_walk(path, self.recursive))
+            locked: list[str] = []
+            self._add_all(_walk(path, self.recursive, locked))
+            self.found += [(Path(folder), self.kinds[0]) for folder in locked]  # and named where they are read
         elif path.is_file():
             if suffix == ".txt":
                 self._add_list(path)
@@ -196,7 +219,7 @@ class _Search:
         self.passed_over.update(_suffix(path) for path in left if not path.endswith(INDEX_SUFFIX))
 
     def _add_list(self, path: Path) -> None:
-        for line in path.read_text("utf-8-sig", "surrogateescape").splitlines():
+        for line in read_whole(path).decode("utf-8-sig", "surrogateescape").splitlines():
             name = line.strip()
             if name and not name.startswith("#"):
                 entry = path.parent / Path(name).expanduser()
@@ -238,29 +261,51 @@ def _moves(path: Path) -> bool:
         return False  # and is reported where it is read
 
 
-def _walk(root: Path, recursive: bool = True) -> Iterator[str]:
-    """The files below a folder. A folder that several links lead to is entered once, so links in a circle end."""
+def _walk(root: Path, recursive: bool = True, locked: list[str] | None = None) -> Iterator[str]:
+    """The files below a folder. A folder that several links lead to is entered once, so links in a circle end.
+
+    Args:
+        root: Of the files.
+        recursive: Whether to enter the folders in it.
+        locked: Takes the folders below it that may not be listed.
+    """
     folders, links = [str(root)], deque[str]()
     entered: set[tuple[int, int]] = set()
     while folders or links:
         folder = folders.pop() if folders else links.popleft()
-        state = os.stat(folder)
-        if (state.st_dev, state.st_ino) in entered:
+        try:
+            state = os.stat(folder)
+            if (state.st_dev, state.st_ino) in entered:
+                continue
+            entered.add((state.st_dev, state.st_ino))
+            items = sorted(os.scandir(folder), key=lambda item: item.name)
+        except OSError:
+            if locked is None or folder == str(root):
+                raise
+            locked.append(folder)
             continue
-        entered.add((state.st_dev, state.st_ino))
-        for item in sorted(os.scandir(folder), key=lambda item: item.name):
+        for item in items:
             if item.name.startswith(".") or item.name == "__MACOSX":
                 continue
-            if not item.is_dir():
+            if not _is_folder(item):
                 yield item.name if folder == "." else item.path
             elif recursive:
                 (links if item.is_symlink() else folders).append(item.path)
+
+
+def _is_folder(item: os.DirEntry[str]) -> bool:
+    try:
+        return item.is_dir()
+    except OSError:  # a link to itself
+        return False
 
 
 def _matches(pattern: Path) -> Iterator[str]:
     """The files that a pattern matches; `**` stands for any number of folders."""
     root = source_root(pattern)
     parts = pattern.parts[len(root.parts) :]
+    if ".." in parts:
+        raise UserError(f"the pattern {pattern} leaves its folder {root} by ..; begin it with the folder that is meant")
     if "**" not in parts:
         found = (root / name for name in glob.iglob(str(Path(*parts)), root_dir=root))
         return (str(path) for path in found if not (path.is_dir() or path.name.startswith("._")))

@@ -1,10 +1,16 @@
-"""Tensor files on disk: read without executing anything and without copying, written whole or not at all."""
+"""Tensor files on disk: verified and read without executing anything and without copying, written whole or not at all.
 
+A torch archive has a checksum of each of its parts; a safetensors file of ours has a hash of its content in its
+metadata. What they say is compared with what is there, once per process for each state of a file.
+"""
+
+import json
 import pickle
 import re
 import shutil
 import signal
 import threading
+import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from difflib import get_close_matches
@@ -16,8 +22,10 @@ from torch import Tensor
 
 from pe_spatial.common.errors import FullDiskError, UserError, few
 from pe_spatial.common.files import atomic_path, full_disk, write_atomically
+from pe_spatial.common.integrity import content_hash, damaged_parts, not_finite, once_per_file
 
 SUFFIXES = (".pt", ".pth", ".safetensors")
+CONTENT_HASH = "content_hash"
 
 _ZIP_MAGIC = b"PK\x03\x04"
 _PICKLE_MAGIC = b"\x80"
@@ -78,9 +86,10 @@ def read_tensor_file(path: Path) -> Mapping[str, Any]:
     private, so the file never changes. Only torch's format before version 1.6 has to be read into memory.
 
     Raises:
-        WeightsError: the file is empty, a Git LFS pointer, an HTML page, truncated or corrupt, needs code to be
-            unpickled, or holds something else than a mapping.
+        WeightsError: the file is empty, a Git LFS pointer, an HTML page, truncated or damaged, needs code to be
+            unpickled, holds something else than a mapping, or changes while it is read.
     """
+    before = path.stat()
     with path.open("rb") as file:
         head = file.read(512)
     _refuse_impostors(path, head)
@@ -90,21 +99,83 @@ def read_tensor_file(path: Path) -> Mapping[str, Any]:
             "kind of file; fetch it again or name another one"
         )
     try:
-        if head[8:9] == b"{":
-            from safetensors.torch import load_file
-
-            return load_file(path)
-        # weights_only refuses pickles that call code; there is no fallback
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=head.startswith(_ZIP_MAGIC))
-    except (OSError, ImportError, MemoryError):
+        content = _read_safetensors(path) if head[8:9] == b"{" else _read_torch(path, head.startswith(_ZIP_MAGIC))
+    except (OSError, ImportError, MemoryError, WeightsError):
         raise
     except Exception as error:  # on damaged archives and damaged pickles the readers raise almost anything
         raise _unreadable(path, error) from error
+    after = path.stat()
+    if (before.st_ino, before.st_size, before.st_mtime_ns) != (after.st_ino, after.st_size, after.st_mtime_ns):
+        raise WeightsError(f"{path} was replaced or changed while it was read; give the same command again")
     if not isinstance(content, Mapping):
         raise WeightsError(
             f"{path} holds a {type(content).__name__}, not a mapping of names to tensors; save a state dict"
         )
     return content
+
+
+def _read_torch(path: Path, is_archive: bool) -> Any:  # noqa: ANN401 - whatever was saved
+    can_map = is_archive
+    if is_archive:
+        with zipfile.ZipFile(path) as archive:
+            parts = archive.infolist()
+        inside = {part.filename.partition("/")[2] for part in parts}
+        if "data.pkl" not in inside or "constants.pkl" in inside:
+            kind = "a TorchScript program" if "constants.pkl" in inside else "a zip archive"
+            raise WeightsError(
+                f"{path} is {kind}, no torch checkpoint (it holds {few(part.filename for part in parts)}); save the "
+                "state dict of its model (torch.save(model.state_dict(), ...))"
+            )
+        once_per_file(path, "checksums", lambda: _verify_archive(path))
+        can_map = all(part.compress_type == zipfile.ZIP_STORED for part in parts)
+    # weights_only refuses pickles that call code; there is no fallback
+    return torch.load(path, map_location="cpu", weights_only=True, mmap=can_map)
+
+
+def _verify_archive(path: Path) -> None:
+    if damaged := damaged_parts(path):
+        raise WeightsError(
+            f"{path} is damaged: {len(damaged)} of its parts do not have their checksum ({few(damaged)}); delete it "
+            "and fetch it again"
+        )
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
+        stored = (file.metadata() or {}).get(CONTENT_HASH)
+    if stored is not None:
+        once_per_file(path, CONTENT_HASH, lambda: verify_hash(path, tensors, stored))
+    return tensors
+
+
+def verify_hash(path: Path, tensors: Mapping[str, Any], stored: object) -> None:
+    """Refuse tensors that are not those which were saved.
+
+    Raises:
+        WeightsError: Their hash is not the stored one.
+    """
+    if content_hash(tensors) != stored:
+        raise WeightsError(
+            f"{path} is damaged: its tensors are not those that were saved (their hash differs from its {CONTENT_HASH})"
+            f"; delete it and fetch it again, or remove that entry where you have changed the weights yourself"
+        )
+
+
+def require_finite(path: Path, tensors: Any) -> None:  # noqa: ANN401 - nested containers of tensors
+    """Refuse weights that hold NaN or Inf.
+
+    Raises:
+        WeightsError: Names the tensors.
+    """
+    broken = list(not_finite(tensors))
+    if broken:
+        raise WeightsError(
+            f"{path}: NaN or Inf in {len(broken)} tensor{'s' * (len(broken) > 1)} ({few(broken)}); the file is damaged "
+            "or its training diverged: fetch it again or take an earlier checkpoint"
+        )
 
 
 def _refuse_impostors(path: Path, head: bytes) -> None:
@@ -241,9 +312,22 @@ def _write_safetensors(tensors: dict[str, Tensor], path: Path) -> None:
     with atomic_path(path) as temporary:
         temporary.touch()  # fails with the system's own words where the folder cannot be written
         try:
-            save_file(tensors, temporary, metadata={"format": "pt"})
+            save_file(tensors, temporary, metadata={"format": "pt", CONTENT_HASH: content_hash(tensors)})
+            _sort_metadata(temporary)
         except SafetensorError as error:  # how it reports what the system refused
             raise full_disk(path, tensor_bytes(tensors)) from error
+
+
+def _sort_metadata(path: Path) -> None:
+    """Put the metadata of a safetensors file, whose order the library draws, in order: equal tensors, equal files."""
+    with path.open("r+b") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        if len(text) <= length:
+            file.seek(8)
+            file.write(text.ljust(length))
 
 
 def _unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

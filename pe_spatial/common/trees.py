@@ -20,6 +20,16 @@ def sections(tree: Any, without: str | None = None) -> Iterator[dict[str, Any]]:
         yield from sections(value, without)
 
 
+def entries(tree: Any, prefix: str = "") -> Iterator[tuple[str, str, Any, dict[str, Any]]]:  # noqa: ANN401
+    """(dotted key, key, value, mapping that has it) of every entry of every mapping, the outer ones first."""
+    pairs = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list | tuple) else ()
+    for key, value in pairs:
+        where = f"{prefix}{key}"
+        if isinstance(tree, dict):
+            yield where, str(key), value, tree
+        yield from entries(value, f"{where}.")
+
+
 def differences(before: Any, after: Any, where: str = "") -> Iterator[str]:  # noqa: ANN401 - any nodes
     """What differs between two nested mappings and lists: `dotted.key: value before → value after` for each entry."""
     if isinstance(before, dict) and isinstance(after, dict):

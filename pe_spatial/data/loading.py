@@ -18,8 +18,10 @@ from torch import Tensor
 from torchvision import tv_tensors
 
 from pe_spatial.common.contracts import Loader
-from pe_spatial.common.errors import OptionError, require_choice
+from pe_spatial.common.errors import AnnotationError, OptionError, require_choice
 from pe_spatial.common.pictures import read_image, to_image
+from pe_spatial.data.coco_masks import check_polygons, check_rle
+from pe_spatial.data.polygons import Outline, Polygons
 from pe_spatial.data.sample import name_of
 
 
@@ -33,12 +35,14 @@ class LoadImage(Loader):
 
     Args:
         apply_exif: False for annotations that were made on the pixels as stored.
+        max_pixels: Larger images are refused; None: those that the memory does not hold.
     """
 
     needs_labels = False
 
-    def __init__(self, apply_exif: bool = True) -> None:
+    def __init__(self, apply_exif: bool = True, max_pixels: int | None = None) -> None:
         self.apply_exif = apply_exif
+        self.max_pixels = max_pixels
 
     def __call__(self, sample: dict[str, Any]) -> dict[str, Any]:
         """Load one image.
@@ -50,11 +54,11 @@ class LoadImage(Loader):
         if "img" in sample:
             image = to_image(sample["img"])
         else:
-            image = read_image(sample["img_path"], self.apply_exif, sample.get("archive"))
+            image = read_image(sample["img_path"], self.apply_exif, sample.get("archive"), self.max_pixels)
         size = (image.shape[-2], image.shape[-1])
         recorded = (sample.get("height", size[0]), sample.get("width", size[1]))
         if recorded != size:
-            raise ValueError(
+            raise AnnotationError(
                 f"{name_of(sample)}: the image is {size} (H, W) but its record says {recorded}; "
                 "correct the annotation, or set apply_exif=False if it was made on the pixels as stored"
             )
@@ -67,46 +71,90 @@ class LoadImage(Loader):
 class LoadInstances(Loader):
     """`instances` to `boxes`, `labels` and `masks`.
 
+    Detectron2's recipes train on polygons, which transforms move exactly; bitmaps are rounded to pixels every time, but
+    may come from RLEs too, and every transform moves them. A few percent of the cells of Mask R-CNN's targets differ.
+
     Boxes are clipped to the image. The list itself is taken out of the sample: transforms would walk through every
     coordinate of every polygon.
 
     Args:
-        masks: Decode masks too.
+        masks: Load masks too.
+        mask_format: "bitmask", a `tv_tensors.Mask`, or "polygon", a `pe_spatial.data.polygons.Polygons`.
         ignored: What to do with instances marked `ignore` (crowds): "drop" them, as Detectron2's training does, or
-            "keep" them apart in `ignored_boxes` and `ignored_masks`.
+            "keep" them apart in `ignored_boxes`, `ignored_labels` and `ignored_masks`.
         empty: What to do with a box that has no area inside the image.
+        without_mask: What to do with an object without a mask, where masks are loaded. One whose polygons all have
+            fewer than three points is always dropped, as by Detectron2.
     """
 
     masks: bool = True
+    mask_format: Literal["bitmask", "polygon"] = "bitmask"
     ignored: Literal["drop", "keep"] = "drop"
     empty: Literal["raise", "drop"] = "raise"
+    without_mask: Literal["raise", "drop"] = "raise"
 
     def __post_init__(self) -> None:
+        require_choice("mask_format", self.mask_format, ("bitmask", "polygon"))
         require_choice("ignored", self.ignored, ("drop", "keep"))
         require_choice("empty", self.empty, ("raise", "drop"))
+        require_choice("without_mask", self.without_mask, ("raise", "drop"))
+
+    def check_dataset(self, dataset: Any) -> None:
+        """Refuse a dataset whose objects lack the masks that are asked for, with their number.
+
+        Raises:
+            AnnotationError: Some have none, and they are not to be dropped; or all have none.
+        """
+        counts = dataset.metainfo.get("mask_counts", {"none": 0})
+        total, has_some = sum(counts.values()), bool(counts.get("given"))
+        if self.masks and counts["none"] and (self.without_mask == "raise" or not has_some):
+            remedy = "without_mask='drop' in LoadInstances trains on the others, " if has_some else ""
+            raise AnnotationError(
+                f"{dataset.ann_file}: {counts['none']} of {total} objects have no mask (segmentation is empty or "
+                f"missing), and this model learns masks: {remedy}a detector of boxes (DETA) needs none"
+            )
 
     def __call__(self, sample: dict[str, Any]) -> dict[str, Any]:
         """Load the instances of one image.
 
         Raises:
-            ValueError: No image before, an empty box (unless dropped), or a mask that cannot be decoded.
+            OptionError: No image before, an empty box (unless dropped), a mask that cannot be decoded, or an RLE where
+                polygons are wanted.
         """
         size = self.frame(sample)
-        instances = [item for item in sample.get("instances", ()) if self._usable(sample, item, size)]
+        instances = [item for item in sample.get("instances", ()) if self._is_usable(sample, item, size)]
         objects = [item for item in instances if not item.get("ignore", False)]
         loaded = {name: value for name, value in sample.items() if name != "instances"}
         loaded["boxes"] = _boxes(objects, size)
-        loaded["labels"] = torch.tensor([item["label"] for item in objects], dtype=torch.int64)
+        loaded["labels"] = _labels(objects)
         if self.masks:
-            loaded["masks"] = _masks(sample, objects, size)
+            loaded["masks"] = self._masks(sample, objects, size)
         if self.ignored == "keep":
             regions = [item for item in instances if item.get("ignore", False)]
             loaded["ignored_boxes"] = _boxes(regions, size)
+            loaded["ignored_labels"] = _labels(regions)
             if self.masks:
-                loaded["ignored_masks"] = _masks(sample, regions, size)
+                loaded["ignored_masks"] = self._masks(sample, regions, size)
         return loaded
 
-    def _usable(self, sample: dict[str, Any], item: dict[str, Any], size: tuple[int, int]) -> bool:
+    def _masks(
+        self, sample: dict[str, Any], instances: Sequence[dict[str, Any]], size: tuple[int, int]
+    ) -> tv_tensors.TVTensor:
+        if self.mask_format == "polygon":
+            return Polygons([_outline(sample, item) for item in instances], size)
+        masks = torch.zeros(len(instances), *size, dtype=torch.bool)  # [N, H, W]
+        for row, item in zip(masks, instances, strict=True):
+            row.copy_(torch.from_numpy(instance_mask(sample, item, size)))
+        return tv_tensors.Mask(masks)
+
+    def _is_usable(self, sample: dict[str, Any], item: dict[str, Any], size: tuple[int, int]) -> bool:
+        if self.masks and not item.get("mask"):
+            if "mask" in item or self.without_mask == "drop":
+                return False
+            raise OptionError(
+                f"{name_of(sample)}: the object with the box {list(item['bbox'])} has no mask; give it one, or set "
+                "without_mask='drop' or masks=False in LoadInstances"
+            )
         x1, y1, x2, y2 = item["bbox"]
         if min(x2, size[1]) > max(x1, 0) and min(y2, size[0]) > max(y1, 0):
             return True
@@ -125,11 +173,8 @@ def _boxes(instances: Sequence[dict[str, Any]], size: tuple[int, int]) -> tv_ten
     return tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=size)
 
 
-def _masks(sample: dict[str, Any], instances: Sequence[dict[str, Any]], size: tuple[int, int]) -> tv_tensors.Mask:
-    masks = torch.zeros(len(instances), *size, dtype=torch.bool)  # [N, H, W]
-    for row, item in zip(masks, instances, strict=True):
-        row.copy_(torch.from_numpy(instance_mask(sample, item, size)))
-    return tv_tensors.Mask(masks)
+def _labels(instances: Sequence[dict[str, Any]]) -> torch.Tensor:
+    return torch.tensor([item["label"] for item in instances], dtype=torch.int64)
 
 
 def instance_mask(sample: Mapping[str, Any], item: Mapping[str, Any], size: tuple[int, int]) -> NDArray[np.bool_]:
@@ -140,11 +185,45 @@ def instance_mask(sample: Mapping[str, Any], item: Mapping[str, Any], size: tupl
     """
     try:
         return decode_mask(item["mask"], size)
-    except (KeyError, ValueError, TypeError) as error:
+    except (KeyError, ValueError, TypeError, OverflowError, AttributeError) as error:
+        raise _undecodable(sample, item, error) from error
+
+
+def _outline(sample: Mapping[str, Any], item: Mapping[str, Any]) -> Outline:
+    if isinstance(item.get("mask"), dict):
         raise OptionError(
-            f"{name_of(sample)}: the mask of box {list(item['bbox'])} cannot be decoded: {error!r}; give polygons "
-            "[[x, y, x, y, …], …] of three points or more, or an RLE of the image's size"
-        ) from error
+            f"{name_of(sample)}: the mask of box {list(item['bbox'])} is an RLE, which has no polygons; set "
+            "mask_format='bitmask' in LoadInstances"
+        )
+    try:
+        return decode_polygons(item["mask"])
+    except (KeyError, ValueError, TypeError) as error:
+        raise _undecodable(sample, item, error) from error
+
+
+def _undecodable(sample: Mapping[str, Any], item: Mapping[str, Any], error: Exception) -> OptionError:
+    return OptionError(
+        f"{name_of(sample)}: the mask of box {list(item['bbox'])} cannot be decoded: {error!r}; give polygons "
+        "[[x, y, x, y, …], …] of three points or more, or an RLE of the image's size"
+    )
+
+
+def decode_polygons(segmentation: Sequence[Sequence[float]]) -> Outline:
+    """Polygons [[x, y, …], …] of COCO as rings float64 [V, 2].
+
+    Raises:
+        ValueError: No polygon, or one of fewer than three points, of an odd number of coordinates, or of one that is
+            not finite.
+    """
+    if not len(segmentation):
+        raise ValueError("no polygon")
+    for polygon in segmentation:
+        if len(polygon) < 6 or len(polygon) % 2:
+            raise ValueError(f"a polygon of {len(polygon)} coordinates")
+    rings = [np.asarray(polygon, np.float64).reshape(-1, 2) for polygon in segmentation]
+    if not all(np.isfinite(ring).all() for ring in rings):
+        raise ValueError("a polygon with a coordinate that is not finite")
+    return rings
 
 
 def decode_mask(segmentation: Any, size: tuple[int, int]) -> NDArray[np.bool_]:
@@ -155,22 +234,26 @@ def decode_mask(segmentation: Any, size: tuple[int, int]) -> NDArray[np.bool_]:
         size: (H, W) of the image.
 
     Raises:
-        ValueError: A polygon of fewer than three points or an odd number of coordinates, or an RLE of another size.
+        ValueError: No polygons or RLE of this image; see `check_polygons` and `check_rle`.
     """
     H, W = size
     if isinstance(segmentation, dict):
-        if list(segmentation["size"]) != [H, W]:
-            raise ValueError(f"an RLE of size {list(segmentation['size'])} in an image of {[H, W]} (H, W)")
+        check_rle(segmentation, size)
         is_plain = isinstance(segmentation["counts"], list)
-        if is_plain and sum(segmentation["counts"]) != H * W:
-            raise ValueError(f"an RLE of {sum(segmentation['counts'])} pixels in an image of {H * W}")
         rle = coco_mask.frPyObjects(segmentation, H, W) if is_plain else segmentation
     else:
-        for polygon in segmentation:
-            if len(polygon) < 6 or len(polygon) % 2:
-                raise ValueError(f"a polygon of {len(polygon)} coordinates")
+        check_polygons(segmentation, size)
         rle = coco_mask.merge(coco_mask.frPyObjects(segmentation, H, W))
     return coco_mask.decode(rle).astype(bool)
+
+
+def to_bitmaps(polygons: Polygons) -> tv_tensors.Mask:
+    """The masks bool [N, H, W] that polygons enclose, for what needs pixels."""
+    masks = torch.zeros(len(polygons), *polygons.canvas_size, dtype=torch.bool)
+    for mask, outline in zip(masks, polygons.outlines, strict=True):
+        if outline:
+            mask.copy_(torch.from_numpy(decode_mask([ring.ravel() for ring in outline], polygons.canvas_size)))
+    return tv_tensors.Mask(masks)
 
 
 def encode_masks(masks: Tensor) -> list[dict[str, Any]]:

@@ -17,9 +17,10 @@ tv_tensors together.
     img             tv_tensors.Image uint8 [3, H, W], RGB; a video is tv_tensors.Video [T, 3, H, W]
     boxes           tv_tensors.BoundingBoxes float32 [N, 4], xyxy, pixels of the current canvas
     labels          int64 [N], 0…K-1
-    masks           tv_tensors.Mask bool [N, H, W]; of a video int64 ids [T, H, W]
+    masks           tv_tensors.Mask bool [N, H, W] or pe_spatial.data.polygons.Polygons; of a video int64 ids [T, H, W]
     ignored_boxes   tv_tensors.BoundingBoxes [M, 4]: regions that are neither object nor background (crowds)
-    ignored_masks   tv_tensors.Mask bool [M, H, W]
+    ignored_labels  int64 [M], what they are crowds of
+    ignored_masks   tv_tensors.Mask bool [M, H, W], or Polygons
     sem_seg         tv_tensors.Mask int64 [1, H, W], 255 = ignore
     depth           tv_tensors.Mask float32 [1, H, W], meters, 0 = no measurement
     mask_logits     a teacher's masks on a grid of tokens, [K, h, w] (pe_spatial.alignment's TokenMap)
@@ -27,10 +28,10 @@ tv_tensors together.
     ori_shape       (H, W) of the decoded image; everything else of the record passes through untouched
 
 A *packed sample* is `{"inputs": uint8 tensor [3, H, W], "data_samples": BaseDataElement}`. The data sample holds
-`gt_instances` (InstanceData: bboxes, labels, masks), `ignored_instances` (bboxes, masks), `gt_sem_seg`, `gt_depth`,
+`gt_instances` (InstanceData: bboxes, labels, masks), `ignored_instances` (the same), `gt_sem_seg`, `gt_depth`,
 `mask_logits`, `token_mask` and, of videos, `gt_track_ids` (PixelData), each only where the sample has it, and the
 metainfo `img_path`, `img_id`, `ori_shape` and `img_shape`, both (H, W). mmengine's `pseudo_collate` batches packed
-samples into lists.
+samples into lists. Masks that are polygons become a list of outlines, which stays on the CPU.
 """
 
 from collections.abc import Mapping
@@ -43,12 +44,13 @@ from torch import Tensor
 from torchvision import tv_tensors
 
 from pe_spatial.common.errors import ConfigError, OptionError
+from pe_spatial.data.polygons import Outline, Polygons
 
 IGNORE_LABEL = 255
 
 _INSTANCE_FIELDS = {
     "gt_instances": {"bboxes": "boxes", "labels": "labels", "masks": "masks"},
-    "ignored_instances": {"bboxes": "ignored_boxes", "masks": "ignored_masks"},
+    "ignored_instances": {"bboxes": "ignored_boxes", "labels": "ignored_labels", "masks": "ignored_masks"},
 }
 _PIXEL_FIELDS = {"gt_sem_seg": "sem_seg", "gt_depth": "depth", "mask_logits": "mask_logits", "token_mask": "token_mask"}
 
@@ -82,7 +84,7 @@ class PackSample:
         )
         is_video = isinstance(image, tv_tensors.Video)
         for field, columns in {} if is_video else _INSTANCE_FIELDS.items():
-            present = {name: _plain(sample[key]) for name, key in columns.items() if key in sample}
+            present = {name: _column(sample[key]) for name, key in columns.items() if key in sample}
             if present:
                 _check_lengths(sample, present)
                 data_sample.set_field(InstanceData(**present), field, dtype=InstanceData)
@@ -116,12 +118,16 @@ def _plain(tensor: Tensor) -> Tensor:
     return tensor.as_subclass(Tensor)
 
 
+def _column(tensor: Tensor) -> Tensor | list[Outline]:
+    return tensor.outlines if isinstance(tensor, Polygons) else _plain(tensor)
+
+
 def name_of(sample: Mapping[str, Any]) -> str:
     """What a sample is called in messages."""
     return str(sample.get("img_path", "image"))
 
 
-def _check_lengths(sample: Mapping[str, Any], columns: dict[str, Tensor]) -> None:
+def _check_lengths(sample: Mapping[str, Any], columns: dict[str, Tensor | list[Outline]]) -> None:
     lengths = {name: len(column) for name, column in columns.items()}
     if len(set(lengths.values())) > 1:
         raise OptionError(

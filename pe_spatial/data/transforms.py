@@ -1,13 +1,13 @@
-"""The transforms that torchvision v2 lacks. Everything else is named in a config by its dotted path.
+"""The transforms that torchvision v2 lacks; those that resize are in `resizing.py`.
 
 Detectron2's large-scale jitter at 1024 px, as a pipeline:
 
     - {type: LoadImage}
-    - {type: LoadInstances}
+    - {type: LoadInstances, mask_format: polygon}
     - {type: torchvision.transforms.v2.RandomHorizontalFlip}
-    - {type: torchvision.transforms.v2.ScaleJitter, target_size: [1024, 1024], scale_range: [0.1, 2.0]}
+    - {type: ScaleJitter, target_size: [1024, 1024], scale_range: [0.1, 2.0]}
     - {type: FixedSizeCrop, size: [1024, 1024]}
-    - {type: SanitizeInstances, fit_boxes: true}
+    - {type: SanitizeInstances, fit_boxes: true, min_size: 1.0e-5}
     - {type: PackSample}
 """
 
@@ -23,6 +23,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 from pe_spatial.common.errors import OptionError
+from pe_spatial.data.polygons import Polygons
 
 
 @TRANSFORMS.register_module()
@@ -61,7 +62,8 @@ class SanitizeInstances:
     label map or depth of an image with one invalid box, taking the [1, H, W] map for that instance's mask.
 
     Args:
-        min_size: Instances whose box, clamped to the image, is narrower or lower than this many pixels go.
+        min_size: Instances whose box, clamped to the image, is narrower or lower than this many pixels go. Detectron2
+            keeps what is wider than 1e-5, which matters for polygons: what is left of a bitmap is a pixel at least.
         fit_boxes: Shrink every box to what is left of its mask, so that a cut object has the box of its visible part.
     """
 
@@ -84,7 +86,7 @@ class SanitizeInstances:
         return {
             **sample,
             **self._filter(sample, {"boxes": "boxes", "labels": "labels", "masks": "masks"}),
-            **self._filter(sample, {"boxes": "ignored_boxes", "masks": "ignored_masks"}),
+            **self._filter(sample, {"boxes": "ignored_boxes", "labels": "ignored_labels", "masks": "ignored_masks"}),
         }
 
     def _filter(self, sample: dict[str, Any], names: dict[str, str]) -> dict[str, Any]:
@@ -92,16 +94,29 @@ class SanitizeInstances:
         if "boxes" not in columns:
             return {}
         if self.fit_boxes and "masks" in columns:
-            columns["boxes"] = tv_tensors.wrap(boxes_of_masks(columns["masks"]), like=columns["boxes"])
+            columns["boxes"] = tv_tensors.wrap(_extents(columns["masks"]), like=columns["boxes"])
         columns["boxes"] = F.clamp_bounding_boxes(columns["boxes"])
         boxes = columns["boxes"].as_subclass(Tensor)
         valid = (boxes[:, 2:] - boxes[:, :2] >= self.min_size).all(dim=1)  # [N]
         if "masks" in columns:
-            valid &= _any(columns["masks"], (1, 2))
+            valid &= _visible(columns["masks"])
         return {names[role]: _select(column, valid) for role, column in columns.items()}
 
 
+def _extents(masks: Tensor) -> Tensor:
+    return masks.as_subclass(Tensor) if isinstance(masks, Polygons) else boxes_of_masks(masks)
+
+
+def _visible(masks: Tensor) -> Tensor:
+    """Whether anything is left of each mask, [N]."""
+    if isinstance(masks, Polygons):
+        return torch.tensor([len(outline) > 0 for outline in masks.outlines], dtype=torch.bool)
+    return _any(masks, (1, 2))
+
+
 def _select(column: Tensor, valid: Tensor) -> Tensor:
+    if isinstance(column, Polygons):
+        return column.select(valid)
     selected = column.as_subclass(Tensor)[valid]
     return tv_tensors.wrap(selected, like=column) if isinstance(column, tv_tensors.TVTensor) else selected
 

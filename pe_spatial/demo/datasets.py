@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pe_spatial.common.console import track
-from pe_spatial.common.errors import UserError
+from pe_spatial.common.errors import UnreadableFile, UserError
 from pe_spatial.common.files import write_json
+from pe_spatial.common.reading import read_json
 from pe_spatial.data.loading import encode_masks
 from pe_spatial.demo.scenes import CLASSES, SEMANTIC_CLASSES, Scene, draw_scene, draw_video
 from pe_spatial.demo.textures import load_photographs
@@ -95,8 +96,8 @@ def write_demo(output: Path, settings: DemoSettings, replace: bool = False) -> b
 def read_marker(output: Path) -> dict[str, Any] | None:
     """The description of the complete dataset in a folder, if there is one."""
     try:
-        return json.loads((output / MARKER).read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
+        return read_json(output / MARKER, {})
+    except (FileNotFoundError, NotADirectoryError, UnreadableFile):
         return None
 
 

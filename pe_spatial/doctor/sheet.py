@@ -7,16 +7,16 @@ from typing import Any
 import torch
 from mmengine.structures import BaseDataElement, InstanceData, PixelData
 from torch import Tensor
-from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 from torchvision.utils import make_grid
 
 from pe_spatial.common.pictures import save_image
+from pe_spatial.data import KeepRatioResize, Polygons, to_bitmaps
 from pe_spatial.data.sample import IGNORE_LABEL
 from pe_spatial.doctor.check import DatasetCheck, Sample
 from pe_spatial.visualization import caption_strip, class_names, draw_boxes, draw_prediction
 
-_SIDE, _LONGEST = 480, 1280  # of a picture on the sheet; labels can be read
+_SHRINK = KeepRatioResize(480, 1280)  # small images grow, too: labels can be read
 _COLUMNS = 4
 
 
@@ -24,13 +24,15 @@ def draw_tile(dataset: Any, index: int, sample: Sample | None, checks: Sequence[
     """A captioned picture uint8 [3, H, W] of a sample with its labels; None where there is nothing to see."""
     record = dataset.get_data_info(index)
     name = Path(str(record.get("img_path") or record.get("video", index))).name
-    shrink = v2.Resize(_SIDE, max_size=_LONGEST, antialias=True)  # small images grow, too
     if sample is None or "img" not in sample:
         pictures = (check.draw(record) for check in checks)
         picture = next((picture for picture in pictures if picture is not None), None)
-        return None if picture is None else caption_strip(name, shrink(picture))
+        return None if picture is None else caption_strip(name, _SHRINK(picture))
     keys = ("img", "boxes", "labels", "masks", "sem_seg", "depth")
-    small = shrink({key: sample[key] for key in keys if key in sample})
+    labeled = {key: sample[key] for key in keys if key in sample}
+    if isinstance(labeled.get("masks"), Polygons):
+        labeled["masks"] = to_bitmaps(labeled["masks"])
+    small = _SHRINK(labeled)
     if "depth" in small and (small["depth"] > 0).any():
         measured = small["depth"][small["depth"] > 0]
         share = len(measured) / small["depth"].numel()

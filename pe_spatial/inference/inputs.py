@@ -26,7 +26,11 @@ _CHUNK = 2**16
 
 
 def read_picture(
-    picture: Picture, channels: Channels = "rgb", allow_urls: bool = False, apply_exif: bool = True
+    picture: Picture,
+    channels: Channels = "rgb",
+    allow_urls: bool = False,
+    apply_exif: bool = True,
+    max_pixels: int | None = None,
 ) -> tv_tensors.Image:
     """One picture as uint8 RGB [3, H, W].
 
@@ -35,6 +39,7 @@ def read_picture(
         channels: The order of colors in arrays and tensors; OpenCV's is "bgr".
         allow_urls: Whether addresses (http, https) are fetched.
         apply_exif: Turn images of files as their EXIF orientation says.
+        max_pixels: Larger images of files are refused; None: those that the memory does not hold.
 
     Raises:
         UnreadableFile: A file or an address without a complete image.
@@ -46,11 +51,11 @@ def read_picture(
             raise UserError(f"{picture} is an address, and none is fetched unless allow_urls=True says so")
         content = download(picture)
         try:
-            return read_image(content, apply_exif)
+            return read_image(content, apply_exif, max_pixels=max_pixels)
         except UnreadableFile as error:
             raise UnreadableFile(f"{picture}: {error}") from error
     if isinstance(picture, str | Path | bytes) or hasattr(picture, "read"):
-        return read_image(cast("str | Path | bytes | IO[bytes]", picture), apply_exif)
+        return read_image(cast("str | Path | bytes | IO[bytes]", picture), apply_exif, max_pixels=max_pixels)
     return to_image(picture, channels)
 
 

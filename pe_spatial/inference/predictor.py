@@ -1,6 +1,7 @@
 """`Predictor`: a trained model on single images, exactly as it is evaluated."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -12,14 +13,19 @@ from mmengine.model import BaseModel
 from mmengine.registry import MODELS, TRANSFORMS, DefaultScope
 from mmengine.structures import BaseDataElement
 from torch import Tensor
+from torchvision.transforms import v2
 
 from pe_spatial.common.devices import choose_device
-from pe_spatial.common.errors import CheckpointError, UserError, require_positive
+from pe_spatial.common.errors import CheckpointError, PictureError, UserError, require_positive
 from pe_spatial.common.initialization import SkipInitialization
+from pe_spatial.common.memory import check_pixels
+from pe_spatial.common.trust import trusting
+from pe_spatial.data import KeepRatioResize
 from pe_spatial.inference.inputs import Channels, Picture, list_pictures, read_picture
 from pe_spatial.inference.sample import PredictedSample, checked_threshold
 from pe_spatial.training.amp import evaluation_autocast
 from pe_spatial.training.checkpoint import load_checkpoint, read_config, resolve_checkpoint
+from pe_spatial.training.checkpoint_content import weights_of
 from pe_spatial.training.checkpoint_hook import compare_keys
 from pe_spatial.training.config import drop_pretrained, override_config
 
@@ -33,6 +39,8 @@ class Predictor:
         batch_size: How many images of a list go through the model at once.
         overrides: Entries of the config to change, as `tools/train_net.py` takes them: `model.tta={sizes: [1024]}`.
         allow_urls: Fetch pictures that are given as addresses (http, https).
+        trust: Packages of your own that the config in the checkpoint may import, e.g. ["my_package"]; see SECURITY.md.
+        max_pixels: Larger images of files are refused; None: those that the free memory does not hold.
 
     Attributes:
         checkpoint: The file that was loaded.
@@ -41,7 +49,7 @@ class Predictor:
 
     Raises:
         CheckpointError: The file is missing, damaged, does not describe itself, or does not fit its config.
-        ConfigError: An override that does not fit the config.
+        ConfigError: An override that does not fit the config, or a config that asks for code which is not trusted.
     """
 
     def __init__(
@@ -51,21 +59,41 @@ class Predictor:
         batch_size: int = 1,
         overrides: Sequence[str] = (),
         allow_urls: bool = False,
+        trust: Sequence[str] = (),
+        max_pixels: int | None = None,
     ) -> None:
-        require_positive(batch_size=batch_size)
+        require_positive(batch_size=batch_size, max_pixels=1 if max_pixels is None else max_pixels)
         self.checkpoint = resolve_checkpoint(checkpoint)
         content = load_checkpoint(self.checkpoint)
-        self.config = Config(read_config(content, self.checkpoint))
-        self.metainfo: dict[str, Any] = content["pe_spatial"].get("metainfo") or {}
         self.device = choose_device(device)
         self.batch_size = batch_size
         self.allow_urls = allow_urls
-        override_config(self.config, overrides)
-        with DefaultScope.overwrite_default_scope(self.config.get("default_scope", "mmengine")):
-            self.model = _build(self.config, content["state_dict"], self.checkpoint).to(self.device).eval()
-            self._load, *steps = Compose(inference_pipeline(self.config)).transforms
-            self._pipeline = Compose(steps)
+        self.max_pixels = max_pixels
+        with trusting(trust):
+            self.config = Config(read_config(content, self.checkpoint))
+            weights = weights_of(content, self.checkpoint)
+            self.metainfo: dict[str, Any] = content["pe_spatial"].get("metainfo") or {}
+            override_config(self.config, overrides, self.checkpoint)
+            scope = DefaultScope.overwrite_default_scope(self.config.get("default_scope", "mmengine"))
+            with _naming_config(self.checkpoint), scope:
+                self.model = _build(self.config, weights, self.checkpoint).to(self.device).eval()
+                self._load, *steps = Compose(inference_pipeline(self.config)).transforms
+                self._load.max_pixels = max_pixels
+                self._pipeline = Compose(steps)
+        self._check_classes()
         self.bind_model()
+
+    def _check_classes(self) -> None:
+        """Compare the classes that the model tells apart with their names in the same file."""
+        for part in self.model.modules():
+            if not hasattr(part, "check_classes"):
+                continue
+            if not self.classes:
+                raise CheckpointError(f"{self.checkpoint}: its metainfo does not name the classes of its model")
+            try:
+                part.check_classes(self.metainfo)
+            except ValueError as error:
+                raise CheckpointError(f"{self.checkpoint}: its names of classes do not fit: {error}") from error
 
     def bind_model(self) -> None:
         """Prepare for `self.model`, or refuse it; for the predictors of tasks. This one takes every model."""
@@ -73,7 +101,7 @@ class Predictor:
     @property
     def classes(self) -> tuple[str, ...]:
         """Names by label; empty where the dataset has none."""
-        return tuple(self.metainfo.get("classes", ()))
+        return tuple(self.metainfo.get("classes") or ())
 
     def __call__(
         self, pictures: Picture | Iterable[Picture], threshold: float | None = None, channels: Channels = "rgb"
@@ -109,7 +137,8 @@ class Predictor:
         path = picture if isinstance(picture, str | Path) else None
         if path is not None and Path(path).is_file():
             return self._load({"img_path": str(path), "img_id": 0})
-        image = read_picture(picture, channels, self.allow_urls, getattr(self._load, "apply_exif", True))
+        apply_exif = getattr(self._load, "apply_exif", True)
+        image = read_picture(picture, channels, self.allow_urls, apply_exif, self.max_pixels)
         return self._load({"img": image, "img_path": None if path is None else str(path), "img_id": 0})
 
     def prepare(self, picture: Picture, channels: Channels = "rgb") -> dict[str, Any]:
@@ -117,7 +146,12 @@ class Predictor:
         return self.transform(self.load(picture, channels))
 
     def transform(self, sample: dict[str, Any]) -> dict[str, Any]:
-        """Run the pipeline after loading on a sample of `load`; the packed sample has its original `image` too."""
+        """Run the pipeline after loading on a sample of `load`; the packed sample has its original `image` too.
+
+        Raises:
+            PictureError: An image so thin that the pipeline would make it too large, or nothing at all.
+        """
+        _check_resizing(self._pipeline.transforms, sample["img"].shape[-2:])
         return {**self._pipeline(sample), "image": sample["img"]}
 
     def predict(self, samples: Sequence[dict[str, Any]]) -> list[PredictedSample]:
@@ -137,6 +171,38 @@ class Predictor:
             with evaluation_autocast(self.config, self.device):
                 predictions += self.model.test_step(batch)
         return predictions
+
+
+@contextmanager
+def _naming_config(path: Path) -> Iterator[None]:
+    """In the block, what the config of a checkpoint describes and nobody can build is a damage of the checkpoint."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (LookupError, TypeError, ValueError, AttributeError, AssertionError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise CheckpointError(
+            f"{path}: what its config describes cannot be built ({type(error).__name__}: {reason}); it is damaged or "
+            "was written by another version"
+        ) from error
+
+
+def _check_resizing(steps: Sequence[Any], size: Sequence[int]) -> None:
+    """Refuse an image of (H, W) that a step would enlarge beyond the memory, or torchvision's to no pixels."""
+    short, long = sorted(size)
+    for step in steps:
+        if isinstance(step, KeepRatioResize):
+            check_pixels(*step.output_size((size[0], size[1])))
+        if not isinstance(step, v2.Resize) or step.size is not None and len(step.size) > 1:
+            continue
+        if step.max_size is None:
+            check_pixels(step.size[0], step.size[0] * long // short)
+        elif step.max_size * short < long:
+            raise PictureError(
+                f"an image of {size[0]} x {size[1]} pixels (H x W) is too thin to be resized to a longer side of "
+                f"{step.max_size}; crop it"
+            )
 
 
 def inference_pipeline(config: Any) -> list[dict[str, Any]]:

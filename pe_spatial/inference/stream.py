@@ -2,7 +2,7 @@
 
 import queue
 import threading
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Container, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -66,7 +66,7 @@ def count_pictures(files: Iterable[Path | Entry]) -> int | None:
         return None
 
 
-def stream(predictor: Predictor, paths: Sequence[Path | Entry], threads: int = 2) -> Iterator[Prediction]:
+def stream(predictor: Predictor, paths: Sequence[Path | Entry], threads: int = 2) -> Generator[Prediction, None, None]:
     """Predictions in the order of the files.
 
     A picture that cannot be read, does not fit the model, or needs more memory than there is comes with the error. A
@@ -158,7 +158,7 @@ def _predict_batch(predictor: Predictor, batch: Sequence[Prepared]) -> list[Base
     except (UserError, MemoryError, RuntimeError) as error:
         if isinstance(error, OSError):  # a disk, not a picture
             raise
-        if not isinstance(error, UserError) and not _is_out_of_memory(error):
+        if not isinstance(error, UserError) and not is_out_of_memory(error):
             raise
         if len(batch) == 1:
             height, width = batch[0][0].shape[-2:]
@@ -171,7 +171,8 @@ def _predict_batch(predictor: Predictor, batch: Sequence[Prepared]) -> list[Base
     return [outcome for prepared in batch for outcome in _predict_batch(predictor, [prepared])]
 
 
-def _is_out_of_memory(error: Exception) -> bool:
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an error says that memory is used up, be it of the device or of the computer."""
     # torch has a class of its own for devices, but only a message for the memory of the computer
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
 
@@ -183,7 +184,7 @@ def _outcome(source: Source, future: Future[Prepared]) -> Prepared | Exception:
     except (OSError, UserError) as error:
         return error
     except (MemoryError, RuntimeError) as error:
-        if not _is_out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
         return PictureError(f"{source.path}: out of memory while it was read")
 
@@ -198,7 +199,7 @@ def _feed(
 ) -> None:
     """Hand every picture to the pool, in order, no further ahead than the allowance lasts; None ends them."""
     try:
-        for source, picture in _pictures(files, abandoned):
+        for source, picture in _pictures(files, abandoned, predictor.max_pixels):
             pixels = _pixels(picture)
             if not ahead.has_room(pixels):
                 ready.put(_RUN_NOW)  # or an incomplete batch would wait for this picture, and this one for it
@@ -233,7 +234,7 @@ def _entries(files: Iterable[Path | Entry]) -> Iterator[Entry]:
 
 
 def _pictures(
-    files: Iterable[Path | Entry], abandoned: Container[Path]
+    files: Iterable[Path | Entry], abandoned: Container[Path], most: int | None
 ) -> Iterator[tuple[Source, Picture | Exception]]:
     for entry in _entries(files):
         if entry.kind == "video":
@@ -245,7 +246,7 @@ def _pictures(
             yield Source(entry.path), entry.path
         else:
             try:
-                yield Source(entry.path), read_image(entry.path, archive=entry.archive)
+                yield Source(entry.path), read_image(entry.path, archive=entry.archive, max_pixels=most)
             except UnreadableFile as error:
                 yield Source(entry.path), error
 

@@ -10,7 +10,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 
 from pe_spatial.common.errors import UserError
@@ -18,7 +17,7 @@ from pe_spatial.inference.predictor import Predictor, inference_pipeline, pipeli
 from pe_spatial.inference.writer import ResultsWriter
 from pe_spatial.training.config import import_packages
 
-_RESIZE = "torchvision.transforms.v2.Resize"
+_RESIZES = ("KeepRatioResize", "Resize")  # ours, and torchvision's, which version 0.1 and resizes to (H, W) use
 _PATCHES = (8, 14, 16)  # sides of the encoders' patches
 
 
@@ -70,7 +69,7 @@ def task_of(config: Mapping[str, Any], checkpoint: Path) -> Task:
     Raises:
         UserError: The model is not registered, names no task, or one that predict has no writer for.
     """
-    import_packages(Config(dict(config)))
+    import_packages(config, checkpoint)
     kind = config["model"]["type"]
     with DefaultScope.overwrite_default_scope(config.get("default_scope", "mmengine")):
         model = MODELS.get(kind)
@@ -101,15 +100,16 @@ def resizing(config: Mapping[str, Any], side: int) -> list[str]:
         side: In pixels.
     """
     steps = [dict(step) for step in inference_pipeline(config)]
-    resizes = [step for step in steps if step["type"].rpartition(".")[2] == "Resize"]
+    resizes = [step for step in steps if step["type"].rpartition(".")[2] in _RESIZES]
     for step in resizes:
         step |= _resized(step, side)
     if not resizes:
-        steps.insert(1, {"type": _RESIZE, "size": None, "max_size": side})
+        steps.insert(1, {"type": _RESIZES[0], "max_size": side})
     overrides = [f"{pipeline_loader(config)}.dataset.pipeline={json.dumps(steps)}"]
     preprocessor = config["model"].get("data_preprocessor") or {}
     if preprocessor.get("pad_to"):
-        overrides.append(f"model.data_preprocessor.pad_to={[_padded(side, old) for old in preprocessor['pad_to']]}")
+        longest = max([side, *(step["limit"] for step in resizes if step.get("limit") is not None)])
+        overrides.append(f"model.data_preprocessor.pad_to={[_padded(longest, old) for old in preprocessor['pad_to']]}")
     return overrides
 
 
@@ -120,10 +120,12 @@ def _padded(side: int, old: int) -> int:
 
 
 def _resized(step: Mapping[str, Any], side: int) -> dict[str, Any]:
-    size = step.get("size")
-    if size is None:
-        return {"max_size": side}
+    size, longest, limit = (step.get(name) for name in ("size", "max_size", "limit"))
     if isinstance(size, list | tuple):
         return {"size": [max(round(length * side / max(size)), 1) for length in size]}
-    longest = step.get("max_size")
-    return {"size": side} | ({} if longest is None else {"max_size": max(round(longest * side / size), side + 1)})
+    resized = {"max_size": side} if size is None else {"size": side}
+    if size is not None and longest is not None:
+        resized["max_size"] = max(round(longest * side / size), side + 1)
+    if longest is not None and limit is not None:  # as many pixels of the canvas stay free as before
+        resized["limit"] = resized["max_size"] + limit - longest
+    return resized

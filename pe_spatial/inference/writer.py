@@ -1,5 +1,6 @@
 """What becomes of predictions: the base of the writers of all tasks, and the threads that call them."""
 
+import errno
 import re
 import threading
 from abc import ABC, abstractmethod
@@ -7,7 +8,7 @@ from argparse import Namespace
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from itertools import chain, groupby
 from operator import itemgetter
 from pathlib import Path
@@ -19,12 +20,13 @@ from mmengine.structures import BaseDataElement
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pe_spatial.common.errors import printable
 from pe_spatial.common.files import remove_leftovers, write_json_stream
 from pe_spatial.common.pictures import save_image
 from pe_spatial.common.records import HIDDEN, Records, Stamp, Unit, stamp_of
 from pe_spatial.common.video import VideoWriter
 from pe_spatial.inference.predictor import Predictor
-from pe_spatial.inference.stream import Prediction, Source
+from pe_spatial.inference.stream import Prediction, Source, is_out_of_memory
 
 PICTURES = "pictures"
 FAILED = "failed.json"
@@ -202,11 +204,23 @@ class ResultsWriter(ABC):
                     path.unlink()
 
     def discard_video(self, name: str) -> None:
-        """Forget a video that failed or was interrupted."""
+        """Forget a video that was interrupted; its frames stay."""
         self._frame_files.pop(name, None)
         if self._video is not None:
             self._video.discard()
             self._video = None
+
+    def remove_video(self, name: str) -> None:
+        """Forget a video that failed, and remove what was written of its frames."""
+        written = [
+            self.folder / place for files in self._frame_files.pop(name, {}).values() for place in files.values()
+        ]
+        for path in written:
+            path.unlink(missing_ok=True)
+        for folder in {path.parent for path in written}:
+            with suppress(OSError):  # it holds more
+                folder.rmdir()
+        self.discard_video(name)
 
     def close(self) -> Path:
         """Write the lists, whole or not at all, of the records of all processes, and return the path of the main one.
@@ -254,13 +268,14 @@ def write_all(
                 if name in failed:
                     continue
                 if problem is not None:
-                    writer.discard_video(name)
                     writer.records.fail(name, problem)
                     failed[name] = problem
                 elif source.frame is not None:
                     writer.add_frame(source, name, picture)
                     frames += 1
-            if frames and name not in failed:
+            if name in failed:
+                writer.remove_video(name)  # when the frames after the first that failed are written too
+            elif frames:
                 writer.finish_video(name, frames)
     return failed
 
@@ -293,5 +308,11 @@ def _outcome(name: str, source: Source, _: int, written: Future[Any] | str) -> O
         return name, source, None, written
     try:
         return name, source, written.result(), None
-    except MemoryError:
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        return name, source, None, f"{printable(name)}: its results would have too long a path; give a shorter --output"
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
         return name, source, None, "out of memory while it was drawn and written; --no-pictures needs less"

@@ -2,20 +2,25 @@
 
 A file is a torch zip archive with mmengine's keys (`meta`, `state_dict`, `message_hub`, `optimizer`,
 `param_schedulers`) and the key `pe_spatial`: {format_version, config (JSON of the resolved config), metainfo of the
-dataset, log_history}. It holds tensors and plain containers only, so that torch's weights-only loader can read it.
+dataset, log_history, content_hash of `state_dict`}. It holds tensors and plain containers only, so that torch's
+weights-only loader can read it.
 """
 
 import json
-import zipfile
+import warnings
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from mmengine.runner.checkpoint import CheckpointLoader
 
-from pe_spatial.common.errors import CheckpointError, FullDiskError, few
+from pe_spatial.common.errors import CheckpointError, FullDiskError, UserError
+from pe_spatial.common.reading import read_json, read_text
 from pe_spatial.common.tensors import WeightsError, read_tensor_file, write_torch_file
 from pe_spatial.common.trees import sections
+from pe_spatial.training.checkpoint_content import check_content, describes_itself, seal
 from pe_spatial.training.old_names import update_names
+from pe_spatial.training.trust import require_trusted
 
 FORMAT_VERSION = 1
 LAST_POINTER = "last_checkpoint"  # holds a file name; mmengine's name for it
@@ -30,6 +35,7 @@ def save_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
     Raises:
         CheckpointError: The disk is full, or the folder cannot be written. Nothing was changed.
     """
+    seal(checkpoint)
     try:
         write_torch_file(checkpoint, path)
     except FullDiskError as error:
@@ -42,15 +48,19 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     """The content of a checkpoint, memory-mapped on the CPU: copied page by page as it is used.
 
     Raises:
-        CheckpointError: No such file, a truncated one, one that is no checkpoint, or one that holds Python objects.
+        CheckpointError: No such file, a truncated or damaged one, one that is no checkpoint, one that holds Python
+            objects, or weights that are not finite.
     """
     path = Path(path).expanduser()
     if not path.is_file():
         raise CheckpointError(f"{path}: no such checkpoint")
     try:
-        return dict(read_tensor_file(path))
+        content = dict(read_tensor_file(path))
+        check_content(content, path)
     except WeightsError as error:
-        raise CheckpointError(f"{error}; or take an earlier checkpoint") from error
+        remedy = "" if "earlier checkpoint" in str(error) else "; or take an earlier checkpoint"
+        raise CheckpointError(f"{error}{remedy}") from error
+    return content
 
 
 def read_safely(settings: dict[str, Any]) -> None:
@@ -82,7 +92,10 @@ def load_from_pe_spatial(filename: str, map_location: Any = None) -> dict[str, A
     The content stays on the CPU whatever mmengine asks for: a second copy of the weights and of the optimizer's state
     on the GPU would double the memory that a resume needs.
     """
-    return load_checkpoint(plain_path(filename))
+    content = load_checkpoint(plain_path(filename))
+    if isinstance(content.get("meta"), dict):
+        content["meta"].pop("config", None)  # mmengine would run it as Python when it resumes
+    return content
 
 
 def read_config(checkpoint: dict[str, Any], path: str | Path) -> dict[str, Any]:
@@ -90,38 +103,88 @@ def read_config(checkpoint: dict[str, Any], path: str | Path) -> dict[str, Any]:
 
     Raises:
         CheckpointError: Not one of our checkpoints.
+        ConfigError: The config could make the program run code which nobody has asked for.
     """
-    described = checkpoint.get("pe_spatial")
-    if not isinstance(described, dict) or "config" not in described:
-        raise CheckpointError(
-            f"{path}: holds weights but no config (keys: {few(checkpoint, 8)}); only "
-            "checkpoints written by tools/train_net.py or tools/convert_weights.py describe themselves"
-        )
+    path = Path(path)
+    described = describes_itself(checkpoint, path)
     if described["format_version"] > FORMAT_VERSION:
         raise CheckpointError(
             f"{path}: format {described['format_version']} is newer than {FORMAT_VERSION}; update pe_spatial"
         )
-    return update_names(json.loads(described["config"]))
+    try:
+        config = json.loads(described["config"])
+    except (ValueError, TypeError, RecursionError) as error:
+        raise CheckpointError(f"{path}: its config is not JSON ({error}); it is damaged: take another one") from error
+    if not isinstance(config, dict) or not isinstance(config.get("model"), dict):
+        raise CheckpointError(f"{path}: its config is no mapping with a section 'model'; it is damaged")
+    config = update_names(config)
+    require_trusted(config, lambda where: str(path))
+    return config
 
 
 # --- finding ----------------------------------------------------------------------------------------------------------
 def find_last(folder: Path) -> Path | None:
-    """The newest complete training checkpoint, or None. A truncated file is passed over."""
+    """The newest sound training checkpoint, or None."""
+    return find_sound(_last_first(folder, []))[0]
+
+
+def find_resumable(folder: Path) -> tuple[Path | None, list[str]]:
+    """The newest sound training checkpoint of a run, and what is wrong with what names it and with newer ones."""
+    problems: list[str] = []
+    found, damaged = find_sound(_last_first(folder, problems))
+    return found, problems + damaged
+
+
+def find_sound(candidates: Iterable[Path]) -> tuple[Path | None, list[str]]:
+    """The first sound one of several checkpoints, and what is wrong with each before it."""
+    problems = []
+    for path in candidates:
+        try:
+            load_checkpoint(path)
+        except (CheckpointError, OSError) as error:
+            problems.append(str(error))
+        else:
+            return path, problems
+    return None, problems
+
+
+def _last_first(folder: Path, problems: list[str]) -> list[Path]:
+    """Training checkpoints: the one that the run names as its last, then the others from the newest on."""
+    newest = sorted(filter(Path.is_file, folder.glob("iter_*.pth")), key=iteration_of, reverse=True)
     pointer = folder / LAST_POINTER
-    candidates = [folder / Path(pointer.read_text().strip()).name] if pointer.is_file() else []
-    candidates += sorted(folder.glob("iter_*.pth"), key=iteration_of, reverse=True)
-    return next((path for path in candidates if zipfile.is_zipfile(path)), None)
+    if not pointer.is_file():
+        return newest
+    try:
+        name = read_text(pointer).strip()
+        named = next((path for path in folder.glob("*.pth") if path.is_file() and path.name == Path(name).name), None)
+        if named is None:
+            raise CheckpointError(f"{pointer} names {name[:80]!r}, which is not there")
+    except (UserError, OSError) as error:
+        problems.append(f"{error}; the newest checkpoint beside it is taken")
+        return newest
+    return list(dict.fromkeys([named, *newest]))
 
 
 def find_best(folder: Path) -> Path | None:
-    """The checkpoint with the best metric so far, or None."""
-    record = read_best(folder)
-    path = folder / record["file"] if record else None
-    return path if path and zipfile.is_zipfile(path) else None
+    """The checkpoint with the best metric so far if it is sound, or None."""
+    return find_sound(_best_first(folder, []))[0]
+
+
+def _best_first(folder: Path, problems: list[str]) -> list[Path]:
+    """The checkpoint with the best metric; where its record is damaged, those that are called so, the newest first."""
+    called = sorted(filter(Path.is_file, folder.glob("best_iter_*.pth")), key=iteration_of, reverse=True)
+    try:
+        record = read_best(folder)
+    except (UserError, OSError) as error:
+        problems.append(str(error))
+        return called
+    return [folder / Path(record["file"]).name] if record else []
 
 
 def resolve_checkpoint(checkpoint: str | Path) -> Path:
     """The file that a checkpoint, or the work folder of a training run, stands for.
+
+    Of a run it is the best checkpoint, or else the last. Damaged ones are passed over, which a warning says.
 
     Raises:
         CheckpointError: A folder without a complete checkpoint.
@@ -129,16 +192,30 @@ def resolve_checkpoint(checkpoint: str | Path) -> Path:
     path = Path(checkpoint)
     if not path.is_dir():
         return path
-    found = find_best(path) or find_last(path)
+    problems: list[str] = []
+    best = _best_first(path, problems)
+    found, damaged = find_sound([*best, *_last_first(path, problems)])
+    problems += damaged
     if found is None:
-        raise CheckpointError(f"{path}: a folder without a complete checkpoint; name a file with --checkpoint")
+        raise CheckpointError(
+            f"{path}: a folder without a complete checkpoint; name a file with --checkpoint"
+            + "".join(f"; {problem}" for problem in problems)
+        )
+    for problem in problems:
+        warnings.warn(f"{problem}; {found.name} is taken", stacklevel=2)
     return found
 
 
 def read_best(folder: Path) -> dict[str, Any] | None:
-    """{file, metric, score, iter} of the best checkpoint so far."""
+    """{file, metric, score, iter} of the best checkpoint so far, or None.
+
+    Raises:
+        UnreadableFile: The record is damaged.
+    """
     pointer = folder / BEST_POINTER
-    return json.loads(pointer.read_text()) if pointer.is_file() else None
+    if not pointer.is_file():
+        return None
+    return read_json(pointer, {"file": str, "metric": str, "score": float, "iter": int})
 
 
 def iteration_of(path: Path) -> int:

@@ -3,7 +3,7 @@
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,12 +16,21 @@ from mmengine.registry import HOOKS
 from mmengine.runner import BaseLoop, IterBasedTrainLoop, Runner
 from torch import Tensor, nn
 
-from pe_spatial.common.errors import CheckpointError, ConfigError, require_choice, require_positive, suggest
+from pe_spatial.common.errors import (
+    CheckpointError,
+    ConfigError,
+    UserError,
+    require_choice,
+    require_positive,
+    suggest,
+)
 from pe_spatial.common.files import remove_leftovers, write_json, write_text
+from pe_spatial.common.reading import is_of_kind
 from pe_spatial.common.tensors import Misfit, shapes_of
 from pe_spatial.training import checkpoint as files
+from pe_spatial.training.checkpoint_content import check_resumable
 from pe_spatial.training.fsdp import FullyShardedModel, gather_full
-from pe_spatial.training.progress import read_metrics
+from pe_spatial.training.progress import METRICS_FILE, read_metrics
 
 
 @HOOKS.register_module()
@@ -92,7 +101,7 @@ class AtomicCheckpointHook(Hook):
                 f"default_hooks.checkpoint.best: no metric is called {self.best!r}; {suggest(self.best, metrics)}"
             )
         folder, score = Path(runner.work_dir), float(metrics[self.best])
-        if not _agree(lambda: self._improves(score, files.read_best(folder))):
+        if not _agree(lambda: self._improves(score, self._best_so_far(runner))):
             return
         path = folder / f"best_iter_{runner.iter}.pth"
         state = training_state(runner, runner.iter, with_optimizer=False)
@@ -103,6 +112,19 @@ class AtomicCheckpointHook(Hook):
             for old in set(folder.glob("best_iter_*.pth")) - {path}:
                 old.unlink(missing_ok=True)
             runner.logger.info(f"best {self.best} so far: {score:.4f}, saved as {path.name}")
+
+    def _best_so_far(self, runner: Runner) -> dict[str, Any] | None:
+        """The record of the best checkpoint; where it is damaged, the best score that the run has recorded."""
+        folder = Path(runner.work_dir)
+        try:
+            return files.read_best(folder)
+        except UserError as error:
+            runner.logger.warning(f"{error}; the scores in {METRICS_FILE} are taken instead")
+        key = str(self.best)
+        records = [record for record in read_metrics(folder) if record["iter"] < runner.iter]
+        scores = [float(record[key]) for record in records if is_of_kind(record.get(key), float)]
+        choose = max if self.rule == "greater" else min
+        return {"metric": self.best, "score": choose(scores)} if scores else None
 
     def _improves(self, score: float, previous: dict[str, Any] | None) -> bool:
         if previous is None or previous["metric"] != self.best:
@@ -127,15 +149,17 @@ class AtomicCheckpointHook(Hook):
         model = unwrap(runner.model)
         path = files.plain_path(runner._load_from)
         continues = runner._resume or not isinstance(runner._train_loop, IterBasedTrainLoop)
-        report = compare_keys(model, checkpoint.get("state_dict", checkpoint))
+        state_dict = checkpoint.get("state_dict", checkpoint)
+        report = compare_keys(model, state_dict)
         if report and continues:
             raise CheckpointError(f"{path}: does not fit this config: {report}")
+        if model.state_dict().keys().isdisjoint(_without_wrapper(state_dict)):
+            raise CheckpointError(f"{path}: none of its {len(state_dict)} entries belongs to the model: {report}")
         if report:
             runner.logger.warning(f"{path}: {report}")
         if not runner._resume:
             return
-        if "optimizer" not in checkpoint:
-            raise CheckpointError(f"{path}: holds weights only and cannot be resumed; use load_from instead")
+        check_resumable(checkpoint, Path(path))
         for key, values in checkpoint.get("pe_spatial", {}).get("log_history", {}).items():
             checkpoint["message_hub"]["log_scalars"][key] = HistoryBuffer(values, [1] * len(values))
         # mmengine compares pickles, in which equal values may differ
@@ -204,8 +228,11 @@ def describe(config: dict[str, Any], metainfo: Any) -> dict[str, Any]:
 
 def compare_keys(model: nn.Module, state_dict: dict[str, Tensor]) -> str:
     """How the weights differ from the model's, in one line; empty if they fit."""
-    found = {key.removeprefix("module."): value for key, value in state_dict.items()}
-    return str(Misfit(shapes_of(found), shapes_of(model.state_dict())))
+    return str(Misfit(shapes_of(_without_wrapper(state_dict)), shapes_of(model.state_dict())))
+
+
+def _without_wrapper(state_dict: Mapping[str, Any]) -> dict[str, Any]:
+    return {str(key).removeprefix("module."): value for key, value in state_dict.items()}
 
 
 def _recent_scalars(runner: Runner) -> dict[str, list[float]]:

@@ -1,8 +1,10 @@
 """`load_config`: mmengine's Config from YAML files, found by name, read safely and checked before anything runs."""
 
+import logging
 import re
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
+from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -10,19 +12,26 @@ from typing import Any
 
 import yaml
 from mmengine.config import Config
+from mmengine.logging import print_log
 
 from pe_spatial.common.errors import ConfigError, suggest
 from pe_spatial.common.files import write_text
-from pe_spatial.common.trees import sections
+from pe_spatial.common.names import leaves
+from pe_spatial.common.trees import entries, sections
+from pe_spatial.common.trust import trusting
+from pe_spatial.training import registry_guard  # noqa: F401 - holds mmengine to the rules of `trust`
 from pe_spatial.training.config_checks import TOP_LEVEL_KEYS, find_problems, has_schema
 from pe_spatial.training.config_files import find_config, origin_of, read_config_file
+from pe_spatial.training.config_values import entry_problems
 from pe_spatial.training.old_names import current_name, update_names
 from pe_spatial.training.safe_yaml import parse, write
+from pe_spatial.training.trust import require_trusted
 
 _VARIABLE = re.compile(r"\$(_\w+)([+-]\d+)?")
+_BUILT = re.compile(r"((model|data_preprocessor)\b|.*\.pipeline\.).*type")  # what a prediction builds
 
 
-def load_config(name: str | Path, overrides: Sequence[str] = ()) -> Config:
+def load_config(name: str | Path, overrides: Sequence[str] = (), trust: Sequence[str] = ()) -> Config:
     """Load, override and check a config.
 
     Top-level keys that begin with `_` are the author's variables and are dropped. The value `$_x` stands for that of
@@ -31,10 +40,17 @@ def load_config(name: str | Path, overrides: Sequence[str] = ()) -> Config:
     Args:
         name: A path or a name; see `find_config`.
         overrides: `dotted.key=value`; the value is YAML, a list is indexed by number.
+        trust: Packages of your own that the config may import; see SECURITY.md.
 
     Raises:
         ConfigError: Lists every problem with the file and line, or the override, that it comes from.
+        OptionError: A package of `trust` that is not there.
     """
+    with trusting(trust):
+        return _load_config(name, overrides)
+
+
+def _load_config(name: str | Path, overrides: Sequence[str]) -> Config:
     path = find_config(name)
     settings, origins = read_config_file(path)
     try:
@@ -45,7 +61,9 @@ def load_config(name: str | Path, overrides: Sequence[str] = ()) -> Config:
         origins[_apply(config, override)] = f"override '{override}'"
     variables = {key: config.pop(key) for key in [key for key in config if key.startswith("_")]}
     problems = [problem for key in config for problem in _fill_in(config, key, key, variables)]
-    import_packages(config)
+    require_trusted(config, partial(origin_of, origins, default=str(path)))
+    _keep_results_inside(config, origins)
+    import_packages(config, path)
     _normalize(config)
     problems += find_problems(config)
     if problems:
@@ -54,19 +72,27 @@ def load_config(name: str | Path, overrides: Sequence[str] = ()) -> Config:
     return config
 
 
-def override_config(config: Config, overrides: Sequence[str]) -> None:
+def override_config(config: Config, overrides: Sequence[str], checkpoint: Path) -> None:
     """Import the packages of the config of a checkpoint, and change entries.
 
     Args:
         config: Changed in place.
         overrides: As in `load_config`.
+        checkpoint: For messages.
 
     Raises:
-        ConfigError: An override that does not fit, or an option that does not exist.
+        ConfigError: An override that does not fit, or an option that does not exist; something that the config may not
+            import, or a part that nobody registers.
     """
-    import_packages(config)
     origins = {_apply(config, override): f"override '{override}'" for override in overrides}
-    problems = [f"{origin_of(origins, where, '')}: {what}" for where, what in find_problems(config) if origins]
+    require_trusted(config, partial(origin_of, origins, default=str(checkpoint)))
+    _keep_results_inside(config, origins)
+    import_packages(config, checkpoint)
+    problems = [
+        f"{origin_of(origins, where, f'{checkpoint}: {where}')}: {what}"
+        for where, what in find_problems(config)
+        if origins or _BUILT.fullmatch(where)  # options that an earlier version knew are the concern of what it built
+    ]
     if problems:
         raise ConfigError("\n".join(problems))
 
@@ -97,7 +123,7 @@ def _apply(config: Config, override: str) -> str:
     try:
         value = parse(text)
     except yaml.YAMLError as error:
-        raise ConfigError(f"override '{override}': the value is not YAML: {error}") from error
+        raise ConfigError(f"override '{override}': the value is not YAML: {' '.join(str(error).split())}") from error
     *sections, last = key.split(".")
     node: Any = config
     for depth, part in enumerate(sections):
@@ -129,6 +155,20 @@ def _child(node: Any, part: str, where: str, override: str) -> Any:
 
 
 # --- after merging ----------------------------------------------------------------------------------------------------
+def _keep_results_inside(config: Config, origins: dict[str, str]) -> None:
+    """Forget files for results outside of the folder of the run, unless the command line names them.
+
+    A relative name is one below that folder; see `start.place_results`.
+    """
+    for where, key, value, section in entries(dict(config.items())):
+        is_file = key == "results_file" and isinstance(value, str)
+        if not is_file or not leaves(value) or origin_of(origins, where, "").startswith("override"):
+            continue
+        section[key] = None
+        text = f"{where}: {value} lies outside of the run and is not written; name it on the command line: {where}=FILE"
+        print_log(text, logger="current", level=logging.WARNING)
+
+
 def _fill_in(node: Any, key: Any, where: str, variables: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """Put the values of variables in the place of `$_x` and `$_x-32`, anywhere below a key; yields what fits none."""
     value = node[key]
@@ -148,12 +188,19 @@ def _fill_in(node: Any, key: Any, where: str, variables: dict[str, Any]) -> Iter
             yield where, f"{value} needs a number, but {match[1]} is {variables[match[1]]!r}"
 
 
-def import_packages(config: Any) -> None:
+def import_packages(config: Any, origin: Path) -> None:
     """Import what registers the names that a config may use.
+
+    Args:
+        config: Has passed `require_trusted`.
+        origin: Its file, for messages.
 
     Raises:
         ConfigError: `custom_imports` names a module that does not exist, or whose third parties are not installed.
     """
+    for where, problem in entry_problems(config):
+        if where.startswith("custom_imports"):
+            raise ConfigError(f"{config.filename}: {where}: {problem}")
     theirs = (config.get("custom_imports") or {}).get("imports", [])
     ours = [f"pe_spatial.{name}" for name in ("backbones", "data", "training", "doctor")]
     for module in [*ours, *map(current_name, [theirs] if isinstance(theirs, str) else theirs)]:
@@ -165,20 +212,21 @@ def import_packages(config: Any) -> None:
                 if not package or find_spec(package):
                     raise  # a mistake inside the module
                 raise ConfigError(
-                    f"{config.filename}: {module} needs the package {package!r}, which is not installed; "
+                    f"{origin}: {module} needs the package {package!r}, which is not installed; "
                     f"pip install 'pe_spatial[{module.rpartition('.')[2]}]'"
                 ) from error
-            raise ConfigError(f"{config.filename}: custom_imports: there is no module {module!r}") from error
+            raise ConfigError(f"{origin}: custom_imports: there is no module {module!r}") from error
 
 
 def _normalize(config: Config) -> None:
     """Settle combinations that mmengine or torch reject although their meaning is plain."""
     for name in ("train_dataloader", "val_dataloader", "test_dataloader"):
         loader = config.get(name)
-        if loader and loader.get("num_workers", 0) == 0:
+        if isinstance(loader, dict) and loader.get("num_workers", 0) == 0:
             for key in ("persistent_workers", "prefetch_factor", "timeout"):
                 loader.pop(key, None)
-    hooks = config.get("default_hooks") or {}
+    hooks = config.get("default_hooks")
+    hooks = hooks if isinstance(hooks, dict) else {}
     mmengine_names = {"runtime_info", "timer", "sampler_seed", "logger", "param_scheduler", "checkpoint"}
     for name in [name for name, hook in hooks.items() if hook is None and name not in mmengine_names]:
         hooks.pop(name)  # switched off; mmengine accepts null only for hooks of its own

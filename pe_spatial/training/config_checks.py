@@ -7,7 +7,6 @@ from functools import cache
 from importlib import import_module
 from typing import Any
 
-import mmengine.registry
 from mmengine.optim import OptimWrapper
 from mmengine.registry import Registry
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, LogProcessor, Runner, TestLoop, ValLoop
@@ -15,11 +14,10 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from pe_spatial.common.errors import suggest
+from pe_spatial.training.config_values import entry_problems, value_problem
 from pe_spatial.training.optim import ParamwiseOptions
+from pe_spatial.training.trust import REGISTRIES, may_import
 
-_REGISTRIES: dict[str, Registry] = {
-    name: value for name, value in vars(mmengine.registry).items() if isinstance(value, Registry)
-}
 # the registry of the `type` that stands directly in a section <- the keys that open such sections
 _SECTIONS_OF = {
     "MODELS": ("model", "data_preprocessor"),
@@ -75,11 +73,16 @@ TOP_LEVEL_KEYS = frozenset(inspect.signature(Runner.__init__).parameters) - {"se
 
 
 def find_problems(config: Any) -> Iterator[tuple[str, str]]:
-    """(dotted key, what is wrong with it) for everything that is misspelled or unknown."""
+    """(dotted key, what is wrong with it) for everything that is misspelled, unknown or of another kind."""
     for key in config:
         if key not in TOP_LEVEL_KEYS:
             yield key, f"unknown key; {suggest(key, TOP_LEVEL_KEYS)} (a variable of your own begins with _)"
+        elif problem := value_problem(Runner, key, config[key]):
+            yield key, problem
+    yield from entry_problems(config)
     scope = config.get("default_scope", "mmengine")
+    if not isinstance(scope, str):
+        return  # is named above
     for key, value in config.items():
         yield from _walk(value, [key], _SECTIONS.get(key), scope)
 
@@ -91,7 +94,7 @@ def _walk(node: Any, path: list[str], registry: str | None, scope: str) -> Itera
     if not isinstance(node, dict) or path[-1] == "clip_grad":
         return
     options = _implied_options(path, node)
-    factory_name = path[-1]
+    factory_name, factory = path[-1], _implied_factory(path, node)
     if isinstance(node.get("type"), str):
         factory_name = node["type"]
         factory, problem = _resolve(factory_name, registry, scope)
@@ -103,9 +106,11 @@ def _walk(node: Any, path: list[str], registry: str | None, scope: str) -> Itera
                 options = options | _CONSUMED.get(registry or "", set()) | {"type", "_scope_"}
     for key, value in node.items():
         if options is not None and key not in options:
-            yield ".".join([*path, key]), f"{factory_name} has no option {key!r}; {suggest(key, options)}"
+            yield ".".join([*path, str(key)]), f"{factory_name} has no option {key!r}; {suggest(str(key), options)}"
+        elif problem := value_problem(factory, key, value):
+            yield ".".join([*path, str(key)]), problem
         # the registry of a section holds for what is nested in it until another section begins
-        yield from _walk(value, [*path, key], _SECTIONS.get(key, registry), scope)
+        yield from _walk(value, [*path, str(key)], _SECTIONS.get(key, registry), scope)
 
 
 def has_schema(path: Sequence[str], node: Any) -> bool:
@@ -115,27 +120,36 @@ def has_schema(path: Sequence[str], node: Any) -> bool:
 
 def _implied_options(path: Sequence[str], node: dict[str, Any]) -> Set[str] | None:
     """The keys of sections whose constructor is not named in them."""
-    if tuple(path) == ("train_cfg",) and node.get("by_epoch"):
-        return _options(EpochBasedTrainLoop, {"by_epoch"})
     if ".".join(path) not in _IMPLIED:
         return None
-    factory, further = _IMPLIED[".".join(path)]
+    factory, (_, further) = _implied_factory(path, node), _IMPLIED[".".join(path)]
     return further if factory is None else _options(factory, further)
+
+
+def _implied_factory(path: Sequence[str], node: dict[str, Any]) -> Callable[..., Any] | None:
+    """What takes the keys of a section that does not name its constructor."""
+    if tuple(path) == ("train_cfg",) and node.get("by_epoch"):
+        return EpochBasedTrainLoop
+    return _IMPLIED.get(".".join(path), (None, frozenset()))[0]
 
 
 def _resolve(name: str, registry: str | None, scope: str) -> tuple[Callable[..., Any] | None, str]:
     """What a `type` builds, or what is wrong with it."""
+    if not all(part.isidentifier() for part in name.split(".")):
+        return None, f"{name!r} is no name of a class"
     preferred = [registry] if registry else []
-    for key in [*preferred, *(key for key in _REGISTRIES if key != registry)]:
+    for key in [*preferred, *(key for key in REGISTRIES if key != registry)]:
         # "not registered" is a RuntimeError or None
-        with _REGISTRIES[key].switch_scope_and_registry(scope) as current, suppress(RuntimeError):
+        with REGISTRIES[key].switch_scope_and_registry(scope) as current, suppress(RuntimeError):
             factory = current.get(name)
             if factory is not None:
                 return factory, ""
     module_name, _, attribute = name.rpartition(".")
     if not module_name:
-        known = [key for each in preferred or _REGISTRIES for key in _names(_REGISTRIES[each])]
+        known = [key for each in preferred or REGISTRIES for key in _names(REGISTRIES[each])]
         return None, f"nothing called {name!r} is registered; {suggest(name, known)}"
+    if not may_import(module_name):
+        return None, f"{name} is nothing that a config may name"
     try:
         return None, f"{module_name} has no {attribute!r}; {suggest(attribute, dir(import_module(module_name)))}"
     except ImportError as error:

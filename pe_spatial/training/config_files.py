@@ -15,7 +15,8 @@ from typing import Any
 
 import yaml
 
-from pe_spatial.common.errors import ConfigError, suggest
+from pe_spatial.common.errors import ConfigError, UnreadableFile, suggest
+from pe_spatial.common.reading import read_text
 from pe_spatial.training.old_names import RECIPES
 from pe_spatial.training.safe_yaml import SafeLoader
 
@@ -127,21 +128,23 @@ def _read_alone(path: Path) -> tuple[Settings, Origins]:
     """The content of one file, and the line of every key."""
     origins: Origins = {}
     try:
-        loader = SafeLoader(_fill_in_environment(path, path.read_text(encoding="utf-8")))
+        loader = SafeLoader(_fill_in_environment(path, read_text(path)))
         node = loader.get_single_node()
         if not isinstance(node, yaml.MappingNode):
             raise ConfigError(f"{path}: a config is a mapping of keys to values")
         _collect(node, "", path, origins)
         return loader.construct_document(node), origins
+    except UnreadableFile as error:
+        raise ConfigError(str(error)) from error
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
     except yaml.constructor.ConstructorError as error:
         line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
         raise ConfigError(f"{path}{line}: {error.problem}") from error
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path}: not YAML in UTF-8: {error}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not YAML in UTF-8: {' '.join(str(error).split())}") from error
     except RecursionError as error:
-        raise ConfigError(f"{path}: an anchor (&name) contains itself") from error
+        raise ConfigError(f"{path}: sections nested too deeply, or an anchor (&name) that contains itself") from error
 
 
 def _fill_in_environment(path: Path, text: str) -> str:

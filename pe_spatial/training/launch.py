@@ -5,12 +5,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mmengine.config import Config
+from mmengine.dist import broadcast_object_list, is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from pe_spatial.common.errors import CheckpointError, ConfigError, UserError
+from pe_spatial.common.trust import trusting
 from pe_spatial.training import checkpoint as files
 from pe_spatial.training.binding import count_classes
+from pe_spatial.training.checkpoint_content import check_resumable
 from pe_spatial.training.progress import METRICS_FILE
 from pe_spatial.training.run_config import differences
 from pe_spatial.training.start import naming_mistakes, prepare, start_runner
@@ -18,28 +21,31 @@ from pe_spatial.training.start import naming_mistakes, prepare, start_runner
 Resume = Literal["no", "yes", "if-any"]
 
 
-def train(config: Config, resume: Resume = "no", hooks: Sequence[Hook] = ()) -> Runner:
+def train(config: Config, resume: Resume = "no", hooks: Sequence[Hook] = (), trust: Sequence[str] = ()) -> Runner:
     """Train in `config.work_dir`, where nothing changes before model, data and checkpoint are known to fit.
 
     Args:
         config: A loaded config with `work_dir`.
-        resume: Whether to continue from the last complete checkpoint of the work folder. What the config changes in
-            the run is named.
+        resume: Whether to continue from the newest sound checkpoint of the work folder. What the config changes in
+            the run is named, and so are damaged checkpoints.
         hooks: Of the caller, beside those of the config.
+        trust: Packages of your own that the config, and the checkpoint to resume from, may import; see SECURITY.md.
 
     Raises:
         CheckpointError: Nothing to resume from.
-        ConfigError: The run ends before one of its schedulers begins.
+        ConfigError: The run ends before one of its schedulers begins; or the config asks for code that is not trusted.
         UserError: The folder holds another run, or another process trains there.
     """
     _check_schedule(config)
     folder = Path(config.work_dir)
-    with prepare(config, folder) as changes:
-        last = _find_start(folder, resume)
+    with trusting(trust), prepare(config, folder) as changes:
+        last, damaged = _find_start(folder, resume)
         with naming_mistakes():
             count_classes(config, ("train_dataloader",))
         notes = [] if last is None else _continue_from(last, config, changes)
         with start_runner(config, changes, folder, lambda: _clear(folder, last)) as runner:
+            for problem in damaged:
+                runner.logger.warning(f"passed over: {problem}")
             for note in notes:
                 runner.logger.warning(f"other than in the run so far: {note}")
             runner.logger.info("reading the data")
@@ -49,14 +55,21 @@ def train(config: Config, resume: Resume = "no", hooks: Sequence[Hook] = ()) -> 
     return runner
 
 
-def _find_start(folder: Path, resume: Resume) -> Path | None:
-    """The checkpoint that a training of this folder begins with, if any."""
-    last = files.find_last(folder)
-    if resume == "yes" and last is None:
-        raise CheckpointError(f"--resume: {folder} has no complete checkpoint; start without --resume")
-    if resume == "no" and last is not None:
-        raise UserError(f"{folder} holds a run ({last.name}); continue it with --resume or set another --output")
-    return last
+def _find_start(folder: Path, resume: Resume) -> tuple[Path | None, list[str]]:
+    """The checkpoint that a training of this folder begins with, if any, and what is wrong with newer ones.
+
+    The main process decides for all.
+    """
+    decision: list[tuple[Path | None, list[str]]] = [files.find_resumable(folder) if is_main_process() else (None, [])]
+    broadcast_object_list(decision)
+    last, damaged = decision[0]
+    if resume == "no" and (last is not None or damaged):
+        name = f" ({last.name})" if last else ""
+        raise UserError(f"{folder} holds a run{name}; continue it with --resume or set another --output")
+    if last is None and (damaged or resume == "yes"):
+        reasons = "".join(f"; {problem}" for problem in damaged)
+        raise CheckpointError(f"--resume: {folder} has no complete checkpoint{reasons}; start without --resume")
+    return last, damaged
 
 
 def _continue_from(last: Path, config: Config, changes: dict[str, Any]) -> list[str]:
@@ -65,7 +78,8 @@ def _continue_from(last: Path, config: Config, changes: dict[str, Any]) -> list[
     A config that asks for another seed gets that of the run.
     """
     notes, content = [], files.load_checkpoint(last)
-    randomness, seed = config.get("randomness") or {}, content.get("meta", {}).get("seed")
+    check_resumable(content, last)
+    randomness, seed = config.get("randomness") or {}, content["meta"]["seed"]
     given = randomness.get("seed")
     if given is not None and given != seed:
         config.randomness.seed = seed
@@ -81,20 +95,26 @@ def _clear(folder: Path, last: Path | None) -> None:
         (folder / leftover).unlink(missing_ok=True)
 
 
-def evaluate(config: Config, checkpoint: str | Path | None = None, output: Path | None = None) -> dict[str, Any]:
+def evaluate(
+    config: Config,
+    checkpoint: str | Path | None = None,
+    output: Path | None = None,
+    trust: Sequence[str] = (),
+) -> dict[str, Any]:
     """Score a checkpoint on the test data, or on the validation data where a config has no test data.
 
     Args:
         config: A loaded config with `work_dir`.
         checkpoint: A file; None takes the best of the work folder, or its last.
         output: Where results go; default: the folder `evaluation` below the work folder.
+        trust: As in `train`.
 
     Returns:
         The metrics.
 
     Raises:
         CheckpointError: No checkpoint.
-        ConfigError: The config has neither test nor validation data.
+        ConfigError: The config has neither test nor validation data, or asks for code that is not trusted.
         UserError: Another process evaluates into the same folder.
     """
     folder = Path(config.work_dir)
@@ -102,7 +122,7 @@ def evaluate(config: Config, checkpoint: str | Path | None = None, output: Path 
     files.load_checkpoint(path)  # fails here, with a clear error, rather than after the data are loaded
     output = output or folder / "evaluation"
     entries = _test_entries(config)
-    with prepare(config, output) as changes:
+    with trusting(trust), prepare(config, output) as changes:
         changes |= entries | {"resume": False, "load_from": str(path)}
         with naming_mistakes():
             count_classes(config, ("test_dataloader", "val_dataloader"))

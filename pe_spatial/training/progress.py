@@ -1,6 +1,7 @@
 """The line of progress on the screen, `metrics.jsonl` in the work folder, and the same numbers for TensorBoard."""
 
 import json
+import warnings
 from collections.abc import Callable
 from contextlib import ExitStack
 from datetime import timedelta
@@ -15,7 +16,7 @@ from mmengine.runner import Runner
 
 from pe_spatial.common.console import progress
 from pe_spatial.common.devices import peak_memory
-from pe_spatial.common.errors import require_positive
+from pe_spatial.common.errors import few, require_positive
 from pe_spatial.common.files import write_text
 
 METRICS_FILE = "metrics.jsonl"
@@ -98,15 +99,26 @@ class ProgressHook(Hook):
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """The records of `metrics.jsonl` up to the first broken line, which a killed run may leave at the end."""
-    records: list[dict[str, Any]] = []
+    """The records of `metrics.jsonl`; a warning counts the lines that are none, which a damaged disk leaves.
+
+    The last line is left out without a word: a killed run may not have finished it.
+    """
     path = folder / METRICS_FILE
-    for line in path.read_text().splitlines() if path.is_file() else ():
-        try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return records
+    lines = path.read_bytes().splitlines() if path.is_file() else []
+    found = [_record(line) for line in lines]
+    broken = [number for number, record in enumerate(found[:-1], start=1) if record is None]
+    if broken:
+        warnings.warn(f"{path} is damaged: {len(broken)} lines are left out (line {few(broken)})", stacklevel=2)
+    return [record for record in found if record is not None]
+
+
+def _record(line: bytes) -> dict[str, Any] | None:
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    is_one = isinstance(record, dict) and isinstance(record.get("mode"), str) and type(record.get("iter")) is int
+    return record if is_one else None
 
 
 def is_training(runner: Runner) -> bool:

@@ -58,7 +58,7 @@ def config_of_checkpoint(path: Path, overrides: Sequence[str] = ()) -> Config:
     copy = path.parent / RUN_CONFIG
     filename = str(copy) if copy.is_file() else None
     config = Config(read_config(load_checkpoint(path), path), filename=filename, format_python_code=False)
-    override_config(config, overrides)
+    override_config(config, overrides, path)
     return config
 
 

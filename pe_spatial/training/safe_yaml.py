@@ -14,9 +14,37 @@ _FLOAT = re.compile(
     r"|[-+]?\.(?:inf|Inf|INF)$|\.(?:nan|NaN|NAN)$"
 )
 
+_MOST_VALUES = 1_000_000  # with all that its anchors stand for; a class list of LVIS has 1,203
+
 
 class SafeLoader(yaml.SafeLoader):
-    """PyYAML's safe loader with the float rule and the duplicate rule of this module."""
+    """PyYAML's safe loader with the float rule and the duplicate rule of this module.
+
+    Anchors that are used again and again, each in the next, may stand for more values than any memory holds: such a
+    text is refused before a value is made of it, and so is one that is nested too deep.
+    """
+
+    def get_single_node(self) -> yaml.Node | None:
+        """Raise yaml.constructor.ConstructorError where the text stands for too much."""
+        try:
+            node = super().get_single_node()
+            if node is not None and _count_values(node, {}) > _MOST_VALUES:
+                raise yaml.constructor.ConstructorError(
+                    None,
+                    None,
+                    f"its anchors (&name) stand for more than {_MOST_VALUES:,} values when they are written out",
+                    node.start_mark,
+                )
+        except RecursionError:
+            raise yaml.constructor.ConstructorError(None, None, "it is nested too deep", None) from None
+        return node
+
+    def construct_document(self, node: yaml.Node) -> Any:
+        """Raise yaml.constructor.ConstructorError for numbers that are none, such as one of thousands of digits."""
+        try:
+            return super().construct_document(node)
+        except (ValueError, OverflowError) as error:
+            raise yaml.constructor.ConstructorError(None, None, str(error), node.start_mark) from None
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """Raise yaml.constructor.ConstructorError where a key is repeated."""
@@ -31,6 +59,25 @@ class SafeLoader(yaml.SafeLoader):
                 )
             seen[key] = key_node.start_mark.line + 1
         return super().construct_mapping(node, deep)
+
+
+def _count_values(node: yaml.Node, known: dict[int, int]) -> int:
+    """Values of a node with those that its anchors stand for.
+
+    Raises:
+        yaml.constructor.ConstructorError: An anchor contains itself.
+    """
+    if isinstance(node, yaml.ScalarNode):
+        return 1
+    count = known.get(id(node))
+    if count == 0:  # it is being counted
+        problem = "an anchor (&name) contains itself"
+        raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
+    if count is None:
+        known[id(node)] = 0
+        parts = (part for entry in node.value for part in (entry if isinstance(entry, tuple) else (entry,)))
+        count = known[id(node)] = 1 + sum(_count_values(part, known) for part in parts)
+    return count
 
 
 SafeLoader.yaml_implicit_resolvers = {

@@ -22,12 +22,14 @@ from mmengine.runner import Runner
 from pe_spatial.common.console import warning_hook
 from pe_spatial.common.errors import ConfigError, UserError
 from pe_spatial.common.locks import lock_folder
+from pe_spatial.common.trees import sections
 from pe_spatial.training.checkpoint import read_safely
 from pe_spatial.training.config import drop_pretrained, dump_config
 from pe_spatial.training.distributed import set_up
 from pe_spatial.training.environment import run_environment, set_console
 from pe_spatial.training.progress import ProgressHook
 from pe_spatial.training.run_config import RUN_CONFIG
+from pe_spatial.training.trust import require_trusted
 
 
 class OpenFolderHook(Hook):
@@ -103,7 +105,7 @@ def start_runner(
     with TemporaryDirectory(prefix="pe_spatial_") as temporary, ExitStack() as quiet:
         silent = {"type": "Visualizer", "name": f"start in {temporary}"}  # its own makes files when it is built
         with naming_mistakes():
-            runner = build_runner(config, {**changes, "work_dir": temporary, "visualizer": silent})
+            runner = build_runner(config, {**changes, "work_dir": temporary, "visualizer": silent}, folder)
         for copy_of_config in (path for path in Path(temporary).iterdir() if path.is_file()):
             copy_of_config.unlink()  # mmengine's, with the changes of this process
         runner.register_hook(OpenFolderHook(folder, clear))
@@ -126,16 +128,25 @@ def _log_files(runner: Runner) -> list[logging.FileHandler]:
     return [handler for handler in runner.logger.handlers if isinstance(handler, logging.FileHandler)]
 
 
-def build_runner(config: Config, changes: dict[str, Any]) -> Runner:
+def place_results(settings: dict[str, Any], folder: Path) -> None:
+    """Put the `results_file` of metrics below a folder, in place; one that the command line names stays as it is."""
+    for part in sections(settings):
+        if isinstance(part.get("results_file"), str):
+            part["results_file"] = str(folder.absolute() / part["results_file"])
+
+
+def build_runner(config: Config, changes: dict[str, Any], folder: Path | None = None) -> Runner:
     """Mmengine's Runner with a readable console.
 
     Args:
         config: What is asked for; the checkpoints record it.
         changes: Top-level entries that hold for this process only.
+        folder: Where results go; default: the `work_dir` of the config.
     """
     # mmengine shows environment, config and hooks at construction; they are in files of the work folder
     settings = {**config.to_dict(), **changes, "log_level": "WARNING"}
     read_safely(settings)
+    place_results(settings, folder or Path(settings["work_dir"]))
     if settings.get("resume") or settings.get("train_cfg") is None:
         drop_pretrained(settings["model"])
     runner = Runner.from_cfg(Config(settings, filename=config.filename, format_python_code=False))
@@ -149,7 +160,12 @@ def prepare(config: Config, folder: Path) -> Iterator[dict[str, Any]]:
     """Set up the process and keep others from starting in a folder; yields the entries of `distributed.set_up`.
 
     The lock lies beside the folder: a refused start does not touch it.
+
+    Raises:
+        ConfigError: The config asks for code that is not trusted.
+        UserError: Another process writes there.
     """
+    require_trusted(config, lambda where: str(config.filename or "the config"))
     with run_environment(config), ExitStack() as stack:
         changes = set_up(config)
         if is_main_process():

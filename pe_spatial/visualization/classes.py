@@ -57,7 +57,7 @@ def _borders(labels: Tensor) -> Tensor:
 
 def _legend(height: int, counts: Tensor, classes: Sequence[str], colors: Sequence[Sequence[int]]) -> Tensor:
     """Color, name and share of the classes with the largest areas, as many as there is room for."""
-    size = max(12, height // 40)
+    size = min(max(12, height // 40), 64)
     font = ImageFont.load_default(size=size)
     line = round(1.6 * size)
     widest = max((font.getlength(f"{name} 100%") for name in classes), default=0.0)

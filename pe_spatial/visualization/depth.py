@@ -8,7 +8,9 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
 from pe_spatial.visualization.colors import quantile, ramp_colors
-from pe_spatial.visualization.layout import enlarge
+from pe_spatial.visualization.layout import beside, enlarge, reduce_thin
+
+LEGEND_HEIGHT = 240  # at least; a lower map stands above white
 
 
 def colorize_depth(depth: Tensor, near: float | None = None, far: float | None = None) -> Tensor:
@@ -55,13 +57,13 @@ def depth_picture(depth: Tensor, near: float | None = None, far: float | None = 
     colors = colorize_depth(depth, near, far)
     factor = enlarge(colors)[1]
     colors = colors.repeat_interleave(factor, -2).repeat_interleave(factor, -1)
-    height = colors.shape[-2]
-    return torch.cat([colors, _legend(height, near, far, is_metric)], dim=-1)
+    colors = reduce_thin(colors, LEGEND_HEIGHT)
+    return beside(colors, _legend(max(colors.shape[-2], LEGEND_HEIGHT), near, far, is_metric))
 
 
 def _legend(height: int, near: float, far: float, is_metric: bool) -> Tensor:
     """White strip [3, height, W] with the title, the bar (near above) and its ticks."""
-    size = max(11, height // 36)
+    size = min(max(11, height // 36), 64)
     font = ImageFont.load_default(size=size)
     title = ("metric depth", "unit: m") if is_metric else ("relative depth", "no unit")
     width = int(max(font.getlength(line) for line in title)) + 2 * size // 2 + 4

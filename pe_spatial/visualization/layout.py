@@ -8,15 +8,28 @@ from torchvision.transforms.v2 import functional as TF
 
 # below this many pixels on the shorter side, a picture is enlarged before anything is written into it
 _LEGIBLE = 480
+LONGEST = 4096  # pixels of the longer side up to which it is enlarged: thin pictures stay thin
 
 
 def enlarge(image: Tensor) -> tuple[Tensor, int]:
     """A small image at a whole multiple of its size, so that captions can be read; and that factor (1: unchanged)."""
     H, W = image.shape[-2:]
-    factor = -(-_LEGIBLE // min(H, W))
+    factor = max(min(-(-_LEGIBLE // min(H, W)), LONGEST // max(H, W)), 1)
     return (
         TF.resize(image, [H * factor, W * factor], interpolation=InterpolationMode.BICUBIC) if factor > 1 else image
     ), factor
+
+
+def reduce_thin(picture: Tensor, least: int) -> Tensor:
+    """A picture [C, H, W] that is thinner than `least` with rows and columns left out, down to `LONGEST`."""
+    step = -(-max(picture.shape[-2:]) // LONGEST) if min(picture.shape[-2:]) < least else 1
+    return picture[:, ::step, ::step]
+
+
+def beside(left: Tensor, right: Tensor) -> Tensor:
+    """Two pictures uint8 [3, H, W] side by side; the lower one gets white below."""
+    height = max(left.shape[-2], right.shape[-2])
+    return torch.cat([TF.pad(side, [0, 0, 0, height - side.shape[-2]], fill=255) for side in (left, right)], dim=-1)
 
 
 def caption_strip(caption: str, picture: Tensor) -> Tensor:

@@ -10,9 +10,9 @@ from torchvision.transforms.v2 import functional as TF
 
 from pe_spatial.visualization.classes import draw_classes
 from pe_spatial.visualization.colors import palette
-from pe_spatial.visualization.depth import depth_picture
+from pe_spatial.visualization.depth import LEGEND_HEIGHT, depth_picture
 from pe_spatial.visualization.instances import draw_instances
-from pe_spatial.visualization.layout import enlarge
+from pe_spatial.visualization.layout import LONGEST, beside, enlarge, reduce_thin
 
 
 def draw_prediction(
@@ -45,8 +45,9 @@ def draw_prediction(
         picture = enlarge(image.as_subclass(Tensor).cpu())[0]
     if "pred_depth" in sample:
         depth = depth_picture(sample.pred_depth.data, is_metric=sample.get("depth_is_metric", True))
-        height, width = depth.shape[-2:]
-        picture = torch.cat([TF.resize(picture, [height, picture.shape[-1] * height // picture.shape[-2]]), depth], 2)
+        picture = reduce_thin(picture, LEGEND_HEIGHT)
+        height, width = depth.shape[-2], picture.shape[-1] * depth.shape[-2] // picture.shape[-2]
+        picture = beside(TF.resize(picture, [height, width]) if 0 < width <= LONGEST else picture, depth)
     return picture
 
 

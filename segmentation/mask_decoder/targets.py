@@ -9,16 +9,20 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pe_spatial.common.errors import OptionError
+from pe_spatial.data import require_bitmaps
 from pe_spatial.data.sample import IGNORE_LABEL
 
 
 class Segments(NamedTuple):
     """The ground truth of one image.
 
+    A crowd is no segment, and yet its pixels are known: whatever they are, they belong to no segment. Panoptic quality
+    keeps them in the union of a match, and AP does too; so a mask that reaches into a crowd is wrong there.
+
     Args:
         labels: int64 [G].
         masks: bool [G, H, W]; objects may overlap.
-        valid: bool [H, W], False where nothing is known: no label, a crowd, padding.
+        valid: bool [H, W], False where nothing is known: no label, padding.
     """
 
     labels: Tensor
@@ -31,19 +35,19 @@ def segments_of(
     things: Collection[int],
     sem_seg: Tensor | None = None,
     instances: tuple[Tensor, Tensor] | None = None,
-    ignored: Tensor | None = None,
+    crowds: tuple[Tensor, Tensor] | None = None,
 ) -> Segments:
     """Segments from a label map, from objects, or from both.
 
     With both, every object is a segment, and so is all area of a class of the label map that is not a thing. With a
-    label map alone, or without things, all area of a class is one segment.
+    label map alone, or without things, all area of a class is one segment, less its crowds.
 
     Args:
         size: (H, W).
         things: Labels of countable classes.
         sem_seg: int64 [H, W], 255 = no label.
         instances: Labels [N] and masks bool [N, H, W] of things.
-        ignored: Masks bool [M, H, W] of crowds.
+        crowds: Labels [M] and masks bool [M, H, W] of crowds, which lie under everything.
 
     Raises:
         OptionError: Neither a label map nor objects.
@@ -64,26 +68,40 @@ def segments_of(
         if instances is not None:
             labels = labels[~torch.isin(labels, torch.tensor(sorted(things), device=labels.device))]
         masks = sem_seg == labels[:, None, None]  # [G, H, W]
+        for label, crowd in zip(*(crowds or ((), ())), strict=True):
+            masks[labels == label] &= ~crowd
+        labels, masks = _visible(labels, masks)
     if instances is not None:
-        visible = instances[1].flatten(1).any(1)
-        labels = torch.cat([labels, instances[0][visible]])
-        masks = torch.cat([masks, instances[1][visible]])
+        objects = _visible(*instances)
+        labels, masks = torch.cat([labels, objects[0]]), torch.cat([masks, objects[1]])
         valid |= instances[1].any(0)  # an object is known although the label map may not be
-    if ignored is not None and len(ignored):
-        valid &= ~ignored.any(0) | masks.any(0)
+    if crowds is not None:
+        valid |= crowds[1].any(0)
     return Segments(labels, masks, valid)
 
 
+def _visible(labels: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
+    kept = masks.flatten(1).any(1)
+    return labels[kept], masks[kept]
+
+
 def segments_of_sample(sample: BaseDataElement, size: tuple[int, int], things: Collection[int]) -> Segments:
-    """Segments of a training sample, padded to `size` (H, W), the size of the batch."""
+    """Segments of a training sample, padded to `size` (H, W), the size of the batch.
+
+    A model without things is scored by classes alone, where a crowd is area of its class like any other.
+    """
     height, width = sample.img_shape[:2]
-    instances = ignored = sem_seg = None
+    instances = crowds = sem_seg = None
+    name = sample.get("img_path")
     if "gt_instances" in sample:
-        instances = sample.gt_instances.labels, sample.gt_instances.masks
-    if "masks" in sample.get("ignored_instances", ()):
-        ignored = sample.ignored_instances.masks
+        instances = sample.gt_instances.labels, require_bitmaps(sample.gt_instances, name, "the mask decoder")
+    if things and "masks" in sample.get("ignored_instances", ()):
+        crowds = (
+            sample.ignored_instances.labels,
+            require_bitmaps(sample.ignored_instances, name, "the mask decoder"),
+        )
     if "gt_sem_seg" in sample:
         sem_seg = sample.gt_sem_seg.data[0, :height, :width]
-    found = segments_of((height, width), things, sem_seg, instances, ignored)
+    found = segments_of((height, width), things, sem_seg, instances, crowds)
     padding = (0, size[1] - width, 0, size[0] - height)
     return Segments(found.labels, F.pad(found.masks, padding), F.pad(found.valid, padding))

@@ -21,6 +21,7 @@ from pe_spatial.training.config import load_config
 from pe_spatial.training.launch import train
 
 ROOT = Path(__file__).resolve().parents[2]
+TRUST = ["test_alignment_runs"]
 ITERATIONS = 10
 FSDP = ["model_wrapper_cfg={type: FullyShardedModel, units: [student.encoder.transformer.resblocks.*]}"]
 
@@ -87,7 +88,7 @@ def config(tmp_path_factory):
 
 
 def load(path, work_dir, *overrides):
-    config = load_config(path, overrides)
+    config = load_config(path, overrides, TRUST)
     config.work_dir, config.experiment_name = str(work_dir), f"alignment_{work_dir.name}"
     return config
 
@@ -102,7 +103,7 @@ def child(path, work_dir, overrides, resume, rank, world_size, port, kill_at):
         LossDiary.before_train_iter = lambda self, runner, **kwargs: (
             os.kill(os.getpid(), signal.SIGKILL) if runner.iter == kill_at else None
         )
-    train(load(path, work_dir, *overrides), resume)
+    train(load(path, work_dir, *overrides), resume, trust=TRUST)
     torch.distributed.destroy_process_group() if torch.distributed.is_initialized() else None
 
 
@@ -177,7 +178,7 @@ def test_a_killed_run_goes_on_with_the_same_data(config, single, tmp_path):
 def test_accumulated_batches_are_one_batch(config, single, tmp_path):
     """Twice as many iterations of half the batch; the cosine is stretched with them, so the first step is compared."""
     overrides = ["train_dataloader.batch_size=2", "optim_wrapper.accumulative_counts=2", "train_cfg.max_iters=4"]
-    runner = train(load(config, tmp_path / "run", *overrides))
+    runner = train(load(config, tmp_path / "run", *overrides), trust=TRUST)
     halves = losses(tmp_path / "run")
     torch.testing.assert_close(2 * halves[:2].mean(0), 2 * losses(single)[0], rtol=0, atol=1e-5)
     assert runner.optim_wrapper.optimizer.param_groups[0]["step"] == 2
@@ -189,7 +190,7 @@ def test_the_exported_student_is_an_official_file(config, single):
     assert set(state) == set(PEBackbone(CORE).encoder.state_dict())
     exported = PEBackbone(CORE, weights=str(single / "student.pt")).eval()
     checkpoint = PEBackbone(CORE, weights=str(single / f"iter_{ITERATIONS}.pth")).eval()
-    initial = PEBackbone(CORE, weights=load_config(config).model.student.weights).eval()
+    initial = PEBackbone(CORE, weights=load_config(config, trust=TRUST).model.student.weights).eval()
     images = torch.randn(2, 3, 32, 48)
     assert torch.equal(exported(images)[0], checkpoint(images)[0])
     assert not torch.allclose(exported(images)[0], initial(images)[0])
@@ -197,13 +198,13 @@ def test_the_exported_student_is_an_official_file(config, single):
 
 def test_bf16_with_checkpointed_blocks_and_drop_path_trains(config, tmp_path):
     overrides = ["optim_wrapper.type=Bf16OptimWrapper", "model.student.checkpointing=true", "train_cfg.max_iters=3"]
-    train(load(config, tmp_path / "run", *overrides, "model.student.drop_path=0.4"))
+    train(load(config, tmp_path / "run", *overrides, "model.student.drop_path=0.4"), trust=TRUST)
     assert losses(tmp_path / "run").isfinite().all()
 
 
 def test_nan_stops_the_run_and_keeps_the_batch(config, tmp_path):
     with pytest.raises(DivergedError, match=r"iteration 1: .*The batch is in .*diverged_iter_1_rank_0.pth"):
-        train(load(config, tmp_path / "run", "model.semantic={teacher: core, weight: .nan}"))
+        train(load(config, tmp_path / "run", "model.semantic={teacher: core, weight: .nan}"), trust=TRUST)
     kept = torch.load(tmp_path / "run" / "diverged_iter_1_rank_0.pth", weights_only=True)
     assert [image.shape for image in kept["inputs"]] == [(3, 32, 32)] * 4
     assert kept["data_samples"][0]["token_mask"]["data"].dtype == torch.bool
@@ -258,7 +259,7 @@ def test_validation_tries_the_student_on_tracking(config, tmp_path):
     text = text.replace("[pe_spatial.alignment, ", "[pe_spatial.alignment, tracking, ")
     (tmp_path / "with.yaml").write_text(text.replace("{type: LossDiary}", f"{{type: LossDiary}}, {trial}"))
     changes = ["train_cfg.max_iters=4", "train_cfg.val_interval=2", "default_hooks.checkpoint.best=track/J&F"]
-    runner = train(load(tmp_path / "with.yaml", tmp_path / "run", *changes))
+    runner = train(load(tmp_path / "with.yaml", tmp_path / "run", *changes), trust=TRUST)
     records = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     metrics = [record for record in records if record["mode"] == "val"]
     assert [record["iter"] for record in metrics] == [2, 4]
@@ -271,6 +272,6 @@ def test_validation_tries_the_student_on_tracking(config, tmp_path):
     }
     assert 0 < metrics[-1]["track/J&F"] <= 1
     assert json.loads((tmp_path / "run" / "best_checkpoint.json").read_text())["metric"] == "track/J&F"
-    plain = train(load(config, tmp_path / "plain", "train_cfg.max_iters=4"))
+    plain = train(load(config, tmp_path / "plain", "train_cfg.max_iters=4"), trust=TRUST)
     assert_same(runner.model.state_dict(), plain.model.state_dict(), 0)
     assert all(parameter.requires_grad for parameter in runner.model.parameters())

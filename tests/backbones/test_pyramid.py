@@ -1,15 +1,15 @@
-"""The simple feature pyramid against plain torch, the official maps and the official keys."""
+"""The simple feature pyramid against plain torch and the official keys."""
 
 import json
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from golden_rule import DATA, ENCODER, fill
 from mmengine.registry import MODELS
 
-from pe_spatial.backbones import PEBackbone, SimpleFeaturePyramid
+from pe_spatial.backbones import SimpleFeaturePyramid
+from pe_spatial.commands.benchmark.fidelity import GOLDEN
+from pe_spatial.commands.benchmark.fidelity.rule import fill
 
 
 @pytest.mark.parametrize(
@@ -54,27 +54,10 @@ def test_levels_follow_their_definition():
         torch.testing.assert_close(level, expected, atol=1e-5, rtol=1e-5)
 
 
-@torch.no_grad()
-def test_official_maps():
-    """The pyramid of the official Mask R-CNN with the rule's weights, on the picture of tests/data."""
-    options = {"window": 8, "global_blocks": [1, 3], "rope": "interpolate", "pos_embed": "tile"}
-    backbone, pyramid = PEBackbone(ENCODER, **options).eval(), SimpleFeaturePyramid(64, 16)
-    fill(backbone.encoder, prefix="backbone.net.", shapes={"positional_embedding": (1, 64, 64)})
-    fill(pyramid, prefix="backbone.")
-    x, y = np.meshgrid(np.arange(256), np.arange(200))
-    waves = np.stack([np.sin(x / 17 + y / 29), np.sin(x / 41 - y / 13 + 1), np.cos(x * y / 997 + 2)])
-    picture = torch.from_numpy(np.rint(127.5 * (1 + waves)).astype(np.float32))
-    levels = pyramid(backbone(F.pad((picture - 127) / 127, (0, 0, 0, 56))[None]))
-    golden = np.load(DATA / "maskrcnn_coco.npz")
-    names = ("p2_every8", "p3_every4", "p4_every2", "p5", "p6")
-    for level, name, step in zip(levels, names, (8, 4, 2, 1, 1), strict=True):
-        np.testing.assert_allclose(level[..., ::step, ::step].numpy(), golden[f"fpn/{name}"], atol=2e-5, rtol=0)
-
-
 def test_keys_and_shapes_are_detectron2s():
     with torch.device("meta"):
         ours = SimpleFeaturePyramid(1536, 16).state_dict()
-    official = json.loads((DATA / "keys" / "d2_mask_rcnn_PEspatial_G_coco.json").read_text())
+    official = json.loads((GOLDEN / "keys" / "d2_mask_rcnn_PEspatial_G_coco.json").read_text())
     expected = {k.removeprefix("backbone."): v for k, v in official.items() if k.startswith("backbone.simfp")}
     assert {key: list(value.shape) for key, value in ours.items()} == expected
 

@@ -1,10 +1,12 @@
 """Weights: every layout gives the same tensors, nothing is copied, and every bad file is named with its remedy."""
 
+import hashlib
 import json
 import os
 import re
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import huggingface_hub
 import pytest
@@ -13,7 +15,15 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 
 from pe_spatial.backbones import VARIANTS, EncoderConfig, PEBackbone, VisionTransformer, dense
-from pe_spatial.backbones.weights import find, load_state_dict, load_weights, to_detectron2, to_official, to_timm
+from pe_spatial.backbones.weights import (
+    find,
+    load_state_dict,
+    load_weights,
+    source,
+    to_detectron2,
+    to_official,
+    to_timm,
+)
 from pe_spatial.backbones.weights.layouts import recognize
 from pe_spatial.backbones.weights.loading import expected_shapes, fitting_variants
 from pe_spatial.backbones.weights.source import FOLDER_VARIABLE
@@ -363,7 +373,7 @@ def bad_file(kind, folder):
         ("header", "truncated or corrupt"),
         ("truncated torch", r"bytes\) is truncated or corrupt.*fetch it again"),
         ("truncated safetensors", r"bytes\) is truncated or corrupt.*fetch it again"),
-        ("corrupt", "truncated or corrupt"),
+        ("corrupt", "is damaged: 1 of its parts do not have their checksum"),
         ("list", "holds a list, not a mapping.*save a state dict"),
         ("foreign", "no Perception Encoder among the 1 tensors.*fc.weight.*another file"),
         ("empty", "no Perception Encoder among the 0 tensors.*none"),
@@ -418,11 +428,20 @@ def test_an_unknown_encoder_is_described(tmp_path):
 def test_values_that_are_not_finite_are_found(tmp_path, value):
     state = random_state(SPATIAL)
     state["transformer.resblocks.1.mlp.c_fc.weight"][3, 5] = value
-    with pytest.raises(WeightsError, match=r"NaN or Inf in 1 tensor of .*resblocks.1.mlp.c_fc.weight.*diverged"):
+    with pytest.raises(WeightsError, match=r"NaN or Inf in 1 tensor .*resblocks.1.mlp.c_fc.weight.*diverged"):
         load_state_dict(save(state, tmp_path / "file.pt"), SPATIAL)
 
 
 # --- finding ----------------------------------------------------------------------------------------------------------
+COMMIT = "c" * 40
+
+
+def describe_on_hub(monkeypatch, size, etag):
+    """What the hub says of every file."""
+    stated = SimpleNamespace(commit_hash=COMMIT, etag=etag, size=size)
+    monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", lambda url: stated)
+
+
 @pytest.fixture
 def no_folder(monkeypatch):
     monkeypatch.delenv(FOLDER_VARIABLE, raising=False)
@@ -436,19 +455,61 @@ def test_a_name_is_fetched_from_the_cache_or_the_hub(monkeypatch, no_folder, tmp
         asked.append(arguments)
         return str(tmp_path / "fetched.pt")
 
+    content = b"weights"
+    (tmp_path / "fetched.pt").write_bytes(content)
     official = {"repo_id": "facebook/PE-Spatial-B16-512", "filename": "PE-Spatial-B16-512.pt"}
     in_cache = {tuple(official.values()): str(tmp_path / "cached.pt")} if cached else {}
-    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *names: in_cache.get(names))
+    describe_on_hub(monkeypatch, len(content), hashlib.sha256(content).hexdigest())
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *names, revision: in_cache.get(names))
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
     assert find("PE-Spatial-B16-512") == tmp_path / ("cached.pt" if cached else "fetched.pt")
-    assert asked == ([] if cached else [official])
+    assert asked == ([] if cached else [{**official, "revision": COMMIT}])  # of the commit that was described
+
+
+@pytest.mark.parametrize(
+    ("size", "etag", "problem"),
+    [
+        (8, None, "7 bytes instead of 8"),
+        (7, "0" * 64, f"SHA-256 {hashlib.sha256(b'weights').hexdigest()} instead of {'0' * 64}"),
+        (None, hashlib.sha256(b"weights").hexdigest(), ""),
+        (7, '"a-small-files-etag"', ""),
+        (None, None, ""),
+    ],
+)
+def test_a_download_is_the_file_that_the_hub_describes(monkeypatch, no_folder, tmp_path, size, etag, problem):
+    blob, link = tmp_path / "blob", tmp_path / "PE-Spatial-B16-512.pt"
+    blob.write_bytes(b"weights")
+    link.symlink_to(blob)
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *names, revision: None)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda **arguments: str(link))
+    describe_on_hub(monkeypatch, size, etag)
+    if not problem:
+        assert find("PE-Spatial-B16-512") == link
+        return
+    with pytest.raises(WeightsError, match=re.escape(f"({problem}), so it was removed; fetch it again")):
+        find("PE-Spatial-B16-512")
+    assert not blob.exists()
+    assert not link.is_symlink()
+
+
+def test_a_pinned_encoder_is_fetched_from_its_commit(monkeypatch, no_folder, tmp_path):
+    monkeypatch.setitem(source.REVISIONS, "PE-Spatial-B16-512", "f" * 40)
+    asked = []
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *names, **options: asked.append(options))
+    monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", lambda url: asked.append(url))
+    with pytest.raises(FileNotFoundError):
+        find("PE-Spatial-B16-512")
+    assert asked[0] == {"revision": "f" * 40}
+    assert f"/resolve/{'f' * 40}/PE-Spatial-B16-512.pt" in asked[1]
+    assert source.REVISIONS.keys() == VARIANTS.keys()
 
 
 def test_without_network_the_message_says_where_to_put_the_file(monkeypatch, no_folder, tmp_path):
-    def download(**arguments):
+    def ask(url):
         raise ConnectionError("name resolution failed")
 
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *names, revision: None)
+    monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", ask)
     with pytest.raises(FileNotFoundError) as error:
         find("PE-Core-L14-336")
     message = str(error.value)

@@ -74,7 +74,7 @@ def test_training_and_evaluation_in_the_default_folder(config, call, monkeypatch
         (["--config", "{config}", "--output", "{empty}", "--eval-only"], "without a complete checkpoint"),
         (["--config", "{config}", "--output", "{empty}", "train_dataloader.dataset.data_root=/nowhere"], "/nowhere"),
         (["--config", "{config}", "--output", "{empty}", "param_scheduler.1.begin=6"], "end should be larger"),
-        (["--config", "{config}", "--output", "{empty}", "optim_wrapper.optimizer.lr=-1"], "learning rate: -1"),
+        (["--config", "{config}", "--output", "{empty}", "optim_wrapper.optimizer.lr=-1"], "lr: -1 is not from 0"),
     ],
     ids=["no config", "misspelled", "nothing to resume", "nothing to score", "no data", "scheduler", "optimizer"],
 )
@@ -166,7 +166,7 @@ def test_an_interrupted_run_says_how_to_go_on_and_does(config, call, tmp_path):
 
 
 def in_rank(*arguments):
-    if code := main(*arguments):
+    if code := main("--allow-import", "toy_task", *arguments):
         sys.exit(code)
 
 

@@ -13,7 +13,7 @@ from pe_spatial.common.tensors import write_tensor_file
 from pe_spatial.demo.scenes import draw_video
 from pe_spatial.training.checkpoint import save_checkpoint
 from pe_spatial.training.checkpoint_hook import describe
-from pe_spatial.training.config import import_packages, load_config
+from pe_spatial.training.config import load_config
 
 TINY = EncoderConfig("tiny", patch_size=8, width=32, depth=3, heads=2, mlp_ratio=2, image_size=64, cls_token=True)
 CONFIG = """
@@ -121,7 +121,6 @@ def test_a_video_becomes_a_video(scenes):
 def test_the_encoder_of_a_checkpoint_is_drawn(scenes):
     (scenes / "tracker.yaml").write_text(CONFIG)
     config = load_config(scenes / "tracker.yaml")
-    import_packages(config)
     torch.manual_seed(0)
     model = MODELS.build(config.model)
     save_checkpoint(

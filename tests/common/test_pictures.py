@@ -225,7 +225,9 @@ def test_16_bits_are_read_whole(tmp_path):
 
 
 @pytest.mark.parametrize("read", [read_image, read_indices, read_16_bits, image_size])
-@pytest.mark.parametrize(("content", "reason"), [(None, "no such file"), (b"", "UnidentifiedImageError"), (b"x", "Un")])
+@pytest.mark.parametrize(
+    ("content", "reason"), [(None, "no such file"), (b"", "it is empty"), (b"x", "it is empty or no")]
+)
 def test_every_reader_names_the_file_and_the_reason(tmp_path, read, content, reason):
     path = tmp_path / "bad.png"
     if content is not None:

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from pe_spatial.common.archives import INDEX_SUFFIX
-from pe_spatial.common.errors import UserError
+from pe_spatial.common.errors import UnreadableFile, UserError
+from pe_spatial.common.pictures import read_image
 from pe_spatial.common.sources import NoSources, natural_order, resolve_sources, source_root
 from pe_spatial.common.suffixes import IMAGE_SUFFIXES
 
@@ -125,7 +126,7 @@ def test_nothing_there_says_what_was_looked_for(folder):
         resolve_sources(folder / "clip.mov", ["image"])
 
 
-def test_a_folder_that_may_not_be_read_is_an_error(folder, monkeypatch):
+def test_a_folder_that_may_not_be_read_is_named_where_it_is_read(folder, monkeypatch):
     real = os.scandir
 
     def scandir(path):
@@ -134,8 +135,9 @@ def test_a_folder_that_may_not_be_read_is_an_error(folder, monkeypatch):
         return real(path)
 
     monkeypatch.setattr(os, "scandir", scandir)
-    with pytest.raises(PermissionError, match="deep/er"):
-        resolve_sources(folder)
+    *_, locked = resolve_sources(folder)
+    with pytest.raises(UnreadableFile, match="deep/er cannot be read: it is a folder"):
+        read_image(locked.path)
 
 
 def write_tar(path, members):

@@ -22,7 +22,7 @@ AUGMENTING = [
     {"type": "LoadImage"},
     {"type": "LoadInstances"},
     {"type": "torchvision.transforms.v2.RandomHorizontalFlip", "p": 0.5},
-    {"type": "torchvision.transforms.v2.ScaleJitter", "target_size": [40, 40], "scale_range": [0.5, 2.0]},
+    {"type": "ScaleJitter", "target_size": [40, 40], "scale_range": [0.5, 2.0]},
     {"type": "FixedSizeCrop", "size": [32, 32]},
     {"type": "SanitizeInstances", "fit_boxes": True},
     {"type": "PackSample"},

@@ -8,7 +8,7 @@ from pe_spatial.data import FixedSizeCrop, SanitizeInstances, boxes_of_masks
 # Detectron2's large-scale jitter as it stands in a config
 LARGE_SCALE_JITTER = [
     {"type": "torchvision.transforms.v2.RandomHorizontalFlip", "p": 0.5},
-    {"type": "torchvision.transforms.v2.ScaleJitter", "target_size": [64, 64], "scale_range": [0.1, 2.0]},
+    {"type": "ScaleJitter", "target_size": [64, 64], "scale_range": [0.1, 2.0]},
     {"type": "FixedSizeCrop", "size": [64, 64]},
     {"type": "SanitizeInstances", "fit_boxes": True},
 ]

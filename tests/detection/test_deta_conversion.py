@@ -4,10 +4,11 @@ import json
 
 import pytest
 import torch
-from deta_golden import official_weights
-from golden_rule import DATA, ENCODER
 from mmengine.registry import MODELS
 
+from pe_spatial.commands.benchmark.fidelity import GOLDEN
+from pe_spatial.commands.benchmark.fidelity.deta import official_weights
+from pe_spatial.commands.benchmark.fidelity.rule import ENCODER
 from pe_spatial.commands.shell import run_command
 from pe_spatial.common.errors import CheckpointError, ConfigError
 from pe_spatial.common.tensors import WeightsError
@@ -21,7 +22,7 @@ RECIPE = "deta_pe_spatial_g_coco_3ep_1824px.yaml"
 
 
 def on_meta(name):
-    shapes = json.loads((DATA / "keys" / name).read_text())
+    shapes = json.loads((GOLDEN / "keys" / name).read_text())
     return {key: torch.empty(shape, device="meta") for key, shape in shapes.items()}
 
 
@@ -45,7 +46,7 @@ def test_every_key_of_the_released_checkpoint_is_accounted_for():
 
 
 def test_columns_follow_the_category_ids():
-    weights = official_weights()
+    weights = official_weights(GOLDEN)
     ours, _ = from_authors(weights, [3, 7, 90])
     for layer in range(2):
         expected = weights[f"class_embed.{layer}.weight"][[3, 7, 90]]
@@ -65,7 +66,7 @@ def test_columns_follow_the_category_ids():
     ],
 )
 def test_other_checkpoints_are_refused(change, message):
-    weights = {**official_weights(), **change}
+    weights = {**official_weights(GOLDEN), **change}
     if message is None:  # named like a part of the transformer: left to the strict load
         assert set(change) <= set(from_authors(weights)[0])
         return
@@ -75,7 +76,7 @@ def test_other_checkpoints_are_refused(change, message):
 
 def test_category_ids_beyond_the_heads():
     with pytest.raises(WeightsError, match=r"91 columns.* ids 1 to 365 of 365 classes"):
-        from_authors(official_weights(), range(1, 366))
+        from_authors(official_weights(GOLDEN), range(1, 366))
 
 
 # --- the tool ---------------------------------------------------------------------------------------------------------
@@ -84,7 +85,7 @@ def small_recipe(tmp_path):
     """A config of the golden model with three of COCO's classes."""
     categories = [{"id": number, "name": name} for number, name in ((3, "car"), (7, "train"), (90, "brush"))]
     (tmp_path / "classes.json").write_text(json.dumps({"images": [], "annotations": [], "categories": categories}))
-    base = DATA.parents[1] / "configs" / "demo" / "deta_tiny_shapes.yaml"
+    base = GOLDEN.parents[1] / "configs" / "demo" / "deta_tiny_shapes.yaml"
     path = tmp_path / "golden.yaml"
     path.write_text(
         f"_base_: [{base}]\n"
@@ -103,7 +104,7 @@ def small_recipe(tmp_path):
 
 def test_a_converted_checkpoint_predicts(small_recipe, tmp_path, capsys):
     source, target = tmp_path / "authors.pth", tmp_path / "ours.pth"
-    torch.save({"model": official_weights(), "epoch": 2}, source)
+    torch.save({"model": official_weights(GOLDEN), "epoch": 2}, source)
     assert (
         run_command(
             "convert",
@@ -121,7 +122,7 @@ def test_a_converted_checkpoint_predicts(small_recipe, tmp_path, capsys):
 
 def test_a_config_of_another_model(tmp_path, capsys):
     source = tmp_path / "authors.pth"
-    torch.save({"model": official_weights()}, source)
+    torch.save({"model": official_weights(GOLDEN)}, source)
     options = ["--to", "pe_spatial", "--config", RECIPE]
     assert run_command("convert", ["--input", str(source), "--output", str(tmp_path / "ours.pth"), *options]) == 2
     assert "does not fit the model" in capsys.readouterr().err

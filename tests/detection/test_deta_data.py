@@ -6,6 +6,7 @@ import logging
 import pytest
 import torch
 from coco_scenes import random_coco, write_coco
+from official_sizes import deta
 from torchvision import tv_tensors
 
 from pe_spatial.common.errors import AnnotationError
@@ -69,20 +70,27 @@ def scene(size=(300, 400)):
 
 
 def test_sizes_are_the_authors():
-    """Resized, the shorter side is one of a few or the longer one at its limit; cut, the longer one is at its limit."""
+    """Resized, the sizes are those of their formula; cut, the longer side is at its limit, to their rounding."""
     torch.manual_seed(0)
     transform, seen = ResizeOrCrop(size=800), set()
+    resized = {deta(301, 417, size, 768) for size in range(480, 800, 32)}
     for _ in range(60):
-        done = SanitizeInstances()(transform(scene()))
+        done = SanitizeInstances()(transform(scene((301, 417))))
         height, width = done["img"].shape[-2:]
         seen.add((height, width))
-        assert max(height, width) <= 768
-        if max(height, width) < 766:  # rounding
-            assert min(height, width) in range(480, 800, 32)
+        assert (height, width) in resized or 766 <= max(height, width) <= 769
         boxes = done["boxes"]
         assert (boxes[:, :2] >= 0).all() and (boxes[:, 2] <= width).all() and (boxes[:, 3] <= height).all()
         assert len(done["labels"]) == len(boxes)
-    assert len(seen) > 10
+    assert resized <= seen and len(seen) > len(resized) + 10
+
+
+def test_a_thin_picture_is_drawn_on_the_canvas():
+    torch.manual_seed(0)
+    for _ in range(6):
+        picture = {"img": tv_tensors.Image(torch.zeros(3, 1, 3000, dtype=torch.uint8))}
+        height, width = ResizeOrCrop(size=640)(picture)["img"].shape[-2:]
+        assert 1 <= height <= 640 and 1 <= width <= 640
 
 
 def test_boxes_go_where_the_pixels_go():

@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 import torch
 from mmengine.structures import BaseDataElement
-from test_mask_rcnn_golden import DATA, ENCODER, official_weights, picture
 
 from pe_spatial.backbones import PEBackbone, get_variant
+from pe_spatial.commands.benchmark.fidelity import GOLDEN
+from pe_spatial.commands.benchmark.fidelity.mask_rcnn import official_weights
+from pe_spatial.commands.benchmark.fidelity.rule import ENCODER, picture
 from pe_spatial.detection.conversion import from_detectron2
 from pe_spatial.detection.mask_rcnn import MaskRCNN
 from pe_spatial.training.optim import LayerDecayConstructor
@@ -141,13 +143,13 @@ def golden_model(adapter):
 
 def test_state_dict_is_that_of_the_official_detector(golden_model):
     here = {key: value.shape for key, value in golden_model.state_dict().items()}
-    assert here == {key: value.shape for key, value in official_weights().items()}
+    assert here == {key: value.shape for key, value in official_weights(GOLDEN).items()}
 
 
 def test_official_file_loads_with_detectron2s_checkpointer(golden_model, tmp_path):
     from detectron2.checkpoint import DetectionCheckpointer
 
-    weights = official_weights()
+    weights = official_weights(GOLDEN)
     rotary = {f"backbone.net.{name}.freqs_cos": torch.zeros(64, 16) for name in ("rope_win", "rope_glb")}
     torch.save({"model": {**weights, **rotary}}, tmp_path / "official.pth")
     with torch.no_grad():
@@ -160,14 +162,14 @@ def test_official_file_loads_with_detectron2s_checkpointer(golden_model, tmp_pat
 
 def test_same_weights_give_the_same_detections(golden_model):
     """Detectron2's Mask R-CNN on this backbone, the official detector (recorded) and ours."""
-    golden_model.load_state_dict(official_weights(), strict=True)
+    golden_model.load_state_dict(official_weights(GOLDEN), strict=True)
     ours = build_ours(ENCODER, 256, rpn={"post_nms": (1000, 200)}, window=8)
     ours.load_state_dict(from_detectron2(golden_model.state_dict())[0], strict=True)
     golden_model.proposal_generator.post_nms_topk[False] = 200  # the heads are most of the work
     assert_same_detections(detect(golden_model, picture(), (400, 512)), detect(ours, picture(), (400, 512)))
     golden_model.proposal_generator.post_nms_topk[False] = 1000
     found = detect(golden_model, picture(), (400, 512))
-    golden = np.load(DATA / "maskrcnn_coco.npz")
+    golden = np.load(GOLDEN / "maskrcnn_coco.npz")
     np.testing.assert_allclose(found[0].numpy(), golden["boxes"], atol=0.05)
     np.testing.assert_allclose(found[1].numpy(), golden["scores"], atol=1e-4)
     np.testing.assert_array_equal(found[2].numpy(), golden["classes"])

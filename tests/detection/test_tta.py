@@ -101,10 +101,19 @@ def test_views_have_the_sizes_that_are_asked_for():
     assert all(canvas == ((48, 48) if max(seen) == 48 else (64, 64)) for seen, canvas in detector.seen)
 
 
-def test_one_view_of_the_image_itself_changes_nothing():
+def test_sizes_of_views_are_the_authors():
+    """The image itself is not resized a second time, and the others are rounded down in floating point."""
+    detector, image = ColorDetector(), draw(BOXES, (105, 210))
+    MultiScaleFlip(sizes=[None, 1728, 64], flip=False)(detector, batch(image))
+    expected = [(int(105 * scale), int(210 * scale)) for scale in (1, 1728 / 210, 64 / 210)]
+    assert [seen for seen, _ in detector.seen] == expected == [(105, 210), (863, 1727), (32, 64)]
+
+
+@pytest.mark.parametrize("size", [48, None])
+def test_one_view_of_the_image_itself_changes_nothing(size):
     data, again = batch(draw()), batch(draw())
     detector = ColorDetector()
-    tta = MultiScaleFlip(sizes=[48], flip=False, merge={"method": "nms", "threshold": 1.0})
+    tta = MultiScaleFlip(sizes=[size], flip=False, merge={"method": "nms", "threshold": 1.0})
     found = tta(detector, data)[0].pred_instances
     expected = detector(**detector.data_preprocessor(again), mode="predict")[0].pred_instances
     for key in ("bboxes", "scores", "labels", "masks"):

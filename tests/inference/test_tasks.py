@@ -103,18 +103,33 @@ LOAD, PACK = {"type": "LoadImage"}, {"type": "PackSample"}
 @pytest.mark.parametrize(
     ("resize", "expected"),
     [
-        (None, {"size": None, "max_size": 96}),
         ({"size": None, "max_size": 1024}, {"size": None, "max_size": 96}),
         ({"size": 512, "max_size": 2048}, {"size": 96, "max_size": 384}),
         ({"size": [240, 320]}, {"size": [72, 96]}),
     ],
 )
 def test_a_pipeline_resizes_as_before_to_another_size(resize, expected):
-    steps = [LOAD, *([] if resize is None else [{"type": "torchvision.transforms.v2.Resize", **resize}]), PACK]
-    (override,) = resizing(pipeline_of(steps), 96)
-    name, _, value = override.partition("=")
-    assert name == "val_dataloader.dataset.pipeline"
-    assert json.loads(value) == [LOAD, {"type": "torchvision.transforms.v2.Resize", **expected}, PACK]
+    for kind in ("KeepRatioResize", "torchvision.transforms.v2.Resize"):
+        (override,) = resizing(pipeline_of([LOAD, {"type": kind, **resize}, PACK]), 96)
+        name, _, value = override.partition("=")
+        assert name == "val_dataloader.dataset.pipeline"
+        assert json.loads(value) == [LOAD, {"type": kind, **expected}, PACK]
+
+
+def test_a_pipeline_without_a_resize_gets_one_by_the_longer_side():
+    (override,) = resizing(pipeline_of([LOAD, PACK]), 96)
+    assert json.loads(override.partition("=")[2]) == [LOAD, {"type": "KeepRatioResize", "max_size": 96}, PACK]
+
+
+def test_the_rounding_and_the_free_canvas_stay():
+    """At its own size a recipe is what it was: DETA keeps 32 pixels of its canvas free."""
+    config = load_config("deta_pe_spatial_b_coco_12ep", ["_image_size=800"])
+    step, canvas = inference_pipeline(config)[1], config.model.data_preprocessor.pad_to
+    same = load_config("deta_pe_spatial_b_coco_12ep", ["_image_size=800", *resizing(config, 768)])
+    assert inference_pipeline(same)[1] == step and same.model.data_preprocessor.pad_to == canvas
+    other = load_config("deta_pe_spatial_b_coco_12ep", ["_image_size=800", *resizing(config, 480)])
+    assert inference_pipeline(other)[1] == {**step, "max_size": 480, "limit": 512}
+    assert other.model.data_preprocessor.pad_to == [512, 512]
 
 
 def test_padding_follows_the_size():

@@ -70,16 +70,22 @@ def test_a_label_map_alone_is_one_segment_per_class():
     assert torch.equal(found.valid, labels != 255)
 
 
-def test_objects_replace_the_area_of_their_class_and_crowds_are_unknown():
+def test_objects_replace_the_area_of_their_class_and_crowds_belong_to_none():
     labels = torch.tensor([[0, 2, 2, 2], [0, 0, 1, 2]])
     masks = torch.zeros(3, 2, 4, dtype=torch.bool)
     masks[0, 0, 1] = masks[1, 0, 2] = True  # the third is not visible
     crowd = torch.zeros(1, 2, 4, dtype=torch.bool)
     crowd[0, :, 3] = True
-    found = segments_of((2, 4), {2}, labels, (torch.tensor([2, 2, 2]), masks), crowd)
+    found = segments_of((2, 4), {2}, labels, (torch.tensor([2, 2, 2]), masks), (torch.tensor([2]), crowd))
     assert found.labels.tolist() == [0, 1, 2, 2]
     assert torch.equal(found.masks[2:], masks[:2])
-    assert torch.equal(found.valid, ~crowd[0])
+    assert found.valid.all() and not found.masks[:, crowd[0]].any()
+
+
+def test_a_crowd_of_stuff_is_no_part_of_its_class():
+    labels, crowd = torch.tensor([[0, 0, 1, 1]]), torch.tensor([[[False, True, True, True]]])
+    found = segments_of((1, 4), (), labels, crowds=(torch.tensor([1]), crowd))
+    assert found.labels.tolist() == [0] and found.masks.sum() == 2  # of 0, the crowd lies underneath
 
 
 def test_without_things_objects_do_not_matter():

@@ -3,44 +3,21 @@
 import json
 from pathlib import Path
 
-import label_files
 import numpy as np
 import pytest
 import torch
+from object_files import SIZE, box, instances, panoptic
 
 import pe_spatial.data  # noqa: F401 - registers the loaders
 import pe_spatial.detection  # noqa: F401 - registers CocoInstances
 from pe_spatial.common.errors import AnnotationError
-from pe_spatial.data import boxes_of_masks, encode_masks
+from pe_spatial.data import boxes_of_masks
 from pe_spatial.segmentation import CocoPanoptic, COCOStuff, InstanceLabels
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
-LOAD = [{"type": "LoadImage"}, {"type": "LoadPanoptic"}, {"type": "PackSample"}]
-SIZE = (12, 16)
-
-
-def box(x1, y1, x2, y2):
-    mask = np.zeros(SIZE, bool)
-    mask[y1:y2, x1:x2] = True
-    return mask
 
 
 # --- COCO's panoptic format -------------------------------------------------------------------------------------------
-def panoptic(root, ids, segments, categories=None):
-    """A dataset of one image."""
-    label_files.save_image(root / "images/1.jpg", SIZE)
-    label_files.save(root / "maps/1.png", np.stack([ids % 256, ids // 256 % 256, ids // 65536], -1).astype(np.uint8))
-    content = {
-        "images": [{"id": 1, "file_name": "1.jpg", "height": SIZE[0], "width": SIZE[1]}],
-        "annotations": [{"image_id": 1, "file_name": "1.png", "segments_info": segments}],
-        "categories": categories
-        or [{"id": 7, "name": "sky", "isthing": 0, "color": [1, 2, 3]}, {"id": 3, "name": "cat", "isthing": 1}],
-    }
-    (root / "panoptic.json").write_text(json.dumps(content))
-    prefix = {"img_path": str(root / "images"), "seg_map_path": str(root / "maps")}
-    return CocoPanoptic(ann_file=str(root / "panoptic.json"), data_prefix=prefix, pipeline=LOAD)
-
-
 def scene():
     """Sky above, two cats that touch, a crowd of cats, and a strip without a label."""
     ids = np.zeros(SIZE, int)
@@ -59,7 +36,7 @@ def scene():
 
 def test_segments_become_a_label_map_things_and_crowds(tmp_path):
     ids, segments = scene()
-    dataset = panoptic(tmp_path, ids, segments)
+    dataset = panoptic(tmp_path, [(ids, segments)])
     assert dataset.metainfo["classes"] == ("cat", "sky")  # in the order of the ids
     assert dataset.metainfo["is_thing"] == (True, False)
     assert dataset.metainfo["palette"][1] == [1, 2, 3]
@@ -70,22 +47,32 @@ def test_segments_become_a_label_map_things_and_crowds(tmp_path):
     assert (sample.gt_instances.masks.numpy() == np.stack([ids == 1, ids == 300])).all()
     assert torch.equal(sample.gt_instances.bboxes, boxes_of_masks(sample.gt_instances.masks))
     assert (sample.ignored_instances.masks.numpy() == (ids == 5)[None]).all()
+    assert sample.ignored_instances.labels.tolist() == [0]
 
 
 def test_an_image_without_things_has_empty_instances(tmp_path):
-    dataset = panoptic(tmp_path, np.full(SIZE, 9), [{"id": 9, "category_id": 7}])
+    dataset = panoptic(tmp_path, [(np.full(SIZE, 9), [{"id": 9, "category_id": 7}])])
     sample = dataset[0]["data_samples"]
     assert sample.gt_instances.masks.shape == (0, *SIZE)
     assert sample.gt_instances.bboxes.shape == (0, 4)
 
 
+def test_several_segments_of_one_stuff_class_are_named(tmp_path, monkeypatch):
+    said = []
+    monkeypatch.setattr("pe_spatial.segmentation.panoptic.print_log", lambda text, **_: said.append(text))
+    panoptic(tmp_path, [scene()])
+    assert not said
+    panoptic(tmp_path, [(np.ones(SIZE, int), [{"id": n, "category_id": 7} for n in (1, 2)])])
+    assert "1 images list several segments of one stuff class (1.png)" in said[0]
+
+
 def test_files_that_contradict_each_other_are_named(tmp_path):
     ids, segments = scene()
-    dataset = panoptic(tmp_path, ids, segments[1:])
+    dataset = panoptic(tmp_path, [(ids, segments[1:])])
     with pytest.raises(AnnotationError, match=r"1\.png: segment 1 \(12 pixels\) is not among the 3 segments"):
         dataset[0]
     with pytest.raises(AnnotationError, match=r"1\.png refers to category 4, which it does not list"):
-        panoptic(tmp_path, ids, [{"id": 1, "category_id": 4}])
+        panoptic(tmp_path, [(ids, [{"id": 1, "category_id": 4}])])
     (tmp_path / "panoptic.json").write_text(json.dumps({"images": [], "annotations": [{}], "categories": []}))
     with pytest.raises(AnnotationError, match="not COCO's panoptic format .* instances are read by InstanceLabels"):
         CocoPanoptic(ann_file=str(tmp_path / "panoptic.json"))
@@ -94,31 +81,6 @@ def test_files_that_contradict_each_other_are_named(tmp_path):
 
 
 # --- instances --------------------------------------------------------------------------------------------------------
-def instances(root, objects, background="background", load=None):
-    """A dataset of one image with (category id, mask, is crowd) in COCO's format."""
-    label_files.save_image(root / "images/1.jpg", SIZE)
-    annotations = []
-    for number, (category, mask, crowd) in enumerate(objects, 1):
-        y, x = np.nonzero(mask)
-        bounds = [int(v) for v in (x.min(), y.min(), np.ptp(x) + 1, np.ptp(y) + 1)]
-        rle = encode_masks(torch.from_numpy(mask)[None])[0]
-        entry = {"id": number, "image_id": 1, "category_id": category, "bbox": bounds, "segmentation": rle}
-        annotations.append({**entry, "area": int(mask.sum()), "iscrowd": int(crowd)})
-    content = {
-        "images": [{"id": 1, "file_name": "1.jpg", "height": SIZE[0], "width": SIZE[1]}],
-        "annotations": annotations,
-        "categories": [{"id": 5, "name": "dog"}, {"id": 2, "name": "cat"}],
-    }
-    (root / "instances.json").write_text(json.dumps(content))
-    source = {
-        "type": "CocoInstances",
-        "ann_file": str(root / "instances.json"),
-        "data_prefix": {"img_path": str(root / "images")},
-    }
-    pipeline = [{"type": "LoadImage"}, {"type": "LoadInstanceLabels", **(load or {})}, {"type": "PackSample"}]
-    return InstanceLabels(source, background, pipeline=pipeline)
-
-
 LARGE, SMALL, CROWD = box(0, 0, 10, 10), box(2, 2, 5, 5), box(0, 0, 16, 12)
 
 

@@ -8,7 +8,7 @@ from mmengine.structures import BaseDataElement
 from pe_spatial.common.errors import ConfigError
 from pe_spatial.segmentation import PanopticMetric
 from pe_spatial.segmentation.mask_decoder.postprocess import frame_resize, instances_of, panoptic_of, semantic_scores
-from pe_spatial.segmentation.panoptic_quality import panoptic_quality, tally
+from pe_spatial.segmentation.panoptic_quality import Truth, panoptic_quality, tally
 
 META = {"classes": ("wall", "floor", "disc"), "is_thing": (False, False, True)}
 THINGS = frozenset({2})
@@ -37,7 +37,7 @@ def sample(predicted, segments, labels, things=None, masks=None, crowd=None):
     if masks is not None:
         element["gt_instances"] = {"labels": things, "masks": masks}
     if crowd is not None:
-        element["ignored_instances"] = {"masks": crowd}
+        element["ignored_instances"] = {"masks": crowd, "labels": torch.full((len(crowd),), 2)}
     return {**element, "img_path": "a.jpg"}
 
 
@@ -176,7 +176,8 @@ def test_it_is_the_definition(seed):
     labels = rng.integers(0, 3, 5).tolist()
     classes = {n + 1: label if rng.random() < 0.8 else int(rng.integers(0, 3)) for n, label in enumerate(labels)}
     segments = [{"id": n, "label": label} for n, label in classes.items()]
-    found = panoptic_quality(tally(predicted, segments, truth, torch.tensor(labels), 3))[0]
+    known = Truth(truth, torch.tensor(labels), torch.zeros(5, dtype=torch.bool))
+    found = panoptic_quality(tally(predicted, segments, known, 3))[0]
     np.testing.assert_allclose(found.numpy(), naive(predicted, classes, truth, labels, 3))
 
 
@@ -197,5 +198,7 @@ def test_mistakes_are_named():
         score(one, meta={"classes": META["classes"]})
     with pytest.raises(ConfigError, match="add 'panoptic' to model.outputs"):
         score({"img_path": "a.jpg", "gt_sem_seg": {"data": labels}})
+    with pytest.raises(ConfigError, match="masks but no labels, and a crowd counts for its own class alone"):
+        score({**one, "ignored_instances": {"masks": masks}})
     with pytest.raises(ConfigError, match=r"a.jpg: the prediction is \(12, 16\) .* \(6, 16\); load annotations after"):
         score(sample(ids, [], labels[:, :6]))

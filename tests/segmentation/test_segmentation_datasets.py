@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import torch
 from mmengine.registry import DATASETS
+from official_sizes import detectron2
+from torchvision import tv_tensors
 
 import pe_spatial.data  # noqa: F401 - registers the loaders
 import pe_spatial.detection  # noqa: F401 - registers CocoInstances
@@ -312,8 +314,6 @@ def test_an_unreadable_image_can_be_skipped_but_a_wrong_label_cannot(tmp_path):
 
 # --- the crop ---------------------------------------------------------------------------------------------------------
 def test_a_mixed_crop_avoids_places_where_one_class_covers_nearly_all():
-    from torchvision import tv_tensors
-
     labels = torch.zeros(1, 64, 64, dtype=torch.int64)
     labels[:, :, 56:] = 1  # only crops at the right edge hold two classes
     sample = {"img": tv_tensors.Image(torch.zeros(3, 64, 64, dtype=torch.uint8)), "sem_seg": tv_tensors.Mask(labels)}
@@ -335,8 +335,6 @@ def test_a_mixed_crop_avoids_places_where_one_class_covers_nearly_all():
 
 # --- the scale --------------------------------------------------------------------------------------------------------
 def test_a_random_scale_resizes_image_and_labels_by_the_shorter_side():
-    from torchvision import tv_tensors
-
     def sizes(height, width, **options):
         labels = tv_tensors.Mask(torch.randint(0, 2, (1, height, width)) * 7)
         scaled = RandomScale(16, **options)({"img": tv_tensors.Image(labels.to(torch.uint8)), "sem_seg": labels})
@@ -352,6 +350,17 @@ def test_a_random_scale_resizes_image_and_labels_by_the_shorter_side():
     for wrong in ({"size": 0}, {"size": 16, "scale_range": (2, 1)}, {"size": 16, "max_aspect": 0.5}):
         with pytest.raises(ValueError, match="must be at least a pixel"):
             RandomScale(**wrong)
+
+
+def test_sizes_of_a_random_scale_are_mmsegs():
+    """Its `RandomResize` truncates the scaled bounds and rounds the sides."""
+    image = tv_tensors.Image(torch.zeros(3, 301, 417, dtype=torch.uint8))
+    for seed in range(50):
+        torch.manual_seed(seed)
+        factor = float(torch.empty(()).uniform_(0.5, 2.0))
+        torch.manual_seed(seed)
+        expected = detectron2(301, 417, int(512 * factor), int(2048 * factor))
+        assert tuple(RandomScale(512).make_params([image])["size"]) == expected
 
 
 # --- real data --------------------------------------------------------------------------------------------------------

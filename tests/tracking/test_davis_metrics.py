@@ -1,5 +1,4 @@
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,8 +7,6 @@ from PIL import Image
 
 from pe_spatial.tracking.metrics import JFMetric, VideoScore, contour, contour_accuracy, region_similarity, score_folder
 from pe_spatial.tracking.scores import ScoreTable, summarize
-
-DATA = Path(__file__).parents[1] / "data" / "davis_metric.npz"
 
 
 def disc(y, x, radius, size=(60, 80)):
@@ -21,15 +18,6 @@ def save(path, ids):
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(ids.astype(np.uint8)).save(path)
     return str(path)
-
-
-def test_equals_the_official_evaluation():
-    data = np.load(DATA)
-    width = data["shape"][2]
-    truths, predictions = (np.unpackbits(data[key], axis=-1)[..., :width].astype(bool) for key in ("gt", "pred"))
-    for truth, prediction, j, f in zip(truths, predictions, data["J"], data["F"], strict=True):
-        assert region_similarity(prediction, truth) == pytest.approx(j, abs=1e-6)
-        assert contour_accuracy(prediction, truth) == pytest.approx(f, abs=1e-6)
 
 
 def test_perfect_disjoint_and_empty():

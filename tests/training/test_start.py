@@ -59,7 +59,7 @@ def leave_weights_only(run):
 
 FAILURES = {
     "a mistyped key": (spoil_nothing, ["model.widht=4"], "did you mean 'width'"),
-    "a mistyped value": (spoil_nothing, ["optim_wrapper.optimizer.lr=-1"], "learning rate: -1"),
+    "a mistyped value": (spoil_nothing, ["optim_wrapper.optimizer.lr=-1"], "lr: -1 is not from 0"),
     "other weights": (spoil_nothing, ["model.width=4"], "does not fit this config"),
     "no data": (spoil_nothing, ["train_dataloader.dataset.data_root=/nowhere"], "/nowhere"),
     "unreadable data": (spoil_nothing, ["train_dataloader.dataset.data_root=$BAD"], "cannot be read"),

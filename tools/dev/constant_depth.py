@@ -27,7 +27,7 @@ from pe_spatial.training.launch import naming_mistakes
 
 def add_arguments(parser: CommandParser) -> None:
     """Add the options of this study."""
-    add_shared(parser, "--config", "overrides", required=["--config"])
+    add_shared(parser, "--config", "--allow-import", "overrides", required=["--config"])
 
 
 def run(options: argparse.Namespace) -> int:

@@ -65,7 +65,7 @@ def add_arguments(parser: CommandParser) -> None:
     parser.add_argument(
         "--pretraining", type=positive, default=800, metavar="N", help="iterations of the first encoder"
     )
-    add_shared(parser, "overrides")
+    add_shared(parser, "--allow-import", "overrides")
 
 
 def run(options: argparse.Namespace) -> int:

@@ -16,7 +16,7 @@ from pe_spatial.backbones.vit import VisionTransformer, resize_positions
 from pe_spatial.backbones.weights.layouts import Layout, recognize, to_official, unwrap
 from pe_spatial.backbones.weights.source import find
 from pe_spatial.common.errors import few
-from pe_spatial.common.tensors import Misfit, Shapes, WeightsError, read_tensor_file, shapes_of
+from pe_spatial.common.tensors import Misfit, Shapes, WeightsError, read_tensor_file, require_finite, shapes_of
 
 
 @dataclass
@@ -224,13 +224,7 @@ def check_values(path: Path, state: Mapping[str, Tensor]) -> None:
             f"{path}: {_count(integers, 'tensor')} of {dtypes}, not floating-point numbers ({few(integers)}); "
             "quantized weights cannot be loaded, export them as float32, bfloat16 or float16"
         )
-    # the extremes of a tensor are finite exactly when all of it is: aminmax propagates NaN
-    broken = [key for key, tensor in state.items() if not all(x.isfinite() for x in torch.aminmax(tensor))]
-    if broken:
-        raise WeightsError(
-            f"{path}: NaN or Inf in {_count(broken, 'tensor')} of {len(state)} ({few(broken)}); the file is damaged "
-            "or its training diverged: fetch it again or take an earlier checkpoint"
-        )
+    require_finite(path, state)
 
 
 def _cast(state: dict[str, Tensor], dtype: torch.dtype, report: WeightsReport) -> dict[str, Tensor]:

@@ -1,6 +1,8 @@
 """From the name of an encoder, a path or a folder to one file on this machine."""
 
+import hashlib
 import os
+import re
 from pathlib import Path
 
 from pe_spatial.backbones.variants import VARIANTS
@@ -8,6 +10,10 @@ from pe_spatial.common.errors import few, suggest
 from pe_spatial.common.tensors import SUFFIXES, WeightsError
 
 FOLDER_VARIABLE = "PE_SPATIAL_WEIGHTS"
+# the commit of its repository that an encoder is fetched from; None: the newest, for we know of no commit to pin it to
+REVISIONS: dict[str, str | None] = dict.fromkeys(VARIANTS)
+_SHA256 = re.compile(r"[0-9a-f]{64}")  # the hub's etag of a large file; that of a small one is shorter
+_BLOCK = 2**20  # bytes
 
 
 def find(source: str | Path) -> Path:
@@ -20,7 +26,7 @@ def find(source: str | Path) -> Path:
 
     Raises:
         FileNotFoundError: Nothing is there; for an encoder, the message says where to put which file.
-        WeightsError: a folder with several checkpoints.
+        WeightsError: A folder with several checkpoints, or a download that is not the file that the hub has.
     """
     if isinstance(source, str) and source in VARIANTS:
         return find_on_machine(source) or _download(source)
@@ -41,7 +47,7 @@ def find_on_machine(name: str) -> Path | None:
         return path
     from huggingface_hub import try_to_load_from_cache
 
-    cached = try_to_load_from_cache(f"facebook/{name}", f"{name}.pt")
+    cached = try_to_load_from_cache(f"facebook/{name}", f"{name}.pt", revision=REVISIONS[name])
     return Path(cached) if isinstance(cached, str) else None
 
 
@@ -56,12 +62,19 @@ def local_copy(name: str) -> Path | None:
 
 
 def _download(name: str) -> Path:
-    """Fetch the official file; the hub's client caches it, resumes a broken download and shows its progress."""
-    from huggingface_hub import hf_hub_download
+    """Fetch the official file; the hub's client caches it, resumes a broken download and shows its progress.
 
-    repository, file_name = f"facebook/{name}", f"{name}.pt"
+    Raises:
+        FileNotFoundError: It cannot be fetched.
+        WeightsError: It has another size or another SHA-256 than the hub says; it is removed from the cache.
+    """
+    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
+
+    repository, file_name, revision = f"facebook/{name}", f"{name}.pt", REVISIONS[name]
     try:
-        return Path(hf_hub_download(repo_id=repository, filename=file_name))
+        stated = get_hf_file_metadata(hf_hub_url(repository, file_name, revision=revision))
+        # of the commit that was described, though a newer one may come in between
+        path = Path(hf_hub_download(repo_id=repository, filename=file_name, revision=stated.commit_hash or revision))
     # the client's transport decides what is raised (its own errors, httpx, requests, OSError): each means "not here"
     except Exception as error:
         reason = str(error).strip().splitlines() or [""]
@@ -70,6 +83,34 @@ def _download(name: str) -> Path:
             f"({type(error).__name__}: {reason[0][:200]}). Download it where there is a network, then put {file_name} "
             f"into {suggested_folder()} or pass its path instead of the name {name!r}"
         ) from error
+    verify_download(path, stated.size, stated.etag)
+    return path
+
+
+def verify_download(path: Path, size: int | None, etag: str | None) -> None:
+    """Compare a file of the hub's cache with what the hub says of it; a wrong one is removed, so that none finds it.
+
+    Args:
+        path: The file, or the cache's link to it.
+        size: In bytes; None if the hub does not say.
+        etag: The SHA-256 of a large file; anything else is not compared.
+
+    Raises:
+        WeightsError: It is another file.
+    """
+    found_size = path.stat().st_size
+    wrong = f"{found_size:,} bytes instead of {size:,}" if size not in (None, found_size) else ""
+    if not wrong and etag and _SHA256.fullmatch(etag):
+        digest = hashlib.sha256()
+        with path.open("rb") as file:
+            while block := file.read(_BLOCK):
+                digest.update(block)
+        if digest.hexdigest() != etag:
+            wrong = f"SHA-256 {digest.hexdigest()} instead of {etag}"
+    if wrong:
+        path.resolve().unlink()
+        path.unlink(missing_ok=True)
+        raise WeightsError(f"{path}: not the file that the hub has ({wrong}), so it was removed; fetch it again")
 
 
 def suggested_folder() -> str:

@@ -132,9 +132,11 @@ def mmseg_run(checkpoint: Path, device: str, network: list[float]) -> Callable[[
     from mmengine.infer import BaseInferencer
     from mmseg.apis import MMSegInferencer
 
+    from pe_spatial.segmentation.windows import check_window
+
     model = config_of_checkpoint(checkpoint).model.to_dict()
     window, preprocessor = model.pop("window", None), model.pop("data_preprocessor")
-    sliding = {} if window is None else {"crop_size": window["size"], "stride": window["stride"]}
+    sliding = {} if window is None else dict(zip(("crop_size", "stride"), check_window(**window), strict=True))
     head = {**model["decode_head"], "num_classes": model.pop("num_classes")}
     head["in_channels"] = MODELS.build(model["backbone"]).channels[-1]
     plain = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from heapq import heappop, heappush
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,20 @@ from av.error import FFmpegError
 from av.stream import Disposition
 from torch import Tensor
 
-from pe_spatial.common.errors import UnreadableFile
+from pe_spatial.common.errors import PictureError, UnreadableFile
+from pe_spatial.common.memory import check_pixels
+from pe_spatial.common.reading import require_regular
 
 DEFAULT_RATE = 25.0  # frames per second where a source does not say
 # AVI files and the headers of Matroska announce lengths that may be a little too large; more missing frames are damage
 _TOLERATED_TAIL = 2
-# these demuxers take pictures and text for video
-_NO_VIDEO = ("_pipe", "image2", "tty")
+# what is read: files of one stream after the other; not the lists that name other files, or themselves, nor pictures
+_FORMATS = (
+    "3g2,3gp,asf,av1,avi,dv,f4v,flv,gif,h261,h263,h264,hevc,ivf,m4a,m4v,matroska,mj2,mjpeg,mov,mp4,mpeg,mpegts,"
+    "mpegvideo,mxf,nut,obu,ogg,ogv,rm,swf,vc1,vvc,webm,wtv,yuv4mpegpipe"
+)
+_SLOWEST = 0.001  # frames per second that are believed
+_FRAME_BYTES = 8  # of a file for every frame that it announces, at least, for one that is left out has its entry too
 
 
 @dataclass(frozen=True)
@@ -65,7 +73,7 @@ class VideoReader:
         path: The file.
         frame_rate: Frames per second on average; 25 where the file does not say.
         count: Number of frames where the file has an index, else None (`count_frames` counts them).
-        size: (H, W) of the upright frames.
+        size: (H, W) of the upright frames; a frame of another size cannot be read.
 
     Raises:
         UnreadableFile: The file is missing, is no video, or has no frame that can be decoded.
@@ -74,9 +82,10 @@ class VideoReader:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self._containers: list[Any] = []
+        self.size: tuple[int, int] | None = None
         with _open(self.path) as (container, stream):
             rate = float(stream.average_rate or stream.guessed_rate or 0)
-            self.frame_rate = rate if 0 < rate < 1000 else DEFAULT_RATE
+            self.frame_rate = rate if _SLOWEST <= rate < 1000 else DEFAULT_RATE
             self.count = _Packets(container, stream).count
         with self:
             first = next((item for item in self.read() if isinstance(item, VideoFrame)), None)
@@ -102,19 +111,22 @@ class VideoReader:
             packets = _Packets(container, stream)
             # MP4 and Matroska count from the start of the video, the others from anywhere
             origin = 0.0 if _counts_from_zero(container) else None
-            failed: list[int] = []  # times of packets, in ticks
+            failed: list[int] = []  # times of packets, in ticks; a heap
             number = fields = 0
+            size = None
             for packet in packets:
                 for frame in _decode(stream, packet, failed):
                     moment = number / self.frame_rate if frame.pts is None else _seconds(frame.pts, stream)
                     origin = moment if origin is None else origin
                     time = moment - origin
-                    while frame.pts is not None and failed and min(failed) < frame.pts:
-                        yield self._unreadable(number, _seconds(min(failed), stream) - origin)
-                        failed.remove(min(failed))
+                    while frame.pts is not None and failed and failed[0] < frame.pts:
+                        yield self._unreadable(number, _seconds(heappop(failed), stream) - origin)
                         number += 1
+                    size = size or (frame.height, frame.width)
                     if frame.is_corrupt:
                         yield self._unreadable(number, time)
+                    elif (frame.height, frame.width) != size:
+                        yield self._resized(number, time, frame, size)
                     else:
                         yield VideoFrame(number, time, _picture(frame), _seconds(frame.duration, stream) or None)
                     number += 1
@@ -134,6 +146,15 @@ class VideoReader:
             number,
             time,
             lost,
+        )
+
+    def _resized(self, number: int, time: float, frame: Any, size: tuple[int, int]) -> UnreadableFrame:
+        return UnreadableFrame(
+            f"{self.path}: frame {number} ({time:.2f} s) is {frame.height} x {frame.width} (H x W) and those before it "
+            f"are {size[0]} x {size[1]}; encode the video again with one size",
+            number,
+            time,
+            1,
         )
 
     def close(self) -> None:
@@ -174,16 +195,27 @@ def is_video(path: str | Path) -> bool:
 def _open(path: Path) -> Iterator[tuple[Any, Any]]:
     """The container and its first video stream, which is not the cover of an album."""
     remedy = "check that it is a whole video, or convert it to MP4"
+    options = {"protocol_whitelist": "file", "format_whitelist": _FORMATS}
     try:
+        require_regular(path)
         # with the protocol, for a file name may hold a colon; and nothing that the file names is fetched
-        container = av.open(f"file:{path}", options={"protocol_whitelist": "file"}, metadata_errors="replace")
-    except (FFmpegError, OSError) as error:
-        reason = "no such file" if isinstance(error, FileNotFoundError) else error.strerror
+        container = av.open(f"file:{path}", options=options, metadata_errors="replace")
+    except UnreadableFile:
+        raise
+    except (FFmpegError, OSError, ValueError) as error:  # ValueError: no name that a file can have
+        reason = "no such file" if isinstance(error, FileNotFoundError) else getattr(error, "strerror", "") or error
         raise UnreadableFile(f"video {path} cannot be opened ({reason}); {remedy}") from error
     with container:
         streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
-        if not streams or container.format.name.endswith(_NO_VIDEO):
+        if not streams:
             raise UnreadableFile(f"video {path} cannot be opened (it has no video stream); {remedy}")
+        codec = streams[0].codec_context
+        if codec is None:
+            raise UnreadableFile(f"video {path} cannot be opened (no decoder knows its stream); {remedy}")
+        try:
+            check_pixels(codec.height, codec.width)
+        except PictureError as error:
+            raise UnreadableFile(f"video {path} cannot be read: frames of {error}") from error
         streams[0].thread_type = "SLICE"  # threads over frames would report errors at later packets
         yield container, streams[0]
 
@@ -203,11 +235,13 @@ class _Packets:
         self._seen, self._end = 0, 0.0
         self.shown = 0
         self.tolerance = 0 if self._index else _TOLERATED_TAIL
+        self._most = container.size // _FRAME_BYTES
 
     @property
     def count(self) -> int | None:
-        """Number of frames, where the file has an index."""
-        return sum(not entry.is_discard for entry in self._index) if self._index else self._stream.frames or None
+        """Number of frames, where the file has an index; one that it cannot hold is not believed."""
+        count = sum(not entry.is_discard for entry in self._index) if self._index else self._stream.frames
+        return count if 0 < count <= self._most else None
 
     def __iter__(self) -> Iterator[Any]:
         with suppress(FFmpegError):  # `missing` tells what the end of the file should have held
@@ -223,12 +257,14 @@ class _Packets:
         yield None
 
     def missing(self, rate: float) -> int:
-        """Frames that the container announces but does not hold, as far as its format tells."""
+        """Frames that the container announces but does not hold, as far as its format tells and its size allows."""
         if announced := len(self._index) or self._stream.frames:
-            return max(announced - self._seen, 0)
-        if _counts_from_zero(self._container) and self._container.duration:
-            return max(round((self._container.duration / av.time_base - self._end) * rate), 0)
-        return 0
+            missing = announced - self._seen
+        elif _counts_from_zero(self._container) and self._container.duration:
+            missing = round((self._container.duration / av.time_base - self._end) * rate)
+        else:
+            return 0
+        return min(max(missing, 0), self._most)
 
 
 def _decode(stream: Any, packet: Any, failed: list[int]) -> list[Any]:
@@ -240,7 +276,7 @@ def _decode(stream: Any, packet: Any, failed: list[int]) -> list[Any]:
     except FFmpegError:
         pass
     if packet is not None and not packet.is_discard:
-        failed.append(packet.pts if packet.pts is not None else packet.dts or 0)
+        heappush(failed, packet.pts if packet.pts is not None else packet.dts or 0)
     return []
 
 

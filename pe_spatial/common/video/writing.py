@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from fractions import Fraction
@@ -25,6 +26,8 @@ from pe_spatial.common.video.reading import DEFAULT_RATE
 TIME_BASE = Fraction(1, 720_000)
 # without B-frames the first frame is shown at time 0 by every player
 _X264 = {"crf": "18", "preset": "veryfast", "bf": "0"}
+_MOST_TICKS = 2**31 - 1  # of the duration of a frame: 50 minutes
+_LATEST = 1e12  # seconds; a file counts no further
 _BT709 = 1  # how H.264 numbers this color space, its primaries and its transfer function
 
 
@@ -76,10 +79,12 @@ class VideoWriter:
         frame = av.VideoFrame.from_ndarray(pixels, format="rgb24").reformat(
             format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG
         )
-        moment = self._count / self._rate if time is None else time
-        frame.pts = max(round(moment / TIME_BASE), self._next)  # times of damaged sources may stand still
+        moment = self._count / self._rate if time is None or not math.isfinite(time) else min(time, _LATEST)
+        tick = min(round(moment / TIME_BASE), self._next + _MOST_TICKS - 1)
+        frame.pts = max(tick, self._next)  # times of damaged sources may stand still
         frame.time_base = TIME_BASE
-        self._durations[frame.pts] = max(round((duration or 1 / self._rate) / TIME_BASE), 1)
+        seconds = duration if duration and math.isfinite(duration) else 1 / self._rate
+        self._durations[frame.pts] = min(max(round(seconds / TIME_BASE), 1), _MOST_TICKS)
         self._next = frame.pts + 1
         self._count += 1
         with self._removing():
@@ -119,7 +124,7 @@ class VideoWriter:
     def _start(self, image: Tensor) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._container = av.open(f"file:{self._temporary}", "w", format="mp4", options={"movflags": "+faststart"})
-        rate = Fraction(self._rate).limit_denominator(1001)
+        rate = max(Fraction(self._rate).limit_denominator(1001), Fraction(1, 1001))
         self._stream = self._container.add_stream("libx264", rate=rate, options=_X264)
         codec = self._stream.codec_context
         self._stream.height, self._stream.width = (side + side % 2 for side in image.shape[1:])

@@ -25,6 +25,7 @@ from pe_spatial.common.errors import AnnotationError, few
 from pe_spatial.data.annotations.columns import ColumnWriter
 from pe_spatial.data.annotations.entries import Category, Image, Object, decode
 from pe_spatial.data.annotations.json_files import read_members
+from pe_spatial.data.annotations.linking import Ids, append_texts, check_categories, settle_ends
 from pe_spatial.data.annotations.masks import Rle
 
 LISTS = ("images", "annotations", "categories")
@@ -47,12 +48,12 @@ def gather(source: Path, writer: ColumnWriter) -> dict[str, Any]:
     """
     categories: list[Category] = []
     tiny = 0
-    _append_images(writer, [])
+    append_images(writer, [])
     _append_objects(writer, [])
     with progress(f"reading {source.name}", source.stat().st_size >> 20, "MB") as bar:
         for key, text, position in read_members(source, LISTS, "COCO instances"):
             if key == "images":
-                _append_images(writer, decode(Image, text, str(source)))
+                append_images(writer, decode(Image, text, str(source)))
             elif key == "annotations":
                 tiny += _append_objects(writer, decode(Object, text, str(source)))
             else:
@@ -64,30 +65,15 @@ def gather(source: Path, writer: ColumnWriter) -> dict[str, Any]:
     return {"categories": msgspec.to_builtins(categories), "tiny_polygons": tiny}
 
 
-def check_categories(source: Path, categories: Sequence[Category]) -> None:
-    """Refuse ids and names that are used twice: results are told apart by them.
-
-    Raises:
-        AnnotationError: See above.
-    """
-    for what in ("id", "name"):
-        seen: dict[Any, Category] = {}
-        for category in categories:
-            value = getattr(category, what)
-            if value in seen:
-                others = f"{seen[value].id} and {category.id}" if what == "name" else f"{value} twice"
-                raise AnnotationError(f"{source}: categories {others} have the {what} {value!r}; it must be unique")
-            seen[value] = category
-
-
 # --- gathering --------------------------------------------------------------------------------------------------------
-def _append_images(writer: ColumnWriter, images: Sequence[Image]) -> None:
+def append_images(writer: ColumnWriter, images: Sequence[Image]) -> None:
+    """Add images to the columns that every table has of them."""
     writer.append("image_id", [image.id for image in images], "i8")
     writer.append("height", [image.height or 0 for image in images], "i4")
     writer.append("width", [image.width or 0 for image in images], "i4")
-    _append_texts(writer, "image_names", [(image.file_name or "").encode() for image in images])
-    _append_texts(writer, "image_urls", [(image.coco_url or "").encode() for image in images])
-    _append_texts(writer, "image_extras", [_extras(image) for image in images])
+    append_texts(writer, "image_names", [(image.file_name or "").encode() for image in images])
+    append_texts(writer, "image_urls", [(image.coco_url or "").encode() for image in images])
+    append_texts(writer, "image_extras", [_extras(image) for image in images])
 
 
 def _extras(image: Image) -> bytes:
@@ -95,11 +81,6 @@ def _extras(image: Image) -> bytes:
         return b""
     keys = ("neg_category_ids", "not_exhaustive_category_ids")
     return msgspec.json.encode({key: getattr(image, key) or [] for key in keys})
-
-
-def _append_texts(writer: ColumnWriter, name: str, texts: Sequence[bytes]) -> None:
-    writer.append(name, np.frombuffer(b"".join(texts), np.uint8), "u1")
-    writer.append(f"{name}_size", [len(text) for text in texts], "i4")
 
 
 def _append_objects(writer: ColumnWriter, objects: Sequence[Object]) -> int:
@@ -121,7 +102,7 @@ def _append_objects(writer: ColumnWriter, objects: Sequence[Object]) -> int:
     writer.append("polygon_sizes_size", list(map(len, polygons)), "i4")
     writer.append("coordinates", coordinates, "f8")
     writer.append("coordinates_size", sizes, "i4")
-    _append_texts(writer, "runs", runs)
+    append_texts(writer, "runs", runs)
     writer.append("extent", _extents(masks, coordinates, np.array(sizes, np.int64)), "f8", width=4)
     return sum(given) - sum(map(len, polygons))
 
@@ -150,52 +131,21 @@ def _extents(masks: Sequence[Any], coordinates: NDArray[np.float64], sizes: NDAr
 # --- joining ----------------------------------------------------------------------------------------------------------
 def _join(source: Path, writer: ColumnWriter, category_ids: NDArray[np.int64]) -> None:
     """Replace ids by rows, and settle what takes both images and annotations to know."""
-    image_ids = writer.column("image_id")
-    order = np.argsort(image_ids, kind="stable")
-    sorted_ids = image_ids[order]
-    twice = np.flatnonzero(sorted_ids[1:] == sorted_ids[:-1])
-    if len(twice):
-        raise AnnotationError(f"{source}: image id {sorted_ids[twice[0]]} is used twice; ids must be unique")
+    images = Ids(source, "image", writer.column("image_id"))
+    categories = Ids(source, "category", category_ids)
     sides = np.stack([writer.column("width"), writer.column("height")], 1)  # [M, 2]
     count = len(writer.column("id"))
     for start in range(0, max(count, 1), _BLOCK):  # once if there is none, for the columns to be there
         block = slice(start, start + _BLOCK)
-        images = _rows(source, writer, "image_of", block, sorted_ids, order)
-        categories = _rows(source, writer, "category_of", block, category_ids, np.arange(len(category_ids)))
-        _check_masks(source, writer, block, np.tile(sides[images], 2))
-        writer.append("image", images, "i4")
-        writer.append("category", categories, "i4")
-        writer.append("outside", _outside(writer.column("box")[block], sides[images]), "u1")
-    _group(writer, len(image_ids), max(len(category_ids), 1))
-    for name in ("image_names", "image_urls", "image_extras", "polygon_sizes", "coordinates", "runs"):
-        writer.append(f"{name}_end", np.cumsum(writer.column(f"{name}_size"), dtype=np.int64), "i8")
-        writer.drop(f"{name}_size")
+        rows = images.rows_of(writer.column("image_of"), block)
+        _check_masks(source, writer, block, np.tile(sides[rows], 2))
+        writer.append("image", rows, "i4")
+        writer.append("category", categories.rows_of(writer.column("category_of"), block), "i4")
+        writer.append("outside", _outside(writer.column("box")[block], sides[rows]), "u1")
+    _group(writer, len(sides), max(len(category_ids), 1))
+    settle_ends(writer, "image_names", "image_urls", "image_extras", "polygon_sizes", "coordinates", "runs")
     for name in ("image_of", "category_of", "extent"):
         writer.drop(name)
-
-
-def _rows(
-    source: Path,
-    writer: ColumnWriter,
-    column: str,
-    block: slice,
-    known: NDArray[np.int64],
-    order: NDArray[np.int64],
-) -> NDArray[np.int64]:
-    """The rows that ids refer to; `known` are all ids, sorted, and `order` their rows."""
-    wanted = writer.column(column)[block]
-    places = np.searchsorted(known, wanted).clip(max=max(len(known) - 1, 0))
-    lost = np.flatnonzero(known[places] != wanted) if len(known) else np.arange(len(wanted))
-    if len(lost):
-        everything = writer.column(column)
-        total = int((~np.isin(everything, known)).sum())
-        key = {"image_of": "image_id", "category_of": "category_id"}[column]
-        ids = f"{known[0]}…{known[-1]} ({len(known)} ids)" if len(known) else "none"
-        raise AnnotationError(
-            f"{source}: {total} of {len(everything)} annotations have a {key} that is not in the file, for example "
-            f"{wanted[lost[0]]} in annotation {writer.column('id')[block][lost[0]]}; known ids: {ids}"
-        )
-    return order[places]
 
 
 def _check_masks(source: Path, writer: ColumnWriter, block: slice, sides: NDArray[np.int32]) -> None:

@@ -11,10 +11,43 @@ from numpy.typing import NDArray
 from pe_spatial.data.annotations import coco_columns
 from pe_spatial.data.annotations.cache import read_table
 from pe_spatial.data.annotations.coco_columns import POLYGONS, RLE
+from pe_spatial.data.annotations.columns import Columns
 from pe_spatial.data.annotations.json_files import unreadable
 
 
-class CocoTable:
+class ImageTable:
+    """The images of a table, and parts of its columns.
+
+    Args:
+        columns: With those of images.
+    """
+
+    def __init__(self, columns: Columns) -> None:
+        self.columns = columns
+
+    def image(self, row: int) -> dict[str, Any]:
+        """`id`, `file_name`, `coco_url`, `height` and `width` of an image; what the file does not give is missing."""
+        columns = self.columns
+        entry = {
+            "id": int(columns["image_id"][row]),
+            "file_name": self.text("image_names", row),
+            "coco_url": self.text("image_urls", row),
+            "height": int(columns["height"][row]),
+            "width": int(columns["width"][row]),
+        }
+        return {key: value for key, value in entry.items() if key == "id" or value}
+
+    def part(self, name: str, row: int, ends: str | None = None) -> NDArray[Any]:
+        """The part of a column that belongs to a row, as the column `ENDS_end` says."""
+        column = self.columns[f"{ends or name}_end"]
+        return self.columns[name][column[row - 1] if row else 0 : column[row]]
+
+    def text(self, name: str, row: int) -> str:
+        """A text of a column of bytes."""
+        return self.part(name, row).tobytes().decode()
+
+
+class CocoTable(ImageTable):
     """The images, annotations and categories of a file in COCO's format; its LVIS and Objects365 have it too.
 
     Rows count from 0: images and annotations in the order of the file, categories in that of their ids.
@@ -36,23 +69,11 @@ class CocoTable:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         try:
-            self.columns = read_table(self.path, "coco", coco_columns.gather)
+            super().__init__(read_table(self.path, "coco", coco_columns.gather))
         except OSError as error:
             raise unreadable(path, error) from error
         self.categories: list[dict[str, Any]] = self.columns.header["categories"]
         self.tiny_polygons: int = self.columns.header["tiny_polygons"]
-
-    def image(self, row: int) -> dict[str, Any]:
-        """`id`, `file_name`, `coco_url`, `height` and `width` of an image; what the file does not give is missing."""
-        columns = self.columns
-        entry = {
-            "id": int(columns["image_id"][row]),
-            "file_name": self._text("image_names", row).decode(),
-            "coco_url": self._text("image_urls", row).decode(),
-            "height": int(columns["height"][row]),
-            "width": int(columns["width"][row]),
-        }
-        return {key: value for key, value in entry.items() if key == "id" or value}
 
     def rows_of(self, image: int) -> NDArray[np.integer[Any]]:
         """The annotations of an image."""
@@ -63,11 +84,11 @@ class CocoTable:
         """The mask of an annotation as COCO writes it: polygons [[x, y, …], …], {size, counts}, or None."""
         shape = self.columns["shape"][row]
         if shape == RLE:
-            return json.loads(self._text("runs", row))
+            return json.loads(self.text("runs", row))
         if shape != POLYGONS:
             return None
-        sizes = self._part("polygon_sizes", row)
-        return [polygon.tolist() for polygon in np.split(self._part("coordinates", row), np.cumsum(sizes)[:-1])]
+        sizes = self.part("polygon_sizes", row)
+        return [polygon.tolist() for polygon in np.split(self.part("coordinates", row), np.cumsum(sizes)[:-1])]
 
     def truth(self) -> dict[str, Any]:
         """The file in the form that COCO's tools take: only what they use, areas of boxes where none is given.
@@ -95,11 +116,4 @@ class CocoTable:
 
     def image_extras(self, image: int) -> dict[str, Any]:
         """LVIS's lists `neg_category_ids` and `not_exhaustive_category_ids` of an image, if it has them."""
-        return json.loads(self._text("image_extras", image) or b"{}")
-
-    def _part(self, name: str, row: int) -> NDArray[Any]:
-        ends = self.columns[f"{name}_end"]
-        return self.columns[name][ends[row - 1] if row else 0 : ends[row]]
-
-    def _text(self, name: str, row: int) -> bytes:
-        return self._part(name, row).tobytes()
+        return json.loads(self.text("image_extras", image) or b"{}")

@@ -5,7 +5,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from pe_spatial.common.errors import AnnotationError, few
+from pe_spatial.common.errors import AnnotationError, UnreadableFile, few
+from pe_spatial.common.reading import read_whole
 from pe_spatial.data.annotations.json_stream import NotStreamable, Piece, read_lists
 
 
@@ -13,15 +14,17 @@ def read_annotations(path: str | Path) -> Any:  # noqa: ANN401 - whatever JSON h
     """The content of a JSON file.
 
     Raises:
-        AnnotationError: No such file, one that cannot be read, or no JSON.
+        AnnotationError: No such file, one that cannot be read, or no JSON, or JSON nested without end.
     """
     try:
-        content = Path(path).read_bytes()
+        content = read_whole(path)
     except OSError as error:
         raise unreadable(path, error) from error
     try:
         return json.loads(content.removeprefix(b"\xef\xbb\xbf"))
-    except (ValueError, RecursionError) as error:
+    except RecursionError:
+        raise AnnotationError(f"{path}: not JSON: lists in lists without end, or too many; it is damaged") from None
+    except ValueError as error:  # also for text that is not UTF-8, and for numbers of thousands of digits
         start = content[:40].decode("utf-8", "replace").strip()
         raise AnnotationError(f"{path}: not JSON: {error} (it begins with {start!r})") from None
 
@@ -65,4 +68,6 @@ def unreadable(path: str | Path, error: OSError) -> AnnotationError:
     """The error of an annotation file that the system does not give."""
     if isinstance(error, FileNotFoundError):
         return AnnotationError(f"{path}: no such annotation file; check data_root and ann_file")
+    if isinstance(error, UnreadableFile):
+        return AnnotationError(str(error))
     return AnnotationError(f"{path}: cannot be read: {error.strerror}")

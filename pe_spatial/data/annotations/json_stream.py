@@ -8,6 +8,8 @@ from typing import IO, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from pe_spatial.common.reading import open_regular
+
 WINDOW = 8 << 20  # bytes that are read at a time
 
 _BOM = b"\xef\xbb\xbf"
@@ -44,9 +46,10 @@ def read_lists(path: Path, keys: Collection[str]) -> Iterator[Piece]:
 
     Raises:
         NotStreamable: See there. Pieces may have been yielded before.
+        UnreadableFile: It is a pipe, a device or a folder.
         OSError: The file cannot be read.
     """
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         text = file.read(WINDOW).removeprefix(_BOM).lstrip()
         if not text.startswith(b"{"):
             raise NotStreamable("no object")

@@ -7,6 +7,7 @@ import msgspec
 from pycocotools import mask as coco_mask
 
 from pe_spatial.data.annotations import values
+from pe_spatial.data.coco_masks import check_rle
 
 Polygons = list[list[float]]
 
@@ -82,38 +83,11 @@ def _normalize_rle(value: Any) -> Rle:
         rle = Rle((values.side(size[0]), values.side(size[1])), counts)
     except (TypeError, ValueError) as error:
         raise ValueError(f"has an RLE with {error}") from None
-    check_rle(rle)
+    try:
+        check_rle(as_coco(rle), rle.size)
+    except ValueError as error:
+        raise ValueError(f"has {error}") from None
     return rle
-
-
-def check_rle(rle: Rle) -> None:
-    """Refuse runs that do not cover exactly the image: who draws them writes where they say.
-
-    Raises:
-        ValueError: Another number of pixels, a negative run, or a text that is no compressed RLE.
-    """
-    runs = _decompress(rle.counts) if isinstance(rle.counts, str) else rle.counts
-    if min(rle.size) < 1 or sum(runs) != rle.size[0] * rle.size[1] or min(runs, default=0) < 0:
-        raise ValueError(f"has an RLE of {sum(runs)} pixels in an image of {list(rle.size)} (H, W)")
-
-
-def _decompress(counts: str) -> list[int]:
-    """Lengths of runs from COCO's text: six bits a character, and from the fourth run on the change of every other."""
-    runs: list[int] = []
-    run = shift = 0
-    for character in counts.encode("utf-8", "surrogatepass"):
-        bits = character - 48
-        if not 0 <= bits < 64 or shift > 60:
-            raise ValueError(f"has an RLE with the counts {values.shown(counts)}, which are no compressed runs")
-        run |= (bits & 0x1F) << shift
-        shift += 5
-        if not bits & 0x20:
-            run -= (bits & 0x10) << (shift - 4) if bits & 0x10 else 0
-            runs.append(run + (runs[-2] if len(runs) > 2 else 0))
-            run = shift = 0
-    if shift:
-        raise ValueError(f"has an RLE with the counts {values.shown(counts)}, which end too early")
-    return runs
 
 
 def _united(rles: Sequence[Rle]) -> Rle:

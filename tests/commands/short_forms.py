@@ -1,0 +1,173 @@
+"""What becomes of every kind of documented command: a short form that runs, a test that runs it, or a reason.
+
+A kind is a command's name and the options that are given. See `test_documented_commands.py`.
+"""
+
+import re
+
+
+def table(text):
+    """Lines by the line above them that is not indented."""
+    rows = re.split(r"\n(?=\S)", text.strip("\n"))
+    return {row.split("\n")[0]: " ".join(row.split("\n    ")[1:]) for row in rows}
+
+
+# kind of command, and the same in short; paths lie in the folder that the fixture `place` makes
+SHORT = table("""
+benchmark deformable --clock --dtype --image-size --rounds
+    deformable --image-size 64 --dtype float32 bfloat16 --clock cpu --rounds 1 --no-memory --device cpu
+    --threads 1
+benchmark segmentation --config --input --memory --rounds --threads
+    segmentation --input photos/*.png --threads 1 --rounds 0 --memory 64 96 --memory-classes 3 3 --config
+    windows.yaml --device cpu
+benchmark tracking --channels
+    tracking --channels 8 --grid 5 6 --frames 3 --device cpu --threads 1
+benchmark tracking --channels --device --dtype
+    tracking --channels 8 --dtype bfloat16 --grid 5 6 --frames 3 --device cpu --threads 1
+cache-teacher --bf16 --input --output
+    --input shards/*.tar --output maps_tar --bf16 --grid 2 --device cpu
+cache-teacher --grid --image-size --input --output --size --weights
+    --input photos/*.png --output maps_small --grid 2 --size tiny --image-size 64 --weights random --device
+    cpu
+cache-teacher --input --output
+    --input photos/*.png --output maps --grid 2 --device cpu
+cache-teacher --input --output --rank
+    --input list.txt --output maps_rank --rank 1 --grid 2 --device cpu
+check --config
+    --config demo/seg_linear_tiny_shapes.yaml
+check --config --limit --output
+    --config demo/seg_linear_tiny_shapes.yaml --limit 3 --output sheets
+configs copy
+    copy pe_g_coco mine.yaml
+configs list
+    list tracking
+configs show
+    show pe_g_coco model.backbone.window=16
+demo --force --frames --image-size --images --output --video-size --videos
+    --output drawn --images 6 --image-size 32 --videos 1 --frames 2 --video-size 32 48 --force
+demo --force --image-size --images --output --video-size
+    --output drawn --images 6 --image-size 32 --video-size 32 48 --force
+demo --frames --image-size --images --output --video-size --videos
+    --output drawn_videos --images 6 --image-size 32 --videos 1 --frames 2 --video-size 32 48
+demo --image-size --images --output
+    --output drawn_images --images 6 --image-size 32
+eval
+    run
+eval --config
+    run/iter_6.pth --config toy.yaml
+predict --checkpoint --input --limit --output
+    --checkpoint model.pth --input photos --output out_l --limit 1
+predict --checkpoint --input --output
+    --checkpoint model.pth --input photos/**/*.png --output out
+predict --checkpoint --input --output --shard
+    --checkpoint model.pth --input photos --output out_s --shard 2/3
+predict --checkpoint --input --output --threshold
+    --checkpoint model.pth --input photos/film.mp4 --output out_t --threshold 0.3
+score --annotations --binary --input
+    --input davis/Annotations/480p --annotations davis/Annotations/480p --binary
+score --annotations --input --videos
+    --input davis/Annotations/480p --annotations davis/Annotations/480p --videos val.txt
+score --config --input
+    --input davis/Annotations/480p --config davis/tiny.yaml
+tools/dev/constant_depth.py --config
+    --config demo/depth_dpt_tiny_shapes.yaml
+track --at --config --input --mask --output
+    --config davis/tiny.yaml --input davis/JPEGImages/480p/first --mask first.png --at 2:first.png --output
+    tracked_at
+track --box --config --input --output
+    --config davis/tiny.yaml --input davis/JPEGImages/480p/first --box 10,10,40,40 --box 50,20,80,50 --output
+    tracked_box
+track --config --input --mask --output
+    --config davis/tiny.yaml --input photos/film.mp4 --mask small.png --output tracked_mask
+track --config --output
+    --config davis/tiny.yaml --output tracked test_dataloader.dataset.data_root=davis
+track --config --output --shard
+    --config davis/tiny.yaml --output tracked_s --shard 2/2 test_dataloader.dataset.data_root=davis
+train --checkpoint --config --eval-only
+    --config toy.yaml --eval-only --checkpoint run/iter_6.pth
+train --config
+    --config toy.yaml work_dir=run_plain
+train --config --eval-only
+    --config toy.yaml --eval-only work_dir=run
+train --config --output
+    --config toy.yaml --output run_new
+train --config --output --resume-or-start
+    --config toy.yaml --output run_started --resume-or-start
+train --resume
+    --resume interrupted
+visualize --checkpoint --foreground --input --output
+    --checkpoint model.pth --input photos/film.mp4 --output seen_video --foreground --device cpu
+visualize --encoder --image-size --input --output --weights
+    --encoder tiny --weights none --input photos --output seen_folder --image-size 64 --device cpu
+visualize --encoder --input --layers --output
+    --encoder tiny --weights none --input photos/a1.png --output seen_l --layers 1,2 --device cpu
+visualize --encoder --input --layers --output --point
+    --encoder tiny --weights none --input photos/a1.png --output seen_lp --layers 1,2 --point 10,8 --device
+    cpu
+visualize --encoder --input --output --point
+    --encoder tiny --weights none --input photos/a1.png --output seen_p --point 10,8 --device cpu
+""")
+
+# kind of command, and the test that runs it
+ELSEWHERE = table("""
+--help
+    tests/commands/test_shell.py::test_help_and_a_mistyped_option_answer_at_once
+benchmark backbone --variant
+    tests/commands/test_benchmark.py::test_backbone_against_timm
+benchmark deformable
+    tests/commands/test_benchmark_deformable.py::test_it_reports
+benchmark fidelity
+    tests/commands/test_benchmark_fidelity.py::test_a_number_that_differs_is_named
+benchmark fidelity --document
+    tests/commands/test_benchmark_fidelity.py::test_the_table_is_written_between_its_marks
+benchmark fidelity --document --golden
+    tests/commands/test_benchmark_fidelity.py::test_the_table_is_written_between_its_marks
+benchmark segmentation --classes --config --input
+    tests/commands/test_benchmark_segmentation.py::test_folders_against_mmseg
+benchmark segmentation --input
+    tests/commands/test_benchmark_segmentation.py::test_folders_against_mmseg
+benchmark segmentation --input --limit
+    tests/commands/test_benchmark_segmentation.py::test_folders_against_mmseg
+benchmark segmentation --input --memory
+    tests/commands/test_benchmark_segmentation.py::test_folders_against_mmseg
+benchmark tracking
+    tests/commands/test_benchmark.py::test_tracking_compares_equal_results
+convert --config --input --output --to
+    tests/detection/test_conversion.py::test_classes_of_coco_are_known_without_its_files
+convert --input --output --patch-size --to
+    tests/detection/test_conversion.py::test_tool_finds_the_variant_and_resamples_the_patches
+convert --input --output --to
+    tests/detection/test_conversion.py::test_tool_takes_a_detector_there_and_back
+env
+    tests/commands/test_shell.py::test_env_names_versions_extras_and_weights
+env --json
+    tests/commands/test_shell.py::test_env_names_versions_extras_and_weights
+sweep --config --layers --output
+    tests/commands/test_sweep.py::test_variations_are_compared_in_one_table_and_go_on_after_an_interruption
+sweep --config --layers --output --vary
+    tests/commands/test_sweep.py::test_variations_are_compared_in_one_table_and_go_on_after_an_interruption
+sweep --config --output
+    tests/commands/test_sweep.py::test_probes_of_all_layers_are_trained_from_one_command
+tools/dev/make_demo_encoder.py
+    tests/commands/test_measure_alignment.py::test_the_demo_encoder_is_a_core_file
+train --allow-import --config
+    tests/security/test_nothing_runs.py::test_a_package_of_ones_own_works_from_training_to_prediction_where_it_is_trusted
+""")
+
+# kind of command, and why it is parsed here and no more
+NOT_HERE = table("""
+benchmark backbone --device --dtype --mode --pass
+    needs CUDA, and compiling takes minutes on a CPU
+benchmark teacher --device --input --size --weights
+    needs CUDA and SAM 2's weights
+benchmark teacher --grid --image-size --input --limit
+    needs SAM 2; test_benchmark_teacher.py runs where it is
+benchmark teacher --image-size --input
+    needs SAM 2; test_benchmark_teacher.py runs where it is
+<detectron2>/tools/lazyconfig_train_net.py --config-file --num-gpus
+    is Detectron2's; test_detectron2_adapter.py
+detectron2/tools/lazyconfig_train_net.py --config-file --num-gpus
+    is Detectron2's; test_detectron2_adapter.py
+tools/dev/measure_alignment.py --seeds
+    takes 20 minutes; test_measure_alignment.py runs its parts
+""")
