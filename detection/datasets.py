@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from pe_spatial.common.errors import AnnotationError, few, require_choice, suggest
 from pe_spatial.data import DenseDataset
-from pe_spatial.data.annotations import CocoTable, file_below
+from pe_spatial.data.annotations import CocoTable
 from pe_spatial.data.annotations.coco_columns import NO_AREA, NO_MASK, PARTLY, POLYGONS, RLE, TOO_SMALL
 from pe_spatial.data.lazy import LazyRecords
 from pe_spatial.data.pairs import find_absent
@@ -26,8 +26,9 @@ class CocoInstances(DenseDataset):
 
     Labels 0…K-1 follow the order of the file's category ids, which may have gaps, or that of `metainfo["classes"]`
     where it is given; annotations of other classes are then left out. Crowd regions are marked `ignore`. Boxes are
-    clipped to the image; those without area are left out. An instance without a mask has no `mask`, and one whose
-    polygons all have fewer than three points has an empty one. The log counts what was left out or changed.
+    clipped to the image; those without area are left out. An instance without a mask has no `mask`; one whose polygons
+    all have fewer than three points has none either, and is marked `mask_too_small`. The log counts what was left out
+    or changed.
 
     Args:
         *args: Those of `DenseDataset`.
@@ -173,17 +174,14 @@ class CocoInstances(DenseDataset):
         fields = zip(rows, corners.tolist(), labels[kept].tolist(), columns["crowd"][rows].tolist(), strict=True)
         instances = []
         for row, bbox, label, is_crowd in fields:
-            instances.append({"bbox": bbox, "label": label, "ignore": is_crowd})
-            if columns["shape"][row] != NO_MASK:
-                instances[-1]["mask"] = self.table.mask(row) or []
+            mask = self.table.mask(row)
+            known = {"mask": mask} if mask else {"mask_too_small": True} if columns["shape"][row] == TOO_SMALL else {}
+            instances.append({"bbox": bbox, "label": label, "ignore": is_crowd, **known})
         return instances
 
     def _present(self, records: LazyRecords) -> LazyRecords:
         """The records whose image is in its folder, if others may be left out."""
-        images = list(map(self.table.image, range(len(records))))
-        for image in images:
-            self._check_image(image)
-        paths = list(map(self._path, images))
+        paths = self._paths()
         absent = find_absent(paths)
         if not absent:
             return records
@@ -195,15 +193,26 @@ class CocoInstances(DenseDataset):
         lost = set(absent)
         return records[[row for row, path in enumerate(paths) if path not in lost]]
 
-    def _check_image(self, image: Mapping[str, Any]) -> None:
+    def _paths(self) -> list[str]:
+        """Of all images; refuses what lacks a field that every image needs."""
+        columns = {"file_name": self.table.texts("image_names"), "coco_url": self.table.texts("image_urls")}
+        paths: list[str] = []
         try:
-            image["height"], image["width"]
-            file_below(self.data_prefix["img_path"], self.image_file(image), f"{self.ann_file}: image {image['id']}")
+            for values in zip(*columns.values(), strict=True):
+                paths.append(self._path({key: value for key, value in zip(columns, values, strict=True) if value}))
         except KeyError as error:
-            raise AnnotationError(
-                f"{self.ann_file}: image {image['id']} has no {error.args[0]}; COCO images have id, file_name, height "
-                "and width"
-            ) from None
+            raise self._incomplete(len(paths), error.args[0]) from None
+        for side in ("height", "width"):
+            unknown = np.flatnonzero(self.table.columns[side] == 0)
+            if len(unknown):
+                raise self._incomplete(int(unknown[0]), side)
+        return paths
+
+    def _incomplete(self, row: int, field: str) -> AnnotationError:
+        return AnnotationError(
+            f"{self.ann_file}: image {self.table.image(row)['id']} has no {field}; COCO images have id, file_name, "
+            "height and width"
+        )
 
 
 @DATASETS.register_module()

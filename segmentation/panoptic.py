@@ -25,7 +25,7 @@ from pe_spatial.common.contracts import Loader
 from pe_spatial.common.errors import AnnotationError, few
 from pe_spatial.common.pictures import read_indices
 from pe_spatial.data import DenseDataset, boxes_of_masks
-from pe_spatial.data.annotations import PanopticTable, file_below
+from pe_spatial.data.annotations import PanopticTable
 from pe_spatial.data.lazy import LazyRecords
 from pe_spatial.data.loading import instance_mask
 from pe_spatial.data.sample import IGNORE_LABEL
@@ -153,9 +153,12 @@ class CocoPanoptic(DenseDataset):
         """One record per annotated image, made when it is asked for.
 
         Raises:
-            AnnotationError: See `PanopticTable`; a name of a file that leaves its folder.
+            AnnotationError: See `PanopticTable`; an image without a file name.
         """
         self.table = PanopticTable(self.ann_file)
+        if "" in (names := self.table.texts("image_names")):
+            number = self.table.image(names.index(""))["id"]
+            raise AnnotationError(f"{self.ann_file}: image {number} has no file_name; every image needs one")
         categories = self.table.categories
         unsaid = [category["name"] for category in categories if "isthing" not in category]
         if unsaid:
@@ -172,12 +175,11 @@ class CocoPanoptic(DenseDataset):
 
     def _record(self, row: int) -> dict[str, Any]:
         image = self.table.image(int(self.table.columns["map_image"][row]))
-        where = f"{self.ann_file}: image {image['id']}"
         return {
-            "img_path": str(file_below(self.data_prefix["img_path"], image.get("file_name"), where)),
+            "img_path": str(Path(self.data_prefix["img_path"], image["file_name"])),
             "img_id": image["id"],
             **{side: image[side] for side in ("height", "width") if side in image},
-            "seg_map_path": str(file_below(self.data_prefix["seg_map_path"], self.table.map_name(row), where)),
+            "seg_map_path": str(Path(self.data_prefix["seg_map_path"], self.table.map_name(row))),
             "segments": [
                 {"id": number, "label": label, "is_thing": self._things[label], "ignore": is_crowd}
                 for number, label, is_crowd in self.table.segments(row)
@@ -259,7 +261,7 @@ class InstanceLabels(DenseDataset):
         for index in range(len(source)):
             record = source.get_data_info(index)
             # the source has counted instances whose mask is no region, and left the mask out
-            moved = [{**item, "label": item["label"] + shift} for item in record["instances"] if item.get("mask")]
+            moved = [{**item, "label": item["label"] + shift} for item in record["instances"] if "mask" in item]
             records.append({**record, "instances": moved, "uncovered": 0 if shift else IGNORE_LABEL})
         if records and not any(record["instances"] for record in records):
             raise AnnotationError(f"{source.ann_file}: no instance has a mask; label maps are made from masks")

@@ -148,8 +148,8 @@ class LoadInstances(Loader):
         return tv_tensors.Mask(masks)
 
     def _is_usable(self, sample: dict[str, Any], item: dict[str, Any], size: tuple[int, int]) -> bool:
-        if self.masks and not item.get("mask"):
-            if "mask" in item or self.without_mask == "drop":
+        if self.masks and "mask" not in item:
+            if item.get("mask_too_small") or self.without_mask == "drop":
                 return False
             raise OptionError(
                 f"{name_of(sample)}: the object with the box {list(item['bbox'])} has no mask; give it one, or set "

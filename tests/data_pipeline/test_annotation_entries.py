@@ -10,7 +10,8 @@ from pycocotools import mask as coco_mask
 
 from pe_spatial.common.errors import AnnotationError
 from pe_spatial.data.annotations.entries import Category, Image, Object, PanopticMap, convert, decode
-from pe_spatial.data.annotations.masks import Rle, check_rle, normalize_mask
+from pe_spatial.data.annotations.masks import normalize_mask
+from pe_spatial.data.coco_masks import check_rle
 
 SQUARE = [1.0, 1.0, 9.0, 1.0, 9.0, 9.0]
 PLAIN = {"id": 1, "image_id": 2, "category_id": 3, "bbox": [1, 1, 8, 8], "area": 32.0, "segmentation": [SQUARE]}
@@ -100,8 +101,8 @@ def test_what_is_plain_is_converted(key, given, expected):
         ("segmentation", {"size": [2], "counts": [6]}, "RLE of the size"),
         ("segmentation", {"size": [2, 3], "counts": [1, 6]}, "an RLE of 7 pixels"),
         ("segmentation", {"size": [2, 3], "counts": [-1, 7]}, "an RLE of 6 pixels"),
-        ("segmentation", {"size": [2, 3], "counts": "~~"}, "no compressed runs"),
-        ("segmentation", {"size": [2, 3], "counts": "o"}, "end too early"),
+        ("segmentation", {"size": [2, 3], "counts": "~~"}, "an RLE of 28 pixels"),
+        ("segmentation", {"size": [2, 3], "counts": "o"}, "damaged compressed runs"),
         ("segmentation", {"size": [2, 3], "counts": "1"}, "an RLE of 1 pixels"),
         ("segmentation", [[1, 1, 9, 1, 9]], "polygon of 5 coordinates"),
         ("segmentation", [[1, 1, 9, 1, 9, None]], "coordinate None"),
@@ -134,6 +135,7 @@ def test_entries_that_are_none_are_refused_by_their_place(item):
         (Image, {"id": 3, "height": "480", "width": 640.0}, "height", 480),
         (Image, {"id": 3, "height": None}, "height", None),
         (Image, {"id": 3, "file_name": 17}, "file_name", "17"),
+        (Image, {"id": 3, "file_name": "a..b/..c/d../.. e"}, "file_name", "a..b/..c/d../.. e"),
         (PanopticMap, {"image_id": 1, "file_name": "a", "segments_info": [{"id": "5", "category_id": 1}]}, None, None),
     ],
 )
@@ -152,6 +154,11 @@ def test_other_entries_are_converted_too(kind, item, key, value):
         (Image, {"id": 3, "height": 10**7}, "height is"),
         (Image, {"id": 3, "height": "tall"}, "height is 'tall'"),
         (Image, {"id": 3, "file_name": ["a"]}, "file_name is"),
+        (Image, {"id": 3, "file_name": "../a.jpg"}, "file_name is '../a.jpg', but must be a path below"),
+        (Image, {"id": 3, "file_name": "/a.jpg"}, "must be a path below"),
+        (Image, {"id": 3, "file_name": "a/b/.."}, "must be a path below"),
+        (Image, {"id": 3, "file_name": "a\0.jpg"}, "must be a path below"),
+        (Image, {"id": 3, "coco_url": "http://a/../b.jpg"}, "must be a path below"),
         (PanopticMap, {"image_id": 1, "file_name": "a", "segments_info": [{"id": 5}]}, "category_id is missing"),
         (PanopticMap, {"image_id": 1, "file_name": "a"}, "segments_info is missing"),
     ],
@@ -176,8 +183,8 @@ def test_every_rle_of_pycocotools_passes_and_a_changed_one_does_not(seed):
     height, width = rng.integers(1, 70, 2)
     mask = rng.random((height, width)) < rng.random()
     counts = coco_mask.encode(np.asfortranarray(mask, np.uint8))["counts"].decode()
-    check_rle(Rle((int(height), int(width)), counts))
+    check_rle({"size": [height, width], "counts": counts}, (height, width))
     with pytest.raises(ValueError, match="RLE"):
-        check_rle(Rle((int(height) + 1, int(width)), counts))
+        check_rle({"size": [height + 1, width], "counts": counts}, (height + 1, width))
     with pytest.raises(ValueError, match="RLE"):
-        check_rle(Rle((int(height), int(width)), counts + "7"))
+        check_rle({"size": [height, width], "counts": counts + "7"}, (height, width))

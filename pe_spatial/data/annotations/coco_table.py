@@ -37,6 +37,11 @@ class ImageTable:
         }
         return {key: value for key, value in entry.items() if key == "id" or value}
 
+    def texts(self, name: str) -> list[str]:
+        """All texts of a column of bytes."""
+        content, ends = self.columns[name].tobytes(), self.columns[f"{name}_end"].tolist()
+        return [content[start:end].decode() for start, end in zip([0, *ends], ends, strict=False)]
+
     def part(self, name: str, row: int, ends: str | None = None) -> NDArray[Any]:
         """The part of a column that belongs to a row, as the column `ENDS_end` says."""
         column = self.columns[f"{ends or name}_end"]

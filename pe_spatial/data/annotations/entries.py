@@ -18,16 +18,17 @@ Box = tuple[float, float, float, float]
 Id = Annotated[int, msgspec.Meta(ge=-values.LARGEST_ID, le=values.LARGEST_ID)]
 Side = Annotated[int, msgspec.Meta(ge=1, le=values.LONGEST_SIDE)]
 Text = Annotated[str, msgspec.Meta(pattern=r"\S")]
+FileName = Annotated[str, msgspec.Meta(pattern=r"\A(?!/)(?!(?:.*/)?\.\.(?:/|\Z))[^\0]*[^\s\0][^\0]*\Z")]  # see values
 
 
 class Image(msgspec.Struct):
     """An image. LVIS has no `file_name` but an address; and it says which classes are known to be absent."""
 
     id: Id
-    file_name: Text | None = None
+    file_name: FileName | None = None
     height: Side | None = None
     width: Side | None = None
-    coco_url: Text | None = None
+    coco_url: FileName | None = None
     neg_category_ids: list[Id] | None = None
     not_exhaustive_category_ids: list[Id] | None = None
 
@@ -66,7 +67,7 @@ class PanopticMap(msgspec.Struct):
     """The segments of one image."""
 
     image_id: Id
-    file_name: Text
+    file_name: FileName
     segments_info: list[Segment]
 
 
@@ -99,10 +100,10 @@ def _segment(value: Any) -> Segment:
 _FIELDS: dict[type, dict[str, Convert]] = {
     Image: {
         "id": values.integer,
-        "file_name": _optional(values.text),
+        "file_name": _optional(values.file_name),
         "height": _optional(values.side),
         "width": _optional(values.side),
-        "coco_url": _optional(values.text),
+        "coco_url": _optional(values.file_name),
         "neg_category_ids": _optional(_list_of(values.integer)),
         "not_exhaustive_category_ids": _optional(_list_of(values.integer)),
     },
@@ -123,7 +124,7 @@ _FIELDS: dict[type, dict[str, Convert]] = {
         "frequency": _optional(values.text),
     },
     Segment: {"id": values.integer, "category_id": values.integer, "iscrowd": _flag},
-    PanopticMap: {"image_id": values.integer, "file_name": values.text, "segments_info": _list_of(_segment)},
+    PanopticMap: {"image_id": values.integer, "file_name": values.file_name, "segments_info": _list_of(_segment)},
 }
 _NAMES = {Image: "image", Object: "annotation", Category: "category", PanopticMap: "annotation"}
 _DECODERS = {kind: msgspec.json.Decoder(list[kind]) for kind in _NAMES}  # type: ignore[valid-type]

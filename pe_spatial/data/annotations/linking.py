@@ -62,8 +62,15 @@ class Ids:
         if len(twice):
             raise AnnotationError(f"{source}: {kind} id {self._known[twice[0]]} is used twice; ids must be unique")
 
-    def rows_of(self, wanted: NDArray[np.int64], block: slice = slice(None)) -> NDArray[np.int64]:
-        """The rows that the ids of a part of a column refer to.
+    def rows_of(
+        self, wanted: NDArray[np.int64], block: slice = slice(None), what: str = "annotations"
+    ) -> NDArray[np.int64]:
+        """The rows that ids refer to.
+
+        Args:
+            wanted: All ids of a column.
+            block: Those that are looked up.
+            what: Has them, for the message.
 
         Raises:
             AnnotationError: An id that the file does not list.
@@ -75,7 +82,7 @@ class Ids:
             total = int((~np.isin(wanted, known)).sum())
             known_ids = f"{known[0]}…{known[-1]} ({len(known)} ids)" if len(known) else "none"
             raise AnnotationError(
-                f"{self.source}: {total} of {len(wanted)} annotations have a {self.kind}_id that is not in the file, "
+                f"{self.source}: {total} of {len(wanted)} {what} have a {self.kind}_id that is not in the file, "
                 f"for example {ids[lost[0]]} in number {(block.start or 0) + lost[0] + 1} of the list; known ids: "
                 f"{known_ids}"
             )

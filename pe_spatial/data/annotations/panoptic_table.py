@@ -79,7 +79,7 @@ def gather(source: Path, writer: ColumnWriter) -> dict[str, Any]:
     images = Ids(source, "image", writer.column("image_id"))
     kinds = Ids(source, "category", np.array([category.id for category in categories], np.int64))
     writer.append("map_image", images.rows_of(writer.column("map_image_of")), "i4")
-    writer.append("segment_category", kinds.rows_of(writer.column("segment_category_of")), "i4")
+    writer.append("segment_category", kinds.rows_of(writer.column("segment_category_of"), what="segments"), "i4")
     settle_ends(writer, "image_names", "image_urls", "image_extras", "map_names", "segments")
     for name in ("map_image_of", "segment_category_of"):
         writer.drop(name)

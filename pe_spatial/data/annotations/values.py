@@ -6,6 +6,8 @@ Every function raises ValueError with the rule where it is not.
 import math
 from typing import Any
 
+from pe_spatial.common.names import leaves
+
 LARGEST_ID = 2**63 - 1
 LONGEST_SIDE = 10**6  # pixels
 
@@ -53,6 +55,14 @@ def text(value: Any) -> str:
     if not isinstance(value, str) or not value.strip():
         raise ValueError(f"{shown(value)}, but must be a text")
     return value
+
+
+def file_name(value: Any) -> str:
+    """A path below a folder, or an address: it is not absolute, and has no part `..` that leads out."""
+    name = text(value)
+    if leaves(name) or "\0" in name:
+        raise ValueError(f"{shown(value)}, but must be a path below the folder of the files, without '..'")
+    return name
 
 
 def side(value: Any) -> int:
