@@ -13,11 +13,11 @@ from mmengine.config import Config
 
 from pe_spatial.common.errors import ConfigError, suggest
 from pe_spatial.common.files import write_text
+from pe_spatial.common.safe_yaml import parse, write
 from pe_spatial.common.trees import sections
 from pe_spatial.training.config_checks import TOP_LEVEL_KEYS, find_problems, has_schema
 from pe_spatial.training.config_files import find_config, origin_of, read_config_file
 from pe_spatial.training.old_names import current_name, update_names
-from pe_spatial.training.safe_yaml import parse, write
 
 _VARIABLE = re.compile(r"\$(_\w+)([+-]\d+)?")
 

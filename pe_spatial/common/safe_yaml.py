@@ -15,9 +15,7 @@ _FLOAT = re.compile(
 )
 
 
-class SafeLoader(yaml.SafeLoader):
-    """PyYAML's safe loader with the float rule and the duplicate rule of this module."""
-
+class _UniqueKeys(yaml.constructor.BaseConstructor):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """Raise yaml.constructor.ConstructorError where a key is repeated."""
         seen: dict[Any, int] = {}
@@ -31,6 +29,14 @@ class SafeLoader(yaml.SafeLoader):
                 )
             seen[key] = key_node.start_mark.line + 1
         return super().construct_mapping(node, deep)
+
+
+class SafeLoader(_UniqueKeys, yaml.SafeLoader):
+    """PyYAML's safe loader with the float rule and the duplicate rule of this module."""
+
+
+class _TextLoader(_UniqueKeys, yaml.BaseLoader):
+    """Every scalar is the text that stands there."""
 
 
 SafeLoader.yaml_implicit_resolvers = {
@@ -61,6 +67,15 @@ def parse(text: str) -> Any:
         yaml.YAMLError: Not YAML, a repeated key, or a tag that asks for a Python object.
     """
     return yaml.load(text, Loader=SafeLoader)  # noqa: S506 - SafeLoader above derives from yaml.SafeLoader
+
+
+def parse_texts(text: str) -> Any:
+    """Read a YAML text whose keys and values all stay text: `no`, `010` and `1e3` are names like others.
+
+    Raises:
+        yaml.YAMLError: Not YAML, or a repeated key.
+    """
+    return yaml.load(text, Loader=_TextLoader)  # noqa: S506 - it makes nothing but text, lists and mappings
 
 
 def write(value: Any) -> str:
