@@ -14,9 +14,7 @@ followed by keypoints, these are left out. Without data.yaml, the names stand in
 `obj.names` (Darknet, CVAT), one a line; folders named like splits are splits.
 """
 
-import glob
 import math
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -28,17 +26,19 @@ from typing import Any
 import yaml
 
 from pe_spatial.common.console import track
-from pe_spatial.common.errors import AnnotationError, UnreadableFile, few, suggest
+from pe_spatial.common.errors import AnnotationError, few
 from pe_spatial.common.pictures import image_size
 from pe_spatial.common.safe_yaml import parse_texts
 from pe_spatial.data.formats.content import Box, Instances, InstancesBuilder, Polygons
 from pe_spatial.data.formats.exact import parse_number
-from pe_spatial.data.formats.place import Place, below, is_absolute, portable, read_names, read_text, split_names
+from pe_spatial.data.formats.place import Place, read_names, read_text, split_names
 from pe_spatial.data.formats.reading import Reading
+from pe_spatial.data.formats.yolo_yaml import entries_of, keypoints_of, names_of, pictures_of, root_of, target_of
 
 NAME_FILES = ("classes.txt", "obj.names")
 _SPLIT_KEYS = ("train", "val", "test")
-_NUMBER = re.compile(r"[-+]?[\d.]+([eE][-+]?\d+)?", re.ASCII)
+_NO_SPLITS = ("path", "names", "nc", "kpt_shape", "flip_idx", "download")
+_NUMBER = re.compile(rb"[-+]?[\d.]+([eE][-+]?\d+)?")
 _ROUNDING = Decimal("0.01")  # a coordinate may leave the picture by so much of its side
 _NO_LABELS = {"classes.txt", "train.txt", "val.txt", "valid.txt", "test.txt", "notes.txt", "requirements.txt"}
 
@@ -60,10 +60,8 @@ def find(place: Place) -> list[Reading]:
     """The readings of a file or folder."""
     found = []
     for name in place.meant(".yaml", ".yml"):
-        if "/" not in name and (content := _entries(place.root / name)):
-            path = place.root / name
-            splits = tuple(key for key, value in content.items() if _is_split(path, content, key, value))
-            found.append(Reading("yolo", path, f"YOLO, described by {name}", splits, partial(_load_described, path)))
+        if "/" not in name and (content := entries_of(place.root / name)):
+            found.append(_described(place.root / name, content))
     if found or place.is_file:
         return found
     names = next((name for name in NAME_FILES if name in place.files), None)
@@ -72,6 +70,24 @@ def find(place: Place) -> list[Reading]:
         about = f"YOLO, with names in {names}" if names else "YOLO, without names of classes"
         return [Reading("yolo", place.path, about, splits, partial(_load_folder, place, names))]
     return []
+
+
+def _described(path: Path, content: Mapping[str, Any]) -> Reading:
+    """The reading of a data.yaml; splits whose folder or list is not here are named, but do not count."""
+    root, _ = root_of(path, content.get("path", ""))
+    place = Place(root)
+    splits, absent = [], []
+    for key, value in content.items():
+        entries = value if isinstance(value, list) else [value]
+        here = [isinstance(entry, str) and target_of(place, entry, f"{path}: {key}") is not None for entry in entries]
+        if key in _SPLIT_KEYS and value and not all(here):
+            absent.append(key)
+        elif key not in _NO_SPLITS and value and all(here):
+            splits.append(key)
+    about = f"YOLO, described by {path.name}"
+    if splits and absent:
+        about += f" (not here: {', '.join(f'{key} {content[key]}' for key in absent)})"
+    return Reading("yolo", path, about, tuple(splits or absent or _SPLIT_KEYS[:1]), partial(_load_described, path, place))
 
 
 def label_path(picture: str) -> str:
@@ -85,143 +101,36 @@ def _rows_lie_in(place: Place) -> bool:
     """Whether text files lie where the labels of pictures would, and the first with content begins with numbers."""
     present = set(place.files)
     for name in map(label_path, place.pictures):
-        words = read_text(place.root / name).split() if name in present else []
+        words = (place.root / name).read_bytes().split() if name in present else []
         if words:
             return all(_NUMBER.fullmatch(word) for word in words[:5])
     return False
 
 
-# --- data.yaml --------------------------------------------------------------------------------------------------------
-def _entries(path: Path) -> dict[str, Any]:
-    """The entries of a file that is a data.yaml; empty for other YAML files."""
-    try:
-        content = parse_texts(read_text(path))
-    except (yaml.YAMLError, UnreadableFile, RecursionError):
-        return {"train": "?"} if path.stem in ("data", "dataset") else {}  # is reported where it is read
-    return content if isinstance(content, dict) and {"names", "nc"} & content.keys() and "images" not in content else {}
-
-
-def _is_split(path: Path, content: Mapping[str, Any], key: str, value: object) -> bool:
-    """Whether an entry says where pictures are: `train`, `val`, `test`, or any other that names a folder or a list."""
-    if key in _SPLIT_KEYS:
-        return bool(value)
-    if key in ("path", "names", "nc") or not isinstance(value, str) or not value.strip():
-        return False
-    named = _root(path, content.get("path", ""))[0] / portable(value)
-    return named.is_dir() or (named.suffix == ".txt" and named.is_file())
-
-
-def _load_described(path: Path, split: str) -> Instances:
+# --- label files ------------------------------------------------------------------------------------------------------
+def _load_described(path: Path, place: Place, split: str) -> Instances:
     try:
         content = parse_texts(read_text(path))
     except (yaml.YAMLError, RecursionError) as error:
         raise AnnotationError(f"{path}: not YAML: {' '.join(str(error).split())}; correct it") from None
     if not isinstance(content, dict):
         raise AnnotationError(f"{path}: {type(content).__name__} instead of entries; it has path, train, val and names")
-    root, notes = _root(path, content.get("path", ""))
-    place = Place(root)
+    _, notes = root_of(path, content.get("path", ""))
     given = content.get(split) or ""
     pictures: list[str] = []
     for entry in given if isinstance(given, list) else [given]:
         if not isinstance(entry, str) or not entry.strip():
             raise AnnotationError(f"{path}: {split} is {entry!r}; write a folder, a .txt list, or a list of these")
-        pictures += _listed(place, entry, f"{path}: {split}")
+        pictures += pictures_of(place, entry, f"{path}: {split}")
     doubled = len(pictures) - len(set(pictures))
     notes += [f"pictures listed twice, taken once: {doubled}"] if doubled else []
-    names = _names(path, content)
+    names = names_of(path, content)
     listed = {split: list(dict.fromkeys(pictures))}
     folders = [given.strip("/")] if isinstance(given, str) else []
     folders = [folder.removeprefix("../").removeprefix("./") for folder in folders]
-    return _load(_Description(path, names, _keypoints(path, content), place, listed, folders, notes), split)
+    return _load(_Description(path, names, keypoints_of(path, content), place, listed, folders, notes), split)
 
 
-def _root(path: Path, given: object) -> tuple[Path, list[str]]:
-    """The folder that `path` of data.yaml means: the one it names, or else the one that data.yaml lies in."""
-    if not isinstance(given, str):
-        raise AnnotationError(f"{path}: path is {given!r}; write the folder of the data set")
-    text = portable(given)
-    named = path.parent / text
-    if not text or named.is_dir():
-        return named, []
-    return path.parent, [f"path {given!r} is no folder here; read from {path.parent} instead"]
-
-
-def _listed(place: Place, entry: str, where: str) -> list[str]:
-    """The pictures of an entry of a split, relative to the root."""
-    text = portable(entry)
-    candidates = [text]
-    if is_absolute(text):  # of this machine, or the ends of a path of another
-        parts = [part for part in text.split("/") if part not in ("", ".", "..")]
-        candidates = ["/".join(parts[start:]) for start in range(len(parts))]
-        inside = os.path.relpath(text, place.root.absolute()).replace(os.sep, "/")
-        candidates = candidates if inside.startswith("..") else [inside]
-    elif text.startswith("../"):  # Roboflow writes ../train/images and means train/images
-        candidates = [text[3:]]
-    for candidate in candidates:
-        path = below("", candidate, where)
-        if (place.root / path).is_dir():
-            inside = "" if path == "." else f"{path}/"
-            return [name for name in place.pictures if name.startswith(inside)]
-        if path.lower().endswith(".txt") and (place.root / path).is_file():
-            return _from_list(place, path)
-        if path in place.pictures:
-            return [path]
-        if matched := [name for name in place.pictures if glob.has_magic(path) and PurePosixPath(name).match(path)]:
-            return matched
-    raise AnnotationError(
-        f"{where} is {entry!r}: no such folder or list in {place.root}; {suggest(text, _folders(place))}, or set path"
-    )
-
-
-def _folders(place: Place) -> set[str]:
-    return {str(PurePosixPath(name).parent) for name in place.pictures}
-
-
-def _from_list(place: Place, name: str) -> list[str]:
-    """The pictures that a list names: relative to the root, to the list, or of another machine."""
-    found = []
-    folder = str(PurePosixPath(name).parent)
-    for number, line in enumerate(read_text(place.root / name).splitlines(), start=1):
-        where = f"{place.root / name}:{number}"
-        if line.strip():
-            picture = place.picture(line, [".", folder], where)
-            if picture is None:
-                raise AnnotationError(
-                    f"{where}: {line.strip()!r} is not in {place.root}; restore it or take the line out"
-                )
-            found.append(picture)
-    return found
-
-
-def _names(path: Path, content: Mapping[str, Any]) -> list[str]:
-    names = content.get("names")
-    if isinstance(names, dict):
-        wrong = [key for number, key in enumerate(names) if key != str(number)]
-        if set(names) != {str(number) for number in range(len(names))}:
-            raise AnnotationError(
-                f"{path}: names has the number {wrong[0]}; number the classes 0, 1, 2, … without gaps"
-            )
-        names = [names[str(number)] for number in range(len(names))]
-    if not isinstance(names, list) or not names:
-        raise AnnotationError(f"{path}: names is {names!r}; write a list, or 0: name, 1: name, …")
-    for number, name in enumerate(names):
-        if not isinstance(name, str):
-            raise AnnotationError(f"{path}: the name of class {number} is {name!r}; write one name for each class")
-    if content.get("nc", str(len(names))) != str(len(names)):
-        raise AnnotationError(f"{path}: nc is {content['nc']}, but there are {len(names)} names; correct one of them")
-    return names
-
-
-def _keypoints(path: Path, content: Mapping[str, Any]) -> int:
-    shape = content.get("kpt_shape")
-    if shape is None:
-        return 0
-    if not isinstance(shape, list) or len(shape) != 2 or not all(isinstance(n, str) and n.isdecimal() for n in shape):
-        raise AnnotationError(f"{path}: kpt_shape is {shape!r}; write [number of keypoints, 2 or 3]")
-    return int(shape[0]) * int(shape[1])
-
-
-# --- label files ------------------------------------------------------------------------------------------------------
 def _load_folder(place: Place, names: str | None, split: str) -> Instances:
     if names is None:
         raise AnnotationError(
@@ -257,9 +166,10 @@ def _load(description: _Description, split: str) -> Instances:
             f"{pictures[0]} would be {label_path(pictures[0])}"
         )
     folders = {str(PurePosixPath(label).parent) for label in owners}
+    owned = set(map(label_path, place.pictures))
     for name in place.with_suffix(".txt"):
         path = PurePosixPath(name)
-        if str(path.parent) in folders and name not in owners and path.name not in _NO_LABELS:
+        if str(path.parent) in folders and name not in owned and path.name not in _NO_LABELS:
             builder.note("label files without picture, left out", name)
     content = builder.build(*description.folders)
     return Instances(**{**vars(content), "notes": (*description.notes, *content.notes)})
