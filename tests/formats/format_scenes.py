@@ -53,4 +53,4 @@ def read_all(name):
 
 def copy_of(name, folder):
     """A copy of a data set that a test may damage."""
-    return Path(shutil.copytree(FORMATS / name, folder / name))
+    return Path(shutil.copytree(FORMATS / name, folder / name, dirs_exist_ok=True))

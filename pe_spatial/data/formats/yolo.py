@@ -87,7 +87,9 @@ def _described(path: Path, content: Mapping[str, Any]) -> Reading:
     about = f"YOLO, described by {path.name}"
     if splits and absent:
         about += f" (not here: {', '.join(f'{key} {content[key]}' for key in absent)})"
-    return Reading("yolo", path, about, tuple(splits or absent or _SPLIT_KEYS[:1]), partial(_load_described, path, place))
+    return Reading(
+        "yolo", path, about, tuple(splits or absent or _SPLIT_KEYS[:1]), partial(_load_described, path, place)
+    )
 
 
 def label_path(picture: str) -> str:
