@@ -69,5 +69,5 @@ def test_weights_are_converted_as_before(tmp_path, capsys):
     with pytest.raises(SystemExit) as end:
         main(["convert", "data"])
     assert end.value.code == 2
-    assert "IN, OUT, --to" in capsys.readouterr().err
+    assert "required: --to" in capsys.readouterr().err
     assert main(["convert", "--input", "absent.pth", "--output", str(tmp_path / "a.pth"), "--to", "timm"]) == 2
