@@ -95,7 +95,7 @@ def _categories(
             notes.append(f"class left out, for it only groups the others: 1 ({name})")
             continue
         kept.append({"id": _id(entry.get("id"), "id", where), "name": str(name)})
-    require_distinct((entry["name"] for entry in kept), str(path))
+    require_distinct((str(entry["name"]) for entry in kept), str(path))
     return sorted(kept, key=lambda entry: entry["id"])
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from pe_spatial.common.errors import AnnotationError, few
 from pe_spatial.data.formats.exact import decimal
@@ -78,7 +78,7 @@ class InstancesBuilder:
         self,
         image_id: int,
         name: str,
-        shape: "Box | Polygons",
+        shape: "Form",
         where: str,
         marks: Mapping[str, int] = {},  # noqa: B006
     ) -> None:
@@ -87,7 +87,7 @@ class InstancesBuilder:
         Args:
             image_id: Of its picture.
             name: Of its class.
-            shape: Box or polygons, in pixels.
+            shape: Its box, polygons or mask, in pixels.
             where: File and entry, for messages.
             marks: What is 1 of `difficult`, `truncated` and `occluded`.
 
@@ -136,6 +136,13 @@ class InstancesBuilder:
         for image in self.images:
             image["file_name"] = image["file_name"][len(folder) + 1 if folder else 0 :]
         return Instances(self.images, self.annotations, categories, self.image_root / folder, self.source, notes)
+
+
+class Form(Protocol):
+    """What an object covers, in pixels."""
+
+    def fields(self) -> Record:
+        """The entries `bbox`, `area` and perhaps `segmentation` of its annotation."""
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from pe_spatial.common.console import track
 from pe_spatial.common.errors import AnnotationError
 from pe_spatial.common.pictures import read_image
 from pe_spatial.data.annotations import read_annotations
-from pe_spatial.data.formats.content import Box, Instances, InstancesBuilder, Points, Polygons
+from pe_spatial.data.formats.content import Box, Form, Instances, InstancesBuilder, Points, Polygons
 from pe_spatial.data.formats.exact import from_json
 from pe_spatial.data.formats.masks import Mask
 from pe_spatial.data.formats.place import Place, json_keys, read_names, require_size, split_names
@@ -101,9 +101,9 @@ def _picture(place: Place, name: str, content: Mapping[str, Any], where: str) ->
 # --- shapes -----------------------------------------------------------------------------------------------------------
 def _objects(
     shapes: Sequence[Shape], size: tuple[int, int], where: str, builder: InstancesBuilder
-) -> list[tuple[str, Box | Polygons | Mask, str]]:
+) -> list[tuple[str, Form, str]]:
     """Class, form and place in the file of every object: a shape, or the shapes of one label and group."""
-    found: dict[object, list[tuple[str, Box | Polygons | Mask, str]]] = {}
+    found: dict[object, list[tuple[str, Form, str]]] = {}
     for number, shape in enumerate(shapes, start=1):
         entry = f"{where}: shape {number} ({shape['label']})"
         kind = shape.get("shape_type") or "polygon"
@@ -115,7 +115,7 @@ def _objects(
     return [_joined(parts) for parts in found.values()]
 
 
-def _joined(parts: list[tuple[str, Box | Polygons | Mask, str]]) -> tuple[str, Box | Polygons | Mask, str]:
+def _joined(parts: list[tuple[str, Form, str]]) -> tuple[str, Form, str]:
     if len(parts) == 1:
         return parts[0]
     polygons: list[Points] = []
@@ -129,7 +129,7 @@ def _joined(parts: list[tuple[str, Box | Polygons | Mask, str]]) -> tuple[str, B
     return parts[0][0], Polygons(polygons), parts[0][2]
 
 
-def _form(kind: str, shape: Shape, size: tuple[int, int], entry: str) -> Box | Polygons | Mask:
+def _form(kind: str, shape: Shape, size: tuple[int, int], entry: str) -> Form:
     if kind in _NO_AREA:
         raise AnnotationError(
             f"{entry}: a {kind} has no area, and detection needs one; draw a {_KNOWN[0]}, or delete it"

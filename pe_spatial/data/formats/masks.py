@@ -17,13 +17,12 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
 from torch import Tensor
 
 from pe_spatial.common.console import track
 from pe_spatial.common.errors import AnnotationError, UnreadableFile, few
 from pe_spatial.common.pictures import read_indices
-from pe_spatial.common.safe_yaml import parse, write
+from pe_spatial.common.safe_yaml import YAMLError, parse, write
 from pe_spatial.data.formats.content import Instances, InstancesBuilder, Record
 from pe_spatial.data.formats.place import SPLITS, Place, read_names, read_text, require_size
 from pe_spatial.data.formats.reading import Config, Reading
@@ -124,7 +123,7 @@ def find_classes(place: Place) -> list[Reading]:
 def _class_list(place: Place, name: str) -> dict[str, Any]:
     try:
         content = parse(read_text(place.root / name))
-    except (yaml.YAMLError, UnreadableFile, RecursionError):
+    except (YAMLError, UnreadableFile, RecursionError):
         return {}
     is_list = isinstance(content, dict) and {"classes", "images", "labels"} <= content.keys()
     return content if is_list and isinstance(content["images"], dict) else {}

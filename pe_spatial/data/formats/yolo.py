@@ -23,12 +23,10 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import yaml
-
 from pe_spatial.common.console import track
 from pe_spatial.common.errors import AnnotationError, few
 from pe_spatial.common.pictures import image_size
-from pe_spatial.common.safe_yaml import parse_texts
+from pe_spatial.common.safe_yaml import YAMLError, parse_texts
 from pe_spatial.data.formats.content import Box, Instances, InstancesBuilder, Polygons
 from pe_spatial.data.formats.exact import parse_number
 from pe_spatial.data.formats.place import Place, read_names, read_text, split_names
@@ -113,7 +111,7 @@ def _rows_lie_in(place: Place) -> bool:
 def _load_described(path: Path, place: Place, split: str) -> Instances:
     try:
         content = parse_texts(read_text(path))
-    except (yaml.YAMLError, RecursionError) as error:
+    except (YAMLError, RecursionError) as error:
         raise AnnotationError(f"{path}: not YAML: {' '.join(str(error).split())}; correct it") from None
     if not isinstance(content, dict):
         raise AnnotationError(f"{path}: {type(content).__name__} instead of entries; it has path, train, val and names")

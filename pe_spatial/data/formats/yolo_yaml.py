@@ -6,10 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import yaml
-
 from pe_spatial.common.errors import AnnotationError, UnreadableFile, suggest
-from pe_spatial.common.safe_yaml import parse_texts
+from pe_spatial.common.safe_yaml import YAMLError, parse_texts
 from pe_spatial.data.formats.place import Place, below, is_absolute, portable, read_text
 
 
@@ -17,7 +15,7 @@ def entries_of(path: Path) -> dict[str, Any]:
     """The entries of a file that is a data.yaml; empty for other YAML files."""
     try:
         content = parse_texts(read_text(path))
-    except (yaml.YAMLError, UnreadableFile, RecursionError):
+    except (YAMLError, UnreadableFile, RecursionError):
         return {"train": "?"} if path.stem in ("data", "dataset") else {}  # is reported where it is read
     return content if isinstance(content, dict) and {"names", "nc"} & content.keys() and "images" not in content else {}
 
