@@ -9,6 +9,7 @@ empty is no mask. Roboflow's placeholder, a class 0 without objects that the oth
 out.
 """
 
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -17,12 +18,13 @@ from typing import Any
 
 from pe_spatial.common.errors import AnnotationError, few
 from pe_spatial.data.annotations import read_annotations
-from pe_spatial.data.formats.content import Instances, Record, corners_of, polygon_area, require_distinct
+from pe_spatial.data.formats.content import Instances, Record, corners_of, polygon_area, require_distinct, shown
 from pe_spatial.data.formats.exact import from_json
-from pe_spatial.data.formats.place import Place, below, is_absolute, json_keys, portable
+from pe_spatial.data.formats.place import Place, below, is_absolute, portable
 from pe_spatial.data.formats.reading import Reading
 
 _ROBOFLOW = "_annotations.coco.json"
+_LISTS = ("images", "annotations", "categories")
 _PREFIX = "instances_"
 _MARKS = ("difficult", "truncated", "occluded")
 
@@ -31,8 +33,8 @@ def find(place: Place) -> list[Reading]:
     """The readings of a file or folder."""
     files: dict[str, str] = {}
     for name in place.meant(".json"):
-        keys = json_keys(place.root / name)
-        if {"images", "annotations", "categories"} <= keys and not {"segments_info", "caption", "["} & keys:
+        keys = place.json_keys(name)
+        if len({*_LISTS} & keys) > 1 and not {"segments_info", "caption", "["} & keys:  # others may stand in the middle
             split = _split_of(name)
             files[name if split in files else split] = name
     if not files:
@@ -53,9 +55,8 @@ def _load(place: Place, files: Mapping[str, str], split: str) -> Instances:
     name = files[split]
     path = place.root / name
     content = read_annotations(path)
-    keys = ("images", "annotations", "categories")
-    lists = [content.get(key) if isinstance(content, dict) else None for key in keys]
-    for key, entries in zip(keys, lists, strict=True):
+    lists = [content.get(key) if isinstance(content, dict) else None for key in _LISTS]
+    for key, entries in zip(_LISTS, lists, strict=True):
         if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
             raise AnnotationError(f"{path}: {key} is no list of entries {{…}}; export COCO instances again")
     images, annotations, categories = (list(entries) for entries in lists if entries is not None)
@@ -90,7 +91,7 @@ def _categories(
         where = f"{path}: category {number}"
         name = entry.get("name")
         if isinstance(name, bool) or not isinstance(name, str | int):
-            raise AnnotationError(f"{where}: name is {name!r}; it must be a text")
+            raise AnnotationError(f"{where}: name is {shown(name)}; it must be a text")
         if entry.get("id") == 0 and not counts["0"] and entry.get("supercategory") == "none" and name in parents:
             notes.append(f"class left out, for it only groups the others: 1 ({name})")
             continue
@@ -103,7 +104,7 @@ def _image(entry: Record, number: int, path: Path) -> Record:
     where = f"{path}: image {number}"
     name = entry.get("file_name")
     if not isinstance(name, str) or not name.strip():
-        raise AnnotationError(f"{where}: file_name is {name!r}; it must name the picture")
+        raise AnnotationError(f"{where}: file_name is {shown(name)}; it must name the picture")
     size = {}
     for key in ("height", "width"):
         side = _id(entry.get(key), key, where)
@@ -122,7 +123,7 @@ def _id(value: object, key: str, where: str) -> int:
         if isinstance(value, float) and number != value:
             raise ValueError(value)
     except (ValueError, OverflowError):
-        raise AnnotationError(f"{where}: {key} is {value!r}; it must be a whole number") from None
+        raise AnnotationError(f"{where}: {key} is {shown(value)}; it must be a whole number") from None
     return number
 
 
@@ -134,7 +135,7 @@ def _annotation(entry: Record, number: int, path: Path, image_ids: set[int], cat
             raise AnnotationError(f"{where}: {key} {value} is not in the file; known: {few(sorted(known), 5)}")
     crowd = entry.get("iscrowd") or 0
     if str(crowd) not in ("0", "1", "True", "False"):
-        raise AnnotationError(f"{where}: iscrowd is {crowd!r}; it must be 0 or 1")
+        raise AnnotationError(f"{where}: iscrowd is {shown(crowd)}; it must be 0 or 1")
     mask = _segmentation(entry.get("segmentation"), where)
     box = entry.get("bbox")
     try:
@@ -143,7 +144,7 @@ def _annotation(entry: Record, number: int, path: Path, image_ids: set[int], cat
         box = [float(from_json(value)) for value in box]
     except ValueError:
         raise AnnotationError(
-            f"{where}: bbox is {box!r}, but must be four finite numbers [x, y, width, height]"
+            f"{where}: bbox is {shown(box)}, but must be four finite numbers [x, y, width, height]"
         ) from None
     area = entry.get("area")
     if isinstance(area, bool) or not isinstance(area, int | float) or area - area != 0:
@@ -198,7 +199,7 @@ def _image_root(place: Place, name: str, split: str, images: list[Record]) -> tu
     path = place.root / name
     names = [entry["file_name"] for entry in images]
     if any(is_absolute(text) for text in names):
-        names = [PurePosixPath(text).name for text in names]
+        names = _without_common_folder(names)
     names = [below("", text, f"{path}: file_name") for text in names]
     parent = path.parent
     parents = [parent, parent.parent] if parent.name in ("annotations", "labels") or place.is_file else [parent]
@@ -222,6 +223,14 @@ def _image_root(place: Place, name: str, split: str, images: list[Record]) -> tu
     for entry, text in zip(images, names, strict=True):
         entry["file_name"] = text
     return best, present
+
+
+def _without_common_folder(names: list[str]) -> list[str]:
+    """Paths of another machine from the deepest folder that holds them all."""
+    parts = [[part for part in text.split("/") if part not in ("", ".", "..")] for text in names]
+    folders = [entry[:-1] for entry in parts]
+    same = len(os.path.commonprefix(folders))  # of lists, as of texts
+    return ["/".join(entry[same:]) for entry in parts]
 
 
 def _search(place: Place, names: set[str], path: Path) -> tuple[Path, set[str]]:

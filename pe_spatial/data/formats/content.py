@@ -1,5 +1,6 @@
 """What every detection-like format is read into: the three lists of a COCO file, and the folder of the pictures."""
 
+import reprlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,6 +12,11 @@ from pe_spatial.common.errors import AnnotationError, few
 from pe_spatial.data.formats.exact import decimal
 
 Record = dict[str, Any]
+_SHORT = reprlib.Repr()
+_SHORT.maxlist = _SHORT.maxdict = 5
+_SHORT.maxstring = _SHORT.maxother = 80
+_SHORT.maxlevel = 2
+
 Points = Sequence[tuple[Decimal, Decimal]]  # corners (x, y) in pixels
 
 
@@ -192,6 +198,11 @@ def polygon_area(points: Points) -> float:
 def corners_of(polygon: Sequence[float]) -> list[tuple[Decimal, Decimal]]:
     """The corners of COCO's [x, y, x, y, …]."""
     return [(decimal(x), decimal(y)) for x, y in zip(polygon[::2], polygon[1::2], strict=True)]
+
+
+def shown(value: object) -> str:
+    """A value of a file for a message, in at most a line whatever it holds."""
+    return _SHORT.repr(value)
 
 
 def require_distinct(names: Iterable[str], source: str) -> None:

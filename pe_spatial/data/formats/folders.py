@@ -2,7 +2,7 @@
 
 from pathlib import PurePosixPath
 
-from pe_spatial.data.formats.place import SPLITS, Place, json_keys
+from pe_spatial.data.formats.place import SPLITS, Place
 from pe_spatial.data.formats.reading import Config, Reading
 
 _DEPTH_SUFFIXES = (".png", ".npy", ".exr", ".npz", ".pfm", ".tif", ".tiff")
@@ -17,7 +17,7 @@ def find_panoptic(place: Place) -> list[Reading]:
     configs: dict[str, Config] = {}
     counts = {}
     for name in place.meant(".json"):
-        if {"segments_info", "annotations"} <= json_keys(place.root / name):
+        if {"segments_info", "annotations"} <= place.json_keys(name):
             stem = PurePosixPath(name).stem
             split = stem.removeprefix("panoptic_").removeprefix("panoptic") or "all"
             parent = PurePosixPath(name).parent.parent if PurePosixPath(name).parent.name == "annotations" else None

@@ -18,9 +18,9 @@ from urllib.parse import unquote
 from pe_spatial.common.console import track
 from pe_spatial.common.errors import AnnotationError
 from pe_spatial.data.annotations import read_annotations
-from pe_spatial.data.formats.content import Box, Instances, InstancesBuilder, Polygons
+from pe_spatial.data.formats.content import Box, Instances, InstancesBuilder, Polygons, shown
 from pe_spatial.data.formats.exact import from_json
-from pe_spatial.data.formats.place import Place, json_keys, portable, require_size
+from pe_spatial.data.formats.place import Place, portable, require_size
 from pe_spatial.data.formats.reading import Reading
 
 _TAKEN = {"rectanglelabels": "rectangle", "polygonlabels": "polygon"}
@@ -34,7 +34,7 @@ def find(place: Place) -> list[Reading]:
     """The readings of a file or folder."""
     found = []
     for name in place.meant(".json"):
-        keys = json_keys(place.root / name)
+        keys = place.json_keys(name)
         if "[" in keys and "data" in keys and "result" in keys:
             load = partial(_load, place, name)
             found.append(Reading("label-studio", place.root / name, "Label Studio's JSON", ("all",), load))
@@ -108,7 +108,7 @@ def _labels(entry: Entry, where: str) -> list[str]:
         return []
     labels = value.get(kind) if isinstance(value, dict) else None
     if not isinstance(labels, list) or len(labels) != 1 or not isinstance(labels[0], str):
-        raise AnnotationError(f"{where}: {kind} is {labels!r}; an object has one label")
+        raise AnnotationError(f"{where}: {kind} is {shown(labels)}; an object has one label")
     return labels
 
 
@@ -130,7 +130,7 @@ def _recorded(entry: Entry, where: str) -> tuple[int, int]:
     height, width = entry.get("original_height"), entry.get("original_width")
     if not isinstance(height, int) or not isinstance(width, int):
         raise AnnotationError(
-            f"{where}: original_height and original_width are {height!r} and {width!r}; they are pixels"
+            f"{where}: original_height and original_width are {shown(height)} and {shown(width)}; they are pixels"
         )
     return height, width
 
@@ -141,7 +141,7 @@ def _shape(entry: Entry, size: tuple[int, int], where: str) -> Box | Polygons:
     turned = value.get("rotation") or entry.get("image_rotation")
     if turned:
         raise AnnotationError(
-            f"{where}: turned by {turned} degrees; boxes are upright: draw a polygon, or turn it back"
+            f"{where}: turned by {shown(turned)} degrees; boxes are upright: draw a polygon, or turn it back"
         )
     H, W = (Decimal(side) for side in size)
     try:

@@ -22,10 +22,10 @@ from pe_spatial.common.console import track
 from pe_spatial.common.errors import AnnotationError
 from pe_spatial.common.pictures import read_image
 from pe_spatial.data.annotations import read_annotations
-from pe_spatial.data.formats.content import Box, Form, Instances, InstancesBuilder, Points, Polygons
+from pe_spatial.data.formats.content import Box, Form, Instances, InstancesBuilder, Points, Polygons, shown
 from pe_spatial.data.formats.exact import from_json
 from pe_spatial.data.formats.masks import Mask
-from pe_spatial.data.formats.place import Place, json_keys, read_names, require_size, split_names
+from pe_spatial.data.formats.place import Place, read_names, require_size, split_names
 from pe_spatial.data.formats.reading import Reading
 
 _CORNERS = 64  # of a circle
@@ -38,7 +38,7 @@ Shape = Mapping[str, Any]
 
 def find(place: Place) -> list[Reading]:
     """The readings of a file or folder."""
-    files = [name for name in place.meant(".json") if "shapes" in json_keys(place.root / name)]
+    files = [name for name in place.meant(".json") if "shapes" in place.json_keys(name)]
     if not files:
         return []
     splits = split_names(files)
@@ -60,7 +60,7 @@ def _load(place: Place, splits: Mapping[str, Sequence[str]], files: Sequence[str
         used[picture] = name
         recorded = [content.get(key) or 0 for key in ("imageHeight", "imageWidth")]
         if not all(isinstance(side, int) for side in recorded):
-            raise AnnotationError(f"{where}: imageHeight and imageWidth are {recorded}; they must be whole numbers")
+            raise AnnotationError(f"{where}: imageHeight and imageWidth are {shown(recorded)}, not whole numbers")
         size = require_size((recorded[0], recorded[1]), place.root / picture, where)
         image = builder.add_image(picture, size)
         for label, shape, entry in _objects(content["shapes"], size, where, builder):
@@ -80,7 +80,7 @@ def _content(place: Place, name: str) -> dict[str, Any]:
         raise AnnotationError(f"{path}: shapes is no list of shapes; save the file with LabelMe again")
     for number, shape in enumerate(shapes, start=1):
         if not isinstance(shape.get("label"), str) or not shape["label"].strip():
-            raise AnnotationError(f"{path}: shape {number}: label is {shape.get('label')!r}; it must be a name")
+            raise AnnotationError(f"{path}: shape {number}: label is {shown(shape.get('label'))}; it must be a name")
     return {key: value for key, value in content.items() if key != "imageData"}
 
 
@@ -135,7 +135,7 @@ def _form(kind: str, shape: Shape, size: tuple[int, int], entry: str) -> Form:
             f"{entry}: a {kind} has no area, and detection needs one; draw a {_KNOWN[0]}, or delete it"
         )
     if kind not in _KNOWN:
-        raise AnnotationError(f"{entry}: shape_type {kind!r} is not one of {', '.join(_KNOWN)}; draw one of these")
+        raise AnnotationError(f"{entry}: shape_type {shown(kind)} is not one of {', '.join(_KNOWN)}; draw one of these")
     points = _points(shape.get("points"), entry)
     if kind == "polygon":
         if len(points) < 3:

@@ -112,9 +112,10 @@ def find_classes(place: Place) -> list[Reading]:
             found.append(Reading("masks", place.root / name, about, tuple(splits), None, splits, counts))
     if found or place.is_file:
         return found
-    pairs = [(images, labels) for images in _FOLDERS for labels in _LABELS if images != labels]
-    for images, labels in pairs:
-        files = [name for name in place.with_suffix(*MASK_SUFFIXES) if name.startswith(f"{labels}/")]
+    maps = place.with_suffix(*MASK_SUFFIXES)
+    by_folder = {labels: [name for name in maps if name.startswith(f"{labels}/")] for labels in _LABELS}
+    for images, labels in ((images, labels) for images in _FOLDERS for labels in _LABELS):
+        files = by_folder[labels]
         if any(_end_of(place, name, images, labels) is not None for name in files):
             found.append(_proposed(place, images, labels, files))
     return found

@@ -38,6 +38,7 @@ class Place:
             raise FileNotFoundError(f"{path}: no such file or folder")
         self.is_file = not self.path.is_dir()
         self.root = self.path.parent if self.is_file else self.path
+        self._keys: dict[str, set[str]] = {}
 
     @cached_property
     def files(self) -> list[str]:
@@ -80,6 +81,12 @@ class Place:
         if not self.is_file:
             return self.with_suffix(*suffixes)
         return [self.path.name] if self.path.suffix.lower() in suffixes else []
+
+    def json_keys(self, name: str) -> set[str]:
+        """See the function of this name; a file is looked at once."""
+        if name not in self._keys:
+            self._keys[name] = json_keys(self.root / name)
+        return self._keys[name]
 
     def suffix_counts(self) -> str:
         """What lies here, such as "12 .jpg, 3 .csv"."""

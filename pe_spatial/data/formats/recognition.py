@@ -7,9 +7,10 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from pe_spatial.common.errors import AnnotationError, require_choice
+from pe_spatial.common.errors import AnnotationError, few, require_choice
+from pe_spatial.data.annotations import read_annotations
 from pe_spatial.data.formats import coco, folders, label_studio, labelme, masks, voc, yolo
-from pe_spatial.data.formats.content import Instances
+from pe_spatial.data.formats.content import Instances, shown
 from pe_spatial.data.formats.place import Place
 from pe_spatial.data.formats.reading import Reading
 
@@ -58,12 +59,38 @@ def choose(path: str | Path, format: str | None = None) -> Reading:  # noqa: A00
     if len(readings) == 1:
         return readings[0]
     if not readings:
+        _explain(Path(path).expanduser())
         wanted = "data set of a known format" if format is None else f"data set in the format {format}"
         raise AnnotationError(
-            f"{path} holds no {wanted}: {Place(path).suffix_counts()}; read are {', '.join(FORMATS)} (see "
+            f"{path} holds no {wanted}: {Place(path).suffix_counts()}; read are {_known()} (see "
             "pe_spatial/data/formats)"
         )
     raise AnnotationError(f"{path} can be read in {len(readings)} ways: {_listing(readings)}")
+
+
+def _explain(path: Path) -> None:
+    """Say what a file is, if it is one that is damaged or of another kind.
+
+    Raises:
+        AnnotationError: It is a JSON file.
+        UnreadableFile: It is an XML file that cannot be read.
+    """
+    suffix = path.suffix.lower()
+    if path.is_file() and suffix == ".json":
+        content = read_annotations(path)
+        entry = content[0] if isinstance(content, list) and content else content
+        keys = few(entry, 8) if isinstance(entry, dict) else shown(entry)
+        what = "a list of entries with" if isinstance(content, list) else "a file with"
+        raise AnnotationError(
+            f"{path}: {what} {keys}, which is no annotation file of a known format; read are {_known()}"
+        )
+    if path.is_file() and suffix == ".xml":
+        tag = voc.parse_xml(path).tag
+        raise AnnotationError(f"{path}: <{tag}> is not Pascal VOC's <annotation>; export as Pascal VOC or COCO")
+
+
+def _known() -> str:
+    return ", ".join(FORMATS)
 
 
 def _listing(readings: Sequence[Reading]) -> str:

@@ -121,29 +121,17 @@ def _classes(place: Place, files: Sequence[str]) -> list[str]:
 
 def _picture(place: Place, name: str, root: Element, where: str) -> str | None:
     """The picture of an XML file: the one it names, or the one that is called like itself."""
-    folder = str(PurePosixPath(name).parent)
-    folders = [folder, re.sub(r"(^|/)Annotations(/|$)", r"\1JPEGImages\2", folder, count=1)]
-    folders += [f"{folder}/../images", f"{folder}/../JPEGImages", "images"]
+    folder = PurePosixPath(name).parent
+    folders = [str(folder), re.sub(r"(^|/)Annotations(/|$)", r"\1JPEGImages\2", str(folder), count=1)]
+    folders += [str(parent / end) for parent in folder.parents for end in ("images", "JPEGImages")]
     stem = PurePosixPath(name).stem
-    alike = None
-    for place_of in folders:
-        path = str(PurePosixPath(place_of) / stem)
-        alike = alike or place.picture_of_stem(_normal(path), where)
+    found_alike = (place.picture_of_stem(str(PurePosixPath(at) / stem), where) for at in folders)
+    alike = next(filter(None, found_alike), None)
     named = (root.findtext("filename") or "").strip()
     found = place.picture(named, folders, where) if named else None
     if found and alike and found != alike:
         raise AnnotationError(f"{where}: <filename> names {found}, but {alike} has its name; correct <filename>")
     return found or alike
-
-
-def _normal(path: str) -> str:
-    parts: list[str] = []
-    for part in PurePosixPath(path).parts:
-        if part == ".." and parts:
-            parts.pop()
-        else:
-            parts.append(part)
-    return "/".join(parts)
 
 
 def _size(root: Element, where: str) -> tuple[int, int]:

@@ -9,9 +9,9 @@
 
 The label file of `a/images/b/1.jpg` is `a/labels/b/1.txt` (the last `images` in the path counts), and of a picture in
 no such folder the `.txt` beside it. A picture without label file, or with an empty one, has no objects. A line of five
-numbers is a box and a longer one a polygon, whatever the other lines are. Where `kpt_shape` says that boxes are
-followed by keypoints, these are left out. Without data.yaml, the names stand in `classes.txt` (Label Studio), or in
-`obj.names` (Darknet, CVAT), one a line; folders named like splits are splits.
+numbers is a box and a longer one a polygon (a turned box is one of four corners), whatever the other lines are. Where
+`kpt_shape` says that boxes are followed by keypoints, these are left out. Without data.yaml, the names stand in
+`classes.txt` (Label Studio), or in `obj.names` (Darknet, CVAT), one a line; folders named like splits are splits.
 """
 
 import math
@@ -27,7 +27,7 @@ from pe_spatial.common.console import track
 from pe_spatial.common.errors import AnnotationError, few
 from pe_spatial.common.pictures import image_size
 from pe_spatial.common.safe_yaml import YAMLError, parse_texts
-from pe_spatial.data.formats.content import Box, Instances, InstancesBuilder, Polygons
+from pe_spatial.data.formats.content import Box, Instances, InstancesBuilder, Polygons, shown
 from pe_spatial.data.formats.exact import parse_number
 from pe_spatial.data.formats.place import Place, read_names, read_text, split_names
 from pe_spatial.data.formats.reading import Reading
@@ -57,13 +57,14 @@ class _Description:
 def find(place: Place) -> list[Reading]:
     """The readings of a file or folder."""
     found = []
-    for name in place.meant(".yaml", ".yml"):
-        if "/" not in name and (content := entries_of(place.root / name)):
+    for name in sorted(place.meant(".yaml", ".yml"), key=lambda name: name.count("/")):
+        is_deeper = found and "/" in name  # does not count beside one at the top
+        if not is_deeper and (content := entries_of(place.root / name)):
             found.append(_described(place.root / name, content))
     if found or place.is_file:
         return found
-    names = next((name for name in NAME_FILES if name in place.files), None)
     if _rows_lie_in(place):
+        names = _names_file(place)
         splits = tuple(split_names(place.pictures))
         about = f"YOLO, with names in {names}" if names else "YOLO, without names of classes"
         return [Reading("yolo", place.path, about, splits, partial(_load_folder, place, names))]
@@ -84,7 +85,7 @@ def _described(path: Path, content: Mapping[str, Any]) -> Reading:
             splits.append(key)
     about = f"YOLO, described by {path.name}"
     if splits and absent:
-        about += f" (not here: {', '.join(f'{key} {content[key]}' for key in absent)})"
+        about += f" (not here: {', '.join(f'{key} {shown(content[key])}' for key in absent)})"
     return Reading(
         "yolo", path, about, tuple(splits or absent or _SPLIT_KEYS[:1]), partial(_load_described, path, place)
     )
@@ -95,6 +96,21 @@ def label_path(picture: str) -> str:
     stem = "/" + str(PurePosixPath(picture).with_suffix(""))
     before, found, after = stem.rpartition("/images/")
     return (f"{before}/labels/{after}" if found else stem)[1:] + ".txt"
+
+
+def _names_file(place: Place) -> str | None:
+    """The file that lists the names of the classes; None where there is none.
+
+    Raises:
+        AnnotationError: Several files differ.
+    """
+    found = {}
+    for name in place.files:
+        if PurePosixPath(name).name in NAME_FILES:
+            found.setdefault(tuple(read_names(place.root / name)), name)
+    if len(found) > 1:
+        raise AnnotationError(f"{place.path}: {' and '.join(found.values())} list different classes; keep one of them")
+    return next(iter(found.values()), None)
 
 
 def _rows_lie_in(place: Place) -> bool:
@@ -120,7 +136,7 @@ def _load_described(path: Path, place: Place, split: str) -> Instances:
     pictures: list[str] = []
     for entry in given if isinstance(given, list) else [given]:
         if not isinstance(entry, str) or not entry.strip():
-            raise AnnotationError(f"{path}: {split} is {entry!r}; write a folder, a .txt list, or a list of these")
+            raise AnnotationError(f"{path}: {split} is {shown(entry)}; write a folder, a .txt list, or a list of these")
         pictures += pictures_of(place, entry, f"{path}: {split}")
     doubled = len(pictures) - len(set(pictures))
     notes += [f"pictures listed twice, taken once: {doubled}"] if doubled else []

@@ -8,6 +8,7 @@ from typing import Any
 
 from pe_spatial.common.errors import AnnotationError, UnreadableFile, suggest
 from pe_spatial.common.safe_yaml import YAMLError, parse_texts
+from pe_spatial.data.formats.content import shown
 from pe_spatial.data.formats.place import Place, below, is_absolute, portable, read_text
 
 
@@ -23,13 +24,13 @@ def entries_of(path: Path) -> dict[str, Any]:
 def root_of(path: Path, given: object) -> tuple[Path, list[str]]:
     """The folder that `path` of data.yaml means: the one it names, or else the one that data.yaml lies in."""
     if not isinstance(given, str):
-        raise AnnotationError(f"{path}: path is {given!r}; write the folder of the data set")
+        raise AnnotationError(f"{path}: path is {shown(given)}; write the folder of the data set")
     text = portable(given)
     named = path.parent / text
     if not text or named.is_dir():
         inside = os.path.relpath(named, path.parent).split(os.sep)[0] != os.pardir
         return named, [] if inside else [f"pictures and labels are read from {named}, which path names"]
-    return path.parent, [f"path {given!r} is no folder here; read from {path.parent} instead"]
+    return path.parent, [f"path {shown(given)} is no folder here; read from {path.parent} instead"]
 
 
 def pictures_of(place: Place, entry: str, where: str) -> list[str]:
@@ -95,12 +96,14 @@ def names_of(path: Path, content: Mapping[str, Any]) -> list[str]:
             )
         names = [names[str(number)] for number in range(len(names))]
     if not isinstance(names, list) or not names:
-        raise AnnotationError(f"{path}: names is {names!r}; write a list, or 0: name, 1: name, …")
+        raise AnnotationError(f"{path}: names is {shown(names)}; write a list, or 0: name, 1: name, …")
     for number, name in enumerate(names):
         if not isinstance(name, str):
-            raise AnnotationError(f"{path}: the name of class {number} is {name!r}; write one name for each class")
+            raise AnnotationError(f"{path}: the name of class {number} is {shown(name)}; write one name for each class")
     if content.get("nc", str(len(names))) != str(len(names)):
-        raise AnnotationError(f"{path}: nc is {content['nc']}, but there are {len(names)} names; correct one of them")
+        raise AnnotationError(
+            f"{path}: nc is {shown(content['nc'])}, but there are {len(names)} names; correct one of them"
+        )
     return names
 
 
@@ -110,5 +113,5 @@ def keypoints_of(path: Path, content: Mapping[str, Any]) -> int:
     if shape is None:
         return 0
     if not isinstance(shape, list) or len(shape) != 2 or not all(isinstance(n, str) and n.isdecimal() for n in shape):
-        raise AnnotationError(f"{path}: kpt_shape is {shape!r}; write [number of keypoints, 2 or 3]")
+        raise AnnotationError(f"{path}: kpt_shape is {shown(shape)}; write [number of keypoints, 2 or 3]")
     return int(shape[0]) * int(shape[1])
