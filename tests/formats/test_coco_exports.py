@@ -102,6 +102,19 @@ def test_pictures_are_searched_but_not_guessed(tmp_path):
         read_instances(folder)
 
 
+def test_paths_of_another_machine_keep_what_tells_pictures_apart(tmp_path):
+    folder = copy_of("coco", tmp_path)
+    content = json.loads((folder / "instances.json").read_text())
+    for image, part in zip(content["images"], ("x", "y"), strict=True):
+        (folder / part).mkdir()
+        (folder / "images" / image["file_name"]).rename(folder / part / "1.png")
+        image["file_name"] = f"D:\\data\\pets\\{part}\\1.png"
+    (folder / "instances.json").write_text(json.dumps(content))
+    part = read_instances(folder)
+    assert [image["file_name"] for image in part.images] == ["x/1.png", "y/1.png"]
+    assert part.image_root == folder
+
+
 def test_pictures_that_are_missing_are_counted(tmp_path):
     folder = copy_of("coco", tmp_path)
     (folder / "images/a.png").unlink()

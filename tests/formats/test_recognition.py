@@ -9,7 +9,7 @@ from format_scenes import BOXES, FORMATS, TRUTH, copy_of, objects_of, read_all
 import pe_spatial.depth  # noqa: F401 - registers its datasets
 import pe_spatial.segmentation  # noqa: F401
 import pe_spatial.tracking  # noqa: F401
-from pe_spatial.common.errors import AnnotationError, OptionError
+from pe_spatial.common.errors import AnnotationError, OptionError, UserError
 from pe_spatial.data.formats import choose, read_instances, recognize
 from pe_spatial.detection.average_precision import average_precision
 
@@ -136,6 +136,33 @@ def test_nothing_known_says_what_lies_there(tmp_path):
         recognize(tmp_path, "yolov5")
     with pytest.raises(FileNotFoundError, match="no such file or folder"):
         recognize(tmp_path / "absent")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.json", '{"images": [{"id": 1}', r"a\.json: not JSON"),
+        (
+            "a.json",
+            '[{"image_id": 1, "bbox": [], "score": 1}]',
+            "entries with image_id, bbox, score, which is no",
+        ),
+        (
+            "a.json",
+            '[{"id": 1, "image": "a.jpg", "label": []}]',
+            "entries with id, image, label, which is no",
+        ),
+        ("a.json", '{"info": {}, "licenses": []}', "a file with info, licenses, which is no annotation file"),
+        ("a.json", "3", "a file with 3, which is no"),
+        ("a.xml", "<annotations><image/></annotations>", "<annotations> is not Pascal VOC's <annotation>; export as"),
+        ("a.xml", "<annotations>", "not XML"),
+        ("a.csv", "x,y", r"no data set of a known format: 1 \.csv"),
+    ],
+)
+def test_a_file_of_another_kind_is_called_by_its_kind(tmp_path, name, content, message):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(UserError, match=message):
+        read_instances(tmp_path / name)
 
 
 def test_a_split_has_to_be_chosen_where_there_are_several():

@@ -1,7 +1,9 @@
 """Pascal VOC: pixels counted from 1, XML without surprises, and what is said about faults."""
 
+import shutil
+
 import pytest
-from format_scenes import TRUTH, copy_of, objects_of
+from format_scenes import FORMATS, TRUTH, copy_of, objects_of
 from PIL import Image
 
 from pe_spatial.common.errors import AnnotationError, UserError
@@ -63,6 +65,15 @@ def test_the_first_pixel_is_1_or_0_as_asked(tmp_path):
         [a["bbox"] for a in read_instances(folder, "val", name).annotations] for name in ("voc", "voc0")
     )
     assert (from_one, from_zero) == ([8, 0, 16, 24], [9, 1, 15, 23])
+
+
+def test_a_name_of_another_picture_is_replaced_by_that_beside_the_file(tmp_path):
+    for name in ("a.xml", "a.jpg"):
+        folder = {"a.xml": "Annotations", "a.jpg": "JPEGImages"}[name]
+        shutil.copy(FORMATS / "voc" / folder / name, tmp_path / name)
+    text = (tmp_path / "a.xml").read_text()
+    (tmp_path / "a.xml").write_text(text.replace("<filename>a.jpg", "<filename>C:\\old\\IMG_1.JPG"))
+    assert objects_of(read_instances(tmp_path)) == {"a": TRUTH["a"]}
 
 
 def test_marks_are_kept_and_other_shapes_counted(damaged):

@@ -39,7 +39,7 @@ YAML, LABEL = "data.yaml", "labels/train/a.txt"
         (YAML, "[cat, dog]", "{0: cat, 0: dog}", "0 is defined twice"),
         (YAML, "[cat, dog]", "cat", "names is 'cat'; write a list"),
         (YAML, "[cat, dog]", "[cat, [dog]]", r"the name of class 1 is \['dog'\]"),
-        (YAML, "nc: 2", "nc: 3", "nc is 3, but there are 2 names"),
+        (YAML, "nc: 2", "nc: 3", "nc is '3', but there are 2 names"),
         (YAML, "images/train", "images/tarin", "train is 'images/tarin': no such folder or list"),
         (YAML, "images/train", "../../secret", "leads out of the data set"),
         (YAML, "images/train", "images/../../../x", "leads out of the data set"),
@@ -143,6 +143,25 @@ def test_lists_name_pictures_of_here_or_elsewhere_but_not_outside(damaged):
     part = read_instances(folder, "train")
     assert objects_of(part) == {"a": TRUTH["a"]}
     assert part.notes[0] == "pictures listed twice, taken once: 1"
+
+
+def test_aliases_that_grow_without_bound_are_refused_in_a_line(damaged):
+    levels = "".join(f"l{n}: &l{n} [{', '.join([f'*l{n - 1}'] * 9)}]\n" for n in range(1, 12))
+    folder = damaged("yolo_boxes", YAML, "names: [cat, dog]", f"l0: &l0 [a, b]\n{levels}names: [*l11]\ntest: *l11\n")
+    with pytest.raises(AnnotationError, match="the name of class 0 is .*write one name") as error:
+        read_instances(folder, "train")
+    assert len(str(error.value)) < 1000
+
+
+def test_names_beside_the_labels_and_a_description_in_a_folder_are_found(tmp_path):
+    folder = copy_of("yolo_label_studio", tmp_path)
+    (folder / "classes.txt").rename(folder / "labels/classes.txt")  # as labelImg does
+    assert objects_of(read_instances(folder)) == TRUTH
+    (folder / "classes.txt").write_text("dog\ncat\n")
+    with pytest.raises(AnnotationError, match="list different classes; keep one of them"):
+        read_instances(folder)
+    copy_of("yolo_boxes", tmp_path / "above")
+    assert objects_of(read_instances(tmp_path / "above", "val")) == {"b": TRUTH["b"]}
 
 
 def test_labels_without_names_ask_for_them(tmp_path):
