@@ -19,12 +19,12 @@ from typing import Any
 from pe_spatial.common.errors import AnnotationError, few
 from pe_spatial.data.annotations import read_annotations
 from pe_spatial.data.formats.content import Instances, Record, corners_of, polygon_area, require_distinct, shown
-from pe_spatial.data.formats.exact import from_json
 from pe_spatial.data.formats.place import Place, below, is_absolute, portable
 from pe_spatial.data.formats.reading import Reading
 
 _ROBOFLOW = "_annotations.coco.json"
 _LISTS = ("images", "annotations", "categories")
+_LIMIT = 1e9  # of coordinates, in pixels
 _PREFIX = "instances_"
 _MARKS = ("difficult", "truncated", "occluded")
 
@@ -141,7 +141,7 @@ def _annotation(entry: Record, number: int, path: Path, image_ids: set[int], cat
     try:
         if not isinstance(box, list) or len(box) != 4:
             raise ValueError
-        box = [float(from_json(value)) for value in box]
+        box = [_finite(value) for value in box]
     except ValueError:
         raise AnnotationError(
             f"{where}: bbox is {shown(box)}, but must be four finite numbers [x, y, width, height]"
@@ -172,7 +172,7 @@ def _segmentation(value: Any, where: str) -> list[list[float]] | Record | None: 
         if not isinstance(value, list):
             raise ValueError
         parts = value if isinstance(value[0], list) else [value]
-        polygons = [[float(from_json(number)) for number in part] for part in parts]
+        polygons = [[_finite(number) for number in part] for part in parts]
     except (TypeError, ValueError):
         raise AnnotationError(
             f"{where}: segmentation is neither polygons [[x, y, …], …] nor an RLE; correct it"
@@ -181,6 +181,17 @@ def _segmentation(value: Any, where: str) -> list[list[float]] | Record | None: 
         if len(polygon) < 6 or len(polygon) % 2:
             raise AnnotationError(f"{where}: a polygon of {len(polygon)} numbers; it needs x and y of three points")
     return polygons
+
+
+def _finite(value: object) -> float:
+    """A number of a file.
+
+    Raises:
+        ValueError: It is none, or not finite.
+    """
+    if not isinstance(value, int | float) or isinstance(value, bool) or not -_LIMIT < value < _LIMIT:
+        raise ValueError(value)
+    return float(value)
 
 
 def _require_unique(entries: Sequence[Record], kind: str, path: Path) -> None:

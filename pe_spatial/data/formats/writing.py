@@ -32,9 +32,9 @@ from xml.sax.saxutils import escape
 
 from pe_spatial.common.console import track
 from pe_spatial.common.errors import AnnotationError, OptionError, few, require_choice
-from pe_spatial.common.files import write_atomically, write_json_stream, write_text
+from pe_spatial.common.files import write_json_stream, write_new, write_text
 from pe_spatial.common.safe_yaml import write as yaml_text
-from pe_spatial.data.formats.content import Instances, Record, box_around, corners_of
+from pe_spatial.data.formats.content import Instances, Record, corners_of
 from pe_spatial.data.formats.exact import decimal, divide, to_text
 from pe_spatial.data.formats.joining import join_polygons
 from pe_spatial.data.formats.voc import MARKS
@@ -119,12 +119,20 @@ def _lost(annotation: Record, size: tuple[int, int], to: str) -> Iterable[str]:
     if isinstance(mask, list):
         if len(mask) > 1:
             yield "objects of several polygons joined to one"
-        around = box_around(corners_of(part) for part in mask)
+        around = _around(mask)
         if max(abs(a - b) for a, b in zip(around, box, strict=True)) > _BOX_TOLERANCE:
             yield "boxes that are not those around their polygons replaced by these"
         box = around
     if _clipped(box, size) != tuple(map(decimal, box)):
         yield "objects that leave the picture clipped"
+
+
+def _around(polygons: Sequence[Sequence[float]]) -> list[float]:
+    """The box [x, y, width, height] around polygons."""
+    xs = [value for part in polygons for value in part[::2]]
+    ys = [value for part in polygons for value in part[1::2]]
+    left, top = decimal(min(xs)), decimal(min(ys))
+    return [float(value) for value in (left, top, decimal(max(xs)) - left, decimal(max(ys)) - top)]
 
 
 def _clipped(box: Sequence[float], size: tuple[int, int]) -> tuple[Decimal, Decimal, Decimal, Decimal] | None:
@@ -196,7 +204,13 @@ def _transfer(
             os.symlink(source.resolve(), target)
         else:
             with open(source, "rb") as file:
-                write_atomically(target, lambda copy, file=file: shutil.copyfileobj(file, copy))  # type: ignore[misc]
+                write_new(target, lambda copy, file=file: shutil.copyfileobj(file, copy))  # type: ignore[misc]
+
+
+def _write_small(path: Path, text: str) -> None:
+    """Write a file of one picture; the files that describe the data set are written last."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_new(path, lambda file: file.write(text.encode()))
 
 
 # --- the formats ------------------------------------------------------------------------------------------------------
@@ -226,8 +240,7 @@ def _write_yolo(splits: Mapping[str, Instances], places: Mapping[str, Mapping[in
             size = image["height"], image["width"]
             rows = [f"{numbers[a['category_id']]} {_row(a, size)}\n" for a in annotations[image["id"]]]
             path = folder / label_path(places[split][image["id"]])
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_text(path, "".join(rows))
+            _write_small(path, "".join(rows))
     entries = {key: f"images/{split}" for key, split in _yolo_keys(splits).items()}
     (folder / "data.yaml").parent.mkdir(parents=True, exist_ok=True)
     write_text(folder / "data.yaml", yaml_text({"path": ".", **entries, "names": names}))
@@ -271,8 +284,7 @@ def _write_voc(splits: Mapping[str, Instances], places: Mapping[str, Mapping[int
         for image in track(content.images, f"writing {split}", unit="images"):
             stem = str(PurePosixPath(image["file_name"]).with_suffix(""))
             path = folder / "Annotations" / f"{stem}.xml"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_text(path, _xml(image, annotations[image["id"]], names))
+            _write_small(path, _xml(image, annotations[image["id"]], names))
             listed.append(stem + "\n")
         write_text(folder / "ImageSets" / "Main" / f"{split}.txt", "".join(listed))
         write_text(folder / "labels.txt", "".join(f"{name}\n" for name in names.values()))
