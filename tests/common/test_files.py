@@ -94,7 +94,7 @@ def test_a_new_file_replaces_none(tmp_path, small_files):
     with pytest.raises(FileExistsError):
         write_new(tmp_path / "a", lambda file: file.write(b"new"))
     assert (tmp_path / "a").read_bytes() == b"old"
-    with pytest.raises(FullDiskError, match=r"b cannot be written"):
+    with small_files(10_000), pytest.raises(FullDiskError, match=r"b cannot be written"):
         write_new(tmp_path / "b", lambda file: file.write(bytes(1 << 20)))
 
 

@@ -20,7 +20,7 @@ BOXES = {
     "yolo_roboflow": (["train", "val"], None),
     "yolo_lists": (["train", "val"], None),
     "yolo_label_studio": (["all"], None),
-    "yolo_cvat": (["all"], None),
+    "yolo_cvat": (["train"], None),
     "voc": (["train", "val"], None),
     "voc_beside": (["train", "valid"], None),
     "voc0": (["default"], "voc0"),

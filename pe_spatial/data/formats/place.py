@@ -18,6 +18,7 @@ from pe_spatial.common.suffixes import IMAGE_SUFFIXES
 
 SPLITS = ("train", "val", "valid", "validation", "test", "trainval")
 _DRIVE = re.compile(r"[A-Za-z]:/")
+_DARKNET = re.compile(r"obj_(\w+)_data")
 _SNIFFED = 1 << 16  # bytes at either end of a JSON file that tell its kind
 
 
@@ -163,9 +164,15 @@ def split_names(files: Iterable[str]) -> dict[str, list[str]]:
     found = defaultdict(list)
     for name in files:
         parts = PurePosixPath(name).parts[:-1][:2]
-        split = next((part for part in parts if part.lower() in SPLITS), None)
+        split = next(filter(None, map(_split_of, parts)), None)
         found[split or ""].append(name)
     return {"all": [name for names in found.values() for name in names]} if "" in found else dict(found)
+
+
+def _split_of(folder: str) -> str | None:
+    """The split that a folder is named after: `train`, or Darknet's `obj_train_data`."""
+    match = _DARKNET.fullmatch(folder)
+    return match[1] if match else folder if folder.lower() in SPLITS else None
 
 
 # --- files ------------------------------------------------------------------------------------------------------------

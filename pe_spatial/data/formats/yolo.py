@@ -154,7 +154,7 @@ def _load_folder(place: Place, names: str | None, split: str) -> Instances:
             "name a line"
         )
     found = read_names(place.root / names)
-    folders = (f"images/{split}", f"{split}/images", "images", split)
+    folders = (f"images/{split}", f"{split}/images", "images", f"obj_{split}_data", split)
     return _load(_Description(place.root / names, found, 0, place, split_names(place.pictures), folders), split)
 
 
