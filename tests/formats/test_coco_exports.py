@@ -115,6 +115,11 @@ def test_paths_of_another_machine_keep_what_tells_pictures_apart(tmp_path):
     assert part.image_root == folder
 
 
+def test_a_picture_that_stands_twice_is_said(edited):
+    part = edited(lambda content: content["images"].append({**content["images"][0], "id": 9}))
+    assert part.notes == ("pictures that stand in the file more than once: 1 (a.png)",)
+
+
 def test_pictures_that_are_missing_are_counted(tmp_path):
     folder = copy_of("coco", tmp_path)
     (folder / "images/a.png").unlink()

@@ -52,6 +52,7 @@ RECTANGLE = {"shape_type": "rectangle", "points": [[9, 8], [1, 2]]}
         ({**TRIANGLE, "points": [[1, 2], [3, 4], [5, math.nan]]}, "of finite numbers"),
         ({**TRIANGLE, "points": None}, "points are not"),
         ({**RECTANGLE, "points": [[1, 2]]}, "a rectangle of 1 points; it has two"),
+        ({**RECTANGLE, "points": [[1, 2], [5, 3], [4, 7], [0, 6]]}, "a rectangle of 4 points; .* an upright rectangle"),
         ({**RECTANGLE, "points": [[1, 2], [1, 5]]}, "a rectangle of 0 × 3 pixels"),
         ({"shape_type": "circle", "points": [[1, 2], [1, 2]]}, "a circle without radius"),
         ({"shape_type": "mask", "points": [[1, 2], [3, 4]]}, "it has no mask"),
@@ -84,6 +85,11 @@ def test_pictures_of_other_sizes_or_places_are_refused(one, entries, message):
 )
 def test_the_picture_is_found_beside_the_file(one, path):
     part = one([RECTANGLE], imagePath=path, imageHeight=None, imageData="x" * 200_000)
+    assert objects_of(part) == {"a": [("cat", [1, 2, 8, 6])]}
+
+
+def test_a_rectangle_may_be_given_by_its_corners(one):
+    part = one([{**RECTANGLE, "points": [[1, 2], [9, 2], [9, 8], [1, 8]]}])
     assert objects_of(part) == {"a": [("cat", [1, 2, 8, 6])]}
 
 

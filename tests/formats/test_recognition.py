@@ -1,6 +1,7 @@
 """What lies in a folder is recognized in one way, or said to be none or several; every format says the same."""
 
 import json
+import os
 import shutil
 
 import pytest
@@ -171,6 +172,13 @@ def test_a_split_has_to_be_chosen_where_there_are_several():
     with pytest.raises(OptionError, match="no split 'trian'; did you mean 'train'"):
         read_instances(FORMATS / "yolo_boxes", "trian")
     assert len(read_instances(FORMATS / "coco").images) == 2
+
+
+def test_pipes_are_not_waited_for(tmp_path):
+    folder = copy_of("coco", tmp_path)
+    for name in ("a.json", "b.xml", "data.yaml", "classes.txt", "images/c.png"):
+        os.mkfifo(folder / name)
+    assert objects_of(read_instances(folder)) == TRUTH
 
 
 def test_links_in_a_circle_end(tmp_path):

@@ -93,6 +93,12 @@ def test_a_list_names_files_that_exist(damaged):
         read_instances(folder, "train")
 
 
+def test_a_name_that_a_list_has_twice_is_refused(damaged):
+    folder = damaged("voc", "ImageSets/Main/train.txt", "a\n", "a\na\n")
+    with pytest.raises(AnnotationError, match="its picture JPEGImages/a.jpg is that of another file of train"):
+        read_instances(folder, "train")
+
+
 def test_files_without_partner_are_counted(tmp_path):
     folder = copy_of("voc0", tmp_path)
     (folder / "JPEGImages/a.jpg").unlink()

@@ -74,6 +74,9 @@ def _load(place: Place, files: Mapping[str, str], split: str) -> Instances:
     absent = [entry["file_name"] for entry in images if entry["file_name"] not in found]
     if absent:
         notes.append(f"pictures that are not in {root}: {len(absent)} of {len(images)} ({few(absent)})")
+    twice = [name for name, count in Counter(entry["file_name"] for entry in images).items() if count > 1]
+    if twice:
+        notes.append(f"pictures that stand in the file more than once: {len(twice)} ({few(twice)})")
     empty = sum("segmentation" not in entry for entry in objects)
     if 0 < empty < len(objects):
         notes.append(f"objects without mask, of which only the box is known: {empty}")

@@ -143,12 +143,14 @@ def _form(kind: str, shape: Shape, size: tuple[int, int], entry: str) -> Form:
                 f"{entry}: a polygon of {len(points)} points; it needs three, so correct or delete it"
             )
         return Polygons([points])
-    if kind == "rectangle" and len(points) == 4:  # the corners, in turn
+    if kind == "rectangle" and len(points) == 4 and all(len({*axis}) == 2 for axis in zip(*points, strict=True)):
         points = [(min(x for x, _ in points), min(y for _, y in points))] + [
             (max(x for x, _ in points), max(y for _, y in points))
         ]
     if len(points) != 2:
-        raise AnnotationError(f"{entry}: a {kind} of {len(points)} points; it has two, so correct or delete it")
+        raise AnnotationError(
+            f"{entry}: a {kind} of {len(points)} points; it has two, or the four corners of an upright rectangle"
+        )
     (x1, y1), (x2, y2) = points
     if kind == "circle":
         return Polygons([_circle(x1, y1, math.dist((x1, y1), (x2, y2)), entry)])

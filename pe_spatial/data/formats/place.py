@@ -46,15 +46,21 @@ class Place:
         """The files below the root, relative to it and with slashes, in natural order; hidden ones do not count."""
         found: list[str] = []
         entered: set[tuple[int, int]] = set()
-        for folder, folders, names in os.walk(self.root, followlinks=True):
-            state = os.stat(folder)
+        folders = [""]
+        while folders:
+            folder = folders.pop()
+            state = os.stat(self.root / folder)
             if (state.st_dev, state.st_ino) in entered:  # links in a circle
-                folders.clear()
                 continue
             entered.add((state.st_dev, state.st_ino))
-            folders[:] = sorted(name for name in folders if not name.startswith(".") and name != "__MACOSX")
-            below = os.path.relpath(folder, self.root).replace(os.sep, "/")
-            found += [name if below == "." else f"{below}/{name}" for name in names if not name.startswith(".")]
+            for item in sorted(os.scandir(self.root / folder), key=lambda item: item.name, reverse=True):
+                if item.name.startswith(".") or item.name == "__MACOSX":
+                    continue
+                name = f"{folder}/{item.name}" if folder else item.name
+                if item.is_dir():
+                    folders.append(name)
+                elif item.is_file():  # pipes and devices would never end
+                    found.append(name)
         return natural_order(found)
 
     @cached_property

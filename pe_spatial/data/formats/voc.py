@@ -97,6 +97,10 @@ def _load(place: Place, splits: dict[str, list[str]], files: Sequence[str], firs
         if picture is None:
             builder.note("XML files without picture, left out", name)
             continue
+        if picture in used:
+            raise AnnotationError(
+                f"{where}: its picture {picture} is that of another file of {split}; correct one of them"
+            )
         used.add(picture)
         size = require_size(_size(root, where), place.root / picture, where)
         image = builder.add_image(picture, size)
