@@ -178,7 +178,7 @@ def _segmentation(value: Any, where: str) -> list[list[float]] | Record | None: 
         polygons = [[_finite(number) for number in part] for part in parts]
     except (TypeError, ValueError):
         raise AnnotationError(
-            f"{where}: segmentation is neither polygons [[x, y, …], …] nor an RLE; correct it"
+            f"{where}: segmentation {shown(value)} is neither finite polygons [[x, y, …], …] nor an RLE"
         ) from None
     for polygon in polygons:
         if len(polygon) < 6 or len(polygon) % 2:

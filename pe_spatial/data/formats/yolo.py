@@ -56,7 +56,7 @@ class _Description:
 
 def find(place: Place) -> list[Reading]:
     """The readings of a file or folder."""
-    found = []
+    found: list[Reading] = []
     for name in sorted(place.meant(".yaml", ".yml"), key=lambda name: name.count("/")):
         is_deeper = found and "/" in name  # does not count beside one at the top
         if not is_deeper and (content := entries_of(place.root / name)):
@@ -104,7 +104,7 @@ def _names_file(place: Place) -> str | None:
     Raises:
         AnnotationError: Several files differ.
     """
-    found = {}
+    found: dict[tuple[str, ...], str] = {}
     for name in place.files:
         if PurePosixPath(name).name in NAME_FILES:
             found.setdefault(tuple(read_names(place.root / name)), name)
