@@ -5,12 +5,14 @@ import os
 import shutil
 
 import pytest
+import torch
 from format_scenes import BOXES, FORMATS, TRUTH, copy_of, objects_of, read_all
 
 import pe_spatial.depth  # noqa: F401 - registers its datasets
 import pe_spatial.segmentation  # noqa: F401
 import pe_spatial.tracking  # noqa: F401
 from pe_spatial.common.errors import AnnotationError, OptionError, UserError
+from pe_spatial.data import decode_mask, encode_masks
 from pe_spatial.data.formats import choose, read_instances, recognize
 from pe_spatial.detection.average_precision import average_precision
 
@@ -53,12 +55,22 @@ def test_every_format_says_the_same(name):
 @pytest.mark.parametrize("name", BOXES)
 def test_truth_fed_back_as_detections_is_perfect(name):
     for part in read_all(name).values():
-        rows = [
-            {**{key: a[key] for key in ("image_id", "category_id", "bbox")}, "score": 1.0} for a in part.annotations
-        ]
         ids = [category["id"] for category in part.categories]
-        curves = average_precision(part.as_coco(), rows, "bbox", [image["id"] for image in part.images], ids)
-        assert curves.summary()["mAP"] == pytest.approx(1, abs=1e-12)
+        images = [image["id"] for image in part.images]
+        for kind, key in (("bbox", "bbox"), ("segm", "segmentation")):
+            if not all(key in a for a in part.annotations):
+                continue
+            rows = [{**a, "score": 1.0} for a in part.annotations]
+            if kind == "segm":
+                masks = [torch.from_numpy(decode_mask(a["segmentation"], (24, 32))) for a in part.annotations]
+                rows = [
+                    {**row, "segmentation": rle}
+                    for row, rle in zip(rows, encode_masks(torch.stack(masks)), strict=True)
+                ]
+            wanted = ("image_id", "category_id", "score", key)
+            rows = [{name: row[name] for name in wanted} for row in rows]
+            curves = average_precision(part.as_coco(), rows, kind, images, ids)
+            assert curves.summary()["mAP"] == pytest.approx(1, abs=1e-12)
 
 
 @pytest.mark.parametrize("name", BOXES)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from coco_scenes import random_coco, write_coco
 from format_scenes import BOXES, TRUTH, objects_of, read_all
+from PIL import Image
 
 from pe_spatial.common.errors import AnnotationError, OptionError
 from pe_spatial.data import decode_mask
@@ -192,8 +193,6 @@ def test_names_of_any_kind_come_back(tmp_path, to):
     (tmp_path / "in/images").mkdir(parents=True)
     for number in (0, 1):
         (tmp_path / f"in/images/sub {number}").mkdir()
-    from PIL import Image
-
     for image in content["images"]:
         Image.new("RGB", (77, 61)).save(tmp_path / "in/images" / image["file_name"])
     (tmp_path / "in/instances.json").write_text(json.dumps(content))
@@ -216,6 +215,15 @@ def test_missing_pictures_are_named_before_anything_is_written(tmp_path):
     (tmp_path / "in/images/000.png").unlink()
     with pytest.raises(AnnotationError, match=r"1 of 5 pictures are missing \(.*000\.png\).*--pictures keep"):
         write_dataset({"all": read_instances(tmp_path / "in")}, tmp_path / "out", "yolo")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("to", ["yolo", "voc"])
+def test_pictures_of_another_size_are_refused(tmp_path, to):
+    write_coco(tmp_path / "in", random_boxes(8, polygons=False))
+    Image.new("RGB", (61, 77)).save(tmp_path / "in/images/001.png")
+    with pytest.raises(AnnotationError, match=r"instances\.json: image 001\.png: says height 61 and width 77, .* EXIF"):
+        write_dataset({"all": read_instances(tmp_path / "in")}, tmp_path / "out", to)
     assert not (tmp_path / "out").exists()
 
 

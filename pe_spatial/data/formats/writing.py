@@ -37,6 +37,7 @@ from pe_spatial.common.safe_yaml import write as yaml_text
 from pe_spatial.data.formats.content import Instances, Record, corners_of
 from pe_spatial.data.formats.exact import decimal, divide, to_text
 from pe_spatial.data.formats.joining import join_polygons
+from pe_spatial.data.formats.place import require_size
 from pe_spatial.data.formats.voc import MARKS
 from pe_spatial.data.formats.yolo import label_path
 
@@ -81,6 +82,7 @@ def write_dataset(
     if to == "voc":
         _require_plain(splits)
     if pictures != "keep":
+        _require_pictures(splits, sizes=to != "coco")  # fractions are of the true size
         _transfer(splits, places, folder, pictures)
     {"coco": _write_coco, "yolo": _write_yolo, "voc": _write_voc}[to](splits, places, folder)
     return lost
@@ -183,6 +185,25 @@ def _require_plain(splits: Mapping[str, Instances]) -> None:
                 )
 
 
+def _require_pictures(splits: Mapping[str, Instances], sizes: bool) -> None:
+    """Refuse pictures that are missing, or have another size than the annotations say.
+
+    Args:
+        splits: The content.
+        sizes: Whether to look at the sizes.
+    """
+    pairs = [(content, image) for content in splits.values() for image in content.images]
+    paths = [content.image_root / image["file_name"] for content, image in pairs]
+    absent = [str(path) for path in paths if not path.is_file()]
+    if absent:
+        raise AnnotationError(
+            f"{len(absent)} of {len(paths)} pictures are missing ({few(absent)}); restore them, or write the "
+            "annotations alone (--pictures keep)"
+        )
+    for (content, image), path in zip(track(pairs if sizes else [], "sizes", unit="images"), paths, strict=False):
+        require_size((image["height"], image["width"]), path, f"{content.source}: image {image['file_name']}")
+
+
 def _transfer(
     splits: Mapping[str, Instances], places: Mapping[str, Mapping[int, str]], folder: Path, pictures: Pictures
 ) -> None:
@@ -192,12 +213,6 @@ def _transfer(
         for split, content in splits.items()
         for image in content.images
     ]
-    absent = [str(source) for source, _ in pairs if not source.is_file()]
-    if absent:
-        raise AnnotationError(
-            f"{len(absent)} of {len(pairs)} pictures are missing ({few(absent)}); restore them, or write the "
-            "annotations alone (--pictures keep)"
-        )
     for source, target in track(pairs, f"{pictures} pictures", unit="images"):
         target.parent.mkdir(parents=True, exist_ok=True)
         if pictures == "link":
