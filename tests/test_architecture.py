@@ -22,6 +22,7 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "common": (set(), {"filelock", "rich"}),
     "common.files": (set(), {"psutil"}),
     "common.memory": (set(), {"psutil"}),
+    "common.safe_yaml": (set(), {"yaml"}),
     "common.tensors": (set(), {"safetensors"}),
     "common.video": (set(), {"av", "cv2"}),
     "backbones": (COMMON_FLOOR, set()),

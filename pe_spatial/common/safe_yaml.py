@@ -9,6 +9,8 @@ from typing import Any
 
 import yaml
 
+YAMLError = yaml.YAMLError
+
 _FLOAT = re.compile(
     r"[-+]?(?:[0-9][0-9_]*\.[0-9_]*|\.[0-9][0-9_]*|[0-9][0-9_]*(?=[eE]))(?:[eE][-+]?[0-9]+)?$"
     r"|[-+]?\.(?:inf|Inf|INF)$|\.(?:nan|NaN|NAN)$"
@@ -17,8 +19,8 @@ _FLOAT = re.compile(
 _MOST_VALUES = 1_000_000  # with all that its anchors stand for; a class list of LVIS has 1,203
 
 
-class SafeLoader(yaml.SafeLoader):
-    """PyYAML's safe loader with the float rule and the duplicate rule of this module.
+class _GuardedLoader(yaml.composer.Composer, yaml.constructor.BaseConstructor):
+    """Refuses keys that are given twice, and texts that stand for too much.
 
     Anchors that are used again and again, each in the next, may stand for more values than any memory holds: such a
     text is refused before a value is made of it, and so is one that is nested too deep.
@@ -80,6 +82,14 @@ def _count_values(node: yaml.Node, known: dict[int, int]) -> int:
     return count
 
 
+class SafeLoader(_GuardedLoader, yaml.SafeLoader):
+    """PyYAML's safe loader with the float rule and the duplicate rule of this module."""
+
+
+class _TextLoader(_GuardedLoader, yaml.BaseLoader):
+    """Every scalar is the text that stands there."""
+
+
 SafeLoader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:float"]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
@@ -108,6 +118,15 @@ def parse(text: str) -> Any:
         yaml.YAMLError: Not YAML, a repeated key, or a tag that asks for a Python object.
     """
     return yaml.load(text, Loader=SafeLoader)  # noqa: S506 - SafeLoader above derives from yaml.SafeLoader
+
+
+def parse_texts(text: str) -> Any:
+    """Read a YAML text whose keys and values all stay text: `no`, `010` and `1e3` are names like others.
+
+    Raises:
+        yaml.YAMLError: Not YAML, or a repeated key.
+    """
+    return yaml.load(text, Loader=_TextLoader)  # noqa: S506 - it makes nothing but text, lists and mappings
 
 
 def write(value: Any) -> str:
