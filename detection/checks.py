@@ -11,6 +11,7 @@ from pe_spatial.data.annotations import CocoTable
 from pe_spatial.data.annotations.coco_columns import INSIDE, NO_AREA, NO_MASK, PARTLY, TOO_SMALL
 from pe_spatial.detection.datasets import SMALLEST_BOX
 from pe_spatial.doctor import DatasetCheck, Finding
+from pe_spatial.doctor.findings import Level
 
 
 class CocoFileCheck(DatasetCheck):
@@ -61,7 +62,7 @@ def _numbering(table: CocoTable) -> Iterator[Finding]:
 
 def _boxes(table: CocoTable) -> Iterator[Finding]:
     outside, boxes = table.columns["outside"], table.columns["box"]
-    findings = {
+    findings: dict[int, tuple[Level, str]] = {
         NO_AREA: ("error", "boxes without area in their image"),
         PARTLY: ("warning", "boxes that reach beyond their image"),
     }

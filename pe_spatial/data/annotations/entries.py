@@ -6,7 +6,7 @@ values are converted or refused one by one; both ways give the same entries.
 
 import json
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, cast
 
 import msgspec
 
@@ -150,7 +150,7 @@ def decode(kind: type[Entry], text: bytes, source: str) -> list[Entry]:
             raise AnnotationError(f"{source}: not JSON: {error}") from None
         return [convert(kind, item, source, number) for number, item in enumerate(items)]
     if kind is Object:
-        for entry in entries:
+        for entry in cast("list[Object]", entries):
             if entry.segmentation is not None and not _is_plain(entry.segmentation):
                 _settle_mask(entry, source)
     return entries

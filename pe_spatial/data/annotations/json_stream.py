@@ -1,7 +1,7 @@
 """The lists at the top level of a large JSON file, piece by piece: the file is read once and never held whole."""
 
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Generator, Iterator
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -81,7 +81,7 @@ def _next_list(file: IO[bytes], text: bytes) -> tuple[bytes, str | None]:
         text = text[positions[closed[0]] + 1 :] if len(closed) else _longer(file, text)
 
 
-def _entries(file: IO[bytes], text: bytes) -> Iterator[bytes]:
+def _entries(file: IO[bytes], text: bytes) -> Generator[bytes, None, bytes]:
     """From behind the bracket of a list: yield its entries, and return what follows the list."""
     is_first = True
     while True:
