@@ -143,7 +143,11 @@ def decode(kind: type[Entry], text: bytes, source: str) -> list[Entry]:
     """
     try:
         entries = _DECODERS[kind].decode(text)
-    except (msgspec.MsgspecError, RecursionError):  # a value of another kind, or NaN, which Python's parser takes
+    except (
+        msgspec.MsgspecError,
+        UnicodeDecodeError,
+        RecursionError,
+    ):  # a value of another kind, or NaN, which Python's parser takes
         try:
             items = json.loads(text)
         except (ValueError, RecursionError) as error:
