@@ -71,3 +71,12 @@ def test_weights_are_converted_as_before(tmp_path, capsys):
     assert end.value.code == 2
     assert "required: --to" in capsys.readouterr().err
     assert main(["convert", "--input", "absent.pth", "--output", str(tmp_path / "a.pth"), "--to", "timm"]) == 2
+
+
+@pytest.mark.parametrize("pictures", ["copy", "keep", "link"])
+def test_pictures_are_copied_linked_or_left_where_they_are(tmp_path, pictures):
+    command = ["convert", "data", str(FORMATS / "yolo_boxes"), str(tmp_path / "out"), "--to", "coco"]
+    assert main([*command, "--pictures", pictures]) == 0
+    written = [path for path in (tmp_path / "out").rglob("*") if path.suffix in (".jpg", ".png")]
+    assert bool(written) == (pictures != "keep")
+    assert all(path.is_symlink() == (pictures == "link") for path in written)

@@ -16,6 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
+from pe_spatial.commands.options import CommandParser, positive
+from pe_spatial.commands.shell import run_module
 from pe_spatial.common.console import progress
 from pe_spatial.common.files import write_json_stream
 
@@ -46,13 +48,15 @@ _READERS = {
 }
 
 
-def main() -> None:
-    """Write, read and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def add_arguments(parser: CommandParser) -> None:
+    """Add the options."""
     parser.add_argument("--folder", type=Path, required=True, help="for the files (1 GB)")
-    parser.add_argument("--rounds", type=int, default=3, help="each reader is timed so often; the median counts")
+    parser.add_argument("--rounds", type=positive, default=3, help="each reader is timed so often; the median counts")
     parser.add_argument("--scale", type=float, default=1.0, help="of the numbers of images and objects")
-    options = parser.parse_args()
+
+
+def run(options: argparse.Namespace) -> int:
+    """Write, read and print."""
     options.folder.mkdir(parents=True, exist_ok=True)
     os.environ["PE_SPATIAL_CACHE"] = str(options.folder / "cache")
     for name, (images, objects, points, classes) in SIZES.items():
@@ -68,6 +72,7 @@ def main() -> None:
                 runs[reader].append(measure(reader, path))
         for reader, figures in runs.items():
             print(f"{reader:14}" + "".join(f"{np.median([f[key] for f in figures]):10.2f}" for key in figures[0]))
+    return 0
 
 
 def measure(reader: str, path: Path) -> dict[str, float]:
@@ -127,4 +132,4 @@ def _annotations(images: int, objects: int, points: int, classes: int) -> Iterat
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(run_module(sys.modules[__name__], __file__))
