@@ -4,11 +4,14 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from pe_spatial.detection.coco_files import CocoFile, read_coco
-from pe_spatial.doctor import DatasetCheck, Finding
+import numpy as np
 
-# pixels by which boxes may leave their image, for they are rounded
-_TOLERANCE = 1
+from pe_spatial.common.errors import few
+from pe_spatial.data.annotations import CocoTable
+from pe_spatial.data.annotations.coco_columns import INSIDE, NO_AREA, NO_MASK, PARTLY, TOO_SMALL
+from pe_spatial.detection.datasets import SMALLEST_BOX
+from pe_spatial.doctor import DatasetCheck, Finding
+from pe_spatial.doctor.findings import Level
 
 
 class CocoFileCheck(DatasetCheck):
@@ -20,21 +23,23 @@ class CocoFileCheck(DatasetCheck):
         return "instances" in record and str(dataset.ann_file).endswith(".json")
 
     def inspect_annotations(self) -> Iterable[Finding]:
-        """Read the file again, as it stands."""
-        file = read_coco(self.dataset.ann_file)
-        yield from _numbering(file)
-        yield from _boxes(file)
-        names = Counter(image["file_name"] for image in file.images if "file_name" in image)  # LVIS has URLs
+        """Read the file again, whichever of its entries the dataset took."""
+        table = CocoTable(self.dataset.ann_file)
+        yield from _numbering(table)
+        yield from _boxes(table)
+        names = Counter(table.image(row).get("file_name") for row in range(len(table.columns["image_id"])))
         for name, count in names.items():
-            if count > 1:
+            if count > 1 and name is not None:  # LVIS has addresses
                 yield Finding("error", "images listed more than once", f"{name}: {count} times")
-        without = sum(not annotation.get("segmentation") for annotation in file.annotations)
-        if without:
-            yield Finding("note", f"{without} of {len(file.annotations)} annotations have no mask")
+        shapes = table.columns["shape"]
+        for shape, what in ((NO_MASK, "have no mask"), (TOO_SMALL, "have a mask without a polygon of three points")):
+            count = int((shapes == shape).sum())
+            if count:
+                yield Finding("note", f"{count} of {len(shapes)} annotations {what}")
 
 
-def _numbering(file: CocoFile) -> Iterator[Finding]:
-    ids = sorted(category["id"] for category in file.categories)
+def _numbering(table: CocoTable) -> Iterator[Finding]:
+    ids = [category["id"] for category in table.categories]
     if ids and ids[0] == 0:
         yield Finding(
             "warning",
@@ -47,7 +52,7 @@ def _numbering(file: CocoFile) -> Iterator[Finding]:
             "category ids have gaps",
             f"{len(ids)} ids in {ids[0]}…{ids[-1]}: labels 0…{len(ids) - 1} follow their order",
         )
-    if any(annotation.get("id") == 0 for annotation in file.annotations):
+    if (table.columns["id"] == 0).any():
         yield Finding(
             "warning",
             "annotation ids start at 0",
@@ -55,17 +60,24 @@ def _numbering(file: CocoFile) -> Iterator[Finding]:
         )
 
 
-def _boxes(file: CocoFile) -> Iterator[Finding]:
-    images = {image["id"]: image for image in file.images}
-    for annotation in file.annotations:
-        image = images[annotation["image_id"]]
-        x, y, width, height = annotation["bbox"]
-        right, bottom = image.get("width", float("inf")), image.get("height", float("inf"))
-        example = (
-            f"annotation {annotation.get('id')}: [x, y, width, height] {annotation['bbox']} in "
-            f"{image.get('file_name')} of {(bottom, right)} (H, W)"
+def _boxes(table: CocoTable) -> Iterator[Finding]:
+    outside, boxes = table.columns["outside"], table.columns["box"]
+    findings: dict[int, tuple[Level, str]] = {
+        NO_AREA: ("error", "boxes without area in their image"),
+        PARTLY: ("warning", "boxes that reach beyond their image"),
+    }
+    for row in np.flatnonzero(outside != INSIDE):
+        image = table.image(int(table.columns["image"][row]))
+        level, what = findings[int(outside[row])]
+        yield Finding(
+            level,
+            what,
+            f"annotation {table.columns['id'][row]}: [x, y, width, height] [{few(map('{:g}'.format, boxes[row]), 4)}] "
+            f"in {image.get('file_name')} of {(image.get('height'), image.get('width'))} (H, W)",
         )
-        if min(x + width, right) <= max(x, 0) or min(y + height, bottom) <= max(y, 0):
-            yield Finding("error", "boxes without area in their image", example)
-        elif min(x, y) < -_TOLERANCE or x + width > right + _TOLERANCE or y + height > bottom + _TOLERANCE:
-            yield Finding("warning", "boxes that reach beyond their image", example)
+    if len(boxes) and (boxes[:, 2:] < SMALLEST_BOX).all():
+        yield Finding(
+            "warning",
+            f"all boxes are smaller than {SMALLEST_BOX} pixels",
+            "they look normalized to 0…1; COCO's are in pixels",
+        )

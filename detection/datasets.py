@@ -1,40 +1,47 @@
 """COCO instances as records, and the data sets that come in their format: LVIS and Objects365."""
 
 import logging
-from collections import Counter, defaultdict
+import os
 from collections.abc import Mapping, Sequence
-from itertools import chain
 from typing import Any, Literal
 
+import numpy as np
 from mmengine.logging import print_log
 from mmengine.registry import DATASETS
+from numpy.typing import NDArray
 
 from pe_spatial.common.errors import AnnotationError, few, require_choice, suggest
 from pe_spatial.data import DenseDataset
-from pe_spatial.data.annotations import file_below, naming_entries
+from pe_spatial.data.annotations import CocoTable
+from pe_spatial.data.annotations.coco_columns import NO_AREA, NO_MASK, PARTLY, POLYGONS, RLE, TOO_SMALL
+from pe_spatial.data.lazy import LazyRecords
 from pe_spatial.data.pairs import find_absent
-from pe_spatial.detection.coco_files import read_coco
+
+SMALLEST_BOX = 2  # pixels; a file of which all boxes are smaller has not been written in pixels
 
 
 @DATASETS.register_module()
 class CocoInstances(DenseDataset):
-    """Boxes and masks from a COCO file.
+    """Boxes and masks from a COCO file, which is read as `CocoTable` says; a record is made when it is asked for.
 
     Labels 0…K-1 follow the order of the file's category ids, which may have gaps, or that of `metainfo["classes"]`
     where it is given; annotations of other classes are then left out. Crowd regions are marked `ignore`. Boxes are
-    clipped to the image; those without area and masks without a polygon of three points are left out, and one line of
-    the log counts both.
+    clipped to the image; those without area are left out. An instance without a mask has no `mask`; one whose polygons
+    all have fewer than three points has none either, and is marked `mask_too_small`. The log counts what was left out
+    or changed.
 
     Args:
-        *args, **kwargs: Those of `DenseDataset`.
+        *args: Those of `DenseDataset`.
         keep_empty: Whether images without objects (crowds do not count) stay. Detectron2 trains without them.
         missing: What to do with images of the file that are not in their folder: `raise` an error or `drop` them.
+        **kwargs: Those of `DenseDataset`; `serialize_data` has nothing to do.
 
     The metainfo gains `classes`, `category_ids` (of each label), `image_counts` (images with each class),
-    `most_objects` (of one image) and `ann_file`.
+    `most_objects` (of one image), `mask_counts` (objects by what is known of their mask: `given`, `none`, `too_small`)
+    and `ann_file`.
 
     Raises:
-        AnnotationError: See `read_coco`; images that are not in their folder; a class that the file lacks.
+        AnnotationError: See `CocoTable`; images that are not in their folder; a class that the file lacks.
     """
 
     def __init__(
@@ -43,44 +50,37 @@ class CocoInstances(DenseDataset):
         require_choice("missing", missing, ("raise", "drop"))
         self.keep_empty = keep_empty
         self.missing = missing
+        kwargs["serialize_data"] = False  # the table is shared by all processes already
         super().__init__(*args, **kwargs)
 
-    def load_data_list(self) -> list[dict[str, Any]]:
-        """Read the annotation file.
-
-        Raises:
-            AnnotationError: See `read_coco`; an entry that lacks a field.
-        """
-        with naming_entries(self.ann_file):
-            return self._records()
-
-    def _records(self) -> list[dict[str, Any]]:
-        file = read_coco(self.ann_file)
-        categories = self._choose(file.categories)
-        label_of = {category["id"]: label for label, category in enumerate(categories)}
-        annotations = defaultdict(list)
-        for annotation in file.annotations:
-            if annotation["category_id"] in label_of:
-                annotations[annotation["image_id"]].append(annotation)
-        repairs: Counter[str] = Counter()
-        records = [self._record(image, annotations[image["id"]], label_of, repairs) for image in file.images]
-        records = self._present(records)
-        if repairs:
-            counts = ", ".join(f"{count} {what}" for what, count in repairs.items())
-            text = f"{self.ann_file}: of {len(file.annotations)} annotations, {counts}"
-            print_log(text, logger="current", level=logging.WARNING)
-        labels = [[item["label"] for item in r["instances"] if not item["ignore"]] for r in records]
-        objects, images = Counter(chain.from_iterable(labels)), Counter(chain.from_iterable(map(set, labels)))
-        self._object_counts = [objects[label] for label in range(len(categories))]
+    def load_data_list(self) -> LazyRecords:
+        """Read the annotation file."""
+        self.table = CocoTable(self.ann_file)
+        categories = self._choose(self.table.categories)
+        columns = self.table.columns
+        self._label_of = np.full(len(self.table.categories), -1, np.int32)  # of the rows of the table
+        self._label_of[[self.table.categories.index(category) for category in categories]] = range(len(categories))
+        labels = self._label_of[columns["category"]]  # [N]
+        is_object = (labels >= 0) & (columns["outside"] != NO_AREA) & ~columns["crowd"]
+        per_image = np.bincount(columns["image"][is_object], minlength=len(columns["image_id"]))
+        self._object_counts = np.bincount(labels[is_object], minlength=len(categories)).tolist()
+        shapes = np.bincount(columns["shape"][is_object], minlength=4).tolist()
         self._metainfo.update(
             classes=tuple(category["name"] for category in categories),
-            category_ids=tuple(label_of),
-            image_counts=[images[label] for label in range(len(categories))],
-            most_objects=max(map(len, labels), default=0),
+            category_ids=tuple(category["id"] for category in categories),
+            image_counts=np.bincount(labels[is_object & columns["is_first"]], minlength=len(categories)).tolist(),
+            most_objects=int(per_image.max(initial=0)),
+            mask_counts={
+                "given": shapes[POLYGONS] + shapes[RLE],
+                "none": shapes[NO_MASK],
+                "too_small": shapes[TOO_SMALL],
+            },
             ann_file=str(self.ann_file),
             **self.describe(categories),
         )
-        return records
+        self._report(labels >= 0, is_object)
+        self._has_object = per_image > 0
+        return self._present(LazyRecords(self._record, np.arange(len(per_image), dtype=np.int32)))
 
     def describe(self, categories: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """More metainfo from the chosen categories, for subclasses."""
@@ -90,14 +90,19 @@ class CocoInstances(DenseDataset):
         """Path of an image below `data_prefix["img_path"]`."""
         return image["file_name"]
 
-    def filter_data(self) -> list[dict[str, Any]]:
+    def filter_data(self) -> Sequence[dict[str, Any]]:
         """Leave out images without objects, unless `keep_empty`."""
         if self.keep_empty:
             return self.data_list
-        kept = [r for r in self.data_list if any(not item["ignore"] for item in r["instances"])]
+        kept = self.data_list[np.flatnonzero(self._has_object[self.data_list.rows])]
         if len(kept) < len(self.data_list):
             dropped = len(self.data_list) - len(kept)
             print_log(f"{self.ann_file}: left out {dropped} images without objects", logger="current")
+        if not kept and self.table.columns["crowd"].any() and self.table.columns["crowd"].all():
+            raise AnnotationError(
+                f"{self.ann_file}: all {len(self.table.columns['crowd'])} annotations are crowds (iscrowd: 1), which "
+                "are no objects to learn from; set iscrowd to 0 for single objects"
+            )
         return kept
 
     def get_cat_ids(self, idx: int) -> list[int]:
@@ -108,45 +113,75 @@ class CocoInstances(DenseDataset):
         """Number of objects of each class."""
         return dict(zip(self.metainfo["classes"], self._object_counts, strict=True))
 
-    def _choose(self, categories: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    def _choose(self, categories: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:
         """The categories in the order of their labels."""
         names = self._metainfo.get("classes")
         if names is None:
-            return sorted(categories, key=lambda category: category["id"])
+            return categories
         by_name = {category["name"]: category for category in categories}
         for name in names:
             if name not in by_name:
                 raise AnnotationError(f"{self.ann_file}: no category is called {name!r}; {suggest(name, by_name)}")
         return [by_name[name] for name in names]
 
-    def _record(
-        self,
-        image: Mapping[str, Any],
-        annotations: Sequence[Mapping[str, Any]],
-        label_of: Mapping[int, int],
-        repairs: Counter[str],
-    ) -> dict[str, Any]:
-        try:
-            size = int(image["height"]), int(image["width"])
-            name = self.image_file(image)
-        except KeyError as error:
-            raise AnnotationError(
-                f"{self.ann_file}: image {image['id']} has no {error.args[0]}; COCO images have id, file_name, height "
-                "and width"
-            ) from None
-        path = file_below(self.data_prefix["img_path"], name, f"{self.ann_file}: image {image['id']}")
-        instances = [_instance(a, label_of[a["category_id"]], size, repairs) for a in annotations]
+    def _report(self, is_chosen: NDArray[np.bool_], is_object: NDArray[np.bool_]) -> None:
+        """Say what was left out or changed, and what looks wrong."""
+        columns = self.table.columns
+        outside, shape = columns["outside"], columns["shape"]
+        counts = {
+            "boxes without area in the image left out": (is_chosen & (outside == NO_AREA)).sum(),
+            "boxes that leave the image clipped": (is_chosen & (outside == PARTLY)).sum(),
+            "masks without a polygon of three points": (is_object & (shape == TOO_SMALL)).sum(),
+            "objects without a mask": (is_object & (shape == NO_MASK)).sum() if (shape != NO_MASK).any() else 0,
+        }
+        found = [f"{count} {what}" for what, count in counts.items() if count]
+        if self.table.tiny_polygons:
+            found.append(f"{self.table.tiny_polygons} polygons of fewer than three points left out")
+        if found:
+            text = f"{self.ann_file}: of {len(outside)} annotations, {', '.join(found)}"
+            print_log(text, logger="current", level=logging.WARNING)
+        if is_object.any() and (columns["box"][is_object, 2:] < SMALLEST_BOX).all():
+            print_log(
+                f"{self.ann_file}: all {is_object.sum()} boxes are smaller than {SMALLEST_BOX} pixels: they look "
+                "normalized to 0…1; COCO's are in pixels",
+                logger="current",
+                level=logging.WARNING,
+            )
+
+    def _record(self, row: int) -> dict[str, Any]:
+        image = self.table.image(row)
+        size = image["height"], image["width"]
         return {
-            "img_path": str(path),
+            "img_path": self._path(image),
             "img_id": image["id"],
             "height": size[0],
             "width": size[1],
-            "instances": [item for item in instances if item is not None],
+            "instances": self._instances(row, size),
         }
 
-    def _present(self, records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    def _path(self, image: Mapping[str, Any]) -> str:
+        return os.path.join(self.data_prefix["img_path"], self.image_file(image))
+
+    def _instances(self, image: int, size: tuple[int, int]) -> list[dict[str, Any]]:
+        columns = self.table.columns
+        rows = self.table.rows_of(image)
+        labels = self._label_of[columns["category"][rows]]
+        kept = (labels >= 0) & (columns["outside"][rows] != NO_AREA)
+        rows = rows[kept]
+        box = columns["box"][rows]
+        corners = np.concatenate([box[:, :2], box[:, :2] + box[:, 2:]], 1)  # [n, 4]
+        corners = corners.clip(0, [size[1], size[0]] * 2)
+        fields = zip(rows, corners.tolist(), labels[kept].tolist(), columns["crowd"][rows].tolist(), strict=True)
+        instances = []
+        for row, bbox, label, is_crowd in fields:
+            mask = self.table.mask(row)
+            known = {"mask": mask} if mask else {"mask_too_small": True} if columns["shape"][row] == TOO_SMALL else {}
+            instances.append({"bbox": bbox, "label": label, "ignore": is_crowd, **known})
+        return instances
+
+    def _present(self, records: LazyRecords) -> LazyRecords:
         """The records whose image is in its folder, if others may be left out."""
-        paths = [record["img_path"] for record in records]
+        paths = self._paths()
         absent = find_absent(paths)
         if not absent:
             return records
@@ -156,7 +191,28 @@ class CocoInstances(DenseDataset):
         text = f"{self.ann_file}: left out {what} that are not {where}"
         print_log(text, logger="current", level=logging.WARNING)
         lost = set(absent)
-        return [record for record in records if record["img_path"] not in lost]
+        return records[[row for row, path in enumerate(paths) if path not in lost]]
+
+    def _paths(self) -> list[str]:
+        """Of all images; refuses what lacks a field that every image needs."""
+        columns = {"file_name": self.table.texts("image_names"), "coco_url": self.table.texts("image_urls")}
+        paths: list[str] = []
+        try:
+            for values in zip(*columns.values(), strict=True):
+                paths.append(self._path({key: value for key, value in zip(columns, values, strict=True) if value}))
+        except KeyError as error:
+            raise self._incomplete(len(paths), error.args[0]) from None
+        for side in ("height", "width"):
+            unknown = np.flatnonzero(self.table.columns[side] == 0)
+            if len(unknown):
+                raise self._incomplete(int(unknown[0]), side)
+        return paths
+
+    def _incomplete(self, row: int, field: str) -> AnnotationError:
+        return AnnotationError(
+            f"{self.ann_file}: image {self.table.image(row)['id']} has no {field}; COCO images have id, file_name, "
+            "height and width"
+        )
 
 
 @DATASETS.register_module()
@@ -197,26 +253,3 @@ class Objects365(CocoInstances):
     def image_file(self, image: Mapping[str, Any]) -> str:
         """The file names images/v1/patch8/name.jpg; the archives have patch8/name.jpg."""
         return "/".join(image["file_name"].split("/")[-2:])
-
-
-def _instance(
-    annotation: Mapping[str, Any], label: int, size: tuple[int, int], repairs: Counter[str]
-) -> dict[str, Any] | None:
-    """One instance of a record, or None (counted in `repairs`) where it has no area or no mask region."""
-    x, y, width, height = annotation["bbox"]
-    box = [max(x, 0.0), max(y, 0.0), min(x + width, float(size[1])), min(y + height, float(size[0]))]
-    if not (box[2] > box[0] and box[3] > box[1]):
-        repairs["boxes without area in the image left out"] += 1
-        return None
-    if x < -1 or y < -1 or x + width > size[1] + 1 or y + height > size[0] + 1:  # a pixel is rounding
-        repairs["boxes that leave the image clipped"] += 1
-    instance = {"bbox": box, "label": label, "ignore": bool(annotation.get("iscrowd", 0))}
-    mask = annotation.get("segmentation")
-    if mask is None:
-        return instance  # a dataset of boxes: LoadInstances complains if masks are asked for
-    if isinstance(mask, list):
-        mask = [polygon for polygon in mask if len(polygon) >= 6 and len(polygon) % 2 == 0]
-        if not mask:
-            repairs["masks without a polygon of three points left out"] += 1
-            return None
-    return {**instance, "mask": mask}

@@ -1,6 +1,7 @@
 """The metrics of COCO and of LVIS for detected boxes and masks."""
 
 import io
+import logging
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
@@ -14,8 +15,9 @@ from mmengine.registry import METRICS
 
 from pe_spatial.common.files import write_json
 from pe_spatial.data import encode_masks
+from pe_spatial.data.annotations import CocoTable
+from pe_spatial.data.annotations.coco_columns import NO_AREA
 from pe_spatial.detection.average_precision import average_precision
-from pe_spatial.detection.coco_files import read_coco
 
 IouType = Literal["bbox", "segm"]
 _TABLE_LIMIT = 100  # classes that are printed one by one
@@ -88,7 +90,7 @@ class CocoMetric(BaseMetric):
         classes: dict[str, dict[str, float]] = {}
         for iou_type in self.iou_types:
             curves = average_precision(
-                self.truth(),
+                self.truth(iou_type),
                 overlap_rows(detections, iou_type),
                 iou_type,
                 image_ids,
@@ -102,17 +104,22 @@ class CocoMetric(BaseMetric):
         print_log(_table(metrics, classes), logger="current")
         return metrics
 
-    def truth(self) -> dict[str, Any]:
-        """The annotation file as COCO's tools need it; read once."""
+    def truth(self, iou_type: IouType) -> dict[str, Any]:
+        """The annotation file as COCO's tools need it; read once. For masks, without the objects that have none."""
         if self._truth is None:
-            file = read_coco(self.meta("ann_file"))
-            annotations = [
-                # an id of 0 would read as "unmatched"
-                {"iscrowd": 0, "area": a["bbox"][2] * a["bbox"][3], **a, "id": number}
-                for number, a in enumerate(file.annotations, start=1)
-            ]
-            self._truth = {"images": file.images, "categories": file.categories, "annotations": annotations}
-        return self._truth
+            table = CocoTable(self.meta("ann_file"))
+            self._truth = table.truth()
+            if lost := int((table.columns["outside"] == NO_AREA).sum()):
+                self._say(f"{lost} objects without area in their image count as missed; training leaves them out")
+        if iou_type == "bbox":
+            return self._truth
+        drawn = [item for item in self._truth["annotations"] if "segmentation" in item]
+        if lost := len(self._truth["annotations"]) - len(drawn):
+            self._say(f"{lost} objects without a mask do not count for segm")
+        return {**self._truth, "annotations": drawn}
+
+    def _say(self, text: str) -> None:
+        print_log(f"{self.meta('ann_file')}: {text}", logger="current", level=logging.WARNING)
 
     def meta(self, key: str) -> Any:
         """An entry of the dataset's metainfo.
@@ -158,7 +165,7 @@ class LvisMetric(CocoMetric):
         """Metrics of detections in COCO's result format, on some images of the dataset."""
         metrics: dict[str, float] = {}
         for iou_type in self.iou_types:
-            truth = hotcoco.COCO(dict(self.truth()))
+            truth = hotcoco.COCO(self.truth(iou_type))
             run = hotcoco.COCOeval(truth, truth.load_res(overlap_rows(detections, iou_type)), iou_type, lvis_style=True)
             run.params.img_ids = list(image_ids)
             with redirect_stdout(io.StringIO()):

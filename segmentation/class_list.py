@@ -19,9 +19,9 @@ from typing import Any
 
 from pe_spatial.common.errors import AnnotationError, ConfigError, suggest
 from pe_spatial.common.reading import read_text
+from pe_spatial.common.safe_yaml import parse
 from pe_spatial.data.sample import IGNORE_LABEL
 from pe_spatial.segmentation.labels import LabelFormat
-from pe_spatial.training.safe_yaml import parse
 from pe_spatial.visualization import palette
 
 _KEYS = ("classes", "images", "labels", "zero_is_ignored", "ignore", "label_stem_end")

@@ -25,7 +25,8 @@ from pe_spatial.common.contracts import Loader
 from pe_spatial.common.errors import AnnotationError, few
 from pe_spatial.common.pictures import read_indices
 from pe_spatial.data import DenseDataset, boxes_of_masks
-from pe_spatial.data.annotations import file_below, naming_entries, read_annotations
+from pe_spatial.data.annotations import PanopticTable
+from pe_spatial.data.lazy import LazyRecords
 from pe_spatial.data.loading import instance_mask
 from pe_spatial.data.sample import IGNORE_LABEL
 from pe_spatial.segmentation.labels import look_up, pack
@@ -145,69 +146,63 @@ class CocoPanoptic(DenseDataset):
 
     def __init__(self, *, instance_file: str = "", **kwargs: Any) -> None:
         self.instance_file = instance_file
+        kwargs["serialize_data"] = False  # the table is shared by all processes already
         super().__init__(**kwargs)
 
-    def load_data_list(self) -> list[dict[str, Any]]:
-        """One record per annotated image.
+    def load_data_list(self) -> LazyRecords:
+        """One record per annotated image, made when it is asked for.
 
         Raises:
-            AnnotationError: Not a panoptic file; an image or a category that it does not list.
+            AnnotationError: See `PanopticTable`; an image without a file name.
         """
-        with naming_entries(self.ann_file):
-            return self._records()
-
-    def _records(self) -> list[dict[str, Any]]:
-        content = read_annotations(self.ann_file)
-        is_panoptic = isinstance(content, dict) and all(k in content for k in ("images", "annotations", "categories"))
-        if not is_panoptic or any("segments_info" not in annotation for annotation in content["annotations"]):
-            raise AnnotationError(
-                f"{self.ann_file}: not COCO's panoptic format (images, categories, annotations with segments_info); "
-                "instances are read by InstanceLabels"
+        self.table = PanopticTable(self.ann_file)
+        if "" in (names := self.table.texts("image_names")):
+            number = self.table.image(names.index(""))["id"]
+            raise AnnotationError(f"{self.ann_file}: image {number} has no file_name; every image needs one")
+        categories = self.table.categories
+        unsaid = [category["name"] for category in categories if "isthing" not in category]
+        if unsaid:
+            self._warn(
+                f"which classes are things is not said of {few(unsaid)} (isthing is missing): they are taken for things"
             )
-        categories = sorted(content["categories"], key=lambda category: category["id"])
-        label_of = {category["id"]: label for label, category in enumerate(categories)}
-        things = [bool(category.get("isthing", 1)) for category in categories]
-        self._metainfo.update(_describe(self.ann_file, categories, things))
-        self._metainfo["category_ids"] = tuple(label_of)
+        self._things = [bool(category.get("isthing", 1)) for category in categories]
+        self._metainfo.update(_describe(self.ann_file, categories, self._things))
+        self._metainfo["category_ids"] = tuple(category["id"] for category in categories)
         if self.instance_file:
             self._metainfo["ann_file"] = str(Path(self.data_root, self.instance_file))
-        images = {image["id"]: image for image in content["images"]}
-        records: list[dict[str, Any]] = []
-        for annotation in content["annotations"]:
-            image = images.get(annotation["image_id"])
-            wrong = [s["category_id"] for s in annotation["segments_info"] if s["category_id"] not in label_of]
-            if image is None or wrong:
-                what = f"category {wrong[0]}" if wrong else f"image {annotation['image_id']}"
-                raise AnnotationError(
-                    f"{self.ann_file}: {annotation['file_name']} refers to {what}, which it does not list"
-                )
-            where = f"{self.ann_file}: image {image['id']}"
-            records.append(
-                {
-                    "img_path": str(file_below(self.data_prefix["img_path"], image["file_name"], where)),
-                    "img_id": image["id"],
-                    "height": image["height"],
-                    "width": image["width"],
-                    "seg_map_path": str(file_below(self.data_prefix["seg_map_path"], annotation["file_name"], where)),
-                    "segments": [_segment(info, label_of, things) for info in annotation["segments_info"]],
-                }
-            )
-        self._name_split_stuff(records)
-        return records
+        self._name_split_stuff()
+        return LazyRecords(self._record, np.arange(len(self.table), dtype=np.int32))
 
-    def _name_split_stuff(self, records: Sequence[Mapping[str, Any]]) -> None:
-        split = []
-        for record in records:
-            stuff = [s["label"] for s in record["segments"] if not s["is_thing"] and not s["ignore"]]
-            if len(set(stuff)) < len(stuff):
-                split.append(Path(record["seg_map_path"]).name)
+    def _record(self, row: int) -> dict[str, Any]:
+        image = self.table.image(int(self.table.columns["map_image"][row]))
+        return {
+            "img_path": str(Path(self.data_prefix["img_path"], image["file_name"])),
+            "img_id": image["id"],
+            **{side: image[side] for side in ("height", "width") if side in image},
+            "seg_map_path": str(Path(self.data_prefix["seg_map_path"], self.table.map_name(row))),
+            "segments": [
+                {"id": number, "label": label, "is_thing": self._things[label], "ignore": is_crowd}
+                for number, label, is_crowd in self.table.segments(row)
+            ],
+        }
+
+    def _name_split_stuff(self) -> None:
+        columns = self.table.columns
+        maps = np.repeat(np.arange(len(self.table)), np.diff(columns["segments_end"], prepend=0))  # [S]
+        is_stuff = ~np.array(self._things, bool)[columns["segment_category"]] & ~columns["segment_crowd"]
+        pairs, counts = np.unique(
+            maps[is_stuff] * len(self._things) + columns["segment_category"][is_stuff], return_counts=True
+        )
+        split = np.unique(pairs[counts > 1] // len(self._things)).tolist()
         if split:
-            print_log(
-                f"{self.ann_file}: {len(split)} images list several segments of one stuff class ({few(split)}); they "
-                "are one segment in training and in panoptic quality, where panopticapi would count each",
-                logger="current",
-                level=logging.WARNING,
+            names = few(map(self.table.map_name, split))
+            self._warn(
+                f"{len(split)} images list several segments of one stuff class ({names}); they are one segment in "
+                "training and in panoptic quality, where panopticapi would count each"
             )
+
+    def _warn(self, text: str) -> None:
+        print_log(f"{self.ann_file}: {text}", logger="current", level=logging.WARNING)
 
 
 def _describe(source: str, categories: Sequence[Mapping[str, Any]], things: Sequence[bool]) -> dict[str, Any]:
@@ -222,11 +217,6 @@ def _describe(source: str, categories: Sequence[Mapping[str, Any]], things: Sequ
         "palette": [list(c.get("color", color)) for c, color in zip(categories, own, strict=True)],
         "is_thing": tuple(things),
     }
-
-
-def _segment(info: Mapping[str, Any], label_of: Mapping[int, int], things: Sequence[bool]) -> Segment:
-    label = label_of[info["category_id"]]
-    return {"id": info["id"], "label": label, "is_thing": things[label], "ignore": bool(info.get("iscrowd", 0))}
 
 
 @DATASETS.register_module()

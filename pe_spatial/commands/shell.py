@@ -4,7 +4,7 @@ A command is a module of this package with a docstring, which is its help, and t
 and `run(options) -> int`, the exit status. It may have `check(options, parser)`, which calls `parser.error` where
 options contradict each other, and `RESUMES`, which says how to go on after an interruption. A module with
 `SUBCOMMANDS`, a mapping of names to functions like `add_arguments`, is several: `options.subcommand` has the name, and
-the docstring of the function is the help.
+the docstring of the function is the help. A command of two words (`convert data`) is a module `convert_data`.
 
 Importing a command must import nothing heavy: `run` does, so that `--help` and a mistyped option answer at once.
 
@@ -39,6 +39,7 @@ COMMANDS = {
     "track": "follow objects through videos",
     "check": "examine the data of a config",
     "convert": "convert weights between layouts",
+    "convert data": "convert a data set between formats",
     "sweep": "compare the layers of a frozen encoder",
     "cache-teacher": "compute the maps of the SAM teacher once",
     "visualize": "draw the features of an encoder",
@@ -75,7 +76,10 @@ def run_command(name: str, arguments: Sequence[str] | None = None) -> int:
         SystemExit: After `--help`, or with status 2 for arguments that cannot be parsed.
         Exception: A bug, with a note where to report it.
     """
-    module = import_module(f"pe_spatial.commands.{name.replace('-', '_')}")
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if arguments and f"{name} {arguments[0]}" in COMMANDS:
+        name, arguments = f"{name} {arguments[0]}", arguments[1:]
+    module = import_module(f"pe_spatial.commands.{name.replace('-', '_').replace(' ', '_')}")
     return run_module(module, f"pe-spatial {name}", arguments)
 
 

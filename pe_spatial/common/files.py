@@ -42,6 +42,25 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
         write(file)
 
 
+def write_new(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+    """Let `write` fill a file that does not exist yet, without waiting until it is on the disk.
+
+    This is for thousands of small files of a new folder that counts only when its last file is there.
+
+    Raises:
+        FullDiskError: No space is left.
+        FileExistsError: The file exists; it stays as it is.
+        OSError: The folder cannot be written.
+    """
+    try:
+        with open(path, "xb") as file:
+            write(file)
+    except OSError as error:
+        if is_full_disk(error):
+            raise full_disk(path) from error
+        raise
+
+
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """Give the block the path of a temporary file to fill, and put it in place of `path` when the block ends.

@@ -17,7 +17,7 @@ class FolderInUseError(UserError):
 
 
 @contextmanager
-def lock_folder(folder: Path, name: str = "lock", what: str = "writes to it") -> Iterator[None]:
+def lock_folder(folder: Path, name: str = "lock", what: str = "writes to it", wait: bool = False) -> Iterator[None]:
     """Keep every other process away from a folder as long as the block lasts or this process lives.
 
     The system gives the lock back when the process ends, however it ends. Locks of other names are independent. The
@@ -27,6 +27,7 @@ def lock_folder(folder: Path, name: str = "lock", what: str = "writes to it") ->
         folder: Is made if it is missing.
         name: Of the lock.
         what: The holder does, for the message.
+        wait: Until the holder has ended, instead of raising an error.
 
     Raises:
         FolderInUseError: Another process, or another block of this one, holds it. Names the process.
@@ -37,7 +38,7 @@ def lock_folder(folder: Path, name: str = "lock", what: str = "writes to it") ->
     holder = _holder(path)  # read first, for older versions of filelock empty the file of another holder
     lock = FileLock(path, is_singleton=False, thread_local=False)
     try:
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=-1 if wait else 0)
     except Timeout:
         raise FolderInUseError(
             f"{folder} is in use: {holder or _holder(path) or 'another process'} {what}; wait until it has ended, end "

@@ -70,7 +70,7 @@ def _runs(counts: bytes) -> np.ndarray[Any, np.dtype[np.int64]]:
     last = np.flatnonzero((groups & 0x20) == 0)  # of every run
     first = np.concatenate([[0], last[:-1] + 1]) if len(last) else last
     if (len(last) and last[-1] != len(groups) - 1) or (len(groups) and not len(last)) or (last - first > 6).any():
-        raise ValueError("the compressed runs of an RLE are damaged")
+        raise ValueError("an RLE of damaged compressed runs")
     places = np.arange(len(groups)) - np.repeat(first, last - first + 1)
     runs = np.add.reduceat((groups & 0x1F) << 5 * places, first) if len(groups) else groups
     negative = (groups[last] & 0x10) != 0

@@ -2,7 +2,7 @@
 
 import logging
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -12,6 +12,7 @@ from mmengine.dataset import BaseDataset
 from mmengine.logging import print_log
 
 from pe_spatial.common.errors import OptionError, UnreadableFile, require_choice
+from pe_spatial.data.lazy import LazyRecords
 from pe_spatial.data.sampler import Draw
 
 
@@ -50,6 +51,13 @@ class DenseDataset(BaseDataset):
     def _serialize_data(self) -> tuple[np.ndarray, np.ndarray]:
         self._require_records(len(self.data_list))  # mmengine's own message speaks of concatenating no arrays
         return super()._serialize_data()
+
+    def _get_unserialized_subset(self, indices: Sequence[int] | int) -> Any:
+        if not isinstance(self.data_list, LazyRecords):
+            return super()._get_unserialized_subset(indices)
+        if isinstance(indices, int):  # the first ones, or as a negative number the last ones
+            return self.data_list[:indices] if indices >= 0 else self.data_list[indices:]
+        return self.data_list[indices]
 
     def _require_records(self, count: int) -> None:
         if count == 0:

@@ -83,17 +83,36 @@ class LoadInstances(Loader):
         ignored: What to do with instances marked `ignore` (crowds): "drop" them, as Detectron2's training does, or
             "keep" them apart in `ignored_boxes`, `ignored_labels` and `ignored_masks`.
         empty: What to do with a box that has no area inside the image.
+        without_mask: What to do with an object without a mask, where masks are loaded. One whose polygons all have
+            fewer than three points is always dropped, as by Detectron2.
     """
 
     masks: bool = True
     mask_format: Literal["bitmask", "polygon"] = "bitmask"
     ignored: Literal["drop", "keep"] = "drop"
     empty: Literal["raise", "drop"] = "raise"
+    without_mask: Literal["raise", "drop"] = "raise"
 
     def __post_init__(self) -> None:
         require_choice("mask_format", self.mask_format, ("bitmask", "polygon"))
         require_choice("ignored", self.ignored, ("drop", "keep"))
         require_choice("empty", self.empty, ("raise", "drop"))
+        require_choice("without_mask", self.without_mask, ("raise", "drop"))
+
+    def check_dataset(self, dataset: Any) -> None:
+        """Refuse a dataset whose objects lack the masks that are asked for, with their number.
+
+        Raises:
+            AnnotationError: Some have none, and they are not to be dropped; or all have none.
+        """
+        counts = dataset.metainfo.get("mask_counts", {"none": 0})
+        total, has_some = sum(counts.values()), bool(counts.get("given"))
+        if self.masks and counts["none"] and (self.without_mask == "raise" or not has_some):
+            remedy = "without_mask='drop' in LoadInstances trains on the others, " if has_some else ""
+            raise AnnotationError(
+                f"{dataset.ann_file}: {counts['none']} of {total} objects have no mask (segmentation is empty or "
+                f"missing), and this model learns masks: {remedy}a detector of boxes (DETA) needs none"
+            )
 
     def __call__(self, sample: dict[str, Any]) -> dict[str, Any]:
         """Load the instances of one image.
@@ -103,7 +122,7 @@ class LoadInstances(Loader):
                 polygons are wanted.
         """
         size = self.frame(sample)
-        instances = [item for item in sample.get("instances", ()) if self._usable(sample, item, size)]
+        instances = [item for item in sample.get("instances", ()) if self._is_usable(sample, item, size)]
         objects = [item for item in instances if not item.get("ignore", False)]
         loaded = {name: value for name, value in sample.items() if name != "instances"}
         loaded["boxes"] = _boxes(objects, size)
@@ -128,7 +147,14 @@ class LoadInstances(Loader):
             row.copy_(torch.from_numpy(instance_mask(sample, item, size)))
         return tv_tensors.Mask(masks)
 
-    def _usable(self, sample: dict[str, Any], item: dict[str, Any], size: tuple[int, int]) -> bool:
+    def _is_usable(self, sample: dict[str, Any], item: dict[str, Any], size: tuple[int, int]) -> bool:
+        if self.masks and "mask" not in item:
+            if item.get("mask_too_small") or self.without_mask == "drop":
+                return False
+            raise OptionError(
+                f"{name_of(sample)}: the object with the box {list(item['bbox'])} has no mask; give it one, or set "
+                "without_mask='drop' or masks=False in LoadInstances"
+            )
         x1, y1, x2, y2 = item["bbox"]
         if min(x2, size[1]) > max(x1, 0) and min(y2, size[0]) > max(y1, 0):
             return True

@@ -1,5 +1,6 @@
 """Images and their labels in two folders, paired by name."""
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -71,12 +72,12 @@ def _by_name(folder: Path, suffixes: Sequence[str], stem_end: str) -> dict[str, 
 
 def find_absent(paths: Iterable[str]) -> list[str]:
     """The files that do not exist, in order; from the listings of their folders, cheaper than asking for every file."""
-    present: dict[Path, set[str]] = {}
+    present: dict[str, set[str]] = {}
     absent = []
     for path in paths:
-        folder, name = Path(path).parent, Path(path).name
+        folder, name = os.path.split(path)
         if folder not in present:
-            present[folder] = {entry.name for entry in folder.iterdir()} if folder.is_dir() else set()
+            present[folder] = set(os.listdir(folder or ".")) if Path(folder).is_dir() else set()
         if name not in present[folder]:
             absent.append(path)
     return absent

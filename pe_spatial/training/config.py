@@ -17,6 +17,7 @@ from mmengine.logging import print_log
 from pe_spatial.common.errors import ConfigError, suggest
 from pe_spatial.common.files import write_text
 from pe_spatial.common.names import leaves
+from pe_spatial.common.safe_yaml import parse, write
 from pe_spatial.common.trees import entries, sections
 from pe_spatial.common.trust import trusting
 from pe_spatial.training import registry_guard  # noqa: F401 - holds mmengine to the rules of `trust`
@@ -24,7 +25,6 @@ from pe_spatial.training.config_checks import TOP_LEVEL_KEYS, find_problems, has
 from pe_spatial.training.config_files import find_config, origin_of, read_config_file
 from pe_spatial.training.config_values import entry_problems
 from pe_spatial.training.old_names import current_name, update_names
-from pe_spatial.training.safe_yaml import parse, write
 from pe_spatial.training.trust import require_trusted
 
 _VARIABLE = re.compile(r"\$(_\w+)([+-]\d+)?")

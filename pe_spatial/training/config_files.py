@@ -17,8 +17,8 @@ import yaml
 
 from pe_spatial.common.errors import ConfigError, UnreadableFile, suggest
 from pe_spatial.common.reading import read_text
+from pe_spatial.common.safe_yaml import SafeLoader
 from pe_spatial.training.old_names import RECIPES
-from pe_spatial.training.safe_yaml import SafeLoader
 
 # a recipe of the working folder comes before the installed one of the same name
 CONFIG_ROOTS = (Path("configs"), Path(str(files("pe_spatial.configs"))))

@@ -12,9 +12,9 @@ from mmengine.config import Config
 
 from pe_spatial.common import trees
 from pe_spatial.common.errors import CheckpointError
+from pe_spatial.common.safe_yaml import parse
 from pe_spatial.training.checkpoint import find_last, load_checkpoint, read_config
 from pe_spatial.training.config import config_text, load_config, override_config
-from pe_spatial.training.safe_yaml import parse
 
 RUN_CONFIG = "config.yaml"
 _OF_THE_START = ("work_dir", "experiment_name", "load_from", "resume")  # may differ whenever a run goes on

@@ -6,6 +6,8 @@ import shlex
 from pathlib import Path
 from typing import NamedTuple
 
+from pe_spatial.commands.shell import COMMANDS
+
 ROOT = Path(__file__).parents[2]
 # what a command begins with, after variables such as COCO_ROOT=… and before its arguments
 PROGRAM = re.compile(r"(?:\w+=\S+ +)*(?:\$\(BIN\)/)?(?:pe-spatial|python|torchrun|srun) ")
@@ -93,7 +95,8 @@ def _read(place, text):
     for position, word in enumerate(words):
         rest = tuple(words[position + 1 :])
         if word.endswith("pe-spatial") or (word == "pe_spatial" and words[position - 1] == "-m"):
-            yield Command(place, rest[0], rest[1:])
+            count = 2 if " ".join(rest[:2]) in COMMANDS else 1  # `convert data` is a command of two words
+            yield Command(place, " ".join(rest[:count]), rest[count:])
         elif word.startswith("tools/dev/"):
             yield Command(place, word, rest)
         elif word.startswith("tools/"):

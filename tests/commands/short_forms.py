@@ -152,6 +152,12 @@ tools/dev/make_demo_encoder.py
     tests/commands/test_measure_alignment.py::test_the_demo_encoder_is_a_core_file
 train --allow-import --config
     tests/security/test_nothing_runs.py::test_a_package_of_ones_own_works_from_training_to_prediction_where_it_is_trusted
+convert data --to
+    tests/commands/test_convert_data.py::test_a_data_set_is_recognized_printed_and_converted
+convert data --allow-loss --to
+    tests/commands/test_convert_data.py::test_losses_are_refused_or_said
+convert data --pictures --to
+    tests/commands/test_convert_data.py::test_pictures_are_copied_linked_or_left_where_they_are
 """)
 
 # kind of command, and why it is parsed here and no more
@@ -168,6 +174,8 @@ benchmark teacher --image-size --input
     is Detectron2's; test_detectron2_adapter.py
 detectron2/tools/lazyconfig_train_net.py --config-file --num-gpus
     is Detectron2's; test_detectron2_adapter.py
+tools/dev/measure_annotations.py --folder
+    takes ten minutes and a gigabyte
 tools/dev/measure_alignment.py --seeds
     takes 20 minutes; test_measure_alignment.py runs its parts
 """)

@@ -281,7 +281,7 @@ ERRORS = [
     ("detection", remove_image, r"error: the dataset cannot be loaded\n.*1 of 15 images are not in their folder"),
     ("detection", move_box_out, r"error: boxes without area in their image\n +annotation 1: .*\[37, 0, 4, 4\]"),
     ("detection", no_objects, r"error: 15 of 15 images have no object"),
-    ("detection", another_recorded_size, r"error: samples that the loaders refuse\n.*its record says \(99, 32\)"),
+    ("detection", another_recorded_size, r"error: the dataset cannot be loaded\n.*RLE .* 32, 32, .* 32, 99"),
     ("depth", far_depth, r"error: depth maps without a pixel in depth_range\n.*000002\.png: .* to .* m"),
     ("tracking", crop_frame, r"error: frames of another size than their video\n.*00001\.jpg is \(20, 20\)"),
     ("tracking", remove_mask, r"error: the dataset cannot be loaded\n.*has no 00000\.png"),

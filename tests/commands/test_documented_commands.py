@@ -30,7 +30,10 @@ from pe_spatial.commands.benchmark import segmentation
 from pe_spatial.commands.shell import COMMANDS, parse, run_command, run_module
 from pe_spatial.training.config import load_config
 
-TOOLS = {"tools/dev/constant_depth.py", "tools/dev/make_demo_encoder.py", "tools/dev/measure_alignment.py"}
+TOOLS = {
+    f"tools/dev/{name}.py"
+    for name in ("constant_depth", "make_demo_encoder", "measure_alignment", "measure_annotations")
+}
 
 
 THEIRS = ("detectron2/tools/lazyconfig_train_net.py", "<detectron2>/tools/lazyconfig_train_net.py")
@@ -57,7 +60,7 @@ EXAMPLES = {(command.name, command.arguments): command for command in CALLS}  # 
 def module_of(name):
     if name in TOOLS:
         return importlib.import_module(Path(name).stem)
-    return importlib.import_module(f"pe_spatial.commands.{name.replace('-', '_')}")
+    return importlib.import_module(f"pe_spatial.commands.{re.sub('[- ]', '_', name)}")
 
 
 @cache

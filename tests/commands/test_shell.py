@@ -139,7 +139,7 @@ def test_values_keep_their_limits():
 def test_the_options_of_all_commands_are_those_of_the_vocabulary():
     """Options are spelled alike and explained, and none has a name of an earlier version."""
     for name in COMMANDS:
-        module = shell.import_module(f"pe_spatial.commands.{name.replace('-', '_')}")
+        module = shell.import_module(f"pe_spatial.commands.{name.replace('-', '_').replace(' ', '_')}")
         functions = getattr(module, "SUBCOMMANDS", {"": getattr(module, "add_arguments", None)})
         for add in filter(None, functions.values()):
             parser = CommandParser(name, "")

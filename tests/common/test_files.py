@@ -23,6 +23,7 @@ from pe_spatial.common.files import (
     write_atomically,
     write_json,
     write_json_stream,
+    write_new,
     write_text,
 )
 
@@ -86,6 +87,15 @@ def test_a_full_disk_names_the_file_and_the_free_space(tmp_path, small_files):
     assert is_full_disk(caught.value)
     assert (tmp_path / "a").read_text() == "old"
     assert os.listdir(tmp_path) == ["a"]
+
+
+def test_a_new_file_replaces_none(tmp_path, small_files):
+    write_new(tmp_path / "a", lambda file: file.write(b"old"))
+    with pytest.raises(FileExistsError):
+        write_new(tmp_path / "a", lambda file: file.write(b"new"))
+    assert (tmp_path / "a").read_bytes() == b"old"
+    with small_files(10_000), pytest.raises(FullDiskError, match=r"b cannot be written"):
+        write_new(tmp_path / "b", lambda file: file.write(bytes(1 << 20)))
 
 
 def test_a_full_disk_that_shows_when_the_file_is_synced(tmp_path, monkeypatch):

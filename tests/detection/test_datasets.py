@@ -83,8 +83,10 @@ def test_boxes_outside_are_clipped_or_left_out_in_one_line(tmp_path, warnings):
     content["annotations"][3]["segmentation"] = [[1, 1, 5, 5]]
     data = dataset(tmp_path, content)
     instances = [item for i in range(len(data)) for item in data.get_data_info(i)["instances"]]
-    assert len(instances) == len(content["annotations"]) - 3
+    assert len(instances) == len(content["annotations"]) - 2
     assert instances[0]["bbox"] == [70, 50, 80, 60]
+    assert sum(item.get("mask_too_small", False) for item in instances) == 1  # a detector of boxes keeps its box
+    assert data.metainfo["mask_counts"] == {"given": len(instances) - 1, "none": 0, "too_small": 1}
     assert len(warnings) == 1
     for part in ("2 boxes without area", "1 boxes that leave", "1 masks without a polygon"):
         assert part in warnings[0]
@@ -112,8 +114,10 @@ def set_in(kind, **values):
         (set_in("annotations", image_id=99), "image_id that is not in the file, for example 99"),
         (set_in("annotations", bbox=[1, 2, 3]), r"bbox is \[1, 2, 3\]"),
         (set_in("annotations", bbox=[1, 2, float("nan"), 3]), "four finite numbers"),
-        (set_in("images", id="7"), "the id '7'; COCO ids are integers"),
-        (set_in("images", id=13), "image id 13 is used 2 times"),
+        (set_in("images", id="seven"), "image 'seven': id is 'seven', but must be an integer"),
+        (set_in("images", id=13), "image id 13 is used twice"),
+        (set_in("categories", id=5), r"categories 5 twice have the id 5"),
+        (set_in("categories", name="car"), "categories .* have the name 'car'"),
         (lambda content: content["images"][0].pop("height"), "image 10 has no height"),
         (lambda content: content.pop("categories"), "no list of categories .it has: images, annotations"),
     ],

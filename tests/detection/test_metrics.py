@@ -199,4 +199,4 @@ def test_wrong_options_are_named():
     with pytest.raises(ValueError, match="iou_types"):
         CocoMetric(iou_types=("box",))
     with pytest.raises(ValueError, match="'ann_file' in the dataset's metainfo"):
-        CocoMetric().truth()
+        CocoMetric().truth("bbox")

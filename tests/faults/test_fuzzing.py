@@ -24,13 +24,13 @@ import pe_spatial.detection  # noqa: F401 - registers its datasets
 from pe_spatial.alignment.cache import TeacherCache, create_cache
 from pe_spatial.alignment.map_codec import MapCodec
 from pe_spatial.backbones.weights import read_encoder
+from pe_spatial.common import safe_yaml
 from pe_spatial.common.pictures import image_size, read_image, read_indices
 from pe_spatial.common.records import Records
 from pe_spatial.common.tensors import read_tensor_file, write_tensor_file
 from pe_spatial.common.video import VideoReader, VideoWriter
 from pe_spatial.inference.predictor import Predictor
 from pe_spatial.segmentation.class_list import read_class_list
-from pe_spatial.training import safe_yaml
 from pe_spatial.training.checkpoint import find_resumable, load_checkpoint, read_best, resolve_checkpoint
 from pe_spatial.training.config import load_config
 from pe_spatial.training.progress import read_metrics

@@ -73,7 +73,9 @@ def test_coco_files(dataset, key, name, tmp_path):
         image["coco_url"] = f"http://host/images/{image['file_name']}"
     content["images"][1][key] = name
     (tmp_path / "instances.json").write_text(json.dumps(content))
-    with pytest.raises(AnnotationError, match=f"instances.json: image {content['images'][1]['id']}: the file"):
+    with pytest.raises(
+        AnnotationError, match=f"instances.json: image {content['images'][1]['id']}: .*, but must be a path below"
+    ):
         dataset(**arguments, pipeline=[])
 
 
@@ -87,7 +89,7 @@ def test_panoptic_files(which, tmp_path):
     content[which][0]["file_name"] = "../1.png"
     (tmp_path / "panoptic.json").write_text(json.dumps(content))
     prefix = {"img_path": "images", "seg_map_path": "maps"}
-    with pytest.raises(AnnotationError, match=r"panoptic.json: image 5: the file '../1.png' leaves its folder"):
+    with pytest.raises(AnnotationError, match=r"panoptic.json: .*file_name is '../1.png', but must be a path below"):
         CocoPanoptic(ann_file="panoptic.json", data_root=str(tmp_path), data_prefix=prefix, pipeline=[])
 
 

@@ -12,12 +12,12 @@ from mmengine.registry import HOOKS
 from torch import nn
 
 from pe_spatial.common.errors import ConfigError
+from pe_spatial.common.safe_yaml import parse, write
 from pe_spatial.common.trust import trusting
 from pe_spatial.training import config_files
 from pe_spatial.training.config import drop_pretrained, dump_config, load_config
 from pe_spatial.training.config_checks import signature_names
 from pe_spatial.training.config_files import find_config, list_configs, read_config_file
-from pe_spatial.training.safe_yaml import parse, write
 
 
 @pytest.fixture
