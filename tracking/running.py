@@ -13,7 +13,8 @@ from torch import Tensor
 from pe_spatial.common.errors import UserError
 from pe_spatial.common.names import short_name
 from pe_spatial.common.reading import read_json
-from pe_spatial.tracking.frames import Frame, Frames, open_frames, read_mask
+from pe_spatial.tracking.frames import Frame, Frames, open_frames
+from pe_spatial.tracking.masks import read_mask
 from pe_spatial.tracking.metrics import VideoScore, open_score, score_folder
 from pe_spatial.tracking.model import VideoTracker
 from pe_spatial.tracking.prompts import Boxes, Points

@@ -176,7 +176,7 @@ def score_all(options: argparse.Namespace, videos: Sequence[Video], writer: Trac
 # --- what is tracked --------------------------------------------------------------------------------------------------
 def input_video(options: argparse.Namespace) -> Video:
     """The video of --input with its prompts."""
-    from pe_spatial.tracking.frames import read_mask
+    from pe_spatial.tracking.masks import read_mask
     from pe_spatial.tracking.running import PromptedVideo
 
     given = [(0, options.mask)] if options.mask else []

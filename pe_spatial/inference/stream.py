@@ -252,7 +252,7 @@ def _pictures(
 
 
 def read_frames(path: Path) -> Iterator[tuple[Source, Picture | Exception]]:
-    """The frames uint8 [3, H, W] RGB of a video; the first one that cannot be decoded is an error, and the last item."""
+    """The frames uint8 [3, H, W] RGB of a video; an error is the last item, in the place of the first that is bad."""
     try:
         video = VideoReader(path)
     except UnreadableFile as error:

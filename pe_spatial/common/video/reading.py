@@ -244,7 +244,7 @@ def _open(path: Path) -> Iterator[tuple[Any, Any]]:
 
 
 def _decode(stream: Any, packet: Any, failed: list[int], times: list[int] | None) -> list[Any]:
-    """The frames that a packet completes; notes the time of one that cannot be decoded, and in `times` of the others."""
+    """The frames that a packet completes; notes when one that cannot be decoded is shown, and in `times` the others."""
     try:
         if packet is None or not packet.is_corrupt:
             if times is not None and packet is not None and packet.pts is not None:
