@@ -18,7 +18,7 @@ from torch import Tensor
 from pe_spatial.common.errors import UnreadableFile, few
 from pe_spatial.common.pictures import read_image
 from pe_spatial.common.sources import resolve_sources
-from pe_spatial.common.video import Camera, UnreadableFrame, VideoFrame, VideoReader
+from pe_spatial.common.video import Camera, UnreadableFrame, VideoFrame, VideoReader, count_frames
 from pe_spatial.data.images import find_images
 from pe_spatial.tracking.masks import read_mask
 
@@ -96,6 +96,10 @@ class ImageFrames:
         """Number of frames that are wanted."""
         return len(self.paths) if self.limit is None else min(self.limit, len(self.paths))
 
+    def count_all(self) -> int:
+        """`count`."""
+        return self.count
+
     def __iter__(self) -> Iterator[Frame]:
         """Read the frames in order.
 
@@ -146,6 +150,17 @@ class VideoFrames:
         """Number of frames that are wanted, as far as the file says; it may hold more."""
         known = [count for count in (self.limit, self._video.count) if count is not None]
         return min(known, default=None)
+
+    def count_all(self) -> int | None:
+        """`count`, exact also where the file does not say; None of a camera without a limit.
+
+        Raises:
+            UnreadableFile: The file is gone.
+        """
+        if not isinstance(self._video, VideoReader):
+            return self.limit
+        exact = count_frames(self.path) if self._video.count is None else self._video.count
+        return exact if self.limit is None else min(self.limit, exact)
 
     def __iter__(self) -> Iterator[Frame]:
         """Decode the frames in order.

@@ -3,6 +3,7 @@
 Letters: H, W rows and columns of pixels.
 """
 
+import warnings
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from functools import cache
@@ -83,6 +84,9 @@ def read_prompt(path: MaskFile, binary: bool | None = None) -> Tensor:
     """
     if fault := mask_fault(path):
         raise AnnotationError(fault)
+    values = set(np.unique(_read_numbers(path)).tolist())
+    if not binary and VOID in values and values - {0, VOID}:
+        warnings.warn(f"{path}: 255 is taken for unknown, not for an object, beside others; renumber it", stacklevel=2)
     return read_mask(path, binary=binary)
 
 

@@ -178,8 +178,9 @@ def numbered_boxes(boxes: Boxes | Sequence[Any] | None) -> dict[int, list[float]
     if isinstance(boxes, Mapping):
         items = list(boxes.items())
     else:
-        single = len(boxes) == 4 and not any(hasattr(part, "__len__") and len(part) for part in boxes)
-        items = list(enumerate([boxes] if single else boxes, start=1))
+        listed = boxes.tolist() if hasattr(boxes, "tolist") else list(boxes)
+        single = len(listed) == 4 and all(isinstance(side, int | float) for side in listed)
+        items = list(enumerate([listed] if single else listed, start=1))
     result: dict[int, list[float]] = {}
     for number, box in items:
         try:

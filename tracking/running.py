@@ -1,8 +1,9 @@
 """A tracker, a video and the folder of its results: from the first frame or from where an earlier run stopped."""
 
 import hashlib
+import warnings
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
@@ -10,7 +11,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from pe_spatial.common.errors import UserError
+from pe_spatial.common.errors import OptionError, UserError, few
 from pe_spatial.common.names import short_name
 from pe_spatial.common.reading import read_json
 from pe_spatial.tracking.frames import Frame, Frames, open_frames
@@ -30,11 +31,13 @@ class Video(Protocol):
         name: In the results.
         path: A file or folder that changes when the video does.
         identity: What tells it from another video with other prompts, as JSON.
+        prompted: Numbers of the frames with which masks are given.
     """
 
     name: str
     path: Path
     identity: Mapping[str, Any] = {}
+    prompted: Collection[int] = ()
 
     def open(self, skip_unreadable: bool, limit: int | None) -> Frames:
         """The frames, or the first `limit` of them."""
@@ -74,11 +77,33 @@ class PromptedVideo(Video):
         self._given, self._boxes, self._points = given, boxes, points
         self.name = self._frames.name
         self.path = self._frames.path
+        self.prompted = sorted({*given, *((0,) if boxes or points else ())})
         self.identity = {
             "masks": {number: hashlib.sha256(mask.numpy().tobytes()).hexdigest() for number, mask in given.items()},
             "boxes": boxes,
             "points": points,
         }
+
+    def check(self, limit: int | None) -> None:
+        """Refuse what cannot come to effect: masks of frames that the first `limit` do not have, or for one object two.
+
+        Raises:
+            OptionError: A mask is given with a frame after the last one, masks differ in size, or an object of the
+                first mask has a box or a point too.
+            UnreadableFile: The video cannot be read.
+        """
+        sizes = {tuple(mask.shape): number for number, mask in self._given.items()}
+        if len(sizes) > 1:
+            raise OptionError(f"masks of {' and '.join(map(str, sizes))} (H, W) for one video; give them at its size")
+        twice = set(self._given[0].unique().tolist()) & {*self._boxes, *self._points} if 0 in self._given else set()
+        if twice:
+            raise OptionError(f"object {min(twice)} is in the mask and has a box or a point; give one of them")
+        if last := max(self.prompted, default=0):
+            self._frames.limit = limit
+            count = self._frames.count_all()
+            if count is not None and last >= count:
+                of = f"{count} frames" if limit is None else f"{count} frames with --limit {limit}"
+                raise OptionError(f"--at {last}: {self.name} has {of}, and they are counted from 0 to {count - 1}")
 
     def open(self, skip_unreadable: bool, limit: int | None) -> Frames:
         """The frames, or the first `limit` of them."""
@@ -107,6 +132,7 @@ class DatasetVideo(Video):
         self._score: VideoScore | None = None
         self.name = record["video"]
         self.path = Path(record["frame_paths"][0])
+        self.prompted = sorted(record["prompts"])
 
     def open(self, skip_unreadable: bool, limit: int | None) -> Frames:
         """All frames."""
@@ -156,7 +182,10 @@ def track_video(
     writer.begin(video.name, frames.rate)
     iterator = islice(frames, frames.limit)
 
+    left = set(video.prompted)
+
     def note(frame: Frame, ids: Tensor) -> None:
+        left.discard(frame.number)
         video.observe(frame, ids)
         writer.add(frame, ids)
         advance()
@@ -187,5 +216,9 @@ def track_video(
             writer.save_state(tracker.labels.state(), force=True)
         writer.discard_video(video.name)
         raise
+    if frames.skipped:
+        done_of = f"{len(writer.frames)} of {len(writer.frames) + len(frames.skipped)} frames"
+        lost = f"; what is given with frame {few(sorted(left))} is not taken" if left else ""
+        warnings.warn(f"{video.name}: {done_of} are tracked, left out: {few(frames.skipped)}{lost}", stacklevel=2)
     writer.finish(frames.skipped)
     return len(writer.frames) - done

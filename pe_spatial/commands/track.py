@@ -27,18 +27,23 @@ from typing import TYPE_CHECKING, Any
 from pe_spatial.commands.options import CommandParser, add_shared, encoder_weights, numbers, positive
 from pe_spatial.commands.predict import gather, is_first, keeping_results, part_of
 from pe_spatial.commands.score import dataset_records
-from pe_spatial.common.console import progress
+from pe_spatial.common.console import print_note, progress
 from pe_spatial.common.errors import UserError
 
 if TYPE_CHECKING:
     from mmengine.config import Config
+    from torch import Tensor
 
     from pe_spatial.common.records import Part
     from pe_spatial.tracking.model import VideoTracker
     from pe_spatial.tracking.results import TrackingWriter
-    from pe_spatial.tracking.running import Video
+    from pe_spatial.tracking.running import PromptedVideo, Video
 
 RESUMES = "finished frames are kept, the same command goes on"
+POINTS = (
+    "--point without --sam2: what is tracked is a square of 32 pixels around each point, not the object under it; give "
+    "the object with --sam2 WEIGHTS, a --box or a --mask"
+)
 
 
 def add_arguments(parser: CommandParser) -> None:
@@ -84,7 +89,11 @@ def run(options: argparse.Namespace) -> int:
     if options.input is None:
         videos: list[Video] = [DatasetVideo(record) for record in dataset_records(options.config, config)]
     else:
-        videos = [input_video(options)]
+        video = input_video(options)
+        video.check(options.limit)
+        if options.point and not options.sam2 and "prompter" not in config.model and is_first():
+            print_note(POINTS)
+        videos = [video]
     writer = open_writer(options, config, videos, part)
     complete = True
     with keeping_results(writer):
@@ -174,19 +183,26 @@ def score_all(options: argparse.Namespace, videos: Sequence[Video], writer: Trac
 
 
 # --- what is tracked --------------------------------------------------------------------------------------------------
-def input_video(options: argparse.Namespace) -> Video:
+def input_video(options: argparse.Namespace) -> PromptedVideo:
     """The video of --input with its prompts."""
-    from pe_spatial.tracking.masks import read_mask
+    from pe_spatial.tracking.masks import read_prompt
     from pe_spatial.tracking.running import PromptedVideo
 
     given = [(0, options.mask)] if options.mask else []
-    masks = {frame: read_mask(path) for frame, path in [*given, *options.at]}
+    masks: dict[int, Tensor] = {}
+    for frame, path in [*given, *options.at]:
+        if frame in masks:
+            raise UserError(f"frame {frame} has two masks, the second is {path}; give one with all of its objects")
+        masks[frame] = read_prompt(path)
     boxes: dict[int, list[float]] = {}
     for position, (number, corners) in enumerate(options.box, start=1):
-        boxes[position if number is None else number] = corners
+        name = position if number is None else int(number)
+        if name in boxes:
+            raise UserError(f"object {name} has two boxes, {boxes[name]} and {corners}; number them apart, as in 2:…")
+        boxes[name] = corners
     points: dict[int, list[tuple[float, float, bool]]] = {}
     for number, (x, y, *on_object) in options.point:
-        points.setdefault(1 if number is None else number, []).append((x, y, not on_object or on_object[0] > 0))
+        points.setdefault(1 if number is None else int(number), []).append((x, y, not on_object or on_object[0] > 0))
     if not masks and not boxes and not points:
         raise UserError("nothing to track: give --mask, --box or --point for the first frame, or --at for a later one")
     return PromptedVideo(frames_of(options), options.skip_unreadable, masks, boxes, points)
