@@ -3,7 +3,7 @@
 import hashlib
 import warnings
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
@@ -207,18 +207,27 @@ def track_video(
         for ids in tracker.track(images(), lambda _: given(waiting[0]), batch):
             note(waiting.popleft(), ids)
             writer.save_state(tracker.labels.state())
-        if not writer.frames:
-            raise UserError(f"{video.name}: a video without frames that can be read; check the input")
-        if not tracker.labels.ids:
-            raise UserError(f"{video.name} ended before the frame on which the first object is given; check --at")
+        _require_tracks(video.name, writer.frames, tracker.labels.ids)
     except BaseException:
         if len(writer.frames) == tracker.labels.frame > 0:  # not in the midst of a frame
             writer.save_state(tracker.labels.state(), force=True)
         writer.discard_video(video.name)
         raise
     if frames.skipped:
-        done_of = f"{len(writer.frames)} of {len(writer.frames) + len(frames.skipped)} frames"
-        lost = f"; what is given with frame {few(sorted(left))} is not taken" if left else ""
-        warnings.warn(f"{video.name}: {done_of} are tracked, left out: {few(frames.skipped)}{lost}", stacklevel=2)
+        _tell(video.name, len(writer.frames), frames.skipped, sorted(left))
     writer.finish(frames.skipped)
     return len(writer.frames) - done
+
+
+def _tell(name: str, tracked: int, skipped: Sequence[str], lost: Sequence[int]) -> None:
+    """Warn of frames that are left out, and of those among them with which something is given."""
+    given = f"; what is given with frame {few(lost)} is not taken" if lost else ""
+    total = tracked + len(skipped)
+    warnings.warn(f"{name}: {tracked} of {total} frames are tracked, left out: {few(skipped)}{given}", stacklevel=3)
+
+
+def _require_tracks(name: str, frames: Sequence[str], ids: Sequence[int]) -> None:
+    if not frames:
+        raise UserError(f"{name}: a video without frames that can be read; check the input")
+    if not ids:
+        raise UserError(f"{name} ended before the frame on which the first object is given; check --at")

@@ -90,7 +90,7 @@ class VideoReader:
         if first is None:
             announced = f"0 of {self.count} frames" if self.count else "no frame"
             raise UnreadableFile(
-                f"{path}: {announced} can be decoded; check that it is a video, and neither damaged nor cut short"
+                f"{path} holds {announced} that can be decoded; check that it is a video, neither damaged nor cut"
             )
         self.size = (first.image.shape[1], first.image.shape[2])
 
