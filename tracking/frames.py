@@ -20,7 +20,7 @@ from pe_spatial.common.pictures import read_image
 from pe_spatial.common.sources import resolve_sources
 from pe_spatial.common.video import Camera, UnreadableFrame, VideoFrame, VideoReader, count_frames
 from pe_spatial.data.images import find_images
-from pe_spatial.tracking.masks import read_mask
+from pe_spatial.tracking.masks import VOID, read_mask
 
 _LAST_NUMBER = re.compile(r"(.*?)(\d+)(\D*)", re.DOTALL)
 _LONGEST = 1_000_000  # numbers of a series; larger ones count something else, such as time
@@ -235,7 +235,7 @@ def _require_frames(paths: Sequence[Path]) -> None:
     several = [files for files in series.values() if len(files) > 1 or len(series) == 2]
     if len(several) < 2:
         return
-    masks = [files for files in several[:_SERIES] if _may_be_mask(files[0])]
+    masks = [files for files in several[:_SERIES] if _may_be_masks([files[0], files[len(files) // 2], files[-1]])]
     if masks and len(masks) < len(several[:_SERIES]):
         frame = next(files[0] for files in several if files not in masks)
         pattern = frame.with_name(re.sub(r"\d+", "*", frame.stem) + frame.suffix)
@@ -250,9 +250,10 @@ def _require_frames(paths: Sequence[Path]) -> None:
         )
 
 
-def _may_be_mask(path: Path) -> bool:
-    """Whether a picture holds few values, none of them a color of its own."""
+def _may_be_masks(paths: Sequence[Path]) -> bool:
+    """Whether pictures hold few values, none of them a color of its own, and are not all of one, as black ones are."""
     try:
-        return bool(len(read_mask(path, binary=False).unique()) <= _MASK_VALUES)
+        values = [len(read_mask(path, only=range(VOID + 1), binary=False).unique()) for path in paths]
     except UnreadableFile:
         return False
+    return 1 < max(values) <= _MASK_VALUES

@@ -6,14 +6,16 @@
     pe-spatial track --config ... --output OUT test_dataloader.dataset.data_root=DAVIS
     pe-spatial track --config ... --output OUT --shard 3/16 test_dataloader.dataset.data_root=DAVIS
 
-A mask is a PNG of object numbers, 0 = background (0 and 255 alone: one object). A mask given with --at says where
-objects are on a later frame, counted from 0: objects that enter there, or corrections. Without --input, the dataset of
+A mask is a PNG of object numbers, 0 = background (0 and 255 alone: one object; else 255 is unknown), grayscale, palette
+or in the colors of DAVIS. A mask given with --at says where objects are on a later frame, counted from 0: objects that
+enter there, or corrections. Without --input, the dataset of
 the config is tracked, and scored where it has annotations. torchrun and --shard split its videos.
 
 OUT/NAME/*.png are palette masks in the layout of DAVIS, OUT/NAME.mp4 shows them, OUT/NAME.json has the boxes, and
 OUT/scores.json the scores. Interrupted or killed, the same command goes on where it stopped.
 
-Exit status: 0 done, 2 a mistake in the command or the files, 130 interrupted (finished frames stay).
+Exit status: 0 done, 2 a mistake in the command or the files, 130 interrupted (finished frames stay). A frame that is
+missing or damaged is a mistake, unless --skip-unreadable leaves it out; how many are left out is said then.
 """
 
 from __future__ import annotations

@@ -183,6 +183,14 @@ def test_masks_beside_the_frames_are_no_frames(tmp_path, capsys, name):
     assert track(pattern, tmp_path / "out") == 0  # as it says
 
 
+def test_black_pictures_are_no_masks(tmp_path):
+    for number in range(3):
+        save(tmp_path / "in" / f"intro_{number}.png", np.zeros((*SIZE, 3), np.uint8))
+        frame(tmp_path / "in" / f"scene_{number}.png", number)
+    with pytest.warns(UserWarning, match=r"frames of 2 series \(intro_0\.png and so on, scene_0\.png and so on\)"):
+        assert ImageFrames(tmp_path / "in").count == 6
+
+
 def test_numbers_that_are_shifted_are_refused(tools, tmp_path):
     doctor, said, tracked, told = tools(data_set(tmp_path / "d", range(1, 7), range(6)))
     assert (doctor, tracked) == (1, 2)

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import warnings
 from fractions import Fraction
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from small_checkpoints import LISTS, SAVE
 
 from pe_spatial.commands.shell import run_command
+from pe_spatial.common.errors import UnreadableFile
 from pe_spatial.common.sources import resolve_sources
 from pe_spatial.common.video import UnreadableFrame, VideoReader, count_frames
 
@@ -230,6 +232,32 @@ def test_a_file_that_is_cut_is_named_with_the_frames_that_it_has(tmp_path, suffi
     assert not bad(path) and bad(cut)
     with pytest.raises(UnreadableFrame, match=r"cut\.\w+: frame \d+.*; \d+ of \d+ frames can be used"):
         list(VideoReader(cut).whole())
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mkv", "ts", "webm", "avi", "mpg", "wmv", "3gp", "flv"])
+@pytest.mark.parametrize("kind", ["zeros", "noise", "hole"])
+def test_damage_in_the_middle_is_never_silent(tmp_path, suffix, kind):
+    codec, form = CONTAINERS[suffix]
+    content = encode(tmp_path / f"whole.{suffix}", codec, form, noise=True).read_bytes()
+    start, end = len(content) // 2, len(content) // 2 + 3000
+    noise = np.random.default_rng(1).integers(0, 256, end - start, np.uint8).tobytes()
+    filled = {"zeros": bytes(end - start), "noise": noise, "hole": b""}[kind]
+    path = tmp_path / f"damaged.{suffix}"
+    path.write_bytes(content[:start] + filled + content[end:])
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            lost = bad(path)
+        except UnreadableFile:
+            return
+    said = [str(warning.message) for warning in caught]
+    assert lost or any("damaged" in text or "announced" in text for text in said)
+
+
+def test_whole_videos_give_no_warning(tmp_path, recwarn):
+    for suffix, (codec, form) in CONTAINERS.items():
+        list(VideoReader(encode(tmp_path / f"film.{suffix}", codec, form)))
+    assert not [warning for warning in recwarn if "film." in str(warning.message)]
 
 
 def test_where_nothing_is_left_the_announced_frames_are_named(tmp_path):

@@ -5,12 +5,15 @@ from os import SEEK_END
 from typing import Any
 
 import av
+import numpy as np
 from av.error import FFmpegError
 
 from pe_spatial.common.reading import open_regular
 
 # AVI files and the headers of Matroska announce lengths that may be a little too large; more missing frames are damage
 TOLERATED_TAIL = 2
+_EVEN = 0.8  # share of equal steps from which on the times of a video are even
+_TRAILER = 64  # bytes at the end of a GIF, one of which closes it
 _FRAME_BYTES = 8  # of a file for every frame that it announces, at least, for one that is left out has its entry too
 
 
@@ -30,6 +33,8 @@ class Packets:
         self.shown = 0
         self.tolerance = 0 if self._index else TOLERATED_TAIL
         self._most = container.size // _FRAME_BYTES
+        self._leading: list[int] = []  # times of packets before the first frame, in ticks
+        self._times: list[float] = []  # of the frames, in seconds
 
     @property
     def count(self) -> int | None:
@@ -47,11 +52,47 @@ class Packets:
                 self._seen += 1
                 if packet.size:
                     self.shown += not packet.is_discard and not _is_hidden(packet)
+                    if not self._times and packet.pts is not None and not packet.is_discard:
+                        self._leading.append(packet.pts)
                     yield packet
         except FFmpegError:
             self._broken = not self._stream.frames  # else `missing` tells what the end of the file should have held
         self._broken |= "gif" in self._container.format.name and not _is_closed_gif(self._container.name)
         yield None
+
+    def show(self, ticks: int | None, time: float) -> None:
+        """Take notice of a frame that a packet has completed: when it is shown, in ticks and in seconds.
+
+        What would be shown before the first frame is no loss: a video that was cut without encoding may begin with
+        frames that refer to others before the cut.
+        """
+        if not self._times and ticks is not None:
+            self.shown -= sum(earlier < ticks for earlier in self._leading)
+        self._times.append(time)
+
+    def doubt(self, number: int, fewer: int) -> str:
+        """What may be wrong with a video that seems to be whole; empty if nothing is.
+
+        Args:
+            number: Of frames, with those that could not be decoded, of which more was said.
+            fewer: Frames than announced, as many as are tolerated.
+        """
+        count = len(self._times)
+        if number > count:
+            return ""
+        if fewer > 0 and self._stream.frames:
+            return f"{count} of {count + fewer} announced frames are there"
+        steps = np.diff(self._times)[1:-1]  # MPEG's first and last frames may be a step too far
+        usual = float(np.median(steps)) if len(steps) else 0.0
+        gaps = int((steps > 1.5 * usual).sum())
+        # an index lists what there is, and uneven times are meant
+        if not gaps or self._index or (np.abs(steps - usual) < 0.2 * usual).mean() < _EVEN:
+            return ""
+        lost = round(float((steps[steps > 1.5 * usual] / usual - 1).sum()))
+        return (
+            f"{count} frames, and gaps in their even times ({gaps}), where about {lost} more would be: the camera left "
+            "them out, or the file is damaged"
+        )
 
     def missing(self, rate: float) -> int:
         """Frames that the container announces but does not hold, as far as its format tells and its size allows."""
@@ -85,5 +126,5 @@ def _is_closed_gif(name: str) -> bool:
     """Whether a GIF has its last byte; a little may follow it."""
     with open_regular(name.removeprefix("file:")) as file:
         size = file.seek(0, SEEK_END)
-        file.seek(max(size - 64, 0))
+        file.seek(max(size - _TRAILER, 0))
         return b"\x3b" in file.read()

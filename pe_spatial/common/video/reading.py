@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from torch import Tensor
 from pe_spatial.common.errors import PictureError, UnreadableFile
 from pe_spatial.common.memory import check_pixels
 from pe_spatial.common.reading import require_regular
-from pe_spatial.common.video.packets import TOLERATED_TAIL, Packets, counts_from_zero
+from pe_spatial.common.video.packets import Packets, counts_from_zero
 
 DEFAULT_RATE = 25.0  # frames per second where a source does not say
 # what is read: files of one stream after the other; not the lists that name other files, or themselves, nor pictures
@@ -123,6 +124,7 @@ class VideoReader:
                     moment = number / self.frame_rate if ticks is None else _seconds(ticks, stream)
                     origin = moment if origin is None else origin
                     time = moment - origin
+                    packets.show(ticks, time)
                     while ticks is not None and failed and failed[0] < ticks:
                         yield self._unreadable(number, _seconds(heappop(failed), stream) - origin)
                         number += 1
@@ -137,9 +139,11 @@ class VideoReader:
                     fields += frame.interlaced_frame
             missing = packets.missing(self.frame_rate)
             undecoded = 0 if fields else packets.shown - number  # two packets may be the fields of one frame
-            if failed or missing > packets.tolerance or undecoded > TOLERATED_TAIL:
+            if failed or missing > packets.tolerance or undecoded > packets.tolerance:
                 lost = max(missing + undecoded, len(failed), 1)
                 yield self._unreadable(number, number / self.frame_rate, lost)
+            elif doubt := packets.doubt(number, max(missing, undecoded)):
+                warnings.warn(f"{self.path}: {doubt}", stacklevel=2)
 
     def whole(self) -> Iterator[VideoFrame]:
         """Decode the frames in order; of a damaged video, those before the damage.
