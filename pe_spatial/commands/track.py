@@ -8,8 +8,8 @@
 
 A mask is a PNG of object numbers, 0 = background (0 and 255 alone: one object; else 255 is unknown), grayscale, palette
 or in the colors of DAVIS. A mask given with --at says where objects are on a later frame, counted from 0: objects that
-enter there, or corrections. Without --input, the dataset of
-the config is tracked, and scored where it has annotations. torchrun and --shard split its videos.
+enter there, or corrections. Without --input, the dataset of the config is tracked, and scored where it has annotations.
+torchrun and --shard split its videos.
 
 OUT/NAME/*.png are palette masks in the layout of DAVIS, OUT/NAME.mp4 shows them, OUT/NAME.json has the boxes, and
 OUT/scores.json the scores. Interrupted or killed, the same command goes on where it stopped.
