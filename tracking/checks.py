@@ -1,15 +1,17 @@
 """What the dataset doctor asks of videos."""
 
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any
 
 from torch import Tensor
 
-from pe_spatial.common.errors import UnreadableFile
+from pe_spatial.common.errors import UnreadableFile, UserError, few
 from pe_spatial.common.pictures import read_image
 from pe_spatial.doctor import DatasetCheck, Finding, Histogram
 from pe_spatial.tracking.datasets import VideoDataset
-from pe_spatial.tracking.frames import read_mask
+from pe_spatial.tracking.frames import ImageFrames
+from pe_spatial.tracking.masks import mask_fault, mask_files, read_mask
 from pe_spatial.visualization import overlay_masks
 
 Size = tuple[int, int]
@@ -30,6 +32,10 @@ class VideoCheck(DatasetCheck):
     def inspect_sample(self, record: dict[str, Any], sample: dict[str, Any] | None) -> Any:
         """Read everything."""
         findings: list[Finding] = []
+        try:
+            ImageFrames(record["frame_paths"])
+        except (UserError, OSError) as error:
+            findings.append(Finding("error", "frames that the tracker refuses", str(error)))
         size = self._frames(record, findings)
         masks = self._masks(record, size, findings)
         return record["video"], len(record["frame_paths"]), masks, findings
@@ -52,23 +58,34 @@ class VideoCheck(DatasetCheck):
     def _masks(self, record: dict[str, Any], size: Size | None, findings: list[Finding]) -> int:
         """How many masks there are."""
         paths = [path for path in record["annotation_paths"] or () if path is not None]
+        given: set[int] = set()
+        for frame, prompt in record["prompts"].items():
+            with suppress(UnreadableFile, ValueError):
+                mask = read_mask(**prompt)
+                given |= set(mask.unique().tolist())
+                if not mask.any():
+                    example = f"{prompt['path']} (frame {frame}) holds no object to track"
+                    findings.append(Finding("error", "first masks without an object", example))
         for path in paths:
             try:
                 mask = read_mask(path, binary=record["binary"])
+                fault = mask_fault(path)
             except (UnreadableFile, ValueError) as error:
                 findings.append(Finding("error", "masks that cannot be read", str(error)))
                 continue
+            if fault:
+                findings.append(Finding("error", "masks that hold no object numbers", fault))
+            elif later := set(mask.unique().tolist()) - given - {0}:
+                example = f"{path} has object {min(later)}, which no mask that is given to the tracker has"
+                findings.append(Finding("warning", "objects that enter later are not tracked", example))
+                given |= later  # once a video
             if size is not None and tuple(mask.shape) != size:
                 example = f"{path} is {tuple(mask.shape)} (H, W), the frames {size}"
                 findings.append(Finding("error", "masks of another size than their video", example))
-        for frame, prompt in record["prompts"].items():
-            try:
-                shown = bool(read_mask(**prompt).any())
-            except (UnreadableFile, ValueError):
-                continue  # counted above
-            if not shown:
-                example = f"{prompt['path']} (frame {frame}) holds no object to track"
-                findings.append(Finding("error", "first masks without an object", example))
+        strays = set(mask_files(self.dataset.folders(record["video"])[1]).values()) - set(paths)
+        if strays:
+            example = f"{few(sorted(strays))} are called like no frame"
+            findings.append(Finding("warning", "masks without a frame", example))
         return len(paths)
 
     def collect(self, seen: Any) -> Iterable[Finding]:

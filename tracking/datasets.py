@@ -3,24 +3,33 @@
 A record has, besides `video` and `img_id` (its name):
 
     frame_paths       list of str, in order
-    prompts           {number of a frame: arguments of `tracking.frames.read_mask`}: the objects given there
+    prompts           {number of a frame: arguments of `tracking.masks.read_mask`}: the objects given there
     annotation_paths  list of str or None, one per frame, or None where nothing is annotated
-    binary            whether annotations tell one object from the background only
+    binary            whether annotations tell one object from the background only; see `read_mask`
 """
 
-from collections.abc import Iterable
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from mmengine.registry import DATASETS, TRANSFORMS
 from mmengine.structures import BaseDataElement
 
-from pe_spatial.common.errors import AnnotationError, suggest
+from pe_spatial.common.errors import AnnotationError, UnreadableFile, few, suggest
 from pe_spatial.common.reading import read_json, read_text
 from pe_spatial.data.annotations import file_below
 from pe_spatial.data.dataset import DenseDataset
 from pe_spatial.data.images import find_images
-from pe_spatial.tracking.frames import read_mask
+from pe_spatial.tracking.masks import (
+    first_with_objects,
+    holds_numbers,
+    lies_there,
+    mask_fault,
+    mask_files,
+    read_mask,
+)
 
 Record = dict[str, Any]
 
@@ -45,7 +54,7 @@ class VideoDataset(DenseDataset):
         **kwargs: Those of `DenseDataset`.
     """
 
-    binary = False  # whether everything that is marked is one object
+    binary = False  # whether everything that is marked is one object, in every video
 
     def __init__(
         self, data_root: str, split: str | None = None, videos: Iterable[str] | None = None, **kwargs: Any
@@ -62,39 +71,45 @@ class VideoDataset(DenseDataset):
         """The folders of the frames and of the masks of one video."""
         raise NotImplementedError
 
-    def prompts(self, name: str, frames: list[str], masks: list[str | None]) -> dict[int, Record]:
-        """What is given of one video: arguments of `read_mask` by the number of the frame.
+    def prompts(self, name: str, frames: list[str], masks: list[str | None], binary: bool | None) -> dict[int, Record]:
+        """What is given of one video: arguments of `read_mask` by the number of the frame; here the first objects.
 
         Args:
             name: Of the video.
             frames: Its files.
             masks: The file of the mask of each frame, or None.
+            binary: See `read_mask`.
         """
-        first = next((frame for frame, path in enumerate(masks) if path), None)
+        first = first_with_objects(masks, binary)
         if first is None:
             folder = self.folders(name)[1]
-            raise FileNotFoundError(f"{folder} has no mask named like a frame; put {Path(frames[0]).stem}.png there")
+            raise FileNotFoundError(
+                f"{folder} has no mask named like a frame; put {Path(frames[0]).stem}.png there ({lies_there(folder)})"
+            )
         return {first: {"path": masks[first]}}
 
     def load_video(self, name: str) -> Record:
         """The record of one video."""
         frame_folder, mask_folder = self.folders(name)
         frames = find_images(frame_folder, recursive=False)
-        present = {path.stem: str(path) for path in mask_folder.glob("*.png")}
+        present = mask_files(mask_folder)
         masks = [present.get(Path(frame).stem) for frame in frames]
-        return {
-            "frame_paths": frames,
-            "prompts": self.prompts(name, frames, masks),
-            "annotation_paths": masks,
-            "binary": self.binary,
-        }
+        if stray := stray_masks(frames, masks, present):
+            warnings.warn(stray, stacklevel=2)
+        binary = True if self.binary else False if holds_numbers(masks) else None
+        prompts = self.prompts(name, frames, masks, binary)
+        for given in prompts.values():
+            given["binary"] = binary
+            check_prompt(given["path"])
+        return {"frame_paths": frames, "prompts": prompts, "annotation_paths": masks, "binary": binary}
 
     def load_data_list(self) -> list[Record]:
         """One record per video.
 
         Raises:
             FileNotFoundError: No such folder, list, or video.
-            AnnotationError: A list names a video outside the dataset.
+            AnnotationError: A list names a video outside the dataset, masks are called other than the frames, or those
+                that say what to track hold no object numbers.
         """
         if not Path(self.data_root).is_dir():
             raise FileNotFoundError(f"{type(self).__name__}: no folder {self.data_root}; set data_root to the dataset")
@@ -145,14 +160,15 @@ class _Davis(VideoDataset):
         root = Path(self.data_root)
         return root / "JPEGImages" / self.resolution / name, root / "Annotations" / self.resolution / name
 
-    def prompts(self, name: str, frames: list[str], masks: list[str | None]) -> dict[int, Record]:
+    def prompts(self, name: str, frames: list[str], masks: list[str | None], binary: bool | None) -> dict[int, Record]:
         """The mask of the first frame."""
         if masks[0] is None:
+            folder = self.folders(name)[1]
             raise FileNotFoundError(
-                f"{self.folders(name)[1]} has no {Path(frames[0]).stem}.png, the mask of the first frame, which says "
-                "what to track"
+                f"{folder} has no {Path(frames[0]).stem}.png, the mask of the first frame, which says what to track "
+                f"({lies_there(folder)})"
             )
-        return {0: {"path": masks[0], "binary": self.binary}}
+        return {0: {"path": masks[0]}}
 
 
 @DATASETS.register_module()
@@ -188,9 +204,9 @@ class YouTubeVOS(VideoDataset):
         """See `VideoDataset`."""
         return self._root / "JPEGImages" / name, self._root / "Annotations" / name
 
-    def prompts(self, name: str, frames: list[str], masks: list[str | None]) -> dict[int, Record]:
+    def prompts(self, name: str, frames: list[str], masks: list[str | None], binary: bool | None) -> dict[int, Record]:
         """The masks of objects on the frames on which they appear."""
-        entries = self._entries(name, masks)
+        entries = self._entries(name, masks, binary)
         if not entries:
             raise FileNotFoundError(f"{self.folders(name)[1]} names no object; restore the annotations")
         return {frame: {"path": masks[frame], "only": ids} for frame, ids in sorted(entries.items())}
@@ -199,7 +215,7 @@ class YouTubeVOS(VideoDataset):
     def _root(self) -> Path:
         return Path(self.data_root) / (self.split or "")
 
-    def _entries(self, name: str, annotations: list[str | None]) -> dict[int, list[int]]:
+    def _entries(self, name: str, annotations: list[str | None], binary: bool | None) -> dict[int, list[int]]:
         """Objects by the number of the frame on which they first appear."""
         entries: dict[int, list[int]] = {}
         meta = self._root / "meta.json"
@@ -218,7 +234,7 @@ class YouTubeVOS(VideoDataset):
             return entries
         known: set[int] = set()
         for frame, path in enumerate(annotations):
-            new = set() if path is None else set(read_mask(path).unique().tolist()) - known - {0}
+            new = set() if path is None else set(read_mask(path, binary=binary).unique().tolist()) - known - {0}
             if new:
                 entries[frame] = sorted(new)
                 known |= new
@@ -233,7 +249,7 @@ class VideoFolder(VideoDataset):
         data_root: Folder that holds the others.
         frames: Folder of the frames, relative to it.
         masks: Folder of the masks, relative to it: for each video, masks by the names of their frames. The first one
-            says what to track; the others, if there are any, are what is scored.
+            with an object says what to track; the others, if there are any, are what is scored.
         **kwargs: Those of `VideoDataset`, which has no splits here.
     """
 
@@ -248,6 +264,41 @@ class VideoFolder(VideoDataset):
     def folders(self, name: str) -> tuple[Path, Path]:
         """See `VideoDataset`."""
         return Path(self.data_root) / self.frames / name, Path(self.data_root) / self.masks / name
+
+
+def stray_masks(frames: Sequence[str], masks: Sequence[str | None], present: Mapping[str, str]) -> str:
+    """What is to be said of masks that are called like no frame; empty if there are none.
+
+    Args:
+        frames: The files of a video.
+        masks: The mask of each, or None.
+        present: All masks by their names without suffix.
+
+    Raises:
+        AnnotationError: There are as many masks as frames, so that some belong to frames of other names.
+    """
+    stems = [Path(frame).stem for frame in frames]
+    strays = [path for name, path in present.items() if name not in set(stems)]
+    if not strays or not any(masks):  # none at all is refused with more to say
+        return ""
+    bare = next(stem for stem, mask in zip(stems, masks, strict=True) if mask is None) if None in masks else None
+    if bare is not None and len(present) == len(frames):
+        raise AnnotationError(
+            f"{strays[0]} is called like no frame, and frame {bare} has no mask, though there are {len(frames)} of "
+            "each: the numbers may be shifted; rename the masks as the frames they belong to"
+        )
+    return f"masks that are called like no frame are left out: {len(strays)} ({few(strays)})"
+
+
+def check_prompt(path: str) -> None:
+    """Refuse a mask that says what to track and cannot hold object numbers; one that cannot be read is named later.
+
+    Raises:
+        AnnotationError: See `mask_fault`.
+    """
+    with suppress(UnreadableFile):
+        if fault := mask_fault(path):
+            raise AnnotationError(fault)
 
 
 def folder_names(root: Path) -> list[str]:

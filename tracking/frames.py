@@ -4,22 +4,28 @@ Nothing is read before it is asked for, and nothing is kept.
 """
 
 import os
+import re
+import warnings
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from pe_spatial.common.errors import UnreadableFile, few
-from pe_spatial.common.pictures import read_image, read_indices
+from pe_spatial.common.pictures import read_image
 from pe_spatial.common.sources import resolve_sources
-from pe_spatial.common.video import Camera, VideoFrame, VideoReader
+from pe_spatial.common.video import Camera, UnreadableFrame, VideoFrame, VideoReader, count_frames
 from pe_spatial.data.images import find_images
+from pe_spatial.tracking.masks import VOID, read_mask
 
-VOID = 255
+_LAST_NUMBER = re.compile(r"(.*?)(\d+)(\D*)", re.DOTALL)
+_LONGEST = 1_000_000  # numbers of a series; larger ones count something else, such as time
+_MASK_VALUES = 32  # that a picture of object numbers has at most
+_SERIES = 4  # of names that are looked into
 
 
 @dataclass(frozen=True)
@@ -57,7 +63,8 @@ class ImageFrames:
 
     Raises:
         FileNotFoundError: there is no image.
-        UnreadableFile: the numbering of the files has a gap (unless skipped), or two have one name.
+        UnreadableFile: the numbering of the files has a gap (unless skipped), two have one name, or there are masks
+            among them.
     """
 
     rate = 24.0
@@ -71,6 +78,7 @@ class ImageFrames:
         first = Path(os.path.abspath(self.path))  # results are named by it, and `..` is no name
         self.name = (first.parent.name or "frames") if len(self.paths) > 1 else first.stem
         self.skip_unreadable = skip_unreadable
+        _require_frames(self.paths)
         stem, times = Counter(path.stem for path in self.paths).most_common(1)[0]
         if times > 1:
             same = few(path for path in self.paths if path.stem == stem)
@@ -87,6 +95,10 @@ class ImageFrames:
     def count(self) -> int:
         """Number of frames that are wanted."""
         return len(self.paths) if self.limit is None else min(self.limit, len(self.paths))
+
+    def count_all(self) -> int:
+        """`count`."""
+        return self.count
 
     def __iter__(self) -> Iterator[Frame]:
         """Read the frames in order.
@@ -139,19 +151,34 @@ class VideoFrames:
         known = [count for count in (self.limit, self._video.count) if count is not None]
         return min(known, default=None)
 
+    def count_all(self) -> int | None:
+        """`count`, exact also where the file does not say; None of a camera without a limit.
+
+        Raises:
+            UnreadableFile: The file is gone.
+        """
+        if not isinstance(self._video, VideoReader):
+            return self.limit
+        exact = count_frames(self.path) if self._video.count is None else self._video.count
+        return exact if self.limit is None else min(self.limit, exact)
+
     def __iter__(self) -> Iterator[Frame]:
         """Decode the frames in order.
 
         Raises:
             UnreadableFile: a frame cannot be decoded, or the file ends early (unless skipped).
         """
-        for frame in self._video.read() if isinstance(self._video, VideoReader) else self._video:
-            if isinstance(frame, VideoFrame):
-                yield Frame(frame.number, f"{frame.number:05d}", frame.image, frame.time, frame.duration)
-            elif self.skip_unreadable:
-                self.skipped += [f"{number:05d}" for number in range(frame.number, frame.number + frame.lost)]
-            else:
-                raise UnreadableFile(f"{frame}; or skip such frames (--skip-unreadable)") from frame
+        items: Iterable[VideoFrame | UnreadableFrame] = self._video
+        if isinstance(self._video, VideoReader):
+            items = self._video.read() if self.skip_unreadable else self._video.whole()
+        try:
+            for item in items:
+                if isinstance(item, VideoFrame):
+                    yield Frame(item.number, f"{item.number:05d}", item.image, item.time, item.duration)
+                else:
+                    self.skipped += [f"{number:05d}" for number in range(item.number, item.number + item.lost)]
+        except UnreadableFrame as error:
+            raise UnreadableFile(f"{error}; or skip such frames (--skip-unreadable)") from error
 
 
 Frames = ImageFrames | VideoFrames
@@ -180,33 +207,53 @@ def open_frames(source: str | Path | int | Sequence[str], skip_unreadable: bool 
 def missing_numbers(names: Sequence[str]) -> list[str]:
     """Return the gaps in a numbering: the names between the first and the last that most steps say should be there.
 
-    Numbers may go in steps (YouTube-VOS: 5). Names that are not all numbers have no gaps.
+    Numbers may go in steps (YouTube-VOS: 5). They are the last ones in the names (`frame_00012`, `00012_left`); names
+    that differ in something else, or whose steps mostly differ, have no gaps.
     """
-    if len(names) < 3 or not all(name.isdecimal() for name in names):
+    parts = [match.groups() for match in map(_LAST_NUMBER.fullmatch, names) if match]
+    if len(names) < 3 or len(parts) < len(names) or len({(before, after) for before, _, after in parts}) > 1:
         return []
-    numbers = [int(name) for name in names]
-    step = Counter(b - a for a, b in zip(numbers, numbers[1:], strict=False)).most_common(1)[0][0]
-    if step < 1:
+    before, digits, after = parts[0]
+    numbers = [int(number) for _, number, _ in parts]
+    step, times = Counter(b - a for a, b in pairwise(numbers)).most_common(1)[0]
+    if step < 1 or 2 * times <= len(numbers) - 1 or (numbers[-1] - numbers[0]) // step > _LONGEST:
         return []
-    return [f"{n:0{len(names[0])}d}" for n in range(numbers[0], numbers[-1], step) if n not in set(numbers)]
+    there = set(numbers)
+    gaps = (number for number in range(numbers[0], numbers[-1], step) if number not in there)
+    return [f"{before}{number:0{len(digits)}d}{after}" for number in gaps]
 
 
-def read_mask(path: str | Path | Image.Image, only: Collection[int] | None = None, binary: bool = False) -> Tensor:
-    """Read a mask file, a PNG of object numbers (grayscale or palette), as int64 [H, W].
-
-    Args:
-        path: the file, or the image in memory.
-        only: numbers to keep; the others become 0. None keeps all but 255, which stands for "unknown".
-        binary: everything above 0 is the one object 1 (DAVIS 2016: 0 and 255). A file whose only values are 0 and 255
-            is read so in any case.
+def _require_frames(paths: Sequence[Path]) -> None:
+    """Refuse masks beside the frames, of which the names tell; warn of several series of names.
 
     Raises:
-        UnreadableFile: the file is missing or damaged.
-        IndexModeError: the file holds colors.
+        UnreadableFile: There are both.
     """
-    values = torch.from_numpy(read_indices(path))
-    if binary or set(values.unique().tolist()) <= {0, VOID}:
-        return (values > 0).long()
-    if only is not None:
-        return values * torch.isin(values, torch.tensor(sorted(only), dtype=torch.int64))
-    return values * (values != VOID)
+    series: dict[tuple[str, str, str], list[Path]] = {}
+    for path in paths:
+        series.setdefault((str(path.parent), re.sub(r"\d+", "#", path.stem), path.suffix.lower()), []).append(path)
+    several = [files for files in series.values() if len(files) > 1 or len(series) == 2]
+    if len(several) < 2:
+        return
+    masks = [files for files in several[:_SERIES] if _may_be_masks([files[0], files[len(files) // 2], files[-1]])]
+    if masks and len(masks) < len(several[:_SERIES]):
+        frame = next(files[0] for files in several if files not in masks)
+        pattern = frame.with_name(re.sub(r"\d+", "*", frame.stem) + frame.suffix)
+        raise UnreadableFile(
+            f"{masks[0][0]} is a mask of object numbers by its values, and lies among frames such as {frame.name}: "
+            f"give the frames alone, for example --input '{pattern}'"
+        )
+    if len({len(files) for files in several}) == 1 and len(several[0]) > 1:
+        shown = few(f"{files[0].name} and so on" for files in several)
+        warnings.warn(
+            f"frames of {len(several)} series ({shown}) are taken for one video, one after the other", stacklevel=4
+        )
+
+
+def _may_be_masks(paths: Sequence[Path]) -> bool:
+    """Whether pictures hold few values, none of them a color of its own, and are not all of one, as black ones are."""
+    try:
+        values = [len(read_mask(path, only=range(VOID + 1), binary=False).unique()) for path in paths]
+    except UnreadableFile:
+        return False
+    return 1 < max(values) <= _MASK_VALUES

@@ -8,8 +8,9 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS, MODELS
 
 from pe_spatial.common.errors import ConfigError
-from pe_spatial.tracking.frames import open_frames, read_mask
+from pe_spatial.tracking.frames import open_frames
 from pe_spatial.tracking.label_tracker import LabelTracker
+from pe_spatial.tracking.masks import read_mask
 from pe_spatial.tracking.metrics import VideoScore, open_score
 from pe_spatial.tracking.model import VideoTracker
 from pe_spatial.tracking.scores import ScoreTable

@@ -16,7 +16,7 @@ from mmengine.registry import METRICS
 from numpy.typing import NDArray
 
 from pe_spatial.common.errors import OptionError
-from pe_spatial.tracking.frames import read_mask
+from pe_spatial.tracking.masks import mask_files, read_mask
 from pe_spatial.tracking.scores import ScoreTable
 
 Mask = NDArray[np.bool_]
@@ -62,7 +62,7 @@ def contour(mask: Mask) -> Mask:
 class VideoScore:
     """J and F of the objects of one video, frame by frame.
 
-    As in the official evaluation, annotated pixels of 255 are background.
+    As in the official evaluation, annotated pixels of 255 are background where a video has numbered objects.
 
     An object is scored from the frame after the one on which it was given; the last frame of the video is left out, as
     the official semi-supervised evaluation does.
@@ -71,10 +71,10 @@ class VideoScore:
         name: Of the video.
         entries: For each object number, the number of the frame on which it was given.
         length: Number of frames of the video.
-        binary: Everything that is predicted or annotated counts as object 1.
+        binary: True: everything that is predicted or annotated counts as object 1. Else see `read_mask`.
     """
 
-    def __init__(self, name: str, entries: Mapping[int, int], length: int, binary: bool = False) -> None:
+    def __init__(self, name: str, entries: Mapping[int, int], length: int, binary: bool | None = False) -> None:
         self.name = name
         self.entries = dict(entries)
         self.length = length
@@ -171,9 +171,11 @@ def score_folder(record: Mapping[str, Any], folder: Path, skipped: Collection[st
         OptionError: See `VideoScore.add`.
     """
     score = open_score(record)
+    results = mask_files(folder)
     for number, (frame, path) in enumerate(zip(record["frame_paths"], record["annotation_paths"], strict=True)):
         if path is not None and score.wants(number) and Path(frame).stem not in skipped:
-            result = read_mask(folder / f"{Path(frame).stem}.png", binary=record["binary"])
+            stem = Path(frame).stem
+            result = read_mask(results.get(stem, folder / f"{stem}.png"), binary=record["binary"])
             score.add(number, result.numpy(), path)
     return score
 

@@ -19,10 +19,11 @@ from pe_spatial.common.errors import ConfigError, OptionError
 from pe_spatial.common.parts import build_options
 from pe_spatial.inference.inputs import Channels, Picture
 from pe_spatial.tracking.decoding import Decoding
-from pe_spatial.tracking.frames import open_frames, read_mask
+from pe_spatial.tracking.frames import open_frames
 from pe_spatial.tracking.inputs import Mask, to_frame, to_mask
 from pe_spatial.tracking.label_tracker import LabelTracker
-from pe_spatial.tracking.prompts import Boxes, BoxPrompter, Points, Prompter
+from pe_spatial.tracking.masks import read_mask
+from pe_spatial.tracking.prompts import Boxes, BoxPrompter, Points, Prompter, numbered_boxes
 from pe_spatial.tracking.propagation import Propagation, unit
 from pe_spatial.tracking.resizing import Resizing
 
@@ -106,7 +107,7 @@ class VideoTracker(BaseModel):
         frame: Picture,
         *,
         mask: Mask | None = None,
-        boxes: Boxes | None = None,
+        boxes: Boxes | Sequence[Any] | None = None,
         points: Points | None = None,
         channels: Channels = "rgb",
     ) -> Tensor:
@@ -115,7 +116,7 @@ class VideoTracker(BaseModel):
         Raises:
             ValueError: no object is given; or as `step` says.
         """
-        if mask is None and not boxes and not points:
+        if mask is None and not numbered_boxes(boxes) and not points:
             raise OptionError("nothing to track: give a mask, boxes or points for the first frame")
         self.labels.reset()
         return self.step(frame, mask=mask, boxes=boxes, points=points, channels=channels)
@@ -125,7 +126,7 @@ class VideoTracker(BaseModel):
         frame: Picture,
         *,
         mask: Mask | None = None,
-        boxes: Boxes | None = None,
+        boxes: Boxes | Sequence[Any] | None = None,
         points: Points | None = None,
         channels: Channels = "rgb",
     ) -> Tensor:
@@ -137,7 +138,7 @@ class VideoTracker(BaseModel):
             frame: a path, a PIL image, or a uint8 array [H, W, 3] or tensor [3, H, W] (see `read_picture`), of the
                 size of the frames before.
             mask: a path, a PIL image, or an array or tensor [H, W] of integers or bool (see `to_mask`); 0 = not said.
-            boxes: xyxy in pixels of the frame, by object number.
+            boxes: xyxy in pixels of the frame, by object number; those of a list are numbered from 1.
             points: (x, y, True for on the object or False for beside it), by object number.
             channels: the order of colors in arrays and tensors; OpenCV's is "bgr".
 
@@ -187,12 +188,17 @@ class VideoTracker(BaseModel):
         return self.labels.step(features, input_size, (height, width), mask)
 
     def prompt(
-        self, frame: Tensor, mask: Tensor | None, boxes: Boxes | None = None, points: Points | None = None
+        self,
+        frame: Tensor,
+        mask: Tensor | None,
+        boxes: Boxes | Sequence[Any] | None = None,
+        points: Points | None = None,
     ) -> Tensor | None:
         """Make one mask [H, W] of all that is given; a mask goes before boxes and points."""
-        if not boxes and not points:
+        numbered = numbered_boxes(boxes)
+        if not numbered and not points:
             return mask
-        drawn = self.prompter(frame, boxes or {}, points or {})
+        drawn = self.prompter(frame, numbered, points or {})
         return drawn if mask is None else torch.where(mask > 0, mask, drawn.to(mask))
 
     def forward(

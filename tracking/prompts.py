@@ -1,8 +1,10 @@
 """Masks from boxes and points: directly, or by SAM 2."""
 
+import math
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from mmengine.registry import MODELS
@@ -39,7 +41,8 @@ class BoxPrompter:
         """Draw; where objects overlap, the smaller one lies on top.
 
         Raises:
-            OptionError: a box without area in the frame, a point outside it, or an object without a point on it.
+            OptionError: a box without area in the frame, a point outside it, an object without a point on it, or one
+                that others cover.
         """
         size = (frame.shape[-2], frame.shape[-1])
         check_prompts(size, boxes, points)
@@ -52,6 +55,10 @@ class BoxPrompter:
                 if on_object:
                     rows = slice(max(round(y - half), 0), max(round(y + half), 1))
                     mask[rows, max(round(x - half), 0) : max(round(x + half), 1)] = number
+        if hidden := sorted({*boxes, *points} - set(mask.unique().tolist())):
+            raise OptionError(
+                f"object {hidden[0]} is less than a pixel, or the other objects cover all of it; give another box"
+            )
         return mask
 
 
@@ -117,27 +124,73 @@ class Sam2Prompter:
 
 
 def check_prompts(size: tuple[int, int], boxes: Boxes, points: Points) -> None:
-    """Refuse boxes and points that cannot mean an object on a frame of `size` (H, W).
+    """Refuse boxes and points that cannot mean an object on a frame of `size` (H, W); warn of what they seem to be.
 
     Raises:
-        OptionError: An object number outside 1…255, or a box or a point without area in the frame.
+        OptionError: An object number outside 1…255, a box or a point without area in the frame, or one in other units.
     """
     height, width = size
     for number in {*boxes, *points}:
         if not 1 <= number <= 255:
             raise OptionError(f"object number {number} is outside 1…255")
     for number, (x1, y1, x2, y2) in boxes.items():
+        if 0 <= min(x1, y1, x2, y2) <= max(x1, y1, x2, y2) <= 1:
+            pixels = [round(x1 * width), round(y1 * height), round(x2 * width), round(y2 * height)]
+            raise OptionError(
+                f"box {[x1, y1, x2, y2]} of object {number} is less than a pixel: normalized to 0…1? Boxes are in "
+                f"pixels, that would be {pixels}"
+            )
+        is_xywh = (x2 <= x1 or y2 <= y1) and 0 < x2 <= width - x1 and 0 < y2 <= height - y1
+        meant = f"; x,y,width,height? That would be {[x1, y1, x1 + x2, y1 + y2]}" if is_xywh else ""
         if not (max(x1, 0) < min(x2, width) and max(y1, 0) < min(y2, height)):
             raise OptionError(
                 f"box {[x1, y1, x2, y2]} of object {number} has no area in a frame of {width} x {height}; give "
-                "x1,y1,x2,y2 in pixels with x1 < x2 and y1 < y2"
+                f"x1,y1,x2,y2 in pixels with x1 < x2 and y1 < y2{meant}"
+            )
+        if min(x1, y1) < -1 or x2 > width + 1 or y2 > height + 1:
+            warnings.warn(
+                f"box {[x1, y1, x2, y2]} of object {number} leaves the frame of {width} x {height} and is cut there: "
+                "x1,y1,x2,y2 in pixels of this video?",
+                stacklevel=3,
             )
     for number, marks in points.items():
         for x, y, _ in marks:
             if not (0 <= x < width and 0 <= y < height):
                 raise OptionError(f"point ({x}, {y}) of object {number} is outside the frame of {width} x {height}")
+            if 0 < x < 1 and 0 < y < 1:
+                warnings.warn(
+                    f"point ({x}, {y}) of object {number} lies in the first pixel: normalized to 0…1? Points are in "
+                    f"pixels, that would be ({round(x * width)}, {round(y * height)})",
+                    stacklevel=3,
+                )
         if number not in boxes and not any(on_object for _, _, on_object in marks):
             raise OptionError(f"object {number} has no point on it; give at least one, or a box")
+
+
+def numbered_boxes(boxes: Boxes | Sequence[Any] | None) -> dict[int, list[float]]:
+    """Boxes by object number; those of a list [N, 4], or a single one, are numbered from 1.
+
+    Raises:
+        OptionError: One has not four numbers.
+    """
+    if boxes is None:
+        return {}
+    if isinstance(boxes, Mapping):
+        items = list(boxes.items())
+    else:
+        listed = boxes.tolist() if hasattr(boxes, "tolist") else list(boxes)
+        single = len(listed) == 4 and all(isinstance(side, int | float) for side in listed)
+        items = list(enumerate([listed] if single else listed, start=1))
+    result: dict[int, list[float]] = {}
+    for number, box in items:
+        try:
+            corners = [float(side) for side in box]
+        except (TypeError, ValueError):
+            corners = []
+        if len(corners) != 4 or not all(map(math.isfinite, corners)):
+            raise OptionError(f"box {box} of object {number} is not x1, y1, x2, y2 in pixels")
+        result[number] = corners
+    return result
 
 
 def _area(box: Sequence[float]) -> float:

@@ -1,8 +1,9 @@
 """A tracker, a video and the folder of its results: from the first frame or from where an earlier run stopped."""
 
 import hashlib
+import warnings
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
@@ -10,10 +11,11 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from pe_spatial.common.errors import UserError
+from pe_spatial.common.errors import OptionError, UserError, few
 from pe_spatial.common.names import short_name
 from pe_spatial.common.reading import read_json
-from pe_spatial.tracking.frames import Frame, Frames, open_frames, read_mask
+from pe_spatial.tracking.frames import Frame, Frames, open_frames
+from pe_spatial.tracking.masks import read_mask
 from pe_spatial.tracking.metrics import VideoScore, open_score, score_folder
 from pe_spatial.tracking.model import VideoTracker
 from pe_spatial.tracking.prompts import Boxes, Points
@@ -29,11 +31,13 @@ class Video(Protocol):
         name: In the results.
         path: A file or folder that changes when the video does.
         identity: What tells it from another video with other prompts, as JSON.
+        prompted: Numbers of the frames with which masks are given.
     """
 
     name: str
     path: Path
     identity: Mapping[str, Any] = {}
+    prompted: Collection[int] = ()
 
     def open(self, skip_unreadable: bool, limit: int | None) -> Frames:
         """The frames, or the first `limit` of them."""
@@ -73,11 +77,33 @@ class PromptedVideo(Video):
         self._given, self._boxes, self._points = given, boxes, points
         self.name = self._frames.name
         self.path = self._frames.path
+        self.prompted = sorted({*given, *((0,) if boxes or points else ())})
         self.identity = {
             "masks": {number: hashlib.sha256(mask.numpy().tobytes()).hexdigest() for number, mask in given.items()},
             "boxes": boxes,
             "points": points,
         }
+
+    def check(self, limit: int | None) -> None:
+        """Refuse what cannot come to effect: masks of frames that the first `limit` do not have, or for one object two.
+
+        Raises:
+            OptionError: A mask is given with a frame after the last one, masks differ in size, or an object of the
+                first mask has a box or a point too.
+            UnreadableFile: The video cannot be read.
+        """
+        sizes = {tuple(mask.shape): number for number, mask in self._given.items()}
+        if len(sizes) > 1:
+            raise OptionError(f"masks of {' and '.join(map(str, sizes))} (H, W) for one video; give them at its size")
+        twice = set(self._given[0].unique().tolist()) & {*self._boxes, *self._points} if 0 in self._given else set()
+        if twice:
+            raise OptionError(f"object {min(twice)} is in the mask and has a box or a point; give one of them")
+        if last := max(self.prompted, default=0):
+            self._frames.limit = limit
+            count = self._frames.count_all()
+            if count is not None and last >= count:
+                of = f"{count} frames" if limit is None else f"{count} frames with --limit {limit}"
+                raise OptionError(f"--at {last}: {self.name} has {of}, and they are counted from 0 to {count - 1}")
 
     def open(self, skip_unreadable: bool, limit: int | None) -> Frames:
         """The frames, or the first `limit` of them."""
@@ -106,6 +132,7 @@ class DatasetVideo(Video):
         self._score: VideoScore | None = None
         self.name = record["video"]
         self.path = Path(record["frame_paths"][0])
+        self.prompted = sorted(record["prompts"])
 
     def open(self, skip_unreadable: bool, limit: int | None) -> Frames:
         """All frames."""
@@ -155,7 +182,10 @@ def track_video(
     writer.begin(video.name, frames.rate)
     iterator = islice(frames, frames.limit)
 
+    left = set(video.prompted)
+
     def note(frame: Frame, ids: Tensor) -> None:
+        left.discard(frame.number)
         video.observe(frame, ids)
         writer.add(frame, ids)
         advance()
@@ -177,14 +207,27 @@ def track_video(
         for ids in tracker.track(images(), lambda _: given(waiting[0]), batch):
             note(waiting.popleft(), ids)
             writer.save_state(tracker.labels.state())
-        if not writer.frames:
-            raise UserError(f"{video.name}: a video without frames that can be read; check the input")
-        if not tracker.labels.ids:
-            raise UserError(f"{video.name} ended before the frame on which the first object is given; check --at")
+        _require_tracks(video.name, writer.frames, tracker.labels.ids)
     except BaseException:
         if len(writer.frames) == tracker.labels.frame > 0:  # not in the midst of a frame
             writer.save_state(tracker.labels.state(), force=True)
         writer.discard_video(video.name)
         raise
+    if frames.skipped:
+        _tell(video.name, len(writer.frames), frames.skipped, sorted(left))
     writer.finish(frames.skipped)
     return len(writer.frames) - done
+
+
+def _tell(name: str, tracked: int, skipped: Sequence[str], lost: Sequence[int]) -> None:
+    """Warn of frames that are left out, and of those among them with which something is given."""
+    given = f"; what is given with frame {few(lost)} is not taken" if lost else ""
+    total = tracked + len(skipped)
+    warnings.warn(f"{name}: {tracked} of {total} frames are tracked, left out: {few(skipped)}{given}", stacklevel=3)
+
+
+def _require_tracks(name: str, frames: Sequence[str], ids: Sequence[int]) -> None:
+    if not frames:
+        raise UserError(f"{name}: a video without frames that can be read; check the input")
+    if not ids:
+        raise UserError(f"{name} ended before the frame on which the first object is given; check --at")

@@ -56,11 +56,14 @@ def names(allowed: Collection[str]) -> Callable[[str], list[str]]:
 
 
 def numbers(form: str, *counts: int) -> Callable[[str], list[float]]:
-    """A parser of comma-separated numbers, as many as one of `counts`; `form` says how they are written."""
+    """A parser of comma-separated numbers, as many as one of `counts`; `form` says how they are written.
+
+    Brackets around them, as of a list, do not count.
+    """
 
     def parse(text: str) -> list[float]:
         try:
-            values = [float(part) for part in text.split(",")]
+            values = [float(part) for part in text.strip().strip("[]()").split(",")]
         except ValueError:
             values = []
         if len(values) not in counts or not all(map(math.isfinite, values)):

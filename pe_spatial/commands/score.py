@@ -84,10 +84,11 @@ def dataset_records(name: str, config: "Config") -> list[dict[str, Any]]:
 
 
 def read_annotations(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """A record per video; its objects are those of its first annotation."""
+    """A record per video; its objects are those of its first annotation that holds any."""
     from pe_spatial.data.annotations import file_below
     from pe_spatial.data.images import find_images
     from pe_spatial.tracking.datasets import read_names
+    from pe_spatial.tracking.masks import first_with_objects, holds_numbers
 
     root: Path = options.annotations
     if not root.is_dir():
@@ -95,11 +96,12 @@ def read_annotations(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     names = read_names(options.videos) if options.videos else sorted(p.name for p in root.iterdir() if p.is_dir())
     for name in names:
         paths = find_images(file_below(root, name, str(options.videos)), recursive=False)
-        first = {"path": paths[0], "binary": options.binary}
+        binary = True if options.binary else False if holds_numbers(paths) else None
+        first = first_with_objects(paths, binary) or 0
         yield {
             "video": name,
             "frame_paths": paths,
             "annotation_paths": paths,
-            "prompts": {0: first},
-            "binary": options.binary,
+            "prompts": {first: {"path": paths[first], "binary": binary}},
+            "binary": binary,
         }

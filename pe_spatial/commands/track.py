@@ -6,14 +6,16 @@
     pe-spatial track --config ... --output OUT test_dataloader.dataset.data_root=DAVIS
     pe-spatial track --config ... --output OUT --shard 3/16 test_dataloader.dataset.data_root=DAVIS
 
-A mask is a PNG of object numbers, 0 = background (0 and 255 alone: one object). A mask given with --at says where
-objects are on a later frame, counted from 0: objects that enter there, or corrections. Without --input, the dataset of
-the config is tracked, and scored where it has annotations. torchrun and --shard split its videos.
+A mask is a PNG of object numbers, 0 = background (0 and 255 alone: one object; else 255 is unknown), grayscale, palette
+or in the colors of DAVIS. A mask given with --at says where objects are on a later frame, counted from 0: objects that
+enter there, or corrections. Without --input, the dataset of the config is tracked, and scored where it has annotations.
+torchrun and --shard split its videos.
 
 OUT/NAME/*.png are palette masks in the layout of DAVIS, OUT/NAME.mp4 shows them, OUT/NAME.json has the boxes, and
 OUT/scores.json the scores. Interrupted or killed, the same command goes on where it stopped.
 
-Exit status: 0 done, 2 a mistake in the command or the files, 130 interrupted (finished frames stay).
+Exit status: 0 done, 2 a mistake in the command or the files, 130 interrupted (finished frames stay). A frame that is
+missing or damaged is a mistake, unless --skip-unreadable leaves it out; how many are left out is said then.
 """
 
 from __future__ import annotations
@@ -27,18 +29,23 @@ from typing import TYPE_CHECKING, Any
 from pe_spatial.commands.options import CommandParser, add_shared, encoder_weights, numbers, positive
 from pe_spatial.commands.predict import gather, is_first, keeping_results, part_of
 from pe_spatial.commands.score import dataset_records
-from pe_spatial.common.console import progress
+from pe_spatial.common.console import print_note, progress
 from pe_spatial.common.errors import UserError
 
 if TYPE_CHECKING:
     from mmengine.config import Config
+    from torch import Tensor
 
     from pe_spatial.common.records import Part
     from pe_spatial.tracking.model import VideoTracker
     from pe_spatial.tracking.results import TrackingWriter
-    from pe_spatial.tracking.running import Video
+    from pe_spatial.tracking.running import PromptedVideo, Video
 
 RESUMES = "finished frames are kept, the same command goes on"
+POINTS = (
+    "--point without --sam2: what is tracked is a square of 32 pixels around each point, not the object under it; give "
+    "the object with --sam2 WEIGHTS, a --box or a --mask"
+)
 
 
 def add_arguments(parser: CommandParser) -> None:
@@ -84,7 +91,11 @@ def run(options: argparse.Namespace) -> int:
     if options.input is None:
         videos: list[Video] = [DatasetVideo(record) for record in dataset_records(options.config, config)]
     else:
-        videos = [input_video(options)]
+        video = input_video(options)
+        video.check(options.limit)
+        if options.point and not options.sam2 and "prompter" not in config.model and is_first():
+            print_note(POINTS)
+        videos = [video]
     writer = open_writer(options, config, videos, part)
     complete = True
     with keeping_results(writer):
@@ -174,19 +185,26 @@ def score_all(options: argparse.Namespace, videos: Sequence[Video], writer: Trac
 
 
 # --- what is tracked --------------------------------------------------------------------------------------------------
-def input_video(options: argparse.Namespace) -> Video:
+def input_video(options: argparse.Namespace) -> PromptedVideo:
     """The video of --input with its prompts."""
-    from pe_spatial.tracking.frames import read_mask
+    from pe_spatial.tracking.masks import read_prompt
     from pe_spatial.tracking.running import PromptedVideo
 
     given = [(0, options.mask)] if options.mask else []
-    masks = {frame: read_mask(path) for frame, path in [*given, *options.at]}
+    masks: dict[int, Tensor] = {}
+    for frame, path in [*given, *options.at]:
+        if frame in masks:
+            raise UserError(f"frame {frame} has two masks, the second is {path}; give one with all of its objects")
+        masks[frame] = read_prompt(path)
     boxes: dict[int, list[float]] = {}
     for position, (number, corners) in enumerate(options.box, start=1):
-        boxes[position if number is None else number] = corners
+        name = position if number is None else int(number)
+        if name in boxes:
+            raise UserError(f"object {name} has two boxes, {boxes[name]} and {corners}; number them apart, as in 2:…")
+        boxes[name] = corners
     points: dict[int, list[tuple[float, float, bool]]] = {}
     for number, (x, y, *on_object) in options.point:
-        points.setdefault(1 if number is None else number, []).append((x, y, not on_object or on_object[0] > 0))
+        points.setdefault(1 if number is None else int(number), []).append((x, y, not on_object or on_object[0] > 0))
     if not masks and not boxes and not points:
         raise UserError("nothing to track: give --mask, --box or --point for the first frame, or --at for a later one")
     return PromptedVideo(frames_of(options), options.skip_unreadable, masks, boxes, points)

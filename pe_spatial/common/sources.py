@@ -14,7 +14,7 @@ from typing import Literal
 from pe_spatial.common.archives import INDEX_SUFFIX, Member, read_images
 from pe_spatial.common.errors import UnreadableFile, UserError, few, printable
 from pe_spatial.common.reading import read_whole
-from pe_spatial.common.suffixes import IMAGE_SUFFIXES, VIDEO_SUFFIXES
+from pe_spatial.common.suffixes import AMBIGUOUS_SUFFIXES, IMAGE_SUFFIXES, VIDEO_SUFFIXES
 
 Spec = str | Path | Sequence[str | Path]
 Kind = Literal["image", "video", "tar"]
@@ -179,7 +179,8 @@ class _Search:
         """Add what a path stands for; a listed one counts although no such file exists."""
         is_pattern, before = glob.has_magic(str(path)), len(self.found)
         suffix = path.suffix.lower()
-        if listed and not is_pattern and suffix != ".gif" and any(suffix in _SUFFIXES[kind] for kind in self.kinds):
+        unseen = suffix not in (".gif", *AMBIGUOUS_SUFFIXES)
+        if listed and not is_pattern and unseen and any(suffix in _SUFFIXES[kind] for kind in self.kinds):
             self.found.append((path, self._kind_of_named(path)))  # without a look at the disk: lists may be long
         elif path.is_dir():
             locked: list[str] = []
@@ -228,8 +229,10 @@ class _Search:
                 self.add(entry, listed=True)
 
     def _kind(self, path: str) -> Kind | None:
-        """By the suffix; a GIF that moves is a video where videos are wanted."""
+        """By the suffix; a GIF that moves is a video where videos are wanted, and no source code is."""
         suffix = _suffix(path)
+        if suffix in AMBIGUOUS_SUFFIXES:
+            return "video" if _is_video(Path(path)) else None
         if suffix == ".gif" and "video" in self.kinds:
             return "video" if "image" not in self.kinds or _moves(Path(path)) else "image"
         return _KINDS.get(suffix)
@@ -243,13 +246,17 @@ class _Search:
             raise UserError(f"{path} is no {self._wanted} by its suffix, but a {_NAMES[kind]}: name another file")
         if len(self.kinds) == 1:
             return self.kinds[0]
-        from pe_spatial.common.video import is_video  # heavy
-
-        return "video" if is_video(path) else "image"
+        return "video" if _is_video(path) else "image"
 
 
 def _suffix(path: str) -> str:
     return os.path.splitext(path)[1].lower()
+
+
+def _is_video(path: Path) -> bool:
+    from pe_spatial.common.video import is_video  # heavy
+
+    return is_video(path)
 
 
 def _moves(path: Path) -> bool:

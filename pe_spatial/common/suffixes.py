@@ -4,4 +4,10 @@ IMAGE_SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm"),
     *(".tga", ".jp2", ".avif", ".gif"),
 )
-VIDEO_SUFFIXES = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".mts", ".m2ts", ".gif")
+VIDEO_SUFFIXES = (
+    *(".mp4", ".m4v", ".mov", ".qt", ".3gp", ".3g2", ".f4v", ".avi", ".divx", ".mkv", ".mk3d", ".webm", ".wmv", ".asf"),
+    *(".flv", ".mpg", ".mpeg", ".mpe", ".m1v", ".m2v", ".vob", ".ts", ".m2t", ".mts", ".m2ts", ".tod", ".ogv", ".ogg"),
+    *(".rm", ".rmvb", ".dv", ".mxf", ".mj2", ".mjpg", ".mjpeg", ".h264", ".264", ".hevc", ".h265", ".265", ".ivf"),
+    *(".obu", ".nut", ".y4m", ".gif"),
+)
+AMBIGUOUS_SUFFIXES = (".ts", ".ogg")  # also of source code and of sound: their content says whether they are videos

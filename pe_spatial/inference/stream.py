@@ -252,15 +252,15 @@ def _pictures(
 
 
 def read_frames(path: Path) -> Iterator[tuple[Source, Picture | Exception]]:
-    """The frames uint8 [3, H, W] RGB of a video, with an error in the place of those that cannot be decoded."""
+    """The frames uint8 [3, H, W] RGB of a video; an error is the last item, in the place of the first that is bad."""
     try:
         video = VideoReader(path)
     except UnreadableFile as error:
         yield Source(path), error
         return
     with video:
-        for frame in video.read():
-            if isinstance(frame, UnreadableFrame):
-                yield Source(path, frame.number, video.frame_rate, frame.time), frame
-            else:
+        try:
+            for frame in video.whole():
                 yield Source(path, frame.number, video.frame_rate, frame.time, frame.duration), frame.image
+        except UnreadableFrame as error:
+            yield Source(path, error.number, video.frame_rate, error.time), error

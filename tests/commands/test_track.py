@@ -185,7 +185,7 @@ def test_the_documented_formats_of_prompts(monkeypatch, capsys):
         (["--mask", "nowhere.png"], "no such file"),
         (["--input", "nowhere.mp4"], "nowhere.mp4"),
         (["--at", "3:nowhere.png"], "no such file"),
-        (["--box", "200,0,210,9"], "no area"),
+        (["--box", "7:200,0,210,9"], "no area"),
         (["model.resizing.short_sid=4"], "short_sid"),
         (["--weights", "nowhere.pt"], "nowhere.pt"),
     ],

@@ -7,7 +7,8 @@ import torch
 from PIL import Image
 
 from pe_spatial.common.errors import UnreadableFile
-from pe_spatial.tracking.frames import missing_numbers, open_frames, read_mask
+from pe_spatial.tracking.frames import missing_numbers, open_frames
+from pe_spatial.tracking.masks import read_mask
 
 
 def write_frames(folder, names, size=(24, 32)):
@@ -123,7 +124,7 @@ def test_masks(tmp_path):
     assert read_mask(path, binary=True).tolist() == [[0, 1, 1, 1]]
     Image.fromarray(np.array([[0, 255]], np.uint8)).save(path)
     assert read_mask(path).tolist() == [[0, 1]]
-    Image.fromarray(np.zeros((2, 2, 3), np.uint8)).save(path)
+    Image.fromarray(np.full((2, 2, 3), (1, 2, 3), np.uint8)).save(path)
     with pytest.raises(ValueError, match="holds colors"):
         read_mask(path)
     path.write_bytes(path.read_bytes()[:30])

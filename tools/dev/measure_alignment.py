@@ -40,7 +40,7 @@ from pe_spatial.common.pictures import read_image
 from pe_spatial.demo.scenes import SEMANTIC_CLASSES
 from pe_spatial.segmentation.metrics import class_areas
 from pe_spatial.tracking.datasets import Davis2017
-from pe_spatial.tracking.frames import read_mask
+from pe_spatial.tracking.masks import read_mask
 from pe_spatial.tracking.model import VideoTracker
 from pe_spatial.training.checkpoint import find_last
 from pe_spatial.training.config import load_config

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +20,15 @@ from torch import Tensor
 from pe_spatial.common.errors import PictureError, UnreadableFile
 from pe_spatial.common.memory import check_pixels
 from pe_spatial.common.reading import require_regular
+from pe_spatial.common.video.packets import Packets, counts_from_zero
 
 DEFAULT_RATE = 25.0  # frames per second where a source does not say
-# AVI files and the headers of Matroska announce lengths that may be a little too large; more missing frames are damage
-_TOLERATED_TAIL = 2
 # what is read: files of one stream after the other; not the lists that name other files, or themselves, nor pictures
 _FORMATS = (
     "3g2,3gp,asf,av1,avi,dv,f4v,flv,gif,h261,h263,h264,hevc,ivf,m4a,m4v,matroska,mj2,mjpeg,mov,mp4,mpeg,mpegts,"
     "mpegvideo,mxf,nut,obu,ogg,ogv,rm,swf,vc1,vvc,webm,wtv,yuv4mpegpipe"
 )
 _SLOWEST = 0.001  # frames per second that are believed
-_FRAME_BYTES = 8  # of a file for every frame that it announces, at least, for one that is left out has its entry too
 
 
 @dataclass(frozen=True)
@@ -86,11 +85,14 @@ class VideoReader:
         with _open(self.path) as (container, stream):
             rate = float(stream.average_rate or stream.guessed_rate or 0)
             self.frame_rate = rate if _SLOWEST <= rate < 1000 else DEFAULT_RATE
-            self.count = _Packets(container, stream).count
+            self.count = Packets(container, stream).count
         with self:
             first = next((item for item in self.read() if isinstance(item, VideoFrame)), None)
         if first is None:
-            raise UnreadableFile(f"{path} holds no frame that can be decoded; check that it is a video")
+            announced = f"0 of {self.count} frames" if self.count else "no frame"
+            raise UnreadableFile(
+                f"{path} holds {announced} that can be decoded; check that it is a video, neither damaged nor cut"
+            )
         self.size = (first.image.shape[1], first.image.shape[2])
 
     def __iter__(self) -> Iterator[VideoFrame]:
@@ -108,18 +110,22 @@ class VideoReader:
         """Decode the frames in order, with an error in the place of those that cannot be decoded."""
         with _open(self.path) as (container, stream):
             self._containers.append(container)
-            packets = _Packets(container, stream)
+            packets = Packets(container, stream)
             # MP4 and Matroska count from the start of the video, the others from anywhere
-            origin = 0.0 if _counts_from_zero(container) else None
+            origin = 0.0 if counts_from_zero(container) else None
             failed: list[int] = []  # times of packets, in ticks; a heap
+            # AVI has packets in the order of decoding with times in that of showing; a heap puts B-frames right
+            times: list[int] | None = [] if "avi" in container.format.name else None
             number = fields = 0
             size = None
             for packet in packets:
-                for frame in _decode(stream, packet, failed):
-                    moment = number / self.frame_rate if frame.pts is None else _seconds(frame.pts, stream)
+                for frame in _decode(stream, packet, failed, times):
+                    ticks = heappop(times) if times else frame.pts
+                    moment = number / self.frame_rate if ticks is None else _seconds(ticks, stream)
                     origin = moment if origin is None else origin
                     time = moment - origin
-                    while frame.pts is not None and failed and failed[0] < frame.pts:
+                    packets.show(ticks, time)
+                    while ticks is not None and failed and failed[0] < ticks:
                         yield self._unreadable(number, _seconds(heappop(failed), stream) - origin)
                         number += 1
                     size = size or (frame.height, frame.width)
@@ -133,9 +139,30 @@ class VideoReader:
                     fields += frame.interlaced_frame
             missing = packets.missing(self.frame_rate)
             undecoded = 0 if fields else packets.shown - number  # two packets may be the fields of one frame
-            if failed or missing > packets.tolerance or undecoded > _TOLERATED_TAIL:
+            if failed or missing > packets.tolerance or undecoded > packets.tolerance:
                 lost = max(missing + undecoded, len(failed), 1)
                 yield self._unreadable(number, number / self.frame_rate, lost)
+            elif doubt := packets.doubt(number, max(missing, undecoded)):
+                warnings.warn(f"{self.path}: {doubt}", stacklevel=2)
+
+    def whole(self) -> Iterator[VideoFrame]:
+        """Decode the frames in order; of a damaged video, those before the damage.
+
+        Raises:
+            UnreadableFrame: As of `__iter__`, with how many frames of the whole video can be decoded.
+        """
+        good = 0
+        items = self.read()
+        for item in items:
+            if isinstance(item, UnreadableFrame):
+                lost = item.lost
+                for later in items:
+                    good += isinstance(later, VideoFrame)
+                    lost += later.lost if isinstance(later, UnreadableFrame) else 0
+                text = f"{item}; {good} of {good + lost} frames can be used"
+                raise UnreadableFrame(text, item.number, item.time, item.lost)
+            good += 1
+            yield item
 
     def _unreadable(self, number: int, time: float, lost: int = 1) -> UnreadableFrame:
         of = "" if self.count is None else f" of {self.count}"
@@ -176,7 +203,7 @@ def count_frames(path: str | Path) -> int:
         UnreadableFile: The file is missing or no video.
     """
     with _open(Path(path)) as (container, stream):
-        packets = _Packets(container, stream)
+        packets = Packets(container, stream)
         for _ in packets:
             pass
         return packets.shown
@@ -220,73 +247,21 @@ def _open(path: Path) -> Iterator[tuple[Any, Any]]:
         yield container, streams[0]
 
 
-class _Packets:
-    """The packets of a stream that hold a frame, then None to flush the decoder; counted as they come.
-
-    Attributes:
-        shown: Number of those that show a frame.
-        tolerance: How many frames the container may announce too many.
-    """
-
-    def __init__(self, container: Any, stream: Any) -> None:
-        self._container, self._stream = container, stream
-        # MP4 lists its packets; those that an edit of the video cut off are marked or left out
-        self._index = stream.index_entries if "mp4" in container.format.name and stream.frames else ()
-        self._seen, self._end = 0, 0.0
-        self.shown = 0
-        self.tolerance = 0 if self._index else _TOLERATED_TAIL
-        self._most = container.size // _FRAME_BYTES
-
-    @property
-    def count(self) -> int | None:
-        """Number of frames, where the file has an index; one that it cannot hold is not believed."""
-        count = sum(not entry.is_discard for entry in self._index) if self._index else self._stream.frames
-        return count if 0 < count <= self._most else None
-
-    def __iter__(self) -> Iterator[Any]:
-        with suppress(FFmpegError):  # `missing` tells what the end of the file should have held
-            for packet in self._container.demux():
-                if packet.pts is not None:
-                    self._end = max(self._end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
-                if packet.stream_index != self._stream.index or packet.dts is packet.pts is None and not packet.size:
-                    continue
-                self._seen += 1
-                if packet.size:
-                    self.shown += not packet.is_discard and not _is_hidden(packet)
-                    yield packet
-        yield None
-
-    def missing(self, rate: float) -> int:
-        """Frames that the container announces but does not hold, as far as its format tells and its size allows."""
-        if announced := len(self._index) or self._stream.frames:
-            missing = announced - self._seen
-        elif _counts_from_zero(self._container) and self._container.duration:
-            missing = round((self._container.duration / av.time_base - self._end) * rate)
-        else:
-            return 0
-        return min(max(missing, 0), self._most)
-
-
-def _decode(stream: Any, packet: Any, failed: list[int]) -> list[Any]:
-    """The frames that a packet completes; notes the time of one that cannot be decoded."""
+def _decode(stream: Any, packet: Any, failed: list[int], times: list[int] | None) -> list[Any]:
+    """The frames that a packet completes; notes when one that cannot be decoded is shown, and in `times` the others."""
     try:
         if packet is None or not packet.is_corrupt:
+            if times is not None and packet is not None and packet.pts is not None:
+                heappush(times, packet.pts)
             frames: list[Any] = stream.codec_context.decode(packet)
             return frames
     except FFmpegError:
-        pass
+        if times and packet is not None and packet.pts in times:
+            times.remove(packet.pts)
+            heapify(times)
     if packet is not None and not packet.is_discard:
         heappush(failed, packet.pts if packet.pts is not None else packet.dts or 0)
     return []
-
-
-def _is_hidden(packet: Any) -> bool:
-    """Whether a packet only holds a reference for others, as VP8 has them."""
-    return packet.stream.codec_context.name.startswith(("vp8", "libvpx")) and not bytes(packet)[0] & 0x10
-
-
-def _counts_from_zero(container: Any) -> bool:
-    return "mp4" in container.format.name or "matroska" in container.format.name
 
 
 def _seconds(ticks: int | None, stream: Any) -> float:
