@@ -19,7 +19,7 @@ from torchvision import tv_tensors
 from pe_spatial.common.contracts import Loader
 from pe_spatial.common.errors import AnnotationError, MissingPackage, UnreadableFile
 from pe_spatial.common.memory import check_pixels
-from pe_spatial.common.pictures import naming_file, read_16_bits
+from pe_spatial.common.pictures import naming_file, read_values
 from pe_spatial.common.reading import open_regular, require_regular
 
 DEPTH_SUFFIXES = (".png", ".npy", ".exr")
@@ -139,7 +139,7 @@ def _read_exr(path: str | Path) -> NDArray[Any]:
     return channels[names[0]]
 
 
-_READERS: dict[str, Callable[[str | Path], NDArray[Any]]] = {".png": read_16_bits, ".npy": _read_npy, ".exr": _read_exr}
+_READERS: dict[str, Callable[[str | Path], NDArray[Any]]] = {".png": read_values, ".npy": _read_npy, ".exr": _read_exr}
 
 
 def _check_unit(path: str | Path, median: float, scale: float | None) -> None:
