@@ -179,7 +179,10 @@ def _shared(stems: set[str], others: Sequence[str]) -> Affixes | None:
 def _stripped(stems: set[str], others: Sequence[str]) -> Affixes | None:
     """Affixes of both: img_001 and mask_001."""
     ends = [_affix_of(sorted(stems)), _affix_of(others)]
-    names = [{name[len(a) : len(name) - len(b)] for name in group} for group, (a, b) in zip((stems, others), ends)]
+    names = [
+        {name[len(start) : len(name) - len(end)] for name in group}
+        for group, (start, end) in zip((stems, others), ends, strict=True)
+    ]
     return Affixes(*ends) if stems and 2 * len(names[0] & names[1]) > len(stems) else None
 
 

@@ -172,7 +172,7 @@ def layout_of_tiff(file: IO[bytes], max_pixels: int | None = None) -> Layout:
     """
     from tifffile import TiffFile  # only for what Pillow does not know
 
-    with TiffFile(file) as tiff:
+    with TiffFile(file, name="the picture") as tiff:
         page = tiff.pages[0]
         pages = sum(not int(each.subfiletype) & _NO_PAGE for each in tiff.pages)
         kind = None if page.dtype is None else page.dtype.kind

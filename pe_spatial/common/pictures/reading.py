@@ -67,6 +67,19 @@ def read_image(
         return to_image(turned(values, layout.orientation if apply_exif else 1))
 
 
+def read_bands_of(path: str | Path) -> NDArray[Any]:
+    """The values [H, W, N] of all bands of a file as stored, before any rule; errors as of `read_image`."""
+    with naming_file(path), opened(path) as file:
+        image = head_of(file)
+        file.seek(0)
+        layout = layout_of_tiff(file) if image is None else layout_of(image)
+        file.seek(0)
+        if image is not None:
+            image = head_of(file)
+            file.seek(0)
+        return read_bands(file, image, layout, None)
+
+
 def _in_8_bits(values: NDArray[Any], layout: Layout, rule: ValueRule, name: str) -> NDArray[np.uint8]:
     """Values [H, W, N] of a file as uint8 [H, W, 3] or [H, W, 1]."""
     return rule.to_8_bits(rule.select(values, layout, name), layout, name)

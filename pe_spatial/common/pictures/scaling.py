@@ -92,10 +92,7 @@ class ValueRule:
             return _stretched(values, *self.value_range, name)
         if values.dtype.kind == "f" or int(values.min()) < 0 or int(values.max()) > 65535:
             raise PictureError(f"it is {layout}, {_reach(values)}; set value_range, the values of black and of white")
-        bits = 16
-        if not layout.is_scaled:
-            needed = int(values.max()).bit_length()
-            bits = next(bits for bits in _SENSORS if bits >= needed)
+        bits = guessed_bits(values, layout)
         if bits < 16:
             say_once(
                 name,
@@ -103,6 +100,14 @@ class ValueRule:
                 f"{2 ** (bits - 8)} gray levels would be left); value_range says another rule",
             )
         return (values >> (bits - 8)).astype(np.uint8)
+
+
+def guessed_bits(values: NDArray[Any], layout: Layout) -> int:
+    """How many bits unsigned values of up to 16 are taken to have, where no rule says so."""
+    if layout.is_scaled:
+        return 16
+    needed = int(values.max()).bit_length()
+    return next(bits for bits in _SENSORS if bits >= needed)
 
 
 def _is_number(value: object) -> bool:

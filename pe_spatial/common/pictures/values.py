@@ -40,13 +40,13 @@ def read_indices(path: str | Path | Image.Image, colors: bool = False, palette: 
         image = head_of(file)
         if image is None:
             file.seek(0)
-            _refuse(path, f"it is {layout_of_tiff(file)}, not indices")
+            raise _refusal(path, f"it is {layout_of_tiff(file)}, not indices")
         layout = layout_of(image)
         require_one_page(layout, str(path))
         if image.format in _LOSSY:
-            _refuse(path, f"it is a {image.format}, whose compression changes the values of pixels")
+            raise _refusal(path, f"it is a {image.format}, whose compression changes the values of pixels")
         if layout.bands > len(image.getbands()) and len(image.getbands()) < 3:
-            _refuse(path, f"it is {layout}, not indices")
+            raise _refusal(path, f"it is {layout}, not indices")
         return _indices_of(image, path, colors, palette)
 
 
@@ -56,11 +56,11 @@ def _indices_of(image: Image.Image, path: str | Path, colors: bool, palette: boo
     if image.mode in _INDEX_MODES:
         return np.array(image).astype(np.int64)
     wrong = "is neither indices nor colors" if colors else "holds colors, not indices"
-    _refuse(path, f"mode {image.mode} {wrong}")
+    raise _refusal(path, f"mode {image.mode} {wrong}")
 
 
-def _refuse(path: str | Path, reason: str) -> "Any":
-    raise IndexModeError(
+def _refusal(path: str | Path, reason: str) -> IndexModeError:
+    return IndexModeError(
         f"{path} cannot be read: {reason}; save a grayscale or palette PNG in which every pixel has the number of its "
         "class or object"
     )
