@@ -77,8 +77,8 @@ class DepthCheck(DatasetCheck):
                 yield Finding(
                     "warning",
                     "many pixels lie outside depth_range; the unit may be wrong",
-                    f"{1 - self._inside / self._measured:.0%} of the measurements are outside {least:g} to {greatest:g} "
-                    f"m; see depth_scale {self.dataset.depth_scale} and depth_range",
+                    f"{1 - self._inside / self._measured:.0%} of the measurements are outside {least:g} to "
+                    f"{greatest:g} m; see depth_scale {self.dataset.depth_scale} and depth_range",
                 )
         if self._counts.any():
             names = [f"{low:g} to {high:g} m" for low, high in zip(_EDGES, _EDGES[1:], strict=False)]

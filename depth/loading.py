@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable
 from io import BufferedReader
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from zipfile import ZipFile
 
 import numpy as np
@@ -87,7 +87,9 @@ class LoadDepthMap(Loader):
         if invalid.any() and not self.allow_invalid:
             raise AnnotationError(f"{path}: {_invalid(meters, present)}")
         if far.any():
-            say_once(str(path), f"values of {self.farthest:g} m or more mark what is too far, and count as not measured")
+            say_once(
+                str(path), f"values of {self.farthest:g} m or more mark what is too far, and count as not measured"
+            )
         found = np.where(present & ~invalid, meters, np.float32(0))
         measured = found[found > 0]
         if len(measured) == 0:
@@ -189,7 +191,7 @@ def _read_npz(path: str | Path) -> NDArray[Any]:
         if not chosen:
             raise ValueError(f"none of its arrays {few(names, 8)} is called {', '.join(_NPZ_NAMES)}")
         with parts.open(chosen[0]) as array:
-            return _read_array(BufferedReader(array), parts.getinfo(chosen[0]).file_size)  # type: ignore[type-var]
+            return _read_array(BufferedReader(cast(Any, array)), parts.getinfo(chosen[0]).file_size)
 
 
 def _read_array(file: BufferedReader, size: int) -> NDArray[Any]:

@@ -76,7 +76,9 @@ class LabelMapCheck(DatasetCheck):
         complete = self._loaded == len(self.dataset)
         present = [name for name, pixels in zip(self.histogram.names, self.histogram.counts, strict=True) if pixels]
         if complete and len(present) == 1 and isinstance(self.dataset, SegmentationDataset):
-            example = f"every labeled pixel is {present[0]!r}, and {self._unlabeled_pixels / self._pixels:.1%} have no label"
+            example = (
+                f"every labeled pixel is {present[0]!r}, and {self._unlabeled_pixels / self._pixels:.1%} have no label"
+            )
             yield Finding("error", "nothing to learn: one class in all label maps", example)
         yield from absent_classes(self.histogram, complete)
 
@@ -131,14 +133,14 @@ class LabelValueCheck(DatasetCheck):
                 example = f"{value}: {pixels} pixels in {self._files[value]} files, for example {self._examples[value]}"
                 yield Finding("error", "label values outside the class list", example)
         complete = self._seen == len(self.dataset)
-        # a picture without an object holds no 255, and borders of "no label" are common: a part of the files must show it
+        # a picture without an object holds no 255; among a few files, 255 may be borders of "no label"
         enough = self._with_255 >= 1 if complete else self._with_255 >= _ENOUGH
         if self._binary == self._seen and enough:
             yield Finding(
                 "error",
                 "binary masks of 0 and 255",
-                f"all {self._seen} label maps hold only 0 and 255 ({self._with_255} of them 255), and 255 means no label: "
-                "save objects with the value 1",
+                f"all {self._seen} label maps hold only 0 and 255 ({self._with_255} of them 255), and 255 means no "
+                "label: save objects with the value 1",
             )
         elif self._seen >= min(_ENOUGH, len(self.dataset)):
             yield from self._numbering(complete)

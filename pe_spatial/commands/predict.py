@@ -129,7 +129,7 @@ def complete_options(options: argparse.Namespace, task: Task, checkpoint: Path) 
 
 
 def find_files(options: argparse.Namespace) -> tuple[dict[str, Entry], str]:
-    """The files of the input by their names in the results, without those of the output folder, and what is no input."""
+    """The files of the input by their names in the results, and what is left out; not those of the output."""
     from pe_spatial.common.sources import outside, resolve_sources
 
     sources = resolve_sources(options.input)

@@ -115,6 +115,6 @@ def exif_of(sample: Mapping[str, Any], size: Sequence[int]) -> str:
     if facts.orientation < 5 or tuple(size) != facts.size:
         return ""
     return (
-        f"EXIF turns the image (orientation {facts.orientation}), and the labels were made on its pixels as stored: turn "
-        "them too, or set apply_exif=False in LoadImage; "
+        f"EXIF turns the image (orientation {facts.orientation}), and the labels were made on its pixels as stored: "
+        "turn them too, or set apply_exif=False in LoadImage; "
     )

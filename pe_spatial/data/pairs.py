@@ -97,9 +97,7 @@ def _files(folder: Path) -> Iterator[Path]:
     return (path for path in sorted(folder.rglob("*")) if not path.name.startswith("."))
 
 
-def _by_name(
-    folder: Path, files: Iterable[Path], suffixes: Sequence[str], affix: tuple[str, str]
-) -> dict[str, Path]:
+def _by_name(folder: Path, files: Iterable[Path], suffixes: Sequence[str], affix: tuple[str, str]) -> dict[str, Path]:
     """Files below a folder by their path without folder, affixes and suffix."""
     found: dict[str, Path] = {}
     start, end = affix

@@ -66,7 +66,9 @@ class PictureCheck(DatasetCheck):
         if levels is not None:
             is_gray, count, brightest = levels
             if brightest < _BLACK:
-                yield Finding("warning", "pictures that are nearly black", f"{path} ({layout}): at most {brightest} of 255")
+                yield Finding(
+                    "warning", "pictures that are nearly black", f"{path} ({layout}): at most {brightest} of 255"
+                )
             elif is_gray and _BINARY < count <= _FEW_LEVELS:
                 example = f"{path} ({layout}): {count} gray levels are left of 256; see value_range of LoadImage"
                 yield Finding("warning", "pictures of few gray levels", example)

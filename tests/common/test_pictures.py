@@ -15,9 +15,9 @@ from pe_spatial.common.pictures import (
     PictureError,
     image_size,
     naming_file,
-    read_values,
     read_image,
     read_indices,
+    read_values,
     save_image,
     to_image,
 )

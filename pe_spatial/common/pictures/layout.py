@@ -1,8 +1,9 @@
 """What a picture file holds, from its head: bands, bits, kind of numbers, pages, and how EXIF turns it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Literal
+from typing import IO, TYPE_CHECKING, Any, Literal, cast
 
 from PIL import Image
 
@@ -16,7 +17,10 @@ if TYPE_CHECKING:
 _ORIENTATION = 0x0112  # EXIF's tag; from 5 on, the stored picture lies on its side
 _SUBFILE, _BITS, _PHOTOMETRIC, _SAMPLES, _EXTRA, _FORMAT = 254, 258, 262, 277, 338, 339  # TIFF's tags
 _NO_PAGE = 1 | 4  # bits of _SUBFILE: a smaller copy of another page, a mask of one
-_NUMBERS: dict[int, Literal["unsigned", "signed", "float"]] = {2: "signed", 3: "float"}  # by _FORMAT
+Numbers = Literal["unsigned", "signed", "float"]
+
+_NUMBERS: dict[int, Numbers] = {2: "signed", 3: "float"}  # by _FORMAT
+_KINDS: dict[str, Numbers] = {"i": "signed", "f": "float"}  # by numpy's letter
 _MODES = {"1": 1, "I": 32, "F": 32}  # bits, where it is not 8; and 16 where the name says so
 _SEVERAL_VIEWS = "Multi-Frame"  # of an MPO: panorama, disparity, several angles
 
@@ -42,7 +46,7 @@ class Layout:
     size: tuple[int, int]
     bands: int
     bits: int
-    numbers: Literal["unsigned", "signed", "float"] = "unsigned"
+    numbers: Numbers = "unsigned"
     has_colors: bool = False
     has_alpha: bool = False
     is_scaled: bool = False
@@ -54,9 +58,6 @@ class Layout:
         kind = {"unsigned": "", "signed": ", signed", "float": ", floating-point"}[self.numbers]
         bands = f"{self.bands} bands" if self.bands > 1 else "one band"
         return f"a {self.format} of {bands}, {self.bits} bits{' each' if self.bands > 1 else ''}{kind}"
-
-
-
 
 
 def picture_facts(path: str | Path, archive: tuple[str, int, int] | None = None) -> Layout:
@@ -82,7 +83,7 @@ def picture_facts(path: str | Path, archive: tuple[str, int, int] | None = None)
 def layout_of(image: Image.Image) -> Layout:
     """The layout of a picture that Pillow knows and that is not decoded yet."""
     if image.format == "TIFF":
-        tags = image.tag_v2  # type: ignore[attr-defined] - of TIFFs alone
+        tags = cast(Any, image).tag_v2
         bits, extra = tags.get(_BITS, (1,)), tags.get(_EXTRA, ())
         return Layout(
             format="TIFF",
@@ -94,7 +95,8 @@ def layout_of(image: Image.Image) -> Layout:
             has_alpha=_first(extra) in (1, 2),
             pages=_count_pages(image) if _is_animated(image) else 1,
         )
-    tile = image.tile[0].args if getattr(image, "tile", None) else ()
+    tiles: Any = getattr(image, "tile", None)
+    tile = tiles[0].args if tiles else ()
     coding = tile[0] if isinstance(tile, tuple) and tile else tile
     is_deep = "16" in image.mode or (isinstance(coding, str) and ";16" in coding)
     names = image.getbands()
@@ -141,7 +143,7 @@ def _count_pages(image: Image.Image) -> int:
     pages = 0
     for number in range(total):
         image.seek(number)
-        pages += not int(image.tag_v2.get(_SUBFILE, 0)) & _NO_PAGE  # type: ignore[attr-defined] - of TIFFs alone
+        pages += not int(cast(Any, image).tag_v2.get(_SUBFILE, 0)) & _NO_PAGE
     image.seek(0)
     return max(pages, 1)
 
@@ -173,18 +175,18 @@ def layout_of_tiff(file: IO[bytes], max_pixels: int | None = None) -> Layout:
     from tifffile import TiffFile  # only for what Pillow does not know
 
     with TiffFile(file, name="the picture") as tiff:
-        page = tiff.pages[0]
-        pages = sum(not int(each.subfiletype) & _NO_PAGE for each in tiff.pages)
-        kind = None if page.dtype is None else page.dtype.kind
-        if page.imagewidth < 1 or page.imagelength < 1 or kind not in ("u", "i", "f", "b"):
+        listed = cast("Sequence[TiffPage]", tiff.pages)
+        page = listed[0]
+        pages = sum(not int(each.subfiletype) & _NO_PAGE for each in listed)
+        if page.imagewidth < 1 or page.imagelength < 1 or page.dtype is None or page.dtype.kind not in "uifb":
             raise PictureError(f"a TIFF of {page.dtype} values is not read; convert it to PNG")
         check_pixels(page.imagelength * page.imagedepth, page.imagewidth * page.samplesperpixel, max_pixels)
         return Layout(
             format="TIFF",
             size=_turned_size(page),
             bands=page.samplesperpixel,
-            bits=page.dtype.itemsize * 8 if kind != "b" else 1,
-            numbers={"i": "signed", "f": "float"}.get(kind, "unsigned"),  # type: ignore[arg-type] - of two
+            bits=page.dtype.itemsize * 8 if page.dtype.kind != "b" else 1,
+            numbers=_KINDS.get(page.dtype.kind, "unsigned"),
             has_colors=int(page.photometric) == 2,
             has_alpha=bool(page.extrasamples) and int(page.extrasamples[0]) in (1, 2),
             pages=max(pages, 1),

@@ -60,7 +60,7 @@ def _read_tiff(file: IO[bytes]) -> NDArray[Any]:
     from tifffile import TiffFile  # Pillow and OpenCV give one band of several, or mix them, without a word
 
     with TiffFile(file, name="the picture") as tiff:
-        page = tiff.pages[0]
+        page: Any = tiff.pages[0]
         if int(page.photometric) not in (0, 1, 2):
             raise PictureError(f"a TIFF of {page.photometric.name} colors of more than 8 bits is not read; make it RGB")
         try:

@@ -18,6 +18,7 @@ from pe_spatial.common.pictures.opening import head_of, naming_file, opened
 from pe_spatial.common.pictures.rasters import read_bands, shows_all, turned
 from pe_spatial.common.pictures.scaling import ValueRule
 
+
 def read_image(
     source: str | Path | bytes | IO[bytes],
     apply_exif: bool = True,

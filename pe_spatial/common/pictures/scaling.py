@@ -1,4 +1,4 @@
-"""Values of many bits and many bands to pictures of 8 bits and three colors: by a stated rule, or a guess that is said."""
+"""Values of many bits and bands to pictures of 8 bits and three colors: by a stated rule, or a guess that is said."""
 
 import math
 from collections.abc import Sequence
@@ -21,8 +21,8 @@ class ValueRule:
 
     Args:
         value_range: (black, white) of values of more than 8 bits. Without it, unsigned values of up to 16 bits reach
-            from 0 to the greatest of 8, 10, 12, 14 or 16 bits that the file needs, which is said if it is not 16; others
-            are refused. Values of 8 bits stay as they are.
+            from 0 to the greatest of the 8, 10, 12, 14 or 16 bits that the file needs, which is said unless it is 16;
+            others are refused. Values of 8 bits stay as they are.
         bands: The bands that are red, green and blue, or the one that is gray; the first is 1. Without it, the first
             three of a file that has colors, or three bands; or the only one.
     """
