@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from pe_spatial.common.errors import UnreadableFile
+from pe_spatial.common.pictures import read_indices
 from pe_spatial.data.sample import IGNORE_LABEL
 from pe_spatial.doctor import DatasetCheck, Finding, Histogram, absent_classes
 from pe_spatial.segmentation.datasets import SegmentationDataset
@@ -103,6 +104,8 @@ class LabelValueCheck(DatasetCheck):
         """The values of the file with their pixels; also of a file that the loader has refused."""
         try:
             values = self._format.stored(record["seg_map_path"])
+            if values.ndim == 3 and self._format.meaning.get(0) == IGNORE_LABEL:  # its colors may contradict that
+                values = read_indices(record["seg_map_path"], colors=True)
         except UnreadableFile:
             return None
         if values.ndim != 2:

@@ -1,4 +1,4 @@
-"""Pictures of every kind in one folder: each is predicted or named with what it is, and what is no picture is counted."""
+"""Pictures of every kind in one folder: each is predicted or says what it is, and what is no picture is counted."""
 
 import json
 
