@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 from pe_spatial.commands.options import CommandParser, add_shared, encoder_weights, numbers, positive
 from pe_spatial.commands.predict import gather, is_first, keeping_results, part_of
 from pe_spatial.commands.score import dataset_records
-from pe_spatial.common.console import progress
+from pe_spatial.common.console import print_note, progress
 from pe_spatial.common.errors import UserError
 
 if TYPE_CHECKING:
@@ -103,7 +103,19 @@ def run(options: argparse.Namespace) -> int:
         )
     elif complete:
         print(f"nothing left to do: {options.output} is complete")
+    say_left_out(options)
     return 0
+
+
+def say_left_out(options: argparse.Namespace) -> None:
+    """Count what lies in the folder of the frames and is none, unless the results lie there too."""
+    from pe_spatial.common.sources import resolve_sources
+
+    if options.input is None or not Path(options.input).is_dir() or frames_of(options) != options.input:
+        return
+    left_out = resolve_sources(options.input, ["image"]).warning
+    if left_out:
+        print_note(left_out)
 
 
 def open_writer(options: argparse.Namespace, config: Config, videos: Sequence[Video], part: Part) -> TrackingWriter:

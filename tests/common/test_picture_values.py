@@ -12,6 +12,7 @@ import tifffile
 from PIL import Image
 
 import pe_spatial.common.pictures.opening as opening
+import pe_spatial.common.pictures.rasters as rasters
 from pe_spatial.common.errors import MissingPackage, OptionError, UnreadableFile
 from pe_spatial.common.pictures import ValueRule, image_size, picture_facts, read_image, read_indices, read_values
 
@@ -247,3 +248,26 @@ def test_bands_are_no_indices_and_a_jpeg_holds_none(tmp_path):
     (tmp_path / "a.png").write_bytes(content.getvalue())
     with pytest.raises(UnreadableFile, match="it is a JPEG, whose compression changes the values"):
         read_indices(tmp_path / "a.png")
+
+
+def test_a_tiff_that_decompresses_to_more_than_it_shows_is_refused(tmp_path, monkeypatch):
+    path = tiff(tmp_path / "a.tif", DEEP << 4, photometric="minisblack", planarconfig="contig", compression="zlib")
+    rule = ValueRule.of(None, [1])
+    expected = pixels(path, rule)
+    monkeypatch.setattr(rasters, "_MOST_BY_DEFLATE", 10**12)  # as if the memory were small
+    assert (pixels(path, rule) == expected).all()
+    bomb = zlib.compress(bytes(50_000_000), 9)
+    with tifffile.TiffFile(path, mode="r+b") as file:
+        page = file.pages[0]
+        page.tags["StripOffsets"].overwrite([path.stat().st_size])
+        page.tags["StripByteCounts"].overwrite([len(bomb)])
+    with open(path, "ab") as file:
+        file.write(bomb)
+    with pytest.raises(UnreadableFile, match="decompresses to more than the 280 bytes of its pixels"):
+        read_image(path, rule=rule)
+
+
+def test_a_compression_of_unknown_size_is_refused(tmp_path):
+    path = tiff(tmp_path / "a.tif", DEEP << 4, photometric="minisblack", planarconfig="contig", compression="lzma")
+    with pytest.raises(UnreadableFile, match="compressed with LZMA is not read; compress it with DEFLATE"):
+        read_image(path, rule=ValueRule.of(None, [1]))

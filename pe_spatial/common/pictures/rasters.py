@@ -1,5 +1,7 @@
 """Bands as they are stored: files of more than 8 bits or four bands, of which Pillow would show a part."""
 
+import math
+import zlib
 from typing import IO, Any
 
 import numpy as np
@@ -7,8 +9,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pe_spatial.common.errors import MissingPackage, PictureError
-from pe_spatial.common.memory import check_pixels
+from pe_spatial.common.memory import available_memory, check_pixels
 from pe_spatial.common.pictures.layout import Layout, tiff_orientation
+
+_DEFLATE = (8, 32946)
+_COMPRESSIONS = (1, 5, 7, 32773, *_DEFLATE)  # none, LZW, JPEG and PackBits
+_MOST_BY_DEFLATE = 1032  # bytes that one byte can become
 
 
 def shows_all(image: Image.Image, layout: Layout) -> bool:
@@ -63,6 +69,7 @@ def _read_tiff(file: IO[bytes]) -> NDArray[Any]:
         page: Any = tiff.pages[0]
         if int(page.photometric) not in (0, 1, 2):
             raise PictureError(f"a TIFF of {page.photometric.name} colors of more than 8 bits is not read; make it RGB")
+        _require_bounded(file, page)
         try:
             values = page.asarray()
         except ValueError as error:
@@ -79,6 +86,24 @@ def _read_tiff(file: IO[bytes]) -> NDArray[Any]:
         if values.ndim != 3:
             raise PictureError(f"a TIFF of the shape {values.shape} is no picture")
         return turned(values, tiff_orientation(page))
+
+
+def _require_bounded(file: IO[bytes], page: Any) -> None:
+    """Refuse parts of a TIFF that decompress to more than their pixels need: the decoder takes whatever comes.
+
+    Raises:
+        PictureError: One does, or is compressed in a way whose size nobody knows before.
+    """
+    if int(page.compression) not in _COMPRESSIONS:
+        raise PictureError(f"a TIFF compressed with {page.compression.name} is not read; compress it with DEFLATE")
+    needed = math.prod(page.chunks) * page.dtype.itemsize
+    check_pixels(math.prod(page.chunks), 1)
+    free = available_memory()
+    for offset, size in zip(page.dataoffsets, page.databytecounts, strict=False):
+        if int(page.compression) in _DEFLATE and size * _MOST_BY_DEFLATE > free:
+            file.seek(offset)
+            if len(zlib.decompressobj().decompress(file.read(size), needed + 1)) > needed:
+                raise PictureError(f"a part of the TIFF decompresses to more than the {needed:,} bytes of its pixels")
 
 
 def turned(values: NDArray[Any], orientation: int) -> NDArray[Any]:
