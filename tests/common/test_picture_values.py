@@ -6,6 +6,7 @@ import warnings
 import zlib
 from importlib.util import find_spec
 
+import cv2
 import numpy as np
 import pytest
 import tifffile
@@ -271,3 +272,11 @@ def test_a_compression_of_unknown_size_is_refused(tmp_path):
     path = tiff(tmp_path / "a.tif", DEEP << 4, photometric="minisblack", planarconfig="contig", compression="lzma")
     with pytest.raises(UnreadableFile, match="compressed with LZMA is not read; compress it with DEFLATE"):
         read_image(path, rule=ValueRule.of(None, [1]))
+
+
+@pytest.mark.parametrize("bands", [3, 4])
+def test_16_bits_of_colors_in_lzw_need_no_package(tmp_path, bands):
+    values = DEEP[..., :bands] << 4
+    lzw = [cv2.IMWRITE_TIFF_COMPRESSION, cv2.IMWRITE_TIFF_COMPRESSION_LZW]
+    cv2.imwrite(str(tmp_path / "a.tif"), values[..., [2, 1, 0, 3][:bands]], lzw)
+    assert (pixels(tmp_path / "a.tif") == values[..., :3] >> 8).all()

@@ -44,7 +44,7 @@ def read_bands(file: IO[bytes], image: Image.Image | None, layout: Layout, max_p
         return values if values.ndim == 3 else values[..., None]
     check_pixels(layout.size[0], layout.size[1] * max(layout.bands * layout.bits // 32, 1), max_pixels)
     if layout.format == "TIFF":
-        return _read_tiff(file)
+        return _read_tiff(file, layout)
     if layout.format == "PNG":
         return _with_opencv(file, layout)
     return np.array(image)  # formats of which Pillow alone knows the bands; it has brought them to 8 bits
@@ -62,7 +62,7 @@ def _with_opencv(file: IO[bytes], layout: Layout) -> NDArray[Any]:
     return values[..., [2, 1, 0, 3][: layout.bands]]
 
 
-def _read_tiff(file: IO[bytes]) -> NDArray[Any]:
+def _read_tiff(file: IO[bytes], layout: Layout) -> NDArray[Any]:
     from tifffile import TiffFile  # Pillow and OpenCV give one band of several, or mix them, without a word
 
     with TiffFile(file, name="the picture") as tiff:
@@ -75,6 +75,9 @@ def _read_tiff(file: IO[bytes]) -> NDArray[Any]:
         except ValueError as error:
             if "imagecodecs" not in str(error):
                 raise
+            if int(page.planarconfig or 1) == 1 and int(page.photometric) == 2 and tiff_orientation(page) == 1:
+                file.seek(0)
+                return _with_opencv(file, layout)  # of TIFFs it reads these right, and LZW without a package
             raise MissingPackage(
                 f"a TIFF of several bands compressed with {page.compression.name} needs the package imagecodecs; pip "
                 "install 'pe_spatial[tiff]', or compress it with DEFLATE"
