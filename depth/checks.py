@@ -11,6 +11,7 @@ from pe_spatial.doctor import DatasetCheck, Finding, Histogram
 # edges of the histogram in meters, doubling
 _EDGES = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, float("inf"))
 _FEW = 0.01
+_MOST = 0.75  # share of the measurements that lie in a sensible range
 
 
 class DepthCheck(DatasetCheck):
@@ -71,10 +72,18 @@ class DepthCheck(DatasetCheck):
                 f"depth from {self._nearest:.3g} to {self._farthest:.3g} m; {self._measured / self._pixels:.1%} of the "
                 f"pixels are measured, {self._inside / self._measured:.1%} of these lie in the range",
             )
-
-        names = [f"{low:g} to {high:g} m" for low, high in zip(_EDGES, _EDGES[1:], strict=False)]
-        filled = np.flatnonzero(self._counts)
-        shown = slice(filled[0], filled[-1] + 1) if len(filled) else slice(0, 0)
-        self.histogram = Histogram(
-            "pixels", names[shown], self._counts[shown].tolist(), self._images[shown].tolist(), kind="distance"
-        )
+            if self._inside < _MOST * self._measured:
+                least, greatest = self.dataset.depth_range
+                yield Finding(
+                    "warning",
+                    "many pixels lie outside depth_range; the unit may be wrong",
+                    f"{1 - self._inside / self._measured:.0%} of the measurements are outside {least:g} to "
+                    f"{greatest:g} m; see depth_scale {self.dataset.depth_scale} and depth_range",
+                )
+        if self._counts.any():
+            names = [f"{low:g} to {high:g} m" for low, high in zip(_EDGES, _EDGES[1:], strict=False)]
+            filled = np.flatnonzero(self._counts)
+            shown = slice(filled[0], filled[-1] + 1)
+            self.histogram = Histogram(
+                "pixels", names[shown], self._counts[shown].tolist(), self._images[shown].tolist(), kind="distance"
+            )

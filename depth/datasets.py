@@ -6,11 +6,11 @@ from typing import Any
 
 from mmengine.registry import DATASETS
 
-from pe_spatial.common.errors import OptionError, UnreadableFile
+from pe_spatial.common.errors import AnnotationError, OptionError, UnreadableFile
 from pe_spatial.common.reading import read_text
 from pe_spatial.data import DenseDataset
 from pe_spatial.data.annotations import file_below
-from pe_spatial.data.pairs import pair_by_name
+from pe_spatial.data.pairs import Affixes, pair_by_name
 from pe_spatial.depth.loading import DEPTH_SUFFIXES, LoadDepthMap
 from pe_spatial.depth.ranges import checked_range
 
@@ -52,7 +52,8 @@ class DepthDataset(DenseDataset):
 
     def _require_range(self, least: float, greatest: float) -> None:
         """Read depth maps until one has a pixel in the range, which is the first one of any sensible dataset."""
-        loader = LoadDepthMap(allow_empty=True, allow_invalid=True)
+        own = next((step for step in self.pipeline.transforms if isinstance(step, LoadDepthMap)), LoadDepthMap())
+        loader = LoadDepthMap(True, True, own.allow_any_unit, own.farthest)
         nearest, farthest = float("inf"), 0.0
         for index in range(len(self)):
             record = self.get_data_info(index)
@@ -67,11 +68,27 @@ class DepthDataset(DenseDataset):
                 return
             if len(measured):
                 nearest, farthest = min(nearest, float(measured.min())), max(farthest, float(measured.max()))
+        size = f"{type(self).__name__} ({len(self)} depth maps)"
+        if farthest == 0:
+            raise OptionError(f"no pixel of {size} holds a measurement: {self._what_lacks(own)}")
         raise OptionError(
-            f"no pixel of {type(self).__name__} ({len(self)} depth maps) lies inside depth_range {least:g} to "
-            f"{greatest:g} m: its measurements reach from {nearest:g} to {farthest:g} m; correct depth_range or "
-            "depth_scale"
+            f"no pixel of {size} lies inside depth_range {least:g} to {greatest:g} m: its measurements reach from "
+            f"{nearest:g} to {farthest:g} m; correct depth_range or depth_scale"
         )
+
+    def _what_lacks(self, loader: LoadDepthMap) -> str:
+        """What the first depth map that can be read holds instead of measurements."""
+        for index in range(len(self)):
+            record = self.get_data_info(index)
+            try:
+                LoadDepthMap(allow_any_unit=True, farthest=loader.farthest).read(
+                    record["depth_path"], record["depth_scale"]
+                )
+            except UnreadableFile:
+                continue
+            except AnnotationError as error:
+                return str(error)
+        return "no depth map can be read"
 
     def _record(self, number: int, img_path: str | Path, depth_path: str | Path) -> dict[str, Any]:
         return {
@@ -137,14 +154,29 @@ class KittiDepth(SplitFileDataset):
 
 @DATASETS.register_module()
 class DepthFolder(DepthDataset):
-    """Your own pairs: a folder of images and one of depth maps (.png, .npy, .exr), named alike but for the suffix.
+    """Your own pairs: a folder of images and one of depth maps, named alike but for the suffix and what is stated here.
 
-    Subfolders are searched, and are part of the name.
+    Depth maps end in one of `DEPTH_SUFFIXES`. Subfolders are searched, and are part of the name.
 
     Args:
-        data_prefix: The folders `img_path` and `depth_path`, relative to `data_root`.
-        **kwargs: Those of `DepthDataset`.
+        *args, **kwargs: Those of `DepthDataset`; `data_prefix` names the folders `img_path` and `depth_path`.
+        image_stem_start: What the names of images begin with besides the name that they share with the depth map.
+        image_stem_end: What they end with, before the suffix.
+        label_stem_start: Likewise of depth maps.
+        label_stem_end: Likewise, such as `_depth`.
     """
+
+    def __init__(
+        self,
+        *args: Any,
+        image_stem_start: str = "",
+        image_stem_end: str = "",
+        label_stem_start: str = "",
+        label_stem_end: str = "",
+        **kwargs: Any,
+    ) -> None:
+        self.affixes = Affixes((image_stem_start, image_stem_end), (label_stem_start, label_stem_end))
+        super().__init__(*args, **kwargs)
 
     def load_data_list(self) -> list[dict[str, Any]]:
         """One record per image.
@@ -153,5 +185,5 @@ class DepthFolder(DepthDataset):
             FileNotFoundError: A folder is missing.
             OptionError: An image without a depth map, or with two; or a depth map without an image.
         """
-        pairs = pair_by_name(self.data_prefix, "depth_path", DEPTH_SUFFIXES, "depth map")
+        pairs = pair_by_name(self.data_prefix, "depth_path", DEPTH_SUFFIXES, "depth map", self.affixes, settings=True)
         return [self._record(number, *pair) for number, pair in enumerate(pairs)]

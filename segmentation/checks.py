@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from pe_spatial.common.errors import UnreadableFile
 from pe_spatial.common.pictures import read_indices
@@ -17,6 +18,24 @@ from pe_spatial.segmentation.panoptic import CocoPanoptic, InstanceLabels
 
 # fewer label maps are no evidence
 _ENOUGH = 5
+_SMOOTHED = 0.25  # share of the edges of a label map whose middle lies between its sides
+_KINDS = 6  # different values there
+
+
+def smooth_share(values: NDArray[np.int64]) -> float:
+    """The share of pixels of a label map [H, W] that smooth resizing made, 0 where edges look sharp.
+
+    Where a smoothed edge rises or falls, a pixel lies strictly between its neighbors, with ever other values. A thin
+    border between two classes has a few values only.
+    """
+    between, edges, kinds = 0, 0, set()
+    for grid in (values, values.T):
+        before, here, after = grid[:, :-2], grid[:, 1:-1], grid[:, 2:]
+        inside = (before < here) & (here < after) | (before > here) & (here > after)
+        between += int(inside.sum())
+        edges += int((before != after).sum())
+        kinds |= set(np.unique(here[inside]).tolist())
+    return between / max(values.size, 1) if between > _SMOOTHED * edges and len(kinds) >= _KINDS else 0.0
 
 
 class LabelMapCheck(DatasetCheck):
@@ -55,7 +74,14 @@ class LabelMapCheck(DatasetCheck):
         """The share of pixels without a label, and the classes that never occur."""
         if self._unlabeled_pixels:
             yield Finding("note", f"{self._unlabeled_pixels / self._pixels:.1%} of the pixels have no label")
-        yield from absent_classes(self.histogram, self._loaded == len(self.dataset))
+        complete = self._loaded == len(self.dataset)
+        present = [name for name, pixels in zip(self.histogram.names, self.histogram.counts, strict=True) if pixels]
+        if complete and len(present) == 1 and isinstance(self.dataset, SegmentationDataset):
+            example = (
+                f"every labeled pixel is {present[0]!r}, and {self._unlabeled_pixels / self._pixels:.1%} have no label"
+            )
+            yield Finding("error", "nothing to learn: one class in all label maps", example)
+        yield from absent_classes(self.histogram, complete)
 
 
 class LabelValueCheck(DatasetCheck):
@@ -67,7 +93,7 @@ class LabelValueCheck(DatasetCheck):
         self._pixels: Counter[int] = Counter()  # by value, as the two that follow
         self._files: Counter[int] = Counter()
         self._examples: dict[int, str] = {}
-        self._sets: Counter[bool] = Counter()  # whether a file holds nothing but 0 and 255
+        self._seen = self._binary = self._with_255 = 0  # files; of 0 and 255 alone; of these, with 255
 
     @classmethod
     def concerns(cls, dataset: Any, record: dict[str, Any]) -> bool:
@@ -77,24 +103,31 @@ class LabelValueCheck(DatasetCheck):
     def inspect_sample(self, record: dict[str, Any], sample: dict[str, Any] | None) -> Any:
         """The values of the file with their pixels; also of a file that the loader has refused."""
         try:
-            values = read_indices(record["seg_map_path"], colors=True)
+            values = self._format.stored(record["seg_map_path"])
+            if values.ndim == 3 and self._format.meaning.get(0) == IGNORE_LABEL:  # its colors may contradict that
+                values = read_indices(record["seg_map_path"], colors=True)
         except UnreadableFile:
             return None
         if values.ndim != 2:
             return None
         present, counts = np.unique(values, return_counts=True)
-        return record["seg_map_path"], present.tolist(), counts.tolist()
+        return record["seg_map_path"], present.tolist(), counts.tolist(), smooth_share(values)
 
     def collect(self, seen: Any) -> Iterable[Finding]:
-        """Count."""
-        if seen is not None:
-            name, present, counts = seen
-            self._sets[{IGNORE_LABEL} <= set(present) <= {0, IGNORE_LABEL}] += 1
-            for value, count in zip(present, counts, strict=True):
-                self._pixels[value] += count
-                self._files[value] += 1
-                self._examples.setdefault(value, name)
-        return ()
+        """Count, and find edges that were smoothed."""
+        if seen is None:
+            return
+        name, present, counts, smooth = seen
+        self._seen += 1
+        self._binary += set(present) <= {0, IGNORE_LABEL}
+        self._with_255 += IGNORE_LABEL in present and set(present) <= {0, IGNORE_LABEL}
+        for value, count in zip(present, counts, strict=True):
+            self._pixels[value] += count
+            self._files[value] += 1
+            self._examples.setdefault(value, name)
+        if smooth > 0:
+            example = f"{name}: {smooth:.1%} of the pixels lie between the values of their neighbors"
+            yield Finding("error", "label maps whose edges were smoothed (resize them with nearest neighbor)", example)
 
     def finish(self) -> Iterable[Finding]:
         """Values outside the class list, and the marks of a wrong numbering."""
@@ -102,15 +135,18 @@ class LabelValueCheck(DatasetCheck):
             if value not in self._format.meaning:
                 example = f"{value}: {pixels} pixels in {self._files[value]} files, for example {self._examples[value]}"
                 yield Finding("error", "label values outside the class list", example)
-        files = self._sets.total()
-        if files and self._sets[True] == files and (files >= min(_ENOUGH, len(self.dataset))):
+        complete = self._seen == len(self.dataset)
+        # a picture without an object holds no 255; among a few files, 255 may be borders of "no label"
+        enough = self._with_255 >= 1 if complete else self._with_255 >= _ENOUGH
+        if self._binary == self._seen and enough:
             yield Finding(
                 "error",
                 "binary masks of 0 and 255",
-                f"all {files} label maps hold only 0 and 255, and 255 means no label: save objects with the value 1",
+                f"all {self._seen} label maps hold only 0 and 255 ({self._with_255} of them 255), and 255 means no "
+                "label: save objects with the value 1",
             )
-        elif files >= min(_ENOUGH, len(self.dataset)):
-            yield from self._numbering(files == len(self.dataset))
+        elif self._seen >= min(_ENOUGH, len(self.dataset)):
+            yield from self._numbering(complete)
 
     def _numbering(self, complete: bool) -> Iterator[Finding]:
         """Whether the files count from 0 or from 1, judged by the ends of the range of values."""

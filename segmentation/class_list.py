@@ -2,14 +2,16 @@
 
     classes: [road, tree, car]                         # index 0, 1, 2 in this order; or, with their colors:
     # classes: {road: [128, 64, 128], tree: [107, 142, 35], car: [0, 0, 142]}
+    # classes: {0: road, 1: tree, 2: car}              # or by number, from 0
     images: {train: images/train, val: images/val}     # folders by split, relative to this file
     labels: {train: labels/train, val: labels/val}
     zero_is_ignored: false                             # true: files count classes from 1, and 0 is no label
     ignore: [255]                                      # values, or [r, g, b], of the files that mean "no label"
-    label_stem_end: _mask                              # a/1.jpg belongs to a/1_mask.png
+    label_stem_end: _mask                              # a/1.jpg belongs to a/1_mask.png; likewise label_stem_start,
+                                                       # image_stem_start and image_stem_end
 
-Label maps are grayscale or palette PNGs of class indices, 8 or 16 bits; or, where classes have colors, RGB pictures in
-exactly these colors. Only `classes`, `images` and `labels` are required.
+Label maps are grayscale or palette PNGs of class indices, 8 or 16 bits; or, where classes have colors, RGB or palette
+pictures in exactly these colors. Only `classes`, `images` and `labels` are required.
 """
 
 from collections.abc import Mapping
@@ -17,14 +19,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pe_spatial.common.errors import AnnotationError, ConfigError, suggest
+from pe_spatial.common.errors import AnnotationError, ConfigError, few, suggest
 from pe_spatial.common.reading import read_text
 from pe_spatial.common.safe_yaml import parse
+from pe_spatial.data.pairs import Affixes
 from pe_spatial.data.sample import IGNORE_LABEL
-from pe_spatial.segmentation.labels import LabelFormat
+from pe_spatial.segmentation.labels import Color, LabelFormat
 from pe_spatial.visualization import palette
 
-_KEYS = ("classes", "images", "labels", "zero_is_ignored", "ignore", "label_stem_end")
+_AFFIXES = ("image_stem_start", "image_stem_end", "label_stem_start", "label_stem_end")
+_KEYS = ("classes", "images", "labels", "zero_is_ignored", "ignore", *_AFFIXES)
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,7 @@ class ClassList:
     palette: list[list[int]]  # [[r, g, b], …] by class
     images: Mapping[str, Path]
     labels: Mapping[str, Path]
-    label_stem_end: str
+    affixes: Affixes
 
     def folders(self, split: str) -> dict[str, str]:
         """`img_path` and `seg_map_path` of a split.
@@ -64,31 +68,60 @@ def read_class_list(path: str | Path) -> ClassList:
     if missing:
         raise ConfigError(f"{path}: no entry {' and '.join(missing)}; a class list has classes, images and labels")
     names, colors = _classes(path, content["classes"])
-    ignore = content.get("ignore", [IGNORE_LABEL])
-    _require(isinstance(ignore, list), path, "ignore", ignore, "a list of values or of [r, g, b]")
     from_one = content.get("zero_is_ignored", False)
     _require(isinstance(from_one, bool), path, "zero_is_ignored", from_one, "true or false")
-    ignored_values = [value for value in ignore if not isinstance(value, list)]
-    _require(all(isinstance(v, int) and v >= 0 for v in ignored_values), path, "ignore", ignore, "0 or more")
-    ignored_colors = [_color(path, "ignore", value) for value in ignore if isinstance(value, list)]
-    by_color = {color: index for index, color in enumerate(colors)}
-    if len(by_color) < len(colors):
-        raise ConfigError(f"{path}: two classes have one color; colors must differ")
-    if colors:
-        by_color |= dict.fromkeys(ignored_colors, IGNORE_LABEL)
+    ignored, by_color = _ignored(path, content, names, colors, from_one)
     try:
-        label_format = LabelFormat.counting(names, from_one, ignored_values, by_color)
+        label_format = LabelFormat.counting(names, from_one, ignored, by_color)
     except AnnotationError as error:
         raise ConfigError(f"{path}: {error}") from None
+    affixes = [content.get(key, "") for key in _AFFIXES]
+    for key, affix in zip(_AFFIXES, affixes, strict=True):
+        _require(isinstance(affix, str), path, key, affix, "a text, in quotes")
     folder = Path(path).parent
-    return ClassList(
+    described = ClassList(
         path=Path(path),
         label_format=label_format,
         palette=[list(color) for color in colors] if colors else palette(len(names) + 1)[1:].tolist(),
         images=_folders(path, "images", content["images"], folder),
         labels=_folders(path, "labels", content["labels"], folder),
-        label_stem_end=str(content.get("label_stem_end", "")),
+        affixes=Affixes((affixes[0], affixes[1]), (affixes[2], affixes[3])),
     )
+    if len(names) == 1:
+        raise ConfigError(
+            f"{path}: nothing to learn: {names[0]!r} is the only class, so every labeled pixel is of it; name the rest "
+            f"too: classes: [background, {names[0]}], zero_is_ignored: false, 0 for background and 1 for {names[0]} in "
+            "the files"
+        )
+    return described
+
+
+def _ignored(
+    path: str | Path, content: Mapping[str, Any], names: list[str], colors: list[Color], from_one: bool
+) -> tuple[list[int] | None, dict[Color, int]]:
+    """The values that mean "no label" (None: those of every data set), and the class, or "no label", of each color."""
+    ignore = content.get("ignore", [])
+    _require(isinstance(ignore, list), path, "ignore", ignore, "a list of values or of [r, g, b]")
+    values = [value for value in ignore if not isinstance(value, list)]
+    valid = all(isinstance(value, int) and not isinstance(value, bool) and value >= 0 for value in values)
+    _require(valid, path, "ignore", ignore, "0 or more")
+    for value in values:
+        if from_one <= value < len(names) + from_one:
+            raise ConfigError(
+                f"{path}: ignore names {value}, which is the value of the class {names[value - from_one]!r}; take it "
+                "out of one of them"
+            )
+    by_color = {color: index for index, color in enumerate(colors)}
+    if len(by_color) < len(colors):
+        raise ConfigError(f"{path}: two classes have one color; colors must differ")
+    for color in [_color(path, "ignore", value) for value in ignore if isinstance(value, list)] if colors else []:
+        if by_color.get(color, IGNORE_LABEL) != IGNORE_LABEL:
+            raise ConfigError(
+                f"{path}: ignore names {list(color)}, which is the color of the class {names[by_color[color]]!r}; take "
+                "it out of one of them"
+            )
+        by_color[color] = IGNORE_LABEL
+    return values if "ignore" in content else None, by_color
 
 
 def _load(path: Path) -> dict[str, Any]:
@@ -103,16 +136,38 @@ def _load(path: Path) -> dict[str, Any]:
     return content
 
 
-def _classes(path: str | Path, value: Any) -> tuple[list[str], list[tuple[int, int, int]]]:
+def _classes(path: str | Path, value: Any) -> tuple[list[str], list[Color]]:
     if isinstance(value, list):
         wrong = [name for name in value if not isinstance(name, str)]
         _require(not wrong, path, "classes", wrong[:1], "names (in quotes where YAML reads a number or a truth value)")
         return list(value), []
     _require(isinstance(value, dict), path, "classes", value, "a list of names, or names with [r, g, b]")
+    numbered = _by_number(path, value)
+    if numbered:
+        return numbered, []
     return [str(name) for name in value], [_color(path, name, color) for name, color in value.items()]
 
 
-def _color(path: str | Path, name: str, color: Any) -> tuple[int, int, int]:
+def _by_number(path: str | Path, value: Mapping[Any, Any]) -> list[str]:
+    """The names of `{0: road, 1: tree}` or of `{road: 0, tree: 1}` in the order of their numbers; empty: neither."""
+    names = dict(value)
+    if value and all(type(number) is int for number in value.values()):
+        names = {number: name for name, number in value.items()}
+        _require(len(names) == len(value), path, "classes", value, "classes of different numbers")
+    if not names or not all(type(number) is int for number in names):
+        return []
+    wrong = [name for name in names.values() if not isinstance(name, str)]
+    _require(not wrong, path, "classes", wrong[:1], "names (in quotes where YAML reads a number or a truth value)")
+    if sorted(names) != list(range(len(names))):
+        remedy = "write the list of their names, and zero_is_ignored: true" if 0 not in names else "name all of them"
+        raise ConfigError(
+            f"{path}: classes by number are {few(sorted(names), 8)}; they must be 0 to {len(names) - 1} without gaps: "
+            f"{remedy}"
+        )
+    return [names[number] for number in range(len(names))]
+
+
+def _color(path: str | Path, name: str, color: Any) -> Color:
     valid = isinstance(color, list) and len(color) == 3 and all(isinstance(c, int) and 0 <= c <= 255 for c in color)
     _require(valid, path, name, color, "[r, g, b] of 0…255")
     return (color[0], color[1], color[2])

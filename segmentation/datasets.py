@@ -12,7 +12,7 @@ from mmseg.utils import class_names
 from pe_spatial.common.errors import AnnotationError, few, require_choice
 from pe_spatial.common.reading import read_text
 from pe_spatial.data import DenseDataset
-from pe_spatial.data.pairs import find_absent, pair_by_name
+from pe_spatial.data.pairs import Affixes, find_absent, pair_by_name
 from pe_spatial.data.sample import IGNORE_LABEL
 from pe_spatial.segmentation.class_list import read_class_list
 from pe_spatial.segmentation.labels import LabelFormat
@@ -43,16 +43,19 @@ class SegmentationDataset(DenseDataset):
     """
 
     label_format: LabelFormat
-    stem_ends = ("", "")
+    affixes = Affixes()
+    has_affix_settings = False
 
     def load_data_list(self) -> list[dict[str, Any]]:
-        """One record per image; images and label maps are named alike but for the suffix and `stem_ends`.
+        """One record per image; images and label maps are named alike but for the suffix and `affixes`.
 
         Raises:
             FileNotFoundError: A folder is missing.
             OptionError: An image without a label map or with two; or a label map without an image.
         """
-        pairs = pair_by_name(self.data_prefix, "seg_map_path", LABEL_SUFFIXES, "label map", self.stem_ends)
+        pairs = pair_by_name(
+            self.data_prefix, "seg_map_path", LABEL_SUFFIXES, "label map", self.affixes, self.has_affix_settings
+        )
         return [_record(number, *pair) for number, pair in enumerate(pairs)]
 
     def get_data_info(self, idx: int) -> dict[str, Any]:
@@ -84,12 +87,13 @@ class _NumberedTwice(SegmentationDataset):
         **kwargs: Those of `SegmentationDataset`.
     """
 
-    ends: dict[Numbering, tuple[str, str]]
+    ends: dict[Numbering, tuple[str, str]]  # of images and of label maps
     formats: dict[Numbering, LabelFormat]
 
     def __init__(self, numbering: Numbering = "ids", **kwargs: Any) -> None:
         require_choice("numbering", numbering, self.ends)
-        self.stem_ends, self.label_format = self.ends[numbering], self.formats[numbering]
+        image_end, label_end = self.ends[numbering]
+        self.affixes, self.label_format = Affixes(("", image_end), ("", label_end)), self.formats[numbering]
         super().__init__(**kwargs)
 
 
@@ -183,6 +187,8 @@ class SegmentationFolder(SegmentationDataset):
         **kwargs: Those of `DenseDataset`.
     """
 
+    has_affix_settings = True
+
     def __init__(self, ann_file: str, split: str, **kwargs: Any) -> None:
         self.split = split
         super().__init__(ann_file=ann_file, **kwargs)
@@ -198,5 +204,5 @@ class SegmentationFolder(SegmentationDataset):
         self.label_format = classes.label_format
         self._metainfo.update(classes=classes.label_format.classes, palette=classes.palette)
         self.data_prefix = classes.folders(self.split)
-        self.stem_ends = ("", classes.label_stem_end)
+        self.affixes = classes.affixes
         return super().load_data_list()

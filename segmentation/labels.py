@@ -18,6 +18,8 @@ from pe_spatial.data.sample import IGNORE_LABEL
 
 Color = tuple[int, int, int]
 
+_SMOOTH = 8  # values outside the class list that no wrong numbering explains
+
 
 @dataclass(frozen=True)
 class LabelFormat:
@@ -38,11 +40,18 @@ class LabelFormat:
         cls,
         classes: Sequence[str],
         zero_is_ignored: bool = False,
-        ignored: Iterable[int] = (IGNORE_LABEL,),
+        ignored: Iterable[int] | None = None,
         colors: Mapping[Color, int] | None = None,
     ) -> "LabelFormat":
-        """Values that count the classes from 0, or from 1 with 0 for "no label"."""
-        meaning = dict.fromkeys(ignored, IGNORE_LABEL)
+        """Values that count the classes from 0, or from 1 with 0 for "no label".
+
+        Args:
+            classes: Names by index.
+            zero_is_ignored: Whether they count from 1.
+            ignored: Values for "no label"; None: 255, unless a class has it. A class wins over them.
+            colors: As of the class.
+        """
+        meaning = dict.fromkeys((IGNORE_LABEL,) if ignored is None else ignored, IGNORE_LABEL)
         meaning |= {value: index for index, value in enumerate(range(zero_is_ignored, len(classes) + zero_is_ignored))}
         if zero_is_ignored:
             meaning[0] = IGNORE_LABEL
@@ -65,8 +74,20 @@ class LabelFormat:
             UnreadableFile: The file is missing, damaged or no image.
             AnnotationError: A value or a color that is not in the class list.
         """
-        values = read_indices(path, colors=True)
+        values = self.stored(path)
         return self._of_values(path, values) if values.ndim == 2 else self._of_colors(path, values)
+
+    def stored(self, path: str | Path) -> NDArray[Any]:
+        """What a label file holds: values [H, W], or the colors [H, W, 3] that stand for classes; errors as of `read`.
+
+        Where classes have colors, those of a palette count, and gray ones where the file has no others.
+        """
+        values = read_indices(path, colors=True, palette=bool(self.colors))
+        if values.ndim == 2 and self.colors:
+            grays = [red for red, green, blue in self.colors if red == green == blue]
+            if len(grays) == len(self.colors) and np.isin(values, grays).all():
+                return np.repeat(values[..., None].astype(np.uint8), 3, axis=2)
+        return values
 
     def _of_values(self, path: str | Path, values: NDArray[np.int64]) -> NDArray[np.int64]:
         table = np.full(max(int(values.max(initial=0)), *self.meaning) + 1, -1)
@@ -76,7 +97,7 @@ class LabelFormat:
             wrong, counts = np.unique(values[labels < 0], return_counts=True)
             raise AnnotationError(
                 f"{path}: {_list(wrong.tolist(), counts.tolist())} outside the class list of {len(self.classes)} "
-                f"classes, whose values are {self._expected()}; {self._remedy(wrong.tolist(), values)}"
+                f"classes, whose values are {self._expected()}; {self._remedy(wrong.tolist(), counts.tolist(), values)}"
             )
         return labels
 
@@ -92,9 +113,10 @@ class LabelFormat:
             wrong, counts = np.unique(packed[labels < 0], return_counts=True)
             named = [(color & 255, color >> 8 & 255, color >> 16) for color in wrong.tolist()]
             raise AnnotationError(
-                f"{path}: {_list(named, counts.tolist(), 'color')} not among the colors of the "
-                f"{len(self.classes)} classes; correct the file (a lossy format such as JPEG blurs colors), add the "
-                "color to a class, or name it under ignore"
+                f"{path}: {_list(named, counts.tolist(), 'color')} not among the colors of the {len(self.classes)} "
+                f"classes ({counts.sum() / labels.size:.1%} of the pixels); correct the file or its palette (a lossy "
+                "format such as JPEG, or smooth resizing, blurs colors), add the color to a class, or name it under "
+                "ignore"
             )
         return labels
 
@@ -103,10 +125,15 @@ class LabelFormat:
         runs = np.split(values, np.flatnonzero(np.diff(values) != 1) + 1)
         return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}…{run[-1]}" for run in runs)
 
-    def _remedy(self, wrong: list[int], values: NDArray[np.int64]) -> str:
+    def _remedy(self, wrong: list[int], counts: list[int], values: NDArray[np.int64]) -> str:
         present = np.unique(values).tolist()
-        if len(self.classes) == 2 and set(present) <= {0, 255}:
+        if set(present) <= {0, 255}:
             return "a binary mask of 0 and 255: save it with the values 0 and 1"
+        if len(wrong) >= _SMOOTH:
+            return (
+                f"{sum(counts) / values.size:.1%} of the pixels have {len(wrong)} such values, as smooth resizing or "
+                "JPEG make them: make the file anew without both"
+            )
         if wrong == [len(self.classes)] and 0 in self.meaning and self.meaning[0] == 0:
             return "the files may count classes from 1: set zero_is_ignored, or add the missing class"
         return f"correct the file or the class list, or mark such pixels {IGNORE_LABEL}"

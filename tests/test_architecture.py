@@ -22,6 +22,7 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "common": (set(), {"filelock", "rich"}),
     "common.files": (set(), {"psutil"}),
     "common.memory": (set(), {"psutil"}),
+    "common.pictures": (set(), {"cv2", "tifffile", "pillow_heif"}),
     "common.safe_yaml": (set(), {"yaml"}),
     "common.tensors": (set(), {"safetensors"}),
     "common.video": (set(), {"av", "cv2"}),

@@ -43,6 +43,7 @@ RESUMES = "the same command goes on where it was"
 DEFAULT_THRESHOLD = 0.5
 SHOWN_FAILURES = 20
 SWITCH: dict[str, Any] = {"action": "store_true"}
+RULES = ("value_range", "bands")  # options that say how pictures of many bits or bands are shown
 # options of some tasks: which, what they take and what they do
 TASK_OPTIONS: dict[str, tuple[str, dict[str, Any], str]] = {
     "threshold": (
@@ -74,6 +75,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser, "--batch-size", "--limit", "--device", "--image-size", "--max-pixels", "--no-pictures", "--shard"
     )
     add_shared(parser, "--allow-import", "overrides")
+    ends, colors = ("BLACK", "WHITE"), "of pictures of four or more bands (e.g. 4 3 2), or of gray: numbers from 1"
+    parser.add_argument("--value-range", type=float, nargs=2, metavar=ends, help="values of pictures of over 8 bits")
+    parser.add_argument("--bands", type=positive, nargs="+", metavar="N", help=f"red, green and blue {colors}")
     for name, (tasks, kind, text) in TASK_OPTIONS.items():
         parser.add_argument(f"--{name.replace('_', '-')}", help=f"{tasks}: {text}", **kind)
 
@@ -82,7 +86,7 @@ def run(options: argparse.Namespace) -> int:
     """Predict everything; returns the exit status."""
     from pe_spatial.common.names import output_stems
     from pe_spatial.common.records import Records, fingerprint
-    from pe_spatial.inference.tasks import resizing, task_of
+    from pe_spatial.inference.tasks import reading, resizing, task_of
     from pe_spatial.training.checkpoint import load_checkpoint, read_config, resolve_checkpoint
 
     checkpoint = resolve_checkpoint(options.checkpoint)
@@ -92,10 +96,12 @@ def run(options: argparse.Namespace) -> int:
     settings = {name: getattr(options, name) for name in (*task.settings, "image_size", "overrides")}
     model = {"model": checkpoint.stem, "weights": fingerprint(checkpoint)}
     part = part_of(options)
-    files = find_files(options)
+    files, left_out = find_files(options)
     records = Records(options.output, {"task": task.name, **model, **settings}, part)
+    settings |= {name: rule for name in RULES if (rule := getattr(options, name)) is not None}
     if options.image_size is not None:
         options.overrides = [*resizing(config, options.image_size), *options.overrides]
+    options.overrides = [*options.overrides, *reading(config, options.value_range, options.bands)]
     predictor = task.predictor(checkpoint, options)
     writer = task.writer(records, output_stems(files), predictor, options)
     names = list(files)[: options.limit]
@@ -105,6 +111,8 @@ def run(options: argparse.Namespace) -> int:
     drawn = "" if options.no_pictures else f" and pictures to {options.output / 'pictures'}"
     print(f"wrote {options.output / task.writer.result}{drawn}")
     report(failed, options.output)
+    if left_out:
+        print_note(left_out)
     return 1 if failed else 0
 
 
@@ -120,14 +128,12 @@ def complete_options(options: argparse.Namespace, task: Task, checkpoint: Path) 
         options.threshold = DEFAULT_THRESHOLD
 
 
-def find_files(options: argparse.Namespace) -> dict[str, Entry]:
-    """The files of the input by their names in the results, without those of the output folder."""
+def find_files(options: argparse.Namespace) -> tuple[dict[str, Entry], str]:
+    """The files of the input by their names in the results, and what is left out; not those of the output."""
     from pe_spatial.common.sources import outside, resolve_sources
 
     sources = resolve_sources(options.input)
-    if sources.warning and is_first():
-        print_note(sources.warning)
-    return {entry.name: entry for entry in outside(sources, options.output)}
+    return {entry.name: entry for entry in outside(sources, options.output)}, sources.warning
 
 
 def part_of(options: argparse.Namespace) -> Part:

@@ -114,7 +114,19 @@ def run(options: argparse.Namespace) -> int:
         )
     elif complete:
         print(f"nothing left to do: {options.output} is complete")
+    say_left_out(options)
     return 0
+
+
+def say_left_out(options: argparse.Namespace) -> None:
+    """Count what lies in the folder of the frames and is none, unless the results lie there too."""
+    from pe_spatial.common.sources import resolve_sources
+
+    if options.input is None or not Path(options.input).is_dir() or frames_of(options) != options.input:
+        return
+    left_out = resolve_sources(options.input, ["image"]).warning
+    if left_out:
+        print_note(left_out)
 
 
 def open_writer(options: argparse.Namespace, config: Config, videos: Sequence[Video], part: Part) -> TrackingWriter:

@@ -11,7 +11,8 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from torch import Tensor
 
-from pe_spatial.common.errors import AnnotationError, OptionError
+from pe_spatial.common.errors import AnnotationError, OptionError, UnreadableFile
+from pe_spatial.common.pictures import picture_facts
 
 
 @runtime_checkable
@@ -98,5 +99,22 @@ class Loader(ABC):
         if tuple(size) != self.frame(sample):
             raise AnnotationError(
                 f"{path} is {tuple(size)} (H, W) but its image {sample.get('img_path', '')} is {self.frame(sample)}; "
-                "both must be of one frame: make the map at the size of the image"
+                f"{exif_of(sample, size)}both must be of one frame: make the map at the size of the image"
             )
+
+
+def exif_of(sample: Mapping[str, Any], size: Sequence[int]) -> str:
+    """What to say about EXIF where labels of (H, W) do not fit the image of a sample; empty where EXIF is no reason."""
+    path = sample.get("img_path")
+    if path is None or "img" not in sample and "ori_shape" not in sample:
+        return ""
+    try:
+        facts = picture_facts(path, sample.get("archive"))
+    except (UnreadableFile, OSError):
+        return ""
+    if facts.orientation < 5 or tuple(size) != facts.size:
+        return ""
+    return (
+        f"EXIF turns the image (orientation {facts.orientation}), and the labels were made on its pixels as stored: "
+        "turn them too, or set apply_exif=False in LoadImage; "
+    )

@@ -1,8 +1,9 @@
 """Suffixes of the files that the toolkit reads, in lower case; names are compared without regard to case."""
 
+HEIF_SUFFIXES = (".heic", ".heif")  # read where the package pillow-heif is installed, and never written
 IMAGE_SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm"),
-    *(".tga", ".jp2", ".avif", ".gif"),
+    *(".tga", ".jp2", ".j2k", ".avif", ".gif", ".mpo", ".apng", *HEIF_SUFFIXES),
 )
 VIDEO_SUFFIXES = (
     *(".mp4", ".m4v", ".mov", ".qt", ".3gp", ".3g2", ".f4v", ".avi", ".divx", ".mkv", ".mk3d", ".webm", ".wmv", ".asf"),

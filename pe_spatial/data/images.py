@@ -6,16 +6,18 @@ new stream. Ours must be able to go to any sample (`DrawSampler`), so every tar 
 and an image is one read at that place.
 """
 
+import logging
 import os
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
+from mmengine.logging import print_log
 from mmengine.registry import DATASETS
 
 from pe_spatial.common.archives import read_images
-from pe_spatial.common.sources import Entry, Kind, NoSources, Spec, resolve_sources
+from pe_spatial.common.sources import Kind, NoSources, Sources, Spec, resolve_sources
 from pe_spatial.common.suffixes import IMAGE_SUFFIXES
 from pe_spatial.data.dataset import DenseDataset
 
@@ -52,12 +54,15 @@ class ImageFolder(DenseDataset):
 
     def load_data_list(self) -> list[dict[str, Any]]:
         """One record per image; the `img_path` of one in a tar is the tar's path followed by the member's name."""
+        entries = self.entries()
+        if entries.warning:
+            print_log(entries.warning, logger="current", level=logging.WARNING)
         return [
             {"img_path": str(entry.path), "img_id": number} | ({"archive": entry.archive} if entry.archive else {})
-            for number, entry in enumerate(self.entries())
+            for number, entry in enumerate(entries)
         ]
 
-    def entries(self) -> Sequence[Entry]:
+    def entries(self) -> Sources:
         """The images that `source` stands for, in its order."""
         read_tar = partial(read_images, extensions=self.extensions, index_folder=self.index_folder)
         return resolve_sources(self.source, self.kinds, read_tar=read_tar)

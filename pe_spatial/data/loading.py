@@ -17,9 +17,9 @@ from pycocotools import mask as coco_mask
 from torch import Tensor
 from torchvision import tv_tensors
 
-from pe_spatial.common.contracts import Loader
+from pe_spatial.common.contracts import Loader, exif_of
 from pe_spatial.common.errors import AnnotationError, OptionError, require_choice
-from pe_spatial.common.pictures import read_image, to_image
+from pe_spatial.common.pictures import ValueRule, read_image, to_image
 from pe_spatial.data.coco_masks import check_polygons, check_rle
 from pe_spatial.data.polygons import Outline, Polygons
 from pe_spatial.data.sample import name_of
@@ -36,13 +36,22 @@ class LoadImage(Loader):
     Args:
         apply_exif: False for annotations that were made on the pixels as stored.
         max_pixels: Larger images are refused; None: those that the memory does not hold.
+        value_range: (black, white) of files of more than 8 bits, such as [0, 4095]; see `ValueRule` for the default.
+        bands: The bands that are red, green and blue, or the one that is gray, counted from 1; see `ValueRule`.
     """
 
     needs_labels = False
 
-    def __init__(self, apply_exif: bool = True, max_pixels: int | None = None) -> None:
+    def __init__(
+        self,
+        apply_exif: bool = True,
+        max_pixels: int | None = None,
+        value_range: Sequence[float] | None = None,
+        bands: Sequence[int] | None = None,
+    ) -> None:
         self.apply_exif = apply_exif
         self.max_pixels = max_pixels
+        self.rule = ValueRule.of(value_range, bands)
 
     def __call__(self, sample: dict[str, Any]) -> dict[str, Any]:
         """Load one image.
@@ -54,13 +63,15 @@ class LoadImage(Loader):
         if "img" in sample:
             image = to_image(sample["img"])
         else:
-            image = read_image(sample["img_path"], self.apply_exif, sample.get("archive"), self.max_pixels)
+            archive = sample.get("archive")
+            image = read_image(sample["img_path"], self.apply_exif, archive, self.max_pixels, self.rule)
         size = (image.shape[-2], image.shape[-1])
         recorded = (sample.get("height", size[0]), sample.get("width", size[1]))
         if recorded != size:
             raise AnnotationError(
                 f"{name_of(sample)}: the image is {size} (H, W) but its record says {recorded}; "
-                "correct the annotation, or set apply_exif=False if it was made on the pixels as stored"
+                f"{exif_of(sample, recorded)}correct the annotation, or set apply_exif=False if it was made on the "
+                "pixels as stored"
             )
         return {**sample, "img": image, "ori_shape": size}
 

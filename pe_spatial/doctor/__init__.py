@@ -7,4 +7,5 @@ from pe_spatial.doctor.check import DatasetCheck, absent_classes
 from pe_spatial.doctor.examination import ExaminationOptions, SplitReport, examine, examine_dataset
 from pe_spatial.doctor.findings import Finding, Findings, Histogram
 from pe_spatial.doctor.hook import DataCheckHook
+from pe_spatial.doctor.pictures import PictureCheck
 from pe_spatial.doctor.sheet import save_sheet

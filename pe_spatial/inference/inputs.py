@@ -14,7 +14,7 @@ from torch import Tensor
 from torchvision import tv_tensors
 
 from pe_spatial.common.errors import PictureError, UnreadableFile, UserError
-from pe_spatial.common.pictures import read_image, to_image
+from pe_spatial.common.pictures import ValueRule, read_image, to_image
 
 Picture = str | Path | bytes | IO[bytes] | Image.Image | NDArray[Any] | Tensor
 Channels = Literal["rgb", "bgr"]
@@ -31,6 +31,7 @@ def read_picture(
     allow_urls: bool = False,
     apply_exif: bool = True,
     max_pixels: int | None = None,
+    rule: ValueRule = ValueRule(),  # noqa: B008 - it cannot be changed
 ) -> tv_tensors.Image:
     """One picture as uint8 RGB [3, H, W].
 
@@ -40,6 +41,7 @@ def read_picture(
         allow_urls: Whether addresses (http, https) are fetched.
         apply_exif: Turn images of files as their EXIF orientation says.
         max_pixels: Larger images of files are refused; None: those that the memory does not hold.
+        rule: How files of more than 8 bits and more than three bands are shown.
 
     Raises:
         UnreadableFile: A file or an address without a complete image.
@@ -51,11 +53,12 @@ def read_picture(
             raise UserError(f"{picture} is an address, and none is fetched unless allow_urls=True says so")
         content = download(picture)
         try:
-            return read_image(content, apply_exif, max_pixels=max_pixels)
+            return read_image(content, apply_exif, max_pixels=max_pixels, rule=rule)
         except UnreadableFile as error:
             raise UnreadableFile(f"{picture}: {error}") from error
     if isinstance(picture, str | Path | bytes) or hasattr(picture, "read"):
-        return read_image(cast("str | Path | bytes | IO[bytes]", picture), apply_exif, max_pixels=max_pixels)
+        file = cast("str | Path | bytes | IO[bytes]", picture)
+        return read_image(file, apply_exif, max_pixels=max_pixels, rule=rule)
     return to_image(picture, channels)
 
 

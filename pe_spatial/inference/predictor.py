@@ -19,6 +19,7 @@ from pe_spatial.common.devices import choose_device
 from pe_spatial.common.errors import CheckpointError, PictureError, UserError, require_positive
 from pe_spatial.common.initialization import SkipInitialization
 from pe_spatial.common.memory import check_pixels
+from pe_spatial.common.pictures import ValueRule
 from pe_spatial.common.trust import trusting
 from pe_spatial.data import KeepRatioResize
 from pe_spatial.inference.inputs import Channels, Picture, list_pictures, read_picture
@@ -99,6 +100,11 @@ class Predictor:
         """Prepare for `self.model`, or refuse it; for the predictors of tasks. This one takes every model."""
 
     @property
+    def rule(self) -> ValueRule:
+        """How the model's pipeline shows pictures of more than 8 bits and more than three bands."""
+        return getattr(self._load, "rule", ValueRule())
+
+    @property
     def classes(self) -> tuple[str, ...]:
         """Names by label; empty where the dataset has none."""
         return tuple(self.metainfo.get("classes") or ())
@@ -138,7 +144,7 @@ class Predictor:
         if path is not None and Path(path).is_file():
             return self._load({"img_path": str(path), "img_id": 0})
         apply_exif = getattr(self._load, "apply_exif", True)
-        image = read_picture(picture, channels, self.allow_urls, apply_exif, self.max_pixels)
+        image = read_picture(picture, channels, self.allow_urls, apply_exif, self.max_pixels, self.rule)
         return self._load({"img": image, "img_path": None if path is None else str(path), "img_id": 0})
 
     def prepare(self, picture: Picture, channels: Channels = "rgb") -> dict[str, Any]:

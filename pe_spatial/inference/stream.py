@@ -12,7 +12,7 @@ import torch
 from mmengine.structures import BaseDataElement
 from torch import Tensor
 
-from pe_spatial.common.errors import PictureError, UnreadableFile, UserError
+from pe_spatial.common.errors import MissingPackage, PictureError, UnreadableFile, UserError
 from pe_spatial.common.pictures import image_size, read_image
 from pe_spatial.common.sources import Entry, resolve_sources
 from pe_spatial.common.video import UnreadableFrame, VideoReader, count_frames
@@ -199,7 +199,7 @@ def _feed(
 ) -> None:
     """Hand every picture to the pool, in order, no further ahead than the allowance lasts; None ends them."""
     try:
-        for source, picture in _pictures(files, abandoned, predictor.max_pixels):
+        for source, picture in _pictures(files, abandoned, predictor):
             pixels = _pixels(picture)
             if not ahead.has_room(pixels):
                 ready.put(_RUN_NOW)  # or an incomplete batch would wait for this picture, and this one for it
@@ -216,7 +216,7 @@ def _pixels(picture: Picture | Exception) -> int:
         return picture.numel() // 3 if isinstance(picture, Tensor) else 0
     try:
         height, width = image_size(picture)
-    except UnreadableFile:  # reported when the file is read
+    except (UnreadableFile, MissingPackage):  # reported when the file is read
         return 0
     return height * width
 
@@ -234,7 +234,7 @@ def _entries(files: Iterable[Path | Entry]) -> Iterator[Entry]:
 
 
 def _pictures(
-    files: Iterable[Path | Entry], abandoned: Container[Path], most: int | None
+    files: Iterable[Path | Entry], abandoned: Container[Path], predictor: Predictor
 ) -> Iterator[tuple[Source, Picture | Exception]]:
     for entry in _entries(files):
         if entry.kind == "video":
@@ -246,8 +246,9 @@ def _pictures(
             yield Source(entry.path), entry.path
         else:
             try:
-                yield Source(entry.path), read_image(entry.path, archive=entry.archive, max_pixels=most)
-            except UnreadableFile as error:
+                most, rule = predictor.max_pixels, predictor.rule
+                yield Source(entry.path), read_image(entry.path, archive=entry.archive, max_pixels=most, rule=rule)
+            except (UnreadableFile, MissingPackage) as error:
                 yield Source(entry.path), error
 
 

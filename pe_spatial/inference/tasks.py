@@ -3,7 +3,7 @@
 import json
 import math
 from argparse import Namespace
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
@@ -13,6 +13,7 @@ from typing import Any
 from mmengine.registry import MODELS, DefaultScope
 
 from pe_spatial.common.errors import UserError
+from pe_spatial.common.pictures import ValueRule
 from pe_spatial.inference.predictor import Predictor, inference_pipeline, pipeline_loader
 from pe_spatial.inference.writer import ResultsWriter
 from pe_spatial.training.config import import_packages
@@ -111,6 +112,20 @@ def resizing(config: Mapping[str, Any], side: int) -> list[str]:
         longest = max([side, *(step["limit"] for step in resizes if step.get("limit") is not None)])
         overrides.append(f"model.data_preprocessor.pad_to={[_padded(longest, old) for old in preprocessor['pad_to']]}")
     return overrides
+
+
+def reading(config: Mapping[str, Any], value_range: Sequence[float] | None, bands: Sequence[int] | None) -> list[str]:
+    """Overrides of a config with which its inference pipeline shows values and bands by another rule (`ValueRule`).
+
+    Args:
+        config: Of the model.
+        value_range: (black, white); None leaves the rule of the config.
+        bands: Numbers of bands; None leaves the rule of the config.
+    """
+    ValueRule.of(value_range, bands)
+    step = f"{pipeline_loader(config)}.dataset.pipeline.0"
+    named = {"value_range": value_range, "bands": bands}
+    return [f"{step}.{name}={json.dumps(list(value))}" for name, value in named.items() if value is not None]
 
 
 def _padded(side: int, old: int) -> int:

@@ -178,7 +178,7 @@ def test_a_disk_that_is_full_for_everything(checkpoint, photos, tmp_path, capsys
     def fail(*arguments):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("pe_spatial.common.pictures.write_atomically", fail)
+    monkeypatch.setattr("pe_spatial.common.pictures.writing.write_atomically", fail)
     monkeypatch.setattr("pe_spatial.segmentation.results.write_json_stream", fail)
     assert run(checkpoint, photos, tmp_path / "out") == 2
     assert "No space left" in capsys.readouterr().err

@@ -15,12 +15,13 @@ from pe_spatial.common.pictures import (
     PictureError,
     image_size,
     naming_file,
-    read_16_bits,
     read_image,
     read_indices,
+    read_values,
     save_image,
     to_image,
 )
+from pe_spatial.common.suffixes import HEIF_SUFFIXES
 
 RGB = np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)
 GRAY = RGB[..., 0]
@@ -219,12 +220,12 @@ def test_colors_are_read_where_they_may_be(tmp_path):
 
 def test_16_bits_are_read_whole(tmp_path):
     values = np.random.default_rng(2).integers(0, 2**16, (6, 8)).astype(np.uint16)
-    assert (read_16_bits(save(tmp_path / "depth.png", Image.fromarray(values))) == values).all()
+    assert (read_values(save(tmp_path / "depth.png", Image.fromarray(values))) == values).all()
     with pytest.raises(UnreadableFile, match=r"eight\.png.*8 bits per value.*16-bit"):
-        read_16_bits(save(tmp_path / "eight.png", Image.fromarray(GRAY)))
+        read_values(save(tmp_path / "eight.png", Image.fromarray(GRAY)))
 
 
-@pytest.mark.parametrize("read", [read_image, read_indices, read_16_bits, image_size])
+@pytest.mark.parametrize("read", [read_image, read_indices, read_values, image_size])
 @pytest.mark.parametrize(
     ("content", "reason"), [(None, "no such file"), (b"", "it is empty"), (b"x", "it is empty or no")]
 )
@@ -243,7 +244,7 @@ def test_a_want_of_memory_or_of_a_package_is_no_fault_of_the_file():
 
 
 # --- writing ----------------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("suffix", [suffix for suffix in IMAGE_SUFFIXES if suffix != ".pgm"])
+@pytest.mark.parametrize("suffix", [suffix for suffix in IMAGE_SUFFIXES if suffix not in (".pgm", *HEIF_SUFFIXES)])
 def test_what_is_written_is_read(tmp_path, suffix):
     flat = np.full_like(RGB, 90)  # which lossy formats keep
     for number, picture in enumerate((flat, Image.fromarray(flat), torch.from_numpy(flat).permute(2, 0, 1))):
@@ -264,7 +265,7 @@ def test_indices_keep_their_values_and_get_colors(tmp_path):
 def test_16_bits_and_text_are_kept(tmp_path):
     values = GRAY.astype(np.uint16) * 255
     save_image(tmp_path / "a.png", values, text={"unit": "millimeters"})
-    assert (read_16_bits(tmp_path / "a.png") == values).all()
+    assert (read_values(tmp_path / "a.png") == values).all()
     with Image.open(tmp_path / "a.png") as image:
         assert image.info["unit"] == "millimeters"
 

@@ -11,7 +11,7 @@ from pe_spatial.common.archives import INDEX_SUFFIX
 from pe_spatial.common.errors import UnreadableFile, UserError
 from pe_spatial.common.pictures import read_image
 from pe_spatial.common.sources import NoSources, natural_order, resolve_sources, source_root
-from pe_spatial.common.suffixes import IMAGE_SUFFIXES
+from pe_spatial.common.suffixes import HEIF_SUFFIXES, IMAGE_SUFFIXES
 
 FILES = ("2.jpg", "10.JPG", "clip.mov", "deep/1.png", "deep/x[1].png", "deep/er/z.webp")
 LEFT_OUT = ("notes.md", "deep/table.csv", ".hidden.jpg", "._2.jpg", ".cache/3.jpg", "__MACOSX/4.jpg")
@@ -201,4 +201,4 @@ def test_pillow_reads_every_image_suffix():
     from PIL import Image
 
     Image.init()
-    assert {suffix for suffix in IMAGE_SUFFIXES if suffix not in Image.EXTENSION} <= {".avif"}
+    assert {suffix for suffix in IMAGE_SUFFIXES if suffix not in Image.EXTENSION} <= {".avif", *HEIF_SUFFIXES}

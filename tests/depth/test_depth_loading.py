@@ -158,7 +158,7 @@ def test_other_formats_are_refused(tmp_path):
     with pytest.raises(UnreadableFile, match=r"shape \(2, 3, 4\) is not a depth map"):
         load(tmp_path / "cube.npy")
     with pytest.raises(UnreadableFile, match="is not one of .png, .npy, .exr"):
-        load(tmp_path / "depth.tiff")
+        load(tmp_path / "depth.bmp")
 
 
 def test_it_needs_the_size_of_the_image(tmp_path):
