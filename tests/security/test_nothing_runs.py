@@ -1,6 +1,7 @@
 """Nothing that a stranger's config, checkpoint or data names is imported, called, unpickled or fetched."""
 
 import contextvars
+import re
 import shutil
 import sys
 import time
@@ -198,7 +199,7 @@ def test_every_way_in_is_held_to_the_rules(way, claim, base, files, canary, caps
 
 def test_every_command_that_reads_a_config_takes_the_option():
     for name in COMMANDS:
-        module = import_module(f"pe_spatial.commands.{name.replace('-', '_')}")
+        module = import_module(f"pe_spatial.commands.{re.sub('[- ]', '_', name)}")
         functions = getattr(module, "SUBCOMMANDS", {name: getattr(module, "add_arguments", None)})
         for subcommand, add_arguments in functions.items():
             parser = CommandParser(subcommand, "")
