@@ -19,6 +19,7 @@ from pe_spatial.backbones.vit import resolve_blocks
 from pe_spatial.common.devices import choose_device
 from pe_spatial.common.errors import CheckpointError, UserError
 from pe_spatial.common.trees import sections
+from pe_spatial.inference.predictor import naming_config
 from pe_spatial.training.checkpoint import load_checkpoint, read_config, resolve_checkpoint
 from pe_spatial.training.checkpoint_content import weights_of
 from pe_spatial.training.checkpoint_hook import compare_keys
@@ -79,7 +80,8 @@ def read_backbone(path: Path) -> tuple[PEBackbone, Mapping[str, Any]]:
     if described is None or first is None:
         raise UserError(f"{file}: {config['model'].get('type')} has no PEBackbone")
     prefix = first.removesuffix(suffix)
-    backbone = MODELS.build({**described, "weights": None})
+    with naming_config(file):
+        backbone = MODELS.build({**described, "weights": None})
     state = {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
     if problem := compare_keys(backbone, state):
         raise CheckpointError(f"{file}: the weights do not fit the config in the same file: {problem}")

@@ -3,13 +3,14 @@
 import json
 import os
 import platform
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from pe_spatial.common.errors import UserError
+from pe_spatial.common.errors import UnreadableFile, UserError
 
 
 class FolderInUseError(UserError):
@@ -31,10 +32,13 @@ def lock_folder(folder: Path, name: str = "lock", what: str = "writes to it", wa
 
     Raises:
         FolderInUseError: Another process, or another block of this one, holds it. Names the process.
+        UnreadableFile: Something else than a file has the name of the lock.
         OSError: The folder cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f".{name}.lock"
+    if os.path.lexists(path) and not stat.S_ISREG(path.lstat().st_mode):  # a pipe would wait, and a link lead elsewhere
+        raise UnreadableFile(f"{path} is no file of this program but a link, a folder or a device; remove it")
     holder = _holder(path)  # read first, for older versions of filelock empty the file of another holder
     lock = FileLock(path, is_singleton=False, thread_local=False)
     try:

@@ -6,6 +6,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.dataset import Compose, pseudo_collate
@@ -19,7 +20,7 @@ from pe_spatial.common.devices import choose_device
 from pe_spatial.common.errors import CheckpointError, PictureError, UserError, require_positive
 from pe_spatial.common.initialization import SkipInitialization
 from pe_spatial.common.memory import check_pixels
-from pe_spatial.common.pictures import ValueRule
+from pe_spatial.common.pictures import ValueRule, to_image
 from pe_spatial.common.trust import trusting
 from pe_spatial.data import KeepRatioResize
 from pe_spatial.inference.inputs import Channels, Picture, list_pictures, read_picture
@@ -76,13 +77,21 @@ class Predictor:
             self.metainfo: dict[str, Any] = content["pe_spatial"].get("metainfo") or {}
             override_config(self.config, overrides, self.checkpoint)
             scope = DefaultScope.overwrite_default_scope(self.config.get("default_scope", "mmengine"))
-            with _naming_config(self.checkpoint), scope:
+            with naming_config(self.checkpoint), scope:
                 self.model = _build(self.config, weights, self.checkpoint).to(self.device).eval()
                 self._load, *steps = Compose(inference_pipeline(self.config)).transforms
                 self._load.max_pixels = max_pixels
                 self._pipeline = Compose(steps)
+                self._try_pipeline()
         self._check_classes()
         self.bind_model()
+
+    def _try_pipeline(self) -> None:
+        """Prepare a picture of nothing, so that a pipeline which cannot is known before there are results."""
+        black = to_image(np.zeros((64, 64, 3), np.uint8))
+        sample = self.transform(self._load({"img": black, "img_path": None, "img_id": 0}))
+        if not isinstance(sample.get("inputs"), Tensor):
+            raise CheckpointError(f"{self.checkpoint}: the pipeline in its config packs no image for the model")
 
     def _check_classes(self) -> None:
         """Compare the classes that the model tells apart with their names in the same file."""
@@ -180,13 +189,13 @@ class Predictor:
 
 
 @contextmanager
-def _naming_config(path: Path) -> Iterator[None]:
+def naming_config(path: Path) -> Iterator[None]:
     """In the block, what the config of a checkpoint describes and nobody can build is a damage of the checkpoint."""
     try:
         yield
     except UserError:
         raise
-    except (LookupError, TypeError, ValueError, AttributeError, AssertionError) as error:
+    except Exception as error:  # whatever a constructor raises for options that it was not written for
         reason = " ".join(str(error).split())[:300]
         raise CheckpointError(
             f"{path}: what its config describes cannot be built ({type(error).__name__}: {reason}); it is damaged or "

@@ -12,9 +12,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from mmengine.config.config import RESERVED_KEYS
 from mmengine.runner.checkpoint import CheckpointLoader
 
-from pe_spatial.common.errors import CheckpointError, FullDiskError, UserError
+from pe_spatial.common.errors import CheckpointError, FullDiskError, UserError, few
 from pe_spatial.common.reading import read_json, read_text
 from pe_spatial.common.tensors import WeightsError, read_tensor_file, write_torch_file
 from pe_spatial.common.trees import sections
@@ -115,8 +116,11 @@ def read_config(checkpoint: dict[str, Any], path: str | Path) -> dict[str, Any]:
         config = json.loads(described["config"])
     except (ValueError, TypeError, RecursionError) as error:
         raise CheckpointError(f"{path}: its config is not JSON ({error}); it is damaged: take another one") from error
-    if not isinstance(config, dict) or not isinstance(config.get("model"), dict):
-        raise CheckpointError(f"{path}: its config is no mapping with a section 'model'; it is damaged")
+    model = config.get("model") if isinstance(config, dict) else None
+    if not isinstance(model, dict) or not isinstance(model.get("type"), str):
+        raise CheckpointError(f"{path}: its config is no mapping with a section 'model' of a type; it is damaged")
+    if reserved := [key for key in RESERVED_KEYS if key in config]:
+        raise CheckpointError(f"{path}: its config has the keys {few(reserved)}, which no config has; it is damaged")
     config = update_names(config)
     require_trusted(config, lambda where: str(path))
     return config

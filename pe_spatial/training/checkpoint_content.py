@@ -14,6 +14,7 @@ OURS = "pe_spatial"  # the entry by which a checkpoint describes itself
 _WEIGHTS = ("state_dict", "ema_state_dict")
 _WRAPPERS = ("module.", "_orig_mod.")  # what DDP and torch.compile put before every name
 _NEEDED_TO_RESUME: dict[str, type | tuple[type, ...]] = {"meta": Mapping, "message_hub": Mapping, "optimizer": Mapping}
+_OF_THE_HUB = ("log_scalars", "runtime_info", "resumed_keys")
 
 
 def seal(checkpoint: dict[str, Any]) -> None:
@@ -55,12 +56,28 @@ def check_resumable(content: Mapping[str, Any], path: Path) -> None:
     wrong = [key for key, kind in _NEEDED_TO_RESUME.items() if not isinstance(content.get(key), kind)]
     meta = content.get("meta")
     if isinstance(meta, Mapping):
-        wrong += [f"meta.{key}" for key in ("iter", "epoch", "seed") if type(meta.get(key)) is not int]
+        wrong += [f"meta.{key}" for key in ("iter", "epoch", "seed") if not _is_count(meta.get(key))]
+    hub = content.get("message_hub")
+    if isinstance(hub, Mapping):
+        wrong += [f"message_hub.{key}" for key in _OF_THE_HUB if not isinstance(hub.get(key), Mapping)]
+    history = content[OURS].get("log_history", {}) if isinstance(content.get(OURS), Mapping) else {}
+    if not isinstance(history, Mapping):
+        wrong.append(f"{OURS}.log_history")
+    else:
+        wrong += [f"{OURS}.log_history.{key}" for key, values in history.items() if not _are_numbers(values)]
     if wrong:
         raise CheckpointError(
             f"{path}: training cannot go on from it: {few(wrong)} missing or of another kind; take another checkpoint, "
             "or start from its weights with load_from"
         )
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and 0 <= value < 2**63
+
+
+def _are_numbers(values: object) -> bool:
+    return isinstance(values, list | tuple) and all(type(value) in (int, float) for value in values)
 
 
 def weights_of(content: Mapping[str, Any], path: Path) -> dict[str, Tensor]:

@@ -29,6 +29,7 @@ from pe_spatial.common.reading import is_of_kind
 from pe_spatial.common.tensors import Misfit, shapes_of
 from pe_spatial.training import checkpoint as files
 from pe_spatial.training.checkpoint_content import check_resumable
+from pe_spatial.training.checkpoint_state import check_state
 from pe_spatial.training.fsdp import FullyShardedModel, gather_full
 from pe_spatial.training.progress import METRICS_FILE, read_metrics
 
@@ -160,6 +161,7 @@ class AtomicCheckpointHook(Hook):
         if not runner._resume:
             return
         check_resumable(checkpoint, Path(path))
+        check_state(checkpoint, runner, Path(path))
         for key, values in checkpoint.get("pe_spatial", {}).get("log_history", {}).items():
             checkpoint["message_hub"]["log_scalars"][key] = HistoryBuffer(values, [1] * len(values))
         # mmengine compares pickles, in which equal values may differ

@@ -40,17 +40,18 @@ def update_names(config: dict[str, Any]) -> dict[str, Any]:
     Returns:
         The same config.
     """
-    imports = (config.get("custom_imports") or {}).get("imports")
-    if imports:
-        modules = [imports] if isinstance(imports, str) else imports
-        config["custom_imports"]["imports"] = [current_name(str(module)) for module in modules]
+    imports = config.get("custom_imports")
+    modules = imports.get("imports") if isinstance(imports, dict) else None
+    modules = [modules] if isinstance(modules, str) else modules
+    if isinstance(modules, list) and all(isinstance(module, str) for module in modules):
+        config["custom_imports"]["imports"] = list(map(current_name, modules))
     for section in sections(config):
         _update(section)
-    hooks = config.get("custom_hooks")
-    if isinstance(hooks, list):
-        old = [hook for hook in hooks if isinstance(hook, dict) and hook.get("type") in HOOKS]
+    hooks, named_hooks = config.get("custom_hooks"), config.get("default_hooks") or {}
+    if isinstance(hooks, list) and isinstance(named_hooks, dict):
+        old = [hook for hook in hooks if isinstance(hook, dict) and hook.get("type") in [*HOOKS]]
         named = {HOOKS[hook["type"]]: hook for hook in reversed(old)}
-        config["default_hooks"] = {**(config.get("default_hooks") or {}), **named}
+        config["default_hooks"] = {**named_hooks, **named}
         config["custom_hooks"] = [hook for hook in hooks if not any(hook is moved for moved in named.values())]
     return config
 

@@ -9,6 +9,7 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any
 
+from mmengine.fileio import io
 from mmengine.fileio.handlers.pickle_handler import PickleHandler
 from mmengine.registry import registry
 from mmengine.runner.checkpoint import CheckpointLoader
@@ -21,6 +22,7 @@ from pe_spatial.training.trust import may_import, resolve
 _get_object = registry.get_object_from_string
 _find_loader = CheckpointLoader._get_checkpoint_loader
 _unpickle = PickleHandler.load_from_fileobj
+_scheme_of = io._parse_uri_prefix
 
 
 def _resolve_name(name: str) -> Any:
@@ -48,7 +50,15 @@ def _refuse_pickle(self: PickleHandler, file: Any, **options: Any) -> Any:
     return _unpickle(self, file, **options)
 
 
+def _refuse_address(uri: Any) -> str:
+    scheme: str = _scheme_of(uri)
+    if scheme and is_guarded():
+        raise UserError(f"{uri} is not fetched: files are read from the disk alone; download it and give its path")
+    return scheme
+
+
 registry.get_object_from_string = _resolve_name
+io._parse_uri_prefix = _refuse_address
 registry.import_module = _import_registered
 CheckpointLoader._get_checkpoint_loader = staticmethod(_loader_of)
 PickleHandler.load_from_fileobj = _refuse_pickle

@@ -21,6 +21,7 @@ from mmengine.runner import Runner
 
 from pe_spatial.common.console import warning_hook
 from pe_spatial.common.errors import ConfigError, UserError
+from pe_spatial.common.files import atomic_path
 from pe_spatial.common.locks import lock_folder
 from pe_spatial.common.trees import sections
 from pe_spatial.training.checkpoint import read_safely
@@ -52,7 +53,7 @@ class OpenFolderHook(Hook):
             self.clear()
             self.folder.mkdir(parents=True, exist_ok=True)
             dump_config(runner.cfg, self.folder / RUN_CONFIG)
-            shutil.copytree(runner.work_dir, self.folder, dirs_exist_ok=True)
+            _copy(Path(runner.work_dir), self.folder)
         log_dir = self.folder.absolute() / Path(runner.log_dir).name
         for handler in _log_files(runner):
             handler.close()
@@ -122,6 +123,15 @@ def start_runner(
                 if Path(handler.baseFilename).is_relative_to(temporary):
                     runner.logger.removeHandler(handler)
                     handler.close()
+
+
+def _copy(folder: Path, target: Path) -> None:
+    """Copy all files below a folder; what has the name of one, be it a link to elsewhere, is replaced."""
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        copied = target / path.relative_to(folder)
+        copied.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_path(copied) as temporary:
+            shutil.copyfile(path, temporary)
 
 
 def _log_files(runner: Runner) -> list[logging.FileHandler]:

@@ -51,6 +51,8 @@ _ACTING: dict[str, tuple[str, str]] = {
     "VPD": ("ldm", "calls anything that its config names"),
     "WandbVisBackend": ("wandb", "sends results to a service"),
 }
+# registries of whole programs, which make folders and processes where they are built
+_PROGRAMS = ("RUNNERS", "RUNNER_CONSTRUCTORS", "STRATEGIES", "INFERENCERS")
 # what options of mmengine, mmcv and mmseg stand for, whichever part has them
 _NAMES = ("type", "constructor", "auto_wrap_policy", "param_init_fn")  # and all that end in _type: looked up by name
 _STORAGE = ("backend_args", "file_client_args")
@@ -105,7 +107,8 @@ def resolve(name: str) -> Any | None:
             return found if is_kind and found.__module__.partition(".")[0] in _LIBRARIES else None
     if any(within(module_name, scope) for scope in ("pe_spatial", *SCOPES)):
         found = _attribute(module_name, attribute)
-        if inspect.isclass(found) and found.__name__ not in _ACTING and found in _registered(REGISTRIES.values()):
+        parts = _registered(registry for key, registry in REGISTRIES.items() if key not in _PROGRAMS)
+        if inspect.isclass(found) and found.__name__ not in _ACTING and found in parts:
             return found
     return None
 
@@ -146,8 +149,10 @@ def _judge(key: str, value: Any) -> str:
         return f"the name of a class is expected, not a {type(value).__name__}"
     if isinstance(value, str) and (key in _NAMES or key.endswith("_type")):
         return _judge_name(value)
-    if key in _STORAGE and isinstance(value, Mapping) and value.get("backend", "local") != "local":
-        return f"files are read from the disk alone, not by the backend {value.get('backend')!r}; leave it out"
+    if key in _STORAGE and value not in (None, {}, {"backend": "local"}, {"backend": "disk"}):
+        return f"files are read from the disk alone, not as {value!r} says; leave it out"
+    if key == "mp_start_method" and value not in (None, "fork"):
+        return f"processes are forked, so that these rules hold in them too; {value!r} would not, leave it out"
     if key == "decode_backend" and value == "pickle":
         return "pickles are not read, for they could run any code; convert the files to .npy"
     if (key in _PLACES and value is not None) or (key in _FILES and isinstance(value, str) and leaves(value)):

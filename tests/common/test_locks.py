@@ -7,9 +7,11 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
+from pe_spatial.common.errors import UnreadableFile
 from pe_spatial.common.locks import FolderInUseError, lock_folder
 
 HOLD = """
@@ -105,3 +107,12 @@ def test_a_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="file"), lock_folder(tmp_path / "file" / "below"):
         pytest.fail("entered a folder that is none")
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, Path.mkdir, lambda path: path.symlink_to(path.parent / "elsewhere")])
+def test_what_is_no_lock_is_named_and_neither_waited_for_nor_written_through(tmp_path, make):
+    (tmp_path / "elsewhere").write_text("mine")
+    make(tmp_path / ".lock.lock")
+    with pytest.raises(UnreadableFile, match=r"\.lock\.lock is no file of this program"), lock_folder(tmp_path):
+        pytest.fail("entered")
+    assert (tmp_path / "elsewhere").read_text() == "mine"

@@ -140,6 +140,23 @@ def described(**entries):
     return lambda content: content["pe_spatial"].update(entries)
 
 
+PIPELINE = "val_dataloader.dataset.pipeline"
+
+
+def configured(key, value):
+    """Another value in the config."""
+
+    def change(content):
+        node = config = json.loads(content["pe_spatial"]["config"])
+        *sections, last = key.split(".")
+        for section in sections:
+            node = node[section]
+        node[last] = value
+        content["pe_spatial"]["config"] = json.dumps(config)
+
+    return change
+
+
 def drop(*keys):
     def change(content):
         *outer, last = keys
@@ -187,6 +204,18 @@ CONTENT = {
     "a config as a mapping": (described(config={"model": {}}), "its config is not JSON"),
     "a config of a list": (described(config="[1, 2]"), "no mapping with a section 'model'"),
     "a config without a model": (described(config="{}"), "no mapping with a section 'model'"),
+    "a model whose type is a number": (described(config='{"model": {"type": 5}}'), "section 'model' of a type"),
+    "a key that mmengine keeps": (configured("filename", "x"), "has the keys filename, which no config has"),
+    "imports in a list": (configured("custom_imports", ["x"]), "custom_imports: write {imports:"),
+    "imports in a number": (configured("custom_imports", {"imports": 5}), "custom_imports: write {imports:"),
+    "a part that nothing can build": (configured("model.decode_head.channels", -3), "cannot be built"),
+    "a pipeline of a number": (configured(PIPELINE, 5), "cannot be built"),
+    "a step that is no step": (configured(PIPELINE, [{"type": "LoadImage"}, 5]), "cannot be built"),
+    "a pipeline that packs nothing": (configured(PIPELINE, [{"type": "LoadImage"}]), "packs no image"),
+    "a pipeline that needs what no picture has": (
+        configured(PIPELINE, [{"type": "LoadImage"}, {"type": "mmseg.LoadAnnotations"}, {"type": "PackSample"}]),
+        "cannot be built",
+    ),
     "metainfo in a list": (described(metainfo=["road"]), "metainfo is a list"),
     "too few classes": (
         described(metainfo={"classes": ["road"]}),

@@ -135,9 +135,58 @@ ENTRIES = {
     "no epoch": (lambda content: content["meta"].pop("epoch"), "meta.epoch"),
     "no seed": (lambda content: content["meta"].pop("seed"), "meta.seed"),
     "no history": (lambda content: content.pop("message_hub"), "message_hub missing"),
+    "iterations below zero": (lambda content: content["meta"].update(iter=-1), "meta.iter"),
+    "a hub that holds a list": (
+        lambda content: content["message_hub"].update(log_scalars=[1]),
+        "message_hub.log_scalars",
+    ),
+    "a history of words": (
+        lambda content: content["pe_spatial"].update(log_history={"train/loss": ["a"]}),
+        "pe_spatial.log_history.train/loss",
+    ),
+    "a rate in words": (
+        lambda content: content["optimizer"]["param_groups"][0].update(lr="abc"),
+        "optimizer.param_groups.0.lr is 'abc'",
+    ),
+    "a switch that is a text": (
+        lambda content: content["optimizer"]["param_groups"][1].update(fused="abc"),
+        "optimizer.param_groups.1.fused is 'abc'",
+    ),
+    "no betas": (
+        lambda content: content["optimizer"]["param_groups"][0].pop("betas"),
+        "param_groups.0.betas is missing",
+    ),
+    "a group too few": (lambda content: content["optimizer"]["param_groups"].pop(), "param_groups is no list of"),
+    "other parameters": (
+        lambda content: content["optimizer"]["param_groups"][0]["params"].reverse(),
+        "param_groups.0.params are not the",
+    ),
+    "a mean of another shape": (
+        lambda content: content["optimizer"]["state"][0].update(exp_avg=torch.ones(2)),
+        "optimizer.state.0.exp_avg is no tensor of the shape",
+    ),
+    "a step in words": (lambda content: content["optimizer"]["state"][1].update(step="x"), "state.1.step is 'x'"),
+    "a state of nothing": (lambda content: content["optimizer"]["state"].update({99: {}}), "state.99 belongs to no"),
+    "a state without its step": (lambda content: content["optimizer"]["state"][1].pop("step"), "state.1 has other"),
+    "a schedule in a list": (
+        lambda content: content["param_schedulers"].__setitem__(0, [1]),
+        "param_schedulers.0 is a list",
+    ),
+    "a schedule without its place": (
+        lambda content: content["param_schedulers"][1].pop("last_step"),
+        "param_schedulers.1.last_step is missing",
+    ),
+    "a schedule that begins in words": (
+        lambda content: content["param_schedulers"][1].update(begin="abc"),
+        "param_schedulers.1.begin is 'abc'",
+    ),
+    "a model without a type": (
+        lambda content: content["pe_spatial"].update(config='{"model": {"type": 3}}'),
+        "no mapping with a section 'model' of a type",
+    ),
     "a config cut short": (lambda content: content["pe_spatial"].update(config="{"), "config is not JSON"),
     "no description": (lambda content: content.pop("pe_spatial"), "no config"),
-}
+}  # what a training that has begun would end at, or take without a word
 
 
 @pytest.mark.parametrize("damage", ENTRIES)

@@ -99,6 +99,14 @@ def routes(canary, folder):
         "a class of ours": ("model.neck", {"type": "pe_spatial.inference.predictor.Predictor", "checkpoint": evil}),
         # registered names and options that act
         "a hook that evaluates text": ("custom_hooks", [{"type": "RFSearchHook", "mode": "search", "config": {}}]),
+        "a program of mmengine": (step, {"type": "mmengine.runner.Runner", "model": {}, "work_dir": str(folder / "x")}),
+        "its flexible kind": (
+            "model.neck",
+            {"type": "mmengine.runner._flexible_runner.FlexibleRunner", "model": {}, "work_dir": str(folder / "x")},
+        ),
+        "a strategy of it": (step, {"type": "mmengine._strategy.SingleDeviceStrategy", "work_dir": str(folder / "x")}),
+        "processes that the rules do not reach": ("env_cfg.mp_cfg.mp_start_method", "spawn"),
+        "a client by its scheme": (step, {"type": "mmseg.LoadAnnotations", "file_client_args": {"prefix": "http"}}),
         "a metric that writes": ("val_evaluator", [{"type": "DumpResults"}]),
         "a folder that is removed": ("val_evaluator.collect_dir", str(folder)),
         "a file that is written": (

@@ -16,6 +16,7 @@ import pytest
 import torch
 import toy_task
 from mmengine.config import Config
+from mmengine.fileio import get as get_file
 from mmengine.fileio import load as mmengine_load
 from mmengine.registry import MODELS
 from mmengine.runner.checkpoint import CheckpointLoader
@@ -264,6 +265,17 @@ def test_mmengines_readers_unpickle_nothing(canary):
     assert not canary.exists()
     contextvars.Context().run(mmengine_load, str(canary.parent / "evil.pkl"))
     assert canary.exists()
+
+
+@pytest.mark.parametrize("address", ["http://127.0.0.1:1/a.json", "https://example.org/a.json", "s3://a/b.json"])
+def test_mmengines_readers_fetch_nothing(address, monkeypatch):
+    """As the class weights of a loss, the files of a dataset of mmseg, or an image in its lists of names."""
+    monkeypatch.setattr("mmengine.fileio.backends.http_backend.urlopen", lambda *_: pytest.fail("it was fetched"))
+    loss = {"type": "mmseg.CrossEntropyLoss", "class_weight": address}
+    with trusting():
+        for read in (mmengine_load, get_file, lambda path: MODELS.build({**loss, "class_weight": path})):
+            with pytest.raises(UserError, match=f"{address} is not fetched"):
+                read(address)
 
 
 def test_a_loss_in_a_checkpoint_unpickles_nothing(canary, capsys):

@@ -4,12 +4,14 @@ import io
 import json
 import os
 import re
+import shutil
 import tarfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import toy_task
 from coco_scenes import random_coco, write_coco
 from PIL import Image
 from small_runs import CONFIG, overrides, write_strips
@@ -30,6 +32,7 @@ from pe_spatial.tracking.frames import open_frames
 from pe_spatial.training.checkpoint import BEST_POINTER, LAST_POINTER, find_best, find_last
 from pe_spatial.training.config import load_config
 from pe_spatial.training.config_files import find_config
+from pe_spatial.training.launch import train
 from pe_spatial.training.start import place_results
 
 LEAVING = ["../secret.png", "/etc/passwd", "a/../../secret.png", "..", "a/.."]
@@ -231,3 +234,15 @@ def test_results_of_metrics_go_below_the_run_or_where_the_command_line_says(tmp_
         assert f"val_evaluator.results_file: {name} lies outside" in warned.pop()
     said = tmp_path / "said.json"
     assert placed(tmp_path / "bashrc", f"val_evaluator.results_file={said}") == str(said)
+
+
+def test_a_run_does_not_write_through_the_links_in_its_folder(finished, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(finished[1], run)
+    for name in ("environment.json", "metrics.jsonl", "result.json", "last_checkpoint", "best_checkpoint.json"):
+        (run / name).unlink()
+        (run / name).symlink_to(tmp_path / "mine")
+    (tmp_path / "mine").write_text("mine")
+    train(toy_task.load(finished[0], run, "train_cfg.max_iters=7", "experiment_name=links"), "yes")
+    assert (tmp_path / "mine").read_text() == "mine"
+    assert (run / "environment.json").is_file() and not (run / "environment.json").is_symlink()
