@@ -67,7 +67,8 @@ def show(report: "SplitReport") -> None:
     for line in report.findings.lines():
         print(printable(line))
     for histogram in report.histograms:
-        print()
-        for line in histogram.lines():
-            print(f"  {line}")
+        if histogram.names:
+            print()
+        for line in histogram.lines() if histogram.names else ():
+            print(printable(f"  {line}"))
     print()

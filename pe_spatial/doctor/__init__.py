@@ -8,3 +8,4 @@ from pe_spatial.doctor.examination import ExaminationOptions, SplitReport, exami
 from pe_spatial.doctor.findings import Finding, Findings, Histogram
 from pe_spatial.doctor.hook import DataCheckHook
 from pe_spatial.doctor.sheet import save_sheet
+from pe_spatial.doctor.suspects import Suspect

@@ -1,0 +1,236 @@
+"""Which annotations a trained model contradicts most: wrong classes, boxes and masks, missing and invented objects.
+
+The evidence is that of ObjectLab (Tkachenko, Thyagarajan, Mueller: "ObjectLab: Automated Diagnosis of Mislabeled Images
+in Object Detection Data", 2023): confident detections that are similar to an annotation of another class (swapped), to
+a shifted one (badly located) or to none (overlooked). It is judged against what the model usually gives, as in
+confident learning (Northcutt, Jiang, Chuang, JAIR 2021): of a model that misses small objects, a miss says little.
+
+With annotations i of class y_i, detections j of class c_j and score s_j, the IoU v_ij of their boxes and m_ij of their
+masks, and g(v) = min(2v, 1), each kind has a score from 0 to 1:
+
+    class     s_j · (1 - max_k s_k · g(v_ik))
+              the best j of c_j ≠ y_i and v_ij ≥ 1/2, against all k of c_k = y_i
+    box       s_j · (1 - v_ij / V)₊ · (1 - max_k s_k · g(v_ik))
+              the best j of c_j = y_i and v_ij ≥ 0.1 that is nearer to no other annotation, against all k of c_k = y_i
+              that are nearer to i
+    mask      s_j · (1 - m_ij / M)₊
+              the best j of c_j = y_i and v_ij ≥ 1/2
+    spurious  r_i · (1 - max_j s_j · g(v_ij))
+              j of any class; r_i is the mean of that maximum over annotations of the class and about the size of i
+    missing   s_j · (1 - max_i g(v_ij))
+              once per place, and not where j shows that a box is wrong
+
+V and M are the medians, over the data, of v_ij and m_ij of annotations and the best j of their class with v_ij ≥ 1/2.
+An annotation is listed once, as the kind of its highest score.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchvision.ops import box_iou, nms
+
+from pe_spatial.data import LoadInstances, encode_masks
+from pe_spatial.doctor import Suspect
+
+_SAME = 0.5  # IoU of boxes from which on they are of one object
+_NEAR = 0.1  # IoU of boxes from which on one may be the other, moved
+_LEAST = 0.1  # suspects below this score are forgotten
+_NEIGHBORS = 0.05  # share of the annotations of a class whose areas are about the same
+_FEWEST = 10
+
+
+@dataclass(frozen=True)
+class _Claim:
+    """A suspect whose score is not yet weighed by what is usual: `score` times a factor that depends on `iou`."""
+
+    suspect: Suspect
+    iou: float = 0.0
+    row: int = -1  # of the annotation among all
+
+
+class LabelErrors:
+    """Collects the contradictions of all images, then ranks them.
+
+    Args:
+        classes: Names by label, of the annotations and of the predictions.
+    """
+
+    def __init__(self, classes: Sequence[str]) -> None:
+        self._classes = list(classes)
+        self._claims: list[_Claim] = []
+        self._statistics: list[Tensor] = []  # [n, 5] of every image: class, area, support, IoU of boxes and of masks
+
+    @staticmethod
+    def load(sample: dict[str, Any]) -> dict[str, Any]:
+        """The annotations of a loaded image, in any thread; what it returns is for `add`.
+
+        Args:
+            sample: With `img`, `ori_shape` and `instances`.
+        """
+        instances = sample["instances"]
+        masks = bool(instances) and all("mask" in item for item in instances)
+        loaded = LoadInstances(masks=masks, ignored="keep")(sample)
+        return {**loaded, "rows": [row for row, item in enumerate(instances) if not item.get("ignore", False)]}
+
+    def add(self, image: str, sample: dict[str, Any], prediction: Any) -> None:
+        """Compare the annotations of an image with what the model says.
+
+        Args:
+            image: Path or name.
+            sample: Of `load`.
+            prediction: A data sample with `pred_instances` in the pixels of the image.
+        """
+        pair = _Pair(sample, prediction.pred_instances)
+        first = sum(map(len, self._statistics))
+        self._statistics.append(pair.statistics())
+        claims = pair.claims(image, self._classes, first)
+        self._claims += [claim for claim in claims if claim.suspect.score >= _LEAST]
+
+    def rank(self) -> list[Suspect]:
+        """All suspects, the most contradicted first; of one annotation only the gravest."""
+        statistics = torch.cat([torch.empty(0, 5), *self._statistics])
+        usual_box, usual_mask = (_median(statistics[:, column]) for column in (3, 4))
+        usual_support = _usual_support(statistics[:, 0], statistics[:, 1], statistics[:, 2])
+        best: dict[tuple[str, int], Suspect] = {}
+        for number, claim in enumerate(self._claims):
+            factor = 1.0
+            if claim.suspect.kind in ("box", "mask"):
+                factor = max(1 - claim.iou / (usual_box if claim.suspect.kind == "box" else usual_mask), 0.0)
+            elif claim.suspect.kind == "spurious":
+                factor = float(usual_support[claim.row])
+            suspect = claim.suspect.weighed(factor)
+            key = (suspect.image, -1 - number if suspect.row is None else suspect.row)
+            if suspect.score >= _LEAST and (key not in best or suspect.score > best[key].score):
+                best[key] = suspect
+        return sorted(best.values(), key=lambda suspect: -suspect.score)
+
+
+class _Pair:
+    """The annotations and the detections of one image."""
+
+    def __init__(self, sample: dict[str, Any], prediction: Any) -> None:
+        ignored = sample.get("ignored_boxes", torch.empty(0, 4)).as_subclass(Tensor)
+        found = prediction.to("cpu")
+        found = found[_covered(found.bboxes.float(), ignored) < _SAME]
+        self.boxes, self.labels = sample["boxes"].as_subclass(Tensor), sample["labels"]
+        self.rows: list[int] = sample["rows"]
+        self.found, self.scores = found, found.scores.float()
+        self.iou = box_iou(self.boxes, found.bboxes.float())  # [N, M]
+        self.same = self.labels[:, None] == found.labels  # [N, M]
+        self.near = (2 * self.iou).clamp(max=1)
+        self.own = self.scores * self.near * self.same  # [N, M]
+        self.support = _greatest(self.scores * self.near)  # [N]
+        self.matches = self._match()
+        self.mask_iou = self._mask_iou(sample.get("masks"))
+
+    def _match(self) -> list[int]:
+        """For each annotation the most confident detection of its class and place, or -1."""
+        strength = self.scores * self.iou * (self.same & (self.iou >= _SAME))
+        return [-1 if not len(row) or row.max() == 0 else int(row.argmax()) for row in strength]
+
+    def _mask_iou(self, masks: Tensor | None) -> list[float]:
+        """IoU of the masks of the matches; NaN where there are none."""
+        if masks is None or "masks" not in self.found:
+            return [float("nan")] * len(self.boxes)
+        pairs = zip(masks.as_subclass(Tensor), self.matches, strict=True)
+        return [float("nan") if j < 0 else _overlap(mask, self.found.masks[j].bool()) for mask, j in pairs]
+
+    def statistics(self) -> Tensor:
+        """[N, 5]: class, area, support of any class, IoU of the boxes and of the masks of the matches."""
+        area = (self.boxes[:, 2:] - self.boxes[:, :2]).prod(1)
+        ious = [float("nan") if j < 0 else float(self.iou[i, j]) for i, j in enumerate(self.matches)]
+        columns = [self.labels.float(), area, self.support, torch.tensor(ious), torch.tensor(self.mask_iou)]
+        return torch.stack(columns, dim=1)
+
+    def claims(self, image: str, classes: Sequence[str], first: int) -> Iterator[_Claim]:
+        """Everything that the detections say against the annotations; `first` is the row of the first annotation."""
+        moved: set[int] = set()
+        for i, row in enumerate(self.rows):
+            common = {"image": image, "row": row, "label": classes[int(self.labels[i])], "box": self.boxes[i].tolist()}
+            for kind, score, j in (self._class(i), self._box(i), self._mask(i)):
+                if score < _LEAST:
+                    continue
+                iou = {"class": 0.0, "box": float(self.iou[i, j]), "mask": self.mask_iou[i]}[kind]
+                evidence = self._describe(j, classes)
+                if kind == "mask":
+                    evidence["predicted_mask"] = encode_masks(self.found.masks[j][None])[0]
+                if kind == "box":
+                    moved.add(j)
+                yield _Claim(Suspect(kind, score, **common, **evidence), iou)
+            yield _Claim(Suspect("spurious", 1 - float(self.support[i]), **common), row=first + i)
+        yield from self._missing(image, classes, moved)
+
+    def _class(self, i: int) -> tuple[str, float, int]:
+        others = self.scores * (~self.same[i] & (self.iou[i] >= _SAME))
+        j = _best(others)
+        return "class", 0.0 if j < 0 else float(others[j] * (1 - self.own[i].max())), j
+
+    def _box(self, i: int) -> tuple[str, float, int]:
+        """The factor 1 - v / V is not yet in the score."""
+        iou, own = self.iou[i], self.own[i]
+        belongs = self.same[i] & (iou >= _NEAR) & (iou >= self.iou.max(0).values)
+        weight = self.scores * belongs * (1 - _greatest((own[:, None] * (iou[:, None] > iou)).T))
+        j = _best(weight * (1 - iou))
+        return "box", 0.0 if j < 0 else float(weight[j]), j
+
+    def _mask(self, i: int) -> tuple[str, float, int]:
+        """The factor 1 - m / M is not yet in the score."""
+        j = self.matches[i]
+        known = j >= 0 and self.mask_iou[i] == self.mask_iou[i]
+        return "mask", float(self.scores[j]) if known else 0.0, j
+
+    def _missing(self, image: str, classes: Sequence[str], moved: set[int]) -> Iterator[_Claim]:
+        score = self.scores * (1 - _greatest(self.near.T))  # [M]
+        score[sorted(moved)] = 0
+        for j in nms(self.found.bboxes.float(), score, _SAME).tolist():
+            yield _Claim(Suspect("missing", float(score[j]), image, **self._describe(j, classes)))
+
+    def _describe(self, j: int, classes: Sequence[str]) -> dict[str, Any]:
+        return {
+            "predicted_label": classes[int(self.found.labels[j])],
+            "predicted_box": self.found.bboxes[j].tolist(),
+            "confidence": float(self.scores[j]),
+        }
+
+
+def _best(weight: Tensor) -> int:
+    """The place of the greatest weight, or -1 where there is none above 0."""
+    return int(weight.argmax()) if len(weight) and weight.max() > 0 else -1
+
+
+def _greatest(rows: Tensor) -> Tensor:
+    """The greatest value of every row [N, M], 0 where M is 0."""
+    return rows.max(1).values if rows.shape[1] else rows.new_zeros(len(rows))
+
+
+def _covered(boxes: Tensor, regions: Tensor) -> Tensor:
+    """The greatest share [M] of boxes [M, 4] that one of the regions [R, 4] covers."""
+    corners = torch.maximum(boxes[:, None, :2], regions[:, :2]), torch.minimum(boxes[:, None, 2:], regions[:, 2:])
+    shared = (corners[1] - corners[0]).clamp(min=0).prod(2)  # [M, R]
+    return _greatest(shared / (boxes[:, 2:] - boxes[:, :2]).prod(1, keepdim=True).clamp(min=1e-6))
+
+
+def _overlap(one: Tensor, other: Tensor) -> float:
+    return float((one & other).sum() / (one | other).sum().clamp(min=1))
+
+
+def _median(values: Tensor) -> float:
+    known = values[~values.isnan()]
+    return float(known.median()) if len(known) else 1.0
+
+
+def _usual_support(labels: Tensor, areas: Tensor, support: Tensor) -> Tensor:
+    """For every annotation the mean support of those of its class whose areas are nearest in rank. All [N]."""
+    usual = torch.zeros(len(labels))
+    for label in labels.unique():
+        members = (labels == label).nonzero().flatten()
+        members = members[areas[members].argsort()]
+        reach = max(_FEWEST, round(_NEIGHBORS * len(members))) // 2
+        sums = torch.cat([torch.zeros(1, dtype=torch.float64), support[members].double().cumsum(0)])
+        places = torch.arange(len(members))
+        low, high = (places - reach).clamp(min=0), (places + reach + 1).clamp(max=len(members))
+        usual[members] = ((sums[high] - sums[low]) / (high - low)).float()
+    return usual
