@@ -44,10 +44,9 @@ _FEWEST = 10
 
 @dataclass(frozen=True)
 class _Claim:
-    """A suspect whose score is not yet weighed by what is usual: `score` times a factor that depends on `iou`."""
+    """A suspect whose score is not yet weighed by what is usual."""
 
     suspect: Suspect
-    iou: float = 0.0
     row: int = -1  # of the annotation among all
 
 
@@ -61,6 +60,7 @@ class LabelErrors:
     def __init__(self, classes: Sequence[str]) -> None:
         self._classes = list(classes)
         self._claims: list[_Claim] = []
+        self._seen = 0  # annotations
         self._statistics: list[Tensor] = []  # [n, 5] of every image: class, area, support, IoU of boxes and of masks
 
     @staticmethod
@@ -75,34 +75,33 @@ class LabelErrors:
         loaded = LoadInstances(masks=masks, ignored="keep")(sample)
         return {**loaded, "rows": [row for row, item in enumerate(instances) if not item.get("ignore", False)]}
 
-    def add(self, image: str, sample: dict[str, Any], prediction: Any) -> None:
+    def add(self, number: int, sample: dict[str, Any], prediction: Any) -> None:
         """Compare the annotations of an image with what the model says.
 
         Args:
-            image: Path or name.
+            number: Of the image in its dataset.
             sample: Of `load`.
             prediction: A data sample with `pred_instances` in the pixels of the image.
         """
         pair = _Pair(sample, prediction.pred_instances)
-        first = sum(map(len, self._statistics))
         self._statistics.append(pair.statistics())
-        claims = pair.claims(image, self._classes, first)
+        claims = pair.claims(number, self._classes, self._seen)
         self._claims += [claim for claim in claims if claim.suspect.score >= _LEAST]
+        self._seen += len(pair.rows)
 
     def rank(self) -> list[Suspect]:
         """All suspects, the most contradicted first; of one annotation only the gravest."""
         statistics = torch.cat([torch.empty(0, 5), *self._statistics])
-        usual_box, usual_mask = (_median(statistics[:, column]) for column in (3, 4))
+        usual_iou = {"box": _median(statistics[:, 3]), "mask": _median(statistics[:, 4])}
         usual_support = _usual_support(statistics[:, 0], statistics[:, 1], statistics[:, 2])
-        best: dict[tuple[str, int], Suspect] = {}
-        for number, claim in enumerate(self._claims):
-            factor = 1.0
-            if claim.suspect.kind in ("box", "mask"):
-                factor = max(1 - claim.iou / (usual_box if claim.suspect.kind == "box" else usual_mask), 0.0)
-            elif claim.suspect.kind == "spurious":
-                factor = float(usual_support[claim.row])
-            suspect = claim.suspect.weighed(factor)
-            key = (suspect.image, -1 - number if suspect.row is None else suspect.row)
+        best: dict[tuple[int, int], Suspect] = {}
+        for place, claim in enumerate(self._claims):
+            suspect = claim.suspect
+            if suspect.kind in usual_iou:
+                suspect = suspect.weighed(max(1 - (suspect.iou or 0.0) / usual_iou[suspect.kind], 0.0))
+            elif suspect.kind == "spurious":
+                suspect = suspect.weighed(float(usual_support[claim.row]))
+            key = (suspect.sample, -1 - place if suspect.row is None else suspect.row)
             if suspect.score >= _LEAST and (key not in best or suspect.score > best[key].score):
                 best[key] = suspect
         return sorted(best.values(), key=lambda suspect: -suspect.score)
@@ -145,23 +144,24 @@ class _Pair:
         columns = [self.labels.float(), area, self.support, torch.tensor(ious), torch.tensor(self.mask_iou)]
         return torch.stack(columns, dim=1)
 
-    def claims(self, image: str, classes: Sequence[str], first: int) -> Iterator[_Claim]:
+    def claims(self, number: int, classes: Sequence[str], first: int) -> Iterator[_Claim]:
         """Everything that the detections say against the annotations; `first` is the row of the first annotation."""
         moved: set[int] = set()
         for i, row in enumerate(self.rows):
-            common = {"image": image, "row": row, "label": classes[int(self.labels[i])], "box": self.boxes[i].tolist()}
+            label, box = classes[int(self.labels[i])], self.boxes[i].tolist()
+            common = {"sample": number, "row": row, "label": label, "box": box}
             for kind, score, j in (self._class(i), self._box(i), self._mask(i)):
-                if score < _LEAST:
+                iou = self.mask_iou[i] if kind == "mask" else float(self.iou[i, j]) if j >= 0 else 0.0
+                if score * (1 if kind == "class" else 1 - iou) < _LEAST:  # V and M are at most 1
                     continue
-                iou = {"class": 0.0, "box": float(self.iou[i, j]), "mask": self.mask_iou[i]}[kind]
                 evidence = self._describe(j, classes)
                 if kind == "mask":
                     evidence["predicted_mask"] = encode_masks(self.found.masks[j][None])[0]
                 if kind == "box":
                     moved.add(j)
-                yield _Claim(Suspect(kind, score, **common, **evidence), iou)
+                yield _Claim(Suspect(kind, score, **common, **evidence, iou=iou))
             yield _Claim(Suspect("spurious", 1 - float(self.support[i]), **common), row=first + i)
-        yield from self._missing(image, classes, moved)
+        yield from self._missing(number, classes, moved)
 
     def _class(self, i: int) -> tuple[str, float, int]:
         others = self.scores * (~self.same[i] & (self.iou[i] >= _SAME))
@@ -182,11 +182,11 @@ class _Pair:
         known = j >= 0 and self.mask_iou[i] == self.mask_iou[i]
         return "mask", float(self.scores[j]) if known else 0.0, j
 
-    def _missing(self, image: str, classes: Sequence[str], moved: set[int]) -> Iterator[_Claim]:
+    def _missing(self, number: int, classes: Sequence[str], moved: set[int]) -> Iterator[_Claim]:
         score = self.scores * (1 - _greatest(self.near.T))  # [M]
         score[sorted(moved)] = 0
         for j in nms(self.found.bboxes.float(), score, _SAME).tolist():
-            yield _Claim(Suspect("missing", float(score[j]), image, **self._describe(j, classes)))
+            yield _Claim(Suspect("missing", float(score[j]), number, **self._describe(j, classes)))
 
     def _describe(self, j: int, classes: Sequence[str]) -> dict[str, Any]:
         return {
@@ -219,7 +219,7 @@ def _overlap(one: Tensor, other: Tensor) -> float:
 
 def _median(values: Tensor) -> float:
     known = values[~values.isnan()]
-    return float(known.median()) if len(known) else 1.0
+    return max(float(known.median()), 1e-6) if len(known) else 1.0
 
 
 def _usual_support(labels: Tensor, areas: Tensor, support: Tensor) -> Tensor:

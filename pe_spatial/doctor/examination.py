@@ -61,6 +61,7 @@ class SplitReport:
     findings: Findings = field(default_factory=Findings)
     histograms: list[Histogram] = field(default_factory=list)
     tiles: list[torch.Tensor] = field(default_factory=list)
+    suspects: list[torch.Tensor] = field(default_factory=list)
     fingerprints: dict[bytes, str] = field(default_factory=dict)
 
 
@@ -157,7 +158,7 @@ def examine_dataset(split: str, dataset: Any, options: ExaminationOptions) -> Sp
         for check in checks:
             with attempting(findings.add, f"{type(check).__name__} fails on the annotations"):
                 findings.add(check.inspect_annotations())
-    order = _order(len(dataset), options)
+    order = sample_order(len(dataset), options)
     tiles = min(options.tiles, len(order))
     on_sheet = {order[number * len(order) // tiles] for number in range(tiles)}
     observations = in_threads(partial(_observe, dataset, checks, options.thorough), order, options)
@@ -185,7 +186,8 @@ def examine_dataset(split: str, dataset: Any, options: ExaminationOptions) -> Sp
     return report
 
 
-def _order(size: int, options: ExaminationOptions) -> list[int]:
+def sample_order(size: int, options: ExaminationOptions) -> list[int]:
+    """The numbers of the samples to be looked at, of `size`."""
     if options.seconds is not None:
         return np.random.default_rng(0).permutation(size).tolist()[: options.samples]
     wanted = min(size, options.samples or size)
@@ -236,13 +238,19 @@ def in_threads(
             yield index, future.result()
 
 
-def load_sample(dataset: BaseDataset, record: Record) -> Sample:
-    """The sample before any transform. Instances are loaded also where the pipeline does not need them."""
+def load_sample(dataset: BaseDataset, record: Record, labels: bool = True) -> Sample:
+    """The sample before any transform. Instances are loaded also where the pipeline does not need them.
+
+    Args:
+        dataset: Whose pipeline loads.
+        record: Of the dataset.
+        labels: False loads the picture alone.
+    """
     sample = dict(record)
     for step in getattr(dataset.pipeline, "transforms", ()):
-        if isinstance(step, Loader):
+        if isinstance(step, Loader) and (labels or not step.needs_labels):
             sample = step(sample)
-    if "instances" in sample and "ori_shape" in sample:
+    if labels and "instances" in sample and "ori_shape" in sample:
         masks = all("mask" in item for item in sample["instances"])
         sample = LoadInstances(masks=masks, empty="drop")(sample)
     return sample
