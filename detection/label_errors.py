@@ -6,16 +6,16 @@ a shifted one (badly located) or to none (overlooked). It is judged against what
 confident learning (Northcutt, Jiang, Chuang, JAIR 2021): of a model that misses small objects, a miss says little.
 
 With annotations i of class y_i, detections j of class c_j and score s_j, the IoU v_ij of their boxes and m_ij of their
-masks, and g(v) = min(2v, 1), each kind has a score from 0 to 1:
+masks, and g(v) = min(2v, 1)², each kind has a score from 0 to 1:
 
     class     s_j · (1 - max_k s_k · g(v_ik))
               the best j of c_j ≠ y_i and v_ij ≥ 1/2, against all k of c_k = y_i
     box       s_j · (1 - v_ij / V)₊ · (1 - max_k s_k · g(v_ik))
-              the best j of c_j = y_i and v_ij ≥ 0.1 that is nearer to no other annotation, against all k of c_k = y_i
-              that are nearer to i
+              the best j of c_j = y_i and v_ij ≥ 0.05 that is not nearer to another annotation, of v ≥ 1/2; against all
+              k of c_k = y_i that are nearer to i
     mask      s_j · (1 - m_ij / M)₊
               the best j of c_j = y_i and v_ij ≥ 1/2
-    spurious  r_i · (1 - max_j s_j · g(v_ij))
+    spurious  r_i² · (1 - max_j s_j · g(v_ij))
               j of any class; r_i is the mean of that maximum over annotations of the class and about the size of i
     missing   s_j · (1 - max_i g(v_ij))
               once per place, and not where j shows that a box is wrong
@@ -36,7 +36,7 @@ from pe_spatial.data import LoadInstances, encode_masks
 from pe_spatial.doctor import Suspect
 
 _SAME = 0.5  # IoU of boxes from which on they are of one object
-_NEAR = 0.1  # IoU of boxes from which on one may be the other, moved
+_NEAR = 0.05  # IoU of boxes from which on one may be the other, moved
 _LEAST = 0.1  # suspects below this score are forgotten
 _NEIGHBORS = 0.05  # share of the annotations of a class whose areas are about the same
 _FEWEST = 10
@@ -100,7 +100,7 @@ class LabelErrors:
             if suspect.kind in usual_iou:
                 suspect = suspect.weighed(max(1 - (suspect.iou or 0.0) / usual_iou[suspect.kind], 0.0))
             elif suspect.kind == "spurious":
-                suspect = suspect.weighed(float(usual_support[claim.row]))
+                suspect = suspect.weighed(float(usual_support[claim.row]) ** 2)
             key = (suspect.sample, -1 - place if suspect.row is None else suspect.row)
             if suspect.score >= _LEAST and (key not in best or suspect.score > best[key].score):
                 best[key] = suspect
@@ -119,7 +119,7 @@ class _Pair:
         self.found, self.scores = found, found.scores.float()
         self.iou = box_iou(self.boxes, found.bboxes.float())  # [N, M]
         self.same = self.labels[:, None] == found.labels  # [N, M]
-        self.near = (2 * self.iou).clamp(max=1)
+        self.near = (2 * self.iou).clamp(max=1) ** 2
         self.own = self.scores * self.near * self.same  # [N, M]
         self.support = _greatest(self.scores * self.near)  # [N]
         self.matches = self._match()
@@ -151,7 +151,9 @@ class _Pair:
             label, box = classes[int(self.labels[i])], self.boxes[i].tolist()
             common = {"sample": number, "row": row, "label": label, "box": box}
             for kind, score, j in (self._class(i), self._box(i), self._mask(i)):
-                iou = self.mask_iou[i] if kind == "mask" else float(self.iou[i, j]) if j >= 0 else 0.0
+                if score < _LEAST:
+                    continue
+                iou = self.mask_iou[i] if kind == "mask" else float(self.iou[i, j])
                 if score * (1 if kind == "class" else 1 - iou) < _LEAST:  # V and M are at most 1
                     continue
                 evidence = self._describe(j, classes)
@@ -171,7 +173,8 @@ class _Pair:
     def _box(self, i: int) -> tuple[str, float, int]:
         """The factor 1 - v / V is not yet in the score."""
         iou, own = self.iou[i], self.own[i]
-        belongs = self.same[i] & (iou >= _NEAR) & (iou >= self.iou.max(0).values)
+        nearest = self.iou.max(0).values
+        belongs = self.same[i] & (iou >= _NEAR) & ((iou >= nearest) | (nearest < _SAME))
         weight = self.scores * belongs * (1 - _greatest((own[:, None] * (iou[:, None] > iou)).T))
         j = _best(weight * (1 - iou))
         return "box", 0.0 if j < 0 else float(weight[j]), j

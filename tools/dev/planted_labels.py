@@ -41,7 +41,7 @@ def plant(
 
     A class is another one. A box is moved by 30 to 60 % of its sides, or its sides are multiplied by 0.5 to 0.6 or by
     1.6 to 2.0; its mask goes with it. A missing object is an annotation that is taken out. An invented one is an
-    ellipse where no object is (IoU below 0.1). Of a mask, one half beside a diagonal stays.
+    ellipse where no object is (IoU below 0.1). Of a mask, only the rim is left.
 
     Args:
         content: The file, whose masks are RLEs.
@@ -63,7 +63,7 @@ def plant(
         elif kind == "box":
             _replace(annotation, _moved(annotation, size, random))
         elif kind == "mask":
-            _replace(annotation, _half(decode_mask(annotation["segmentation"], size)))
+            _replace(annotation, _hollow(decode_mask(annotation["segmentation"], size)))
         elif kind == "spurious":
             annotation = _invent(spoiled, annotation["image_id"], size, random)
         faults.append(Fault(kind, annotation["image_id"], annotation["id"], list(annotation["bbox"])))
@@ -102,13 +102,13 @@ def _moved(annotation: Mapping[str, Any], size: tuple[int, int], random: np.rand
             return moved
 
 
-def _half(mask: Mask) -> Mask:
-    """The part of a mask on one side of the diagonal of its box that leaves the box nearly as it was."""
+def _hollow(mask: Mask) -> Mask:
+    """A mask without what lies in an ellipse of 0.8 of the sides of its box, which stays as it is."""
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     y, x = np.mgrid[: mask.shape[0], : mask.shape[1]]
-    across = (x - columns[0]) / max(len(columns), 1) - (y - rows[0]) / max(len(rows), 1)
-    halves = [mask & (across > 0.1), mask & (across < -0.1)]
-    return max(halves, key=lambda half: int(half.any(0).sum() + half.any(1).sum()))
+    across = (2 * x - columns[0] - columns[-1]) / (0.8 * len(columns))
+    along = (2 * y - rows[0] - rows[-1]) / (0.8 * len(rows))
+    return mask & (across**2 + along**2 > 1)
 
 
 def _invent(content: dict[str, Any], image_id: int, size: tuple[int, int], random: np.random.Generator) -> Any:
@@ -137,3 +137,38 @@ def _iou(one: Sequence[float], other: Sequence[float]) -> float:
     height = min(one[1] + one[3], other[1] + other[3]) - max(one[1], other[1])
     shared = max(width, 0.0) * max(height, 0.0)
     return shared / (one[2] * one[3] + other[2] * other[3] - shared)
+
+
+def precision(entries: Sequence[Mapping[str, Any]], faults: Sequence[Fault]) -> dict[str, float]:
+    """How many of the first entries of a list of suspects are planted faults: as many entries as there are faults.
+
+    Args:
+        entries: Of `label_errors.json`, the gravest first.
+        faults: All that were planted in these images.
+
+    Returns:
+        A share for every kind, of the entries and faults of that kind alone, and for `all`, where every entry counts
+        that points at a planted fault.
+    """
+    places = {id(entry): _fault_at(entry, faults) for entry in entries}
+    shares = {}
+    for kind in dict.fromkeys(fault.kind for fault in faults):
+        count = sum(fault.kind == kind for fault in faults)
+        first = [entry for entry in entries if entry["kind"] == kind][:count]
+        hits = [fault for entry in first if (fault := places[id(entry)]) is not None and fault.kind == kind]
+        shares[kind] = len(set(map(id, hits))) / count
+    found = [fault for entry in entries[: len(faults)] if (fault := places[id(entry)]) is not None]
+    return {**shares, "all": len(set(map(id, found))) / len(faults)}
+
+
+def _fault_at(entry: Mapping[str, Any], faults: Sequence[Fault]) -> Fault | None:
+    missing = "bbox" not in entry
+    box, least = (entry["predicted_bbox"], 0.5) if missing else (entry["bbox"], 0.98)
+    for fault in faults:
+        if (
+            fault.image_id == entry["image_id"]
+            and (fault.kind == "missing") == missing
+            and _iou(box, fault.box) >= least
+        ):
+            return fault
+    return None
