@@ -10,13 +10,14 @@ masks, and g(v) = min(2v, 1)², each kind has a score from 0 to 1:
 
     class     s_j · (1 - max_k s_k · g(v_ik))
               the best j of c_j ≠ y_i and v_ij ≥ 1/2, against all k of c_k = y_i
-    box       s_j · (1 - v_ij / V)₊ · (1 - max_k s_k · g(v_ik))
+    box       s_j · (1 - (v_ij / V)²)₊ · (1 - max_k s_k · g(v_ik))
               the best j of c_j = y_i and v_ij ≥ 0.05 that is not nearer to another annotation, of v ≥ 1/2; against all
               k of c_k = y_i that are nearer to i
-    mask      s_j · (1 - m_ij / M)₊
+    mask      s_j · (1 - (m_ij / M)²)₊
               the best j of c_j = y_i and v_ij ≥ 1/2
     spurious  r_i² · (1 - max_j s_j · g(v_ij))
               j of any class; r_i is the mean of that maximum over annotations of the class and about the size of i
+              that, like i, touch other annotations or do not
     missing   s_j · (1 - max_i g(v_ij))
               once per place, and not where j shows that a box is wrong
 
@@ -38,7 +39,7 @@ from pe_spatial.doctor import Suspect
 _SAME = 0.5  # IoU of boxes from which on they are of one object
 _NEAR = 0.05  # IoU of boxes from which on one may be the other, moved
 _LEAST = 0.1  # suspects below this score are forgotten
-_NEIGHBORS = 0.05  # share of the annotations of a class whose areas are about the same
+_NEIGHBORS = 0.05  # share of the annotations of a kind whose areas are about the same
 _FEWEST = 10
 
 
@@ -61,7 +62,7 @@ class LabelErrors:
         self._classes = list(classes)
         self._claims: list[_Claim] = []
         self._seen = 0  # annotations
-        self._statistics: list[Tensor] = []  # [n, 5] of every image: class, area, support, IoU of boxes and of masks
+        self._statistics: list[Tensor] = []  # [n, 5] of every image; see `_Pair.statistics`
 
     @staticmethod
     def load(sample: dict[str, Any]) -> dict[str, Any]:
@@ -98,7 +99,7 @@ class LabelErrors:
         for place, claim in enumerate(self._claims):
             suspect = claim.suspect
             if suspect.kind in usual_iou:
-                suspect = suspect.weighed(max(1 - (suspect.iou or 0.0) / usual_iou[suspect.kind], 0.0))
+                suspect = suspect.weighed(max(1 - ((suspect.iou or 0.0) / usual_iou[suspect.kind]) ** 2, 0.0))
             elif suspect.kind == "spurious":
                 suspect = suspect.weighed(float(usual_support[claim.row]) ** 2)
             key = (suspect.sample, -1 - place if suspect.row is None else suspect.row)
@@ -138,10 +139,12 @@ class _Pair:
         return [float("nan") if j < 0 else _overlap(mask, self.found.masks[j].bool()) for mask, j in pairs]
 
     def statistics(self) -> Tensor:
-        """[N, 5]: class, area, support of any class, IoU of the boxes and of the masks of the matches."""
+        """[N, 5]: kind of object, area, support of any class, IoU of the boxes and of the masks of the matches."""
         area = (self.boxes[:, 2:] - self.boxes[:, :2]).prod(1)
         ious = [float("nan") if j < 0 else float(self.iou[i, j]) for i, j in enumerate(self.matches)]
-        columns = [self.labels.float(), area, self.support, torch.tensor(ious), torch.tensor(self.mask_iou)]
+        others = box_iou(self.boxes, self.boxes).fill_diagonal_(0)
+        kinds = 2 * self.labels + (_greatest(others) > _NEAR)  # those that others touch are harder to see
+        columns = [kinds.float(), area, self.support, torch.tensor(ious), torch.tensor(self.mask_iou)]
         return torch.stack(columns, dim=1)
 
     def claims(self, number: int, classes: Sequence[str], first: int) -> Iterator[_Claim]:
@@ -154,7 +157,7 @@ class _Pair:
                 if score < _LEAST:
                     continue
                 iou = self.mask_iou[i] if kind == "mask" else float(self.iou[i, j])
-                if score * (1 if kind == "class" else 1 - iou) < _LEAST:  # V and M are at most 1
+                if score * (1 if kind == "class" else 1 - iou**2) < _LEAST:  # V and M are at most 1
                     continue
                 evidence = self._describe(j, classes)
                 if kind == "mask":
@@ -171,7 +174,7 @@ class _Pair:
         return "class", 0.0 if j < 0 else float(others[j] * (1 - self.own[i].max())), j
 
     def _box(self, i: int) -> tuple[str, float, int]:
-        """The factor 1 - v / V is not yet in the score."""
+        """The factor 1 - (v / V)² is not yet in the score."""
         iou, own = self.iou[i], self.own[i]
         nearest = self.iou.max(0).values
         belongs = self.same[i] & (iou >= _NEAR) & ((iou >= nearest) | (nearest < _SAME))
@@ -180,7 +183,7 @@ class _Pair:
         return "box", 0.0 if j < 0 else float(weight[j]), j
 
     def _mask(self, i: int) -> tuple[str, float, int]:
-        """The factor 1 - m / M is not yet in the score."""
+        """The factor 1 - (m / M)² is not yet in the score."""
         j = self.matches[i]
         known = j >= 0 and self.mask_iou[i] == self.mask_iou[i]
         return "mask", float(self.scores[j]) if known else 0.0, j
@@ -225,11 +228,11 @@ def _median(values: Tensor) -> float:
     return max(float(known.median()), 1e-6) if len(known) else 1.0
 
 
-def _usual_support(labels: Tensor, areas: Tensor, support: Tensor) -> Tensor:
-    """For every annotation the mean support of those of its class whose areas are nearest in rank. All [N]."""
-    usual = torch.zeros(len(labels))
-    for label in labels.unique():
-        members = (labels == label).nonzero().flatten()
+def _usual_support(kinds: Tensor, areas: Tensor, support: Tensor) -> Tensor:
+    """For every annotation the mean support of those of its kind whose areas are nearest in rank. All [N]."""
+    usual = torch.zeros(len(kinds))
+    for kind in kinds.unique():
+        members = (kinds == kind).nonzero().flatten()
         members = members[areas[members].argsort()]
         reach = max(_FEWEST, round(_NEIGHBORS * len(members))) // 2
         sums = torch.cat([torch.zeros(1, dtype=torch.float64), support[members].double().cumsum(0)])

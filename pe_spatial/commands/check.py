@@ -47,7 +47,6 @@ def run(options: argparse.Namespace) -> int:
     """Examine and report; returns 1 if there are errors."""
     from mmengine.registry import DefaultScope
 
-    from pe_spatial.commands.label_search import LabelSearch
     from pe_spatial.doctor import ExaminationOptions, examine, save_sheet
     from pe_spatial.training.config import load_config
 
@@ -55,7 +54,11 @@ def run(options: argparse.Namespace) -> int:
     output = options.output or Path("work_dirs") / Path(config.filename).stem / "data_check"
     examination = ExaminationOptions(samples=options.limit, threads=options.threads, tiles=options.tiles)
 
-    model = None if options.checkpoint is None else LabelSearch(options)
+    model = None
+    if options.checkpoint is not None:
+        from pe_spatial.commands.label_search import LabelSearch
+
+        model = LabelSearch(options)
     with DefaultScope.overwrite_default_scope(config.get("default_scope", "mmengine")):
         reports = examine(config, examination)
         if model is not None:

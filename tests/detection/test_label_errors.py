@@ -141,7 +141,7 @@ HERE, ASIDE, AWAY = [10, 10, 30, 30], [18, 18, 38, 38], [60, 60, 80, 80]
         ([(HERE, 0)], [(HERE, 0, 0.9)], []),
         ([(HERE, 0)], [(HERE, 1, 0.9)], [("class", 0, 0.9)]),
         ([(HERE, 0)], [(HERE, 1, 0.9), (HERE, 0, 0.8)], [("class", 0, 0.18)]),
-        ([(HERE, 0), (AWAY, 1)], [(ASIDE, 0, 0.9), (AWAY, 1, 1.0)], [("box", 0, 0.7)]),
+        ([(HERE, 0), (AWAY, 1)], [(ASIDE, 0, 0.9), (AWAY, 1, 1.0)], [("box", 0, 0.86)]),
         ([(HERE, 0)], [(HERE, 0, 0.95), (AWAY, 2, 0.8)], [("missing", None, 0.8)]),
         ([(HERE, 0)], [(HERE, 0, 0.95), (AWAY, 2, 0.8), (AWAY, 1, 0.7)], [("missing", None, 0.8)]),
         ([(HERE, 0)], [], []),  # a model that never finds such an object says nothing by it
