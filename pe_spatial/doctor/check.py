@@ -137,9 +137,9 @@ def _contradictions(path: str, sample: Sample) -> Iterable[Finding]:
     """Objects of a loaded sample that are there twice, and masks that are empty or lie elsewhere than their boxes."""
     boxes, labels = sample["boxes"].as_subclass(Tensor), sample["labels"].tolist()
     objects = Counter(zip(labels, map(tuple, boxes.tolist()), strict=True))
-    for (label, box), count in objects.items():
+    for (label, corners), count in objects.items():
         if count > 1:
-            example = f"{path}: label {label}, {[round(value, 1) for value in box]} (xyxy), {count} times"
+            example = f"{path}: label {label}, {[round(value, 1) for value in corners]} (xyxy), {count} times"
             yield Finding("warning", "objects that are annotated more than once", example)
     masks = sample.get("masks")
     if masks is None:

@@ -1,7 +1,7 @@
 """Measure how well `pe-spatial check --checkpoint` finds label errors: plant some, train on them, and count.
 
     pe-spatial demo --output demo/data --images 3000 --image-size 128 --formats coco
-    python tools/dev/measure_label_errors.py demo/data demo/label_errors --each 120 train_cfg.max_iters=2500
+    python tools/dev/measure_label_errors.py demo/data demo/label_errors train_cfg.max_iters=2500
 
 Faults of five kinds are planted in the annotations of both splits (tools/dev/planted_labels.py); a Mask R-CNN is
 trained on the faulty training split, as users do, and asked about both: the labels it was trained on, and others.
