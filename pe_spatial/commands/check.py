@@ -2,10 +2,16 @@
 
     pe-spatial check --config CONFIG [key=value ...]
     pe-spatial check --config CONFIG --limit 500 --output OUT
+    pe-spatial check --config CONFIG --checkpoint work_dirs/NAME     # also: labels that a trained model contradicts
 
 Loads every sample as a training would and reports what is wrong with files, sizes, labels, boxes and numbering, images
 that occur in several of the datasets, and how often each class occurs. OUT/{train,val,test}.png are contact sheets of
 samples with their labels drawn in. Look at them: labels that do not fit their objects are only visible there.
+
+With a checkpoint, a trained detector is asked for the objects whose class, box or mask it contradicts most, for objects
+that nobody annotated, and for annotations where it sees nothing. They are warnings; OUT/label_errors.json lists them,
+the likeliest first, and OUT/{train,val,test}_label_errors.png show the first of them. The model may have been trained
+on the same labels: it follows the many that are right.
 
 Exit status: 0 nothing wrong (there may be warnings), 1 errors were found, 2 a mistake in the command or the config,
 130 interrupted.
@@ -13,6 +19,7 @@ Exit status: 0 nothing wrong (there may be warnings), 1 errors were found, 2 a m
 
 import argparse
 import os
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +27,8 @@ from pe_spatial.commands.options import CommandParser, add_shared, integer, posi
 from pe_spatial.common.errors import printable
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from pe_spatial.doctor import SplitReport
 
 
@@ -28,6 +37,7 @@ def add_arguments(parser: CommandParser) -> None:
     files = ["--config", "--output", "--limit", "--max-pixels", "--allow-import", "overrides"]
     add_shared(parser, *files, required=["--config"])
     parser.add_argument("--tiles", type=integer(0), default=16, metavar="N", help="samples on a sheet; 0 draws none")
+    add_shared(parser, "--checkpoint", "--batch-size", "--device")
     threads = min(os.cpu_count() or 1, 8)
     parser.add_argument("--threads", type=positive, default=threads, metavar="N", help="that load samples")
     parser.add_old_spellings({"--samples": "--limit"}, ["--config"])
@@ -44,20 +54,42 @@ def run(options: argparse.Namespace) -> int:
     output = options.output or Path("work_dirs") / Path(config.filename).stem / "data_check"
     examination = ExaminationOptions(samples=options.limit, threads=options.threads, tiles=options.tiles)
 
+    model = None
+    if options.checkpoint is not None:
+        from pe_spatial.commands.label_search import LabelSearch
+
+        model = LabelSearch(options)
     with DefaultScope.overwrite_default_scope(config.get("default_scope", "mmengine")):
         reports = examine(config, examination)
+        if model is not None:
+            model.search(reports, examination)
     for report in reports:
         show(report)
-    for number, report in enumerate(reports):
-        if report.tiles:
-            same = [other for other in reports[:number] if other.split == report.split]
-            path = output / f"{report.split}{len(same) + 1 if same else ''}.png"
-            save_sheet(path, f"{report.split}: {report.name}, {report.size} samples", report.tiles)
-            print(f"drawn: {path}")
+    for name, report in zip(sheet_names(reports), reports, strict=True):
+        for ending, title, tiles in (
+            ("", f"{report.size} samples", report.tiles),
+            ("_label_errors", "label errors", report.suspects),
+        ):
+            if tiles:
+                path = output / f"{name}{ending}.png"
+                save_sheet(path, f"{report.split}: {report.name}, {title}", tiles)
+                print(f"drawn: {path}")
+    if model is not None:
+        print(f"listed: {model.write(output)}")
     errors = sum(report.findings.count("error") for report in reports)
     warnings = sum(report.findings.count("warning") for report in reports)
     print(f"{errors} kind{'s'[errors == 1 :]} of errors, {warnings} kind{'s'[warnings == 1 :]} of warnings")
     return 1 if errors else 0
+
+
+def sheet_names(reports: "Sequence[SplitReport]") -> list[str]:
+    """A name for every report: its split, with a number where a split has several datasets."""
+    before: Counter[str] = Counter()
+    names = []
+    for report in reports:
+        before[report.split] += 1
+        names.append(report.split + (str(before[report.split]) if before[report.split] > 1 else ""))
+    return names
 
 
 def show(report: "SplitReport") -> None:
@@ -67,7 +99,8 @@ def show(report: "SplitReport") -> None:
     for line in report.findings.lines():
         print(printable(line))
     for histogram in report.histograms:
-        print()
-        for line in histogram.lines():
-            print(f"  {line}")
+        if histogram.names:
+            print()
+        for line in histogram.lines() if histogram.names else ():
+            print(printable(f"  {line}"))
     print()

@@ -4,8 +4,18 @@ The engine knows what the sample contract says; what only a task knows, its pack
 """
 
 from pe_spatial.doctor.check import DatasetCheck, absent_classes
-from pe_spatial.doctor.examination import ExaminationOptions, SplitReport, examine, examine_dataset
+from pe_spatial.doctor.examination import (
+    ExaminationOptions,
+    SplitReport,
+    examine,
+    examine_dataset,
+    in_threads,
+    load_sample,
+    sample_order,
+)
 from pe_spatial.doctor.findings import Finding, Findings, Histogram
+from pe_spatial.doctor.guards import attempting, describe
 from pe_spatial.doctor.hook import DataCheckHook
 from pe_spatial.doctor.pictures import PictureCheck
 from pe_spatial.doctor.sheet import save_sheet
+from pe_spatial.doctor.suspects import KINDS, Suspect, as_json, draw_suspect, findings_of

@@ -4,12 +4,16 @@ A task writes subclasses of `DatasetCheck` in its own package; the package is im
 configs, so that the examination finds them without knowing any task.
 """
 
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
 from torch import Tensor
+from torchvision.ops import box_iou
 
 from pe_spatial.common.errors import few
+from pe_spatial.data import Polygons, to_bitmaps
+from pe_spatial.data.transforms import boxes_of_masks
 from pe_spatial.doctor.findings import Finding, Histogram, Level
 
 Record = dict[str, Any]
@@ -68,6 +72,9 @@ class DatasetCheck:
         return None
 
 
+_ROUNDING = 2  # pixels by which a box and the box around its mask may differ
+_FITTING = 0.5  # their least IoU
+
 _CHECKS: list[type[DatasetCheck]] = []
 
 
@@ -102,18 +109,20 @@ class InstanceCheck(DatasetCheck):
         return "instances" in record and bool(dataset.metainfo.get("classes"))
 
     def inspect_sample(self, record: Record, sample: Sample | None) -> Any:
-        """Labels of the objects that count."""
+        """Labels of the objects that count, and what contradicts itself."""
+        path = record.get("img_path", "")
         labels = [item["label"] for item in record["instances"] if not item.get("ignore", False)]
-        return record.get("img_path", ""), [labels.count(thing) for thing in self._things]
+        findings = [] if sample is None or "boxes" not in sample else list(_contradictions(path, sample))
+        return path, [labels.count(thing) for thing in self._things], findings
 
     def collect(self, seen: Any) -> Iterable[Finding]:
         """Count."""
-        path, counts = seen
+        path, counts, findings = seen
         self.histogram.add(counts)
         self._seen += 1
         if not any(counts):
             self._empty.append(path)
-        return ()
+        return findings
 
     def finish(self) -> Iterable[Finding]:
         """Classes and images without objects."""
@@ -122,3 +131,28 @@ class InstanceCheck(DatasetCheck):
             rule = f"{len(self._empty)} of {self._seen} images have no object"
             yield Finding(level, rule, f"for example {self._empty[0]}")
         yield from absent_classes(self.histogram, self._seen == len(self.dataset))
+
+
+def _contradictions(path: str, sample: Sample) -> Iterable[Finding]:
+    """Objects of a loaded sample that are there twice, and masks that are empty or lie elsewhere than their boxes."""
+    boxes, labels = sample["boxes"].as_subclass(Tensor), sample["labels"].tolist()
+    objects = Counter(zip(labels, map(tuple, boxes.tolist()), strict=True))
+    for (label, corners), count in objects.items():
+        if count > 1:
+            example = f"{path}: label {label}, {[round(value, 1) for value in corners]} (xyxy), {count} times"
+            yield Finding("warning", "objects that are annotated more than once", example)
+    masks = sample.get("masks")
+    if masks is None:
+        return
+    masks = to_bitmaps(masks) if isinstance(masks, Polygons) else masks.as_subclass(Tensor)
+    filled = masks.flatten(1).any(1)
+    around = boxes_of_masks(masks)
+    away = (around - boxes).abs().max(1).values > _ROUNDING
+    away &= box_iou(around, boxes).diagonal() < _FITTING
+    for row, (has_pixels, is_away) in enumerate(zip(filled.tolist(), away.tolist(), strict=True)):
+        box = [round(value, 1) for value in boxes[row].tolist()]
+        if not has_pixels:
+            yield Finding("warning", "masks without a pixel", f"{path}: the object at {box} (xyxy)")
+        elif is_away:
+            example = f"{path}: box {box} (xyxy), the mask reaches over {around[row].tolist()}"
+            yield Finding("warning", "masks that do not fit their box", example)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -21,7 +21,10 @@ from pe_spatial.common.pictures import read_image
 from pe_spatial.data import LoadInstances
 from pe_spatial.doctor.check import DatasetCheck, Record, Sample, checks_for
 from pe_spatial.doctor.findings import Finding, Findings, Histogram
+from pe_spatial.doctor.guards import attempting, overheard
 from pe_spatial.doctor.sheet import draw_tile
+
+Result = TypeVar("Result")
 
 SPLITS = ("train", "val", "test")
 UNREADABLE = "files that cannot be read"
@@ -54,20 +57,22 @@ class SplitReport:
     name: str
     size: int = 0
     seen: int = 0
+    dataset: Any = None
     findings: Findings = field(default_factory=Findings)
     histograms: list[Histogram] = field(default_factory=list)
     tiles: list[torch.Tensor] = field(default_factory=list)
+    suspects: list[torch.Tensor] = field(default_factory=list)
     fingerprints: dict[bytes, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Observation:
-    """What a thread found in one sample."""
+    """What a thread found in one sample: `seen` has what each check saw, but of those that failed."""
 
-    sample: Sample | None
-    findings: list[Finding]
-    fingerprint: tuple[bytes, str] | None
-    seen: list[Any]
+    sample: Sample | None = None
+    findings: list[Finding] = field(default_factory=list)
+    fingerprint: tuple[bytes, str] | None = None
+    seen: list[tuple[DatasetCheck, Any]] = field(default_factory=list)
 
 
 # --- several datasets ------------------------------------------------------------------------------------------------
@@ -89,22 +94,30 @@ def dataset_configs(config: Mapping[str, Any]) -> dict[str, Any]:
 def examine(config: Mapping[str, Any], options: ExaminationOptions) -> list[SplitReport]:
     """Examine every dataset of a config.
 
+    Whatever a dataset, a loader or a check raises is a finding.
+
     Args:
         config: A loaded config, whose packages are imported.
         options: How much is examined.
     """
     reports: list[SplitReport] = []
     for split, entry in dataset_configs(config).items():
-        try:
-            datasets = parts(DATASETS.build(entry))
-            for dataset in datasets:
-                dataset.full_init()
-        except (UserError, OSError, ValueError) as error:
-            broken = SplitReport(split, str(entry.get("type")))
-            broken.findings.add([Finding("error", "the dataset cannot be loaded", str(error))])
-            reports.append(broken)
-            continue
-        reports += [examine_dataset(split, dataset, options) for dataset in datasets]
+        loading = SplitReport(split, str(entry.get("type")))
+        datasets: list[BaseDataset] = []
+        with attempting(loading.findings.add, "the dataset cannot be loaded"):
+            with overheard(loading.findings.add):
+                built = DATASETS.build(entry)
+                datasets = parts(built)
+                for dataset in datasets:
+                    dataset.full_init()
+            reports += [examine_dataset(split, dataset, options) for dataset in datasets]
+            if not datasets:
+                rule = f"nothing is examined: {type(built).__name__} is no dataset of records"
+                loading.findings.add([Finding("warning", rule)])
+        if datasets and not loading.findings.count("error"):
+            reports[-len(datasets)].findings.join(loading.findings)
+        else:
+            reports.append(loading)
     if options.thorough:
         compare_splits(reports)
     return reports
@@ -136,37 +149,45 @@ def compare_splits(reports: Sequence[SplitReport]) -> None:
 # --- one dataset -----------------------------------------------------------------------------------------------------
 def examine_dataset(split: str, dataset: Any, options: ExaminationOptions) -> SplitReport:
     """Examine a dataset; arguments as in `examine`."""
-    report = SplitReport(split, type(dataset).__name__, size=len(dataset))
-    checks = checks_for(dataset)
+    report = SplitReport(split, type(dataset).__name__, size=len(dataset), dataset=dataset)
+    findings = report.findings
+    checks: list[DatasetCheck] = []
+    with attempting(findings.add, "the dataset cannot be examined"):
+        checks = checks_for(dataset)
     if options.thorough:
         for check in checks:
-            report.findings.add(check.inspect_annotations())
-    order = _order(len(dataset), options)
+            with attempting(findings.add, f"{type(check).__name__} fails on the annotations"):
+                findings.add(check.inspect_annotations())
+    order = sample_order(len(dataset), options)
     tiles = min(options.tiles, len(order))
     on_sheet = {order[number * len(order) // tiles] for number in range(tiles)}
-    observations = _observe_all(partial(_observe, dataset, checks, options.thorough), order, options)
+    observations = in_threads(partial(_observe, dataset, checks, options.thorough), order, options)
     # a training with unreadable="skip" is not stopped by unreadable files
     skips_unreadable = not options.thorough and getattr(dataset, "unreadable", "raise") == "skip"
     for _, (index, observation) in zip(
         track(order, split, unit="samples", shown=options.thorough), observations, strict=False
     ):
         report.seen += 1
-        report.findings.add(f for f in observation.findings if not (skips_unreadable and f.rule == UNREADABLE))
-        for check, seen in zip(checks, observation.seen, strict=True):
-            report.findings.add(check.collect(seen))
+        findings.add(f for f in observation.findings if not (skips_unreadable and f.rule == UNREADABLE))
+        for check, seen in observation.seen:
+            with attempting(findings.add, f"{type(check).__name__} fails"):
+                findings.add(check.collect(seen))
         if observation.fingerprint is not None:
-            report.findings.add(_duplicate(report, *observation.fingerprint))
+            findings.add(_duplicate(report, *observation.fingerprint))
         if index in on_sheet:
-            tile = draw_tile(dataset, index, observation.sample, checks)
-            report.tiles += [] if tile is None else [tile]
+            with attempting(findings.add, "samples that cannot be drawn"):
+                tile = draw_tile(dataset, index, observation.sample, checks)
+                report.tiles += [] if tile is None else [tile]
     for check in checks:
-        report.findings.add(check.finish())
+        with attempting(findings.add, f"{type(check).__name__} fails"):
+            findings.add(check.finish())
         if check.histogram is not None:
             report.histograms.append(check.histogram)
     return report
 
 
-def _order(size: int, options: ExaminationOptions) -> list[int]:
+def sample_order(size: int, options: ExaminationOptions) -> list[int]:
+    """The numbers of the samples to be looked at, of `size`."""
     if options.seconds is not None:
         return np.random.default_rng(0).permutation(size).tolist()[: options.samples]
     wanted = min(size, options.samples or size)
@@ -175,25 +196,34 @@ def _order(size: int, options: ExaminationOptions) -> list[int]:
 
 def _observe(dataset: BaseDataset, checks: Sequence[DatasetCheck], identify: bool, index: int) -> _Observation:
     """Load one sample and show it to the checks; `identify` hashes its pixels."""
-    record = dataset.get_data_info(index)
-    findings: list[Finding] = []
-    sample: Sample | None = None
-    try:
-        sample = _load(dataset, record)
-    except UnreadableFile as error:
-        findings.append(Finding("error", UNREADABLE, str(error)))
-    except (UserError, OSError, ValueError) as error:
-        findings.append(Finding("error", "samples that the loaders refuse", str(error)))
-    seen = [check.inspect_sample(record, sample) for check in checks]
-    return _Observation(sample, findings, _fingerprint(record, sample) if identify else None, seen)
+    found = _Observation()
+    add = found.findings.extend
+    record: Record | None = None
+    with attempting(add, "records that cannot be read"):
+        record = dataset.get_data_info(index)
+    if record is None:
+        return found
+    with attempting(add, "samples that the loaders refuse"):
+        try:
+            found.sample = load_sample(dataset, record)
+            add(_left_out(record, found.sample))
+        except UnreadableFile as error:
+            add([Finding("error", UNREADABLE, str(error))])
+    for check in checks:
+        with attempting(add, f"{type(check).__name__} fails"):
+            found.seen.append((check, check.inspect_sample(record, found.sample)))
+    if identify:
+        with attempting(add, "pictures that cannot be compared"):
+            found.fingerprint = _fingerprint(record, found.sample)
+    return found
 
 
-def _observe_all(
-    observe: Callable[[int], _Observation], order: Sequence[int], options: ExaminationOptions
-) -> Iterator[tuple[int, _Observation]]:
-    """Observe samples in threads, a few ahead, and yield them in order until the time is up."""
+def in_threads(
+    work: Callable[[int], Result], order: Sequence[int], options: ExaminationOptions
+) -> Iterator[tuple[int, Result]]:
+    """Work on samples in threads, a few ahead, and yield the results in order until the time is up."""
     end = None if options.seconds is None else time.monotonic() + options.seconds
-    waiting: deque[tuple[int, Future[_Observation]]] = deque()
+    waiting: deque[tuple[int, Future[Result]]] = deque()
     rest = iter(order)
     with ThreadPoolExecutor(options.threads) as pool:
         while True:
@@ -201,23 +231,38 @@ def _observe_all(
                 index = next(rest, None)
                 if index is None or (end is not None and time.monotonic() > end):
                     break
-                waiting.append((index, pool.submit(observe, index)))
+                waiting.append((index, pool.submit(work, index)))
             if not waiting:
                 return
             index, future = waiting.popleft()
             yield index, future.result()
 
 
-def _load(dataset: BaseDataset, record: Record) -> Sample:
-    """The sample before any transform. Instances are loaded also where the pipeline does not need them."""
+def load_sample(dataset: BaseDataset, record: Record, labels: bool = True) -> Sample:
+    """The sample before any transform. Instances are loaded also where the pipeline does not need them.
+
+    Args:
+        dataset: Whose pipeline loads.
+        record: Of the dataset.
+        labels: False loads the picture alone.
+    """
     sample = dict(record)
     for step in getattr(dataset.pipeline, "transforms", ()):
-        if isinstance(step, Loader):
+        if isinstance(step, Loader) and (labels or not step.needs_labels):
             sample = step(sample)
-    if "instances" in sample and "ori_shape" in sample:
+    if labels and "instances" in sample and "ori_shape" in sample:
         masks = all("mask" in item for item in sample["instances"])
         sample = LoadInstances(masks=masks, empty="drop")(sample)
     return sample
+
+
+def _left_out(record: Record, sample: Sample) -> Iterator[Finding]:
+    """Objects that the loaders left out."""
+    if "boxes" in sample and "instances" in record:
+        objects = sum(not item.get("ignore", False) for item in record["instances"])
+        if len(sample["boxes"]) < objects:
+            example = f"{record.get('img_path')}: {objects - len(sample['boxes'])} of {objects}"
+            yield Finding("warning", "objects without area in their image, which are left out", example)
 
 
 def _fingerprint(record: Record, sample: Sample | None) -> tuple[bytes, str] | None:

@@ -48,6 +48,10 @@ class Findings:
             if finding.example and len(group.examples) < _EXAMPLES:
                 group.examples.append(finding.example)
 
+    def join(self, others: "Findings") -> None:
+        """Take over the findings of others, of other rules."""
+        self._groups |= others._groups
+
     def count(self, level: Level) -> int:
         """How many rules of a level are broken."""
         return sum(group.level == level for group in self._groups.values())
@@ -101,8 +105,8 @@ class Histogram:
 
     def lines(self) -> Iterator[str]:
         """A table with bars."""
-        total, largest = max(sum(self.counts), 1), max(*self.counts, 1)
-        width = min(max(len(self.kind), *map(len, self.names)), 24)
+        total, largest = max(sum(self.counts), 1), max([*self.counts, 1])
+        width = min(max(map(len, [self.kind, *self.names])), 24)
         rows = list(range(len(self.names)))
         if len(rows) > _LONGEST_TABLE:
             rows = sorted((row for row in rows if self.counts[row]), key=lambda row: -self.counts[row])
