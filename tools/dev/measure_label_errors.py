@@ -8,6 +8,11 @@ trained on the faulty training split, as users do, and asked about both: the lab
 Precision is the share of planted faults among as many of the first suspects as were planted, of each kind alone and of
 all kinds.
 OUT/precision.json holds the table. Interrupted, the same command goes on.
+
+The search is as good as the model. Precision over all kinds on labels that were not trained on, mean of 3 plantings,
+with 9 % of the objects faulty: 0.65 after 1,500 iterations of 8 scenes (box AP50 0.80), 0.72 after 2,800 (AP50 0.84;
+class 0.73, box 0.77, missing 0.77, spurious 0.55, mask 0.80). With a stand-in for a well-trained detector it is above
+0.8 (tests/detection/test_label_errors.py).
 """
 
 import argparse
