@@ -27,6 +27,8 @@ class ConfigError(UserError, ValueError):
 class CheckpointError(UserError, RuntimeError):
     """A checkpoint that is missing, damaged, foreign, or cannot be written."""
 
+    _one_line = True
+
 
 class UnreadableFile(UserError, OSError):  # noqa: N818 - names the state of the file, as FileNotFoundError does
     """A file is missing, truncated or not what its name says. The message names the file."""

@@ -89,8 +89,24 @@ def not_finite(tree: Any, name: str = "") -> Iterator[str]:  # noqa: ANN401 - ne
             yield name
 
 
+def layout_of(tensor: Tensor) -> str:
+    """In a word: dense, nested, quantized, meta (without values), or how it is sparse."""
+    if tensor.is_nested or tensor.is_quantized or tensor.is_meta:
+        return "nested" if tensor.is_nested else "quantized" if tensor.is_quantized else "meta"
+    return "dense" if tensor.layout is torch.strided else str(tensor.layout).removeprefix("torch.")
+
+
+def oversized(tree: Any, most: int, name: str = "") -> Iterator[str]:  # noqa: ANN401 - nested containers of tensors
+    """Dotted names of the tensors that say they have more bytes than a file: strides repeat what is stored once."""
+    if isinstance(tree, Mapping | list | tuple):
+        for key, value in tree.items() if isinstance(tree, Mapping) else enumerate(tree):
+            yield from oversized(value, most, f"{name}.{key}" if name else str(key))
+    elif _is_dense(tree) and tree.numel() * tree.element_size() > max(most, tree.untyped_storage().nbytes()):
+        yield name
+
+
 def _is_dense(value: object) -> bool:
-    return isinstance(value, Tensor) and value.layout is torch.strided and not value.is_quantized and not value.is_meta
+    return isinstance(value, Tensor) and layout_of(value) == "dense"
 
 
 def _threads() -> ThreadPoolExecutor:

@@ -1,7 +1,7 @@
 """YAML without code execution. mmengine's own reader and writer of .yaml files stay as they are.
 
 Differences from PyYAML's safe loader: a key that appears twice is an error, and `1e-4` is a number (YAML 1.1 takes it
-for a string because the dot is missing).
+for a string because the dot is missing), and dates are text.
 """
 
 import re
@@ -90,8 +90,13 @@ class _TextLoader(_GuardedLoader, yaml.BaseLoader):
     """Every scalar is the text that stands there."""
 
 
+# dates stay text, and what is neither text, number, list nor mapping has no place in a config
+_NOT_PLAIN = {f"tag:yaml.org,2002:{name}" for name in ("timestamp", "binary", "set", "omap", "pairs")}
+SafeLoader.yaml_constructors = {
+    tag: construct for tag, construct in yaml.SafeLoader.yaml_constructors.items() if tag not in _NOT_PLAIN
+}
 SafeLoader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:float"]
+    first: [(tag, pattern) for tag, pattern in resolvers if tag not in {"tag:yaml.org,2002:float", *_NOT_PLAIN}]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
 SafeLoader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456789."))

@@ -10,6 +10,7 @@ import re
 import shutil
 import signal
 import threading
+import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -22,7 +23,7 @@ from torch import Tensor
 
 from pe_spatial.common.errors import FullDiskError, UserError, few
 from pe_spatial.common.files import atomic_path, full_disk, write_atomically
-from pe_spatial.common.integrity import content_hash, damaged_parts, not_finite, once_per_file
+from pe_spatial.common.integrity import content_hash, damaged_parts, not_finite, once_per_file, oversized
 
 SUFFIXES = (".pt", ".pth", ".safetensors")
 CONTENT_HASH = "content_hash"
@@ -32,6 +33,8 @@ _PICKLE_MAGIC = b"\x80"
 # how torch's restricted unpickler names what it refuses
 _CODE = re.compile(r"(?:GLOBAL|unrecognized function|but got) (\S+)")
 
+
+_LONGEST = 200  # characters of a name in a message
 
 Shapes = Mapping[str, torch.Size]
 
@@ -64,13 +67,14 @@ class Misfit:
         count = len(expected)
         parts = {
             "missing": self.missing,
-            "unexpected": [key + self._nearest(key) for key in self.unexpected[:3]] + self.unexpected[3:],
+            "unexpected": [f"{key[:_LONGEST]}{self._nearest(key)}" for key in self.unexpected[:3]]
+            + self.unexpected[3:],
             "of another shape": [f"{key} is {list(found[key])}, not {list(expected[key])}" for key in self.reshaped],
         }
         return "; ".join(f"{len(keys)} of {count} keys {what} ({few(keys)})" for what, keys in parts.items() if keys)
 
     def _nearest(self, key: str) -> str:
-        close = get_close_matches(key, self.missing, n=1, cutoff=0.8)
+        close = get_close_matches(key[:_LONGEST], self.missing, n=1, cutoff=0.8)
         return f" (nearest missing: {close[0]})" if close else ""
 
 
@@ -107,6 +111,10 @@ def read_tensor_file(path: Path) -> Mapping[str, Any]:
     after = path.stat()
     if (before.st_ino, before.st_size, before.st_mtime_ns) != (after.st_ino, after.st_size, after.st_mtime_ns):
         raise WeightsError(f"{path} was replaced or changed while it was read; give the same command again")
+    if large := list(oversized(content, after.st_size)):
+        raise WeightsError(
+            f"{path} is damaged: {few(large)} would have more values than the whole file; delete it and fetch it again"
+        )
     if not isinstance(content, Mapping):
         raise WeightsError(
             f"{path} holds a {type(content).__name__}, not a mapping of names to tensors; save a state dict"
@@ -128,8 +136,10 @@ def _read_torch(path: Path, is_archive: bool) -> Any:  # noqa: ANN401 - whatever
             )
         once_per_file(path, "checksums", lambda: _verify_archive(path))
         can_map = all(part.compress_type == zipfile.ZIP_STORED for part in parts)
-    # weights_only refuses pickles that call code; there is no fallback
-    return torch.load(path, map_location="cpu", weights_only=True, mmap=can_map)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Validating sparse")  # they are refused where weights are expected
+        # weights_only refuses pickles that call code; there is no fallback
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=can_map)
 
 
 def _verify_archive(path: Path) -> None:

@@ -40,7 +40,12 @@ class DenseDataset(BaseDataset):
         """
         if self._fully_initialized:
             return
-        super().full_init()
+        try:
+            super().full_init()
+        except IndexError as error:
+            raise OptionError(
+                f"indices {self._indices} are not all places of its {len(self.data_list)} records"
+            ) from error
         self._require_records(len(self))
         # shared among the worker processes, which only ever set entries to True: no lock is needed
         self._unreadable = torch.zeros(len(self), dtype=torch.bool).share_memory_()

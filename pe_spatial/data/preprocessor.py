@@ -10,7 +10,7 @@ from mmengine.structures import BaseDataElement, PixelData
 from torch import Tensor
 from torch.nn import functional as F
 
-from pe_spatial.common.errors import ConfigError, OptionError, PictureError, require_positive
+from pe_spatial.common.errors import ConfigError, OptionError, PictureError, few, require_positive
 from pe_spatial.data.sample import IGNORE_LABEL
 
 
@@ -64,8 +64,11 @@ class DensePreprocessor(BaseDataPreprocessor):
 
         Raises:
             ConfigError: An image is not uint8 [3, h, w].
+            OptionError: There are no inputs.
             PictureError: An image is larger than `pad_to`.
         """
+        if "inputs" not in data:
+            raise OptionError(f"the samples have {few(data)}, but no inputs: their pipeline must end with PackSample")
         data = self.cast_data({"inputs": data["inputs"], "data_samples": data.get("data_samples")})
         images: list[Tensor] = list(data["inputs"])
         for image in images:

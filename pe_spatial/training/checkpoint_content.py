@@ -7,13 +7,14 @@ from typing import Any
 from torch import Tensor
 
 from pe_spatial.common.errors import CheckpointError, few
-from pe_spatial.common.integrity import content_hash, once_per_file
+from pe_spatial.common.integrity import content_hash, layout_of, once_per_file
 from pe_spatial.common.tensors import CONTENT_HASH, require_finite, verify_hash
 
 OURS = "pe_spatial"  # the entry by which a checkpoint describes itself
 _WEIGHTS = ("state_dict", "ema_state_dict")
 _WRAPPERS = ("module.", "_orig_mod.")  # what DDP and torch.compile put before every name
 _NEEDED_TO_RESUME: dict[str, type | tuple[type, ...]] = {"meta": Mapping, "message_hub": Mapping, "optimizer": Mapping}
+_LONGEST_NAME = 1000
 _OF_THE_HUB = ("log_scalars", "runtime_info", "resumed_keys")
 
 
@@ -104,10 +105,10 @@ def describes_itself(content: Mapping[str, Any], path: Path) -> Mapping[str, Any
             "checkpoints written by tools/train_net.py or tools/convert_weights.py describe themselves"
         )
     version = described.get("format_version")
-    if type(version) is not int:
+    if type(version) is not int or version < 1:
         raise CheckpointError(
-            f"{path}: does not say in which format it is (format_version is {version!r}, not a number): it is damaged "
-            "or was changed; take another checkpoint"
+            f"{path}: does not say in which format it is (format_version is {version!r}, not a number from 1 on): it "
+            "is damaged or was changed; take another checkpoint"
         )
     metainfo = described.get("metainfo")
     classes = metainfo.get("classes", ()) if isinstance(metainfo, Mapping) else ()
@@ -115,7 +116,22 @@ def describes_itself(content: Mapping[str, Any], path: Path) -> Mapping[str, Any
         raise CheckpointError(f"{path}: its metainfo is a {type(metainfo).__name__}, not a mapping; it is damaged")
     if not isinstance(classes, list | tuple | None) or not all(isinstance(name, str) for name in classes or ()):
         raise CheckpointError(f"{path}: the classes of its metainfo are no list of names; it is damaged")
+    _check_metainfo(metainfo or {}, path)
     return described
+
+
+def _check_metainfo(metainfo: Mapping[str, Any], path: Path) -> None:
+    names, colors = metainfo.get("classes") or (), metainfo.get("palette") or ()
+    if any(len(name) > _LONGEST_NAME for name in names):
+        raise CheckpointError(f"{path}: a class in its metainfo has more than {_LONGEST_NAME} letters; it is damaged")
+    is_palette = isinstance(colors, list | tuple) and all(
+        isinstance(color, list | tuple) and len(color) == 3 and all(value in range(256) for value in color)
+        for color in colors
+    )
+    if not is_palette or (colors and len(colors) < len(names)):
+        raise CheckpointError(
+            f"{path}: the palette of its metainfo is not {len(names)} colors [r, g, b] from 0 to 255; it is damaged"
+        )
 
 
 def _check_names(weights: object, key: str, path: Path) -> None:
@@ -126,6 +142,11 @@ def _check_names(weights: object, key: str, path: Path) -> None:
             raise CheckpointError(
                 f"{path}: {key}[{name!r}] is a {type(value).__name__}, not a tensor with a name; save the state dict "
                 "of a model"
+            )
+        kind = layout_of(value) if isinstance(value, Tensor) else "dense"
+        if kind != "dense":
+            raise CheckpointError(
+                f"{path}: {key}[{name!r}] is {kind}, and only dense tensors are weights of a model; convert it"
             )
 
 

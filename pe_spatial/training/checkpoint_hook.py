@@ -20,6 +20,7 @@ from pe_spatial.common.errors import (
     CheckpointError,
     ConfigError,
     UserError,
+    few,
     require_choice,
     require_positive,
     suggest,
@@ -230,7 +231,14 @@ def describe(config: dict[str, Any], metainfo: Any) -> dict[str, Any]:
 
 def compare_keys(model: nn.Module, state_dict: dict[str, Tensor]) -> str:
     """How the weights differ from the model's, in one line; empty if they fit."""
-    return str(Misfit(shapes_of(_without_wrapper(state_dict)), shapes_of(model.state_dict())))
+    found, expected = _without_wrapper(state_dict), model.state_dict()
+    other = [
+        f"{key} is {str(found[key].dtype).removeprefix('torch.')}"
+        for key, tensor in expected.items()
+        if isinstance(found.get(key), Tensor) and tensor.is_floating_point() and not found[key].is_floating_point()
+    ]
+    kinds = [f"{len(other)} of {len(expected)} keys of another kind of numbers ({few(other)})"] if other else []
+    return "; ".join(filter(None, [str(Misfit(shapes_of(found), shapes_of(expected))), *kinds]))
 
 
 def _without_wrapper(state_dict: Mapping[str, Any]) -> dict[str, Any]:

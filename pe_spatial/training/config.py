@@ -58,7 +58,7 @@ def _load_config(name: str | Path, overrides: Sequence[str]) -> Config:
     except KeyError as error:  # a name that mmengine keeps for itself
         raise ConfigError(f"{path}: {error.args[0]}") from error
     for override in overrides:
-        origins[_apply(config, override)] = f"override '{override}'"
+        origins[_apply(config, override)] = _named(override)
     variables = {key: config.pop(key) for key in [key for key in config if key.startswith("_")]}
     problems = [problem for key in config for problem in _fill_in(config, key, key, variables)]
     require_trusted(config, partial(origin_of, origins, default=str(path)))
@@ -67,7 +67,8 @@ def _load_config(name: str | Path, overrides: Sequence[str]) -> Config:
     _normalize(config)
     problems += find_problems(config)
     if problems:
-        lines = (f"{origin_of(origins, where, str(path))}: {where}: {what}" for where, what in problems)
+        first = dict(reversed(problems))  # of each key
+        lines = (f"{origin_of(origins, where, str(path))}: {where}: {first[where]}" for where in dict(problems))
         raise ConfigError("\n".join(lines))
     return config
 
@@ -84,7 +85,7 @@ def override_config(config: Config, overrides: Sequence[str], checkpoint: Path) 
         ConfigError: An override that does not fit, or an option that does not exist; something that the config may not
             import, or a part that nobody registers.
     """
-    origins = {_apply(config, override): f"override '{override}'" for override in overrides}
+    origins = {_apply(config, override): _named(override) for override in overrides}
     require_trusted(config, partial(origin_of, origins, default=str(checkpoint)))
     _keep_results_inside(config, origins)
     import_packages(config, checkpoint)
@@ -114,16 +115,20 @@ def dump_config(config: Config, path: Path) -> None:
     write_text(path, config_text(config))
 
 
+def _named(override: str) -> str:
+    return f"override '{override if len(override) <= 200 else override[:199] + '…'}'"
+
+
 # --- overrides --------------------------------------------------------------------------------------------------------
 def _apply(config: Config, override: str) -> str:
     """Set one `key=value` and return its key."""
     key, separator, text = override.partition("=")
     if not separator or not key:
-        raise ConfigError(f"override '{override}': write it as dotted.key=value")
+        raise ConfigError(f"{_named(override)}: write it as dotted.key=value")
     try:
         value = parse(text)
     except yaml.YAMLError as error:
-        raise ConfigError(f"override '{override}': the value is not YAML: {' '.join(str(error).split())}") from error
+        raise ConfigError(f"{_named(override)}: the value is not YAML: {' '.join(str(error).split())[:300]}") from error
     *sections, last = key.split(".")
     node: Any = config
     for depth, part in enumerate(sections):
@@ -133,24 +138,24 @@ def _apply(config: Config, override: str) -> str:
         node[int(last)] = value
     elif last in node:
         if isinstance(node[last], dict) and not isinstance(value, dict | None):
-            raise ConfigError(f"override '{override}': {key} is a section with the keys {', '.join(node[last])}")
+            raise ConfigError(f"{_named(override)}: {key} is a section with the keys {', '.join(node[last])}")
         node[last] = value
     elif (not sections and last in TOP_LEVEL_KEYS) or has_schema(sections, node):
         node[last] = value  # an option that the files leave at its default; find_problems judges its name
     else:
-        raise ConfigError(f"override '{override}': there is no {key}; {suggest(last, node)}")
+        raise ConfigError(f"{_named(override)}: there is no {key}; {suggest(last, node)}")
     return key
 
 
 def _child(node: Any, part: str, where: str, override: str) -> Any:
     if isinstance(node, list):
         if not part.isdigit() or int(part) >= len(node):
-            raise ConfigError(f"override '{override}': {where} does not index its list of {len(node)} items (0…)")
+            raise ConfigError(f"{_named(override)}: {where} does not index its list of {len(node)} items (0…)")
         return node[int(part)]
     if not isinstance(node, dict | Config):
-        raise ConfigError(f"override '{override}': {where} lies inside a plain value ({node!r})")
+        raise ConfigError(f"{_named(override)}: {where} lies inside a plain value ({node!r})")
     if part not in node:
-        raise ConfigError(f"override '{override}': there is no {where}; {suggest(part, node)}")
+        raise ConfigError(f"{_named(override)}: there is no {where}; {suggest(part, node)}")
     return node[part]
 
 

@@ -14,7 +14,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from pe_spatial.common.errors import suggest
-from pe_spatial.training.config_values import entry_problems, value_problem
+from pe_spatial.training.config_values import entry_problems, takes_integers, value_problem
 from pe_spatial.training.optim import ParamwiseOptions
 from pe_spatial.training.trust import REGISTRIES, may_import
 
@@ -61,6 +61,20 @@ _IMPLIED: dict[str, tuple[Callable[..., Any] | None, Set[str]]] = {
     "custom_imports": (None, {"imports", "allow_failed_imports"}),
     "auto_scale_lr": (None, {"base_batch_size", "enable"}),
 }
+# keys of sections that say what is built -> whether one such section stands there, a list of them, or either
+_TYPED: dict[str, str] = {
+    "pipeline": "list",
+    "custom_hooks": "list",
+    "vis_backends": "list",
+    "param_scheduler": "either",
+    "val_evaluator": "either",
+    "test_evaluator": "either",
+    "dataset": "one",
+    "model": "one",
+    "optimizer": "one",
+    "data_preprocessor": "one",
+}
+_CLIP_GRAD = {"type", "max_norm", "norm_type", "error_if_nonfinite", "foreach", "clip_value"}
 TOP_LEVEL_KEYS = frozenset(inspect.signature(Runner.__init__).parameters) - {"self", "cfg"} | {
     "custom_imports",
     "model_wrapper_cfg",
@@ -73,7 +87,10 @@ TOP_LEVEL_KEYS = frozenset(inspect.signature(Runner.__init__).parameters) - {"se
 
 
 def find_problems(config: Any) -> Iterator[tuple[str, str]]:
-    """(dotted key, what is wrong with it) for everything that is misspelled, unknown or of another kind."""
+    """(dotted key, what is wrong with it) for everything that is misspelled, unknown or of another kind.
+
+    Whole numbers that are written as 1e3 become integers, in place, where a constructor takes integers.
+    """
     for key in config:
         if key not in TOP_LEVEL_KEYS:
             yield key, f"unknown key; {suggest(key, TOP_LEVEL_KEYS)} (a variable of your own begins with _)"
@@ -84,6 +101,7 @@ def find_problems(config: Any) -> Iterator[tuple[str, str]]:
     if not isinstance(scope, str):
         return  # is named above
     for key, value in config.items():
+        yield from _untyped(value, [key])
         yield from _walk(value, [key], _SECTIONS.get(key), scope)
 
 
@@ -91,7 +109,11 @@ def _walk(node: Any, path: list[str], registry: str | None, scope: str) -> Itera
     if isinstance(node, list | tuple):
         for index, item in enumerate(node):
             yield from _walk(item, [*path, str(index)], registry, scope)
-    if not isinstance(node, dict) or path[-1] == "clip_grad":
+    if isinstance(node, dict) and path[-1] == "clip_grad":
+        for key in node.keys() - _CLIP_GRAD:
+            yield ".".join([*path, str(key)]), f"clip_grad has no option {key!r}; {suggest(str(key), _CLIP_GRAD)}"
+        return
+    if not isinstance(node, dict):
         return
     options = _implied_options(path, node)
     factory_name, factory = path[-1], _implied_factory(path, node)
@@ -100,6 +122,7 @@ def _walk(node: Any, path: list[str], registry: str | None, scope: str) -> Itera
         factory, problem = _resolve(factory_name, registry, scope)
         if problem:
             yield ".".join([*path, "type"]), problem
+            options = factory = None
         elif factory is not None:
             options = _options(factory)
             if options is not None:
@@ -109,8 +132,30 @@ def _walk(node: Any, path: list[str], registry: str | None, scope: str) -> Itera
             yield ".".join([*path, str(key)]), f"{factory_name} has no option {key!r}; {suggest(str(key), options)}"
         elif problem := value_problem(factory, key, value):
             yield ".".join([*path, str(key)]), problem
+        elif isinstance(value, float) and takes_integers(factory, key):
+            node[key] = int(value)  # such as 1e3, which has been found to be whole
+        is_constructor = key == "constructor" and path[-1] == "optim_wrapper" and isinstance(value, str)
+        if is_constructor and (problem := _resolve(value, "OPTIM_WRAPPER_CONSTRUCTORS", scope)[1]):
+            yield ".".join([*path, key]), problem
+        yield from _untyped(value, [*path, str(key)])
         # the registry of a section holds for what is nested in it until another section begins
         yield from _walk(value, [*path, str(key)], _SECTIONS.get(key, registry), scope)
+
+
+def _untyped(value: Any, path: list[str]) -> Iterator[tuple[str, str]]:
+    """Where a section is expected that says what is built, and something else stands."""
+    kind, where = _TYPED.get(path[-1]), ".".join(path)
+    if kind is None or (path[-1] == "model" and len(path) > 1):
+        return
+    if kind != "one" and (value is None or isinstance(value, list | tuple)):
+        places = {f"{where}.{index}": item for index, item in enumerate(value or ())}
+    else:
+        places = {} if kind == "list" else {where: value}  # no list: the kinds of values say so
+    for place, item in places.items():
+        if not isinstance(item, dict) or "type" not in item:
+            yield place, f"{item!r} is no section with a type, the name of what is built"
+        elif not isinstance(item["type"], str):
+            yield f"{place}.type", f"{item['type']!r} is not the name of a class"
 
 
 def has_schema(path: Sequence[str], node: Any) -> bool:

@@ -45,6 +45,8 @@ _RANGES: dict[str, tuple[float, float]] = {
     "accumulative_counts": (1, 2**20),
     "window_size": (1, 2**20),
     "seed": (0, 2**32 - 1),
+    "max_norm": (0, math.inf),
+    "base_batch_size": (1, 2**31),
 }
 _LARGEST = 2**63 - 1
 # entries that no constructor describes
@@ -64,6 +66,14 @@ _KINDS: dict[str, Any] = {
     "log_level": int | Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"],
     "optim_wrapper.clip_grad.max_norm": float,
     "optim_wrapper.clip_grad.norm_type": float,
+    "env_cfg": dict[str, Any],
+    "env_cfg.mp_cfg": dict[str, Any],
+    "env_cfg.mp_cfg.opencv_num_threads": int,
+    "env_cfg.resource_limit": int,
+    "randomness": dict[str, Any],
+    "experiment_name": str | None,
+    "efficient_conv_bn_eval": str | list[str] | None,
+    **{f"{kind}_dataloader.dataset.data_prefix": dict[str, str] | None for kind in ("train", "val", "test")},
     "auto_scale_lr.enable": bool,
     "auto_scale_lr.base_batch_size": int,
 }
@@ -118,6 +128,10 @@ def entry_problems(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             node = node.get(section) if isinstance(node, dict | Config) else None
         if isinstance(node, dict | Config) and last in node and not fits(node[last], kind):
             yield path, f"{node[last]!r} is not {in_words(kind)}"
+        elif isinstance(node, dict | Config) and _is_number(node.get(last)):
+            low, high = _RANGES.get(last, (-math.inf, math.inf))
+            if not low <= node[last] <= high:
+                yield path, f"{node[last]} is not from {low} to {high}"
 
 
 def value_problem(factory: Callable[..., Any] | None, name: str, value: Any) -> str:  # noqa: ANN401 - of a config
@@ -127,14 +141,23 @@ def value_problem(factory: Callable[..., Any] | None, name: str, value: Any) -> 
         return ""
     if (getattr(option.owner, "__name__", ""), name) in _KNOWN_BETTER:
         return ""
-    if value is None and not _is_ours(option.owner):
+    if value is None and not _is_ours(option.owner) and name not in _RANGES:
         return ""  # often taken for "the default" without being annotated
     annotation = _kind_of_default(option.default, value) if option.annotation is Any else option.annotation
     if not fits(value, annotation):
         return f"{value!r} is not {in_words(annotation)}"
-    if isinstance(value, _NUMBERS) and not isinstance(value, bool):
+    if _is_number(value):
         return _out_of_range(name, value, option)
     return ""
+
+
+def takes_integers(factory: Callable[..., Any] | None, name: str) -> bool:
+    """Whether an option is an integer, or an integer or nothing."""
+    option = None if factory is None else options_of(factory).get(name)
+    if option is None:
+        return False
+    kind = type(option.default) if option.annotation is Any else option.annotation
+    return kind is int or set(get_args(kind)) == {int, type(None)}
 
 
 def _is_ours(owner: Any) -> bool:
@@ -164,14 +187,16 @@ def fits(value: Any, kind: Any) -> bool:  # noqa: ANN401 - values and annotation
     if origin is typing.Annotated:
         return fits(value, arguments[0])
     base = origin or kind
-    if kind is type(None) or value is None:
-        return value is None if kind in _WORDS or _is_container(base) else base not in (Tensor, nn.Module)
+    if kind is type(None):
+        return value is None
+    if value is None:
+        return kind not in _WORDS and not _is_container(base) and base not in (Tensor, nn.Module)
     if kind is bool:
         return isinstance(value, bool) or (isinstance(value, _NUMBERS) and value in (0, 1))
     if kind is int:
-        return isinstance(value, _NUMBERS) and not isinstance(value, bool) and float(value).is_integer()
+        return _is_number(value) and (isinstance(value, int) or value.is_integer())
     if kind in (float, Number):
-        return isinstance(value, _NUMBERS) and not isinstance(value, bool) and not math.isnan(value)
+        return _is_number(value) and value == value  # NaN is not
     if kind is str:
         return isinstance(value, str)
     if inspect.isclass(base) and _is_container(base):
@@ -181,6 +206,10 @@ def fits(value: Any, kind: Any) -> bool:  # noqa: ANN401 - values and annotation
     if inspect.isclass(base) and _is_built(base):
         return isinstance(value, list | tuple | dict)
     return True
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, _NUMBERS) and not isinstance(value, bool)
 
 
 def _is_built(base: type) -> bool:
@@ -195,7 +224,8 @@ def _is_container(base: Any) -> bool:
 
 def _fits_container(value: Any, base: type, arguments: tuple[Any, ...]) -> bool:
     if issubclass(base, Mapping):
-        return isinstance(value, dict)
+        of = arguments[1] if arguments and arguments[1] in _WORDS else Any  # others may be built from sections
+        return isinstance(value, dict) and all(fits(each, of) for each in value.values())
     if isinstance(value, dict):
         return True  # what is built from it may be a container
     if not isinstance(value, list | tuple):

@@ -6,6 +6,7 @@ folder here; when model, data and checkpoint have been built, loaded and checked
 
 import logging
 import shutil
+import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, redirect_stdout
@@ -190,8 +191,15 @@ def naming_mistakes(runner: Runner | None = None) -> Iterator[None]:
         yield
     except UserError:
         raise
-    except (OSError, ValueError, TypeError) as error:
+    except Exception as error:
         has_begun = runner is not None and "loop_stage" in runner.message_hub.runtime_info
-        if has_begun or (isinstance(error, TypeError) and "missing" not in str(error)):
+        if has_begun or not (isinstance(error, OSError | ValueError) or _is_refusal(error)):
             raise
-        raise ConfigError(str(error)) from error
+        message = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+        raise ConfigError(" ".join(message.split()) or type(error).__name__) from error
+
+
+def _is_refusal(error: Exception) -> bool:
+    """Whether a third party raised it, or a call that lacks an argument: it refuses what the config has for it."""
+    last = list(traceback.walk_tb(error.__traceback__))[-1][0]
+    return not last.f_globals.get("__name__", "").startswith("pe_spatial") or "missing" in str(error)

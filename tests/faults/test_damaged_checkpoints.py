@@ -216,6 +216,27 @@ CONTENT = {
         configured(PIPELINE, [{"type": "LoadImage"}, {"type": "mmseg.LoadAnnotations"}, {"type": "PackSample"}]),
         "cannot be built",
     ),
+    "weights of complex numbers": (
+        in_weights(backbone__encoder__conv1__weight=torch.ones(32, 3, 8, 8).to(torch.complex64)),
+        r"another kind of numbers \(backbone.encoder.conv1.weight is complex64\)",
+    ),
+    "weights of truth values": (
+        in_weights(backbone__encoder__conv1__weight=torch.ones(32, 3, 8, 8).bool()),
+        r"another kind of numbers \(backbone.encoder.conv1.weight is bool\)",
+    ),
+    "sparse weights": (in_weights(a=torch.eye(3).to_sparse()), r"state_dict\['a'\] is sparse_coo"),
+    "nested weights": (in_weights(a=torch.nested.nested_tensor([torch.ones(1)])), "is nested"),
+    "weights without values": (in_weights(a=torch.ones(3, device="meta")), "is meta"),
+    "NaN in 8 bits": (in_weights(a=torch.full((2,), torch.nan).to(torch.float8_e4m3fn)), "NaN or Inf in 1 tensor"),
+    "a terabyte of one value": (in_weights(a=torch.ones(1).expand(2**38)), "more values than the whole file"),
+    "a name that a terminal obeys": (in_weights(**{"\x1b[31m\nred": torch.ones(1)}), r"\\x1b\[31m\\nred"),
+    "a name of 100000 letters": (in_weights(**{"k" * 100_000: torch.ones(1)}), r"unexpected \(k{200}\)"),
+    "format 0": (described(format_version=0), "format_version is 0, not a number from 1 on"),
+    "a long class": (described(metainfo={"classes": ["a" * 10**6] * 5}), "more than 1000 letters"),
+    **{
+        f"the palette {palette}": (described(metainfo={"classes": [*"abcde"], "palette": palette}), "is not 5 colors")
+        for palette in ("x", [[1, 2, 3]], [[1, 2]] * 5, [[999, -1, 0]] * 5, [None] * 5, [["a"] * 3] * 5, 7)
+    },
     "metainfo in a list": (described(metainfo=["road"]), "metainfo is a list"),
     "too few classes": (
         described(metainfo={"classes": ["road"]}),

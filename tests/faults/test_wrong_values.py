@@ -2,7 +2,7 @@
 
 import pytest
 from mmengine.config import Config
-from small_runs import CONFIG
+from small_runs import CONFIG, overrides, write_strips
 
 from pe_spatial.commands.shell import run_command
 from pe_spatial.common.devices import choose_device
@@ -59,6 +59,38 @@ WRONG = [
     ("sync_bn=perhaps", "one of torch, mmcv"),
     ("find_unused_parameters=perhaps", "is not true or false"),
     ("work_dir=5", "5 is not a text"),
+    ("train_cfg.max_iters=null", "None is not an integer"),
+    ("train_cfg.max_iters=", "None is not an integer"),
+    ("train_cfg.max_iters=2020-01-01", "'2020-01-01' is not an integer"),
+    ("train_cfg.type=Nope", "nothing called 'Nope' is registered"),
+    ("optim_wrapper.optimizer.lr=null", "None is not a number"),
+    ("optim_wrapper.optimizer.lr=" + "1" * 400, "111 is too large"),
+    ("optim_wrapper.optimizer=null", "None is no section with a type"),
+    ("optim_wrapper.clip_grad.max_norm=-1", "-1 is not from 0 to"),
+    ("optim_wrapper.clip_grad={norm: 1}", "clip_grad has no option 'norm'"),
+    ("optim_wrapper.constructor=Nope", "nothing called 'Nope' is registered"),
+    ("param_scheduler={}", "{} is no section with a type"),
+    ("param_scheduler=[5]", "param_scheduler.0: 5 is no section with a type"),
+    ("param_scheduler=[{begin: 5}]", "is no section with a type"),
+    ("train_dataloader.dataset=null", "None is no section with a type"),
+    ("train_dataloader.dataset.type=5", "5 is not the name of a class"),
+    ("train_dataloader.dataset.data_prefix={img_path: 5}", "is not a section or null"),
+    ("train_dataloader.dataset.pipeline=[5]", "pipeline.0: 5 is no section with a type"),
+    ("train_dataloader.dataset.pipeline=[[]]", "is no section with a type"),
+    ("train_dataloader.dataset.pipeline.0=null", "None is no section with a type"),
+    ("train_dataloader.dataset.pipeline.0.type=", "None is not the name of a class"),
+    ("model=null", "None is no section with a type"),
+    ("model.type=[]", "is not the name of a class|not a list"),
+    ("model.data_preprocessor=null", "None is no section with a type"),
+    ("custom_hooks=[{}]", "{} is no section with a type"),
+    ("custom_hooks=!!set {a}", "the value is not YAML"),
+    ("experiment_name=!!binary aGVsbG8=", "the value is not YAML"),
+    ("experiment_name=5", "5 is not a text"),
+    ("env_cfg=null", "None is not a section"),
+    ("env_cfg.resource_limit=x", "'x' is not an integer"),
+    ("env_cfg.mp_cfg.opencv_num_threads=x", "'x' is not an integer"),
+    ("randomness=null", "None is not a section"),
+    ("auto_scale_lr={base_batch_size: 0, enable: true}", "0 is not from 1 to"),
     ("modle.x=5", "there is no modle"),
     ("max_iters=5", "did you mean|there is no max_iters"),
     ("model=5", "is a section with the keys"),
@@ -103,6 +135,33 @@ TAKEN = [
 @pytest.mark.parametrize("override", TAKEN)
 def test_what_works_is_taken(override):
     assert isinstance(load_config(CONFIG, [override]), Config)
+
+
+def test_whole_numbers_become_integers_and_dates_stay_text():
+    changes = ["train_dataloader.num_workers=2e0", "train_dataloader.prefetch_factor=1e1", "experiment_name=2020-01-01"]
+    config = load_config(CONFIG, [*changes, "optim_wrapper.optimizer.lr=1"])
+    assert type(config.train_dataloader.num_workers) is int and type(config.train_dataloader.prefetch_factor) is int
+    assert config.experiment_name == "2020-01-01"
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("custom_hooks=[{type: EMAHook, momentum: 5}]", "momentum must be in range"),
+        ("custom_hooks=[{type: EMAHook, ema_type: Nope}]", "Nope is not in the mmengine::model registry"),
+        ("activation_checkpointing=nope", "has no attribute 'nope'"),
+        ("model.backbone=null", "None is not a section"),
+        ("train_dataloader.dataset.indices=[99]", "indices [99] are not all places of its 4 records"),
+        ("train_dataloader.dataset.pipeline=[{type: LoadImage}]", "no inputs: their pipeline must end with PackSample"),
+    ],
+)
+def test_what_only_the_builders_know_ends_with_2_too(override, message, tmp_path, capsys):
+    write_strips(tmp_path / "data")
+    changes = [*overrides(tmp_path / "data", iterations=1), f"experiment_name=wrong-{abs(hash(override))}", override]
+    command = ["--config", CONFIG, "--output", str(tmp_path / "out"), "--device", "cpu", *changes]
+    assert run_command("train", command) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert message in line
 
 
 def test_an_annotation_that_cannot_be_told_refuses_nothing():
