@@ -97,7 +97,7 @@ def layout_of(tensor: Tensor) -> str:
 
 
 def oversized(tree: Any, most: int, name: str = "") -> Iterator[str]:  # noqa: ANN401 - nested containers of tensors
-    """Dotted names of the tensors that say they have more bytes than a file: strides repeat what is stored once."""
+    """Dotted names of the tensors of more bytes than that: strides may repeat what is stored once."""
     if isinstance(tree, Mapping | list | tuple):
         for key, value in tree.items() if isinstance(tree, Mapping) else enumerate(tree):
             yield from oversized(value, most, f"{name}.{key}" if name else str(key))

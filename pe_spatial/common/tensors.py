@@ -24,6 +24,7 @@ from torch import Tensor
 from pe_spatial.common.errors import FullDiskError, UserError, few
 from pe_spatial.common.files import atomic_path, full_disk, write_atomically
 from pe_spatial.common.integrity import content_hash, damaged_parts, not_finite, once_per_file, oversized
+from pe_spatial.common.memory import available_memory
 
 SUFFIXES = (".pt", ".pth", ".safetensors")
 CONTENT_HASH = "content_hash"
@@ -111,9 +112,9 @@ def read_tensor_file(path: Path) -> Mapping[str, Any]:
     after = path.stat()
     if (before.st_ino, before.st_size, before.st_mtime_ns) != (after.st_ino, after.st_size, after.st_mtime_ns):
         raise WeightsError(f"{path} was replaced or changed while it was read; give the same command again")
-    if large := list(oversized(content, after.st_size)):
+    if large := list(oversized(content, available_memory())):
         raise WeightsError(
-            f"{path} is damaged: {few(large)} would have more values than the whole file; delete it and fetch it again"
+            f"{path}: {few(large)} would take more than the free memory, for a file of its size: damaged"
         )
     if not isinstance(content, Mapping):
         raise WeightsError(

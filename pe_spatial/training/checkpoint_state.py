@@ -27,7 +27,7 @@ def check_state(checkpoint: Mapping[str, Any], runner: Runner, path: Path) -> No
     Raises:
         CheckpointError: Names the entries.
     """
-    problems = []
+    problems: list[str] = []
     if isinstance(runner.optim_wrapper, OptimWrapper):
         optimizer = runner.optim_wrapper.optimizer
         problems += _misfits(checkpoint["optimizer"], runner.optim_wrapper.state_dict(), "optimizer")
