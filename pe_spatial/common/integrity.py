@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pe_spatial.common.memory import available_memory
+
 _BLOCK = 2**20  # bytes read at once
 _MOST_THREADS = 8
 # a file that was written so shortly before may be written again without a later time
@@ -96,13 +98,15 @@ def layout_of(tensor: Tensor) -> str:
     return "dense" if tensor.layout is torch.strided else str(tensor.layout).removeprefix("torch.")
 
 
-def oversized(tree: Any, most: int, name: str = "") -> Iterator[str]:  # noqa: ANN401 - nested containers of tensors
-    """Dotted names of the tensors that say they have more bytes than a file: strides repeat what is stored once."""
+def oversized(tree: Any, name: str = "") -> Iterator[str]:  # noqa: ANN401 - nested containers of tensors
+    """Dotted names of the tensors that the memory cannot hold, for strides may repeat what is stored once."""
     if isinstance(tree, Mapping | list | tuple):
         for key, value in tree.items() if isinstance(tree, Mapping) else enumerate(tree):
-            yield from oversized(value, most, f"{name}.{key}" if name else str(key))
-    elif _is_dense(tree) and tree.numel() * tree.element_size() > max(most, tree.untyped_storage().nbytes()):
-        yield name
+            yield from oversized(value, f"{name}.{key}" if name else str(key))
+    elif _is_dense(tree):
+        size = tree.numel() * tree.element_size()
+        if size > tree.untyped_storage().nbytes() and size > available_memory():
+            yield name
 
 
 def _is_dense(value: object) -> bool:

@@ -32,8 +32,6 @@ _ZIP_MAGIC = b"PK\x03\x04"
 _PICKLE_MAGIC = b"\x80"
 # how torch's restricted unpickler names what it refuses
 _CODE = re.compile(r"(?:GLOBAL|unrecognized function|but got) (\S+)")
-
-
 _LONGEST = 200  # characters of a name in a message
 
 Shapes = Mapping[str, torch.Size]
@@ -111,10 +109,8 @@ def read_tensor_file(path: Path) -> Mapping[str, Any]:
     after = path.stat()
     if (before.st_ino, before.st_size, before.st_mtime_ns) != (after.st_ino, after.st_size, after.st_mtime_ns):
         raise WeightsError(f"{path} was replaced or changed while it was read; give the same command again")
-    if large := list(oversized(content, after.st_size)):
-        raise WeightsError(
-            f"{path} is damaged: {few(large)} would have more values than the whole file; delete it and fetch it again"
-        )
+    if large := list(oversized(content)):
+        raise WeightsError(f"{path} is damaged: {few(large)} would take more than the free memory; fetch it again")
     if not isinstance(content, Mapping):
         raise WeightsError(
             f"{path} holds a {type(content).__name__}, not a mapping of names to tensors; save a state dict"

@@ -12,7 +12,7 @@ import typing
 from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import cache
 from numbers import Number
-from typing import Any, Literal, NamedTuple, Union, get_args, get_origin
+from typing import Any, Literal, NamedTuple, TypeGuard, Union, get_args, get_origin
 
 from mmengine.config import Config
 from torch import Tensor, nn
@@ -141,8 +141,8 @@ def value_problem(factory: Callable[..., Any] | None, name: str, value: Any) -> 
         return ""
     if (getattr(option.owner, "__name__", ""), name) in _KNOWN_BETTER:
         return ""
-    if value is None and not _is_ours(option.owner) and name not in _RANGES:
-        return ""  # often taken for "the default" without being annotated
+    if value is None and (name == "num_classes" or (not _is_ours(option.owner) and name not in _RANGES)):
+        return ""  # `count_classes` fills it in; and often taken for "the default" without being annotated
     annotation = _kind_of_default(option.default, value) if option.annotation is Any else option.annotation
     if not fits(value, annotation):
         return f"{value!r} is not {in_words(annotation)}"
@@ -208,7 +208,7 @@ def fits(value: Any, kind: Any) -> bool:  # noqa: ANN401 - values and annotation
     return True
 
 
-def _is_number(value: object) -> bool:
+def _is_number(value: object) -> TypeGuard[int | float]:
     return isinstance(value, _NUMBERS) and not isinstance(value, bool)
 
 

@@ -228,7 +228,10 @@ CONTENT = {
     "nested weights": (in_weights(a=torch.nested.nested_tensor([torch.ones(1)])), "is nested"),
     "weights without values": (in_weights(a=torch.ones(3, device="meta")), "is meta"),
     "NaN in 8 bits": (in_weights(a=torch.full((2,), torch.nan).to(torch.float8_e4m3fn)), "NaN or Inf in 1 tensor"),
-    "a terabyte of one value": (in_weights(a=torch.ones(1).expand(2**38)), "more values than the whole file"),
+    "a terabyte of one value": (
+        in_weights(a=torch.ones(1).expand(2**38)),
+        "state_dict.a would take more",
+    ),
     "a name that a terminal obeys": (in_weights(**{"\x1b[31m\nred": torch.ones(1)}), r"\\x1b\[31m\\nred"),
     "a name of 100000 letters": (in_weights(**{"k" * 100_000: torch.ones(1)}), r"unexpected \(k{200}\)"),
     "format 0": (described(format_version=0), "format_version is 0, not a number from 1 on"),
