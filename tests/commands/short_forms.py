@@ -47,6 +47,8 @@ demo --force --frames --image-size --images --output --video-size --videos
     --output drawn --images 6 --image-size 32 --videos 1 --frames 2 --video-size 32 48 --force
 demo --force --image-size --images --output --video-size
     --output drawn --images 6 --image-size 32 --video-size 32 48 --force
+demo --formats --image-size --images --output
+    --output drawn_coco --images 6 --image-size 32 --formats coco
 demo --frames --image-size --images --output --video-size --videos
     --output drawn_videos --images 6 --image-size 32 --videos 1 --frames 2 --video-size 32 48
 demo --image-size --images --output
@@ -158,6 +160,8 @@ convert data --allow-loss --to
     tests/commands/test_convert_data.py::test_losses_are_refused_or_said
 convert data --pictures --to
     tests/commands/test_convert_data.py::test_pictures_are_copied_linked_or_left_where_they_are
+check --checkpoint --config
+    tests/commands/test_check_labels.py::test_faults_are_listed_drawn_and_printed
 """)
 
 # kind of command, and why it is parsed here and no more
@@ -174,6 +178,8 @@ benchmark teacher --image-size --input
     is Detectron2's; test_detectron2_adapter.py
 detectron2/tools/lazyconfig_train_net.py --config-file --num-gpus
     is Detectron2's; test_detectron2_adapter.py
+tools/dev/measure_label_errors.py
+    trains for an hour; test_label_errors.py tests its parts
 tools/dev/measure_annotations.py --folder
     takes ten minutes and a gigabyte
 tools/dev/measure_alignment.py --seeds

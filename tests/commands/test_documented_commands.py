@@ -32,7 +32,13 @@ from pe_spatial.training.config import load_config
 
 TOOLS = {
     f"tools/dev/{name}.py"
-    for name in ("constant_depth", "make_demo_encoder", "measure_alignment", "measure_annotations")
+    for name in (
+        "constant_depth",
+        "make_demo_encoder",
+        "measure_alignment",
+        "measure_annotations",
+        "measure_label_errors",
+    )
 }
 
 
