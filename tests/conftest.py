@@ -34,6 +34,15 @@ def pytest_collection_finish():
         sys.modules["mmengine.dataset.base_dataset"].gc = SimpleNamespace(collect=lambda: None)
 
 
+def pytest_runtest_setup():
+    """mmengine's last logger goes on writing into the folder of its run, which pytest may have removed since."""
+    module = sys.modules.get("mmengine.logging.logger")
+    for logger in module.MMLogger._instance_dict.values() if module else ():
+        for handler in list(logger.handlers):
+            if not Path(getattr(handler, "baseFilename", __file__)).parent.exists():
+                logger.removeHandler(handler)
+
+
 def pytest_runtest_logreport(report):
     _seconds[report.nodeid.partition("[")[0]] += report.duration  # with what it sets up
 
