@@ -56,6 +56,7 @@ class OpenFolderHook(Hook):
             dump_config(runner.cfg, self.folder / RUN_CONFIG)
             _copy(Path(runner.work_dir), self.folder)
         log_dir = self.folder.absolute() / Path(runner.log_dir).name
+        log_dir.mkdir(parents=True, exist_ok=True)  # an earlier run of this second may have the file
         for handler in _log_files(runner):
             handler.close()
             handler.baseFilename = str(log_dir / Path(handler.baseFilename).name)
