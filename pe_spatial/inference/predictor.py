@@ -89,7 +89,7 @@ class Predictor:
     def _try_pipeline(self) -> None:
         """Prepare a picture of nothing, so that a pipeline which cannot is known before there are results."""
         black = to_image(np.zeros((64, 64, 3), np.uint8))
-        sample = self.transform(self._load({"img": black, "img_path": None, "img_id": 0}))
+        sample = self.transform({"img": black, "ori_shape": (64, 64), "img_path": None, "img_id": 0})
         if not isinstance(sample.get("inputs"), Tensor):
             raise CheckpointError(f"{self.checkpoint}: the pipeline in its config packs no image for the model")
 
