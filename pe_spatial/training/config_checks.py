@@ -61,7 +61,8 @@ _IMPLIED: dict[str, tuple[Callable[..., Any] | None, Set[str]]] = {
     "custom_imports": (None, {"imports", "allow_failed_imports"}),
     "auto_scale_lr": (None, {"base_batch_size", "enable"}),
 }
-# keys of sections that say what is built -> whether one such section stands there, a list of them, or either
+# keys of sections that say what is built -> whether one such section stands there, a list of them, or either; a "plain"
+# one may do without a type, for a prediction and a conversion read it and build nothing of it
 _TYPED: dict[str, str] = {
     "pipeline": "list",
     "custom_hooks": "list",
@@ -69,7 +70,7 @@ _TYPED: dict[str, str] = {
     "param_scheduler": "either",
     "val_evaluator": "either",
     "test_evaluator": "either",
-    "dataset": "one",
+    "dataset": "plain",
     "model": "one",
     "optimizer": "one",
     "data_preprocessor": "one",
@@ -147,14 +148,14 @@ def _untyped(value: Any, path: list[str]) -> Iterator[tuple[str, str]]:
     kind, where = _TYPED.get(path[-1]), ".".join(path)
     if kind is None or (path[-1] == "model" and len(path) > 1):
         return
-    if kind != "one" and (value is None or isinstance(value, list | tuple)):
+    if kind in ("list", "either") and (value is None or isinstance(value, list | tuple)):
         places = {f"{where}.{index}": item for index, item in enumerate(value or ())}
     else:
         places = {} if kind == "list" else {where: value}  # no list: the kinds of values say so
     for place, item in places.items():
-        if not isinstance(item, dict) or "type" not in item:
+        if not isinstance(item, dict) or ("type" not in item and kind != "plain"):
             yield place, f"{item!r} is no section with a type, the name of what is built"
-        elif not isinstance(item["type"], str):
+        elif not isinstance(item.get("type", ""), str):
             yield f"{place}.type", f"{item['type']!r} is not the name of a class"
 
 

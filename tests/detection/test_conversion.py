@@ -240,7 +240,7 @@ def write_config(path, **model):
             "neck": {"type": "SimpleFeaturePyramid"},
             **model,
         },
-        "train_dataloader": {"dataset": {"type": "CocoInstances", "metainfo": {"classes": ["disc", "box"]}}},
+        "train_dataloader": {"dataset": {"metainfo": {"classes": ["disc", "box"]}}},
     }
     path.write_text(json.dumps(config))  # JSON is YAML
     return path

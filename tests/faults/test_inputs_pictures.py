@@ -68,9 +68,6 @@ def test_every_picture_is_predicted_or_says_what_it_is(folder, checkpoint, capsy
     assert said.err.splitlines()[-1].endswith("left out because of their names: 3 (2 .xmp, 1 .txt)")
 
 
-@pytest.mark.xfail(
-    reason="a stated rule of predict is refused since values of overrides are checked; to be mended", strict=False
-)
 def test_a_stated_rule_reads_what_was_refused(folder, checkpoint, capsys):
     rule = ("--value-range", 0, 1, "--bands", 1)
     for number, name in enumerate(("bands.tif", "real.tif")):
