@@ -4,10 +4,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 
-def check_polygons(polygons: Sequence[Any], size: tuple[int, int]) -> None:
-    """Refuse polygons that COCO's code would crash on, or fill the memory for: it steps along every edge.
+def rings_of(polygons: Sequence[Any], size: tuple[int, int]) -> list[NDArray[np.float64]]:
+    """The vertices [V, 2] of polygons; those that COCO's code would crash on, or fill the memory for, are refused.
+
+    That code steps along every edge.
 
     Args:
         polygons: [[x, y, …], …] in pixels.
@@ -17,9 +20,9 @@ def check_polygons(polygons: Sequence[Any], size: tuple[int, int]) -> None:
         ValueError: No polygon; one of fewer than three points or an odd number of coordinates; a coordinate that is no
             finite number; or edges that are longer together than any outline of this image.
     """
-    if not polygons:
+    if not len(polygons):
         raise ValueError("no polygon")
-    edges = 0.0
+    edges, rings = 0.0, []
     for polygon in polygons:
         if len(polygon) < 6 or len(polygon) % 2:
             raise ValueError(f"a polygon of {len(polygon)} coordinates")
@@ -28,9 +31,11 @@ def check_polygons(polygons: Sequence[Any], size: tuple[int, int]) -> None:
             raise ValueError("a coordinate is no finite number")
         edges += float(np.abs(points - np.roll(points, 1, axis=0)).max(axis=1).sum())
         edges += float(np.abs(points).max())  # from the image to the polygon
+        rings.append(points)
     most = 4 * size[0] * size[1] + 100 * sum(size)
     if edges > most:
         raise ValueError(f"its edges are {edges:.3g} pixels long in an image of {list(size)} (H, W)")
+    return rings
 
 
 def check_rle(rle: dict[str, Any], size: tuple[int, int]) -> None:
@@ -60,7 +65,7 @@ def check_rle(rle: dict[str, Any], size: tuple[int, int]) -> None:
         raise ValueError(f"an RLE of {total} pixels in an image of {height * width}")
 
 
-def _runs(counts: bytes) -> np.ndarray[Any, np.dtype[np.int64]]:
+def _runs(counts: bytes) -> NDArray[np.int64]:
     """The runs in COCO's compression: groups of 5 bits, the lowest first; from the fourth run on differences.
 
     Raises:

@@ -20,7 +20,7 @@ from torchvision import tv_tensors
 from pe_spatial.common.contracts import Loader, exif_of
 from pe_spatial.common.errors import AnnotationError, OptionError, require_choice
 from pe_spatial.common.pictures import ValueRule, read_image, to_image
-from pe_spatial.data.coco_masks import check_polygons, check_rle
+from pe_spatial.data.coco_masks import check_rle, rings_of
 from pe_spatial.data.polygons import Outline, Polygons
 from pe_spatial.data.sample import name_of
 
@@ -152,7 +152,7 @@ class LoadInstances(Loader):
         self, sample: dict[str, Any], instances: Sequence[dict[str, Any]], size: tuple[int, int]
     ) -> tv_tensors.TVTensor:
         if self.mask_format == "polygon":
-            return Polygons([_outline(sample, item) for item in instances], size)
+            return Polygons([_outline(sample, item, size) for item in instances], size)
         masks = torch.zeros(len(instances), *size, dtype=torch.bool)  # [N, H, W]
         for row, item in zip(masks, instances, strict=True):
             row.copy_(torch.from_numpy(instance_mask(sample, item, size)))
@@ -200,14 +200,14 @@ def instance_mask(sample: Mapping[str, Any], item: Mapping[str, Any], size: tupl
         raise _undecodable(sample, item, error) from error
 
 
-def _outline(sample: Mapping[str, Any], item: Mapping[str, Any]) -> Outline:
+def _outline(sample: Mapping[str, Any], item: Mapping[str, Any], size: tuple[int, int]) -> Outline:
     if isinstance(item.get("mask"), dict):
         raise OptionError(
             f"{name_of(sample)}: the mask of box {list(item['bbox'])} is an RLE, which has no polygons; set "
             "mask_format='bitmask' in LoadInstances"
         )
     try:
-        return decode_polygons(item["mask"])
+        return rings_of(item["mask"], size)
     except (KeyError, ValueError, TypeError) as error:
         raise _undecodable(sample, item, error) from error
 
@@ -219,24 +219,6 @@ def _undecodable(sample: Mapping[str, Any], item: Mapping[str, Any], error: Exce
     )
 
 
-def decode_polygons(segmentation: Sequence[Sequence[float]]) -> Outline:
-    """Polygons [[x, y, …], …] of COCO as rings float64 [V, 2].
-
-    Raises:
-        ValueError: No polygon, or one of fewer than three points, of an odd number of coordinates, or of one that is
-            not finite.
-    """
-    if not len(segmentation):
-        raise ValueError("no polygon")
-    for polygon in segmentation:
-        if len(polygon) < 6 or len(polygon) % 2:
-            raise ValueError(f"a polygon of {len(polygon)} coordinates")
-    rings = [np.asarray(polygon, np.float64).reshape(-1, 2) for polygon in segmentation]
-    if not all(np.isfinite(ring).all() for ring in rings):
-        raise ValueError("a polygon with a coordinate that is not finite")
-    return rings
-
-
 def decode_mask(segmentation: Any, size: tuple[int, int]) -> NDArray[np.bool_]:
     """A COCO segmentation as bool [H, W].
 
@@ -245,7 +227,7 @@ def decode_mask(segmentation: Any, size: tuple[int, int]) -> NDArray[np.bool_]:
         size: (H, W) of the image.
 
     Raises:
-        ValueError: No polygons or RLE of this image; see `check_polygons` and `check_rle`.
+        ValueError: No polygons or RLE of this image; see `rings_of` and `check_rle`.
     """
     H, W = size
     if isinstance(segmentation, dict):
@@ -253,8 +235,8 @@ def decode_mask(segmentation: Any, size: tuple[int, int]) -> NDArray[np.bool_]:
         is_plain = isinstance(segmentation["counts"], list)
         rle = coco_mask.frPyObjects(segmentation, H, W) if is_plain else segmentation
     else:
-        check_polygons(segmentation, size)
-        rle = coco_mask.merge(coco_mask.frPyObjects(segmentation, H, W))
+        rings = [ring.ravel() for ring in rings_of(segmentation, size)]
+        rle = coco_mask.merge(coco_mask.frPyObjects(rings, H, W))
     return coco_mask.decode(rle).astype(bool)
 
 
