@@ -14,10 +14,10 @@ from pe_spatial.commands.benchmark.fidelity.rule import (
     draw,
     draw_for,
     largest_difference,
-    read_json,
     scale,
     unequal,
 )
+from pe_spatial.common.reading import read_json
 from pe_spatial.detection.deta import DETA
 from pe_spatial.detection.deta.conversion import from_authors
 
@@ -27,7 +27,7 @@ _REPORTED = ((400, 457), (512, 384))
 
 def official_weights(folder: Path) -> dict[str, Tensor]:
     """The state dict of the official model, second names of the heads included."""
-    shapes = read_json(folder / "deta_keys.json")
+    shapes = read_json(folder / "deta_keys.json", {})
     aliases = ("transformer.decoder.bbox", "transformer.decoder.class")
     weights = {key: _weight(key, shape) for key, shape in shapes.items() if not key.startswith(aliases)}
     return weights | {key: weights[key.removeprefix("transformer.decoder.")] for key in shapes if key not in weights}
@@ -123,7 +123,7 @@ def _detections(model: DETA, samples: list[BaseDataElement], golden: Golden) -> 
 
 
 def _losses(found: dict[str, Tensor], path: Path) -> Difference:
-    expected = read_json(path)
+    expected = read_json(path, {})
     theirs = {key: value for key, value in expected.items() if key.startswith("loss")}  # the others are for the log
     ours = {key.replace("class", "ce"): value.item() for key, value in found.items()}
     relative = [

@@ -7,17 +7,17 @@ import torch
 import torch.nn.functional as F
 
 from pe_spatial.backbones import PEBackbone, VisionTransformer, get_variant
-from pe_spatial.commands.benchmark.fidelity.rule import ENCODER, Difference, Golden, draw, fill, largest_difference
+from pe_spatial.commands.benchmark.fidelity.rule import (
+    ENCODER,
+    SMALL,
+    Difference,
+    Golden,
+    draw,
+    fill,
+    largest_difference,
+)
 
-_BASE: dict[str, Any] = {
-    "patch_size": 16,
-    "width": 64,
-    "depth": 4,
-    "heads": 4,
-    "mlp_ratio": 4.0,
-    "image_size": 128,
-    "cls_token": True,
-}
+_BASE: dict[str, Any] = {**SMALL, "cls_token": True}
 _GIANT: dict[str, Any] = {
     "patch_size": 14,
     "width": 96,

@@ -21,10 +21,10 @@ from pe_spatial.commands.benchmark.fidelity.rule import (
     draw_for,
     largest_difference,
     picture,
-    read_json,
     scale,
     unequal,
 )
+from pe_spatial.common.reading import read_json
 from pe_spatial.detection.conversion import from_detectron2
 from pe_spatial.detection.mask_rcnn import MaskRCNN
 
@@ -34,7 +34,7 @@ _SIZE, _REPORTED = (200, 256), (400, 512)
 
 def official_weights(folder: Path) -> dict[str, Tensor]:
     """The state dict of the official detector."""
-    keys = read_json(folder / "maskrcnn_coco_keys.json")
+    keys = read_json(folder / "maskrcnn_coco_keys.json", {})
     weights = {key: scale(key, draw_for(key, shape)) for key, shape in keys.items()}
     deltas = Golden(folder / "maskrcnn_coco_anchor_deltas.npz")
     for name in ("weight", "bias"):

@@ -4,7 +4,6 @@ The files hold numbers that the official implementations returned, in float32 on
 implementations nor any released weight is needed to compare: every weight follows from the name that it has there.
 """
 
-import json
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
@@ -20,18 +19,16 @@ from pe_spatial.common.errors import UnreadableFile
 
 M = TypeVar("M", bound=nn.Module)
 
-# the encoder of the official detectors in the files
-ENCODER: dict[str, Any] = {
-    "name": "golden",
+# the small encoder of the files, and how the official detectors have it
+SMALL: dict[str, Any] = {
     "patch_size": 16,
     "width": 64,
     "depth": 4,
     "heads": 4,
     "mlp_ratio": 4.0,
     "image_size": 128,
-    "cls_token": False,
-    "layer_scale": 0.1,
 }
+ENCODER: dict[str, Any] = {"name": "golden", **SMALL, "cls_token": False, "layer_scale": 0.1}
 
 
 class Difference(NamedTuple):
@@ -104,22 +101,6 @@ class Golden(dict[str, NDArray[Any]]):
     def __missing__(self, key: str) -> NDArray[Any]:
         """Name the file that lacks an array."""
         raise UnreadableFile(f"{self.path}: has no array {key!r}; it is of another version, fetch it again")
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A golden file in JSON.
-
-    Raises:
-        UnreadableFile: It is damaged.
-        FileNotFoundError: It is missing.
-    """
-    try:
-        content = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise UnreadableFile(f"{path}: not JSON ({error}); fetch it again") from error
-    if not isinstance(content, dict):
-        raise UnreadableFile(f"{path}: holds no names with values; fetch it again")
-    return content
 
 
 # --- the rule ---------------------------------------------------------------------------------------------------------
