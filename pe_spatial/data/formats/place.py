@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 
 from pe_spatial.common.errors import AnnotationError, UnreadableFile
 from pe_spatial.common.pictures import image_size
+from pe_spatial.common.reading import open_regular, read_whole
 from pe_spatial.common.sources import natural_order
 from pe_spatial.common.suffixes import IMAGE_SUFFIXES
 
@@ -189,7 +190,9 @@ def read_text(path: Path) -> str:
         UnreadableFile: It is in another encoding, or cannot be read.
     """
     try:
-        content = path.read_bytes()
+        content = read_whole(path)
+    except UnreadableFile:
+        raise
     except OSError as error:
         raise UnreadableFile(f"{path} cannot be read: {error.strerror}") from error
     encoding = "utf-16" if content.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig"
@@ -214,7 +217,7 @@ def read_names(path: Path) -> list[str]:
 def json_keys(path: Path) -> set[str]:
     """Keys that stand near the beginning or the end of a JSON file, and `[` if it is a list; it is not read whole."""
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             head = file.read(_SNIFFED)
             file.seek(max(file.seek(0, os.SEEK_END) - _SNIFFED, 0))
             tail = file.read(_SNIFFED)

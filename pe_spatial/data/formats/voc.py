@@ -21,6 +21,7 @@ from xml.parsers import expat
 
 from pe_spatial.common.console import track
 from pe_spatial.common.errors import AnnotationError, UnreadableFile
+from pe_spatial.common.reading import read_whole
 from pe_spatial.data.formats.content import Box, Instances, InstancesBuilder
 from pe_spatial.data.formats.exact import parse_number
 from pe_spatial.data.formats.place import Place, read_names, require_size, split_names
@@ -203,7 +204,7 @@ def parse_xml(path: Path) -> Element:
     parser.EndElementHandler = builder.end
     parser.CharacterDataHandler = builder.data
     try:
-        parser.Parse(path.read_bytes(), True)
+        parser.Parse(read_whole(path), True)
     except OSError as error:
         if isinstance(error, UnreadableFile):
             raise

@@ -26,6 +26,7 @@ from typing import Any
 from pe_spatial.common.console import track
 from pe_spatial.common.errors import AnnotationError, few
 from pe_spatial.common.pictures import image_size
+from pe_spatial.common.reading import read_whole
 from pe_spatial.common.safe_yaml import YAMLError, parse_texts
 from pe_spatial.data.formats.content import Box, Instances, InstancesBuilder, Polygons, shown
 from pe_spatial.data.formats.exact import parse_number
@@ -117,7 +118,7 @@ def _rows_lie_in(place: Place) -> bool:
     """Whether text files lie where the labels of pictures would, and the first with content begins with numbers."""
     present = set(place.files)
     for name in map(label_path, place.pictures):
-        words = (place.root / name).read_bytes().split() if name in present else []
+        words = read_whole(place.root / name).split() if name in present else []
         if words:
             return all(_NUMBER.fullmatch(word) for word in words[:5])
     return False
