@@ -9,7 +9,6 @@ import numpy as np
 from pe_spatial.common.errors import few
 from pe_spatial.data.annotations import CocoTable
 from pe_spatial.data.annotations.coco_columns import INSIDE, NO_AREA, NO_MASK, PARTLY, TOO_SMALL
-from pe_spatial.detection.datasets import SMALLEST_BOX
 from pe_spatial.doctor import DatasetCheck, Finding
 from pe_spatial.doctor.findings import Level
 
@@ -74,10 +73,4 @@ def _boxes(table: CocoTable) -> Iterator[Finding]:
             what,
             f"annotation {table.columns['id'][row]}: [x, y, width, height] [{few(map('{:g}'.format, boxes[row]), 4)}] "
             f"in {image.get('file_name')} of {(image.get('height'), image.get('width'))} (H, W)",
-        )
-    if len(boxes) and (boxes[:, 2:] < SMALLEST_BOX).all():
-        yield Finding(
-            "warning",
-            f"all boxes are smaller than {SMALLEST_BOX} pixels",
-            "they look normalized to 0…1; COCO's are in pixels",
         )

@@ -17,7 +17,7 @@ from pe_spatial.data.annotations.coco_columns import NO_AREA, NO_MASK, PARTLY, P
 from pe_spatial.data.lazy import LazyRecords
 from pe_spatial.data.pairs import find_absent
 
-SMALLEST_BOX = 2  # pixels; a file of which all boxes are smaller has not been written in pixels
+_SMALLEST_BOX = 2  # pixels; a file of which all boxes are smaller has not been written in pixels
 
 
 @DATASETS.register_module()
@@ -58,16 +58,19 @@ class CocoInstances(DenseDataset):
         self.table = CocoTable(self.ann_file)
         categories = self._choose(self.table.categories)
         columns = self.table.columns
-        self._label_of = np.full(len(self.table.categories), -1, np.int32)  # of the rows of the table
-        self._label_of[[self.table.categories.index(category) for category in categories]] = range(len(categories))
+        label_of = {category["id"]: label for label, category in enumerate(categories)}
+        self._label_of = np.array([label_of.get(row["id"], -1) for row in self.table.categories], np.int32)
+        records = self._present(LazyRecords(self._record, np.arange(len(columns["image_id"]), dtype=np.int32)))
+        is_present = np.zeros(len(columns["image_id"]), bool)
+        is_present[records.rows] = True
         labels = self._label_of[columns["category"]]  # [N]
-        is_object = (labels >= 0) & (columns["outside"] != NO_AREA) & ~columns["crowd"]
+        is_object = (labels >= 0) & (columns["outside"] != NO_AREA) & ~columns["crowd"] & is_present[columns["image"]]
         per_image = np.bincount(columns["image"][is_object], minlength=len(columns["image_id"]))
         self._object_counts = np.bincount(labels[is_object], minlength=len(categories)).tolist()
         shapes = np.bincount(columns["shape"][is_object], minlength=4).tolist()
         self._metainfo.update(
             classes=tuple(category["name"] for category in categories),
-            category_ids=tuple(category["id"] for category in categories),
+            category_ids=tuple(label_of),
             image_counts=np.bincount(labels[is_object & columns["is_first"]], minlength=len(categories)).tolist(),
             most_objects=int(per_image.max(initial=0)),
             mask_counts={
@@ -80,7 +83,7 @@ class CocoInstances(DenseDataset):
         )
         self._report(labels >= 0, is_object)
         self._has_object = per_image > 0
-        return self._present(LazyRecords(self._record, np.arange(len(per_image), dtype=np.int32)))
+        return records
 
     def describe(self, categories: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """More metainfo from the chosen categories, for subclasses."""
@@ -140,9 +143,9 @@ class CocoInstances(DenseDataset):
         if found:
             text = f"{self.ann_file}: of {len(outside)} annotations, {', '.join(found)}"
             print_log(text, logger="current", level=logging.WARNING)
-        if is_object.any() and (columns["box"][is_object, 2:] < SMALLEST_BOX).all():
+        if is_object.any() and (columns["box"][is_object, 2:] < _SMALLEST_BOX).all():
             print_log(
-                f"{self.ann_file}: all {is_object.sum()} boxes are smaller than {SMALLEST_BOX} pixels: they look "
+                f"{self.ann_file}: all {is_object.sum()} boxes are smaller than {_SMALLEST_BOX} pixels: they look "
                 "normalized to 0…1; COCO's are in pixels",
                 logger="current",
                 level=logging.WARNING,

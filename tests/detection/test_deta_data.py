@@ -34,6 +34,8 @@ def test_objects365_lives_in_patches_and_lacks_images(tmp_path, monkeypatch):
     dataset = Objects365(**settings)
     assert [dataset.get_data_info(i)["img_id"] for i in range(3)] == [10, 13, 19]
     assert any("left out 1 of 4 images that are not in their folder" in line for line in lines)
+    kept = [item for i in range(3) for item in dataset.get_data_info(i)["instances"] if not item["ignore"]]
+    assert sum(dataset.class_counts().values()) == len(kept) < sum(not a["iscrowd"] for a in content["annotations"])
     with pytest.raises(AnnotationError, match="1 of 4 images are not in their folder"):
         Objects365(**settings, missing="raise")
 
