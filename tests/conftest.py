@@ -2,6 +2,7 @@
 
 import gc
 import resource
+import shutil
 import signal
 import sys
 from collections import Counter
@@ -74,6 +75,13 @@ def finished(tmp_path_factory):
     path = toy_task.write_config(folder, images, pictures=pictures, max_iters=6, val_interval=3, save=2)
     train(toy_task.load(path, folder / "run"))
     return path, folder / "run"
+
+
+@pytest.fixture
+def run(finished, tmp_path):
+    """A copy of the finished run (checkpoints of 4 and 6 iterations, the best of 3), to spoil."""
+    shutil.copytree(finished[1], tmp_path / "run")
+    return tmp_path / "run"
 
 
 @pytest.fixture

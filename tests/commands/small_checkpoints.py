@@ -14,6 +14,24 @@ from pe_spatial.training.config import load_config
 LISTS = {"detection": "predictions.json", "segmentation": "segmentation.json", "depth": "depth.json"}
 
 
+def tracker_config(depth=2, short_side=64):
+    """The text of a config of a small tracker; a dataset may follow."""
+    sizes = f"patch_size: 8, width: 32, depth: {depth}, heads: 2, mlp_ratio: 2, image_size: 64"
+    return f"""
+custom_imports: {{imports: [pe_spatial.tracking]}}
+default_scope: mmengine
+model:
+  type: VideoTracker
+  backbone:
+    type: PEBackbone
+    variant: {{name: tiny, {sizes}, cls_token: true}}
+    layers: [-1]
+  resizing: {{short_side: {short_side}}}
+  propagation: {{radius: 4}}
+  recent: 3
+"""
+
+
 def save_detector(path, seed=0):
     """A checkpoint that describes itself; its category ids have gaps."""
     config = load_config(CONFIG, overrides("nowhere", iterations=1))

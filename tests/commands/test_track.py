@@ -6,30 +6,23 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from small_checkpoints import tracker_config
 
 from pe_spatial.commands import track
 from pe_spatial.commands.shell import parse, run_command
 from pe_spatial.demo.scenes import draw_video
 from pe_spatial.tracking.results import TrackingWriter
 
-CONFIG = """
-custom_imports: {imports: [pe_spatial.tracking]}
-default_scope: mmengine
-model:
-  type: VideoTracker
-  backbone:
-    type: PEBackbone
-    variant: {name: tiny, patch_size: 8, width: 32, depth: 2, heads: 2, mlp_ratio: 2, image_size: 64, cls_token: true}
-    layers: [-1]
-  resizing: {short_side: 64}
-  propagation: {radius: 4}
-  recent: 3
+CONFIG = (
+    tracker_config()
+    + """
 test_dataloader:
   batch_size: 1
   num_workers: 0
   dataset: {type: Davis2017, data_root: ROOT}
   sampler: {type: DefaultSampler, shuffle: false}
 """
+)
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ import pytest
 import torch
 from mmengine.registry import MODELS
 from PIL import Image
+from small_checkpoints import tracker_config
 
 from pe_spatial.backbones import VARIANTS, EncoderConfig, PEBackbone
 from pe_spatial.commands import visualize
@@ -16,18 +17,12 @@ from pe_spatial.training.checkpoint_hook import describe
 from pe_spatial.training.config import load_config
 
 TINY = EncoderConfig("tiny", patch_size=8, width=32, depth=3, heads=2, mlp_ratio=2, image_size=64, cls_token=True)
-CONFIG = """
-custom_imports: {imports: [pe_spatial.tracking]}
-default_scope: mmengine
-model:
-  type: VideoTracker
-  backbone:
-    type: PEBackbone
-    variant: {name: tiny, patch_size: 8, width: 32, depth: 3, heads: 2, mlp_ratio: 2, image_size: 64, cls_token: true}
-    layers: [-1]
-  resizing: {short_side: 64}
+CONFIG = (
+    tracker_config(depth=3)
+    + """
 test_dataloader: {dataset: {type: ImageFolder, source: in, pipeline: [{type: LoadImage}, {type: PackSample}]}}
 """
+)
 
 
 @pytest.fixture

@@ -3,12 +3,12 @@
 import itertools
 import json
 import os
-import shutil
 from types import SimpleNamespace
 
 import pytest
 import torch
 from mmengine.runner.checkpoint import CheckpointLoader
+from toy_task import snapshot
 
 from pe_spatial.backbones import sam2_model
 from pe_spatial.backbones.weights.loading import check_values
@@ -22,18 +22,6 @@ from pe_spatial.training.checkpoint_hook import AtomicCheckpointHook
 from pe_spatial.training.progress import read_metrics
 
 _names = itertools.count()
-
-
-def snapshot(folder):
-    files = (path for path in folder.rglob("*") if path.is_file() and path.suffix != ".lock")
-    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
-
-
-@pytest.fixture
-def run(finished, tmp_path):
-    """A copy of a finished run (checkpoints of 4 and 6 iterations, the best of 3), to spoil."""
-    shutil.copytree(finished[1], tmp_path / "run")
-    return tmp_path / "run"
 
 
 def resume(run, *options, iterations=7):

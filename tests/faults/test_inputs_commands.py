@@ -6,25 +6,12 @@ import bad_files as bad
 import numpy as np
 import pytest
 from PIL import Image
-from small_checkpoints import SAVE
+from small_checkpoints import SAVE, tracker_config
 from small_runs import CONFIG, overrides, write_strips
 from watched import Watched
 
 from pe_spatial.commands.shell import run_command
 
-TRACKER = """
-custom_imports: {imports: [pe_spatial.tracking]}
-default_scope: mmengine
-model:
-  type: VideoTracker
-  backbone:
-    type: PEBackbone
-    variant: {name: tiny, patch_size: 8, width: 32, depth: 2, heads: 2, mlp_ratio: 2, image_size: 64, cls_token: true}
-    layers: [-1]
-  resizing: {short_side: 32}
-  propagation: {radius: 4}
-  recent: 3
-"""
 FEW = {  # name: (what makes it, part of the message)
     "bomb.png": (bad.png_header, "more than the"),
     "pipe.jpg": (os.mkfifo, "it is a pipe"),
@@ -105,7 +92,7 @@ def test_visualize_goes_on_and_never_takes_its_results_for_inputs(watched, tmp_p
 
 @pytest.fixture
 def tracker(tmp_path, watched):
-    (tmp_path / "tiny.yaml").write_text(TRACKER)
+    (tmp_path / "tiny.yaml").write_text(tracker_config(short_side=32))
 
     def track(source, output, *arguments, box="5,5,30,30"):
         known = ("--config", tmp_path / "tiny.yaml", "--device", "cpu", "--box", box)

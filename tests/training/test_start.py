@@ -11,6 +11,7 @@ import pytest
 import torch
 import toy_task
 from children import CONTEXT
+from toy_task import snapshot
 
 from pe_spatial.commands.shell import run_command
 from pe_spatial.common.errors import UserError
@@ -26,19 +27,6 @@ _names = itertools.count()
 def command(name, *arguments):
     """Call a command as a user does. mmengine keeps loggers by name and second: no two runs may share both."""
     return run_command(name, [*map(str, arguments), f"experiment_name=start{next(_names)}"])
-
-
-def snapshot(folder):
-    """Every file of a folder and its content; locks are no results."""
-    files = (path for path in folder.rglob("*") if path.is_file() and path.suffix != ".lock")
-    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
-
-
-@pytest.fixture
-def run(finished, tmp_path):
-    """A copy of a finished run, to spoil."""
-    shutil.copytree(finished[1], tmp_path / "run")
-    return tmp_path / "run"
 
 
 def spoil_nothing(run):

@@ -18,6 +18,12 @@ from pe_spatial.data import DenseDataset
 from pe_spatial.training.config import load_config
 
 
+def snapshot(folder):
+    """Every file of a folder and its content; locks are no results."""
+    files = (path for path in folder.rglob("*") if path.is_file() and path.suffix != ".lock")
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
 @DATASETS.register_module()
 class ToyImages(DenseDataset):
     """Images of one folder; the target is a function of the file's name."""
