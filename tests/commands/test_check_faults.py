@@ -194,21 +194,19 @@ def test_all_depth_maps_refused_are_counted(data, check):
     assert "Traceback" not in out + err
 
 
-def test_all_label_maps_unreadable_are_counted(data, check):
-    for path in (data / "labels").rglob("*.png"):
+@pytest.mark.parametrize(
+    ("task", "folder", "suffix", "message"),
+    [
+        ("segmentation", "labels", "png", "error: files that cannot be read (15)\n"),
+        ("tracking", "davis/JPEGImages", "jpg", "cannot be read"),
+    ],
+)
+def test_all_files_unreadable_are_counted(data, check, task, folder, suffix, message):
+    for path in (data / folder).rglob(f"*.{suffix}"):
         path.write_bytes(b"no picture")
-    code, out, err = check("segmentation", data, "--tiles", 2)
+    code, out, err = check(task, data, "--tiles", 2)
     assert code == 1
-    assert "error: files that cannot be read (15)\n" in out
-    assert "Traceback" not in out + err
-
-
-def test_all_frames_unreadable_are_counted(data, check):
-    for path in (data / "davis/JPEGImages").rglob("*.jpg"):
-        path.write_bytes(b"no picture")
-    code, out, err = check("tracking", data, "--tiles", 2)
-    assert code == 1
-    assert "cannot be read" in out
+    assert message in out
     assert "Traceback" not in out + err
 
 
