@@ -1,5 +1,6 @@
 """Commands that are killed at random moments, and what must hold of their folder of results."""
 
+import contextlib
 import json
 import os
 import random
@@ -71,7 +72,8 @@ def kill_at_random(start, output, log, number, seconds, killed=lambda status: No
         if kills < IN_A_FOLDER:
             process.join(random.uniform(0.2, 1.0) * seconds)
             if process.exitcode is None:
-                os.kill(process.pid, number)
+                with contextlib.suppress(ProcessLookupError):  # it ended of itself between the question and the signal
+                    os.kill(process.pid, number)
         status = status_of(process)
         again = set(log.read_text().splitlines() if log.exists() else ()) & before
         log.unlink(missing_ok=True)
