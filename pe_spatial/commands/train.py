@@ -1,12 +1,14 @@
 """Train a model from a config, or continue a run.
 
     pe-spatial train --config pe_g_coco.yaml [key=value ...]
+    pe-spatial train --config pe_g_coco.yaml --memory 12gb
     pe-spatial train --resume RUN
     torchrun --nproc-per-node 8 -m pe_spatial train --config pe_g_coco.yaml
     srun --ntasks-per-node 8 --gpus-per-node 8 pe-spatial train --config pe_g_coco.yaml
 
 A run's folder remembers its config, with all changes: `--resume RUN` needs nothing else, and `pe-spatial eval RUN`
-scores it. With `--config` or `key=value`, `--resume` continues with other values and names them.
+scores it. With `--config` or `key=value`, `--resume` continues with other values and names them. `--memory` changes
+batch, precision and more until the training fits, as `pe-spatial plan` does.
 """
 
 import argparse
@@ -15,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pe_spatial.commands.options import CommandParser, add_shared
+from pe_spatial.common.console import print_note
 
 if TYPE_CHECKING:  # takes seconds
     from mmengine.config import Config
@@ -35,6 +38,7 @@ def add_arguments(parser: CommandParser) -> None:
     )
     mode.add_argument("--resume-or-start", action="store_true", help="continue the run in --output if there is one")
     mode.add_argument("--eval-only", action="store_true", help="score --checkpoint; do not train (as `eval` does)")
+    add_shared(parser, "--memory")
     parser.add_argument("--no-data-check", action="store_true", help="do not look at samples of the data first")
     parser.add_old_spellings({"--work-dir": "--output"})
 
@@ -46,6 +50,9 @@ def check(options: argparse.Namespace, parser: CommandParser) -> None:
         parser.error("--checkpoint belongs to --eval-only; to start training from weights use load_from=FILE")
     if options.resume and options.output:
         parser.error("--resume RUN continues in the folder of the run; leave out --output")
+    goes_on = options.resume is not None or options.resume_or_start or options.eval_only
+    if options.memory and (not options.config or goes_on):
+        parser.error("--memory plans a training that begins: it needs --config, and no --resume… and no --eval-only")
     if not options.config and not options.resume and not (options.eval_only and (options.checkpoint or options.output)):
         parser.error("give --config, or the folder of a run with --resume")
 
@@ -53,6 +60,8 @@ def check(options: argparse.Namespace, parser: CommandParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Train."""
     use_device(options.device)
+    if options.memory:
+        options.overrides += planned_overrides(options)
     from pe_spatial.training.launch import evaluate, train
     from pe_spatial.training.run_config import config_of_run
 
@@ -69,6 +78,20 @@ def run(options: argparse.Namespace) -> int:
         config.get("default_hooks", {}).pop("data_check", None)
     train(config, "if-any" if options.resume_or_start else "no" if options.resume is None else "yes")
     return 0
+
+
+def planned_overrides(options: argparse.Namespace) -> list[str]:
+    """What fits the config into `--memory`, which is said."""
+    from pe_spatial.common.memory import gigabytes, parse_memory
+    from pe_spatial.training.config import load_config
+    from pe_spatial.training.planner import plan
+
+    memory = parse_memory(options.memory)
+    found = plan(load_config(options.config, options.overrides), memory, options.device)
+    chosen = found.chosen
+    changes = " ".join(chosen.overrides) or "the config as it is"
+    print_note(f"planned for {gigabytes(found.memory)} of {found.target.name}: {gigabytes(chosen.need)}, {changes}")
+    return list(chosen.overrides)
 
 
 def recall(run_or_file: str | Path, overrides: list[str], name: str | None = None) -> "tuple[Config, Path]":
