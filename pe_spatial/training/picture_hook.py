@@ -8,7 +8,8 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
-from pe_spatial.common.pictures import read_image, save_image
+from pe_spatial.common.pictures import save_image
+from pe_spatial.data import LoadImage
 from pe_spatial.training.progress import is_training
 from pe_spatial.visualization import draw_prediction
 
@@ -43,12 +44,15 @@ class PictureHook(Hook):
             return
         iteration = runner.iter if is_training(runner) else 0
         folder = Path(runner.work_dir) / "pictures" / (f"iter_{iteration}" if iteration else "")
-        metainfo = getattr(getattr(runner, f"{mode}_dataloader").dataset, "metainfo", None) or {}
+        dataset = getattr(runner, f"{mode}_dataloader").dataset
+        metainfo = getattr(dataset, "metainfo", None) or {}
+        steps = getattr(getattr(dataset, "pipeline", None), "transforms", ())
+        load = next((step for step in steps if isinstance(step, LoadImage)), LoadImage())  # shows values as it does
         for sample in outputs[: self.number - self._drawn]:
             path = sample.metainfo.get("img_path")
             if path is None:
                 continue
-            picture = draw_prediction(read_image(path), sample, metainfo, self.threshold)
+            picture = draw_prediction(load({"img_path": path})["img"], sample, metainfo, self.threshold)
             pixels = picture.permute(1, 2, 0).contiguous().numpy()  # [H, W, 3]
             save_image(folder / f"{self._drawn:02d}_{Path(path).stem}.jpg", pixels)
             runner.visualizer.add_image(f"prediction/{self._drawn:02d}", pixels, step=iteration)
