@@ -46,7 +46,8 @@ def read_indices(path: str | Path | Image.Image, colors: bool = False, palette: 
             raise _refusal(path, f"it is a {image.format}, whose compression changes the values of pixels")
         if layout.bands > len(image.getbands()) and len(image.getbands()) < 3:
             raise _refusal(path, f"it is {layout}, not indices")
-        return _indices_of(image, path, colors, palette)
+        values = _indices_of(image, path, colors, palette)
+        return values & 0xFFFFFFFF if image.mode == "I" and layout.numbers == "unsigned" else values  # Pillow has signs
 
 
 def _indices_of(image: Image.Image, path: str | Path, colors: bool, palette: bool) -> NDArray[Any]:

@@ -100,7 +100,7 @@ def _segments(value: Any) -> list[Segment]:
         try:
             segments.append(_build(Segment, item))
         except ValueError as error:
-            raise ValueError(f"has, as segment number {number}: {error}") from None
+            raise ValueError(f"has as segment number {number}: {error}") from None
     return segments
 
 
