@@ -34,11 +34,11 @@ from pe_spatial.common.console import track
 from pe_spatial.common.errors import AnnotationError, OptionError, few, require_choice
 from pe_spatial.common.files import write_json_stream, write_new, write_text
 from pe_spatial.common.safe_yaml import write as yaml_text
+from pe_spatial.data.annotations.entries import MARKS
 from pe_spatial.data.formats.content import Instances, Record, corners_of
 from pe_spatial.data.formats.exact import decimal, divide, to_text
 from pe_spatial.data.formats.joining import join_polygons
 from pe_spatial.data.formats.place import require_size
-from pe_spatial.data.formats.voc import MARKS
 from pe_spatial.data.formats.yolo import label_path
 
 TARGETS = ("coco", "yolo", "voc")
