@@ -49,8 +49,10 @@ def run(options: argparse.Namespace) -> int:
 
     from pe_spatial.doctor import ExaminationOptions, examine, save_sheet
     from pe_spatial.training.config import load_config
+    from pe_spatial.training.config_checks import require_dataset_types
 
     config = load_config(options.config, options.overrides)
+    require_dataset_types(config, "train_dataloader", "val_dataloader", "test_dataloader")
     output = options.output or Path("work_dirs") / Path(config.filename).stem / "data_check"
     examination = ExaminationOptions(samples=options.limit, threads=options.threads, tiles=options.tiles)
 
