@@ -83,6 +83,7 @@ class CocoInstances(DenseDataset):
         for line in (source.about, *source.notes):
             if line:
                 print_log(line, logger="current")
+        self._image_root = source.image_root
         if source.image_root is not None and self._finds_pictures:
             self.data_prefix["img_path"] = str(source.image_root)
         categories = self._choose(self.table.categories)
@@ -220,7 +221,11 @@ class CocoInstances(DenseDataset):
             return records
         what, where = f"{len(absent)} of {len(paths)} images", f"in their folder, for example {absent[0]}"
         if self.missing == "raise" or len(absent) == len(records):
-            hint = ", or set format: coco, which looks for them" if self._finds_pictures else ""
+            hint = ""
+            if self._finds_pictures:
+                hint = ", or set format: coco, which looks for them"
+            elif self._image_root is not None:
+                hint = f", or leave img_path empty ('') for {self._image_root}"
             raise AnnotationError(
                 f"{self.ann_file}: {what} are not {where}; check data_root and data_prefix.img_path{hint}"
             )
