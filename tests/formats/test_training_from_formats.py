@@ -1,5 +1,6 @@
 """Data of every format with boxes are trained on, evaluated and examined as they are, and all see the same records."""
 
+import json
 import multiprocessing
 import pickle
 import re
@@ -118,7 +119,7 @@ def test_options_of_coco_instances_hold_for_all_formats(tmp_path):
         ("yolo_boxes", {"format": "yollo"}, "format 'yollo' is not one of coco, yolo"),
         ("yolo_boxes", {"format": "voc"}, "holds no data set in the format voc"),
         ("panoptic", {}, "has no boxes; CocoPanoptic reads it"),
-        ("absent", {}, "no such file or folder; check data_root and ann_file"),
+        ("absent", {"split": "train"}, "no such file or folder; check data_root and ann_file"),
         ("absent.json", {}, "no such annotation file; check data_root and ann_file"),
         ("README.md", {}, "holds no data set of a known format"),
         ("coco/instances.json", {}, "are not in their folder.*or set format: coco, which looks for them"),
@@ -144,8 +145,24 @@ def test_label_maps_evaluation_and_doctor_open_the_same_table():
     metric.dataset_meta = labels.metainfo
     assert len(metric.truth("segm")["annotations"]) == 2
     assert CocoFileCheck.concerns(labels, labels.get_data_info(0))
-    found = {finding.rule for finding in CocoFileCheck(labels).inspect_annotations()}
-    assert any("is no folder here; read from" in rule for rule in found)
+    assert not list(CocoFileCheck(labels).inspect_annotations())
+
+
+def test_annotation_ids_that_repeat_are_a_finding(tmp_path):
+    folder = copy_of("coco", tmp_path)
+    content = json.loads((folder / "instances.json").read_text())
+    content["annotations"][0]["id"] = content["annotations"][1]["id"]
+    (folder / "instances.json").write_text(json.dumps(content))
+    (finding,) = CocoFileCheck(CocoInstances(str(folder))).inspect_annotations()
+    assert (finding.level, finding.rule) == ("warning", "annotation ids are used more than once")
+    assert finding.example.startswith("1 of 3: handled here")
+
+
+def test_a_coco_file_may_have_any_suffix(tmp_path):
+    folder = copy_of("coco", tmp_path)
+    (folder / "instances.json").rename(folder / "annotations")
+    dataset = CocoInstances("annotations", data_root=str(folder), data_prefix={"img_path": "images"})
+    assert len(dataset) == len(TRUTH) and open_source(dataset.ann_file).about == ""
 
 
 def test_classes_of_a_checkpoint_come_from_any_format():
