@@ -8,7 +8,7 @@ from mmengine.structures import BaseDataElement
 from pe_spatial.common.errors import ConfigError
 from pe_spatial.segmentation import PanopticMetric
 from pe_spatial.segmentation.mask_decoder.postprocess import frame_resize, instances_of, panoptic_of, semantic_scores
-from pe_spatial.segmentation.panoptic_quality import Truth, panoptic_quality, tally
+from pe_spatial.segmentation.panoptic_matching import Truth, panoptic_quality, tally
 
 META = {"classes": ("wall", "floor", "disc"), "is_thing": (False, False, True)}
 THINGS = frozenset({2})
