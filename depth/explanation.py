@@ -4,9 +4,9 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as TF
 
-from pe_spatial.visualization import caption_strip, colorize_depth, depth_picture, enlarge, quantile
+from pe_spatial.visualization import colorize_depth, depth_picture, enlarge, quantile
 from pe_spatial.visualization.depth import error_picture
-from pe_spatial.visualization.judged import side_by_side
+from pe_spatial.visualization.layout import row
 
 _LONGEST = 1024  # pixels of the longer side of a panel
 _DARKEST = 0.25  # relative error
@@ -32,6 +32,8 @@ def draw_errors(image: Tensor, target: Tensor, prediction: Tensor) -> Tensor:
         "image": TF.resize(image.as_subclass(Tensor), size),
         "measured": measured,
         "predicted": depth_picture(prediction, near, far),
-        f"mean error {100 * float(error[judged].mean()):.1f} %": error_picture(torch.where(judged, error, 0), judged, _DARKEST),
+        f"mean error {100 * float(error[judged].mean()):.1f} %": error_picture(
+            torch.where(judged, error, 0), judged, _DARKEST
+        ),
     }
-    return side_by_side([caption_strip(caption, picture) for caption, picture in panels.items()])
+    return row(panels)

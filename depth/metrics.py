@@ -138,7 +138,9 @@ def _shown(name: str, measure: Measure) -> Shown:
 
 
 SHOWN: dict[str, Shown] = {name: _shown(name, measure) for name, measure in MEASURES.items()}
-SHOWN["abs_rel"] = Shown("abs_rel", "mean of error over depth", 100, "%", 1, higher_is_better=False)
+SHOWN["rmse"] = Shown("RMSE", MEASURES["rmse"].meaning, unit="m", digits=3, higher_is_better=False)
+SHOWN["abs_rel"] = Shown("AbsRel", MEASURES["abs_rel"].meaning, 100, "%", 1, higher_is_better=False)
+SHOWN["delta1"] = percent("δ1", MEASURES["delta1"].meaning)
 
 
 # --- the metric -------------------------------------------------------------------------------------------------------
@@ -249,13 +251,7 @@ class DepthErrorMetric(ExplainedMetric):
                 f"{len(results) - len(judged)} of {len(results)} depth maps have no valid pixel", logger="current"
             )
         print_log(f"{self.prefix}: {table(means)}", logger="current")
-        rmse, abs_rel, delta1 = (SHOWN[name].show(means[name]) for name in self.headline)
-        how = "" if self.alignment is None else f" after alignment ({self.alignment})"
-        self.explanation = Explanation(
-            f"RMSE {rmse} (AbsRel {abs_rel}, {delta1} of the pixels within a factor of 1.25){how}",
-            len(results),
-            ranking=self.rank(results, lambda maps, image: draw_errors(image, *maps)),
-        )
+        self.explanation = Explanation(ranking=self.rank(results, lambda maps, image: draw_errors(image, *maps)))
         return means
 
 

@@ -54,7 +54,10 @@ def _measures(ap: str, separator: str, recalls: Mapping[str, str], size_of_recal
 
 COCO_MEASURES = {
     **_measures("mAP", "_", {"AR_1": "the best detection", "AR_10": "10", "AR_max": "all detections"}, "AR_{}"),
-    **{f"{kind}_AP": percent(f"{noun} AP", f"average precision of {_PLURALS[kind]} of the class") for kind, noun in _NOUNS.items()},
+    **{
+        f"{kind}_AP": percent(f"{noun} AP", f"average precision of {_PLURALS[kind]} of the class")
+        for kind, noun in _NOUNS.items()
+    },
 }
 LVIS_MEASURES = {
     **_measures("AP", "", {"AR@300": "300 detections"}, "AR{}@300"),
@@ -66,14 +69,6 @@ LVIS_MEASURES = {
         for letter, (word, rule) in _FREQUENCIES.items()
     },
 }
-
-
-def summarize(metrics: Mapping[str, float], kinds: Sequence[str], ap: str, ap50: str) -> str:
-    """The main numbers in words: `box AP 46.8 % (AP50 79.5 %), mask AP …`."""
-    show = percent("", "", undefined="not defined").show
-    return ", ".join(
-        f"{_NOUNS[kind]} AP {show(metrics[f'{kind}_{ap}'])} (AP50 {show(metrics[f'{kind}_{ap50}'])})" for kind in kinds
-    )
 
 
 def judge(
@@ -125,7 +120,6 @@ def _unjudged(image: Mapping[str, Any], objects: Sequence[Mapping[str, Any]], la
 
 
 def explain(
-    summary: str,
     judged: Sequence[Judged],
     classes: Sequence[str],
     values: Mapping[str, Sequence[float]],
@@ -134,7 +128,6 @@ def explain(
     """What lies behind the average precision.
 
     Args:
-        summary: The main numbers in words.
         judged: All images.
         classes: Names by label.
         values: Numbers of the classes by measure.
@@ -144,12 +137,10 @@ def explain(
     threshold = best_threshold(judged)
     rule = (
         f"detections that score {threshold:g} or more (the threshold of the greatest F1 over all pictures) against "
-        f"objects, one to one at an IoU of boxes of {IOU:g} or more, of the same class first; \"background\" is no object"
+        f'objects, one to one at an IoU of boxes of {IOU:g} or more, of the same class first; "background" is no object'
     )
     names = [*classes, "background"]
     return Explanation(
-        summary=summary,
-        images=len(judged),
         classes=ClassTable(classes, counts, "objects", values, measures),
         confusion=Confusion(confusion(judged, len(classes), threshold), names, names, "objects", rule),
         ranking=_rank(judged, classes, threshold),
@@ -167,8 +158,9 @@ def _rank(judged: Sequence[Judged], classes: Sequence[str], threshold: float) ->
             order = (-score, -right, false + missed, str(path))
             entries.append({"path": path, "score": score, "image": image, "order": order})
     entries.sort(key=lambda entry: entry["order"])
-    ends = ranking(IMAGE_F1, entries, len(entries), lambda entry, image: _draw(entry["image"], image, classes, threshold))
-    return ends
+    return ranking(
+        IMAGE_F1, entries, len(entries), lambda entry, image: _draw(entry["image"], image, classes, threshold)
+    )
 
 
 def _draw(judged: Judged, image: Tensor, classes: Sequence[str], threshold: float) -> Tensor:
@@ -190,7 +182,8 @@ def _draw(judged: Judged, image: Tensor, classes: Sequence[str], threshold: floa
         boxes=_corners(judged.found[kept]),
         masks=_masks([result["masks"][row] for row in kept], size) if "masks" in result else None,
         captions=[
-            f"{classes[judged.labels[row]]} {judged.scores[row]:.2f}" + (f" (is {mistaken[row]})" if row in mistaken else "")
+            f"{classes[judged.labels[row]]} {judged.scores[row]:.2f}"
+            + (f" (is {mistaken[row]})" if row in mistaken else "")
             for row in kept
         ],
         verdicts=[

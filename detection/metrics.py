@@ -18,7 +18,7 @@ from pe_spatial.data import encode_masks
 from pe_spatial.data.annotations import CocoTable
 from pe_spatial.data.annotations.coco_columns import NO_AREA
 from pe_spatial.detection.average_precision import Curves, average_precision
-from pe_spatial.detection.explanation import COCO_MEASURES, LVIS_MEASURES, explain, judge, summarize
+from pe_spatial.detection.explanation import COCO_MEASURES, LVIS_MEASURES, explain, judge
 from pe_spatial.training.explanation import UNDEFINED, ExplainedMetric, Measure
 
 IouType = Literal["bbox", "segm"]
@@ -45,7 +45,6 @@ class CocoMetric(ExplainedMetric):
     default_prefix: ClassVar[str | None] = "coco"
     headline: ClassVar[tuple[str, ...]] = ("bbox_mAP", "bbox_mAP_50", "segm_mAP", "segm_mAP_50")
     measures: ClassVar[Mapping[str, Measure]] = COCO_MEASURES
-    main_names: ClassVar[tuple[str, str]] = ("mAP", "mAP_50")
 
     def __init__(
         self,
@@ -90,7 +89,6 @@ class CocoMetric(ExplainedMetric):
         scores = self.score(detections, sorted(by_image))
         metrics = {name: math.nan if value == -1 else value for name, value in scores.items()}
         self.explanation = explain(
-            summarize(metrics, self.iou_types, *self.main_names),
             judge(by_image, self.truth("bbox"), self.meta("category_ids")),
             self.meta("classes"),
             {f"{kind}_AP": [math.nan if v == -1 else v for v in values] for kind, values in self._classes.items()},
@@ -173,7 +171,6 @@ class LvisMetric(CocoMetric):
     default_prefix: ClassVar[str | None] = "lvis"
     headline: ClassVar[tuple[str, ...]] = ("bbox_AP", "bbox_APr", "segm_AP", "segm_APr")
     measures: ClassVar[Mapping[str, Measure]] = LVIS_MEASURES
-    main_names: ClassVar[tuple[str, str]] = ("AP", "AP50")
 
     def __init__(self, iou_types: Sequence[IouType] = ("bbox", "segm"), results_file: str | None = None) -> None:
         super().__init__(iou_types, max_detections=300, results_file=results_file)

@@ -8,8 +8,9 @@ from torch import Tensor
 
 from pe_spatial.data.sample import IGNORE_LABEL
 from pe_spatial.training.explanation import Measure, percent
-from pe_spatial.visualization import caption_strip, draw_classes, palette
-from pe_spatial.visualization.judged import VERDICT_COLORS, side_by_side, verdict_pixels, with_legend
+from pe_spatial.visualization import draw_classes, palette
+from pe_spatial.visualization.judged import VERDICT_COLORS, verdict_pixels, with_legend
+from pe_spatial.visualization.layout import row
 
 _LONGEST = 1024  # pixels of the longer side of a panel
 
@@ -64,18 +65,22 @@ def draw_pixels(image: Tensor, target: Tensor, prediction: Tensor, metainfo: Map
         metainfo: Of the dataset: `classes`, maybe `palette`.
     """
     step = -(-max(image.shape[-2:]) // _LONGEST)
-    image, target, prediction = image[:, ::step, ::step], target[::step, ::step].long(), prediction[::step, ::step].long()
+    image, target, prediction = (
+        image[:, ::step, ::step],
+        target[::step, ::step].long(),
+        prediction[::step, ::step].long(),
+    )
     classes = metainfo["classes"]
     colors = list(metainfo.get("palette") or ())
     colors += palette(len(classes) + 1)[1 + len(colors) :].tolist()
     judged = target != IGNORE_LABEL
     right = target == prediction
     share = int((right & judged).sum()) / max(int(judged.sum()), 1)
-    panels = [
-        caption_strip("annotation", draw_classes(image, target, classes, colors)),
-        caption_strip("prediction", draw_classes(image, prediction, classes, colors)),
-        caption_strip(f"{100 * share:.1f} % of the labeled pixels are right", verdict_pixels(image, right, judged)),
-    ]
+    panels = {
+        "annotation": draw_classes(image, target, classes, colors),
+        "prediction": draw_classes(image, prediction, classes, colors),
+        f"{100 * share:.1f} % of the labeled pixels are right": verdict_pixels(image, right, judged),
+    }
     legend = [(VERDICT_COLORS["right"], "right"), (VERDICT_COLORS["false"], "wrong")]
     legend += [] if bool(judged.all()) else [(VERDICT_COLORS["unjudged"], "without a label")]
-    return with_legend(side_by_side(panels), legend)
+    return with_legend(row(panels), legend)

@@ -67,7 +67,11 @@ class MeanIoUMetric(ExplainedMetric):
         """
         classes = self.dataset_meta["classes"]
         confusion = pixel_confusion([result["pairs"] for result in results], len(classes))  # [K, K]
-        correct, predicted, labeled = confusion.diagonal().double(), confusion.sum(0).double(), confusion.sum(1).double()
+        correct, predicted, labeled = (
+            confusion.diagonal().double(),
+            confusion.sum(0).double(),
+            confusion.sum(1).double(),
+        )
         if labeled.sum() == 0:
             raise ConfigError(f"none of the {len(results)} label maps has a labeled pixel; check the label files")
         iou = 100 * ious(torch.stack([correct, predicted, labeled]))  # [K]
@@ -82,8 +86,6 @@ class MeanIoUMetric(ExplainedMetric):
         values = {"IoU": iou.tolist(), "acc": accuracy.tolist()}
         rule = "the pixels of a class by what they were predicted to be"
         self.explanation = Explanation(
-            f"mIoU {metrics['mIoU']:.1f} % ({metrics['aAcc']:.1f} % of all pixels right)",
-            len(results),
             ClassTable(classes, labeled.long().tolist(), "pixels", values, self.measures),
             Confusion(confusion.numpy(), classes, classes, "pixels", rule),
             self.rank(results, lambda labels, image: draw_pixels(image, *labels, self.dataset_meta)),

@@ -1,6 +1,6 @@
 """What panoptic quality means, which segments are taken for which, and pictures of right and wrong segments."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,15 +12,15 @@ from pe_spatial.training.explanation import ClassTable, Confusion, Explanation, 
 from pe_spatial.visualization.judged import JudgedInstances, draw_judged
 
 _NAMES = {
-    "PQ": ("panoptic quality", "SQ times RQ"),
-    "SQ": ("segmentation quality", "mean IoU of the segments that are matched"),
-    "RQ": ("recognition quality", "F1 of the segments: an IoU above one half is a match"),
+    "PQ": "panoptic quality: SQ times RQ",
+    "SQ": "segmentation quality: mean IoU of the segments that are matched",
+    "RQ": "recognition quality: F1 of the segments, of which an IoU above one half is a match",
 }
-_GROUPS = {"": "all classes", "_things": "things (countable)", "_stuff": "stuff (areas)"}
+_GROUPS = {"": "", "_things": " of things", "_stuff": " of stuff"}
 PANOPTIC_MEASURES: dict[str, Measure] = {
-    f"{key}{suffix}": percent(f"{name} ({key}), {group}", f"{meaning}; mean over the classes", 100)
+    f"{key}{suffix}": percent(f"{key}{group}", f"{meaning}; mean over the classes{group}", 100)
     for suffix, group in _GROUPS.items()
-    for key, (name, meaning) in _NAMES.items()
+    for key, meaning in _NAMES.items()
 }
 IMAGE_PQ = percent("panoptic quality", "mean over the classes of the picture")
 _RULE = 'segments, one to one at an IoU above 0.5; "background" is no segment'
@@ -55,7 +55,6 @@ def confused_pairs(matches: Sequence[Match], missed: set[int], truth: Truth) -> 
 
 
 def explain(
-    metrics: Mapping[str, float],
     total: Tensor,
     pairs: Sequence[Sequence[tuple[int, int]]],
     classes: Sequence[str],
@@ -64,7 +63,6 @@ def explain(
     """What lies behind panoptic quality.
 
     Args:
-        metrics: The main numbers.
         total: Summed tallies [4, K].
         pairs: `confused_pairs` of every image.
         classes: Names by label.
@@ -76,11 +74,8 @@ def explain(
             confusion[true, predicted] += 1
     _, matched, _, missed = total
     values = dict(zip(("PQ", "SQ", "RQ"), panoptic_quality(total).tolist(), strict=True))
-    groups = [f"{name} {metrics[key]:.1f} %" for key, name in (("PQ_things", "things"), ("PQ_stuff", "stuff")) if key in metrics]
     names = [*classes, "background"]
     return Explanation(
-        f"PQ {metrics['PQ']:.1f} % ({', '.join(groups)})",
-        len(pairs),
         ClassTable(classes, (matched + missed).long().tolist(), "segments", values, PANOPTIC_MEASURES),
         Confusion(confusion, names, names, "segments", _RULE),
         ends,
@@ -121,7 +116,9 @@ def _instances(masks: Sequence[Tensor], captions: Sequence[str], verdicts: Seque
     """Segments with a caption near the middle of each."""
     stacked = torch.stack(list(masks)) if masks else torch.zeros(0, 1, 1, dtype=torch.bool)
     points = torch.stack([_middle(mask) for mask in masks]) if masks else torch.zeros(0, 2)
-    return JudgedInstances(torch.cat([points, points], dim=1), captions, verdicts, stacked if masks else None, boxed=False)
+    return JudgedInstances(
+        torch.cat([points, points], dim=1), captions, verdicts, stacked if masks else None, boxed=False
+    )
 
 
 def _middle(mask: Tensor) -> Tensor:

@@ -25,7 +25,6 @@ from pe_spatial.segmentation.panoptic_matching import Truth, count_matches, matc
 from pe_spatial.training.explanation import ExplainedMetric
 
 
-
 @METRICS.register_module()
 class PanopticMetric(ExplainedMetric):
     """PQ, SQ and RQ in percent, of all classes, of things and of stuff: means over the classes that occur.
@@ -118,7 +117,7 @@ class PanopticMetric(ExplainedMetric):
             for name, column in columns.items()
         }
         ends = self.rank(results, lambda segmented, image: draw_segments(image, segmented, classes))
-        self.explanation = explain(metrics, total, [result["pairs"] for result in results], classes, ends)
+        self.explanation = explain(total, [result["pairs"] for result in results], classes, ends)
         return metrics
 
 

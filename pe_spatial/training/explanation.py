@@ -153,19 +153,15 @@ class Ranking:
 
 @dataclass(frozen=True)
 class Explanation:
-    """All that a metric says about one evaluation.
+    """What a metric says about one evaluation beside its numbers.
 
     Args:
-        summary: The main numbers in plain words, such as "box AP 46.8 % (AP50 79.5 %)".
-        images: How many were judged.
         classes: The numbers of every class.
         confusion: What is mistaken for what.
         ranking: The best and the worst images.
         notes: Sentences about the numbers.
     """
 
-    summary: str
-    images: int
     classes: ClassTable | None = None
     confusion: Confusion | None = None
     ranking: Ranking | None = None
@@ -185,6 +181,26 @@ class Explained(Protocol):
     headline: Sequence[str]
     measures: Mapping[str, Measure]
     explanation: Explanation | None
+
+
+def explained(evaluator: Any) -> list[Any]:
+    """The metrics of an evaluator that explain themselves, as `Explained` with a `prefix`."""
+    return [metric for metric in evaluator.metrics if isinstance(metric, Explained)]
+
+
+def full_name(metric: Any, key: str) -> str:
+    """What a number of a metric is called among those of all metrics, such as `coco/bbox_mAP`."""
+    return f"{metric.prefix}/{key}" if metric.prefix else key
+
+
+def class_record(evaluator: Any) -> dict[str, dict[str, float | None]]:
+    """The numbers of every class, {measure: {class: number or None}}; empty where no metric knows classes."""
+    return {
+        full_name(metric, key): values
+        for metric in explained(evaluator)
+        if metric.explanation is not None and metric.explanation.classes is not None
+        for key, values in metric.explanation.classes.record().items()
+    }
 
 
 # --- a base of metrics ------------------------------------------------------------------------------------------------

@@ -12,12 +12,11 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as TF
 
 from pe_spatial.visualization.instances import draw_boxes, overlay_masks
-from pe_spatial.visualization.layout import beside, caption_strip, enlarge
+from pe_spatial.visualization.layout import enlarge, row
 
 RIGHT, FALSE, MISSED, UNJUDGED = "right", "false", "missed", "unjudged"
 VERDICT_COLORS = {RIGHT: (0, 158, 115), FALSE: (213, 94, 0), MISSED: (240, 228, 66), UNJUDGED: (150, 150, 150)}
 _MEANINGS = {RIGHT: "right (true positive)", FALSE: "wrong (false positive)", MISSED: "missed", UNJUDGED: "not judged"}
-_GAP = 8  # white pixels between two panels
 
 
 @dataclass(frozen=True)
@@ -54,9 +53,9 @@ def draw_judged(image: Tensor, truth: JudgedInstances, prediction: JudgedInstanc
     panels = [(f"annotation: {_tally(truth, {RIGHT: 'found', MISSED: 'missed'})}", truth)]
     panels += [(f"{title}: {_tally(prediction, {RIGHT: 'right', FALSE: 'wrong', UNJUDGED: 'not judged'})}", prediction)]
     canvas, factor = enlarge(image.as_subclass(Tensor).cpu())
-    drawn = [caption_strip(caption, _draw(canvas, factor, objects)) for caption, objects in panels]
+    drawn = {caption: _draw(canvas, factor, objects) for caption, objects in panels}
     shown = [name for name in VERDICT_COLORS if name in {*truth.verdicts, *prediction.verdicts}]
-    return with_legend(side_by_side(drawn), [(VERDICT_COLORS[name], _MEANINGS[name]) for name in shown])
+    return with_legend(row(drawn), [(VERDICT_COLORS[name], _MEANINGS[name]) for name in shown])
 
 
 def _tally(instances: JudgedInstances, words: dict[str, str]) -> str:
@@ -70,14 +69,6 @@ def _draw(canvas: Tensor, factor: int, instances: JudgedInstances) -> Tensor:
         masks = instances.masks.repeat_interleave(factor, -2).repeat_interleave(factor, -1)
         canvas = overlay_masks(canvas, masks, colors)
     return draw_boxes(canvas, instances.boxes * factor, instances.captions, colors, instances.boxed)
-
-
-def side_by_side(panels: Sequence[Tensor]) -> Tensor:
-    """Pictures uint8 [3, H, W] in a row with white between them."""
-    row = panels[0]
-    for panel in panels[1:]:
-        row = beside(TF.pad(row, [0, 0, _GAP, 0], fill=255), panel)
-    return row
 
 
 def with_legend(picture: Tensor, entries: Sequence[tuple[tuple[int, int, int], str]]) -> Tensor:
@@ -97,10 +88,12 @@ def with_legend(picture: Tensor, entries: Sequence[tuple[tuple[int, int, int], s
         x += width
     strip = Image.new("RGB", (W, line * len(lines)), "white")
     draw = ImageDraw.Draw(strip)
-    for row, places in enumerate(lines):
-        middle = line * row + line // 2
+    for number, places in enumerate(lines):
+        middle = line * number + line // 2
         for left, color, text in places:
-            draw.rectangle((left, middle - size // 2, left + size, middle + size // 2), fill=color, outline=(90, 90, 90))
+            draw.rectangle(
+                (left, middle - size // 2, left + size, middle + size // 2), fill=color, outline=(90, 90, 90)
+            )
             draw.text((left + 1.6 * size, middle), text, font=font, fill="black", anchor="lm")
     return torch.cat([picture, TF.pil_to_tensor(strip)], dim=1)
 
