@@ -129,7 +129,7 @@ ALIGNMENTS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 }
 
 
-# --- how they are shown ------------------------------------------------------------------------------------------------
+# --- how they are shown -----------------------------------------------------------------------------------------------
 def _shown(name: str, measure: Measure) -> Shown:
     if not measure.lower_is_better:
         return percent(name, measure.meaning)

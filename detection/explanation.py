@@ -137,7 +137,7 @@ def explain(
     threshold = best_threshold(judged)
     rule = (
         f"detections that score {threshold:g} or more (the threshold of the greatest F1 over all pictures) against "
-        f'objects, one to one at an IoU of boxes of {IOU:g} or more, of the same class first; "background" is no object'
+        f"objects, one to one at an IoU of boxes of {IOU:g} or more, of the same class first; background is no object"
     )
     names = [*classes, "background"]
     return Explanation(
@@ -169,12 +169,12 @@ def _draw(judged: Judged, image: Tensor, classes: Sequence[str], threshold: floa
     kept = np.flatnonzero(judged.scores >= threshold)
     kept = kept[np.argsort(judged.scores[kept], kind="stable")]  # the best on top
     found_objects = set(judged.object_of[kept].tolist())
-    mistaken = {detection: classes[judged.truth_labels[number]] for detection, number in judged.confused(threshold)}
+    mistaken = {row: f" (is {classes[judged.truth_labels[number]]})" for row, number in judged.confused(threshold)}
     objects, result = judged.content["objects"], judged.content["result"]
     masks = [item.get("segmentation") for item in objects]
     truth = JudgedInstances(
         boxes=_corners(judged.truth),
-        masks=_masks(masks, size) if all(mask is not None for mask in masks) else None,
+        masks=_masks(masks, size) if any(mask is not None for mask in masks) else None,
         captions=[classes[label] for label in judged.truth_labels],
         verdicts=["right" if number in found_objects else "missed" for number in range(len(objects))],
     )
@@ -182,9 +182,7 @@ def _draw(judged: Judged, image: Tensor, classes: Sequence[str], threshold: floa
         boxes=_corners(judged.found[kept]),
         masks=_masks([result["masks"][row] for row in kept], size) if "masks" in result else None,
         captions=[
-            f"{classes[judged.labels[row]]} {judged.scores[row]:.2f}"
-            + (f" (is {mistaken[row]})" if row in mistaken else "")
-            for row in kept
+            f"{classes[judged.labels[row]]} {judged.scores[row]:.2f}{mistaken.get(int(row), '')}" for row in kept
         ],
         verdicts=[
             "right" if judged.object_of[row] >= 0 else "false" if judged.is_judged[row] else "unjudged" for row in kept
@@ -200,6 +198,9 @@ def _corners(boxes: Any) -> Tensor:
 
 
 def _masks(rows: Sequence[Any], size: tuple[int, int]) -> Tensor:
-    """[N, H, W]."""
-    masks = [torch.from_numpy(np.ascontiguousarray(decode_mask(row, size))).bool() for row in rows]
-    return torch.stack(masks) if masks else torch.zeros(0, *size, dtype=torch.bool)
+    """Bool [N, H, W]; an object without a mask has no pixel."""
+    masks = torch.zeros(len(rows), *size, dtype=torch.bool)
+    for mask, row in zip(masks, rows, strict=True):
+        if row is not None:
+            mask.copy_(torch.from_numpy(decode_mask(row, size)))
+    return masks

@@ -142,7 +142,7 @@ class CocoMetric(ExplainedMetric):
         """
         if key not in (self.dataset_meta or {}):
             raise ValueError(f"{type(self).__name__} needs {key!r} in the dataset's metainfo; use CocoInstances")
-        return self.dataset_meta[key]
+        return (self.dataset_meta or {})[key]
 
     def _rows(self, result: Mapping[str, Any]) -> list[dict[str, Any]]:
         category_ids = self.meta("category_ids")
@@ -181,7 +181,7 @@ class LvisMetric(CocoMetric):
         self._classes = {}
         for iou_type in self.iou_types:
             truth = hotcoco.COCO(self.truth(iou_type))
-            run = hotcoco.COCOeval(truth, truth.load_res(overlap_rows(detections, iou_type)), iou_type, lvis_style=True)
+            run: Any = hotcoco.COCOeval(truth, truth.load_res(overlap_rows(detections, iou_type)), iou_type, lvis_style=True)
             run.params.img_ids = list(image_ids)
             with redirect_stdout(io.StringIO()):
                 run.run()

@@ -65,7 +65,8 @@ class MeanIoUMetric(ExplainedMetric):
         Raises:
             ConfigError: No pixel has a label.
         """
-        classes = self.dataset_meta["classes"]
+        meta = dict(self.dataset_meta or {})
+        classes = meta["classes"]
         confusion = pixel_confusion([result["pairs"] for result in results], len(classes))  # [K, K]
         correct, predicted, labeled = (
             confusion.diagonal().double(),
@@ -88,7 +89,7 @@ class MeanIoUMetric(ExplainedMetric):
         self.explanation = Explanation(
             ClassTable(classes, labeled.long().tolist(), "pixels", values, self.measures),
             Confusion(confusion.numpy(), classes, classes, "pixels", rule),
-            self.rank(results, lambda labels, image: draw_pixels(image, *labels, self.dataset_meta)),
+            self.rank(results, lambda labels, image: draw_pixels(image, labels[0], labels[1], meta)),
         )
         return metrics
 

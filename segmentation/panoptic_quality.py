@@ -29,8 +29,8 @@ from pe_spatial.training.explanation import ExplainedMetric
 class PanopticMetric(ExplainedMetric):
     """PQ, SQ and RQ in percent, of all classes, of things and of stuff: means over the classes that occur.
 
-    The numbers are panopticapi's (see `panoptic_matching`). All area of a stuff class in an image is one segment, as COCO's
-    format has it.
+    The numbers are panopticapi's (see `panoptic_matching`). All area of a stuff class in an image is one segment, as
+    COCO's format has it.
 
     The results are called `panoptic/PQ`, `…/SQ`, `…/RQ`, and the same with `_things` and `_stuff`.
     """

@@ -1,7 +1,7 @@
 """The line of progress on the screen, `metrics.jsonl` in the work folder, and the same numbers for TensorBoard.
 
-A line of `metrics.jsonl` is an object with `mode` ("train" or "val"), `iter` and numbers, null where one is not defined.
-Those of a validation may have `per_class`: {measure: {class: number or null}}.
+A line of `metrics.jsonl` is an object with `mode` ("train" or "val"), `iter` and numbers, null where undefined. Those
+of a validation may have `per_class`: {measure: {class: number or null}}.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Charts as PNG files: curves and confusion matrices. The one door to matplotlib, which is imported when it is needed."""
+"""Charts as PNG files: curves and confusion matrices. The one door to matplotlib, which is imported late."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _STROKES = ("-", "--", ":", "-.")
 _DPI = 110
 _PANEL = (5.4, 4.0)  # inches
 _MOST_LINES = 8
-_STYLE = {"font.size": 11, "axes.spines.top": False, "axes.spines.right": False, "axes.titleweight": "bold"}
+_STYLE: Any = {"font.size": 11, "axes.spines.top": False, "axes.spines.right": False, "axes.titleweight": "bold"}
 
 
 @dataclass(frozen=True)
@@ -105,8 +105,17 @@ def _draw_panel(axes: Axes, panel: Panel) -> None:
         axes.set_yscale("log")
     for iteration, text in (panel.marks or {}).items():
         axes.axvline(iteration, color="#777777", linestyle=":", linewidth=1.2)
-        place = {"xycoords": axes.get_xaxis_transform(), "textcoords": "offset points", "ha": "right", "va": "top"}
-        axes.annotate(text, (iteration, 1), (-3, -2), color="#555555", fontsize=9, **place)
+        axes.annotate(
+            text,
+            xy=(iteration, 1),
+            xytext=(-3, -2),
+            xycoords=axes.get_xaxis_transform(),
+            textcoords="offset points",
+            ha="right",
+            va="top",
+            color="#555555",
+            fontsize=9,
+        )
     axes.set_title(panel.title)
     axes.set_xlabel("iteration")
     axes.set_ylabel(panel.unit)
