@@ -29,7 +29,9 @@ _FREQUENCIES = {
 IMAGE_F1 = percent("F1", "twice the right detections over twice these, the false ones and the missed objects together")
 
 
-def _measures(ap: str, separator: str, recalls: Mapping[str, str], size_of_recall: str) -> dict[str, Measure]:
+def _measures(
+    ap: str, separator: str, recalls: Mapping[str, tuple[str, str]], size_of_recall: str
+) -> dict[str, Measure]:
     """Those of boxes and masks, with the spelling of COCO or LVIS."""
     found: dict[str, Measure] = {}
     for kind, noun in _NOUNS.items():
@@ -46,21 +48,26 @@ def _measures(ap: str, separator: str, recalls: Mapping[str, str], size_of_recal
             key = f"{kind}_{size_of_recall.format(letter)}"
             text = f"recall of {word} objects, mean over the same thresholds"
             found[key] = percent(f"{noun} recall {word}", text, undefined=_NO_SUCH)
-        for key, which in recalls.items():
-            text = f"share of the objects that {which} of a picture find, mean over the same thresholds"
-            found[f"{kind}_{key}"] = percent(f"{noun} recall", text)
+        for key, (most, which) in recalls.items():
+            text = f"share of the objects that are found by {which} of a picture, mean over the same thresholds"
+            found[f"{kind}_{key}"] = percent(f"{noun} recall{most}", text)
     return found
 
 
+_COCO_RECALLS = {
+    "AR_1": (" at 1", "the best detection"),
+    "AR_10": (" at 10", "the 10 best detections"),
+    "AR_max": ("", "all detections that count"),
+}
 COCO_MEASURES = {
-    **_measures("mAP", "_", {"AR_1": "the best detection", "AR_10": "10", "AR_max": "all detections"}, "AR_{}"),
+    **_measures("mAP", "_", _COCO_RECALLS, "AR_{}"),
     **{
         f"{kind}_AP": percent(f"{noun} AP", f"average precision of {_PLURALS[kind]} of the class")
         for kind, noun in _NOUNS.items()
     },
 }
 LVIS_MEASURES = {
-    **_measures("AP", "", {"AR@300": "300 detections"}, "AR{}@300"),
+    **_measures("AP", "", {"AR@300": ("", "the 300 best detections")}, "AR{}@300"),
     **{
         f"{kind}_AP{letter}": percent(
             f"{noun} AP {word}", f"{noun} AP of the {word} classes, those {rule}", undefined="no such class"
@@ -142,7 +149,7 @@ def explain(
     names = [*classes, "background"]
     return Explanation(
         classes=ClassTable(classes, counts, "objects", values, measures),
-        confusion=Confusion(confusion(judged, len(classes), threshold), names, names, "objects", rule),
+        confusion=Confusion(confusion(judged, len(classes), threshold), names, names, "objects", rule, has_none=True),
         ranking=_rank(judged, classes, threshold),
         notes=(f"Of {sum(counts)} objects; the score threshold with the greatest F1 is {threshold:g}.",),
     )

@@ -181,7 +181,9 @@ class LvisMetric(CocoMetric):
         self._classes = {}
         for iou_type in self.iou_types:
             truth = hotcoco.COCO(self.truth(iou_type))
-            run: Any = hotcoco.COCOeval(truth, truth.load_res(overlap_rows(detections, iou_type)), iou_type, lvis_style=True)
+            run: Any = hotcoco.COCOeval(
+                truth, truth.load_res(overlap_rows(detections, iou_type)), iou_type, lvis_style=True
+            )
             run.params.img_ids = list(image_ids)
             with redirect_stdout(io.StringIO()):
                 run.run()

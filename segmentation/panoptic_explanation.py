@@ -77,7 +77,7 @@ def explain(
     names = [*classes, "background"]
     return Explanation(
         ClassTable(classes, (matched + missed).long().tolist(), "segments", values, PANOPTIC_MEASURES),
-        Confusion(confusion, names, names, "segments", _RULE),
+        Confusion(confusion, names, names, "segments", _RULE, has_none=True),
         ends,
     )
 

@@ -97,6 +97,7 @@ class Confusion:
         columns: Names of the columns, those of the rows first.
         counted: What is counted, such as "objects".
         rule: How truth and prediction were matched.
+        has_none: Whether the last row holds what was invented, and the last column what was missed.
     """
 
     counts: NDArray[np.int64]
@@ -104,14 +105,23 @@ class Confusion:
     columns: Sequence[str]
     counted: str
     rule: str
+    has_none: bool = False
 
     def shares(self) -> NDArray[np.float64]:
         """The counts over the sums of their rows; 0 in rows without any."""
         return self.counts / np.maximum(self.counts.sum(axis=1, keepdims=True), 1)
 
-    def mistakes(self, most: int = SHOWN) -> list[tuple[str, str, int, float]]:
-        """The most frequent mistakes: (truth, prediction, count, share of the truth)."""
-        wrong = self.counts.copy()
+    def mistakes(self, of_none: bool = False, most: int = SHOWN) -> list[tuple[str, str, int, float]]:
+        """The most frequent mistakes: (truth, prediction, count, share of the row).
+
+        Args:
+            of_none: What was invented or missed, instead of what was taken for another class.
+            most: How many.
+        """
+        is_none = np.zeros(self.counts.shape, bool)
+        if self.has_none:
+            is_none[-1] = is_none[:, -1] = True
+        wrong = np.where(is_none == of_none, self.counts, 0)
         np.fill_diagonal(wrong, 0)
         order = np.argsort(-wrong, axis=None, kind="stable")[:most]
         pairs = [divmod(int(place), wrong.shape[1]) for place in order]

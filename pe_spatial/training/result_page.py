@@ -63,14 +63,17 @@ def classes_section(classes: ClassTable) -> str:
 
 def confusion_section(confusion: Confusion, picture: str | None) -> str:
     """What is mistaken for what: a picture where the classes are few, and the most frequent mistakes."""
-    rows = [
-        [true, predicted, f"{count:,}", f"{100 * share:.1f} %"]
-        for true, predicted, count, share in confusion.mistakes()
-    ]
     text = f"## What is mistaken for what\n\nCounted: {confusion.rule}.\n\n"
     text += f"![confusion matrix]({quote(picture)})\n\n" if picture else ""
-    head = ["true", "predicted", confusion.counted, f"share of the true {confusion.counted}"]
-    return text + ("The most frequent mistakes:\n\n" + table(head, rows) if rows else "There are no mistakes.\n")
+    head = ["true", "predicted", confusion.counted, "share of the row"]
+    kinds = [("taken for another class", False)] + [("missed or invented", True)] * confusion.has_none
+    for title, of_none in kinds:
+        rows = [
+            [true, predicted, f"{count:,}", f"{100 * share:.1f} %"]
+            for true, predicted, count, share in confusion.mistakes(of_none)
+        ]
+        text += f"Most often {title}:\n\n{table(head, rows)}\n" if rows else f"Nothing was {title}.\n\n"
+    return text
 
 
 def ranking_section(measure: Measure, ranked: int, drawn: Mapping[str, Sequence[tuple[str, str, float]]]) -> str:

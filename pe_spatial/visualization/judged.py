@@ -67,7 +67,7 @@ def _draw(canvas: Tensor, factor: int, instances: JudgedInstances) -> Tensor:
     colors = [VERDICT_COLORS[verdict] for verdict in instances.verdicts]
     if instances.masks is not None:
         masks = instances.masks.repeat_interleave(factor, -2).repeat_interleave(factor, -1)
-        canvas = overlay_masks(canvas, masks, colors)
+        canvas = overlay_masks(canvas, masks, colors, opacity=0.3)
     return draw_boxes(canvas, instances.boxes * factor, instances.captions, colors, instances.boxed)
 
 
