@@ -5,7 +5,8 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as TF
 
 from pe_spatial.visualization import colorize_depth, depth_picture, enlarge, quantile
-from pe_spatial.visualization.depth import error_picture
+from pe_spatial.visualization.depth import UNMEASURED, error_picture
+from pe_spatial.visualization.judged import with_legend
 from pe_spatial.visualization.layout import row
 
 _LONGEST = 1024  # pixels of the longer side of a panel
@@ -36,4 +37,5 @@ def draw_errors(image: Tensor, target: Tensor, prediction: Tensor) -> Tensor:
             torch.where(judged, error, 0), judged, _DARKEST
         ),
     }
-    return row(panels)
+    gray = (UNMEASURED, UNMEASURED, UNMEASURED)
+    return with_legend(row(panels), [] if bool(judged.all()) else [((0, 0, 0), "not measured"), (gray, "not judged")])

@@ -151,7 +151,6 @@ def explain(
         classes=ClassTable(classes, counts, "objects", values, measures),
         confusion=Confusion(confusion(judged, len(classes), threshold), names, names, "objects", rule, has_none=True),
         ranking=_rank(judged, classes, threshold),
-        notes=(f"Of {sum(counts)} objects; the score threshold with the greatest F1 is {threshold:g}.",),
     )
 
 

@@ -169,13 +169,11 @@ class Explanation:
         classes: The numbers of every class.
         confusion: What is mistaken for what.
         ranking: The best and the worst images.
-        notes: Sentences about the numbers.
     """
 
     classes: ClassTable | None = None
     confusion: Confusion | None = None
     ranking: Ranking | None = None
-    notes: Sequence[str] = ()
 
 
 @runtime_checkable

@@ -10,6 +10,7 @@ from torchvision.transforms.v2 import functional as F
 from pe_spatial.visualization.colors import quantile, ramp_colors
 from pe_spatial.visualization.layout import beside, enlarge, reduce_thin
 
+UNMEASURED = 150  # gray level of pixels whose error is not known
 LEGEND_HEIGHT = 240  # at least; a lower map stands above white
 
 
@@ -62,7 +63,7 @@ def depth_picture(depth: Tensor, near: float | None = None, far: float | None = 
 
 
 def error_picture(error: Tensor, judged: Tensor, most: float) -> Tensor:
-    """Relative errors of depth as colors beside their legend: light is right; pixels that are not judged are black.
+    """Relative errors of depth as colors beside their legend: light is right; pixels that are not judged are gray.
 
     Args:
         error: [H, W], |predicted - measured| / measured.
@@ -72,7 +73,7 @@ def error_picture(error: Tensor, judged: Tensor, most: float) -> Tensor:
     Returns:
         uint8 RGB [3, H', W'], of the size of `depth_picture` of a map of that size.
     """
-    colors = ramp_colors(1 - error / most) * judged.to(torch.uint8)
+    colors = torch.where(judged, ramp_colors(1 - error / most), UNMEASURED)
     factor = enlarge(colors)[1]
     colors = reduce_thin(colors.repeat_interleave(factor, -2).repeat_interleave(factor, -1), LEGEND_HEIGHT)
     bar = ramp_colors(torch.linspace(1, 0, max(colors.shape[-2], LEGEND_HEIGHT))[:, None])  # [3, height, 1]
