@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pe_spatial.common.errors import UserError
+from pe_spatial.common.errors import UnreadableFile, UserError
 from pe_spatial.common.reading import is_of_kind, read_json
 from pe_spatial.common.trees import divergences, short
 from pe_spatial.training.checkpoint import read_best
@@ -94,7 +94,11 @@ def _read_run(folder: Path, name: str) -> Run:
     else:
         chosen = {**card.get("metrics", {}), "per_class": card.get("per_class", {})}
         origin = "evaluation" if card.get("metrics") else "not evaluated yet"
-    classes = chosen.get("per_class", {})
+    try:
+        measures = measures_from(card)
+    except (TypeError, AttributeError) as error:
+        raise UnreadableFile(f"{folder / 'result.json'} is damaged: its measures are of another form") from error
+    classes = {key: row for key, row in _mapping(chosen.get("per_class")).items() if isinstance(row, dict)}
     return Run(
         name=name,
         settings=settings,
@@ -102,9 +106,13 @@ def _read_run(folder: Path, name: str) -> Run:
         origin=origin,
         metrics={key: _number(value) for key, value in chosen.items() if key not in ("mode", "iter", "per_class")},
         classes={key: {label: _number(value) for label, value in row.items()} for key, row in classes.items()},
-        measures=measures_from(card),
-        headline=card.get("headline", ()),
+        measures=measures,
+        headline=[key for key in card.get("headline") or () if isinstance(key, str)],
     )
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
 
 
 def _number(value: Any) -> float:

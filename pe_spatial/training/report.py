@@ -62,6 +62,10 @@ class RunReportHook(Hook):
             return
         folder = Path(runner.work_dir)
         if is_training(runner):
+            has_worked = runner.iter > self._first_iteration or self._metrics is not None
+            if not has_worked and (folder / "RESULT.md").is_file():
+                runner.logger.info(f"the run was finished before; its results are in {folder} (see RESULT.md)")
+                return
             facts, loop = _training_facts(runner, self._first_iteration), runner.val_loop
         else:
             facts, loop = {"checkpoint": plain_path(runner._load_from)}, runner.test_loop

@@ -88,13 +88,15 @@ def test_runs_of_different_tasks_share_what_they_have(runs):
         (["first", "nothing"], "nothing: no such folder"),
         (["first", "empty"], "holds neither config.yaml nor a complete checkpoint"),
         (["first", "second/../first"], "is given twice"),
-        (["first", "damaged"], "result.json is damaged"),
+        (["first", "damaged"], "result.json is damaged: its field 'metrics'"),
+        (["first", "strange"], "result.json is damaged: its measures"),
     ],
 )
 def test_what_cannot_be_compared_is_named(runs, tmp_path, capsys, names, message):
     (tmp_path / "empty").mkdir()
-    shutil.copytree(runs[0], tmp_path / "damaged")
-    (tmp_path / "damaged" / "result.json").write_text('{"metrics": 1}')
+    for name, text in (("damaged", '{"metrics": 1}'), ("strange", '{"metrics": {}, "measures": {"a": {"b": 1}}}')):
+        shutil.copytree(runs[0], tmp_path / name)
+        (tmp_path / name / "result.json").write_text(text)
     assert compare(*(tmp_path / name for name in names)) == 2
     error = capsys.readouterr().err
     assert message in error and len(error.strip().splitlines()) == 1

@@ -34,10 +34,15 @@ def test_the_page_opens_with_the_main_number(finished):
 
 
 def test_a_resume_to_nothing_keeps_the_numbers(run, finished):
-    before = json.loads((run / "result.json").read_text())
+    names = ("result.json", "RESULT.md")
+    before = [(run / name).read_bytes() for name in names]
     train(toy_task.load(finished[0], run), "yes")
-    after = json.loads((run / "result.json").read_text())
-    assert after["metrics"] == before["metrics"] and after["images"] == 12
+    assert [(run / name).read_bytes() for name in names] == before
+    (run / "RESULT.md").unlink()  # killed before it was written
+    train(toy_task.load(finished[0], run), "yes")
+    card = json.loads((run / "result.json").read_text())
+    assert card["metrics"] == json.loads(before[0])["metrics"] and card["images"] == 12
+    assert (run / "RESULT.md").read_text().startswith("ToyModel reached toy/score")
 
 
 def test_a_metric_that_is_not_defined_is_null_and_chooses_nothing(finished, tmp_path, monkeypatch):
