@@ -28,6 +28,8 @@ class MaskRCNN(Detector):
         OptionError: A channel count in the settings that the part before does not deliver, or what `Detector` refuses.
     """
 
+    title = "Mask R-CNN"
+
     def __init__(
         self,
         num_classes: int,

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
-from mmengine.evaluator import BaseMetric
 from mmengine.registry import METRICS, MODELS
 from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
@@ -22,6 +21,7 @@ from pe_spatial.alignment.teachers import Teacher
 from pe_spatial.backbones import PEBackbone
 from pe_spatial.common.errors import ConfigError, require_choice, suggest
 from pe_spatial.common.parts import ModalModel
+from pe_spatial.training.explanation import ExplainedMetric, Measure
 
 Fill = Literal["zero", "mean", "learned"]
 
@@ -220,7 +220,7 @@ class SpatialAlignment(ModalModel):
 
 
 @METRICS.register_module()
-class AlignmentMetric(BaseMetric):
+class AlignmentMetric(ExplainedMetric):
     """Means over images of what `SpatialAlignment` finds in mode "predict", with nothing hidden.
 
     `align/semantic_cosine`: mean cosine between tokens of student and teacher (after the projection, if there is one).
@@ -230,6 +230,14 @@ class AlignmentMetric(BaseMetric):
     """
 
     default_prefix = "align"
+    measures: ClassVar[dict[str, Measure]] = {
+        "semantic_cosine": Measure("semantic cosine", "mean cosine between tokens of student and teacher"),
+        "locality_error": Measure(
+            "locality error", "mean squared difference of the pairwise matrices", higher_is_better=False
+        ),
+        "locality_agreement": Measure("locality agreement", "correlation of the two pairwise matrices"),
+        "global_tokens": Measure("global tokens", "share of tokens that most others attend to", higher_is_better=False),
+    }
 
     def process(self, data_batch: Any, data_samples: Sequence[dict[str, Any]]) -> None:
         """Collect the values of a batch."""

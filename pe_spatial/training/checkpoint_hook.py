@@ -103,6 +103,11 @@ class AtomicCheckpointHook(Hook):
                 f"default_hooks.checkpoint.best: no metric is called {self.best!r}; {suggest(self.best, metrics)}"
             )
         folder, score = Path(runner.work_dir), float(metrics[self.best])
+        if math.isnan(score):
+            runner.logger.warning(
+                f"{self.best} is not defined on this validation data: no checkpoint is the best by it"
+            )
+            return
         if not _agree(lambda: self._improves(score, self._best_so_far(runner))):
             return
         path = folder / f"best_iter_{runner.iter}.pth"
@@ -130,7 +135,7 @@ class AtomicCheckpointHook(Hook):
 
     def _improves(self, score: float, previous: dict[str, Any] | None) -> bool:
         if previous is None or previous["metric"] != self.best:
-            return not math.isnan(score)
+            return True
         return score > previous["score"] if self.rule == "greater" else score < previous["score"]
 
     def _save_last(self, runner: Runner, iteration: int) -> None:

@@ -37,6 +37,10 @@ check --config
     --config demo/seg_linear_tiny_shapes.yaml
 check --config --limit --output
     --config demo/seg_linear_tiny_shapes.yaml --limit 3 --output sheets
+compare
+    run interrupted
+compare --output
+    run interrupted --output compared
 configs copy
     copy pe_g_coco mine.yaml
 configs list
