@@ -13,6 +13,7 @@ from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, LogProcesso
 from torch import nn
 from torch.utils.data import DataLoader
 
+from pe_spatial.backbones.lora import LoraOptions
 from pe_spatial.common.errors import suggest
 from pe_spatial.training.config_values import entry_problems, takes_integers, value_problem
 from pe_spatial.training.optim import ParamwiseOptions
@@ -57,6 +58,7 @@ _IMPLIED: dict[str, tuple[Callable[..., Any] | None, Set[str]]] = {
     "log_processor": (LogProcessor, set()),
     "optim_wrapper": (OptimWrapper, _CONSUMED["OPTIM_WRAPPERS"]),
     "optim_wrapper.paramwise_cfg": (ParamwiseOptions, set()),
+    "model.backbone.lora": (LoraOptions, set()),
     "env_cfg": (None, {"cudnn_benchmark", "mp_cfg", "dist_cfg", "resource_limit"}),
     "custom_imports": (None, {"imports", "allow_failed_imports"}),
     "auto_scale_lr": (None, {"base_batch_size", "enable"}),

@@ -14,6 +14,7 @@ from pe_spatial.common.trust import trusting
 from pe_spatial.training import checkpoint as files
 from pe_spatial.training.binding import count_classes
 from pe_spatial.training.checkpoint_content import check_resumable
+from pe_spatial.training.frozen_encoders import find_sources_from_anywhere
 from pe_spatial.training.progress import METRICS_FILE
 from pe_spatial.training.run_config import differences
 from pe_spatial.training.start import naming_mistakes, prepare, start_runner
@@ -37,6 +38,7 @@ def train(config: Config, resume: Resume = "no", hooks: Sequence[Hook] = (), tru
         UserError: The folder holds another run, or another process trains there.
     """
     _check_schedule(config)
+    find_sources_from_anywhere(config.model)
     folder = Path(config.work_dir)
     with trusting(trust), prepare(config, folder) as changes:
         last, damaged = _find_start(folder, resume)

@@ -28,6 +28,7 @@ from pe_spatial.common.trees import sections
 from pe_spatial.training.checkpoint import read_safely
 from pe_spatial.training.config import drop_pretrained, dump_config
 from pe_spatial.training.distributed import set_up
+from pe_spatial.training.encoder_hook import FrozenEncoderHook
 from pe_spatial.training.environment import run_environment, set_console
 from pe_spatial.training.progress import ProgressHook
 from pe_spatial.training.run_config import RUN_CONFIG
@@ -113,6 +114,7 @@ def start_runner(
             copy_of_config.unlink()  # mmengine's, with the changes of this process
         runner.register_hook(OpenFolderHook(folder, clear))
         runner.register_hook(QuietLoadHook(quiet))
+        runner.register_hook(FrozenEncoderHook())
         warnings.showwarning = warning_hook(runner.logger.warning)  # until `run_environment` ends
         try:
             with naming_mistakes(runner):
