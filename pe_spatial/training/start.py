@@ -114,7 +114,6 @@ def start_runner(
             copy_of_config.unlink()  # mmengine's, with the changes of this process
         runner.register_hook(OpenFolderHook(folder, clear))
         runner.register_hook(QuietLoadHook(quiet))
-        runner.register_hook(FrozenEncoderHook())
         warnings.showwarning = warning_hook(runner.logger.warning)  # until `run_environment` ends
         try:
             with naming_mistakes(runner):
@@ -164,6 +163,7 @@ def build_runner(config: Config, changes: dict[str, Any], folder: Path | None = 
     if settings.get("resume") or settings.get("train_cfg") is None:
         drop_pretrained(settings["model"])
     runner = Runner.from_cfg(Config(settings, filename=config.filename, format_python_code=False))
+    runner.register_hook(FrozenEncoderHook())
     runner.cfg = Config(config.to_dict(), filename=config.filename, format_python_code=False)
     set_console(runner.logger, config.get("log_level", "INFO"))
     return runner
