@@ -13,8 +13,9 @@ from typing import Any
 
 import torch
 
-from pe_spatial.backbones import PEBackbone, get_variant
+from pe_spatial.backbones import EncoderConfig, PEBackbone
 from pe_spatial.commands.benchmark.measuring import clock_of, in_own_process, show, timed
+from pe_spatial.commands.conversion import named_variant
 from pe_spatial.commands.options import CommandParser, add_shared, positive
 from pe_spatial.commands.shell import run_module
 from pe_spatial.common.devices import peak_memory
@@ -25,7 +26,7 @@ TUNINGS = ("full", "lora", "frozen")
 
 def add_arguments(parser: CommandParser) -> None:
     """Add the options of this study."""
-    parser.add_argument("--variant", default="PE-Spatial-B16-512", metavar="NAME", help="name of the encoder")
+    parser.add_argument("--variant", default="PE-Spatial-B16-512", metavar="NAME", help="an encoder, or fields as JSON")
     add_shared(parser, "--image-size")
     parser.set_defaults(image_size=1024)
     parser.add_argument("--rank", type=positive, default=8, metavar="N", help="of LoRA")
@@ -34,10 +35,11 @@ def add_arguments(parser: CommandParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Measure every tuning and print a line for each."""
-    settings = {"window": 32, "global_blocks": global_blocks(get_variant(options.variant).depth)}
+    variant = named_variant(options.variant)
+    settings = {"window": 32, "global_blocks": global_blocks(variant.depth)}
     settings |= {"rope": "interpolate", "pos_embed": "tile", "checkpointing": options.checkpointing}
     for tuning in TUNINGS:
-        show({"tuning": tuning} | in_own_process(measure, tuning, options.variant, options, settings))
+        show({"tuning": tuning} | in_own_process(measure, tuning, variant, options, settings))
     return 0
 
 
@@ -46,12 +48,14 @@ def global_blocks(depth: int) -> list[int]:
     return [depth * quarter // 4 - 1 for quarter in (1, 2, 3, 4)]
 
 
-def measure(tuning: str, variant: Any, options: argparse.Namespace, settings: dict[str, Any]) -> dict[str, int | float]:
+def measure(
+    tuning: str, variant: EncoderConfig, options: argparse.Namespace, settings: dict[str, Any]
+) -> dict[str, int | float]:
     """Take two steps of one tuning; the second is timed.
 
     Args:
         tuning: One of `TUNINGS`.
-        variant: See `PEBackbone`.
+        variant: The encoder.
         options: With `image_size` and `rank`.
         settings: Other options of the backbone.
     """
