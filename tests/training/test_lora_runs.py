@@ -219,7 +219,7 @@ def test_two_processes_replicated_and_sharded_equal_one(place, tmp_path):
     steady = [backbone(place, lora="{rank: 2}"), "default_hooks.checkpoint.best=null"]
     half = [*steady, "train_dataloader.batch_size=2"]
     sharding = "model_wrapper_cfg={type: FullyShardedModel, units: [backbone.encoder.transformer.resblocks.*]}"
-    launch(place / "toy.yaml", tmp_path / "one", 1, steady)
+    start(place, tmp_path / "one", *steady)
     launch(place / "toy.yaml", tmp_path / "replicated", 2, half)
     launch(place / "toy.yaml", tmp_path / "sharded", 2, [*half, sharding])
     shutil.copytree(tmp_path / "sharded", tmp_path / "resumed")
