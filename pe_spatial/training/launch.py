@@ -38,7 +38,7 @@ def train(config: Config, resume: Resume = "no", hooks: Sequence[Hook] = (), tru
         UserError: The folder holds another run, or another process trains there.
     """
     _check_schedule(config)
-    find_sources_from_anywhere(config.model)
+    find_sources_from_anywhere(config.get("model"))
     folder = Path(config.work_dir)
     with trusting(trust), prepare(config, folder) as changes:
         last, damaged = _find_start(folder, resume)
