@@ -31,6 +31,7 @@ from pe_spatial.common.tensors import Misfit, shapes_of
 from pe_spatial.training import checkpoint as files
 from pe_spatial.training.checkpoint_content import check_resumable
 from pe_spatial.training.checkpoint_state import check_state
+from pe_spatial.training.frozen_encoders import leave_out_encoders
 from pe_spatial.training.fsdp import FullyShardedModel, gather_full
 from pe_spatial.training.progress import METRICS_FILE, read_metrics
 
@@ -226,6 +227,7 @@ def training_state(runner: Runner, iteration: int, with_optimizer: bool) -> dict
     runner.call_hook("before_save_checkpoint", checkpoint=state)
     if not with_optimizer:
         state.pop("ema_state_dict", None)
+    leave_out_encoders(state, unwrap(runner.model))
     return state
 
 

@@ -15,6 +15,7 @@ from pe_spatial.training import checkpoint as files
 from pe_spatial.training.binding import count_classes
 from pe_spatial.training.checkpoint_content import check_resumable
 from pe_spatial.training.config_checks import require_dataset_types
+from pe_spatial.training.frozen_encoders import find_sources_from_anywhere
 from pe_spatial.training.progress import METRICS_FILE
 from pe_spatial.training.run_config import differences
 from pe_spatial.training.start import naming_mistakes, prepare, start_runner
@@ -40,6 +41,7 @@ def train(config: Config, resume: Resume = "no", hooks: Sequence[Hook] = (), tru
     """
     _check_schedule(config)
     require_dataset_types(config, "train_dataloader", "val_dataloader")
+    find_sources_from_anywhere(config.get("model"))
     folder = Path(config.work_dir)
     with trusting(trust), prepare(config, folder) as changes:
         last, damaged = _find_start(folder, resume)

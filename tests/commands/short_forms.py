@@ -140,6 +140,8 @@ benchmark tracking
     tests/commands/test_benchmark.py::test_tracking_compares_equal_results
 convert --config --input --output --to
     tests/detection/test_conversion.py::test_classes_of_coco_are_known_without_its_files
+convert --input --merge --output --to
+    tests/training/test_lora_runs.py::test_a_merged_checkpoint_predicts_the_same_and_is_a_plain_one
 convert --input --output --patch-size --to
     tests/detection/test_conversion.py::test_tool_finds_the_variant_and_resamples_the_patches
 convert --input --output --to
@@ -154,6 +156,8 @@ sweep --config --layers --output --vary
     tests/commands/test_sweep.py::test_variations_are_compared_in_one_table_and_go_on_after_an_interruption
 sweep --config --output
     tests/commands/test_sweep.py::test_probes_of_all_layers_are_trained_from_one_command
+tools/dev/measure_tuning.py --image-size --rank --variant
+    tests/commands/test_measure_tuning.py::test_states_are_sixteen_bytes_of_what_is_trained_and_four_of_what_is_not
 tools/dev/make_demo_encoder.py
     tests/commands/test_measure_alignment.py::test_the_demo_encoder_is_a_core_file
 train --allow-import --config
