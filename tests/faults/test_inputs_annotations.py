@@ -9,6 +9,8 @@ import pytest
 import torch
 from mmengine.structures import BaseDataElement, InstanceData
 
+from pe_spatial.data.annotations import CocoTable
+from pe_spatial.detection.average_precision import average_precision
 from pe_spatial.detection.datasets import CocoInstances
 from pe_spatial.detection.metrics import CocoMetric
 from pe_spatial.doctor import ExaminationOptions, examine
@@ -249,3 +251,11 @@ def test_the_same_ids_are_written_as_were_read(tmp_path):
     metric.compute_metrics(metric.results)
     (row,) = json.loads((tmp_path / "found.json").read_text())
     assert (row["image_id"], row["category_id"]) == (-6, -5)  # label 0 is the smallest id
+
+
+def test_a_background_has_an_id_that_no_object_has(tmp_path):
+    config = changed(tmp_path, ids(lambda number: number - 3, *CLASSES))  # from 0 on, so that the background has -1
+    truth = CocoTable(config["ann_file"]).truth()
+    found = [{**item, "score": 1.0} for item in truth["annotations"]]
+    images = [image["id"] for image in truth["images"]]
+    assert average_precision(truth, found, "bbox", images, (-1, 0, 1, 2)).per_class() == [-1, 1, 1, 1]
