@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from pe_spatial.common.errors import AnnotationError, few, require_choice, suggest
 from pe_spatial.data import DenseDataset
+from pe_spatial.data.annotations import file_below
 from pe_spatial.data.annotations.coco_columns import NO_AREA, NO_MASK, PARTLY, POLYGONS, RLE, TOO_SMALL
 from pe_spatial.data.formats import open_source
 from pe_spatial.data.lazy import LazyRecords
@@ -132,11 +133,8 @@ class CocoInstances(DenseDataset):
         if len(kept) < len(self.data_list):
             dropped = len(self.data_list) - len(kept)
             print_log(f"{self.ann_file}: left out {dropped} images without objects", logger="current")
-        if not kept and self.table.columns["crowd"].any() and self.table.columns["crowd"].all():
-            raise AnnotationError(
-                f"{self.ann_file}: all {len(self.table.columns['crowd'])} annotations are crowds (iscrowd: 1), which "
-                "are no objects to learn from; set iscrowd to 0 for single objects"
-            )
+        if not kept and (reason := _all_crowds(self.table.columns)):
+            raise AnnotationError(f"{self.ann_file}: {reason}")
         return kept
 
     def get_cat_ids(self, idx: int) -> list[int]:
@@ -174,13 +172,9 @@ class CocoInstances(DenseDataset):
         if found:
             text = f"{self.ann_file}: of {len(outside)} annotations, {', '.join(found)}"
             print_log(text, logger="current", level=logging.WARNING)
-        if is_object.any() and (columns["box"][is_object, 2:] < _SMALLEST_BOX).all():
-            print_log(
-                f"{self.ann_file}: all {is_object.sum()} boxes are smaller than {_SMALLEST_BOX} pixels: they look "
-                "normalized to 0…1; COCO's are in pixels",
-                logger="current",
-                level=logging.WARNING,
-            )
+        for text in (_all_crowds(columns), _normalized(columns["box"][is_object])):
+            if text:
+                print_log(f"{self.ann_file}: {text}", logger="current", level=logging.WARNING)
 
     def _record(self, row: int) -> dict[str, Any]:
         image = self.table.image(row)
@@ -250,6 +244,27 @@ class CocoInstances(DenseDataset):
         return paths
 
 
+def _all_crowds(columns: Mapping[str, NDArray[Any]]) -> str:
+    """Why there is no object though there are annotations; empty where there is one."""
+    crowd = columns["crowd"]
+    if not len(crowd) or not crowd.all():
+        return ""
+    return (
+        f"all {len(crowd)} annotations are crowds (iscrowd: 1), which are no objects to learn from; set iscrowd to 0 "
+        "for single objects"
+    )
+
+
+def _normalized(boxes: NDArray[np.float64]) -> str:
+    """What is to be said of boxes [n, 4] (x, y, width, height) that are not in pixels; empty where nothing is."""
+    look = "they look normalized to 0…1; COCO's are in pixels"
+    if len(boxes) and (boxes[:, 2:] < _SMALLEST_BOX).all():
+        return f"all {len(boxes)} boxes are smaller than {_SMALLEST_BOX} pixels: {look}"
+    if first := int((boxes[:, :2] + boxes[:, 2:] <= 1).all(1).sum()):
+        return f"{first} of {len(boxes)} boxes lie within the first pixel of their image: {look}"
+    return ""
+
+
 @DATASETS.register_module()
 class LvisInstances(CocoInstances):
     """LVIS v1, on the images of COCO 2017 (`data_prefix.img_path` holds `train2017` and `val2017`).
@@ -268,7 +283,8 @@ class LvisInstances(CocoInstances):
 
     def image_file(self, image: Mapping[str, Any]) -> str:
         """LVIS names images by their address, which ends in folder and file."""
-        return "/".join(image["coco_url"].split("/")[-2:])
+        name = "/".join(image["coco_url"].split("/")[-2:])
+        return file_below("", name, f"{self.ann_file}: a coco_url").as_posix()
 
 
 @DATASETS.register_module()

@@ -17,7 +17,7 @@ from pe_spatial.common.files import write_json
 from pe_spatial.data import encode_masks
 from pe_spatial.data.annotations.coco_columns import NO_AREA
 from pe_spatial.data.formats import open_source
-from pe_spatial.detection.average_precision import Curves, average_precision
+from pe_spatial.detection.average_precision import Curves, average_precision, without_negative_ids
 from pe_spatial.detection.explanation import COCO_MEASURES, LVIS_MEASURES, explain, judge
 from pe_spatial.training.explanation import UNDEFINED, ExplainedMetric, Measure
 
@@ -181,11 +181,10 @@ class LvisMetric(CocoMetric):
         metrics: dict[str, float] = {}
         self._classes = {}
         for iou_type in self.iou_types:
-            truth = hotcoco.COCO(self.truth(iou_type))
-            run: Any = hotcoco.COCOeval(
-                truth, truth.load_res(overlap_rows(detections, iou_type)), iou_type, lvis_style=True
-            )
-            run.params.img_ids = list(image_ids)
+            content, rows, shift = without_negative_ids(self.truth(iou_type), overlap_rows(detections, iou_type))
+            truth = hotcoco.COCO(content)
+            run: Any = hotcoco.COCOeval(truth, truth.load_res(rows), iou_type, lvis_style=True)
+            run.params.img_ids = [number + shift for number in image_ids]
             with redirect_stdout(io.StringIO()):
                 run.run()
             metrics |= {f"{iou_type}_{name}": float(value) for name, value in run.get_results().items()}

@@ -81,6 +81,7 @@ class Predictor:
                 self.model = _build(self.config, content, self.checkpoint).to(self.device).eval()
                 self._load, *steps = Compose(inference_pipeline(self.config)).transforms
                 self._load.max_pixels = max_pixels
+                self._load.adopt_rule(self.metainfo)
                 self._pipeline = Compose(steps)
                 self._try_pipeline()
         self._check_classes()
