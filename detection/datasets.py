@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pe_spatial.common.errors import AnnotationError, few, require_choice, suggest
 from pe_spatial.data import DenseDataset
 from pe_spatial.data.annotations import file_below
-from pe_spatial.data.annotations.coco_columns import NO_AREA, NO_MASK, PARTLY, POLYGONS, RLE, TOO_SMALL
+from pe_spatial.data.annotations.coco_columns import NO_AREA, NO_ID, NO_MASK, PARTLY, POLYGONS, RLE, TOO_SMALL
 from pe_spatial.data.formats import open_source
 from pe_spatial.data.lazy import LazyRecords
 from pe_spatial.data.pairs import find_absent
@@ -31,8 +31,8 @@ class CocoInstances(DenseDataset):
     Labels 0…K-1 follow the order of the file's category ids, which may have gaps, or that of `metainfo["classes"]`
     where it is given; annotations of other classes are then left out. Crowd regions are marked `ignore`. Boxes are
     clipped to the image; those without area are left out. An instance without a mask has no `mask`; one whose polygons
-    all have fewer than three points has none either, and is marked `mask_too_small`. The log counts what was left out
-    or changed.
+    all have fewer than three points has none either, and is marked `mask_too_small`. It has the annotation's `id` if
+    the file gives one. The log counts what was left out or changed.
 
     Args:
         ann_file: A COCO file; or a file or folder of another format (YOLO, Pascal VOC, LabelMe, Label Studio, masks of
@@ -199,11 +199,12 @@ class CocoInstances(DenseDataset):
         box = columns["box"][rows]
         corners = np.concatenate([box[:, :2], box[:, :2] + box[:, 2:]], 1)  # [n, 4]
         corners = corners.clip(0, [size[1], size[0]] * 2)
-        fields = zip(rows, corners.tolist(), labels[kept].tolist(), columns["crowd"][rows].tolist(), strict=True)
+        fields = (corners, labels[kept], *(columns[name][rows] for name in ("crowd", "id")))
         instances = []
-        for row, bbox, label, is_crowd in fields:
+        for row, bbox, label, is_crowd, number in zip(rows, *(field.tolist() for field in fields), strict=True):
             mask = self.table.mask(row)
             known = {"mask": mask} if mask else {"mask_too_small": True} if columns["shape"][row] == TOO_SMALL else {}
+            known |= {"id": number} if number != NO_ID else {}
             instances.append({"bbox": bbox, "label": label, "ignore": is_crowd, **known})
         return instances
 
