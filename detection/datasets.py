@@ -60,7 +60,9 @@ class CocoInstances(DenseDataset):
         columns = self.table.columns
         label_of = {category["id"]: label for label, category in enumerate(categories)}
         self._label_of = np.array([label_of.get(row["id"], -1) for row in self.table.categories], np.int32)
-        records = self._present(LazyRecords(self._record, np.arange(len(columns["image_id"]), dtype=np.int32)))
+        paths = self._paths()
+        records = self._present(LazyRecords(self._record, np.arange(len(paths), dtype=np.int32)), paths)
+        records = self.take_part(records, [paths[row] for row in records.rows])
         is_present = np.zeros(len(columns["image_id"]), bool)
         is_present[records.rows] = True
         labels = self._label_of[columns["category"]]  # [N]
@@ -115,6 +117,11 @@ class CocoInstances(DenseDataset):
     def class_counts(self) -> dict[str, int]:
         """Number of objects of each class."""
         return dict(zip(self.metainfo["classes"], self._object_counts, strict=True))
+
+    def holds_bitmaps(self) -> bool:
+        """Whether the mask of some object is an RLE, which has no polygons."""
+        columns = self.table.columns
+        return bool(((columns["shape"] == RLE) & ~columns["crowd"]).any())
 
     def _choose(self, categories: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:
         """The categories in the order of their labels."""
@@ -182,9 +189,8 @@ class CocoInstances(DenseDataset):
             instances.append({"bbox": bbox, "label": label, "ignore": is_crowd, **known})
         return instances
 
-    def _present(self, records: LazyRecords) -> LazyRecords:
+    def _present(self, records: LazyRecords, paths: Sequence[str]) -> LazyRecords:
         """The records whose image is in its folder, if others may be left out."""
-        paths = self._paths()
         absent = find_absent(paths)
         if not absent:
             return records
