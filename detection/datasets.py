@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from pe_spatial.common.errors import AnnotationError, few, require_choice, suggest
 from pe_spatial.data import DenseDataset
-from pe_spatial.data.annotations import CocoTable
 from pe_spatial.data.annotations.coco_columns import NO_AREA, NO_MASK, PARTLY, POLYGONS, RLE, TOO_SMALL
+from pe_spatial.data.formats import open_source
 from pe_spatial.data.lazy import LazyRecords
 from pe_spatial.data.pairs import find_absent
 
@@ -22,7 +22,10 @@ _SMALLEST_BOX = 2  # pixels; a file of which all boxes are smaller has not been 
 
 @DATASETS.register_module()
 class CocoInstances(DenseDataset):
-    """Boxes and masks from a COCO file, which is read as `CocoTable` says; a record is made when it is asked for.
+    """Boxes and masks from a COCO file, or from a file or folder of any format that `data/formats` reads with boxes.
+
+    What is read becomes a `CocoTable`, which all processes share; a record is made when it is asked for. What was
+    recognized of another format is logged.
 
     Labels 0…K-1 follow the order of the file's category ids, which may have gaps, or that of `metainfo["classes"]`
     where it is given; annotations of other classes are then left out. Crowd regions are marked `ignore`. Boxes are
@@ -31,31 +34,56 @@ class CocoInstances(DenseDataset):
     or changed.
 
     Args:
+        ann_file: A COCO file; or a file or folder of another format (YOLO, Pascal VOC, LabelMe, Label Studio, masks of
+            single objects, COCO as CVAT, Datumaro and Roboflow export it). Without it, `data_root` is this folder.
         *args: Those of `DenseDataset`.
+        split: Which part of it; may be left out where there is only one.
+        format: Name of its format (`pe_spatial.data.formats.FORMATS`), where it can be read in several ways.
         keep_empty: Whether images without objects (crowds do not count) stay. Detectron2 trains without them.
         missing: What to do with images of the file that are not in their folder: `raise` an error or `drop` them.
-        **kwargs: Those of `DenseDataset`; `serialize_data` has nothing to do.
+        **kwargs: Those of `DenseDataset`; `serialize_data` has nothing to do. `data_prefix.img_path`, the folder of the
+            pictures, may be left out where `split` or `format` is given or `ann_file` is no COCO file: they are found.
 
     The metainfo gains `classes`, `category_ids` (of each label), `image_counts` (images with each class),
     `most_objects` (of one image), `mask_counts` (objects by what is known of their mask: `given`, `none`, `too_small`)
-    and `ann_file`.
+    and `ann_file` with `ann_options` (`split` and `format`), by which others open the same table.
 
     Raises:
-        AnnotationError: See `CocoTable`; images that are not in their folder; a class that the file lacks.
+        AnnotationError: See `open_source`; images that are not in their folder; a class that the file lacks.
     """
 
     def __init__(
-        self, *args: Any, keep_empty: bool = True, missing: Literal["raise", "drop"] = "raise", **kwargs: Any
+        self,
+        ann_file: str = "",
+        *args: Any,
+        split: str | None = None,
+        format: str | None = None,  # noqa: A002 - as users call it
+        keep_empty: bool = True,
+        missing: Literal["raise", "drop"] = "raise",
+        **kwargs: Any,
     ) -> None:
         require_choice("missing", missing, ("raise", "drop"))
+        self.options = {"split": split, "format": format}
         self.keep_empty = keep_empty
         self.missing = missing
         kwargs["serialize_data"] = False  # the table is shared by all processes already
-        super().__init__(*args, **kwargs)
+        super().__init__(ann_file, *args, **kwargs)
+
+    def _join_prefix(self) -> None:
+        self._finds_pictures = not self.data_prefix.get("img_path")
+        super()._join_prefix()
+        self.ann_file: str = self.ann_file or self.data_root
+        if not self.ann_file:
+            raise AnnotationError(f"{type(self).__name__} has no ann_file; name a file or folder with annotations")
 
     def load_data_list(self) -> LazyRecords:
-        """Read the annotation file."""
-        self.table = CocoTable(self.ann_file)
+        """Read the annotations."""
+        source = open_source(self.ann_file, **self.options)
+        self.table = source.table
+        for line in source.described:
+            print_log(line, logger="current")
+        if source.image_root is not None and self._finds_pictures:
+            self.data_prefix["img_path"] = str(source.image_root)
         categories = self._choose(self.table.categories)
         columns = self.table.columns
         label_of = {category["id"]: label for label, category in enumerate(categories)}
@@ -81,6 +109,7 @@ class CocoInstances(DenseDataset):
                 "too_small": shapes[TOO_SMALL],
             },
             ann_file=str(self.ann_file),
+            ann_options=self.options,
             **self.describe(categories),
         )
         self._report(labels >= 0, is_object)
@@ -196,7 +225,10 @@ class CocoInstances(DenseDataset):
             return records
         what, where = f"{len(absent)} of {len(paths)} images", f"in their folder, for example {absent[0]}"
         if self.missing == "raise" or len(absent) == len(records):
-            raise AnnotationError(f"{self.ann_file}: {what} are not {where}; check data_root and data_prefix.img_path")
+            hint = ", or set format: coco, which looks for them" if self._finds_pictures else ""
+            raise AnnotationError(
+                f"{self.ann_file}: {what} are not {where}; check data_root and data_prefix.img_path{hint}"
+            )
         text = f"{self.ann_file}: left out {what} that are not {where}"
         print_log(text, logger="current", level=logging.WARNING)
         lost = set(absent)

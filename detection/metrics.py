@@ -15,8 +15,8 @@ from mmengine.registry import METRICS
 
 from pe_spatial.common.files import write_json
 from pe_spatial.data import encode_masks
-from pe_spatial.data.annotations import CocoTable
 from pe_spatial.data.annotations.coco_columns import NO_AREA
+from pe_spatial.data.formats import open_source
 from pe_spatial.detection.average_precision import average_precision
 
 IouType = Literal["bbox", "segm"]
@@ -27,8 +27,8 @@ _TABLE_LIMIT = 100  # classes that are printed one by one
 class CocoMetric(BaseMetric):
     """Average precision and recall, as pycocotools computes them.
 
-    The truth is the annotation file of the dataset (metainfo `ann_file`), crowds included; only the images that were
-    predicted count. The metrics are `coco/bbox_mAP`, `…_mAP_50`, `_75`, `_s`, `_m`, `_l` and `…_AR_1`,
+    The truth is the table of the dataset (metainfo `ann_file` and `ann_options`), crowds included; only the images
+    that were predicted count. The metrics are `coco/bbox_mAP`, `…_mAP_50`, `_75`, `_s`, `_m`, `_l` and `…_AR_1`,
     `_10`, `_max`, `_s`, `_m`, `_l`, the same for `segm`, as fractions, -1 where nothing is defined.
 
     Args:
@@ -107,7 +107,8 @@ class CocoMetric(BaseMetric):
     def truth(self, iou_type: IouType) -> dict[str, Any]:
         """The annotation file as COCO's tools need it; read once. For masks, without the objects that have none."""
         if self._truth is None:
-            table = CocoTable(self.meta("ann_file"))
+            options = (self.dataset_meta or {}).get("ann_options", {})
+            table = open_source(self.meta("ann_file"), **options).table
             self._truth = table.truth()
             if lost := int((table.columns["outside"] == NO_AREA).sum()):
                 self._say(f"{lost} objects without area in their image count as missed; training leaves them out")

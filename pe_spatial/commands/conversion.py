@@ -20,7 +20,7 @@ from pe_spatial.backbones.weights import to_detectron2 as encoder_to_detectron2
 from pe_spatial.backbones.weights.loading import check_values, fitting_variants
 from pe_spatial.commands.convert import LAYOUTS
 from pe_spatial.common.tensors import SUFFIXES, WeightsError, read_tensor_file, write_tensor_file
-from pe_spatial.data.annotations import CocoTable
+from pe_spatial.data.formats import open_source
 from pe_spatial.detection.conversion import RotaryGeometry, from_detectron2, is_detectron2, is_ours, to_detectron2
 from pe_spatial.detection.deta.conversion import from_authors, is_deta
 from pe_spatial.training.checkpoint import save_checkpoint
@@ -152,8 +152,9 @@ def stated_classes(config: Config) -> Mapping[str, Any]:
 def known_classes(config: Config, dataset: Mapping[str, Any]) -> dict[str, Any]:
     """Names and ids of a detector's classes, from the annotation file of its config or, for COCO, from torchvision."""
     path = Path(dataset.get("data_root") or "", dataset.get("ann_file") or "")
-    if path.is_file():
-        rows = [(category["id"], category["name"]) for category in CocoTable(path).categories]
+    if path.is_file() or (path.is_dir() and "ann_file" in dataset):
+        table = open_source(path, dataset.get("split"), dataset.get("format")).table
+        rows = [(category["id"], category["name"]) for category in table.categories]
     else:
         named = enumerate(MaskRCNN_ResNet50_FPN_V2_Weights.COCO_V1.meta["categories"])  # the place is COCO's id
         rows = [(number, name) for number, name in named if name not in ("__background__", "N/A")]

@@ -1,4 +1,4 @@
-"""The columns of a COCO file: gathered in one pass over the file, then joined by their ids.
+"""The columns of a COCO file, or of lists of its form: gathered in one pass, then joined by their ids.
 
 M images, N annotations, K categories. Columns:
 
@@ -11,7 +11,8 @@ M images, N annotations, K categories. Columns:
 * `NAME_end` says where the part of each row in `NAME` ends.
 """
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -33,32 +34,58 @@ NO_MASK, POLYGONS, RLE, TOO_SMALL = range(4)  # values of `shape`; too small: no
 INSIDE, PARTLY, NO_AREA = range(3)  # values of `outside`; no area: of the box, or of its part in the image
 _TOLERANCE = 1.0  # pixels by which a box may leave its image, for boxes are rounded
 _BLOCK = 1 << 20  # rows that are joined at a time
+_ENTRIES = 1 << 14  # of lists in memory that are converted at a time
 
 
 def gather(source: Path, writer: ColumnWriter) -> dict[str, Any]:
+    """Fill the columns from a file; see `fill`.
+
+    Raises:
+        AnnotationError: Also for a file that is no COCO file.
+        OSError: The file cannot be read.
+    """
+    with progress(f"reading {source.name}", source.stat().st_size >> 20, "MB") as bar:
+
+        def pieces() -> Iterator[tuple[str, bytes]]:
+            for key, text, position in read_members(source, LISTS, "COCO instances"):
+                yield key, text
+                bar.advance((position >> 20) - bar.done)
+
+        return fill(str(source), writer, pieces())
+
+
+def gather_lists(source: str, writer: ColumnWriter, lists: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
+    """Fill the columns from the lists of a COCO file that are in memory; see `fill`."""
+    starts = ((key, start) for key in LISTS for start in range(0, len(lists[key]), _ENTRIES))
+    return fill(source, writer, ((key, json.dumps(lists[key][n : n + _ENTRIES]).encode()) for key, n in starts))
+
+
+def fill(source: str, writer: ColumnWriter, pieces: Iterable[tuple[str, bytes]]) -> dict[str, Any]:
     """Fill the columns.
+
+    Args:
+        source: What is read, for messages.
+        writer: Has no column yet.
+        pieces: Key and JSON of parts of the lists.
 
     Returns:
         The header: `categories` in the order of their rows, and `tiny_polygons`, the number of polygons of fewer than
         three points, which are left out.
 
     Raises:
-        AnnotationError: The file is no COCO file, or holds a value that cannot be taken; says which entry.
-        OSError: The file cannot be read.
+        AnnotationError: A value that cannot be taken, an id that is used twice or refers to nothing; says which entry.
     """
     categories: list[Category] = []
     tiny = 0
     append_images(writer, [])
     _append_objects(writer, [])
-    with progress(f"reading {source.name}", source.stat().st_size >> 20, "MB") as bar:
-        for key, text, position in read_members(source, LISTS, "COCO instances"):
-            if key == "images":
-                append_images(writer, decode(Image, text, str(source)))
-            elif key == "annotations":
-                tiny += _append_objects(writer, decode(Object, text, str(source)))
-            else:
-                categories += decode(Category, text, str(source))
-            bar.advance((position >> 20) - bar.done)
+    for key, text in pieces:
+        if key == "images":
+            append_images(writer, decode(Image, text, source))
+        elif key == "annotations":
+            tiny += _append_objects(writer, decode(Object, text, source))
+        else:
+            categories += decode(Category, text, source)
     categories.sort(key=lambda category: category.id)
     check_categories(source, categories)
     _join(source, writer, np.array([category.id for category in categories], np.int64))
@@ -129,7 +156,7 @@ def _extents(masks: Sequence[Any], coordinates: NDArray[np.float64], sizes: NDAr
 
 
 # --- joining ----------------------------------------------------------------------------------------------------------
-def _join(source: Path, writer: ColumnWriter, category_ids: NDArray[np.int64]) -> None:
+def _join(source: str, writer: ColumnWriter, category_ids: NDArray[np.int64]) -> None:
     """Replace ids by rows, and settle what takes both images and annotations to know."""
     images = Ids(source, "image", writer.column("image_id"))
     categories = Ids(source, "category", category_ids)
@@ -148,11 +175,11 @@ def _join(source: Path, writer: ColumnWriter, category_ids: NDArray[np.int64]) -
         writer.drop(name)
 
 
-def _check_masks(source: Path, writer: ColumnWriter, block: slice, sides: NDArray[np.int32]) -> None:
+def _check_masks(source: str, writer: ColumnWriter, block: slice, sides: NDArray[np.int32]) -> None:
     """Refuse RLEs of another size than their image, and polygons that reach further beyond it than its own size.
 
     Args:
-        source: The file, for messages.
+        source: What is read, for messages.
         writer: Has the columns.
         block: The rows to check.
         sides: Width, height, width, height of the image of each [n, 4]; 0 where it is not known.

@@ -59,6 +59,7 @@ class CocoTable(ImageTable):
 
     Args:
         path: Of the file.
+        columns: Of it, where they are made otherwise; see `pe_spatial.data.formats.tables`.
 
     Attributes:
         path: Of the file.
@@ -71,10 +72,10 @@ class CocoTable(ImageTable):
             entry and the rule; an id or a name that is used twice, or an id that refers to nothing.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, columns: Columns | None = None) -> None:
         self.path = Path(path)
         try:
-            super().__init__(read_table(self.path, "coco", coco_columns.gather))
+            super().__init__(read_table(self.path, "coco", coco_columns.gather) if columns is None else columns)
         except OSError as error:
             raise unreadable(path, error) from error
         self.categories: list[dict[str, Any]] = self.columns.header["categories"]

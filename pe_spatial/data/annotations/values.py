@@ -54,6 +54,10 @@ def text(value: Any) -> str:
         value = str(value)
     if not isinstance(value, str) or not value.strip():
         raise ValueError(f"{shown(value)}, but must be a text")
+    try:
+        value.encode()
+    except UnicodeEncodeError:  # half a pair of surrogates, as names of files have that are not in UTF-8
+        raise ValueError(f"{shown(value)}, but must be a text that UTF-8 can hold") from None
     return value
 
 

@@ -42,6 +42,16 @@ class Reading:
             OptionError: Not such a format, no such split, or several.
             AnnotationError, UnreadableFile: A fault in the files; names file, entry, rule and remedy.
         """
+        split = self.chosen(split)
+        assert self.load is not None
+        return self.load(split)
+
+    def chosen(self, split: str | None) -> str:
+        """The split of a detection-like format that is meant; None means the only one.
+
+        Raises:
+            OptionError: Not such a format, no such split, or several.
+        """
         if self.load is None:
             kind = next(iter(self.datasets.values()), {}).get("type", "another dataset")
             raise OptionError(f"{self.path} is {self.about}, which has no boxes; {kind} reads it")
@@ -51,7 +61,7 @@ class Reading:
             raise OptionError(f"{self.path} has the splits {', '.join(self.splits)}; choose one of them")
         if split not in self.splits:
             raise OptionError(f"{self.path} has no split {split!r}; {suggest(split, self.splits)}")
-        return self.load(split)
+        return split
 
     def describe(self) -> list[str]:
         """What was recognized, with splits, images, objects and classes, a line each. Reads the files."""

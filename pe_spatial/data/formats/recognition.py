@@ -68,6 +68,16 @@ def choose(path: str | Path, format: str | None = None) -> Reading:  # noqa: A00
     raise AnnotationError(f"{path} can be read in {len(readings)} ways: {_listing(readings)}")
 
 
+def is_plain_coco(path: Path) -> bool:
+    """Whether a path is read as a COCO file unless something else is asked for: also one that is missing or damaged."""
+    if path.is_dir() or path.suffix.lower() != ".json":
+        return False
+    if not path.is_file():
+        return True
+    place = Place(path)
+    return bool(coco.find(place)) or not (labelme.find(place) or label_studio.find(place))
+
+
 def _explain(path: Path) -> None:
     """Say what a file is, if it is one that is damaged or of another kind.
 
