@@ -143,6 +143,12 @@ class CocoInstances(DenseDataset):
         """Labels of the objects in an image, each once."""
         return sorted({item["label"] for item in self.get_data_info(idx)["instances"] if not item["ignore"]})
 
+    def image_paths(self) -> list[str]:
+        """See `DenseDataset`; records are not made for it."""
+        self.full_init()
+        paths = self._paths()
+        return [paths[row] for row in self.data_list.rows]
+
     def class_counts(self) -> dict[str, int]:
         """Number of objects of each class."""
         return dict(zip(self.metainfo["classes"], self._object_counts, strict=True))

@@ -1,6 +1,9 @@
 """The base of all our datasets: mmengine's BaseDataset with reproducible draws and a rule for unreadable files."""
 
+import hashlib
+import json
 import logging
+import os
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -39,6 +42,7 @@ class DenseDataset(BaseDataset):
         if unreadable == "skip" and kwargs.get("test_mode", False):
             raise OptionError("unreadable='skip' with test_mode=True would score a smaller dataset; use 'raise'")
         self.unreadable = unreadable
+        self._fingerprint: str | None = None
         self.holdout = None if holdout is None else build_options(Holdout, holdout, "holdout")
         super().__init__(*args, **kwargs)
 
@@ -100,6 +104,21 @@ class DenseDataset(BaseDataset):
         if count == 0:
             source = self.ann_file or self.data_prefix or self.data_root
             raise OptionError(f"{type(self).__name__} has no record; check {source!r}, filter_cfg and indices")
+
+    def image_paths(self) -> list[str]:
+        """The pictures of all records, in their order."""
+        return [self.get_data_info(index)["img_path"] for index in range(len(self))]
+
+    def fingerprint(self) -> str:
+        """A digest of the data: names of the pictures, in order, and objects of each class; made once.
+
+        It is the same wherever the files are moved.
+        """
+        if self._fingerprint is None:
+            names = [os.path.basename(path) for path in self.image_paths()]
+            counts = self.class_counts() if hasattr(self, "class_counts") else {}
+            self._fingerprint = hashlib.sha256(json.dumps([names, counts]).encode()).hexdigest()
+        return self._fingerprint
 
     @property
     def unreadable_indices(self) -> list[int]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pe_spatial.common.errors import AnnotationError, OptionError, few, suggest
+from pe_spatial.common.errors import AnnotationError, ConfigError, OptionError, few, suggest
 from pe_spatial.data.formats import Reading, choose, recognize
 from pe_spatial.own.models import TASKS
 from pe_spatial.own.request import Request
@@ -45,14 +45,16 @@ def find_data(request: Request) -> Data:
 
     Raises:
         AnnotationError: It is none that is known, fits other tasks, or can be read in several ways.
+        ConfigError: Label maps that no file describes.
         OptionError: The parts cannot be told apart.
         FileNotFoundError: It does not exist.
     """
-    reading = _fitting(Path(request.data).expanduser().absolute(), request.task, request.format)
+    path = Path(request.data).expanduser().absolute()
+    reading = _fitting(path, request.task, request.format)
     if reading.format == "masks" and reading.advice:
-        raise AnnotationError(f"{reading.path}: {reading.about} without a description; {reading.advice}")
+        raise ConfigError(f"{reading.path}: {reading.about}, but nothing says what these mean: {reading.advice}")
     train, val = _roles(reading, request.split)
-    sections = {part: _section(reading, part) for part in (train, val or train)}
+    sections = {part: _section(reading, path, part) for part in (train, val or train)}
     lines = [f"data: {reading.path}: {reading.about}"]
     if reading.advice:
         lines.append(f"{reading.advice}; millimeters are taken, another unit: _depth_scale=…")
@@ -63,8 +65,8 @@ def find_data(request: Request) -> Data:
         return Data(reading, sections[train], sections[val], tuple(lines))
     held = {"share": HELD_OUT, "seed": request.seed}
     lines.append(
-        f"no validation part: {HELD_OUT:.0%} of {train} are held out (at least one, seed {request.seed}; files that are "
-        "equal byte for byte stay on one side)"
+        f"no validation part: {HELD_OUT:.0%} of {train} are held out (at least one; seed {request.seed}; files that "
+        "are equal byte for byte stay on one side)"
     )
     train_section, val_section = (
         {**sections[train], "holdout": {"part": part, **held}} for part in ("train", "val")
@@ -111,14 +113,15 @@ def _called(start: str, splits: Sequence[str]) -> list[str]:
     return [name for name in splits if re.fullmatch(rf"(.*[\W_])?{start}[a-z]*\d*", name, re.IGNORECASE)]
 
 
-def _section(reading: Reading, split: str) -> Section:
+def _section(reading: Reading, path: Path, split: str) -> Section:
     """The dataset section of a split; `_delete_` drops what the recipe says of its own data."""
     if reading.load is None:
         return {"data_root": "", **reading.datasets[split]}
-    content = reading.instances(split)
     return {
         "type": "CocoInstances",
         "data_root": "",
-        "ann_file": content.source,
-        "data_prefix": {"_delete_": True, "img_path": str(content.image_root)},
+        "ann_file": str(path),
+        "split": split,
+        "format": reading.format,
+        "data_prefix": {"_delete_": True},
     }

@@ -1,4 +1,4 @@
-"""What the data says that a config has to repeat: number of classes, whether there are masks, which classes are things."""
+"""What the data says that a config has to repeat, such as the number of classes, and what to tell of it."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -28,8 +28,9 @@ def data_settings(task: str, model: Model, train: Any, val: Any) -> tuple[dict[s
         things = [label for label, is_thing in enumerate(train.metainfo["is_thing"]) if is_thing]
         return joined(settings, {"model": {"things": things}}), []
     if task == "depth":
-        least, greatest = train.measured_range()
-        line = f"depth: {least:g} to {greatest:g} m in the training part, which the model's range is set to"
+        ranges = train.measured_range(), val.measured_range()
+        least, greatest = min(low for low, _ in ranges), max(high for _, high in ranges)
+        line = f"depth: {least:g} to {greatest:g} m are measured, which the model's range is set to"
         return {"_depth_range": [least, greatest]}, [line]
     return settings, []
 
@@ -80,10 +81,10 @@ def lone_class_lines(train: Any, val: Any) -> list[str]:
     counts = train.class_counts(), val.class_counts()
     lines = []
     for here, there, text in (
-        (*counts, "occur in training only, so that no score tells of them"),
-        (*counts[::-1], "occur in validation only, and cannot be learned"),
+        (*counts, "in training only, so that no score tells of them"),
+        (*counts[::-1], "in validation only, so that they cannot be learned"),
     ):
         names = [name for name, count in here.items() if count and not there.get(name)]
         if names:
-            lines.append(f"  {len(names)} classes {text}: {few(names, _SHOWN)}")
+            lines.append(f"  classes that occur {text}: {len(names)} ({few(names, _SHOWN)})")
     return lines

@@ -7,16 +7,10 @@ from pe_spatial.common.devices import available_cores
 from pe_spatial.common.errors import OptionError
 from pe_spatial.own.models import Model
 from pe_spatial.own.request import Request
+from pe_spatial.training.loggers import require_logger
 
 _WRAPPERS = {"fp32": "OptimWrapper", "bf16": "Bf16OptimWrapper", "fp16": "AmpOptimWrapper"}
 _WORKERS = 4
-BACKENDS = {
-    "tensorboard": "TensorboardVisBackend",
-    "csv": "CsvVisBackend",
-    "wandb": "WandbVisBackend",
-    "mlflow": "MLflowVisBackend",
-    "clearml": "ClearMLVisBackend",
-}
 
 
 def knob_settings(request: Request, model: Model, use_cuda: bool) -> dict[str, Any]:
@@ -24,6 +18,7 @@ def knob_settings(request: Request, model: Model, use_cuda: bool) -> dict[str, A
 
     Raises:
         OptionError: An option that this machine or model has not.
+        MissingPackage: The logger's package is not installed.
     """
     precision = request.precision or ("bf16" if use_cuda else "fp32")
     if precision == "fp16" and not use_cuda:
@@ -39,7 +34,7 @@ def knob_settings(request: Request, model: Model, use_cuda: bool) -> dict[str, A
         "model": {"backbone": _encoder(request, model)},
         "optim_wrapper": wrapper,
         "randomness": {"seed": request.seed},
-        "visualizer": {"vis_backends": [{"type": BACKENDS[request.logger]}]},
+        "visualizer": {"vis_backends": [{"type": require_logger(request.logger).backend}]},
     }
     if request.clip is not None:
         wrapper["clip_grad"] = {"_delete_": True, "max_norm": request.clip} if request.clip else None

@@ -37,7 +37,7 @@ def find_length(request: Request, images: int, batch: int, processes: int) -> Le
     """The length of a run over so many pictures with this batch in each process."""
     at_once = batch * processes
     epochs = EPOCHS if request.epochs is None else request.epochs
-    iterations = request.iterations or max(1, round(epochs * images / at_once))
+    iterations = request.iterations or ceil(epochs * images / at_once)
     per_epoch = ceil(images / at_once)
     interval = min(max(per_epoch, ceil(iterations / _MOST_VALIDATIONS)), iterations)
     return Length(iterations, per_epoch, iterations * at_once / images, interval)
@@ -69,7 +69,7 @@ def stretch(schedulers: Sequence[dict[str, Any]], factor: float) -> list[dict[st
         {key: _scaled(value, factor) if key in _COUNTED else value for key, value in scheduler.items()}
         for scheduler in schedulers
     ]
-    return [scheduler for scheduler in stretched if scheduler.get("end") is None or scheduler["end"] > scheduler["begin"]]
+    return [each for each in stretched if each.get("end") is None or each["end"] > each.get("begin", 0)]
 
 
 def _scaled(value: Any, factor: float) -> Any:
