@@ -116,7 +116,9 @@ class RoIHeads(nn.Module):
             "loss_cls": self.class_loss(logits, labels),
             "loss_box_reg": F.l1_loss(predicted, wanted, reduction="sum") / max(len(labels), 1),
         }
-        return losses if self.mask_head is None else {**losses, "loss_mask": self._mask_loss(features, sampled, targets)}
+        return (
+            losses if self.mask_head is None else {**losses, "loss_mask": self._mask_loss(features, sampled, targets)}
+        )
 
     def predict(
         self, features: Sequence[Tensor], proposals: Sequence[Tensor], image_sizes: Sequence[tuple[int, int]]

@@ -3,7 +3,7 @@
 import argparse
 from dataclasses import fields
 
-from pe_spatial.commands.options import CommandParser, SHARED, integer, number_in, positive
+from pe_spatial.commands.options import SHARED, CommandParser, integer, number_in, positive
 from pe_spatial.own.models import DEFAULT_SIZE, SIZES, TASKS, TINY
 from pe_spatial.own.request import EPOCHS, LOGGERS, PRECISIONS, TUNINGS, Request
 

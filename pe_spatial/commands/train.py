@@ -18,7 +18,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pe_spatial.commands.options import CommandParser, add_shared
+from pe_spatial.commands.options import CommandParser, add_shared, take_override
 from pe_spatial.commands.own_options import add_own_options, given_options, request_of
 from pe_spatial.common.errors import suggest
 from pe_spatial.own.models import TASKS
@@ -138,14 +138,6 @@ def config_with_folder(name: str, overrides: list[str], folder: str | Path | Non
     config = load_config(name, overrides)
     config.work_dir = str(folder or config.get("work_dir") or Path("work_dirs") / Path(config.filename).stem)
     return config
-
-
-def take_override(options: argparse.Namespace, name: str) -> None:
-    """Give a `key=value` back to the overrides that an argument in front of them has taken."""
-    value = getattr(options, name)
-    if value and "=" in value and not Path(value).exists():
-        options.overrides.insert(0, value)
-        setattr(options, name, "")
 
 
 def use_device(name: str | None) -> None:

@@ -74,7 +74,7 @@ class DenseDataset(BaseDataset):
         return self.take_part(self.data_list, [record["img_path"] for record in self.data_list])
 
     def take_part(self, records: Sequence[dict[str, Any]], paths: Sequence[str]) -> Any:
-        """The records of this part; all of them without a `holdout`. A subclass that counts calls it in `load_data_list`.
+        """The records of this part, all of them without a `holdout`; who counts objects asks in `load_data_list`.
 
         Args:
             records: All records, before any filter, so that the parts are the same whatever is filtered.

@@ -35,11 +35,18 @@ class Composition:
 
     Attributes:
         config: Complete, with `work_dir`.
-        lines: What was recognized and decided, for the first screen.
+        data: What was recognized, for the first screen.
+        decisions: What was decided, for the first screen.
     """
 
     config: Config
-    lines: tuple[str, ...]
+    data: tuple[str, ...]
+    decisions: tuple[str, ...]
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """The first screen."""
+        return (*self.data, *self.decisions)
 
 
 def compose(request: Request) -> Composition:
@@ -65,8 +72,8 @@ def compose(request: Request) -> Composition:
     config = compose_config(parts, settings, request.overrides)
     config.work_dir = str(request.output or _default_folder(request, model, data))
     tune = f", {request.tune}" if request.tune else ""
-    first = [*data.lines, *part_lines("train", train), *part_lines("val", val), *lone_class_lines(train, val)]
-    return Composition(config, (*first, *lines, f"recipe: {parts[0]}, model {model.name}{tune}", *more))
+    told = (*data.lines, *part_lines("train", train), *part_lines("val", val), *lone_class_lines(train, val), *lines)
+    return Composition(config, told, (f"recipe: {parts[0]}, model {model.name}{tune}", *more))
 
 
 def _parts(model: Model) -> list[str]:
@@ -128,8 +135,8 @@ def _sized(
     sized = joined(settings, timed, {"optim_wrapper": {"optimizer": {"lr": rate}}, "default_hooks": hooks})
     lines += [
         line,
-        f"length: {length.iterations} iterations, {length.epochs:.1f} epochs of {length.per_epoch}; validated and saved "
-        f"every {length.interval}",
+        f"length: {length.iterations} iterations, {length.epochs:.1f} epochs of {length.per_epoch}; validated and "
+        f"saved every {length.interval}",
     ]
     return sized, lines
 
@@ -173,4 +180,3 @@ def _processes() -> int:
 def _default_folder(request: Request, model: Model, data: Data) -> Path:
     path = Path(request.data).expanduser().absolute()
     return Path("work_dirs") / f"{request.task}_{model.name}_{path.stem if path.is_file() else path.name}"
-

@@ -40,6 +40,20 @@ def tasks_of(reading: Reading) -> tuple[str, ...]:
     return ("detection", "instances") if reading.load is not None else _TASKS_OF.get(reading.format, ())
 
 
+def usual_task(path: Path, format_name: str | None = None) -> str:
+    """The task that data is usually for.
+
+    Raises:
+        AnnotationError: It is none that is known, none that a task trains on, or can be read in several ways.
+        FileNotFoundError, OptionError: As of `choose`.
+    """
+    reading = choose(path, format_name)
+    tasks = tasks_of(reading)
+    if not tasks:
+        raise AnnotationError(f"{path} holds {reading.about}, which no task of {', '.join(TASKS)} trains on")
+    return tasks[0]
+
+
 def find_data(request: Request) -> Data:
     """The data of a request.
 
@@ -68,9 +82,7 @@ def find_data(request: Request) -> Data:
         f"no validation part: {HELD_OUT:.0%} of {train} are held out (at least one; seed {request.seed}; files that "
         "are equal byte for byte stay on one side)"
     )
-    train_section, val_section = (
-        {**sections[train], "holdout": {"part": part, **held}} for part in ("train", "val")
-    )
+    train_section, val_section = ({**sections[train], "holdout": {"part": part, **held}} for part in ("train", "val"))
     return Data(reading, train_section, val_section, tuple(lines))
 
 

@@ -1,5 +1,6 @@
 """Which data a run has seen, so that it is not continued on other data without a word."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from pe_spatial.common.errors import CheckpointError
@@ -25,6 +26,8 @@ def check_identity(before: dict[str, Any] | None, dataset: Any, path: str) -> No
     now = identity(dataset)
     if before is None or now is None or before == now:
         return
+    if not isinstance(before, Mapping) or not isinstance(before.get("images"), int):
+        raise CheckpointError(f"{path}: damaged: its entry pe_spatial.data is {before!r:.80}; take another checkpoint")
     counts = f"{before['images']} images before, {now['images']} now"
     what = "other pictures or objects" if before["images"] == now["images"] else counts
     raise CheckpointError(

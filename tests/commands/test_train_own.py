@@ -5,10 +5,8 @@ import shlex
 import sys
 
 import pytest
-from mmengine.logging import MMLogger
 
 from pe_spatial.commands.shell import run_command
-from pe_spatial.training.config import load_config
 
 # the end of every command: small pictures, no process for two of them, and of a model that is not tiny small heads
 SMALL = "--image-size 64 --workers 0"
