@@ -80,8 +80,9 @@ class CocoInstances(DenseDataset):
         """Read the annotations."""
         source = open_source(self.ann_file, **self.options)
         self.table = source.table
-        for line in source.described:
-            print_log(line, logger="current")
+        for line in (source.about, *source.notes):
+            if line:
+                print_log(line, logger="current")
         if source.image_root is not None and self._finds_pictures:
             self.data_prefix["img_path"] = str(source.image_root)
         categories = self._choose(self.table.categories)
@@ -248,18 +249,12 @@ class CocoInstances(DenseDataset):
             for values in zip(*columns.values(), strict=True):
                 paths.append(self._path({key: value for key, value in zip(columns, values, strict=True) if value}))
         except KeyError as error:
-            raise self._incomplete(len(paths), error.args[0]) from None
+            raise self.table.incomplete(len(paths), error.args[0]) from None
         for side in ("height", "width"):
             unknown = np.flatnonzero(self.table.columns[side] == 0)
             if len(unknown):
-                raise self._incomplete(int(unknown[0]), side)
+                raise self.table.incomplete(int(unknown[0]), side)
         return paths
-
-    def _incomplete(self, row: int, field: str) -> AnnotationError:
-        return AnnotationError(
-            f"{self.ann_file}: image {self.table.image(row)['id']} has no {field}; COCO images have id, file_name, "
-            "height and width"
-        )
 
 
 @DATASETS.register_module()

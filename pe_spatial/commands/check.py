@@ -81,7 +81,8 @@ def run(options: argparse.Namespace) -> int:
     from pe_spatial.doctor import ExaminationOptions, examine, save_sheet
 
     config = _config(options)
-    output = options.output or Path(config.get("work_dir") or f"work_dirs/{Path(config.filename).stem}") / "data_check"
+    folder = config.work_dir if options.data else Path("work_dirs") / Path(config.filename).stem
+    output = options.output or Path(folder) / "data_check"
     examination = ExaminationOptions(samples=options.limit, threads=options.threads, tiles=options.tiles)
 
     model = None
@@ -116,8 +117,11 @@ def _config(options: argparse.Namespace) -> "Config":
     """The config that is named, or the one of the usual task of a data set."""
     if options.config is not None:
         from pe_spatial.training.config import load_config
+        from pe_spatial.training.config_checks import require_dataset_types
 
-        return load_config(options.config, options.overrides)
+        config = load_config(options.config, options.overrides)
+        require_dataset_types(config, "train_dataloader", "val_dataloader", "test_dataloader")
+        return config
     from pe_spatial.own.compose import compose
     from pe_spatial.own.data import usual_task
     from pe_spatial.own.request import Request

@@ -27,6 +27,7 @@ from pe_spatial.own.request import Request
 from pe_spatial.training.config import compose_config
 from pe_spatial.training.config_files import find_config, read_config_file
 from pe_spatial.training.distributed import adopt_slurm
+from pe_spatial.training.loggers import require_logger
 
 
 @dataclass(frozen=True)
@@ -37,11 +38,13 @@ class Composition:
         config: Complete, with `work_dir`.
         data: What was recognized, for the first screen.
         decisions: What was decided, for the first screen.
+        trust: Packages that the request asks for, such as that of a logger.
     """
 
     config: Config
     data: tuple[str, ...]
     decisions: tuple[str, ...]
+    trust: tuple[str, ...] = ()
 
     @property
     def lines(self) -> tuple[str, ...]:
@@ -64,16 +67,17 @@ def compose(request: Request) -> Composition:
         knob_settings(request, model, choose_device().type == "cuda"),
         {"train_dataloader": {"dataset": data.train}, "val_dataloader": {"dataset": data.val}},
     )
-    drafted = compose_config(parts, settings, request.overrides)
+    trust = (require_logger(request.logger).package,)
+    drafted = compose_config(parts, settings, request.overrides, trust)
     train, val = _built(drafted)
     found, lines = data_settings(request.task, model, train, val)
     settings = joined(settings, found)
     settings, more = _sized(request, parts, settings, drafted, len(train))
-    config = compose_config(parts, settings, request.overrides)
+    config = compose_config(parts, settings, request.overrides, trust)
     config.work_dir = str(request.output or _default_folder(request, model, data))
     tune = f", {request.tune}" if request.tune else ""
     told = (*data.lines, *part_lines("train", train), *part_lines("val", val), *lone_class_lines(train, val), *lines)
-    return Composition(config, told, (f"recipe: {parts[0]}, model {model.name}{tune}", *more))
+    return Composition(config, told, (f"recipe: {parts[0]}, model {model.name}{tune}", *more), trust)
 
 
 def _parts(model: Model) -> list[str]:

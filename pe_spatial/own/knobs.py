@@ -11,6 +11,8 @@ from pe_spatial.training.loggers import require_logger
 
 _WRAPPERS = {"fp32": "OptimWrapper", "bf16": "Bf16OptimWrapper", "fp16": "AmpOptimWrapper"}
 _WORKERS = 4
+_RANK = 8  # of adapters
+_PATCH = 16  # of all encoders in windows
 
 
 def knob_settings(request: Request, model: Model, use_cuda: bool) -> dict[str, Any]:
@@ -39,6 +41,8 @@ def knob_settings(request: Request, model: Model, use_cuda: bool) -> dict[str, A
     if request.clip is not None:
         wrapper["clip_grad"] = {"_delete_": True, "max_norm": request.clip} if request.clip else None
     if request.image_size is not None:
+        if model.family.windowed and request.image_size % _PATCH:
+            raise OptionError(f"image_size {request.image_size} is not a multiple of the patch size {_PATCH}")
         settings["_image_size"] = request.image_size
     workers = min(_WORKERS, available_cores()) if request.workers is None else request.workers
     settings["train_dataloader"] = {"num_workers": workers}
@@ -56,7 +60,7 @@ def _encoder(request: Request, model: Model) -> dict[str, Any]:
     if request.tune in ("full", "frozen"):
         settings["frozen"] = request.tune == "frozen"
     if request.tune == "lora":
-        settings |= {"frozen": False, "lora": {"rank": 8}}
+        settings |= {"frozen": False, "lora": {"rank": _RANK}}
     return settings
 
 

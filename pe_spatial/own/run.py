@@ -9,6 +9,8 @@ from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
+from pe_spatial.backbones.weights.source import find as find_weights
+from pe_spatial.common.errors import UserError
 from pe_spatial.common.reading import read_json
 from pe_spatial.inference.predictor import Predictor
 from pe_spatial.own.compose import Composition, compose
@@ -102,6 +104,21 @@ def train(
 
 
 def train_composition(composition: Composition, hooks: Sequence[Hook] = (), trust: Sequence[str] = ()) -> Run:
-    """Train what was composed."""
-    launch.train(composition.config, "no", [FirstScreenHook(composition.lines), *hooks], trust)
+    """Train what was composed.
+
+    Raises:
+        UserError: As of `launch.train`; or the weights of the encoder are not here and cannot be fetched.
+    """
+    _require_weights(composition.config)
+    launch.train(composition.config, "no", [FirstScreenHook(composition.lines), *hooks], [*composition.trust, *trust])
     return Run(Path(composition.config.work_dir).absolute())
+
+
+def _require_weights(config: Config) -> None:
+    """Find or fetch the weights of the encoder before anything else is begun."""
+    source = config.model.backbone.get("weights")
+    try:
+        if source is not None:
+            find_weights(source)
+    except FileNotFoundError as error:
+        raise UserError(f"{error}: weights=FILE (--weights FILE); or train from scratch with weights=none") from error

@@ -7,13 +7,14 @@ from functools import cache
 from importlib import import_module
 from typing import Any
 
+from mmengine.config import Config
 from mmengine.optim import OptimWrapper
 from mmengine.registry import Registry
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, LogProcessor, Runner, TestLoop, ValLoop
 from torch import nn
 from torch.utils.data import DataLoader
 
-from pe_spatial.common.errors import suggest
+from pe_spatial.common.errors import ConfigError, suggest
 from pe_spatial.training.config_values import entry_problems, takes_integers, value_problem
 from pe_spatial.training.optim import ParamwiseOptions
 from pe_spatial.training.trust import REGISTRIES, may_import
@@ -157,6 +158,35 @@ def _untyped(value: Any, path: list[str]) -> Iterator[tuple[str, str]]:
             yield place, f"{item!r} is no section with a type, the name of what is built"
         elif not isinstance(item.get("type", ""), str):
             yield f"{place}.type", f"{item['type']!r} is not the name of a class"
+
+
+def require_dataset_types(config: Config, *loaders: str) -> None:
+    """Refuse data that are to be built and do not say of what kind they are.
+
+    Args:
+        config: A loaded config.
+        *loaders: Names of the dataloaders that are built; those that the config lacks do not count.
+
+    Raises:
+        ConfigError: Names the key.
+    """
+    for loader in loaders:
+        for where, dataset in _datasets((config.get(loader) or {}).get("dataset"), f"{loader}.dataset"):
+            if "type" not in dataset:
+                raise ConfigError(
+                    f"{config.filename or 'the config'}: {where} has no type, so nothing can read its data; name the "
+                    f"class of the dataset, for example {where}.type=CocoInstances"
+                )
+
+
+def _datasets(node: Any, where: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """A dataset and those that it is made of, with their keys."""
+    if isinstance(node, dict):
+        yield where, node
+        parts = node.get("datasets")
+        inner = {f"datasets.{index}": part for index, part in enumerate(parts if isinstance(parts, list) else ())}
+        for key, part in {**inner, "dataset": node.get("dataset"), "source": node.get("source")}.items():
+            yield from _datasets(part, f"{where}.{key}")
 
 
 def has_schema(path: Sequence[str], node: Any) -> bool:

@@ -3,7 +3,6 @@
 import csv
 import os
 from collections.abc import Mapping, Sequence
-from importlib.util import find_spec
 from netrc import NetrcParseError, netrc
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,6 +11,7 @@ from mmengine.registry import VISBACKENDS
 from mmengine.visualization import BaseVisBackend
 
 from pe_spatial.common.errors import MissingPackage, OptionError
+from pe_spatial.common.trust import is_there
 
 CSV_FILE = "metrics.csv"
 _COLUMNS = ("iter", "name", "value")
@@ -61,7 +61,7 @@ class Service(NamedTuple):
     """What a logger needs.
 
     Attributes:
-        package: That writes.
+        package: That writes; ours for what needs none.
         backend: Of mmengine.
         variables: One of them has the credentials, or says that none are needed; empty where none ever are.
         files: Relative to the home folder, one of which may have them too.
@@ -77,7 +77,7 @@ class Service(NamedTuple):
 
 SERVICES: dict[str, Service] = {
     "tensorboard": Service("tensorboard", "TensorboardVisBackend"),
-    "csv": Service("csv", "CsvVisBackend"),
+    "csv": Service("pe_spatial", "CsvVisBackend"),
     "wandb": Service(
         "wandb",
         "WandbVisBackend",
@@ -104,7 +104,7 @@ def require_logger(name: str) -> Service:
         OptionError: It would ask for credentials, and there are none.
     """
     service = SERVICES[name]
-    if find_spec(service.package) is None:
+    if not is_there(service.package):
         raise MissingPackage(
             f"logger {name} needs the package {service.package}, which is not installed; pip install {service.package}"
         )

@@ -7,7 +7,8 @@ M images, N annotations, K categories. Columns:
   follow in the file.
 * annotations: `id` (-1: none), `image` and `category` (rows), `box` [N, 4] as in the file (x, y, width, height), `area`
   (NaN: not given), `crowd`, `shape` (how the mask is given), `outside` (whether the box leaves the image), `is_first`
-  (the first object of its category in its image), and the parts `polygon_sizes`, `coordinates` and `runs` of the mask.
+  (the first object of its category in its image), the parts `polygon_sizes`, `coordinates` and `runs` of the mask, and
+  of `FOREIGN_COCO` alone `marks` (a bit for each of `MARKS`).
 * `NAME_end` says where the part of each row in `NAME` ends.
 """
 
@@ -24,7 +25,16 @@ from numpy.typing import NDArray
 from pe_spatial.common.console import progress
 from pe_spatial.common.errors import AnnotationError, few
 from pe_spatial.data.annotations.columns import ColumnWriter
-from pe_spatial.data.annotations.entries import Category, Image, Object, decode
+from pe_spatial.data.annotations.entries import (
+    COCO,
+    FOREIGN_COCO,
+    MARKS,
+    Category,
+    ForeignObject,
+    Image,
+    Object,
+    decode,
+)
 from pe_spatial.data.annotations.json_files import read_members
 from pe_spatial.data.annotations.linking import Ids, append_texts, check_categories, settle_ends
 from pe_spatial.data.annotations.masks import Rle
@@ -32,16 +42,25 @@ from pe_spatial.data.annotations.masks import Rle
 LISTS = ("images", "annotations", "categories")
 NO_MASK, POLYGONS, RLE, TOO_SMALL = range(4)  # values of `shape`; too small: no polygon has three points
 INSIDE, PARTLY, NO_AREA = range(3)  # values of `outside`; no area: of the box, or of its part in the image
+Kinds = Mapping[str, type[msgspec.Struct]]
 _TOLERANCE = 1.0  # pixels by which a box may leave its image, for boxes are rounded
 _BLOCK = 1 << 20  # rows that are joined at a time
 _ENTRIES = 1 << 14  # of lists in memory that are converted at a time
 
 
-def gather(source: Path, writer: ColumnWriter) -> dict[str, Any]:
+def gather(source: Path, writer: ColumnWriter, kinds: Kinds = COCO) -> dict[str, Any]:
     """Fill the columns from a file; see `fill`.
 
+    Args:
+        source: The file.
+        writer: Has no column yet.
+        kinds: See `fill`.
+
+    Returns:
+        The header.
+
     Raises:
-        AnnotationError: Also for a file that is no COCO file.
+        AnnotationError: As `fill`, and for a file that is no COCO file.
         OSError: The file cannot be read.
     """
     with progress(f"reading {source.name}", source.stat().st_size >> 20, "MB") as bar:
@@ -51,7 +70,7 @@ def gather(source: Path, writer: ColumnWriter) -> dict[str, Any]:
                 yield key, text
                 bar.advance((position >> 20) - bar.done)
 
-        return fill(str(source), writer, pieces())
+        return fill(str(source), writer, pieces(), kinds)
 
 
 def gather_lists(source: str, writer: ColumnWriter, lists: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
@@ -60,13 +79,14 @@ def gather_lists(source: str, writer: ColumnWriter, lists: Mapping[str, Sequence
     return fill(source, writer, ((key, json.dumps(lists[key][n : n + _ENTRIES]).encode()) for key, n in starts))
 
 
-def fill(source: str, writer: ColumnWriter, pieces: Iterable[tuple[str, bytes]]) -> dict[str, Any]:
+def fill(source: str, writer: ColumnWriter, pieces: Iterable[tuple[str, bytes]], kinds: Kinds = COCO) -> dict[str, Any]:
     """Fill the columns.
 
     Args:
         source: What is read, for messages.
         writer: Has no column yet.
         pieces: Key and JSON of parts of the lists.
+        kinds: `COCO`, or `FOREIGN_COCO`.
 
     Returns:
         The header: `categories` in the order of their rows, and `tiny_polygons`, the number of polygons of fewer than
@@ -80,12 +100,15 @@ def fill(source: str, writer: ColumnWriter, pieces: Iterable[tuple[str, bytes]])
     append_images(writer, [])
     _append_objects(writer, [])
     for key, text in pieces:
+        entries: list[Any] = decode(kinds[key], text, source)
         if key == "images":
-            append_images(writer, decode(Image, text, source))
+            append_images(writer, entries)
         elif key == "annotations":
-            tiny += _append_objects(writer, decode(Object, text, source))
+            tiny += _append_objects(writer, entries)
+            if kinds is FOREIGN_COCO:
+                writer.append("marks", list(map(_mark_bits, entries)), "u1")
         else:
-            categories += decode(Category, text, source)
+            categories += entries
     categories.sort(key=lambda category: category.id)
     check_categories(source, categories)
     _join(source, writer, np.array([category.id for category in categories], np.int64))
@@ -132,6 +155,13 @@ def _append_objects(writer: ColumnWriter, objects: Sequence[Object]) -> int:
     append_texts(writer, "runs", runs)
     writer.append("extent", _extents(masks, coordinates, np.array(sizes, np.int64)), "f8", width=4)
     return sum(given) - sum(map(len, polygons))
+
+
+def _mark_bits(item: ForeignObject) -> int:
+    if item.attributes is item.difficult is item.truncated is item.occluded is None:  # nearly always: the fast way
+        return 0
+    places = [item] if item.attributes is None else [item, item.attributes]
+    return sum(1 << bit for bit, mark in enumerate(MARKS) if any(getattr(place, mark) in (1, "1") for place in places))
 
 
 def _shape(mask: Any, polygons: Sequence[Any]) -> int:

@@ -61,6 +61,14 @@ def text(value: Any) -> str:
     return value
 
 
+def any_name(value: Any) -> str:
+    """A path of any machine."""
+    name = text(value)
+    if "\0" in name:
+        raise ValueError(f"{shown(value)}, but must be the path of a file")
+    return name
+
+
 def file_name(value: Any) -> str:
     """A path below a folder, or an address: it is not absolute, and has no part `..` that leads out."""
     name = text(value)

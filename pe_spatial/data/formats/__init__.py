@@ -7,6 +7,6 @@ that dataset.
 """
 
 from pe_spatial.data.formats.content import Instances
-from pe_spatial.data.formats.reading import Reading
+from pe_spatial.data.formats.reading import Reading, Source
 from pe_spatial.data.formats.recognition import FORMATS, choose, read_instances, recognize
-from pe_spatial.data.formats.tables import Source, open_source
+from pe_spatial.data.formats.tables import open_source

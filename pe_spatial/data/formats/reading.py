@@ -6,9 +6,27 @@ from pathlib import Path
 from typing import Any
 
 from pe_spatial.common.errors import OptionError, suggest
+from pe_spatial.data.annotations import CocoTable
 from pe_spatial.data.formats.content import Instances
 
 Config = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Source:
+    """What is trained on, evaluated or examined.
+
+    Attributes:
+        table: Its images, objects and classes.
+        image_root: Folder of the pictures; None for a plain COCO file, which does not say it.
+        notes: What was passed over or is worth knowing, counted; a line each.
+        about: What was recognized, in one line; empty for a plain COCO file.
+    """
+
+    table: CocoTable
+    image_root: Path | None = None
+    notes: tuple[str, ...] = ()
+    about: str = ""
 
 
 @dataclass(frozen=True)
@@ -21,6 +39,7 @@ class Reading:
         about: What it is, such as "YOLO, described by data.yaml".
         splits: Its parts.
         load: Reads a split of a detection-like format; None for the others.
+        table: Reads it as a table, where that takes no `Instances` in between.
         datasets: Of the others, the config of the dataset that reads a split, by its name.
         pictures: Number of pictures of a split; of the others only.
         advice: What the user has to add before it can be trained on; empty if nothing.
@@ -34,6 +53,7 @@ class Reading:
     datasets: Mapping[str, Config] = field(default_factory=dict)
     pictures: Mapping[str, int] = field(default_factory=dict)
     advice: str = ""
+    table: Callable[[str], Source] | None = None
 
     def instances(self, split: str | None = None) -> Instances:
         """Read a split of a detection-like format; may be left out where there is only one.

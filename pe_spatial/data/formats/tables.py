@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,27 +14,10 @@ from pe_spatial.data.annotations.coco_columns import gather_lists
 from pe_spatial.data.annotations.columns import ColumnWriter
 from pe_spatial.data.formats.content import summary
 from pe_spatial.data.formats.place import Place
-from pe_spatial.data.formats.reading import Reading
+from pe_spatial.data.formats.reading import Reading, Source
 from pe_spatial.data.formats.recognition import choose, is_plain_coco
 
 _MANY = 5000  # files, which take seconds to read
-
-
-@dataclass(frozen=True)
-class Source:
-    """What is trained on, evaluated or examined.
-
-    Attributes:
-        table: Its images, objects and classes.
-        image_root: Folder of the pictures; None for a plain COCO file, which does not say it.
-        described: What was recognized, a line each: kind, split, numbers; then the notes.
-        notes: What was passed over or is worth knowing, counted; a line each.
-    """
-
-    table: CocoTable
-    image_root: Path | None = None
-    described: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
 
 
 def open_source(path: str | Path, split: str | None = None, format: str | None = None) -> Source:  # noqa: A002
@@ -59,23 +42,24 @@ def open_source(path: str | Path, split: str | None = None, format: str | None =
     except FileNotFoundError:
         raise AnnotationError(f"{path}: no such file or folder; check data_root and ann_file") from None
     split = reading.chosen(split)
-    place = Place(path)
-    table = _table(place, reading, split)
-    notes = tuple(table.columns.header["notes"])
-    counts = summary(len(table.columns["image_id"]), len(table.columns["image"]), table.categories)
-    described = f"{reading.path}: {reading.about}; {split} of {', '.join(reading.splits)}: {counts}"
-    return Source(table, place.root / table.columns.header["image_root"], (described, *notes), notes)
+    source = reading.table(split) if reading.table is not None else _read(Place(path), reading, split)
+    columns = source.table.columns
+    counts = summary(len(columns["image_id"]), len(columns["image"]), source.table.categories)
+    about = f"{reading.path}: {reading.about}; {split} of {', '.join(reading.splits)}: {counts}"
+    return replace(source, about=about)
 
 
-def _table(place: Place, reading: Reading, split: str) -> CocoTable:
-    """The table of a split, from the cache where reading takes long."""
+def _read(place: Place, reading: Reading, split: str) -> Source:
+    """A split as a table, from the cache where reading takes long."""
 
     def build(_: Path, writer: ColumnWriter) -> dict[str, Any]:
         content = reading.instances(split)
         header = gather_lists(content.source, writer, content.as_coco())
         return {**header, "image_root": os.path.relpath(content.image_root, place.root), "notes": content.notes}
 
-    return CocoTable(place.path, keep_table(place.path, f"{reading.format} {split}", _state(place), build))
+    columns = keep_table(place.path, f"{reading.format} {split}", _state(place), build)
+    root, notes = place.root / columns.header["image_root"], tuple(columns.header["notes"])
+    return Source(CocoTable(place.path, columns), root, notes)
 
 
 def _state(place: Place) -> str | None:
