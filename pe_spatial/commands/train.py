@@ -53,9 +53,9 @@ def check(options: argparse.Namespace, parser: CommandParser) -> None:
     take_override(options, "resume")
     take_override(options, "task")
     given = given_options(options)
-    if options.task is None and given:
+    if not options.task and given:
         parser.error(f"{given[0]} belongs to a task: pe-spatial train {{{','.join(TASKS)}}} --data PATH {given[0]} …")
-    if options.task is not None:
+    if options.task:
         _check_task(options, parser)
         return
     if options.checkpoint and not options.eval_only:
@@ -81,7 +81,7 @@ def _check_task(options: argparse.Namespace, parser: CommandParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Train."""
     use_device(options.device)
-    if options.task is not None:
+    if options.task:
         return _run_task(options)
     from pe_spatial.training.launch import evaluate, train
     from pe_spatial.training.run_config import config_of_run
