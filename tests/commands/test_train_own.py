@@ -4,8 +4,10 @@ import json
 import shlex
 import sys
 
+import numpy as np
 import pytest
 
+import pe_spatial
 from pe_spatial.commands.shell import run_command
 
 # the end of every command: small pictures, no process for two of them, and of a model that is not tiny small heads

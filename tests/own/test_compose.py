@@ -54,11 +54,9 @@ def test_boxes_without_masks_make_a_detector_of_boxes():
 
 
 def test_bitmaps_are_loaded_as_such_and_polygons_as_such():
-    masks = [
-        compose(Request("instances", FORMATS / name, model="mask_rcnn-tiny")).config.train_dataloader.dataset.pipeline[1]
-        for name in ("object_masks", "yolo_polygons")
-    ]
-    assert [step.mask_format for step in masks] == ["bitmask", "polygon"]
+    for name, form in (("object_masks", "bitmask"), ("yolo_polygons", "polygon")):
+        config = compose(Request("instances", FORMATS / name, model="mask_rcnn-tiny")).config
+        assert config.train_dataloader.dataset.pipeline[1].mask_format == form
 
 
 def test_what_the_data_says_is_in_the_config():

@@ -14,6 +14,7 @@ from pe_spatial.own.request import EPOCHS, LOGGERS, TUNINGS, Request
 
 PAGE = (Path(__file__).parents[2] / "docs" / "knobs.md").read_text(encoding="utf-8")
 ROWS = {row[1]: row[0] for row in re.finditer(r"^\| `--([\w-]+)` \|.*$", PAGE, re.MULTILINE)}
+PLAIN = Request("detection", "folder")
 
 
 def test_every_knob_is_explained_and_every_row_is_a_knob():
@@ -29,9 +30,13 @@ def test_every_row_is_an_option_of_the_command():
 
 @pytest.mark.parametrize(
     ("knob", "default"),
-    [("epochs", f"| {EPOCHS} |"), ("workers", f"| {_WORKERS}, or one a core |"), ("seed", f"| {Request('', '').seed} |"),
-     ("logger", f"| `{Request('', '').logger}` |")],
-)  # fmt: skip
+    [
+        ("epochs", f"| {EPOCHS} |"),
+        ("workers", f"| {_WORKERS}, or one a core |"),
+        ("seed", f"| {PLAIN.seed} |"),
+        ("logger", f"| `{PLAIN.logger}` |"),
+    ],
+)
 def test_defaults_are_those_of_the_code(knob, default):
     assert default in ROWS[knob]
 

@@ -1,4 +1,4 @@
-"""What follows from the length of a run: whole epochs, schedules in proportion, and the scaling of the learning rate."""
+"""What follows from the length of a run: whole epochs, schedules in proportion, the scaling of the learning rate."""
 
 import pytest
 
