@@ -91,7 +91,9 @@ class CocoInstances(DenseDataset):
         columns = self.table.columns
         label_of = {category["id"]: label for label, category in enumerate(categories)}
         self._label_of = np.array([label_of.get(row["id"], -1) for row in self.table.categories], np.int32)
-        records = self._present(LazyRecords(self._record, np.arange(len(columns["image_id"]), dtype=np.int32)))
+        paths = self._paths()
+        records = self._present(LazyRecords(self._record, np.arange(len(paths), dtype=np.int32)), paths)
+        records = self.take_part(records, [paths[row] for row in records.rows])
         is_present = np.zeros(len(columns["image_id"]), bool)
         is_present[records.rows] = True
         labels = self._label_of[columns["category"]]  # [N]
@@ -141,9 +143,20 @@ class CocoInstances(DenseDataset):
         """Labels of the objects in an image, each once."""
         return sorted({item["label"] for item in self.get_data_info(idx)["instances"] if not item["ignore"]})
 
+    def image_paths(self) -> list[str]:
+        """See `DenseDataset`; records are not made for it."""
+        self.full_init()
+        paths = self._paths()
+        return [paths[row] for row in self.data_list.rows]
+
     def class_counts(self) -> dict[str, int]:
         """Number of objects of each class."""
         return dict(zip(self.metainfo["classes"], self._object_counts, strict=True))
+
+    def holds_bitmaps(self) -> bool:
+        """Whether the mask of some object is an RLE, which has no polygons."""
+        columns = self.table.columns
+        return bool(((columns["shape"] == RLE) & ~columns["crowd"]).any())
 
     def _choose(self, categories: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:
         """The categories in the order of their labels."""
@@ -208,9 +221,8 @@ class CocoInstances(DenseDataset):
             instances.append({"bbox": bbox, "label": label, "ignore": is_crowd, **known})
         return instances
 
-    def _present(self, records: LazyRecords) -> LazyRecords:
+    def _present(self, records: LazyRecords, paths: Sequence[str]) -> LazyRecords:
         """The records whose image is in its folder, if others may be left out."""
-        paths = self._paths()
         absent = find_absent(paths)
         if not absent:
             return records

@@ -83,7 +83,9 @@ class MaskRCNN(Detector):
 
     def _target(self, sample: BaseDataElement, inputs: Tensor) -> Target:
         boxes, labels, keep = objects_with_area(sample, inputs.device)
-        masks = sample.gt_instances.masks
+        masks = sample.gt_instances.get("masks")
+        if masks is None:
+            return Target(boxes, labels)
         if isinstance(masks, list):  # polygons
             return Target(boxes, labels, list(compress(masks, keep.tolist())))
         return Target(boxes, labels, torch.as_tensor(masks).to(inputs.device)[keep])

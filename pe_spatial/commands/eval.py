@@ -10,8 +10,8 @@ Results go to the folder `evaluation` of the run, or to `--output`.
 
 import argparse
 
-from pe_spatial.commands.options import CommandParser, add_shared
-from pe_spatial.commands.train import recall, take_override, use_device
+from pe_spatial.commands.options import CommandParser, add_shared, take_override
+from pe_spatial.commands.train import recall, use_device
 
 RESUMES = "the same command starts the evaluation anew"
 

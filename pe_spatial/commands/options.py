@@ -146,6 +146,14 @@ def encoder_weights(options: argparse.Namespace) -> list[str]:
     return [f"model.backbone.weights={'null' if options.weights == 'none' else options.weights}"]
 
 
+def take_override(options: argparse.Namespace, name: str) -> None:
+    """Give a `key=value` back to the overrides that an argument in front of them has taken."""
+    value = getattr(options, name)
+    if value and "=" in value and not Path(value).exists():
+        options.overrides.insert(0, value)
+        setattr(options, name, "")
+
+
 # --- the parser -------------------------------------------------------------------------------------------------------
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
     """The description as it is written; defaults are shown where there is one to show."""

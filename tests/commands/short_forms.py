@@ -33,6 +33,8 @@ cache-teacher --input --output
     --input photos/*.png --output maps --grid 2 --device cpu
 cache-teacher --input --output --rank
     --input list.txt --output maps_rank --rank 1 --grid 2 --device cpu
+check
+    demo/data/annotations/instances_train.json --tiles 1 --output sheets_of_data
 check --config
     --config demo/seg_linear_tiny_shapes.yaml
 check --config --limit --output
@@ -91,6 +93,11 @@ track --config --output --shard
     --config davis/tiny.yaml --output tracked_s --shard 2/2 test_dataloader.dataset.data_root=davis
 train --checkpoint --config --eval-only
     --config toy.yaml --eval-only --checkpoint run/iter_6.pth
+train --data --epochs --model
+    detection --data demo/data --model mask_rcnn-tiny --epochs 1 --image-size 64 --workers 0
+train --data --epochs --model --output
+    detection --data demo/data --model mask_rcnn-tiny --epochs 1 --output run_of_mine --image-size 64
+    --workers 0
 train --config
     --config toy.yaml work_dir=run_plain
 train --config --eval-only
@@ -182,6 +189,8 @@ benchmark teacher --grid --image-size --input --limit
     needs SAM 2; test_benchmark_teacher.py runs where it is
 benchmark teacher --image-size --input
     needs SAM 2; test_benchmark_teacher.py runs where it is
+train --allow-import --resume
+    needs wandb and an account
 <detectron2>/tools/lazyconfig_train_net.py --config-file --num-gpus
     is Detectron2's; test_detectron2_adapter.py
 detectron2/tools/lazyconfig_train_net.py --config-file --num-gpus
