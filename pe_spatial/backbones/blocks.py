@@ -5,6 +5,8 @@ Module names and parameter layouts are those of the official checkpoints.
 Letters: B images, N tokens, C channels, H heads, D channels of a head.
 """
 
+from typing import ClassVar
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -15,7 +17,13 @@ from pe_spatial.backbones.variants import EncoderConfig
 
 
 class Attention(nn.Module):
-    """Self-attention of all tokens given to it, with rotary positions."""
+    """Self-attention of all tokens given to it, with rotary positions.
+
+    Attributes:
+        copies_on_cpu: False lets a CPU do as a GPU does, of which the planner measures the memory.
+    """
+
+    copies_on_cpu: ClassVar[bool] = True
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -37,7 +45,9 @@ class Attention(nn.Module):
         qkv = self.in_proj(x.flatten(0, -3))  # [B, N, 3C]
         q, k, v = qkv.unflatten(-1, (3, self.heads, -1)).unbind(2)  # views [B, N, H, D]
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # [B, H, N, D]
-        if x.device.type == "cpu":  # what follows reads q, k and v again and again: dense rows repay the copy there
+        if (
+            x.device.type == "cpu" and self.copies_on_cpu
+        ):  # what follows reads q, k and v again and again: dense rows repay the copy there
             q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
         y = F.scaled_dot_product_attention(apply_rotary(q, rope), apply_rotary(k, rope), v, attn_mask=mask)
         y = y.transpose(1, 2).flatten(2)

@@ -126,6 +126,7 @@ SHARED: dict[str, dict[str, Any]] = {
         "type": positive,
         "help": "largest picture or frame that is read; default: what the free memory holds",
     },
+    "--memory": {"metavar": "N", "help": "what a training may take, such as 12gb or 800mb; auto: what is free"},
     "--no-pictures": {"action": "store_true", "help": "draw no pictures"},
     "overrides": {"metavar": "key=value", "nargs": "*", "help": "entries of the config to change; values are YAML"},
     "--traceback": {"action": "store_true", "help": "show where an error comes from, also for mistakes"},

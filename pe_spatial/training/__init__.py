@@ -13,6 +13,7 @@ from pe_spatial.training import (
     loggers,
     optim,
     picture_hook,
+    planner,
     progress,
     report,
 )
