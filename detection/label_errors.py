@@ -36,7 +36,7 @@ from mmengine.structures import InstanceData
 from torch import Tensor
 from torchvision.ops import box_iou, nms
 
-from pe_spatial.data import LoadInstances, encode_masks
+from pe_spatial.data import LoadInstances, decode_masks, encode_masks
 from pe_spatial.detection.consensus import agree
 from pe_spatial.detection.tta import unmirror
 from pe_spatial.doctor import Suspect
@@ -152,7 +152,9 @@ class _Pair:
         if masks is None or "masks" not in self.found:
             return [float("nan")] * len(self.boxes)
         pairs = zip(masks.as_subclass(Tensor), self.matches, strict=True)
-        return [float("nan") if j < 0 else _overlap(mask, self.found.masks[j].bool()) for mask, j in pairs]
+        return [
+            float("nan") if j < 0 else _overlap(mask, decode_masks(self.found.masks[j : j + 1])[0]) for mask, j in pairs
+        ]
 
     def statistics(self) -> Tensor:
         """[N, 5]: kind of object, area, support of any class, IoU of the boxes and of the masks of the matches."""
@@ -177,7 +179,7 @@ class _Pair:
                     continue
                 evidence = self._describe(j, classes)
                 if kind == "mask":
-                    evidence["predicted_mask"] = encode_masks(self.found.masks[j][None])[0]
+                    evidence["predicted_mask"] = encode_masks(self.found.masks[j : j + 1])[0]
                 if kind == "box":
                     moved.add(j)
                 yield _Claim(Suspect(kind, score, **common, **evidence, iou=iou))
