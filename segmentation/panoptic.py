@@ -265,7 +265,8 @@ class InstanceLabels(DenseDataset):
         known = source.metainfo
         if "category_ids" in known:  # what masks are scored against; the background has an id that no object has
             ids = known["category_ids"]
-            self._metainfo.update(category_ids=(*[min(ids) - 1] * shift, *ids), ann_file=known["ann_file"])
+            origin = {key: known[key] for key in ("ann_file", "ann_options") if key in known}
+            self._metainfo.update(category_ids=(*[min(ids) - 1] * shift, *ids), **origin)
         if self.background is not None:
             self._metainfo["palette"] = palette(len(names)).tolist()  # the background is black
         records = []

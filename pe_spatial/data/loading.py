@@ -274,8 +274,13 @@ def to_bitmaps(polygons: Polygons) -> tv_tensors.Mask:
     return tv_tensors.Mask(masks)
 
 
-def encode_masks(masks: Tensor) -> list[dict[str, Any]]:
-    """Bool masks [N, H, W] as compressed COCO RLEs {size, counts} that JSON can hold; `decode_mask` inverts them."""
+def encode_masks(masks: Tensor | Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Bool masks [N, H, W] as compressed COCO RLEs {size, counts} that JSON can hold; `decode_mask` inverts them.
+
+    Those that are RLEs already, as of detections in large pictures, stay as they are.
+    """
+    if not isinstance(masks, Tensor):
+        return list(masks)
     columns_first = masks.detach().cpu().bool().permute(0, 2, 1).contiguous()  # [N, W, H]
     rles = coco_mask.encode(columns_first.numpy().view(np.uint8).transpose(2, 1, 0))  # [H, W, N], Fortran order
     return [{"size": [int(side) for side in rle["size"]], "counts": rle["counts"].decode("ascii")} for rle in rles]

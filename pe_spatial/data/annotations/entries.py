@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, TypeVar, cast
 
 import msgspec
 
-from pe_spatial.common.errors import AnnotationError
+from pe_spatial.common.errors import AnnotationError, few
 from pe_spatial.data.annotations import values
 from pe_spatial.data.annotations.masks import Polygons, Rle, as_coco, normalize_mask
 
@@ -21,6 +21,8 @@ Side = Annotated[int, msgspec.Meta(ge=1, le=values.LONGEST_SIDE)]
 Level = Annotated[int, msgspec.Meta(ge=0, le=255)]
 Text = Annotated[str, msgspec.Meta(pattern=r"\S")]
 FileName = Annotated[str, msgspec.Meta(pattern=r"\A(?!/)(?!(?:.*/)?\.\.(?:/|\Z))[^\0]*[^\s\0][^\0]*\Z")]  # see values
+AnyName = Annotated[str, msgspec.Meta(pattern=r"\A[^\0]*[^\s\0][^\0]*\Z")]
+MARKS = ("difficult", "truncated", "occluded")
 
 
 class Image(msgspec.Struct):
@@ -57,6 +59,35 @@ class Category(msgspec.Struct, omit_defaults=True):
     frequency: Text | None = None
 
 
+class ForeignImage(Image):
+    """An image that may be named by a path of the machine that wrote the file; the reader looks for it here."""
+
+    file_name: AnyName | None = None
+
+
+class Marks(msgspec.Struct):
+    """What Pascal VOC notes of an object; what is neither 1, "1" nor true counts as 0."""
+
+    difficult: Any = None
+    truncated: Any = None
+    occluded: Any = None
+
+
+class ForeignObject(Object):
+    """An object with its marks, which CVAT has in `attributes`."""
+
+    difficult: Any = None
+    truncated: Any = None
+    occluded: Any = None
+    attributes: Marks | None = None
+
+
+class ForeignCategory(Category):
+    """A class with its group."""
+
+    supercategory: str | None = None
+
+
 class Segment(msgspec.Struct):
     """A segment of a panoptic map."""
 
@@ -73,7 +104,7 @@ class PanopticMap(msgspec.Struct):
     segments_info: list[Segment]
 
 
-Entry = TypeVar("Entry", Image, Object, Category, PanopticMap)
+Entry = TypeVar("Entry", bound=msgspec.Struct)
 Convert = Callable[[Any], Any]
 
 
@@ -112,6 +143,10 @@ def _segments(value: Any) -> list[Segment]:
     return segments
 
 
+def _marks(value: Any) -> Marks | None:
+    return _build(Marks, value) if isinstance(value, Mapping) else None
+
+
 # what each field is made of; a field that is not there is a null one
 _FIELDS: dict[type, dict[str, Convert]] = {
     Image: {
@@ -142,7 +177,27 @@ _FIELDS: dict[type, dict[str, Convert]] = {
     Segment: {"id": values.integer, "category_id": values.integer, "iscrowd": _flag},
     PanopticMap: {"image_id": values.integer, "file_name": values.file_name, "segments_info": _segments},
 }
-_NAMES = {Image: "image", Object: "annotation", Category: "category", PanopticMap: "annotation"}
+_FIELDS |= {
+    Marks: dict.fromkeys(MARKS, lambda value: value),
+    ForeignImage: {**_FIELDS[Image], "file_name": _optional(values.any_name)},
+    ForeignObject: {**_FIELDS[Object], "attributes": _marks, **dict.fromkeys(MARKS, lambda value: value)},
+    ForeignCategory: {
+        **_FIELDS[Category],
+        "supercategory": lambda value: value if isinstance(value, str) else None,
+    },
+}
+# the lists of a COCO file <- their entries: of files that are read as they stand, and of those of other machines
+COCO: dict[str, type[msgspec.Struct]] = {"images": Image, "annotations": Object, "categories": Category}
+FOREIGN_COCO: dict[str, type[msgspec.Struct]] = {
+    "images": ForeignImage,
+    "annotations": ForeignObject,
+    "categories": ForeignCategory,
+}
+_NAMES: dict[type[msgspec.Struct], str] = {
+    **dict.fromkeys((Image, ForeignImage), "image"),
+    **dict.fromkeys((Object, ForeignObject, PanopticMap), "annotation"),
+    **dict.fromkeys((Category, ForeignCategory), "category"),
+}
 _DECODERS = {kind: msgspec.json.Decoder(list[kind]) for kind in _NAMES}  # type: ignore[valid-type]
 
 
@@ -169,7 +224,7 @@ def decode(kind: type[Entry], text: bytes, source: str) -> list[Entry]:
         except (ValueError, RecursionError) as error:
             raise AnnotationError(f"{source}: not JSON: {error}") from None
         return [convert(kind, item, source, number) for number, item in enumerate(items)]
-    if kind is Object:
+    if issubclass(kind, Object):
         for entry in cast("list[Object]", entries):
             if entry.segmentation is not None and not _is_plain(entry.segmentation):
                 _settle_mask(entry, source)
@@ -220,7 +275,7 @@ def convert(kind: type[Entry], item: Any, source: str, number: int) -> Entry:
 
 def _build(kind: type, item: Any) -> Any:
     if not isinstance(item, Mapping):
-        raise ValueError(f"{values.shown(item)}, but must be an object with {', '.join(_FIELDS[kind])}")
+        raise ValueError(f"{values.shown(item)}, but must be an object with {few(_FIELDS[kind], 7)}")
     converted = {}
     for key, change in _FIELDS[kind].items():
         try:

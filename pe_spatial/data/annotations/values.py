@@ -62,7 +62,19 @@ def text(value: Any) -> str:
         value = str(value)
     if not isinstance(value, str) or not value.strip():
         raise ValueError(f"{shown(value)}, but must be a text")
+    try:
+        value.encode()
+    except UnicodeEncodeError:  # half a pair of surrogates, as names of files have that are not in UTF-8
+        raise ValueError(f"{shown(value)}, but must be a text that UTF-8 can hold") from None
     return value
+
+
+def any_name(value: Any) -> str:
+    """A path of any machine."""
+    name = text(value)
+    if "\0" in name:
+        raise ValueError(f"{shown(value)}, but must be the path of a file")
+    return name
 
 
 def file_name(value: Any) -> str:
