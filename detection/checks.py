@@ -58,7 +58,7 @@ def _numbering(table: CocoTable) -> Iterator[Finding]:
         yield Finding(
             "warning",
             "annotation ids are used more than once",
-            f"{repeated} of {len(numbers)}: handled here, but pycocotools keeps the last of each; number them anew",
+            f"{repeated} of {len(numbers)}: handled here, but pycocotools keeps only the last of each; renumber them",
         )
     if (table.columns["id"] == 0).any():
         yield Finding(
