@@ -165,7 +165,9 @@ def draw_suspect(
     )
     square = _fit(drawn)
     name = f"{Path(str(record.get('img_path'))).name}{_entry(suspect, record)}"
-    return caption_strip(f"{number}. {suspect.kind} {suspect.score:.2f}  {name}", caption_strip(suspect.reason(), square))
+    return caption_strip(
+        f"{number}. {suspect.kind} {suspect.score:.2f}  {name}", caption_strip(suspect.reason(), square)
+    )
 
 
 def _window(boxes: Tensor, size: tuple[int, ...]) -> tuple[int, int, int, int]:
