@@ -15,9 +15,9 @@ from mmengine.registry import METRICS
 
 from pe_spatial.common.files import write_json
 from pe_spatial.data import encode_masks
-from pe_spatial.data.annotations import CocoTable
 from pe_spatial.data.annotations.coco_columns import NO_AREA
-from pe_spatial.detection.average_precision import Curves, average_precision
+from pe_spatial.data.formats import open_source
+from pe_spatial.detection.average_precision import Curves, average_precision, without_negative_ids
 from pe_spatial.detection.explanation import COCO_MEASURES, LVIS_MEASURES, explain, judge
 from pe_spatial.training.explanation import UNDEFINED, ExplainedMetric, Measure
 
@@ -29,8 +29,8 @@ _TABLE_LIMIT = 100  # classes that are printed one by one
 class CocoMetric(ExplainedMetric):
     """Average precision and recall, as pycocotools computes them.
 
-    The truth is the annotation file of the dataset (metainfo `ann_file`), crowds included; only the images that were
-    predicted count. The metrics are `coco/bbox_mAP`, `…_mAP_50`, `_75`, `_s`, `_m`, `_l` and `…_AR_1`,
+    The truth is the table of the dataset (metainfo `ann_file` and `ann_options`), crowds included; only the images
+    that were predicted count. The metrics are `coco/bbox_mAP`, `…_mAP_50`, `_75`, `_s`, `_m`, `_l` and `…_AR_1`,
     `_10`, `_max`, `_s`, `_m`, `_l`, the same for `segm`, as fractions, NaN where nothing is defined.
 
     Args:
@@ -120,7 +120,8 @@ class CocoMetric(ExplainedMetric):
     def truth(self, iou_type: IouType) -> dict[str, Any]:
         """The annotation file as COCO's tools need it; read once. For masks, without the objects that have none."""
         if self._truth is None:
-            table = CocoTable(self.meta("ann_file"))
+            options = (self.dataset_meta or {}).get("ann_options", {})
+            table = open_source(self.meta("ann_file"), **options).table
             self._truth = table.truth()
             if lost := int((table.columns["outside"] == NO_AREA).sum()):
                 self._say(f"{lost} objects without area in their image count as missed; training leaves them out")
@@ -180,11 +181,10 @@ class LvisMetric(CocoMetric):
         metrics: dict[str, float] = {}
         self._classes = {}
         for iou_type in self.iou_types:
-            truth = hotcoco.COCO(self.truth(iou_type))
-            run: Any = hotcoco.COCOeval(
-                truth, truth.load_res(overlap_rows(detections, iou_type)), iou_type, lvis_style=True
-            )
-            run.params.img_ids = list(image_ids)
+            content, rows, shift = without_negative_ids(self.truth(iou_type), overlap_rows(detections, iou_type))
+            truth = hotcoco.COCO(content)
+            run: Any = hotcoco.COCOeval(truth, truth.load_res(rows), iou_type, lvis_style=True)
+            run.params.img_ids = [number + shift for number in image_ids]
             with redirect_stdout(io.StringIO()):
                 run.run()
             metrics |= {f"{iou_type}_{name}": float(value) for name, value in run.get_results().items()}

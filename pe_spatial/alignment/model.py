@@ -75,8 +75,8 @@ class SpatialAlignment(ModalModel):
         data_preprocessor: Config of the batch preparation.
 
     Raises:
-        ConfigError: No loss, an unknown teacher or one that no loss uses, a student with several maps, or widths that
-            differ without a projection.
+        ConfigError: A student with adapters or with several maps, no loss, an unknown teacher or one that no loss uses,
+            or widths that differ without a projection.
         OptionError: An unknown `fill`.
     """
 
@@ -92,6 +92,8 @@ class SpatialAlignment(ModalModel):
         data_preprocessor: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(data_preprocessor or {"type": "DensePreprocessor"})
+        if student.get("lora") is not None:
+            raise ConfigError("student.lora: alignment makes new weights of a whole encoder; leave lora out")
         self._student_config = {**student, "weights": None}
         self.student: PEBackbone = MODELS.build(dict(student))
         if len(self.student.channels) != 1:

@@ -73,6 +73,7 @@ def sweep(options: argparse.Namespace) -> tuple[ModuleType, list[Row]]:
     """Evaluate every combination that is not yet on disk; returns the task's module and all rows."""
     from pe_spatial.common.files import write_json
     from pe_spatial.training.config import load_config
+    from pe_spatial.training.config_checks import require_dataset_types
 
     settings = [dict(pairs) for pairs in itertools.product(*options.vary)]
     plan = {"config": options.config, "overrides": options.overrides, "layers": options.layers}
@@ -80,6 +81,7 @@ def sweep(options: argparse.Namespace) -> tuple[ModuleType, list[Row]]:
     task = None
     for setting in settings:
         config = load_config(options.config, [*options.overrides, *(f"{k}={v}" for k, v in setting.items())])
+        require_dataset_types(config, "train_dataloader", "val_dataloader", "test_dataloader")
         task = find_task(config)
         name = json.dumps(setting)
         if name not in finished:

@@ -1,6 +1,7 @@
 """Nested containers, such as configs."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
 from typing import Any
 
 ABSENT = object()  # stands for an entry that is not there
@@ -28,6 +29,17 @@ def entries(tree: Any, prefix: str = "") -> Iterator[tuple[str, str, Any, dict[s
         if isinstance(tree, dict):
             yield where, str(key), value, tree
         yield from entries(value, f"{where}.")
+
+
+def joined(*trees: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested mappings as one, each over those before it; nothing is shared with them."""
+    merged: dict[str, Any] = {}
+    for tree in trees:
+        for key, value in tree.items():
+            old = merged.get(key)
+            both = isinstance(old, dict) and isinstance(value, Mapping)
+            merged[key] = joined(old, value) if both and old is not None else deepcopy(value)
+    return merged
 
 
 def differences(before: Any, after: Any) -> Iterator[str]:  # noqa: ANN401 - any nodes

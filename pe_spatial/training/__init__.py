@@ -3,4 +3,17 @@
 Importing this package registers its hooks, wrappers and constructors with mmengine.
 """
 
-from pe_spatial.training import amp, binding, checkpoint_hook, fsdp, guards, optim, picture_hook, progress, report
+from pe_spatial.training import (
+    amp,
+    binding,
+    checkpoint_hook,
+    estimate,
+    fsdp,
+    guards,
+    loggers,
+    optim,
+    picture_hook,
+    planner,
+    progress,
+    report,
+)
