@@ -45,7 +45,7 @@ def add_arguments(parser: CommandParser) -> None:
     mode.add_argument("--eval-only", action="store_true", help="score --checkpoint; do not train (as `eval` does)")
     parser.add_argument("--no-data-check", action="store_true", help="do not look at samples of the data first")
     add_own_options(parser)
-    parser.add_old_spellings({"--work-dir": "--output"})
+    parser.add_old_spellings({"--work-dir": "--output", "--batch": "--batch-size"})
 
 
 def check(options: argparse.Namespace, parser: CommandParser) -> None:
