@@ -49,7 +49,7 @@ def add_arguments(parser: CommandParser) -> None:
     add_shared(parser, "--memory")
     parser.add_argument("--no-data-check", action="store_true", help="do not look at samples of the data first")
     add_own_options(parser)
-    parser.add_old_spellings({"--work-dir": "--output"})
+    parser.add_old_spellings({"--work-dir": "--output", "--batch": "--batch-size"})
 
 
 def check(options: argparse.Namespace, parser: CommandParser) -> None:
