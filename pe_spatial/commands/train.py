@@ -14,7 +14,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pe_spatial.commands.options import CommandParser, add_shared
+from pe_spatial.commands.options import CommandParser, add_shared, positive
 
 if TYPE_CHECKING:  # takes seconds
     from mmengine.config import Config
@@ -35,13 +35,26 @@ def add_arguments(parser: CommandParser) -> None:
     )
     mode.add_argument("--resume-or-start", action="store_true", help="continue the run in --output if there is one")
     mode.add_argument("--eval-only", action="store_true", help="score --checkpoint; do not train (as `eval` does)")
+    parser.add_argument(
+        "--cache-features",
+        nargs="?",
+        const="1",
+        metavar="K",
+        help="compute the maps of a frozen encoder once, of K augmented views of every picture, and train on them",
+    )
     parser.add_argument("--no-data-check", action="store_true", help="do not look at samples of the data first")
     parser.add_old_spellings({"--work-dir": "--output"})
 
 
 def check(options: argparse.Namespace, parser: CommandParser) -> None:
-    """Refuse what contradicts itself, and tell the folder of a run from a `key=value` that follows `--resume`."""
+    """Refuse what contradicts itself, and tell the value of an option from a `key=value` that follows it."""
     take_override(options, "resume")
+    take_override(options, "cache_features")
+    if options.cache_features is not None:
+        try:
+            options.cache_features = positive(options.cache_features or "1")
+        except argparse.ArgumentTypeError as error:
+            parser.error(f"argument --cache-features: {error}")
     if options.checkpoint and not options.eval_only:
         parser.error("--checkpoint belongs to --eval-only; to start training from weights use load_from=FILE")
     if options.resume and options.output:
@@ -65,6 +78,8 @@ def run(options: argparse.Namespace) -> int:
     if options.eval_only:
         evaluate(config, options.checkpoint)
         return 0
+    if options.cache_features:
+        config.default_hooks["cache_features"] = {"type": "CachedFeaturesHook", "views": options.cache_features}
     if options.no_data_check:
         config.get("default_hooks", {}).pop("data_check", None)
     train(config, "if-any" if options.resume_or_start else "no" if options.resume is None else "yes")

@@ -3,4 +3,15 @@
 Importing this package registers its hooks, wrappers and constructors with mmengine.
 """
 
-from pe_spatial.training import amp, binding, checkpoint_hook, fsdp, guards, optim, picture_hook, progress, report
+from pe_spatial.training import (
+    amp,
+    binding,
+    checkpoint_hook,
+    feature_cache_hook,
+    fsdp,
+    guards,
+    optim,
+    picture_hook,
+    progress,
+    report,
+)
