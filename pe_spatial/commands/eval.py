@@ -11,9 +11,9 @@ Results go to the folder `evaluation` of the run, or to `--output`.
 
 import argparse
 
-from pe_spatial.commands.options import CommandParser, add_shared, slices
+from pe_spatial.commands.options import CommandParser, add_shared, slices, take_override
 from pe_spatial.commands.predict import add_task_option
-from pe_spatial.commands.train import recall, take_override, use_device
+from pe_spatial.commands.train import recall, use_device
 
 RESUMES = "the same command starts the evaluation anew"
 

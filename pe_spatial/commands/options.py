@@ -126,6 +126,7 @@ SHARED: dict[str, dict[str, Any]] = {
         "type": positive,
         "help": "largest picture or frame that is read; default: what the free memory holds",
     },
+    "--memory": {"metavar": "N", "help": "what a training may take, such as 12gb or 800mb; auto: what is free"},
     "--no-pictures": {"action": "store_true", "help": "draw no pictures"},
     "overrides": {"metavar": "key=value", "nargs": "*", "help": "entries of the config to change; values are YAML"},
     "--traceback": {"action": "store_true", "help": "show where an error comes from, also for mistakes"},
@@ -144,6 +145,14 @@ def encoder_weights(options: argparse.Namespace) -> list[str]:
     if not options.weights:
         return []
     return [f"model.backbone.weights={'null' if options.weights == 'none' else options.weights}"]
+
+
+def take_override(options: argparse.Namespace, name: str) -> None:
+    """Give a `key=value` back to the overrides that an argument in front of them has taken."""
+    value = getattr(options, name)
+    if value and "=" in value and not Path(value).exists():
+        options.overrides.insert(0, value)
+        setattr(options, name, "")
 
 
 def slices(options: argparse.Namespace, config: Mapping[str, Any], resized: bool) -> list[str]:

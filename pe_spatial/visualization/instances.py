@@ -12,19 +12,20 @@ from torchvision.transforms.v2 import functional as TF
 
 from pe_spatial.common.windows import Region
 from pe_spatial.data import cut_mask, decode_masks
-from pe_spatial.visualization.colors import color_of
+from pe_spatial.visualization.colors import Color, rgb_of
 from pe_spatial.visualization.layout import enlarge
 
 
 def overlay_masks(
-    image: Tensor, masks: Tensor | Sequence[Any], colors: Sequence[int] | None = None, opacity: float = 0.45
+    image: Tensor, masks: Tensor | Sequence[Any], colors: Sequence[Color] | None = None, opacity: float = 0.45
 ) -> Tensor:
     """Tint the pixels of masks and outline them; later masks lie on top.
 
     Args:
         image: uint8 [3, H, W].
         masks: bool [N, H, W], integer ids [H, W] with 0 = background, or RLEs, of which only the boxes are drawn.
-        colors: One color number per mask (equal numbers, equal colors); by default each has its own.
+        colors: One color per mask, by number (equal numbers, equal colors) or as (r, g, b); by default each has its
+            own.
         opacity: Of the tint.
 
     Raises:
@@ -41,7 +42,7 @@ def overlay_masks(
     for number, mask in enumerate(masks):
         region, bitmap = _part(mask)
         part = canvas[(..., *region)].float()
-        color = torch.tensor(color_of(number if colors is None else colors[number]), dtype=torch.float32)[:, None]
+        color = torch.tensor(rgb_of(number if colors is None else colors[number]), dtype=torch.float32)[:, None]
         part[:, bitmap] = (1 - opacity) * part[:, bitmap] + opacity * color
         part[:, _outline(bitmap)] = color
         canvas[(..., *region)] = part.round().to(torch.uint8)
@@ -65,7 +66,11 @@ def _outline(mask: Tensor) -> Tensor:
 
 
 def draw_boxes(
-    image: Tensor, boxes: Tensor, captions: Sequence[str] | None = None, colors: Sequence[int] | None = None
+    image: Tensor,
+    boxes: Tensor,
+    captions: Sequence[str] | None = None,
+    colors: Sequence[Color] | None = None,
+    outlined: bool = True,
 ) -> Tensor:
     """Boxes with captions. Pixels are kept: a small image needs `enlarge` first if captions are to be read.
 
@@ -73,15 +78,16 @@ def draw_boxes(
         image: uint8 [3, H, W].
         boxes: [N, 4] xyxy, pixels.
         captions: One per box.
-        colors: One color number per box; by default each has its own.
+        colors: One color per box, by number or as (r, g, b); by default each has its own.
+        outlined: Whether the boxes are drawn, or the captions alone.
     """
     picture = Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
     draw = ImageDraw.Draw(picture)
     thickness = max(1, round(min(picture.size) / 320))
     font = ImageFont.load_default(size=max(11, min(picture.size) / 36))
-    colored = [color_of(number if colors is None else colors[number]) for number in range(len(boxes))]
+    colored = [rgb_of(number if colors is None else colors[number]) for number in range(len(boxes))]
     corners = boxes.round().int().tolist()
-    for (x1, y1, x2, y2), color in zip(corners, colored, strict=True):
+    for (x1, y1, x2, y2), color in zip(corners, colored, strict=True) if outlined else ():
         draw.rectangle((x1, y1, max(x1, x2 - 1), max(y1, y2 - 1)), outline=color, width=thickness)
     for corner, caption, color in zip(corners, captions or (), colored, strict=captions is not None):
         _draw_caption(draw, corner, caption, color, font)
