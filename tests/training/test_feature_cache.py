@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from pe_spatial.commands.shell import run_command
 from pe_spatial.common.errors import ConfigError, FullDiskError, UserError
 from pe_spatial.data import Draw
 from pe_spatial.inference.predictor import Predictor
@@ -41,10 +42,10 @@ def data(tmp_path_factory):
     return folder
 
 
-def run(data, folder, *changes, views=1, iterations=6, resume="no"):
-    """The run after a training on cached features, or on pictures for no views."""
+def settings_of(data, iterations):
+    """A tiny encoder, few steps."""
     variant = "{name: t, patch_size: 16, width: 32, depth: 2, heads: 2, mlp_ratio: 2, image_size: 32, cls_token: false}"
-    settings = [
+    return [
         "_image_size=32",
         f"model.backbone.variant={variant}",
         f"train_cfg.max_iters={iterations}",
@@ -52,13 +53,16 @@ def run(data, folder, *changes, views=1, iterations=6, resume="no"):
         "train_dataloader.batch_size=2",
         "param_scheduler=[{type: ConstantLR, factor: 1.0, by_epoch: false}]",
         "default_hooks.checkpoint.best=null",
-        "default_hooks.checkpoint.rule=null",
         "default_hooks.checkpoint.interval=3",
         "default_hooks.pictures=null",
         "default_hooks.logger.interval=1",
         *(f"{loader}.dataset.data_root={data}" for loader in ("train_dataloader", "val_dataloader")),
     ]
-    config = load_config(CONFIG, [*settings, *changes])
+
+
+def run(data, folder, *changes, views=1, iterations=6, resume="no"):
+    """The run after a training on cached features, or on pictures for no views."""
+    config = load_config(CONFIG, [*settings_of(data, iterations), *changes])
     config.work_dir = str(folder)
     if views:
         config.default_hooks["cache_features"] = {"type": "CachedFeaturesHook", "views": views}
@@ -94,6 +98,15 @@ def test_a_resumed_run_is_the_one_that_was_not_interrupted(data, tmp_path):
     assert len(list((tmp_path / "feature_cache").iterdir())) == 1  # both runs share it
     header = feature_cache.json.loads(next((tmp_path / "feature_cache").glob("*/cache.json")).read_text())
     assert header["rows"] == 18 and header["views"] == 3
+
+
+def test_the_command_takes_the_option_and_a_resumed_run_remembers_it(data, tmp_path):
+    where = ["--config", CONFIG, "--output", str(tmp_path / "run"), "--device", "cpu"]
+    assert run_command("train", [*where, "--cache-features", "2", *settings_of(data, 3)]) == 0
+    assert run_command("train", ["--resume", str(tmp_path / "run"), "--device", "cpu", "train_cfg.max_iters=6"]) == 0
+    (folder,) = (tmp_path / "feature_cache").iterdir()
+    assert np.load(folder / "done.npy").tolist() == [1] * 12
+    assert weights(tmp_path / "run", 6)
 
 
 def test_what_an_interruption_left_out_is_computed_and_no_more(data, tmp_path):
