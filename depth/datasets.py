@@ -1,6 +1,7 @@
 """NYUv2, KITTI and folders of your own, as pairs of an image and a depth map."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from math import ceil, floor, log10
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,14 @@ from pe_spatial.data.annotations import file_below
 from pe_spatial.data.pairs import Affixes, pair_by_name
 from pe_spatial.depth.loading import DEPTH_SUFFIXES, LoadDepthMap
 from pe_spatial.depth.ranges import checked_range
+
+_MEASURED = 100  # depth maps that a range is taken from
+
+
+def _two_digits(meters: float, rounded: Callable[[float], int]) -> float:
+    """A number of meters with two digits, rounded down or up."""
+    unit = 10.0 ** (floor(log10(meters)) - 1)
+    return round(rounded(meters / unit) * unit, 9)
 
 
 class DepthDataset(DenseDataset):
@@ -50,10 +59,33 @@ class DepthDataset(DenseDataset):
         if self.depth_range is not None:
             self._require_range(*self.depth_range)
 
+    def measured_range(self) -> tuple[float, float]:
+        """(least, greatest) measurement in meters, to two digits outward; of up to 100 depth maps, evenly spaced.
+
+        Raises:
+            OptionError: No pixel holds a measurement.
+            UnreadableFile, AnnotationError: As of `LoadDepthMap`.
+        """
+        loader = self._loader()
+        nearest, farthest = float("inf"), 0.0
+        for index in range(0, len(self), max(len(self) // _MEASURED, 1)):
+            record = self.get_data_info(index)
+            depth = loader.read(record["depth_path"], record["depth_scale"])
+            measured = depth[depth > 0]
+            if len(measured):
+                nearest, farthest = min(nearest, float(measured.min())), max(farthest, float(measured.max()))
+        if farthest == 0:
+            raise OptionError(f"no pixel of {type(self).__name__} holds a measurement: {self._what_lacks(loader)}")
+        return _two_digits(nearest, floor), _two_digits(farthest, ceil)
+
+    def _loader(self) -> LoadDepthMap:
+        """The pipeline's, which also takes maps without measurements."""
+        own = next((step for step in self.pipeline.transforms if isinstance(step, LoadDepthMap)), LoadDepthMap())
+        return LoadDepthMap(True, True, own.allow_any_unit, own.farthest)
+
     def _require_range(self, least: float, greatest: float) -> None:
         """Read depth maps until one has a pixel in the range, which is the first one of any sensible dataset."""
-        own = next((step for step in self.pipeline.transforms if isinstance(step, LoadDepthMap)), LoadDepthMap())
-        loader = LoadDepthMap(True, True, own.allow_any_unit, own.farthest)
+        loader = self._loader()
         nearest, farthest = float("inf"), 0.0
         for index in range(len(self)):
             record = self.get_data_info(index)
@@ -70,7 +102,7 @@ class DepthDataset(DenseDataset):
                 nearest, farthest = min(nearest, float(measured.min())), max(farthest, float(measured.max()))
         size = f"{type(self).__name__} ({len(self)} depth maps)"
         if farthest == 0:
-            raise OptionError(f"no pixel of {size} holds a measurement: {self._what_lacks(own)}")
+            raise OptionError(f"no pixel of {size} holds a measurement: {self._what_lacks(loader)}")
         raise OptionError(
             f"no pixel of {size} lies inside depth_range {least:g} to {greatest:g} m: its measurements reach from "
             f"{nearest:g} to {farthest:g} m; correct depth_range or depth_scale"

@@ -1,4 +1,4 @@
-"""What the dataset doctor asks of annotation files in COCO's format; the loaders and the engine ask the rest."""
+"""What the dataset doctor asks of instances of any format; the loaders and the engine ask the rest."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -9,6 +9,7 @@ import numpy as np
 from pe_spatial.common.errors import few
 from pe_spatial.data.annotations import CocoTable
 from pe_spatial.data.annotations.coco_columns import INSIDE, NO_AREA, NO_MASK, PARTLY, TOO_SMALL
+from pe_spatial.data.formats import open_source
 from pe_spatial.doctor import DatasetCheck, Finding
 from pe_spatial.doctor.findings import Level
 
@@ -18,12 +19,13 @@ class CocoFileCheck(DatasetCheck):
 
     @classmethod
     def concerns(cls, dataset: Any, record: dict[str, Any]) -> bool:
-        """Datasets whose instances come from a JSON file, also where another package makes label maps of them."""
-        return "instances" in record and str(dataset.ann_file).endswith(".json")
+        """Datasets that name the source of their instances, also where another package makes label maps of them."""
+        return "instances" in record and "ann_file" in dataset.metainfo
 
     def inspect_annotations(self) -> Iterable[Finding]:
-        """Read the file again, whichever of its entries the dataset took."""
-        table = CocoTable(self.dataset.ann_file)
+        """Read the source again, whichever of its entries the dataset took."""
+        metainfo = self.dataset.metainfo
+        table = open_source(metainfo["ann_file"], **metainfo.get("ann_options", {})).table
         yield from _numbering(table)
         yield from _boxes(table)
         names = Counter(table.image(row).get("file_name") for row in range(len(table.columns["image_id"])))
@@ -50,6 +52,13 @@ def _numbering(table: CocoTable) -> Iterator[Finding]:
             "note",
             "category ids have gaps",
             f"{len(ids)} ids in {ids[0]}…{ids[-1]}: labels 0…{len(ids) - 1} follow their order",
+        )
+    numbers = table.columns["id"][table.columns["id"] != -1]
+    if repeated := len(numbers) - len(np.unique(numbers)):
+        yield Finding(
+            "warning",
+            "annotation ids are used more than once",
+            f"{repeated} of {len(numbers)}: handled here, but pycocotools keeps only the last of each; renumber them",
         )
     if (table.columns["id"] == 0).any():
         yield Finding(

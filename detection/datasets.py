@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from pe_spatial.common.errors import AnnotationError, few, require_choice, suggest
 from pe_spatial.data import DenseDataset
-from pe_spatial.data.annotations import CocoTable
-from pe_spatial.data.annotations.coco_columns import NO_AREA, NO_MASK, PARTLY, POLYGONS, RLE, TOO_SMALL
+from pe_spatial.data.annotations import file_below
+from pe_spatial.data.annotations.coco_columns import NO_AREA, NO_ID, NO_MASK, PARTLY, POLYGONS, RLE, TOO_SMALL
+from pe_spatial.data.formats import open_source
 from pe_spatial.data.lazy import LazyRecords
 from pe_spatial.data.pairs import find_absent
 
@@ -22,45 +23,77 @@ _SMALLEST_BOX = 2  # pixels; a file of which all boxes are smaller has not been 
 
 @DATASETS.register_module()
 class CocoInstances(DenseDataset):
-    """Boxes and masks from a COCO file, which is read as `CocoTable` says; a record is made when it is asked for.
+    """Boxes and masks from a COCO file, or from a file or folder of any format that `data/formats` reads with boxes.
+
+    What is read becomes a `CocoTable`, which all processes share; a record is made when it is asked for. What was
+    recognized of another format is logged.
 
     Labels 0…K-1 follow the order of the file's category ids, which may have gaps, or that of `metainfo["classes"]`
     where it is given; annotations of other classes are then left out. Crowd regions are marked `ignore`. Boxes are
     clipped to the image; those without area are left out. An instance without a mask has no `mask`; one whose polygons
-    all have fewer than three points has none either, and is marked `mask_too_small`. The log counts what was left out
-    or changed.
+    all have fewer than three points has none either, and is marked `mask_too_small`. It has the annotation's `id` if
+    the file gives one. The log counts what was left out or changed.
 
     Args:
+        ann_file: A COCO file; or a file or folder of another format (YOLO, Pascal VOC, LabelMe, Label Studio, masks of
+            single objects, COCO as CVAT, Datumaro and Roboflow export it). Without it, `data_root` is this folder.
         *args: Those of `DenseDataset`.
+        split: Which part of it; may be left out where there is only one.
+        format: Name of its format (`pe_spatial.data.formats.FORMATS`), where it can be read in several ways.
         keep_empty: Whether images without objects (crowds do not count) stay. Detectron2 trains without them.
         missing: What to do with images of the file that are not in their folder: `raise` an error or `drop` them.
-        **kwargs: Those of `DenseDataset`; `serialize_data` has nothing to do.
+        **kwargs: Those of `DenseDataset`; `serialize_data` has nothing to do. `data_prefix.img_path`, the folder of the
+            pictures, may be left out where `split` or `format` is given or `ann_file` is no COCO file: they are found.
 
     The metainfo gains `classes`, `category_ids` (of each label), `image_counts` (images with each class),
     `most_objects` (of one image), `mask_counts` (objects by what is known of their mask: `given`, `none`, `too_small`)
-    and `ann_file`.
+    and `ann_file` with `ann_options` (`split` and `format`), by which others open the same table.
 
     Raises:
-        AnnotationError: See `CocoTable`; images that are not in their folder; a class that the file lacks.
+        AnnotationError: See `open_source`; images that are not in their folder; a class that the file lacks.
     """
 
     def __init__(
-        self, *args: Any, keep_empty: bool = True, missing: Literal["raise", "drop"] = "raise", **kwargs: Any
+        self,
+        ann_file: str = "",
+        *args: Any,
+        split: str | None = None,
+        format: str | None = None,  # noqa: A002 - as users call it
+        keep_empty: bool = True,
+        missing: Literal["raise", "drop"] = "raise",
+        **kwargs: Any,
     ) -> None:
         require_choice("missing", missing, ("raise", "drop"))
+        self.options = {"split": split, "format": format}
         self.keep_empty = keep_empty
         self.missing = missing
         kwargs["serialize_data"] = False  # the table is shared by all processes already
-        super().__init__(*args, **kwargs)
+        super().__init__(ann_file, *args, **kwargs)
+
+    def _join_prefix(self) -> None:
+        self._finds_pictures = not self.data_prefix.get("img_path")
+        super()._join_prefix()
+        self.ann_file: str = self.ann_file or self.data_root
+        if not self.ann_file:
+            raise AnnotationError(f"{type(self).__name__} has no ann_file; name a file or folder with annotations")
 
     def load_data_list(self) -> LazyRecords:
-        """Read the annotation file."""
-        self.table = CocoTable(self.ann_file)
+        """Read the annotations."""
+        source = open_source(self.ann_file, **self.options)
+        self.table = source.table
+        for line in (source.about, *source.notes):
+            if line:
+                print_log(line, logger="current")
+        self._image_root = source.image_root
+        if source.image_root is not None and self._finds_pictures:
+            self.data_prefix["img_path"] = str(source.image_root)
         categories = self._choose(self.table.categories)
         columns = self.table.columns
         label_of = {category["id"]: label for label, category in enumerate(categories)}
         self._label_of = np.array([label_of.get(row["id"], -1) for row in self.table.categories], np.int32)
-        records = self._present(LazyRecords(self._record, np.arange(len(columns["image_id"]), dtype=np.int32)))
+        paths = self._paths()
+        records = self._present(LazyRecords(self._record, np.arange(len(paths), dtype=np.int32)), paths)
+        records = self.take_part(records, [paths[row] for row in records.rows])
         is_present = np.zeros(len(columns["image_id"]), bool)
         is_present[records.rows] = True
         labels = self._label_of[columns["category"]]  # [N]
@@ -79,6 +112,7 @@ class CocoInstances(DenseDataset):
                 "too_small": shapes[TOO_SMALL],
             },
             ann_file=str(self.ann_file),
+            ann_options=self.options,
             **self.describe(categories),
         )
         self._report(labels >= 0, is_object)
@@ -101,20 +135,28 @@ class CocoInstances(DenseDataset):
         if len(kept) < len(self.data_list):
             dropped = len(self.data_list) - len(kept)
             print_log(f"{self.ann_file}: left out {dropped} images without objects", logger="current")
-        if not kept and self.table.columns["crowd"].any() and self.table.columns["crowd"].all():
-            raise AnnotationError(
-                f"{self.ann_file}: all {len(self.table.columns['crowd'])} annotations are crowds (iscrowd: 1), which "
-                "are no objects to learn from; set iscrowd to 0 for single objects"
-            )
+        if not kept and (reason := _all_crowds(self.table.columns)):
+            raise AnnotationError(f"{self.ann_file}: {reason}")
         return kept
 
     def get_cat_ids(self, idx: int) -> list[int]:
         """Labels of the objects in an image, each once."""
         return sorted({item["label"] for item in self.get_data_info(idx)["instances"] if not item["ignore"]})
 
+    def image_paths(self) -> list[str]:
+        """See `DenseDataset`; records are not made for it."""
+        self.full_init()
+        paths = self._paths()
+        return [paths[row] for row in self.data_list.rows]
+
     def class_counts(self) -> dict[str, int]:
         """Number of objects of each class."""
         return dict(zip(self.metainfo["classes"], self._object_counts, strict=True))
+
+    def holds_bitmaps(self) -> bool:
+        """Whether the mask of some object is an RLE, which has no polygons."""
+        columns = self.table.columns
+        return bool(((columns["shape"] == RLE) & ~columns["crowd"]).any())
 
     def _choose(self, categories: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:
         """The categories in the order of their labels."""
@@ -143,13 +185,9 @@ class CocoInstances(DenseDataset):
         if found:
             text = f"{self.ann_file}: of {len(outside)} annotations, {', '.join(found)}"
             print_log(text, logger="current", level=logging.WARNING)
-        if is_object.any() and (columns["box"][is_object, 2:] < _SMALLEST_BOX).all():
-            print_log(
-                f"{self.ann_file}: all {is_object.sum()} boxes are smaller than {_SMALLEST_BOX} pixels: they look "
-                "normalized to 0…1; COCO's are in pixels",
-                logger="current",
-                level=logging.WARNING,
-            )
+        for text in (_all_crowds(columns), _normalized(columns["box"][is_object])):
+            if text:
+                print_log(f"{self.ann_file}: {text}", logger="current", level=logging.WARNING)
 
     def _record(self, row: int) -> dict[str, Any]:
         image = self.table.image(row)
@@ -174,23 +212,30 @@ class CocoInstances(DenseDataset):
         box = columns["box"][rows]
         corners = np.concatenate([box[:, :2], box[:, :2] + box[:, 2:]], 1)  # [n, 4]
         corners = corners.clip(0, [size[1], size[0]] * 2)
-        fields = zip(rows, corners.tolist(), labels[kept].tolist(), columns["crowd"][rows].tolist(), strict=True)
+        fields = (corners, labels[kept], *(columns[name][rows] for name in ("crowd", "id")))
         instances = []
-        for row, bbox, label, is_crowd in fields:
+        for row, bbox, label, is_crowd, number in zip(rows, *(field.tolist() for field in fields), strict=True):
             mask = self.table.mask(row)
             known = {"mask": mask} if mask else {"mask_too_small": True} if columns["shape"][row] == TOO_SMALL else {}
+            known |= {"id": number} if number != NO_ID else {}
             instances.append({"bbox": bbox, "label": label, "ignore": is_crowd, **known})
         return instances
 
-    def _present(self, records: LazyRecords) -> LazyRecords:
+    def _present(self, records: LazyRecords, paths: Sequence[str]) -> LazyRecords:
         """The records whose image is in its folder, if others may be left out."""
-        paths = self._paths()
         absent = find_absent(paths)
         if not absent:
             return records
         what, where = f"{len(absent)} of {len(paths)} images", f"in their folder, for example {absent[0]}"
         if self.missing == "raise" or len(absent) == len(records):
-            raise AnnotationError(f"{self.ann_file}: {what} are not {where}; check data_root and data_prefix.img_path")
+            hint = ""
+            if self._finds_pictures:
+                hint = ", or set format: coco, which looks for them"
+            elif self._image_root is not None:
+                hint = f", or leave img_path empty ('') for {self._image_root}"
+            raise AnnotationError(
+                f"{self.ann_file}: {what} are not {where}; check data_root and data_prefix.img_path{hint}"
+            )
         text = f"{self.ann_file}: left out {what} that are not {where}"
         print_log(text, logger="current", level=logging.WARNING)
         lost = set(absent)
@@ -204,18 +249,33 @@ class CocoInstances(DenseDataset):
             for values in zip(*columns.values(), strict=True):
                 paths.append(self._path({key: value for key, value in zip(columns, values, strict=True) if value}))
         except KeyError as error:
-            raise self._incomplete(len(paths), error.args[0]) from None
+            raise self.table.incomplete(len(paths), error.args[0]) from None
         for side in ("height", "width"):
             unknown = np.flatnonzero(self.table.columns[side] == 0)
             if len(unknown):
-                raise self._incomplete(int(unknown[0]), side)
+                raise self.table.incomplete(int(unknown[0]), side)
         return paths
 
-    def _incomplete(self, row: int, field: str) -> AnnotationError:
-        return AnnotationError(
-            f"{self.ann_file}: image {self.table.image(row)['id']} has no {field}; COCO images have id, file_name, "
-            "height and width"
-        )
+
+def _all_crowds(columns: Mapping[str, NDArray[Any]]) -> str:
+    """Why there is no object though there are annotations; empty where there is one."""
+    crowd = columns["crowd"]
+    if not len(crowd) or not crowd.all():
+        return ""
+    return (
+        f"all {len(crowd)} annotations are crowds (iscrowd: 1), which are no objects to learn from; set iscrowd to 0 "
+        "for single objects"
+    )
+
+
+def _normalized(boxes: NDArray[np.float64]) -> str:
+    """What is to be said of boxes [n, 4] (x, y, width, height) that are not in pixels; empty where nothing is."""
+    look = "they look normalized to 0…1; COCO's are in pixels"
+    if len(boxes) and (boxes[:, 2:] < _SMALLEST_BOX).all():
+        return f"all {len(boxes)} boxes are smaller than {_SMALLEST_BOX} pixels: {look}"
+    if first := int((boxes[:, :2] + boxes[:, 2:] <= 1).all(1).sum()):
+        return f"{first} of {len(boxes)} boxes lie within the first pixel of their image: {look}"
+    return ""
 
 
 @DATASETS.register_module()
@@ -236,7 +296,8 @@ class LvisInstances(CocoInstances):
 
     def image_file(self, image: Mapping[str, Any]) -> str:
         """LVIS names images by their address, which ends in folder and file."""
-        return "/".join(image["coco_url"].split("/")[-2:])
+        name = "/".join(image["coco_url"].split("/")[-2:])
+        return file_below("", name, f"{self.ann_file}: a coco_url").as_posix()
 
 
 @DATASETS.register_module()

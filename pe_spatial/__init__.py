@@ -12,11 +12,11 @@ if TYPE_CHECKING:  # `as` offers the names to type checkers
     from pe_spatial.common.pictures import read_image as read_image
     from pe_spatial.inference.predictor import Predictor as Predictor
     from pe_spatial.inference.sample import PredictedSample as PredictedSample
+    from pe_spatial.own.run import train as train
     from pe_spatial.segmentation.predictor import SegmentationPredictor as SegmentationPredictor
     from pe_spatial.tracking.frames import open_frames as open_frames
     from pe_spatial.tracking.model import VideoTracker as VideoTracker
     from pe_spatial.training.config import load_config as load_config
-    from pe_spatial.training.launch import train as train
 
 __version__ = "0.1.0"
 
@@ -30,7 +30,7 @@ _MODULES = {
     "load_config": "pe_spatial.training.config",
     "open_frames": "pe_spatial.tracking.frames",
     "read_image": "pe_spatial.common.pictures",
-    "train": "pe_spatial.training.launch",
+    "train": "pe_spatial.own.run",
 }
 __all__ = [*_MODULES]
 

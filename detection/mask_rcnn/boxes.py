@@ -4,6 +4,7 @@ torchvision's `Matcher`, `BalancedPositiveNegativeSampler` and `BoxCoder` comput
 added here is single precision and images without objects.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -22,12 +23,12 @@ class Target(NamedTuple):
     Attributes:
         boxes: [G, 4] xyxy, pixels of the padded input.
         labels: [G] in 0…K-1.
-        masks: bool [G, H, W] in the frame of the boxes, or G outlines.
+        masks: bool [G, H, W] in the frame of the boxes, or G outlines; empty where only boxes are learned.
     """
 
     boxes: Tensor
     labels: Tensor
-    masks: Tensor | list[Outline]
+    masks: Tensor | Sequence[Outline] = ()
 
 
 class Match(NamedTuple):

@@ -14,24 +14,21 @@ def rescale(found: Detections, image_size: tuple[int, int], original_size: tuple
     """Bring detections into the original frame; those without area there are dropped.
 
     Args:
-        found: Detections with masks, in pixels of the network's input.
+        found: Detections in pixels of the network's input.
         image_size: (H, W) of the image inside that input, without padding.
         original_size: (H, W) of the photograph.
 
     Returns:
-        `bboxes` [N, 4], `scores` [N], `labels` [N], `masks` [N, H, W] bool.
+        `bboxes` [N, 4], `scores` [N], `labels` [N] and, where there is a mask head, `masks` [N, H, W] bool.
     """
     (height, width), (original_height, original_width) = image_size, original_size
     ratio = found.boxes.new_tensor([original_width / width, original_height / height] * 2)
     boxes = clip_boxes_to_image(found.boxes * ratio, original_size)
     keep = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
-    assert found.masks is not None, "run the mask head first"
-    return InstanceData(
-        bboxes=boxes[keep],
-        scores=found.scores[keep],
-        labels=found.labels[keep],
-        masks=paste_masks(found.masks[keep], boxes[keep], original_size),
-    )
+    instances = InstanceData(bboxes=boxes[keep], scores=found.scores[keep], labels=found.labels[keep])
+    if found.masks is not None:
+        instances.masks = paste_masks(found.masks[keep], boxes[keep], original_size)
+    return instances
 
 
 def paste_masks(masks: Tensor, boxes: Tensor, size: tuple[int, int], threshold: float = 0.5) -> Tensor:

@@ -24,7 +24,7 @@ class Detections(NamedTuple):
         boxes: [N, 4] xyxy, pixels of the input.
         scores: [N].
         labels: [N].
-        masks: [N, 28, 28], the probability of each cell of the box; None before the mask head has run.
+        masks: [N, 28, 28], the probability of each cell of the box; None before or without the mask head.
     """
 
     boxes: Tensor
@@ -57,6 +57,7 @@ class RoIHeads(nn.Module):
         num_classes: K.
         box_head: Settings of the box head, `ConvFCBoxHead` unless `type` says otherwise.
         mask_head: Settings of the mask head, `ConvUpsampleMaskHead` unless `type` says otherwise.
+        masks: Whether there is a mask head; without one (Faster R-CNN) boxes alone are learned and found.
         class_loss: `SoftmaxLoss` or `FederatedLoss`.
         nms: Settings of the `Suppression`; hard, at an IoU of 0.5, unless they say otherwise.
         samples: Proposals per image that the losses see, at most a quarter of them objects.
@@ -76,6 +77,7 @@ class RoIHeads(nn.Module):
         samples: int = 512,
         score_threshold: float = 0.05,
         max_detections: int = 100,
+        masks: bool = True,
     ) -> None:
         super().__init__()
         self.num_classes = num_classes
@@ -84,18 +86,20 @@ class RoIHeads(nn.Module):
         given = {"in_channels": in_channels, "num_classes": num_classes}
         self.box_head = build_part("box_head", {"type": "ConvFCBoxHead", **(box_head or {})}, in_channels=in_channels)
         self.box_predictor = BoxPredictor(self.box_head.out_channels, num_classes)
-        self.mask_head = build_part("mask_head", {"type": "ConvUpsampleMaskHead", **(mask_head or {})}, **given)
+        self.mask_head = (
+            build_part("mask_head", {"type": "ConvUpsampleMaskHead", **(mask_head or {})}, **given) if masks else None
+        )
         self.class_loss = MODELS.build({"type": "SoftmaxLoss", **(class_loss or {})})
         self.suppress: Suppression = MODELS.build({"type": "Suppression", "threshold": 0.5, **(nms or {})})
         self.box_pooler = RoIPooler(self.box_head.resolution, strides)
-        self.mask_pooler = RoIPooler(self.mask_head.resolution, strides)
+        self.mask_pooler = RoIPooler(self.mask_head.resolution, strides) if self.mask_head else None
         self.coder = DeltaCoder((10.0, 10.0, 5.0, 5.0))
         self.assigner = Assigner((0.5, 0.5), samples, positive_fraction=0.25)
 
     def loss(
         self, features: Sequence[Tensor], proposals: Sequence[Tensor], targets: Sequence[Target]
     ) -> dict[str, Tensor]:
-        """Losses of class, box (L1, over all sampled boxes) and mask (over the sampled objects).
+        """Losses of class, box (L1, over all sampled boxes) and, with a mask head, mask (over the sampled objects).
 
         Args:
             features: Maps [B, C, H, W], finest first.
@@ -108,11 +112,13 @@ class RoIHeads(nn.Module):
         wanted = torch.cat([self._offsets(s, t) for s, t in zip(sampled, targets, strict=True)])  # [objects, 4]
         objects = (labels < self.num_classes).nonzero().squeeze(1)
         predicted = deltas.reshape(len(labels), self.num_classes, 4)[objects, labels[objects]]
-        return {
+        losses = {
             "loss_cls": self.class_loss(logits, labels),
             "loss_box_reg": F.l1_loss(predicted, wanted, reduction="sum") / max(len(labels), 1),
-            "loss_mask": self._mask_loss(features, sampled, targets),
         }
+        return (
+            losses if self.mask_head is None else {**losses, "loss_mask": self._mask_loss(features, sampled, targets)}
+        )
 
     def predict(
         self, features: Sequence[Tensor], proposals: Sequence[Tensor], image_sizes: Sequence[tuple[int, int]]
@@ -126,6 +132,8 @@ class RoIHeads(nn.Module):
             self._detect(b, s, size)
             for b, s, size in zip(boxes.split(counts), scores.split(counts), image_sizes, strict=True)
         ]
+        if self.mask_head is None or self.mask_pooler is None:
+            return found
         crops = self.mask_pooler(features, [d.boxes for d in found])
         masks = self.mask_head(crops, torch.cat([d.labels for d in found])).sigmoid()
         return [d._replace(masks=m) for d, m in zip(found, masks.split([len(d.boxes) for d in found]), strict=True)]
@@ -152,6 +160,7 @@ class RoIHeads(nn.Module):
     def _mask_loss(
         self, features: Sequence[Tensor], sampled: Sequence[SampledBoxes], targets: Sequence[Target]
     ) -> Tensor:
+        assert self.mask_head is not None and self.mask_pooler is not None, "there is no mask head"
         objects = [SampledBoxes(*(field[s.labels < self.num_classes] for field in s)) for s in sampled]
         crops = self.mask_pooler(features, [o.boxes for o in objects])
         logits = self.mask_head(crops, torch.cat([o.labels for o in objects]))

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from pe_spatial.common.console import print_note
-from pe_spatial.common.errors import printable, suggest
+from pe_spatial.common.errors import UserError, printable, suggest
 
 LARGEST = 2**31 - 1
 
@@ -145,6 +145,34 @@ def encoder_weights(options: argparse.Namespace) -> list[str]:
     if not options.weights:
         return []
     return [f"model.backbone.weights={'null' if options.weights == 'none' else options.weights}"]
+
+
+def take_override(options: argparse.Namespace, name: str) -> None:
+    """Give a `key=value` back to the overrides that an argument in front of them has taken."""
+    value = getattr(options, name)
+    if value and "=" in value and not Path(value).exists():
+        options.overrides.insert(0, value)
+        setattr(options, name, "")
+
+
+def slices(options: argparse.Namespace, config: Mapping[str, Any], resized: bool) -> list[str]:
+    """The overrides of the config of a detector that `--slices` and `--slice-overlap` stand for, if they are given.
+
+    Args:
+        options: Of the command.
+        config: Of the model.
+        resized: Whether another option says how large images are.
+
+    Raises:
+        UserError: An overlap without slices.
+    """
+    from pe_spatial.inference.tasks import slicing
+
+    if options.slices is not None:
+        return slicing(config, int(options.slices), options.slice_overlap, resized)
+    if options.slice_overlap is not None:
+        raise UserError(f"--slice-overlap {options.slice_overlap:g} is the overlap of windows; give --slices too")
+    return []
 
 
 # --- the parser -------------------------------------------------------------------------------------------------------

@@ -74,10 +74,12 @@ def dataset_records(name: str, config: "Config") -> list[dict[str, Any]]:
     """
     from mmengine.registry import DATASETS
 
+    from pe_spatial.training.config_checks import require_dataset_types
     from pe_spatial.training.start import naming_mistakes
 
     if "test_dataloader" not in config:
         raise UserError(f"{name} names no dataset (test_dataloader); give a config with one, or name the files")
+    require_dataset_types(config, "test_dataloader")
     with naming_mistakes():
         dataset = DATASETS.build(config.test_dataloader.dataset)
     return [dataset.get_data_info(index) for index in range(len(dataset))]

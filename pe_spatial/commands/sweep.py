@@ -73,6 +73,7 @@ def sweep(options: argparse.Namespace) -> tuple[ModuleType, list[Row]]:
     """Evaluate every combination that is not yet on disk; returns the task's module and all rows."""
     from pe_spatial.common.files import write_json
     from pe_spatial.training.config import load_config
+    from pe_spatial.training.config_checks import require_dataset_types
 
     settings = [dict(pairs) for pairs in itertools.product(*options.vary)]
     plan = {"config": options.config, "overrides": options.overrides, "layers": options.layers}
@@ -80,6 +81,7 @@ def sweep(options: argparse.Namespace) -> tuple[ModuleType, list[Row]]:
     task = None
     for setting in settings:
         config = load_config(options.config, [*options.overrides, *(f"{k}={v}" for k, v in setting.items())])
+        require_dataset_types(config, "train_dataloader", "val_dataloader", "test_dataloader")
         task = find_task(config)
         name = json.dumps(setting)
         if name not in finished:
@@ -161,11 +163,10 @@ def write_table(folder: Path, rows: list[Row]) -> None:
 
 def plot(path: Path, rows: list[Row], task: ModuleType, keys: list[str]) -> None:
     """The metric over the layers, a line per combination; the best layer of each is marked."""
-    from matplotlib.figure import Figure
+    from pe_spatial.visualization.charts import new_figure, save_figure
 
     metric, choose = task.METRIC, max if task.HIGHER_IS_BETTER else min
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
-    axes = figure.add_subplot()
+    figure, (axes,) = new_figure(panel=(8, 4.5))
     curves: dict[str, list[Row]] = {}
     for row in rows:
         curves.setdefault(", ".join(f"{key.rpartition('.')[2]} {row[key]}" for key in keys), []).append(row)
@@ -180,4 +181,4 @@ def plot(path: Path, rows: list[Row], task: ModuleType, keys: list[str]) -> None
     axes.grid(alpha=0.3)
     if len(curves) > 1:
         axes.legend(fontsize="small")
-    figure.savefig(path, dpi=120)
+    save_figure(path, figure, dpi=120)

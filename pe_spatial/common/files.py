@@ -20,7 +20,7 @@ from typing import IO, Any
 
 import psutil
 
-from pe_spatial.common.errors import FullDiskError
+from pe_spatial.common.errors import FullDiskError, OptionError
 
 _TEMPORARY = ".writing"
 _WRITER = re.compile(r"\.([0-9a-f]{8})-(\d+)-(\d+)-\d+\.writing$")
@@ -86,6 +86,44 @@ def atomic_path(path: Path) -> Iterator[Path]:
             temporary.unlink()
 
 
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Give the block the path of a new folder to fill, and put it in place of `path` when the block ends.
+
+    After anything else than the end of the block `path` is as before, and the new folder is removed; one that a killed
+    process has left is removed by the next call.
+
+    Args:
+        path: Is missing, or an empty folder.
+
+    Raises:
+        OptionError: Another disk is mounted at the path.
+        FullDiskError: No space is left.
+        OSError: The folder cannot be written, or `path` is something else.
+    """
+    path = Path(os.path.realpath(path))
+    if os.path.ismount(path):
+        raise OptionError(f"{path} is where a disk is mounted, and no folder can take its place; name one in it")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = temporary_path(path)
+    for old in path.parent.glob(f".*{_TEMPORARY}"):
+        if old.is_dir() and _WRITER.sub("", old.name) == _WRITER.sub("", temporary.name) and _is_leftover(old):
+            shutil.rmtree(old, ignore_errors=True)
+    try:
+        temporary.mkdir()
+        yield temporary
+        os.replace(temporary, path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        if is_full_disk(error):
+            raise full_disk(path) from error
+        if error.filename is not None and Path(str(error.filename)).is_relative_to(temporary):
+            error.filename = str(path / Path(error.filename).relative_to(temporary))
+        raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
 def temporary_path(path: Path) -> Path:
     """A hidden path beside `path` that no other call, thread or process gets; `remove_leftovers` knows its owner."""
     name = path.name.encode(errors="ignore")[:_NAME_BYTES].decode(errors="ignore")
@@ -97,8 +135,12 @@ def put_in_place(temporary: Path, path: Path) -> None:
     """Move a file that was filled step by step to `path`, with its content on the disk."""
     _sync(temporary, os.O_RDWR)
     os.replace(temporary, path)
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
     try:
-        _sync(path.parent, os.O_RDONLY)
+        _sync(folder, os.O_RDONLY)
     except OSError as error:
         if error.errno not in _NO_FOLDER_SYNC:
             raise

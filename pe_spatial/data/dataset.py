@@ -1,8 +1,11 @@
 """The base of all our datasets: mmengine's BaseDataset with reproducible draws and a rule for unreadable files."""
 
+import hashlib
+import json
 import logging
+import os
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -12,6 +15,8 @@ from mmengine.dataset import BaseDataset
 from mmengine.logging import print_log
 
 from pe_spatial.common.errors import OptionError, UnreadableFile, require_choice
+from pe_spatial.common.parts import build_options
+from pe_spatial.data.holdout import Holdout
 from pe_spatial.data.lazy import LazyRecords
 from pe_spatial.data.sampler import Draw
 
@@ -23,13 +28,22 @@ class DenseDataset(BaseDataset):
         *args, **kwargs: Those of mmengine's BaseDataset.
         unreadable: "raise" stops at the first file that cannot be read and names it. "skip" (training only) logs and
             counts it (see `unreadable_indices`) and takes another record instead; the choice is a function of the draw.
+        holdout: Settings of `Holdout`: the dataset is the training or the validation part of its records.
     """
 
-    def __init__(self, *args: Any, unreadable: Literal["raise", "skip"] = "raise", **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        unreadable: Literal["raise", "skip"] = "raise",
+        holdout: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
         require_choice("unreadable", unreadable, ("raise", "skip"))
         if unreadable == "skip" and kwargs.get("test_mode", False):
             raise OptionError("unreadable='skip' with test_mode=True would score a smaller dataset; use 'raise'")
         self.unreadable = unreadable
+        self._fingerprint: str | None = None
+        self.holdout = None if holdout is None else build_options(Holdout, holdout, "holdout")
         super().__init__(*args, **kwargs)
 
     def full_init(self) -> None:
@@ -53,6 +67,28 @@ class DenseDataset(BaseDataset):
             if hasattr(step, "check_dataset"):
                 step.check_dataset(self)
 
+    def filter_data(self) -> Sequence[dict[str, Any]]:
+        """Leave out what another part holds, where there is a `holdout`."""
+        if self.holdout is None:
+            return self.data_list
+        return self.take_part(self.data_list, [record["img_path"] for record in self.data_list])
+
+    def take_part(self, records: Sequence[dict[str, Any]], paths: Sequence[str]) -> Any:
+        """The records of this part, all of them without a `holdout`; who counts objects asks in `load_data_list`.
+
+        Args:
+            records: All records, before any filter, so that the parts are the same whatever is filtered.
+            paths: Of their pictures.
+        """
+        if self.holdout is None:
+            return records
+        rows = self.holdout.rows(paths)
+        verb = "kept" if self.holdout.part == "train" else "held out"
+        share, seed = self.holdout.share, self.holdout.seed
+        text = f"{verb} {len(rows)} of {len(records)} images (share {share:g}, seed {seed}; equal files stay together)"
+        print_log(text, logger="current")
+        return records[rows] if isinstance(records, LazyRecords) else [records[row] for row in rows]
+
     def _serialize_data(self) -> tuple[np.ndarray, np.ndarray]:
         self._require_records(len(self.data_list))  # mmengine's own message speaks of concatenating no arrays
         return super()._serialize_data()
@@ -68,6 +104,21 @@ class DenseDataset(BaseDataset):
         if count == 0:
             source = self.ann_file or self.data_prefix or self.data_root
             raise OptionError(f"{type(self).__name__} has no record; check {source!r}, filter_cfg and indices")
+
+    def image_paths(self) -> list[str]:
+        """The pictures of all records, in their order."""
+        return [self.get_data_info(index)["img_path"] for index in range(len(self))]
+
+    def fingerprint(self) -> str:
+        """A digest of the data: names of the pictures, in order, and objects of each class; made once.
+
+        It is the same wherever the files are moved.
+        """
+        if self._fingerprint is None:
+            names = [os.path.basename(path) for path in self.image_paths()]
+            counts = self.class_counts() if hasattr(self, "class_counts") else {}
+            self._fingerprint = hashlib.sha256(json.dumps([names, counts]).encode()).hexdigest()
+        return self._fingerprint
 
     @property
     def unreadable_indices(self) -> list[int]:

@@ -31,6 +31,8 @@ from pe_spatial.common.tensors import Misfit, shapes_of
 from pe_spatial.training import checkpoint as files
 from pe_spatial.training.checkpoint_content import check_resumable
 from pe_spatial.training.checkpoint_state import check_state
+from pe_spatial.training.data_identity import check_identity, identity
+from pe_spatial.training.frozen_encoders import leave_out_encoders
 from pe_spatial.training.fsdp import FullyShardedModel, gather_full
 from pe_spatial.training.progress import METRICS_FILE, read_metrics
 
@@ -103,6 +105,11 @@ class AtomicCheckpointHook(Hook):
                 f"default_hooks.checkpoint.best: no metric is called {self.best!r}; {suggest(self.best, metrics)}"
             )
         folder, score = Path(runner.work_dir), float(metrics[self.best])
+        if math.isnan(score):
+            runner.logger.warning(
+                f"{self.best} is not defined on this validation data: no checkpoint is the best by it"
+            )
+            return
         if not _agree(lambda: self._improves(score, self._best_so_far(runner))):
             return
         path = folder / f"best_iter_{runner.iter}.pth"
@@ -130,7 +137,7 @@ class AtomicCheckpointHook(Hook):
 
     def _improves(self, score: float, previous: dict[str, Any] | None) -> bool:
         if previous is None or previous["metric"] != self.best:
-            return not math.isnan(score)
+            return True
         return score > previous["score"] if self.rule == "greater" else score < previous["score"]
 
     def _save_last(self, runner: Runner, iteration: int) -> None:
@@ -163,6 +170,7 @@ class AtomicCheckpointHook(Hook):
             return
         check_resumable(checkpoint, Path(path))
         check_state(checkpoint, runner, Path(path))
+        check_identity(checkpoint.get("pe_spatial", {}).get("data"), runner.train_dataloader.dataset, path)
         for key, values in checkpoint.get("pe_spatial", {}).get("log_history", {}).items():
             checkpoint["message_hub"]["log_scalars"][key] = HistoryBuffer(values, [1] * len(values))
         # mmengine compares pickles, in which equal values may differ
@@ -214,13 +222,14 @@ def training_state(runner: Runner, iteration: int, with_optimizer: bool) -> dict
         "message_hub": {"log_scalars": {}, "runtime_info": {}, "resumed_keys": {}},
     }
     if with_optimizer:
-        state["pe_spatial"]["log_history"] = _recent_scalars(runner)
+        state["pe_spatial"] |= {"log_history": _recent_scalars(runner), "data": identity(dataset)}
         state["optimizer"] = gather_full(runner.optim_wrapper.state_dict())
         state["param_schedulers"] = [scheduler.state_dict() for scheduler in runner.param_schedulers or []]
     # EMAHook puts its average into `state_dict`, and the weights that training goes on with into `ema_state_dict`
     runner.call_hook("before_save_checkpoint", checkpoint=state)
     if not with_optimizer:
         state.pop("ema_state_dict", None)
+    leave_out_encoders(state, unwrap(runner.model))
     return state
 
 

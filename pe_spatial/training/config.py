@@ -22,7 +22,7 @@ from pe_spatial.common.trees import entries, sections
 from pe_spatial.common.trust import trusting
 from pe_spatial.training import registry_guard  # noqa: F401 - holds mmengine to the rules of `trust`
 from pe_spatial.training.config_checks import TOP_LEVEL_KEYS, find_problems, has_schema
-from pe_spatial.training.config_files import find_config, origin_of, read_config_file
+from pe_spatial.training.config_files import find_config, origin_of, read_config_file, read_config_files
 from pe_spatial.training.config_values import entry_problems
 from pe_spatial.training.old_names import current_name, update_names
 from pe_spatial.training.trust import require_trusted
@@ -50,9 +50,31 @@ def load_config(name: str | Path, overrides: Sequence[str] = (), trust: Sequence
         return _load_config(name, overrides)
 
 
+def compose_config(
+    parts: Sequence[str | Path], settings: dict[str, Any], overrides: Sequence[str] = (), trust: Sequence[str] = ()
+) -> Config:
+    """As `load_config`, from several files, each over those before it, and settings over all of them.
+
+    Args:
+        parts: Names of files; the config is called after the first.
+        settings: Sections as a file would have them, with `_delete_` and variables.
+        overrides: As in `load_config`.
+        trust: As in `load_config`.
+
+    Raises:
+        ConfigError, OptionError: As `load_config`.
+    """
+    with trusting(trust):
+        paths = [find_config(part) for part in parts]
+        return _resolve(*read_config_files(paths, settings), paths[0], overrides)
+
+
 def _load_config(name: str | Path, overrides: Sequence[str]) -> Config:
     path = find_config(name)
-    settings, origins = read_config_file(path)
+    return _resolve(*read_config_file(path), path, overrides)
+
+
+def _resolve(settings: dict[str, Any], origins: dict[str, str], path: Path, overrides: Sequence[str]) -> Config:
     try:
         config = Config(update_names(settings), filename=path)
     except KeyError as error:  # a name that mmengine keeps for itself
@@ -240,8 +262,9 @@ def _normalize(config: Config) -> None:
 def drop_pretrained(model: Any) -> None:
     """Forget where backbones get their first weights from: a checkpoint is loaded over them anyway.
 
-    What stands below `teachers` keeps its source: teachers are no part of a checkpoint.
+    What stands below `teachers` keeps its source: teachers are no part of a checkpoint. So does an encoder under
+    adapters; see `pe_spatial.training.frozen_encoders`.
     """
     for part in sections(model, without="teachers"):
-        if part.get("weights"):
+        if part.get("weights") and part.get("lora") is None:
             part["weights"] = None

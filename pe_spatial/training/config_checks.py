@@ -7,13 +7,15 @@ from functools import cache
 from importlib import import_module
 from typing import Any
 
+from mmengine.config import Config
 from mmengine.optim import OptimWrapper
 from mmengine.registry import Registry
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, LogProcessor, Runner, TestLoop, ValLoop
 from torch import nn
 from torch.utils.data import DataLoader
 
-from pe_spatial.common.errors import suggest
+from pe_spatial.backbones.lora import LoraOptions
+from pe_spatial.common.errors import ConfigError, suggest
 from pe_spatial.training.config_values import entry_problems, takes_integers, value_problem
 from pe_spatial.training.optim import ParamwiseOptions
 from pe_spatial.training.trust import REGISTRIES, may_import
@@ -57,6 +59,7 @@ _IMPLIED: dict[str, tuple[Callable[..., Any] | None, Set[str]]] = {
     "log_processor": (LogProcessor, set()),
     "optim_wrapper": (OptimWrapper, _CONSUMED["OPTIM_WRAPPERS"]),
     "optim_wrapper.paramwise_cfg": (ParamwiseOptions, set()),
+    "model.backbone.lora": (LoraOptions, set()),
     "env_cfg": (None, {"cudnn_benchmark", "mp_cfg", "dist_cfg", "resource_limit"}),
     "custom_imports": (None, {"imports", "allow_failed_imports"}),
     "auto_scale_lr": (None, {"base_batch_size", "enable"}),
@@ -130,7 +133,7 @@ def _walk(node: Any, path: list[str], registry: str | None, scope: str) -> Itera
                 options = options | _CONSUMED.get(registry or "", set()) | {"type", "_scope_"}
     for key, value in node.items():
         if options is not None and key not in options:
-            yield ".".join([*path, str(key)]), f"{factory_name} has no option {key!r}; {suggest(str(key), options)}"
+            yield ".".join([*path, str(key)]), _unknown(factory_name, str(key), options)
         elif problem := value_problem(factory, key, value):
             yield ".".join([*path, str(key)]), problem
         elif isinstance(value, float) and takes_integers(factory, key):
@@ -141,6 +144,12 @@ def _walk(node: Any, path: list[str], registry: str | None, scope: str) -> Itera
         yield from _untyped(value, [*path, str(key)])
         # the registry of a section holds for what is nested in it until another section begins
         yield from _walk(value, [*path, str(key)], _SECTIONS.get(key, registry), scope)
+
+
+def _unknown(factory_name: str, key: str, options: Set[str]) -> str:
+    if key == "lora":  # what else takes no option of that name has no encoder to adapt
+        return f"{factory_name} is no encoder of ours, and LoRA adapts a PEBackbone alone; leave lora out"
+    return f"{factory_name} has no option {key!r}; {suggest(key, options)}"
 
 
 def _untyped(value: Any, path: list[str]) -> Iterator[tuple[str, str]]:
@@ -157,6 +166,35 @@ def _untyped(value: Any, path: list[str]) -> Iterator[tuple[str, str]]:
             yield place, f"{item!r} is no section with a type, the name of what is built"
         elif not isinstance(item.get("type", ""), str):
             yield f"{place}.type", f"{item['type']!r} is not the name of a class"
+
+
+def require_dataset_types(config: Config, *loaders: str) -> None:
+    """Refuse data that are to be built and do not say of what kind they are.
+
+    Args:
+        config: A loaded config.
+        *loaders: Names of the dataloaders that are built; those that the config lacks do not count.
+
+    Raises:
+        ConfigError: Names the key.
+    """
+    for loader in loaders:
+        for where, dataset in _datasets((config.get(loader) or {}).get("dataset"), f"{loader}.dataset"):
+            if "type" not in dataset:
+                raise ConfigError(
+                    f"{config.filename or 'the config'}: {where} has no type, so nothing can read its data; name the "
+                    f"class of the dataset, for example {where}.type=CocoInstances"
+                )
+
+
+def _datasets(node: Any, where: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """A dataset and those that it is made of, with their keys."""
+    if isinstance(node, dict):
+        yield where, node
+        parts = node.get("datasets")
+        inner = {f"datasets.{index}": part for index, part in enumerate(parts if isinstance(parts, list) else ())}
+        for key, part in {**inner, "dataset": node.get("dataset"), "source": node.get("source")}.items():
+            yield from _datasets(part, f"{where}.{key}")
 
 
 def has_schema(path: Sequence[str], node: Any) -> bool:

@@ -8,6 +8,7 @@ refused. `{{$NAME:default}}` stands for an environment variable.
 
 import os
 import re
+from collections.abc import Sequence
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
@@ -18,6 +19,7 @@ import yaml
 from pe_spatial.common.errors import ConfigError, UnreadableFile, suggest
 from pe_spatial.common.reading import read_text
 from pe_spatial.common.safe_yaml import SafeLoader
+from pe_spatial.common.trees import entries
 from pe_spatial.training.old_names import RECIPES
 
 # a recipe of the working folder comes before the installed one of the same name
@@ -122,6 +124,18 @@ def read_config_file(path: Path, derived: tuple[Path, ...] = ()) -> tuple[Settin
         below = _merge(below, content, (places, more), beside=True)
         places |= more
     return _merge(below, own, (places, origins)), places | origins
+
+
+def read_config_files(paths: Sequence[Path], settings: Settings) -> tuple[Settings, Origins]:
+    """Read several files, each over those before it, and settings over all; otherwise as `read_config_file`."""
+    merged: Settings = {}
+    origins: Origins = {}
+    above = [read_config_file(path) for path in paths]
+    composed = dict.fromkeys((where for where, *_ in entries(settings)), "the composed part")
+    for content, places in [*above, (settings, composed)]:
+        merged = _merge(merged, content, (origins, places))
+        origins |= places
+    return merged, origins
 
 
 def _read_alone(path: Path) -> tuple[Settings, Origins]:

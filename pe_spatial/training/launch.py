@@ -15,6 +15,8 @@ from pe_spatial.common.trust import trusting
 from pe_spatial.training import checkpoint as files
 from pe_spatial.training.binding import count_classes
 from pe_spatial.training.checkpoint_content import check_resumable
+from pe_spatial.training.config_checks import require_dataset_types
+from pe_spatial.training.frozen_encoders import find_sources_from_anywhere
 from pe_spatial.training.planner.rescue import naming_exhaustion
 from pe_spatial.training.progress import METRICS_FILE
 from pe_spatial.training.run_config import differences
@@ -35,11 +37,14 @@ def train(config: Config, resume: Resume = "no", hooks: Sequence[Hook] = (), tru
 
     Raises:
         CheckpointError: Nothing to resume from.
-        ConfigError: The run ends before one of its schedulers begins; or the config asks for code that is not trusted.
+        ConfigError: The run ends before one of its schedulers begins; a dataset has no type; or the config asks for
+            code that is not trusted.
         NotEnoughMemory: With the changes that need less.
         UserError: The folder holds another run, or another process trains there.
     """
     _check_schedule(config)
+    require_dataset_types(config, "train_dataloader", "val_dataloader")
+    find_sources_from_anywhere(config.get("model"))
     folder = Path(config.work_dir)
     with trusting(trust), prepare(config, folder) as changes:
         last, damaged = _find_start(folder, resume)
@@ -118,7 +123,8 @@ def evaluate(
 
     Raises:
         CheckpointError: No checkpoint.
-        ConfigError: The config has neither test nor validation data, or asks for code that is not trusted.
+        ConfigError: The config has neither test nor validation data, or these have no type; or it asks for code that is
+            not trusted.
         UserError: Another process evaluates into the same folder.
     """
     folder = Path(config.work_dir)
@@ -126,6 +132,7 @@ def evaluate(
     files.load_checkpoint(path)  # fails here, with a clear error, rather than after the data are loaded
     output = output or folder / "evaluation"
     entries = _test_entries(config)
+    require_dataset_types(config, "test_dataloader" if config.get("test_dataloader") else "val_dataloader")
     with trusting(trust), prepare(config, output) as changes:
         changes |= entries | {"resume": False, "load_from": str(path)}
         with naming_mistakes():

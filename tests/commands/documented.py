@@ -37,6 +37,8 @@ def _texts():
     """(place, shell text) of every line that is or holds a command, continued lines joined."""
     for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md"):
         yield from _of_markdown(ROOT / name)
+    for path in sorted((ROOT / "docs").rglob("*.md")):
+        yield from _of_markdown(path)
     yield from _of_lines(ROOT / "Makefile", r"\t+")
     for path in sorted((ROOT / "configs").rglob("*.yaml")):
         yield from _of_lines(path, r"# {2,}(?:on \d+ GPUs: )?")

@@ -33,10 +33,16 @@ cache-teacher --input --output
     --input photos/*.png --output maps --grid 2 --device cpu
 cache-teacher --input --output --rank
     --input list.txt --output maps_rank --rank 1 --grid 2 --device cpu
+check
+    demo/data/annotations/instances_train.json --tiles 1 --output sheets_of_data
 check --config
     --config demo/seg_linear_tiny_shapes.yaml
 check --config --limit --output
     --config demo/seg_linear_tiny_shapes.yaml --limit 3 --output sheets
+compare
+    run interrupted
+compare --output
+    run interrupted --output compared
 configs copy
     copy pe_g_coco mine.yaml
 configs list
@@ -49,6 +55,8 @@ demo --force --image-size --images --output --video-size
     --output drawn --images 6 --image-size 32 --video-size 32 48 --force
 demo --formats --image-size --images --output
     --output drawn_coco --images 6 --image-size 32 --formats coco
+demo --formats --image-size --images --object-size --objects --output
+    --output drawn_small --images 6 --image-size 64 --objects 4 --object-size 6 10 --formats coco
 demo --frames --image-size --images --output --video-size --videos
     --output drawn_videos --images 6 --image-size 32 --videos 1 --frames 2 --video-size 32 48
 demo --image-size --images --output
@@ -91,6 +99,11 @@ track --config --output --shard
     --config davis/tiny.yaml --output tracked_s --shard 2/2 test_dataloader.dataset.data_root=davis
 train --checkpoint --config --eval-only
     --config toy.yaml --eval-only --checkpoint run/iter_6.pth
+train --data --epochs --model
+    detection --data demo/data --model mask_rcnn-tiny --epochs 1 --image-size 64 --workers 0
+train --data --epochs --model --output
+    detection --data demo/data --model mask_rcnn-tiny --epochs 1 --output run_of_mine --image-size 64
+    --workers 0
 train --config
     --config toy.yaml work_dir=run_plain
 train --config --eval-only
@@ -140,6 +153,8 @@ benchmark tracking
     tests/commands/test_benchmark.py::test_tracking_compares_equal_results
 convert --config --input --output --to
     tests/detection/test_conversion.py::test_classes_of_coco_are_known_without_its_files
+convert --input --merge --output --to
+    tests/training/test_lora_runs.py::test_a_merged_checkpoint_predicts_the_same_and_is_a_plain_one
 convert --input --output --patch-size --to
     tests/detection/test_conversion.py::test_tool_finds_the_variant_and_resamples_the_patches
 convert --input --output --to
@@ -148,12 +163,20 @@ env
     tests/commands/test_shell.py::test_env_names_versions_extras_and_weights
 env --json
     tests/commands/test_shell.py::test_env_names_versions_extras_and_weights
+eval --slices
+    tests/detection/test_slicing.py::test_evaluation_and_prediction_agree
+predict --checkpoint --input --output --slices
+    tests/detection/test_slicing.py::test_predict_sees_the_picture_at_its_own_size
+train --cache-features --config
+    tests/training/test_feature_cache.py::test_the_command_takes_the_option_and_a_resumed_run_remembers_it
 sweep --config --layers --output
     tests/commands/test_sweep.py::test_variations_are_compared_in_one_table_and_go_on_after_an_interruption
 sweep --config --layers --output --vary
     tests/commands/test_sweep.py::test_variations_are_compared_in_one_table_and_go_on_after_an_interruption
 sweep --config --output
     tests/commands/test_sweep.py::test_probes_of_all_layers_are_trained_from_one_command
+tools/dev/measure_tuning.py --image-size --rank --variant
+    tests/commands/test_measure_tuning.py::test_states_are_sixteen_bytes_of_what_is_trained_and_four_of_what_is_not
 tools/dev/make_demo_encoder.py
     tests/commands/test_measure_alignment.py::test_the_demo_encoder_is_a_core_file
 train --allow-import --config
@@ -182,6 +205,8 @@ benchmark teacher --grid --image-size --input --limit
     needs SAM 2; test_benchmark_teacher.py runs where it is
 benchmark teacher --image-size --input
     needs SAM 2; test_benchmark_teacher.py runs where it is
+train --allow-import --resume
+    needs wandb and an account
 <detectron2>/tools/lazyconfig_train_net.py --config-file --num-gpus
     is Detectron2's; test_detectron2_adapter.py
 detectron2/tools/lazyconfig_train_net.py --config-file --num-gpus

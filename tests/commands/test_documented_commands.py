@@ -39,6 +39,7 @@ TOOLS = {
         "measure_annotations",
         "measure_label_errors",
         "measure_planner",
+        "measure_tuning",
     )
 }
 
@@ -129,7 +130,7 @@ def test_a_new_command_would_be_found(tmp_path, monkeypatch):
 
 def test_every_line_of_a_shell_block_is_known():
     """Ours, other programs that set things up, and keys of configs, which load."""
-    others = r"make |git clone |pip install |pip wheel |source |export |SAM2_BUILD_CUDA=0 pip |#"
+    others = r"make |git clone |less |pip install |pip wheel |source |export |SAM2_BUILD_CUDA=0 pip |#"
     unknown = []
     for place, text in documented._of_markdown(ROOT / "README.md"):
         follows = place.startswith("README.md") and _is_continued(place)

@@ -8,6 +8,7 @@ import pytest
 from format_scenes import TRUTH, copy_of, objects_of
 
 from pe_spatial.common.errors import AnnotationError, UserError
+from pe_spatial.data.annotations.entries import MARKS
 from pe_spatial.data.formats import read_instances
 
 
@@ -32,26 +33,40 @@ def first(key, **entries):
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (first("images", file_name=None), "image 1: file_name is None"),
+        (first("images", file_name=None), "image 1 has no file_name"),
         (first("images", file_name="../../a.png"), "leads out of the data set"),
-        (first("images", height=None), "image 1: height is None; it must be a whole number"),
-        (first("images", width=0), r"image 1 \(a\.png\): width is 0; it must be at least 1"),
-        (first("images", id=2), "image id 2 is used 2 times"),
-        (first("images", id=True), "id is True"),
-        (first("categories", name=None), "category 1: name is None"),
-        (first("categories", name="dog"), "'dog' is empty or stands twice"),
-        (first("categories", id=2), "category id 2 is used 2 times"),
-        (first("annotations", image_id=7), "annotation 1: image_id 7 is not in the file; known: 1, 2"),
-        (first("annotations", category_id="cat"), "annotation 1: category_id is 'cat'"),
-        (first("annotations", bbox=[1, 2, 3]), r"annotation 1: bbox is \[1, 2, 3\]"),
+        (first("images", height=None), "image 1 has no height"),
+        (first("images", width=0), "image 1: width is 0, but must be 1 to"),
+        (first("images", width="wide"), "image 1: width is 'wide', but must be an integer"),
+        (first("images", id=2), "image id 2 is used twice"),
+        (first("images", id=True), "image True: id is True, but must be an integer"),
+        (first("categories", name=None), "category 1: name is None, but must be a text"),
+        (first("categories", name="dog"), "categories 1 and 2 have the name 'dog'"),
+        (first("categories", id=2), "categories 2 twice have the id 2"),
+        (first("annotations", image_id=7), "a image_id that is not in the file, for example 7 in number 1 of the list"),
+        (
+            first("annotations", category_id="cat"),
+            r"annotation 1 \(image 1\): category_id is 'cat', but must be an integer",
+        ),
+        (
+            first("annotations", bbox=[1, 2, 3]),
+            r"annotation 1 \(image 1\): bbox is \[1, 2, 3\], but must be four finite numbers",
+        ),
         (first("annotations", bbox=[1, 2, 3, math.inf]), "bbox is .*finite"),
         (first("annotations", iscrowd="maybe"), "iscrowd is 'maybe'"),
-        (first("annotations", segmentation=[[1, 2, 3, 4]]), "a polygon of 4 numbers"),
-        (first("annotations", segmentation=[[1, 2, 3, 4, 5, math.nan]]), "segmentation .* is neither finite polygons"),
-        (first("annotations", segmentation=[{"size": [1, 1]}]), "segmentation .* is neither finite polygons"),
-        (first("annotations", id=2), "annotation id 2 is used 2 times"),
-        (lambda content: content.update(annotations=None), "annotations is no list"),
-        (lambda content: content["annotations"].append(None), "annotations is no list of entries"),
+        (first("annotations", segmentation=[[1, 2, 3, 4, 5]]), "a polygon of 5 coordinates"),
+        (first("annotations", segmentation=[[1, 2, 900, 4, 5, 6]]), "polygons that reach to"),
+        (first("annotations", segmentation={"size": [9, 9], "counts": [81]}), "an RLE for an image of 9, 9"),
+        (
+            first("annotations", segmentation=[[1, 2, 3, 4, 5, math.nan]]),
+            "has the coordinate nan, but must be a finite number",
+        ),
+        (first("annotations", segmentation=[{"size": [1, 1]}]), "segmentation has the coordinate"),
+        (lambda content: content.update(annotations=None), "no list of annotations"),
+        (
+            lambda content: content["annotations"].append(None),
+            "annotation number 4 of the list: None, but must be an object",
+        ),
     ],
 )
 def test_faults_are_named(edited, edit, message):
@@ -86,6 +101,26 @@ def test_objects_without_masks_among_others_are_counted(edited):
     part = edited(first("annotations", segmentation=[]))
     assert part.notes == ("objects without mask, of which only the box is known: 1",)
     assert ["segmentation" in a for a in part.annotations] == [False, True, True]
+
+
+def test_polygons_of_two_points_are_no_masks_and_are_counted(edited):
+    part = edited(first("annotations", segmentation=[[1, 2, 3, 4]]))
+    assert ["segmentation" in a for a in part.annotations] == [False, True, True]
+    assert part.notes[1] == "polygons of fewer than three points left out: 1"
+
+
+def test_ids_that_repeat_are_counted_and_replaced(edited):
+    part = edited(first("annotations", id=2))
+    assert part.notes == ("annotation ids that are used more than once: 1 (2)",)
+    assert [a["id"] for a in part.annotations] == [1, 2, 3] and objects_of(part) == TRUTH
+
+
+@pytest.mark.parametrize("value", [1, True, "1"])
+@pytest.mark.parametrize("inside", [False, True])
+def test_marks_stand_in_the_object_or_in_its_attributes(edited, value, inside):
+    marks = {"occluded": value, "truncated": 0, "difficult": None, "rotation": 0.0}
+    part = edited(first("annotations", **({"attributes": marks} if inside else marks)))
+    assert [{key for key in a if key in MARKS} for a in part.annotations] == [{"occluded"}, set(), set()]
 
 
 def test_pictures_are_searched_but_not_guessed(tmp_path):

@@ -15,11 +15,12 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
+from pe_spatial.common.errors import UnreadableFile
 from pe_spatial.common.locks import lock_folder
 from pe_spatial.data.annotations.columns import Columns, ColumnWriter, DamagedTable, open_columns
 
 SMALLEST = 16 << 20  # bytes; smaller files are read in less than a second
-_VERSION = 1  # of what tables hold
+_VERSION = 2  # of what tables hold, and of how the files of every format are read
 _BUILDING = ".building-"
 
 Build = Callable[[Path, ColumnWriter], dict[str, Any]]
@@ -35,10 +36,6 @@ def cache_folder() -> Path:
 def read_table(source: Path, kind: str, build: Build) -> Columns:
     """The table of a file: made in memory, or made once and mapped from the cache where the file is large.
 
-    Processes that need one table at the same time wait for the first. A table of another version of the file or of
-    pe_spatial is not used, and neither is a damaged one. Where the cache cannot be written a warning says so, and the
-    table stays in the memory of this process.
-
     Args:
         source: The file.
         kind: Of the table; one file may have several.
@@ -48,16 +45,38 @@ def read_table(source: Path, kind: str, build: Build) -> Columns:
         OSError: The file cannot be read.
     """
     status = source.stat()
-    if status.st_size < SMALLEST:
+    is_large = status.st_size >= SMALLEST
+    state = f"{status.st_size} {status.st_mtime_ns} {status.st_ino}" if is_large else None
+    return keep_table(source, kind, state, build)
+
+
+def keep_table(source: Path, kind: str, state: str | None, build: Build) -> Columns:
+    """A table that is made once and mapped from the cache by all processes.
+
+    Processes that need one table at the same time wait for the first. A table of another version of its source or of
+    pe_spatial is not used, and neither is a damaged one. Where the cache cannot be written a warning says so, and the
+    table stays in the memory of this process.
+
+    Args:
+        source: The file or folder.
+        kind: Of the table; one source may have several.
+        state: Differs between versions of the source; None makes the table in memory, for a source that is read fast.
+        build: Fills a table from the source, and returns its header.
+
+    Raises:
+        OSError: The source cannot be read.
+    """
+    if state is None:
         return _build(source, None, build)
     family = hashlib.sha256(f"{source.resolve()} {kind}".encode("utf-8", "surrogateescape")).hexdigest()[:16]
-    state = f"{status.st_size} {status.st_mtime_ns} {status.st_ino} {_VERSION}"
-    name = f"{family}-{hashlib.sha256(state.encode()).hexdigest()[:16]}"
+    name = f"{family}-{hashlib.sha256(f'{state} {_VERSION}'.encode()).hexdigest()[:16]}"
     try:
         with lock_folder(cache_folder(), family, "reads the same annotations", wait=True):
             return _kept(cache_folder(), family, name, lambda folder: _build(source, folder, build))
+    except UnreadableFile:
+        raise
     except OSError as error:
-        if error.filename is not None and Path(error.filename) == source:
+        if error.filename is not None and not Path(str(error.filename)).is_relative_to(cache_folder()):
             raise
         warnings.warn(
             f"{cache_folder()}: the table of {source} cannot be kept ({error.strerror or error}), so every process "

@@ -1,4 +1,4 @@
-"""The columns of a COCO file: gathered in one pass over the file, then joined by their ids.
+"""The columns of a COCO file, or of lists of its form: gathered in one pass, then joined by their ids.
 
 M images, N annotations, K categories. Columns:
 
@@ -7,11 +7,13 @@ M images, N annotations, K categories. Columns:
   follow in the file.
 * annotations: `id` (-1: none), `image` and `category` (rows), `box` [N, 4] as in the file (x, y, width, height), `area`
   (NaN: not given), `crowd`, `shape` (how the mask is given), `outside` (whether the box leaves the image), `is_first`
-  (the first object of its category in its image), and the parts `polygon_sizes`, `coordinates` and `runs` of the mask.
+  (the first object of its category in its image), the parts `polygon_sizes`, `coordinates` and `runs` of the mask, and
+  of `FOREIGN_COCO` alone `marks` (a bit for each of `MARKS`).
 * `NAME_end` says where the part of each row in `NAME` ends.
 """
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -23,42 +25,91 @@ from numpy.typing import NDArray
 from pe_spatial.common.console import progress
 from pe_spatial.common.errors import AnnotationError, few
 from pe_spatial.data.annotations.columns import ColumnWriter
-from pe_spatial.data.annotations.entries import Category, Image, Object, decode
+from pe_spatial.data.annotations.entries import (
+    COCO,
+    FOREIGN_COCO,
+    MARKS,
+    Category,
+    ForeignObject,
+    Image,
+    Object,
+    decode,
+)
 from pe_spatial.data.annotations.json_files import read_members
 from pe_spatial.data.annotations.linking import Ids, append_texts, check_categories, settle_ends
 from pe_spatial.data.annotations.masks import Rle
 
 LISTS = ("images", "annotations", "categories")
+NO_ID = -1  # in `id`, where the file gives none
 NO_MASK, POLYGONS, RLE, TOO_SMALL = range(4)  # values of `shape`; too small: no polygon has three points
 INSIDE, PARTLY, NO_AREA = range(3)  # values of `outside`; no area: of the box, or of its part in the image
+Kinds = Mapping[str, type[msgspec.Struct]]
 _TOLERANCE = 1.0  # pixels by which a box may leave its image, for boxes are rounded
 _BLOCK = 1 << 20  # rows that are joined at a time
+_ENTRIES = 1 << 14  # of lists in memory that are converted at a time
 
 
-def gather(source: Path, writer: ColumnWriter) -> dict[str, Any]:
+def gather(source: Path, writer: ColumnWriter, kinds: Kinds = COCO) -> dict[str, Any]:
+    """Fill the columns from a file; see `fill`.
+
+    Args:
+        source: The file.
+        writer: Has no column yet.
+        kinds: See `fill`.
+
+    Returns:
+        The header.
+
+    Raises:
+        AnnotationError: As `fill`, and for a file that is no COCO file.
+        OSError: The file cannot be read.
+    """
+    with progress(f"reading {source.name}", source.stat().st_size >> 20, "MB") as bar:
+
+        def pieces() -> Iterator[tuple[str, bytes]]:
+            for key, text, position in read_members(source, LISTS, "COCO instances"):
+                yield key, text
+                bar.advance((position >> 20) - bar.done)
+
+        return fill(str(source), writer, pieces(), kinds)
+
+
+def gather_lists(source: str, writer: ColumnWriter, lists: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
+    """Fill the columns from the lists of a COCO file that are in memory; see `fill`."""
+    starts = ((key, start) for key in LISTS for start in range(0, len(lists[key]), _ENTRIES))
+    return fill(source, writer, ((key, json.dumps(lists[key][n : n + _ENTRIES]).encode()) for key, n in starts))
+
+
+def fill(source: str, writer: ColumnWriter, pieces: Iterable[tuple[str, bytes]], kinds: Kinds = COCO) -> dict[str, Any]:
     """Fill the columns.
+
+    Args:
+        source: What is read, for messages.
+        writer: Has no column yet.
+        pieces: Key and JSON of parts of the lists.
+        kinds: `COCO`, or `FOREIGN_COCO`.
 
     Returns:
         The header: `categories` in the order of their rows, and `tiny_polygons`, the number of polygons of fewer than
         three points, which are left out.
 
     Raises:
-        AnnotationError: The file is no COCO file, or holds a value that cannot be taken; says which entry.
-        OSError: The file cannot be read.
+        AnnotationError: A value that cannot be taken, an id that is used twice or refers to nothing; says which entry.
     """
     categories: list[Category] = []
     tiny = 0
     append_images(writer, [])
     _append_objects(writer, [])
-    with progress(f"reading {source.name}", source.stat().st_size >> 20, "MB") as bar:
-        for key, text, position in read_members(source, LISTS, "COCO instances"):
-            if key == "images":
-                append_images(writer, decode(Image, text, str(source)))
-            elif key == "annotations":
-                tiny += _append_objects(writer, decode(Object, text, str(source)))
-            else:
-                categories += decode(Category, text, str(source))
-            bar.advance((position >> 20) - bar.done)
+    for key, text in pieces:
+        entries: list[Any] = decode(kinds[key], text, source)
+        if key == "images":
+            append_images(writer, entries)
+        elif key == "annotations":
+            tiny += _append_objects(writer, entries)
+            if kinds is FOREIGN_COCO:
+                writer.append("marks", list(map(_mark_bits, entries)), "u1")
+        else:
+            categories += entries
     categories.sort(key=lambda category: category.id)
     check_categories(source, categories)
     _join(source, writer, np.array([category.id for category in categories], np.int64))
@@ -85,7 +136,7 @@ def _extras(image: Image) -> bytes:
 
 def _append_objects(writer: ColumnWriter, objects: Sequence[Object]) -> int:
     """Add annotations; returns how many polygons of fewer than three points were left out."""
-    writer.append("id", [item.id if item.id is not None else -1 for item in objects], "i8")
+    writer.append("id", [item.id if item.id is not None else NO_ID for item in objects], "i8")
     writer.append("image_of", [item.image_id for item in objects], "i8")
     writer.append("category_of", [item.category_id for item in objects], "i8")
     writer.append("box", [item.bbox for item in objects], "f8", width=4)
@@ -105,6 +156,13 @@ def _append_objects(writer: ColumnWriter, objects: Sequence[Object]) -> int:
     append_texts(writer, "runs", runs)
     writer.append("extent", _extents(masks, coordinates, np.array(sizes, np.int64)), "f8", width=4)
     return sum(given) - sum(map(len, polygons))
+
+
+def _mark_bits(item: ForeignObject) -> int:
+    if item.attributes is item.difficult is item.truncated is item.occluded is None:  # nearly always: the fast way
+        return 0
+    places = [item] if item.attributes is None else [item, item.attributes]
+    return sum(1 << bit for bit, mark in enumerate(MARKS) if any(getattr(place, mark) in (1, "1") for place in places))
 
 
 def _shape(mask: Any, polygons: Sequence[Any]) -> int:
@@ -129,7 +187,7 @@ def _extents(masks: Sequence[Any], coordinates: NDArray[np.float64], sizes: NDAr
 
 
 # --- joining ----------------------------------------------------------------------------------------------------------
-def _join(source: Path, writer: ColumnWriter, category_ids: NDArray[np.int64]) -> None:
+def _join(source: str, writer: ColumnWriter, category_ids: NDArray[np.int64]) -> None:
     """Replace ids by rows, and settle what takes both images and annotations to know."""
     images = Ids(source, "image", writer.column("image_id"))
     categories = Ids(source, "category", category_ids)
@@ -148,11 +206,11 @@ def _join(source: Path, writer: ColumnWriter, category_ids: NDArray[np.int64]) -
         writer.drop(name)
 
 
-def _check_masks(source: Path, writer: ColumnWriter, block: slice, sides: NDArray[np.int32]) -> None:
+def _check_masks(source: str, writer: ColumnWriter, block: slice, sides: NDArray[np.int32]) -> None:
     """Refuse RLEs of another size than their image, and polygons that reach further beyond it than its own size.
 
     Args:
-        source: The file, for messages.
+        source: What is read, for messages.
         writer: Has the columns.
         block: The rows to check.
         sides: Width, height, width, height of the image of each [n, 4]; 0 where it is not known.

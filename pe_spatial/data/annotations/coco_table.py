@@ -2,16 +2,19 @@
 
 import json
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pe_spatial.common.errors import AnnotationError
 from pe_spatial.data.annotations import coco_columns
-from pe_spatial.data.annotations.cache import read_table
+from pe_spatial.data.annotations.cache import Build, read_table
 from pe_spatial.data.annotations.coco_columns import POLYGONS, RLE
 from pe_spatial.data.annotations.columns import Columns
+from pe_spatial.data.annotations.entries import FOREIGN_COCO
 from pe_spatial.data.annotations.json_files import unreadable
 
 
@@ -59,6 +62,7 @@ class CocoTable(ImageTable):
 
     Args:
         path: Of the file.
+        columns: What it holds, where that is read otherwise.
 
     Attributes:
         path: Of the file.
@@ -71,12 +75,9 @@ class CocoTable(ImageTable):
             entry and the rule; an id or a name that is used twice, or an id that refers to nothing.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, columns: Columns | None = None) -> None:
         self.path = Path(path)
-        try:
-            super().__init__(read_table(self.path, "coco", coco_columns.gather))
-        except OSError as error:
-            raise unreadable(path, error) from error
+        super().__init__(_read(self.path, "coco", coco_columns.gather) if columns is None else columns)
         self.categories: list[dict[str, Any]] = self.columns.header["categories"]
         self.tiny_polygons: int = self.columns.header["tiny_polygons"]
 
@@ -119,6 +120,30 @@ class CocoTable(ImageTable):
         images = [{**self.image(row), **self.image_extras(row)} for row in range(len(image_ids))]
         return {"images": images, "categories": self.categories, "annotations": annotations}
 
+    def incomplete(self, row: int, field: str) -> AnnotationError:
+        """The error of an image that lacks a field that every image needs."""
+        return AnnotationError(
+            f"{self.path}: image {self.image(row)['id']} has no {field}; COCO images have id, file_name, height and "
+            "width"
+        )
+
     def image_extras(self, image: int) -> dict[str, Any]:
         """LVIS's lists `neg_category_ids` and `not_exhaustive_category_ids` of an image, if it has them."""
         return json.loads(self.text("image_extras", image) or b"{}")
+
+
+def read_foreign(path: Path) -> CocoTable:
+    """The table of a file whose images may be named by paths of another machine: they must not be opened as they are.
+
+    Raises:
+        AnnotationError: As `CocoTable`.
+    """
+    gather = partial(coco_columns.gather, kinds=FOREIGN_COCO)
+    return CocoTable(path, _read(path, "coco with any names", gather))
+
+
+def _read(path: Path, kind: str, gather: Build) -> Columns:
+    try:
+        return read_table(path, kind, gather)
+    except OSError as error:
+        raise unreadable(path, error) from error

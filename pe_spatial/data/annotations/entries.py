@@ -10,15 +10,19 @@ from typing import Annotated, Any, Literal, TypeVar, cast
 
 import msgspec
 
-from pe_spatial.common.errors import AnnotationError
+from pe_spatial.common.errors import AnnotationError, few
 from pe_spatial.data.annotations import values
 from pe_spatial.data.annotations.masks import Polygons, Rle, as_coco, normalize_mask
 
 Box = tuple[float, float, float, float]
 Id = Annotated[int, msgspec.Meta(ge=-values.LARGEST_ID, le=values.LARGEST_ID)]
+Area = Annotated[float, msgspec.Meta(ge=0)]
 Side = Annotated[int, msgspec.Meta(ge=1, le=values.LONGEST_SIDE)]
+Level = Annotated[int, msgspec.Meta(ge=0, le=255)]
 Text = Annotated[str, msgspec.Meta(pattern=r"\S")]
 FileName = Annotated[str, msgspec.Meta(pattern=r"\A(?!/)(?!(?:.*/)?\.\.(?:/|\Z))[^\0]*[^\s\0][^\0]*\Z")]  # see values
+AnyName = Annotated[str, msgspec.Meta(pattern=r"\A[^\0]*[^\s\0][^\0]*\Z")]
+MARKS = ("difficult", "truncated", "occluded")
 
 
 class Image(msgspec.Struct):
@@ -28,7 +32,7 @@ class Image(msgspec.Struct):
     file_name: FileName | None = None
     height: Side | None = None
     width: Side | None = None
-    coco_url: FileName | None = None
+    coco_url: str | None = None  # only LVIS reads it, and asks then whether it is one
     neg_category_ids: list[Id] | None = None
     not_exhaustive_category_ids: list[Id] | None = None
 
@@ -40,7 +44,7 @@ class Object(msgspec.Struct):
     category_id: Id
     bbox: Box
     id: Id | None = None
-    area: float | None = None
+    area: Area | None = None
     iscrowd: Literal[0, 1] = 0
     segmentation: Polygons | Rle | None = None
 
@@ -51,8 +55,37 @@ class Category(msgspec.Struct, omit_defaults=True):
     id: Id
     name: Text
     isthing: Literal[0, 1] | None = None
-    color: list[Id] | None = None
+    color: tuple[Level, Level, Level] | None = None
     frequency: Text | None = None
+
+
+class ForeignImage(Image):
+    """An image that may be named by a path of the machine that wrote the file; the reader looks for it here."""
+
+    file_name: AnyName | None = None
+
+
+class Marks(msgspec.Struct):
+    """What Pascal VOC notes of an object; what is neither 1, "1" nor true counts as 0."""
+
+    difficult: Any = None
+    truncated: Any = None
+    occluded: Any = None
+
+
+class ForeignObject(Object):
+    """An object with its marks, which CVAT has in `attributes`."""
+
+    difficult: Any = None
+    truncated: Any = None
+    occluded: Any = None
+    attributes: Marks | None = None
+
+
+class ForeignCategory(Category):
+    """A class with its group."""
+
+    supercategory: str | None = None
 
 
 class Segment(msgspec.Struct):
@@ -71,7 +104,7 @@ class PanopticMap(msgspec.Struct):
     segments_info: list[Segment]
 
 
-Entry = TypeVar("Entry", Image, Object, Category, PanopticMap)
+Entry = TypeVar("Entry", bound=msgspec.Struct)
 Convert = Callable[[Any], Any]
 
 
@@ -92,8 +125,26 @@ def _flag(value: Any) -> int:
     return int(values.flag(value))
 
 
-def _segment(value: Any) -> Segment:
-    return _build(Segment, value)
+def _address(value: Any) -> str | None:
+    """A text; None for anything else, for nearly nobody reads it."""
+    try:
+        return values.text(value)
+    except ValueError:
+        return None
+
+
+def _segments(value: Any) -> list[Segment]:
+    segments: list[Segment] = []
+    for number, item in enumerate(_list_of(lambda item: item)(value), start=1):
+        try:
+            segments.append(_build(Segment, item))
+        except ValueError as error:
+            raise ValueError(f"has as segment number {number}: {error}") from None
+    return segments
+
+
+def _marks(value: Any) -> Marks | None:
+    return _build(Marks, value) if isinstance(value, Mapping) else None
 
 
 # what each field is made of; a field that is not there is a null one
@@ -103,7 +154,7 @@ _FIELDS: dict[type, dict[str, Convert]] = {
         "file_name": _optional(values.file_name),
         "height": _optional(values.side),
         "width": _optional(values.side),
-        "coco_url": _optional(values.file_name),
+        "coco_url": _address,
         "neg_category_ids": _optional(_list_of(values.integer)),
         "not_exhaustive_category_ids": _optional(_list_of(values.integer)),
     },
@@ -112,7 +163,7 @@ _FIELDS: dict[type, dict[str, Convert]] = {
         "category_id": values.integer,
         "bbox": values.box,
         "id": _optional(values.integer),
-        "area": _optional(values.number),
+        "area": _optional(values.area),
         "iscrowd": _flag,
         "segmentation": normalize_mask,
     },
@@ -120,13 +171,33 @@ _FIELDS: dict[type, dict[str, Convert]] = {
         "id": values.integer,
         "name": values.text,
         "isthing": _optional(_flag),
-        "color": _optional(_list_of(values.integer)),
+        "color": _optional(values.color),
         "frequency": _optional(values.text),
     },
     Segment: {"id": values.integer, "category_id": values.integer, "iscrowd": _flag},
-    PanopticMap: {"image_id": values.integer, "file_name": values.file_name, "segments_info": _list_of(_segment)},
+    PanopticMap: {"image_id": values.integer, "file_name": values.file_name, "segments_info": _segments},
 }
-_NAMES = {Image: "image", Object: "annotation", Category: "category", PanopticMap: "annotation"}
+_FIELDS |= {
+    Marks: dict.fromkeys(MARKS, lambda value: value),
+    ForeignImage: {**_FIELDS[Image], "file_name": _optional(values.any_name)},
+    ForeignObject: {**_FIELDS[Object], "attributes": _marks, **dict.fromkeys(MARKS, lambda value: value)},
+    ForeignCategory: {
+        **_FIELDS[Category],
+        "supercategory": lambda value: value if isinstance(value, str) else None,
+    },
+}
+# the lists of a COCO file <- their entries: of files that are read as they stand, and of those of other machines
+COCO: dict[str, type[msgspec.Struct]] = {"images": Image, "annotations": Object, "categories": Category}
+FOREIGN_COCO: dict[str, type[msgspec.Struct]] = {
+    "images": ForeignImage,
+    "annotations": ForeignObject,
+    "categories": ForeignCategory,
+}
+_NAMES: dict[type[msgspec.Struct], str] = {
+    **dict.fromkeys((Image, ForeignImage), "image"),
+    **dict.fromkeys((Object, ForeignObject, PanopticMap), "annotation"),
+    **dict.fromkeys((Category, ForeignCategory), "category"),
+}
 _DECODERS = {kind: msgspec.json.Decoder(list[kind]) for kind in _NAMES}  # type: ignore[valid-type]
 
 
@@ -153,7 +224,7 @@ def decode(kind: type[Entry], text: bytes, source: str) -> list[Entry]:
         except (ValueError, RecursionError) as error:
             raise AnnotationError(f"{source}: not JSON: {error}") from None
         return [convert(kind, item, source, number) for number, item in enumerate(items)]
-    if kind is Object:
+    if issubclass(kind, Object):
         for entry in cast("list[Object]", entries):
             if entry.segmentation is not None and not _is_plain(entry.segmentation):
                 _settle_mask(entry, source)
@@ -195,15 +266,16 @@ def convert(kind: type[Entry], item: Any, source: str, number: int) -> Entry:
         return _build(kind, item)
     except ValueError as error:
         name = _NAMES[kind]
-        known = isinstance(item, Mapping) and isinstance(item.get("id"), int | str)
-        where = f"{name} {item['id']!r}" if known else f"{name} number {number + 1} of the list"
-        image = f" (image {item['image_id']!r})" if known and "image_id" in item else ""
+        entry = item if isinstance(item, Mapping) else {}
+        known = isinstance(entry.get("id"), int | str)
+        where = f"{name} {entry['id']!r}" if known else f"{name} number {number + 1} of the list"
+        image = f" (image {values.shown(entry['image_id'])})" if "image_id" in entry else ""
         raise AnnotationError(f"{source}: {where}{image}: {error}") from None
 
 
 def _build(kind: type, item: Any) -> Any:
     if not isinstance(item, Mapping):
-        raise ValueError(f"{values.shown(item)}, but must be an object with {', '.join(_FIELDS[kind])}")
+        raise ValueError(f"{values.shown(item)}, but must be an object with {few(_FIELDS[kind], 7)}")
     converted = {}
     for key, change in _FIELDS[kind].items():
         try:

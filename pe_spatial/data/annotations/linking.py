@@ -1,7 +1,6 @@
 """What tables of all kinds share: texts in columns, and ids that are replaced by rows."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,7 +24,7 @@ def settle_ends(writer: ColumnWriter, *names: str) -> None:
         writer.drop(f"{name}_size")
 
 
-def check_categories(source: Path, categories: Sequence[Category]) -> None:
+def check_categories(source: str, categories: Sequence[Category]) -> None:
     """Refuse ids and names that are used twice: results are told apart by them.
 
     Raises:
@@ -45,7 +44,7 @@ class Ids:
     """The ids of the images or of the categories of a file.
 
     Args:
-        source: The file, for messages.
+        source: What is read, for messages.
         kind: `image` or `category`.
         ids: In the order of their rows.
 
@@ -53,7 +52,7 @@ class Ids:
         AnnotationError: An id that is used twice.
     """
 
-    def __init__(self, source: Path, kind: str, ids: NDArray[np.int64]) -> None:
+    def __init__(self, source: str, kind: str, ids: NDArray[np.int64]) -> None:
         self.source = source
         self.kind = kind
         self._order = np.argsort(ids, kind="stable")

@@ -40,6 +40,14 @@ def number(value: Any) -> float:
     return result
 
 
+def area(value: Any) -> float:
+    """A finite number of 0 or more."""
+    pixels = number(value)
+    if pixels < 0:
+        raise ValueError(f"{shown(value)}, but must be 0 or more square pixels")
+    return pixels
+
+
 def flag(value: Any) -> bool:
     """True or false, also as 1 or 0, "1" or "0", "true" or "false"; null is false."""
     key = "" if value is None else str(value).strip().lower().removesuffix(".0")
@@ -54,7 +62,19 @@ def text(value: Any) -> str:
         value = str(value)
     if not isinstance(value, str) or not value.strip():
         raise ValueError(f"{shown(value)}, but must be a text")
+    try:
+        value.encode()
+    except UnicodeEncodeError:  # half a pair of surrogates, as names of files have that are not in UTF-8
+        raise ValueError(f"{shown(value)}, but must be a text that UTF-8 can hold") from None
     return value
+
+
+def any_name(value: Any) -> str:
+    """A path of any machine."""
+    name = text(value)
+    if "\0" in name:
+        raise ValueError(f"{shown(value)}, but must be the path of a file")
+    return name
 
 
 def file_name(value: Any) -> str:
@@ -82,6 +102,18 @@ def box(value: Any) -> tuple[float, float, float, float]:
         except ValueError:
             pass
     raise ValueError(f"{shown(value)}, but must be four finite numbers [x, y, width, height]")
+
+
+def color(value: Any) -> tuple[int, int, int]:
+    """Red, green and blue."""
+    if isinstance(value, list | tuple) and len(value) == 3:
+        try:
+            red, green, blue = map(integer, value)
+        except ValueError:
+            red = green = blue = -1
+        if min(red, green, blue) >= 0 and max(red, green, blue) <= 255:
+            return red, green, blue
+    raise ValueError(f"{shown(value)}, but must be [red, green, blue] of 0…255")
 
 
 def shown(value: Any) -> str:

@@ -4,43 +4,52 @@
     SPLIT/_annotations.coco.json beside its pictures                         Roboflow
     result.json with images                                                  Label Studio
 
-The folder of the pictures is the first of the usual ones in which those of the file lie. A `segmentation` that is
-empty is no mask. Roboflow's placeholder, a class 0 without objects that the others have as `supercategory`, is left
-out.
+The file is read as all annotation files are (`CocoTable`), but images may be named by paths of another machine. The
+folder of the pictures is the first of the usual ones in which those of the file lie. Roboflow's placeholder, a class 0
+without objects that the others have as `supercategory`, is left out.
 """
 
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from pe_spatial.common.errors import AnnotationError, few
-from pe_spatial.data.annotations import read_annotations
-from pe_spatial.data.formats.content import Instances, Record, corners_of, polygon_area, require_distinct, shown
+from pe_spatial.data.annotations import CocoTable, read_foreign
+from pe_spatial.data.annotations.coco_columns import NO_MASK, TOO_SMALL
+from pe_spatial.data.annotations.columns import Columns
+from pe_spatial.data.annotations.entries import MARKS
+from pe_spatial.data.formats.content import Instances
 from pe_spatial.data.formats.place import Place, below, is_absolute, portable
-from pe_spatial.data.formats.reading import Reading
+from pe_spatial.data.formats.reading import Reading, Source
 
 _ROBOFLOW = "_annotations.coco.json"
 _LISTS = ("images", "annotations", "categories")
-_LIMIT = 1e9  # of coordinates, in pixels
 _PREFIX = "instances_"
-_MARKS = ("difficult", "truncated", "occluded")
 
 
 def find(place: Place) -> list[Reading]:
     """The readings of a file or folder."""
     files: dict[str, str] = {}
     for name in place.meant(".json"):
-        keys = place.json_keys(name)
-        if len({*_LISTS} & keys) > 1 and not {"segments_info", "caption", "["} & keys:  # others may stand in the middle
+        if has_instances(place.json_keys(name)):
             split = _split_of(name)
             files[name if split in files else split] = name
     if not files:
         return []
     by = {True: ", as Roboflow exports them", False: ""}[any(name.endswith(_ROBOFLOW) for name in files.values())]
-    return [Reading("coco", place.path, f"COCO instances{by}", tuple(files), partial(_load, place, files))]
+    about, table = f"COCO instances{by}", partial(_table, place, files)
+    return [Reading("coco", place.path, about, tuple(files), lambda split: _instances(table(split)), table=table)]
+
+
+def has_instances(keys: Set[str]) -> bool:
+    """Whether a JSON file with these keys near its ends is one of COCO's instances; others may stand in the middle."""
+    return len({*_LISTS} & keys) > 1 and not {"segments_info", "caption", "["} & keys
 
 
 def _split_of(name: str) -> str:
@@ -51,167 +60,101 @@ def _split_of(name: str) -> str:
     return "all" if stem in ("result", "instances", "annotations", "_annotations.coco", "default") else stem
 
 
-def _load(place: Place, files: Mapping[str, str], split: str) -> Instances:
-    name = files[split]
-    path = place.root / name
-    content = read_annotations(path)
-    lists = [content.get(key) if isinstance(content, dict) else None for key in _LISTS]
-    for key, entries in zip(_LISTS, lists, strict=True):
-        if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-            raise AnnotationError(f"{path}: {key} is no list of entries {{…}}; export COCO instances again")
-    images, annotations, categories = (list(entries) for entries in lists if entries is not None)
-    notes: list[str] = []
-    categories = _categories(categories, annotations, path, notes)
-    images = [_image(entry, number, path) for number, entry in enumerate(images, start=1)]
-    _require_unique(images, "image", path)
-    _require_unique(categories, "category", path)
-    root, found = _image_root(place, name, split, images)
-    image_ids, category_ids = ({entry["id"] for entry in entries} for entries in (images, categories))
-    objects = [_annotation(entry, n, path, image_ids, category_ids) for n, entry in enumerate(annotations, start=1)]
-    if any(entry["id"] is None for entry in objects):
-        objects = [{**entry, "id": number} for number, entry in enumerate(objects, start=1)]
-    _require_unique(objects, "annotation", path)
-    absent = [entry["file_name"] for entry in images if entry["file_name"] not in found]
-    if absent:
-        notes.append(f"pictures that are not in {root}: {len(absent)} of {len(images)} ({few(absent)})")
-    twice = [name for name, count in Counter(entry["file_name"] for entry in images).items() if count > 1]
-    if twice:
-        notes.append(f"pictures that stand in the file more than once: {len(twice)} ({few(twice)})")
-    empty = sum("segmentation" not in entry for entry in objects)
-    if 0 < empty < len(objects):
-        notes.append(f"objects without mask, of which only the box is known: {empty}")
-    return Instances(images, objects, categories, root, str(path), tuple(notes))
+def _table(place: Place, files: Mapping[str, str], split: str) -> Source:
+    path = place.root / files[split]
+    table = read_foreign(path)
+    names = table.texts("image_names")
+    for field, is_missing in {
+        "file_name": np.array([not name for name in names], bool),
+        "height": table.columns["height"] == 0,
+        "width": table.columns["width"] == 0,
+    }.items():
+        if is_missing.any():
+            raise table.incomplete(int(is_missing.argmax()), field)
+    root, found, present = _image_root(place, files[split], split, names)
+    table, placeholder = _without_placeholder(_renamed(table, found))
+    lines = [f"class left out, for it only groups the others: 1 ({placeholder})"] if placeholder else []
+    if absent := [name for name in found if name not in present]:
+        lines.append(f"pictures that are not in {root}: {len(absent)} of {len(found)} ({few(absent)})")
+    ids = table.columns["id"]
+    for what, values in (
+        ("pictures that stand in the file more than once", found),
+        ("annotation ids that are used more than once", ids[ids != -1].tolist()),
+    ):
+        if repeated := [value for value, count in Counter(values).items() if count > 1]:
+            lines.append(f"{what}: {len(repeated)} ({few(repeated)})")
+    masks = np.bincount(table.columns["shape"], minlength=4)
+    without = int(masks[NO_MASK] + masks[TOO_SMALL])
+    if 0 < without < masks.sum():
+        lines.append(f"objects without mask, of which only the box is known: {without}")
+    if table.tiny_polygons:
+        lines.append(f"polygons of fewer than three points left out: {table.tiny_polygons}")
+    return Source(table, root, tuple(lines))
 
 
-# --- entries ----------------------------------------------------------------------------------------------------------
-def _categories(
-    categories: Sequence[Record], annotations: Sequence[Record], path: Path, notes: list[str]
-) -> list[Record]:
-    counts = Counter(str(entry.get("category_id")) for entry in annotations)
-    parents = {entry.get("supercategory") for entry in categories}
-    kept = []
-    for number, entry in enumerate(categories, start=1):
-        where = f"{path}: category {number}"
-        name = entry.get("name")
-        if isinstance(name, bool) or not isinstance(name, str | int):
-            raise AnnotationError(f"{where}: name is {shown(name)}; it must be a text")
-        if entry.get("id") == 0 and not counts["0"] and entry.get("supercategory") == "none" and name in parents:
-            notes.append(f"class left out, for it only groups the others: 1 ({name})")
-            continue
-        kept.append({"id": _id(entry.get("id"), "id", where), "name": str(name)})
-    require_distinct((str(entry["name"]) for entry in kept), str(path))
-    return sorted(kept, key=lambda entry: entry["id"])
-
-
-def _image(entry: Record, number: int, path: Path) -> Record:
-    where = f"{path}: image {number}"
-    name = entry.get("file_name")
-    if not isinstance(name, str) or not name.strip():
-        raise AnnotationError(f"{where}: file_name is {shown(name)}; it must name the picture")
-    size = {}
-    for key in ("height", "width"):
-        side = _id(entry.get(key), key, where)
-        if side < 1:
-            raise AnnotationError(f"{where} ({name}): {key} is {side}; it must be at least 1")
-        size[key] = side
-    return {"id": _id(entry.get("id"), "id", where), "file_name": portable(name), **size}
-
-
-def _id(value: object, key: str, where: str) -> int:
-    """A whole number, also as a text or a float."""
-    try:
-        if isinstance(value, bool) or not isinstance(value, int | float | str):
-            raise ValueError(value)
-        number = int(value)
-        if isinstance(value, float) and number != value:
-            raise ValueError(value)
-    except (ValueError, OverflowError):
-        raise AnnotationError(f"{where}: {key} is {shown(value)}; it must be a whole number") from None
-    return number
-
-
-def _annotation(entry: Record, number: int, path: Path, image_ids: set[int], category_ids: set[int]) -> Record:
-    where = f"{path}: annotation {entry.get('id', number)}"
-    references = {key: _id(entry.get(key), key, where) for key in ("image_id", "category_id")}
-    for (key, value), known in zip(references.items(), (image_ids, category_ids), strict=True):
-        if value not in known:
-            raise AnnotationError(f"{where}: {key} {value} is not in the file; known: {few(sorted(known), 5)}")
-    crowd = entry.get("iscrowd") or 0
-    if str(crowd) not in ("0", "1", "True", "False"):
-        raise AnnotationError(f"{where}: iscrowd is {shown(crowd)}; it must be 0 or 1")
-    mask = _segmentation(entry.get("segmentation"), where)
-    box = entry.get("bbox")
-    try:
-        if not isinstance(box, list) or len(box) != 4:
-            raise ValueError
-        box = [_finite(value) for value in box]
-    except ValueError:
-        raise AnnotationError(
-            f"{where}: bbox is {shown(box)}, but must be four finite numbers [x, y, width, height]"
-        ) from None
-    area = entry.get("area")
-    if isinstance(area, bool) or not isinstance(area, int | float) or area - area != 0:
-        area = sum(polygon_area(corners_of(part)) for part in mask) if isinstance(mask, list) else box[2] * box[3]
-    attributes = entry.get("attributes")
-    marks = {**(attributes if isinstance(attributes, dict) else {}), **entry}
-    return {
-        "id": _id(entry["id"], "id", where) if "id" in entry else None,
-        **references,
-        "bbox": box,
-        "area": float(area),
-        "iscrowd": int(str(crowd) in ("1", "True")),
-        **({} if mask is None else {"segmentation": mask}),
-        **{mark: 1 for mark in _MARKS if marks.get(mark) in (1, "1", True)},
+def _renamed(table: CocoTable, names: Sequence[str]) -> CocoTable:
+    """The table with other names of the images."""
+    if names == table.texts("image_names"):
+        return table
+    texts = [name.encode() for name in names]
+    columns: dict[str, NDArray[Any]] = {
+        "image_names": np.frombuffer(b"".join(texts), np.uint8),
+        "image_names_end": np.cumsum([len(text) for text in texts], dtype=np.int64),
     }
+    return CocoTable(table.path, Columns({**table.columns, **columns}, table.columns.header, None))
 
 
-def _segmentation(value: Any, where: str) -> list[list[float]] | Record | None:  # noqa: ANN401 - whatever JSON holds
-    """Polygons or an RLE; None where there is none."""
-    if isinstance(value, dict) and {"size", "counts"} <= value.keys():
-        return value
-    if value in (None, [], [[]], {}):
-        return None
-    try:
-        if not isinstance(value, list):
-            raise ValueError
-        parts = value if isinstance(value[0], list) else [value]
-        polygons = [[_finite(number) for number in part] for part in parts]
-    except (TypeError, ValueError):
-        raise AnnotationError(
-            f"{where}: segmentation {shown(value)} is neither finite polygons [[x, y, …], …] nor an RLE"
-        ) from None
-    for polygon in polygons:
-        if len(polygon) < 6 or len(polygon) % 2:
-            raise AnnotationError(f"{where}: a polygon of {len(polygon)} numbers; it needs x and y of three points")
-    return polygons
+def _without_placeholder(table: CocoTable) -> tuple[CocoTable, str]:
+    """The table without Roboflow's group of classes, and the name of this group; empty if it has none."""
+    parents = {category.get("supercategory") for category in table.categories}
+    for row, category in enumerate(table.categories):
+        is_group = category.get("supercategory") == "none" and category["name"] in parents
+        if category["id"] == 0 and is_group and not (table.columns["category"] == row).any():
+            of = table.columns["category"]
+            columns = Columns(
+                {**table.columns, "category": of - (of > row)},
+                {**table.columns.header, "categories": [each for each in table.categories if each is not category]},
+                None,
+            )
+            return CocoTable(table.path, columns), category["name"]
+    return table, ""
 
 
-def _finite(value: object) -> float:
-    """A number of a file.
-
-    Raises:
-        ValueError: It is none, or not finite.
-    """
-    if not isinstance(value, int | float) or isinstance(value, bool) or not -_LIMIT < value < _LIMIT:
-        raise ValueError(value)
-    return float(value)
-
-
-def _require_unique(entries: Sequence[Record], kind: str, path: Path) -> None:
-    number, count = Counter(entry["id"] for entry in entries).most_common(1)[0] if entries else (0, 0)
-    if count > 1:
-        raise AnnotationError(f"{path}: {kind} id {number} is used {count} times; ids must be unique")
+def _instances(source: Source) -> Instances:
+    """A table as lists. Objects are numbered anew where their ids are missing or not unique."""
+    assert source.image_root is not None
+    table, truth = source.table, source.table.truth()
+    ids = table.columns["id"]
+    keep_ids = bool((ids != -1).all()) and len(np.unique(ids)) == len(ids)
+    for number, bits, annotation in zip(
+        ids.tolist(), table.columns["marks"].tolist(), truth["annotations"], strict=True
+    ):
+        annotation.update({mark: 1 for bit, mark in enumerate(MARKS) if bits >> bit & 1})
+        if keep_ids:
+            annotation["id"] = number
+    images = [{key: image[key] for key in ("id", "file_name", "height", "width")} for image in truth["images"]]
+    categories = [{"id": category["id"], "name": category["name"]} for category in table.categories]
+    return Instances(images, truth["annotations"], categories, source.image_root, str(table.path), source.notes)
 
 
 # --- the folder of the pictures ---------------------------------------------------------------------------------------
-def _image_root(place: Place, name: str, split: str, images: list[Record]) -> tuple[Path, set[str]]:
-    """The folder in which most pictures of a file lie, and those; names of other machines become their last part.
+def _image_root(place: Place, name: str, split: str, names: Sequence[str]) -> tuple[Path, list[str], set[str]]:
+    """Where the pictures of a file lie.
+
+    Args:
+        place: What the user points at.
+        name: Of the file, relative to its root.
+        split: What the file holds.
+        names: Of the pictures, as the file has them.
+
+    Returns:
+        The folder in which most of them lie, all names relative to it, and those that are there.
 
     Raises:
         AnnotationError: No picture lies in any of the usual folders.
     """
     path = place.root / name
-    names = [entry["file_name"] for entry in images]
+    names = [portable(text) for text in names]
     if any(is_absolute(text) for text in names):
         names = _without_common_folder(names)
     names = [below("", text, f"{path}: file_name") for text in names]
@@ -234,12 +177,10 @@ def _image_root(place: Place, name: str, split: str, images: list[Record]) -> tu
         raise AnnotationError(
             f"{path}: no picture such as {names[0]} in {tried}; put the pictures into {parent}/images"
         )
-    for entry, text in zip(images, names, strict=True):
-        entry["file_name"] = text
-    return best, present
+    return best, names, present
 
 
-def _without_common_folder(names: list[str]) -> list[str]:
+def _without_common_folder(names: Sequence[str]) -> list[str]:
     """Paths of another machine from the deepest folder that holds them all."""
     parts = [[part for part in text.split("/") if part not in ("", ".", "..")] for text in names]
     folders = [entry[:-1] for entry in parts]

@@ -48,9 +48,13 @@ class Instances:
 
     def summary(self) -> str:
         """Numbers of images, objects and classes, in one line."""
-        names = few((category["name"] for category in self.categories), 12)
-        counts = f"{len(self.images)} images, {len(self.annotations)} objects"
-        return f"{counts}, {len(self.categories)} classes ({names})"
+        return summary(len(self.images), len(self.annotations), self.categories)
+
+
+def summary(images: int, objects: int, categories: Sequence[Record]) -> str:
+    """Numbers of images, objects and classes, in one line."""
+    names = few((category["name"] for category in categories), 12)
+    return f"{images} images, {objects} objects, {len(categories)} classes ({names})"
 
 
 @dataclass

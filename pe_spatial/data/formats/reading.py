@@ -6,9 +6,27 @@ from pathlib import Path
 from typing import Any
 
 from pe_spatial.common.errors import OptionError, suggest
+from pe_spatial.data.annotations import CocoTable
 from pe_spatial.data.formats.content import Instances
 
 Config = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Source:
+    """What is trained on, evaluated or examined.
+
+    Attributes:
+        table: Its images, objects and classes.
+        image_root: Folder of the pictures; None for a plain COCO file, which does not say it.
+        notes: What was passed over or is worth knowing, counted; a line each.
+        about: What was recognized, in one line; empty for a plain COCO file.
+    """
+
+    table: CocoTable
+    image_root: Path | None = None
+    notes: tuple[str, ...] = ()
+    about: str = ""
 
 
 @dataclass(frozen=True)
@@ -21,6 +39,7 @@ class Reading:
         about: What it is, such as "YOLO, described by data.yaml".
         splits: Its parts.
         load: Reads a split of a detection-like format; None for the others.
+        table: Reads it as a table, where that takes no `Instances` in between.
         datasets: Of the others, the config of the dataset that reads a split, by its name.
         pictures: Number of pictures of a split; of the others only.
         advice: What the user has to add before it can be trained on; empty if nothing.
@@ -34,6 +53,7 @@ class Reading:
     datasets: Mapping[str, Config] = field(default_factory=dict)
     pictures: Mapping[str, int] = field(default_factory=dict)
     advice: str = ""
+    table: Callable[[str], Source] | None = None
 
     def instances(self, split: str | None = None) -> Instances:
         """Read a split of a detection-like format; may be left out where there is only one.
@@ -41,6 +61,16 @@ class Reading:
         Raises:
             OptionError: Not such a format, no such split, or several.
             AnnotationError, UnreadableFile: A fault in the files; names file, entry, rule and remedy.
+        """
+        split = self.chosen(split)
+        assert self.load is not None
+        return self.load(split)
+
+    def chosen(self, split: str | None) -> str:
+        """The split of a detection-like format that is meant; None means the only one.
+
+        Raises:
+            OptionError: Not such a format, no such split, or several.
         """
         if self.load is None:
             kind = next(iter(self.datasets.values()), {}).get("type", "another dataset")
@@ -51,7 +81,7 @@ class Reading:
             raise OptionError(f"{self.path} has the splits {', '.join(self.splits)}; choose one of them")
         if split not in self.splits:
             raise OptionError(f"{self.path} has no split {split!r}; {suggest(split, self.splits)}")
-        return self.load(split)
+        return split
 
     def describe(self) -> list[str]:
         """What was recognized, with splits, images, objects and classes, a line each. Reads the files."""

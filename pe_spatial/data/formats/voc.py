@@ -22,13 +22,13 @@ from xml.parsers import expat
 from pe_spatial.common.console import track
 from pe_spatial.common.errors import AnnotationError, UnreadableFile
 from pe_spatial.common.reading import read_whole
+from pe_spatial.data.annotations.entries import MARKS
 from pe_spatial.data.formats.content import Box, Instances, InstancesBuilder
 from pe_spatial.data.formats.exact import parse_number
 from pe_spatial.data.formats.place import Place, read_names, require_size, split_names
 from pe_spatial.data.formats.reading import Reading
 
 LISTS = "ImageSets/Main"
-MARKS = ("difficult", "truncated", "occluded")
 _CLASS_LIST = re.compile(r".+\s(-1|0|1)$")  # a line of cat_train.txt: which pictures show a class
 _ROOT_TAG = re.compile(r"<annotation[\s>]")
 _LONGEST_SIDE = 10**9

@@ -32,13 +32,13 @@ from xml.sax.saxutils import escape
 
 from pe_spatial.common.console import track
 from pe_spatial.common.errors import AnnotationError, OptionError, few, require_choice
-from pe_spatial.common.files import write_json_stream, write_new, write_text
+from pe_spatial.common.files import atomic_folder, write_json_stream, write_new, write_text
 from pe_spatial.common.safe_yaml import write as yaml_text
+from pe_spatial.data.annotations.entries import MARKS
 from pe_spatial.data.formats.content import Instances, Record, corners_of
 from pe_spatial.data.formats.exact import decimal, divide, to_text
 from pe_spatial.data.formats.joining import join_polygons
 from pe_spatial.data.formats.place import require_size
-from pe_spatial.data.formats.voc import MARKS
 from pe_spatial.data.formats.yolo import label_path
 
 TARGETS = ("coco", "yolo", "voc")
@@ -53,7 +53,7 @@ def write_dataset(
 
     Args:
         splits: Its parts by name.
-        folder: Is made; may exist if it is empty.
+        folder: Is made when all of it is written; may exist if it is empty.
         to: One of `TARGETS`.
         pictures: "link" to the present ones, "copy" them, or "keep" them where they are.
         allow_loss: Write although something is lost.
@@ -83,8 +83,10 @@ def write_dataset(
         _require_plain(splits)
     if pictures != "keep":
         _require_pictures(splits, sizes=to != "coco")  # fractions are of the true size
-        _transfer(splits, places, folder, pictures)
-    {"coco": _write_coco, "yolo": _write_yolo, "voc": _write_voc}[to](splits, places, folder)
+    with atomic_folder(folder) as unfinished:
+        if pictures != "keep":
+            _transfer(splits, places, unfinished, pictures)
+        {"coco": _write_coco, "yolo": _write_yolo, "voc": _write_voc}[to](splits, places, unfinished)
     return lost
 
 

@@ -1,0 +1,186 @@
+"""From a request to the config of its run: a recipe of `configs/own`, the encoder, the options, the data, the length.
+
+The config that comes out is complete and is all that the run is started from: printed and given to `--config`, it
+gives the same run.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.dataset import BaseDataset
+from mmengine.registry import DATASETS, DefaultScope
+
+from pe_spatial.common.devices import choose_device
+from pe_spatial.common.errors import OptionError
+from pe_spatial.common.trees import joined
+from pe_spatial.doctor.guards import overheard
+from pe_spatial.own.data import Data, Section, find_data
+from pe_spatial.own.facts import data_settings, lone_class_lines, part_lines
+from pe_spatial.own.knobs import knob_settings
+from pe_spatial.own.length import Length, find_length, length_settings, momentum, scaled_rate
+from pe_spatial.own.models import TINY_ENCODER, Model, find_model
+from pe_spatial.own.request import Request
+from pe_spatial.training.config import compose_config
+from pe_spatial.training.config_files import find_config, read_config_file
+from pe_spatial.training.distributed import adopt_slurm
+from pe_spatial.training.loggers import require_logger
+
+
+@dataclass(frozen=True)
+class Composition:
+    """What a request comes to.
+
+    Attributes:
+        config: Complete, with `work_dir`.
+        data: What was recognized, for the first screen.
+        decisions: What was decided, for the first screen.
+        trust: Packages that the request asks for, such as that of a logger.
+    """
+
+    config: Config
+    data: tuple[str, ...]
+    decisions: tuple[str, ...]
+    trust: tuple[str, ...] = ()
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """The first screen."""
+        return (*self.data, *self.decisions)
+
+
+def compose(request: Request) -> Composition:
+    """Recognize the data and compose the config.
+
+    Raises:
+        UserError: What is asked for does not fit together; names value, rule and remedy.
+        FileNotFoundError: The data does not exist.
+    """
+    model = find_model(request.task, request.model)
+    data = find_data(request)
+    parts = _parts(model)
+    settings = joined(
+        _encoder(model),
+        knob_settings(request, model, choose_device().type == "cuda"),
+        {"train_dataloader": {"dataset": data.train}, "val_dataloader": {"dataset": data.val}},
+    )
+    trust = (require_logger(request.logger).package,)
+    drafted = compose_config(parts, settings, request.overrides, trust)
+    train, val = _built(drafted)
+    found, lines = data_settings(request.task, model, train, val)
+    settings = joined(settings, found)
+    settings, more = _sized(request, parts, settings, drafted, len(train))
+    config = compose_config(parts, settings, request.overrides, trust)
+    config.work_dir = str(request.output or _default_folder(request, model, data))
+    tune = f", {request.tune}" if request.tune else ""
+    told = (*data.lines, *part_lines("train", train), *part_lines("val", val), *lone_class_lines(train, val), *lines)
+    return Composition(config, told, (f"recipe: {parts[0]}, model {model.name}{tune}", *more), trust)
+
+
+def _parts(model: Model) -> list[str]:
+    """Names of the config files, each over those before it."""
+    parts = [f"own/{model.family.recipe}.yaml"]
+    if model.encoder is None:
+        parts.append(f"_base_/tiny/{model.family.tiny}.yaml")
+    elif model.family.windowed:
+        parts.append(f"_base_/backbones/windowed_{model.size}.yaml")
+    return parts
+
+
+def _encoder(model: Model) -> Section:
+    """The encoder of a model, but of one in windows, which has a config file."""
+    if model.encoder is None:
+        return {"model": {"backbone": {"variant": {"_delete_": True, **TINY_ENCODER}, "weights": None}}}
+    if model.family.windowed:
+        return {}
+    from pe_spatial.backbones import VARIANTS
+
+    backbone: Section = {"variant": model.encoder, "weights": model.encoder}
+    patch_size = model.family.patch_size or VARIANTS[model.encoder].patch_size
+    if patch_size != VARIANTS[model.encoder].patch_size:
+        backbone["patch_size"] = patch_size
+    if model.size in model.family.layers:
+        backbone["layers"] = model.family.layers[model.size]
+    return {"model": {"backbone": backbone, "data_preprocessor": {"size_divisor": patch_size}}}
+
+
+def _built(config: Config) -> tuple[BaseDataset, BaseDataset]:
+    """The datasets of a config, without pipelines and without their lines in the log, which the run shows."""
+    found = []
+    with DefaultScope.overwrite_default_scope(config.get("default_scope", "mmengine")), overheard(lambda _: None):
+        for loader in (config.train_dataloader, config.val_dataloader):
+            section = {**loader.dataset.to_dict(), "pipeline": []}
+            section.pop("depth_range", None)  # which follows from the data
+            found.append(DATASETS.build(section))
+    return found[0], found[1]
+
+
+def _sized(
+    request: Request, parts: Sequence[str], settings: Section, drafted: Config, images: int
+) -> tuple[Section, list[str]]:
+    """The settings with all that depends on the number of pictures, and what to tell of it."""
+    batch, lines = drafted.train_dataloader.batch_size, []
+    if batch > images:
+        if request.batch_size is not None:
+            raise OptionError(f"a batch of {batch} pictures, but the training part has {images}; lower the batch")
+        lines.append(f"batch: {images} instead of {batch}, for the training part has no more pictures")
+        batch = images
+        settings = joined(settings, {"train_dataloader": {"batch_size": batch}})
+    processes = _processes()
+    recipe, _ = read_config_file(find_config(parts[0]))
+    length = find_length(request, images, batch, processes)
+    wrapper = drafted.optim_wrapper
+    rate, line = _rate(request, wrapper, batch * processes * wrapper.get("accumulative_counts", 1), recipe)
+    timed = length_settings(length, recipe["train_cfg"]["max_iters"], drafted.get("param_scheduler"))
+    hooks = _hook_settings(request, drafted, length)
+    sized = joined(settings, timed, {"optim_wrapper": {"optimizer": {"lr": rate}}, "default_hooks": hooks})
+    lines += [
+        line,
+        f"length: {length.iterations} iterations, {length.epochs:.1f} epochs of {length.per_epoch}; validated and "
+        f"saved every {length.interval}",
+    ]
+    return sized, lines
+
+
+def _rate(request: Request, wrapper: Mapping[str, Any], batch: int, recipe: Section) -> tuple[float, str]:
+    """The learning rate, and how it came about."""
+    rate, reference = wrapper["optimizer"]["lr"], recipe["_reference_batch"]
+    is_given = request.lr is not None or any(
+        override.startswith("optim_wrapper.optimizer.lr=") for override in request.overrides
+    )
+    if is_given:
+        return rate, f"learning rate: {rate:g}, as given"
+    scaled = scaled_rate(rate, batch, reference)
+    return scaled, f"learning rate: {scaled:g} = {rate:g} of a batch of {reference} x sqrt({batch} / {reference})"
+
+
+def _hook_settings(request: Request, drafted: Config, length: Length) -> Section:
+    """Hooks that options switch on; they stand in `default_hooks`, which a config of the user's own keeps."""
+    hooks: Section = {}
+    if request.ema:
+        hooks["ema"] = {"type": "EMAHook", "momentum": momentum(length.iterations), "update_buffers": True}
+    if request.early_stopping is not None:
+        best = drafted.default_hooks.checkpoint
+        hooks["early_stopping"] = {
+            "type": "EarlyStoppingHook",
+            "monitor": best.best,
+            "rule": best.get("rule", "greater"),
+            "min_delta": 0.0,
+            "patience": request.early_stopping,
+            "strict": True,
+        }
+    return hooks
+
+
+def _processes() -> int:
+    """How many torchrun or srun has started."""
+    adopt_slurm(os.environ)
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def _default_folder(request: Request, model: Model, data: Data) -> Path:
+    path = Path(request.data).expanduser().absolute()
+    return Path("work_dirs") / f"{request.task}_{model.name}_{path.stem if path.is_file() else path.name}"

@@ -1,0 +1,69 @@
+"""The named options as sections of a config."""
+
+from pathlib import Path
+from typing import Any
+
+from pe_spatial.common.devices import available_cores
+from pe_spatial.common.errors import OptionError
+from pe_spatial.own.models import Model
+from pe_spatial.own.request import Request
+from pe_spatial.training.loggers import require_logger
+
+_WRAPPERS = {"fp32": "OptimWrapper", "bf16": "Bf16OptimWrapper", "fp16": "AmpOptimWrapper"}
+_WORKERS = 4
+_RANK = 8  # of adapters
+_PATCH = 16  # of all encoders in windows
+
+
+def knob_settings(request: Request, model: Model, use_cuda: bool) -> dict[str, Any]:
+    """What the options of a request say, apart from those that depend on the data.
+
+    Raises:
+        OptionError: An option that this machine or model has not.
+        MissingPackage: The logger's package is not installed.
+    """
+    precision = request.precision or ("bf16" if use_cuda else "fp32")
+    if precision == "fp16" and not use_cuda:
+        raise OptionError("precision fp16 needs a CUDA device, and torch sees none here; bf16 runs on a CPU too")
+    optimizer = {"lr": request.lr, "weight_decay": request.weight_decay}
+    wrapper: dict[str, Any] = {
+        "type": _WRAPPERS[precision],
+        "optimizer": {name: value for name, value in optimizer.items() if value is not None},
+    }
+    if request.accumulate is not None:
+        wrapper["accumulative_counts"] = request.accumulate
+    settings: dict[str, Any] = {
+        "model": {"backbone": _encoder(request, model)},
+        "optim_wrapper": wrapper,
+        "randomness": {"seed": request.seed},
+        "visualizer": {"vis_backends": [{"type": require_logger(request.logger).backend}]},
+    }
+    if request.clip is not None:
+        wrapper["clip_grad"] = {"_delete_": True, "max_norm": request.clip} if request.clip else None
+    if request.image_size is not None:
+        if model.family.windowed and request.image_size % _PATCH:
+            raise OptionError(f"image_size {request.image_size} is not a multiple of the patch size {_PATCH}")
+        settings["_image_size"] = request.image_size
+    workers = min(_WORKERS, available_cores()) if request.workers is None else request.workers
+    settings["train_dataloader"] = {"num_workers": workers}
+    settings["val_dataloader"] = {"num_workers": workers}
+    if request.batch_size is not None:
+        settings["train_dataloader"]["batch_size"] = request.batch_size
+    return settings
+
+
+def _encoder(request: Request, model: Model) -> dict[str, Any]:
+    """Settings of the backbone that are options."""
+    settings: dict[str, Any] = {}
+    if request.weights is not None:
+        settings["weights"] = None if request.weights == "none" else _weights(request.weights)
+    if request.tune in ("full", "frozen"):
+        settings["frozen"] = request.tune == "frozen"
+    if request.tune == "lora":
+        settings |= {"frozen": False, "lora": {"rank": _RANK}}
+    return settings
+
+
+def _weights(source: str | Path) -> str:
+    path = Path(source).expanduser()
+    return str(path.absolute()) if path.exists() else str(source)
