@@ -32,7 +32,8 @@ _MARK = 16  # where at least so many pixels have it; a lone one is a measurement
 # the median depth of a picture in meters, from the endoscope to the aerial photograph; beyond, the unit is wrong
 _PLAUSIBLE = (0.02, 400.0)
 _MANY = 0.1  # share of the measurements that have the greatest value
-_NPZ_NAMES = ("depth.npy", "arr_0.npy", "dep.npy", "z.npy")  # of several arrays, the one that holds depth
+_BEYOND = 10  # times the median of the others
+_NPZ_NAMES = ("depth.npy", "dep.npy", "z.npy")  # of several arrays, the one that holds depth
 _LONGEST_HEADER = 10_000  # bytes of a .npy file
 # how an .exr channel that holds depth is called: the standard's name, then those that exporters use
 _EXR_CHANNELS = ("Z", "Y", "V", "R", "depth.Z", "Depth.Z", "Depth.V")
@@ -189,7 +190,9 @@ def _read_npz(path: str | Path) -> NDArray[Any]:
         names = [name for name in parts.namelist() if name.endswith(".npy")]
         chosen = names if len(names) == 1 else [name for name in _NPZ_NAMES if name in names]
         if not chosen:
-            raise ValueError(f"none of its arrays {few(names, 8)} is called {', '.join(_NPZ_NAMES)}")
+            raise ValueError(
+                f"none of its arrays {few(names, 8)} is called {', '.join(_NPZ_NAMES)}; rename one of them"
+            )
         with parts.open(chosen[0]) as array:
             return _read_array(BufferedReader(cast(Any, array)), parts.getinfo(chosen[0]).file_size)
 
@@ -226,11 +229,21 @@ def _read_exr(path: str | Path) -> NDArray[Any]:
     names = list(channels) if len(channels) == 1 else [name for name in _EXR_CHANNELS if name in channels]
     if not names:
         raise ValueError(f"none of its channels {', '.join(channels)} is called {', '.join(_EXR_CHANNELS)}")
+    if names[0] == "R" and any((channels[name] != channels["R"]).any() for name in ("G", "B") if name in channels):
+        raise ValueError("its channels R, G and B differ: it is a picture in colors, not a depth map")
     return channels[names[0]]
 
 
+def _read_pfm(path: str | Path) -> NDArray[Any]:
+    with open_regular(path) as file:
+        if file.read(2) == b"PF":
+            raise ValueError("a PFM of three bands is not a depth map; save it with one (Pf)")
+    return read_values(path)
+
+
 _READERS: dict[str, Callable[[str | Path], NDArray[Any]]] = {
-    **dict.fromkeys((".png", ".tif", ".tiff", ".pfm"), read_values),
+    **dict.fromkeys((".png", ".tif", ".tiff"), read_values),
+    ".pfm": _read_pfm,
     ".npy": _read_npy,
     ".npz": _read_npz,
     ".exr": _read_exr,
@@ -249,24 +262,35 @@ def _check_unit(path: str | Path, measured: NDArray[np.float32], scale: float | 
     median = float(np.median(measured))
     if _is_plausible(median):
         return
+    _refuse_a_mark(path, measured)
     factor, unit = (0.001, "millimeters") if median > _PLAUSIBLE[1] else (1000.0, "meters")
     likely = (
         f"; it looks like {unit}, with a median of {median * factor:.3g} m" if _is_plausible(median * factor) else ""
     )
-    greatest = float(measured.max())
-    nearer = measured[measured < greatest]
-    share = 1 - len(nearer) / len(measured)
-    if share > _MANY and len(nearer) and _is_plausible(float(np.median(nearer))):
-        likely += f"; or the {share:.0%} that are exactly {greatest:g} mark the sky: then set farthest={greatest:g} in "
-        likely += "LoadDepthMap"
     if scale is not None:
         remedy = f"depth_scale {scale:g} may have to be {factor * scale:.3g}"
     else:
         remedy = f"{Path(path).suffix} files hold meters: multiply the values by {factor:g}"
+    if median > _PLAUSIBLE[1] and _is_plausible(median / 100):
+        remedy += f" ({(scale or 1) / 100:g} if they are centimeters, with a median of {median / 100:.3g} m)"
     raise AnnotationError(
         f"{path}: the median depth is {median:.3g} m, outside {_PLAUSIBLE[0]:g} to {_PLAUSIBLE[1]:g} m{likely}. "
         f"{remedy}; if the unit is right, set allow_any_unit=True"
     )
+
+
+def _refuse_a_mark(path: str | Path, measured: NDArray[np.float32]) -> None:
+    """Refuse measurements of which many have one value, far beyond the others: it marks what is too far."""
+    greatest = float(measured.max())
+    nearer = measured[measured < greatest]
+    share = 1 - len(nearer) / len(measured)
+    median = float(np.median(nearer)) if len(nearer) else math.inf
+    if share > _MANY and _is_plausible(median) and greatest > _BEYOND * median:
+        raise AnnotationError(
+            f"{path}: {share:.0%} of its measurements are exactly {greatest:g} m, and the others have a median of "
+            f"{median:.3g} m: the value marks what is too far, such as the sky; set farthest={greatest:g} in "
+            "LoadDepthMap, or allow_any_unit=True if it is measured"
+        )
 
 
 def _is_plausible(median: float) -> bool:

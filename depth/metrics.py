@@ -1,18 +1,21 @@
 """The measures of depth estimation, per image in float64; the regions and alignments of the literature; the metric."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from mmengine.evaluator import BaseMetric
 from mmengine.logging import print_log
 from mmengine.registry import METRICS
 from torch import Tensor
 
 from pe_spatial.common.errors import ConfigError, DivergedError, OptionError
 from pe_spatial.data.sample import check_frame
+from pe_spatial.depth.explanation import draw_errors
 from pe_spatial.depth.ranges import checked_range
+from pe_spatial.training.explanation import ExplainedMetric, Explanation, percent
+from pe_spatial.training.explanation import Measure as Shown
 
 
 # --- measures ---------------------------------------------------------------------------------------------------------
@@ -126,9 +129,23 @@ ALIGNMENTS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 }
 
 
+# --- how they are shown -----------------------------------------------------------------------------------------------
+def _shown(name: str, measure: Measure) -> Shown:
+    if not measure.lower_is_better:
+        return percent(name, measure.meaning)
+    unit = "m" if measure.meaning.endswith(", meters") else ""
+    return Shown(name, measure.meaning.removesuffix(", meters"), unit=unit, digits=3, higher_is_better=False)
+
+
+SHOWN: dict[str, Shown] = {name: _shown(name, measure) for name, measure in MEASURES.items()}
+SHOWN["rmse"] = Shown("RMSE", MEASURES["rmse"].meaning, unit="m", digits=3, higher_is_better=False)
+SHOWN["abs_rel"] = Shown("AbsRel", MEASURES["abs_rel"].meaning, 100, "%", 1, higher_is_better=False)
+SHOWN["delta1"] = percent("δ1", MEASURES["delta1"].meaning)
+
+
 # --- the metric -------------------------------------------------------------------------------------------------------
 @METRICS.register_module()
-class DepthErrorMetric(BaseMetric):
+class DepthErrorMetric(ExplainedMetric):
     """RMSE, RMSE-log, AbsRel, SqRel, log10, SILog and the deltas: the mean over images of the value of each image.
 
     A pixel counts where its measurement lies strictly inside the range and the crop, as in the code of BTS, AdaBins
@@ -145,6 +162,8 @@ class DepthErrorMetric(BaseMetric):
     """
 
     headline = ("rmse", "abs_rel", "delta1")
+    measures = SHOWN
+    image_measure = SHOWN["abs_rel"]
 
     def __init__(
         self,
@@ -173,9 +192,9 @@ class DepthErrorMetric(BaseMetric):
             DivergedError: A prediction that is not finite.
         """
         for sample in data_samples:
-            self.results.append(self._judge(sample))
+            self._judge(sample)
 
-    def _judge(self, sample: dict[str, Any]) -> dict[str, Any]:
+    def _judge(self, sample: dict[str, Any]) -> None:
         name = sample.get("img_path")
         if not sample["depth_is_metric"] and self.alignment is None:
             raise ConfigError(
@@ -184,23 +203,32 @@ class DepthErrorMetric(BaseMetric):
             )
         prediction, target = (sample[key]["data"].cpu() for key in ("pred_depth", "gt_depth"))
         check_frame(name, prediction, target, "depth map")
-        if self.crop is not None:
-            region = CROPS[self.crop](target.shape[-2], target.shape[-1])
-            prediction, target = prediction[(..., *region)], target[(..., *region)]
         # compared in the precision of the files: 0.001 of float32 lies above 0.001 of float64
-        measured = target[target > 0]
-        extremes = (float(measured.min()), float(measured.max())) if len(measured) else None
         valid = (target > self.depth_range[0]) & (target < self.depth_range[1])
-        values = self._measure(prediction[valid], target[valid], name) if valid.any() else None
-        return {"values": values, "extremes": extremes}
+        measured = target > 0
+        if self.crop is not None:
+            inside = torch.zeros_like(valid)
+            inside[(..., *CROPS[self.crop](target.shape[-2], target.shape[-1]))] = True
+            valid, measured = valid & inside, measured & inside
+        extremes = (float(target[measured].min()), float(target[measured].max())) if measured.any() else None
+        if not valid.any():
+            self.keep(sample, math.nan, None, values=None, extremes=extremes)
+            return
+        judged = self._align(prediction[valid], target[valid], name)
+        values = depth_errors(judged, target[valid])
+        shown = prediction
+        if self.alignment is not None:  # what was not fitted has no place on the scale of the measurement
+            shown = torch.zeros_like(target).masked_scatter(valid, judged.to(target.dtype))
+        self.keep(sample, values["abs_rel"], (target * valid, shown), values=values, extremes=extremes)
 
-    def _measure(self, prediction: Tensor, target: Tensor, name: str | None) -> dict[str, float]:
+    def _align(self, prediction: Tensor, target: Tensor, name: str | None) -> Tensor:
+        """The valid pixels [P] as they are judged, in float64."""
         if not prediction.isfinite().all():
             raise DivergedError(f"{name}: the prediction holds NaN or infinite values; the training has diverged")
         prediction, target = prediction.double(), target.double()
         if self.alignment is not None:
             prediction = ALIGNMENTS[self.alignment](prediction, target)
-        return depth_errors(prediction.clamp(*self.depth_range), target)
+        return prediction.clamp(*self.depth_range)
 
     def compute_metrics(self, results: list[dict[str, Any]]) -> dict[str, float]:
         """The mean of every measure over the images that have a valid pixel; the others are counted and logged.
@@ -223,6 +251,7 @@ class DepthErrorMetric(BaseMetric):
                 f"{len(results) - len(judged)} of {len(results)} depth maps have no valid pixel", logger="current"
             )
         print_log(f"{self.prefix}: {table(means)}", logger="current")
+        self.explanation = Explanation(ranking=self.rank(results, lambda maps, image: draw_errors(image, *maps)))
         return means
 
 

@@ -29,6 +29,7 @@ class DepthModel(ModalModel):
     """
 
     task = "depth"
+    title = "Depth model"
 
     def __init__(
         self,

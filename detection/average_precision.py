@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 _ALL, _SMALL, _MEDIUM, _LARGE = range(4)  # area ranges: all, below 32², to 96², and above, in pixels
+_LISTS = ("images", "categories", "annotations")
 _IOU_50, _IOU_75 = 0, 5  # positions of the thresholds 0.5, 0.55 … 0.95
 
 
@@ -66,10 +67,12 @@ def average_precision(
         category_ids: Classes that count, in the order of K.
         max_detections: Best detections per image and class that count.
     """
+    content, rows, shift = without_negative_ids(truth, results, category_ids)
+    image_ids, category_ids = ([number + shift for number in ids] for ids in (image_ids, category_ids))
     ordered = sorted(category_ids)
     with redirect_stdout(io.StringIO()):  # it reports its progress
-        expected = hotcoco.COCO(dict(truth))
-        run: Any = hotcoco.COCOeval(expected, expected.load_res(list(map(dict, results))), iou_type)
+        expected = hotcoco.COCO(content)
+        run: Any = hotcoco.COCOeval(expected, expected.load_res(rows), iou_type)
         run.params.img_ids = list(image_ids)
         run.params.cat_ids = ordered
         run.params.max_dets = [1, 10, max_detections]
@@ -77,6 +80,30 @@ def average_precision(
         run.accumulate()
     columns = [ordered.index(number) for number in category_ids]
     return Curves(np.asarray(run.eval["precision"])[:, :, columns], np.asarray(run.eval["recall"])[:, columns])
+
+
+def without_negative_ids(
+    truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]], category_ids: Sequence[int] = ()
+) -> tuple[dict[str, Any], list[dict[str, Any]], int]:
+    """Truth and results as hotcoco takes them, which knows no ids below 0, and what was added to all of their ids.
+
+    Args:
+        truth: A COCO dataset.
+        results: Detections in COCO's result format.
+        category_ids: More ids, of classes that the truth does not have.
+    """
+    shift = -min(0, *category_ids, *(entry["id"] for key in ("images", "categories") for entry in truth[key]))
+    if shift == 0:
+        return dict(truth), list(map(dict, results)), 0
+
+    def shifted(entry: Mapping[str, Any]) -> dict[str, Any]:
+        changed = {key: entry[key] + shift for key in ("image_id", "category_id") if key in entry}
+        for key in ("neg_category_ids", "not_exhaustive_category_ids"):
+            changed |= {key: [number + shift for number in entry[key]]} if key in entry else {}
+        return {**entry, **changed}
+
+    listed = {key: [{**shifted(entry), "id": entry["id"] + shift} for entry in truth[key]] for key in _LISTS}
+    return {**truth, **listed}, [shifted(row) for row in results], shift
 
 
 def _mean(values: NDArray[np.float64]) -> float:

@@ -25,9 +25,7 @@ class CocoFileCheck(DatasetCheck):
     def inspect_annotations(self) -> Iterable[Finding]:
         """Read the source again, whichever of its entries the dataset took."""
         metainfo = self.dataset.metainfo
-        source = open_source(metainfo["ann_file"], **metainfo.get("ann_options", {}))
-        yield from (Finding("note", note) for note in source.notes)
-        table = source.table
+        table = open_source(metainfo["ann_file"], **metainfo.get("ann_options", {})).table
         yield from _numbering(table)
         yield from _boxes(table)
         names = Counter(table.image(row).get("file_name") for row in range(len(table.columns["image_id"])))
@@ -54,6 +52,13 @@ def _numbering(table: CocoTable) -> Iterator[Finding]:
             "note",
             "category ids have gaps",
             f"{len(ids)} ids in {ids[0]}…{ids[-1]}: labels 0…{len(ids) - 1} follow their order",
+        )
+    numbers = table.columns["id"][table.columns["id"] != -1]
+    if repeated := len(numbers) - len(np.unique(numbers)):
+        yield Finding(
+            "warning",
+            "annotation ids are used more than once",
+            f"{repeated} of {len(numbers)}: handled here, but pycocotools keeps only the last of each; renumber them",
         )
     if (table.columns["id"] == 0).any():
         yield Finding(

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from pe_spatial.common.errors import AnnotationError, few, require_choice, suggest
 from pe_spatial.data import DenseDataset
-from pe_spatial.data.annotations.coco_columns import NO_AREA, NO_MASK, PARTLY, POLYGONS, RLE, TOO_SMALL
+from pe_spatial.data.annotations import file_below
+from pe_spatial.data.annotations.coco_columns import NO_AREA, NO_ID, NO_MASK, PARTLY, POLYGONS, RLE, TOO_SMALL
 from pe_spatial.data.formats import open_source
 from pe_spatial.data.lazy import LazyRecords
 from pe_spatial.data.pairs import find_absent
@@ -30,8 +31,8 @@ class CocoInstances(DenseDataset):
     Labels 0…K-1 follow the order of the file's category ids, which may have gaps, or that of `metainfo["classes"]`
     where it is given; annotations of other classes are then left out. Crowd regions are marked `ignore`. Boxes are
     clipped to the image; those without area are left out. An instance without a mask has no `mask`; one whose polygons
-    all have fewer than three points has none either, and is marked `mask_too_small`. The log counts what was left out
-    or changed.
+    all have fewer than three points has none either, and is marked `mask_too_small`. It has the annotation's `id` if
+    the file gives one. The log counts what was left out or changed.
 
     Args:
         ann_file: A COCO file; or a file or folder of another format (YOLO, Pascal VOC, LabelMe, Label Studio, masks of
@@ -83,6 +84,7 @@ class CocoInstances(DenseDataset):
         for line in (source.about, *source.notes):
             if line:
                 print_log(line, logger="current")
+        self._image_root = source.image_root
         if source.image_root is not None and self._finds_pictures:
             self.data_prefix["img_path"] = str(source.image_root)
         categories = self._choose(self.table.categories)
@@ -133,11 +135,8 @@ class CocoInstances(DenseDataset):
         if len(kept) < len(self.data_list):
             dropped = len(self.data_list) - len(kept)
             print_log(f"{self.ann_file}: left out {dropped} images without objects", logger="current")
-        if not kept and self.table.columns["crowd"].any() and self.table.columns["crowd"].all():
-            raise AnnotationError(
-                f"{self.ann_file}: all {len(self.table.columns['crowd'])} annotations are crowds (iscrowd: 1), which "
-                "are no objects to learn from; set iscrowd to 0 for single objects"
-            )
+        if not kept and (reason := _all_crowds(self.table.columns)):
+            raise AnnotationError(f"{self.ann_file}: {reason}")
         return kept
 
     def get_cat_ids(self, idx: int) -> list[int]:
@@ -186,13 +185,9 @@ class CocoInstances(DenseDataset):
         if found:
             text = f"{self.ann_file}: of {len(outside)} annotations, {', '.join(found)}"
             print_log(text, logger="current", level=logging.WARNING)
-        if is_object.any() and (columns["box"][is_object, 2:] < _SMALLEST_BOX).all():
-            print_log(
-                f"{self.ann_file}: all {is_object.sum()} boxes are smaller than {_SMALLEST_BOX} pixels: they look "
-                "normalized to 0…1; COCO's are in pixels",
-                logger="current",
-                level=logging.WARNING,
-            )
+        for text in (_all_crowds(columns), _normalized(columns["box"][is_object])):
+            if text:
+                print_log(f"{self.ann_file}: {text}", logger="current", level=logging.WARNING)
 
     def _record(self, row: int) -> dict[str, Any]:
         image = self.table.image(row)
@@ -217,11 +212,12 @@ class CocoInstances(DenseDataset):
         box = columns["box"][rows]
         corners = np.concatenate([box[:, :2], box[:, :2] + box[:, 2:]], 1)  # [n, 4]
         corners = corners.clip(0, [size[1], size[0]] * 2)
-        fields = zip(rows, corners.tolist(), labels[kept].tolist(), columns["crowd"][rows].tolist(), strict=True)
+        fields = (corners, labels[kept], *(columns[name][rows] for name in ("crowd", "id")))
         instances = []
-        for row, bbox, label, is_crowd in fields:
+        for row, bbox, label, is_crowd, number in zip(rows, *(field.tolist() for field in fields), strict=True):
             mask = self.table.mask(row)
             known = {"mask": mask} if mask else {"mask_too_small": True} if columns["shape"][row] == TOO_SMALL else {}
+            known |= {"id": number} if number != NO_ID else {}
             instances.append({"bbox": bbox, "label": label, "ignore": is_crowd, **known})
         return instances
 
@@ -232,7 +228,11 @@ class CocoInstances(DenseDataset):
             return records
         what, where = f"{len(absent)} of {len(paths)} images", f"in their folder, for example {absent[0]}"
         if self.missing == "raise" or len(absent) == len(records):
-            hint = ", or set format: coco, which looks for them" if self._finds_pictures else ""
+            hint = ""
+            if self._finds_pictures:
+                hint = ", or set format: coco, which looks for them"
+            elif self._image_root is not None:
+                hint = f", or leave img_path empty ('') for {self._image_root}"
             raise AnnotationError(
                 f"{self.ann_file}: {what} are not {where}; check data_root and data_prefix.img_path{hint}"
             )
@@ -257,6 +257,27 @@ class CocoInstances(DenseDataset):
         return paths
 
 
+def _all_crowds(columns: Mapping[str, NDArray[Any]]) -> str:
+    """Why there is no object though there are annotations; empty where there is one."""
+    crowd = columns["crowd"]
+    if not len(crowd) or not crowd.all():
+        return ""
+    return (
+        f"all {len(crowd)} annotations are crowds (iscrowd: 1), which are no objects to learn from; set iscrowd to 0 "
+        "for single objects"
+    )
+
+
+def _normalized(boxes: NDArray[np.float64]) -> str:
+    """What is to be said of boxes [n, 4] (x, y, width, height) that are not in pixels; empty where nothing is."""
+    look = "they look normalized to 0…1; COCO's are in pixels"
+    if len(boxes) and (boxes[:, 2:] < _SMALLEST_BOX).all():
+        return f"all {len(boxes)} boxes are smaller than {_SMALLEST_BOX} pixels: {look}"
+    if first := int((boxes[:, :2] + boxes[:, 2:] <= 1).all(1).sum()):
+        return f"{first} of {len(boxes)} boxes lie within the first pixel of their image: {look}"
+    return ""
+
+
 @DATASETS.register_module()
 class LvisInstances(CocoInstances):
     """LVIS v1, on the images of COCO 2017 (`data_prefix.img_path` holds `train2017` and `val2017`).
@@ -275,7 +296,8 @@ class LvisInstances(CocoInstances):
 
     def image_file(self, image: Mapping[str, Any]) -> str:
         """LVIS names images by their address, which ends in folder and file."""
-        return "/".join(image["coco_url"].split("/")[-2:])
+        name = "/".join(image["coco_url"].split("/")[-2:])
+        return file_below("", name, f"{self.ann_file}: a coco_url").as_posix()
 
 
 @DATASETS.register_module()

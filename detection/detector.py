@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pe_spatial.common.errors import OptionError
 from pe_spatial.common.parts import ModalModel, build_part
+from pe_spatial.detection.slicing import build_slices
 from pe_spatial.detection.tta import build_tta
 from pe_spatial.training.binding import check_class_count
 
@@ -27,6 +28,7 @@ class Detector(ModalModel):
         neck: Settings of the pyramid; `in_channels` and `stride` are those of the backbone.
         data_preprocessor: Settings of the preprocessor.
         tta: Settings of `MultiScaleFlip`; None predicts every image once.
+        slices: Settings of `SlicedDetection`; None sees the image of the pipeline as one.
 
     Raises:
         OptionError: `num_classes` below 1, or maps of different numbers of channels.
@@ -41,12 +43,14 @@ class Detector(ModalModel):
         neck: Mapping[str, Any],
         data_preprocessor: Mapping[str, Any] | None,
         tta: Mapping[str, Any] | None,
+        slices: Mapping[str, Any] | None,
     ) -> None:
         super().__init__(data_preprocessor)
         if num_classes < 1:
             raise OptionError(f"num_classes is {num_classes}; a detector needs at least one class")
         self.num_classes = num_classes
         self.tta = build_tta(tta, self.data_preprocessor)
+        self.slices = build_slices(slices, tta, self.data_preprocessor)
         self.backbone = MODELS.build(dict(backbone))
         self.neck = build_part("neck", neck, in_channels=self.backbone.channels[-1], stride=self.backbone.strides[-1])
         if len(set(self.neck.channels)) != 1:
@@ -54,9 +58,11 @@ class Detector(ModalModel):
 
     def test_step(self, data: Any) -> list[BaseDataElement]:
         """Predict a batch of the loader, with test-time augmentation if there is any; validation goes without."""
-        if self.tta is None:
-            return super().test_step(data)
-        return self.tta(self, data)
+        return self.val_step(data) if self.tta is None else self.tta(self, data)
+
+    def val_step(self, data: Any) -> list[BaseDataElement]:
+        """Predict a batch of the loader, in slices if there are any."""
+        return super().val_step(data) if self.slices is None else self.slices(self, data)
 
     def check_classes(self, metainfo: Mapping[str, Any]) -> None:
         """Compare the model with the `classes` of a dataset.

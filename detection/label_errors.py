@@ -15,13 +15,15 @@ masks, and g(v) = min(2v, 1)², each kind has a score from 0 to 1:
               k of c_k = y_i that are nearer to i
     mask      s_j · (1 - (m_ij / M)²)₊
               the best j of c_j = y_i and v_ij ≥ 1/2
-    spurious  r_i² · (1 - max_j s_j · g(v_ij))
-              j of any class; r_i is the mean of that maximum over annotations of the class and about the size of i
-              that, like i, touch other annotations or do not
+    spurious  r_i · (1 - max_j o_j · g(v_ij))
+              o_j is the sum over the classes, at most 1, of their best scores where j is: a model that wavers between
+              classes sees an object; r_i is the mean of the maximum over annotations of the class and about the size
+              of i that, like i, touch other annotations or do not
     missing   s_j · (1 - max_i g(v_ij))
               once per place, and not where j shows that a box is wrong
 
-V and M are the medians, over the data, of v_ij and m_ij of annotations and the best j of their class with v_ij ≥ 1/2.
+The detections are those on which the image and its mirror image agree (`detection/consensus.py`). V and M are the
+medians, over the data, of v_ij and m_ij of annotations and the best j of their class with v_ij ≥ 1/2.
 An annotation is listed once, as the kind of its highest score.
 """
 
@@ -30,10 +32,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from mmengine.structures import InstanceData
 from torch import Tensor
 from torchvision.ops import box_iou, nms
 
-from pe_spatial.data import LoadInstances, encode_masks
+from pe_spatial.data import LoadInstances, decode_masks, encode_masks
+from pe_spatial.detection.consensus import agree
+from pe_spatial.detection.tta import unmirror
 from pe_spatial.doctor import Suspect
 
 _SAME = 0.5  # IoU of boxes from which on they are of one object
@@ -76,15 +81,19 @@ class LabelErrors:
         loaded = LoadInstances(masks=masks, ignored="keep")(sample)
         return {**loaded, "rows": [row for row, item in enumerate(instances) if not item.get("ignore", False)]}
 
-    def add(self, number: int, sample: dict[str, Any], prediction: Any) -> None:
+    def add(self, number: int, sample: dict[str, Any], prediction: Any, mirrored: Any = None) -> None:
         """Compare the annotations of an image with what the model says.
 
         Args:
             number: Of the image in its dataset.
             sample: Of `load`.
             prediction: A data sample with `pred_instances` in the pixels of the image.
+            mirrored: The same of the mirrored image, in its pixels; without it the one prediction is believed.
         """
-        pair = _Pair(sample, prediction.pred_instances)
+        found = prediction.pred_instances.to("cpu")
+        if mirrored is not None:
+            found = agree(found, unmirror(mirrored.pred_instances.to("cpu"), sample["ori_shape"][1]))
+        pair = _Pair(sample, found)
         self._statistics.append(pair.statistics())
         claims = pair.claims(number, self._classes, self._seen)
         self._claims += [claim for claim in claims if claim.suspect.score >= _LEAST]
@@ -101,7 +110,7 @@ class LabelErrors:
             if suspect.kind in usual_iou:
                 suspect = suspect.weighed(max(1 - ((suspect.iou or 0.0) / usual_iou[suspect.kind]) ** 2, 0.0))
             elif suspect.kind == "spurious":
-                suspect = suspect.weighed(float(usual_support[claim.row]) ** 2)
+                suspect = suspect.weighed(float(usual_support[claim.row]))
             key = (suspect.sample, -1 - place if suspect.row is None else suspect.row)
             if suspect.score >= _LEAST and (key not in best or suspect.score > best[key].score):
                 best[key] = suspect
@@ -111,9 +120,8 @@ class LabelErrors:
 class _Pair:
     """The annotations and the detections of one image."""
 
-    def __init__(self, sample: dict[str, Any], prediction: Any) -> None:
+    def __init__(self, sample: dict[str, Any], found: InstanceData) -> None:
         ignored = sample.get("ignored_boxes", torch.empty(0, 4)).as_subclass(Tensor)
-        found = prediction.to("cpu")
         found = found[_covered(found.bboxes.float(), ignored) < _SAME]
         self.boxes, self.labels = sample["boxes"].as_subclass(Tensor), sample["labels"]
         self.rows: list[int] = sample["rows"]
@@ -122,9 +130,17 @@ class _Pair:
         self.same = self.labels[:, None] == found.labels  # [N, M]
         self.near = (2 * self.iou).clamp(max=1) ** 2
         self.own = self.scores * self.near * self.same  # [N, M]
-        self.support = _greatest(self.scores * self.near)  # [N]
+        self.support = _greatest(self._any_class() * self.near)  # [N]
         self.matches = self._match()
         self.mask_iou = self._mask_iou(sample.get("masks"))
+
+    def _any_class(self) -> Tensor:
+        """How sure the model is that there is an object, of whatever class, where each detection is [M]."""
+        boxes = self.found.bboxes.float()
+        here = self.scores * (box_iou(boxes, boxes) >= _SAME)  # [M, M]
+        labels = self.found.labels
+        best = [_greatest(here[:, labels == label]) for label in labels.unique()]
+        return torch.stack(best).sum(0).clamp(max=1) if best else self.scores
 
     def _match(self) -> list[int]:
         """For each annotation the most confident detection of its class and place, or -1."""
@@ -136,7 +152,9 @@ class _Pair:
         if masks is None or "masks" not in self.found:
             return [float("nan")] * len(self.boxes)
         pairs = zip(masks.as_subclass(Tensor), self.matches, strict=True)
-        return [float("nan") if j < 0 else _overlap(mask, self.found.masks[j].bool()) for mask, j in pairs]
+        return [
+            float("nan") if j < 0 else _overlap(mask, decode_masks(self.found.masks[j : j + 1])[0]) for mask, j in pairs
+        ]
 
     def statistics(self) -> Tensor:
         """[N, 5]: kind of object, area, support of any class, IoU of the boxes and of the masks of the matches."""
@@ -161,7 +179,7 @@ class _Pair:
                     continue
                 evidence = self._describe(j, classes)
                 if kind == "mask":
-                    evidence["predicted_mask"] = encode_masks(self.found.masks[j][None])[0]
+                    evidence["predicted_mask"] = encode_masks(self.found.masks[j : j + 1])[0]
                 if kind == "box":
                     moved.add(j)
                 yield _Claim(Suspect(kind, score, **common, **evidence, iou=iou))

@@ -78,4 +78,4 @@ class DetectionWriter(ResultsWriter):
             yield from ({"id": next(numbers), "image_id": image, **row} for row in content["annotations"])
 
 
-register_task(Task("detection", DetectionWriter, settings=("threshold",)))
+register_task(Task("detection", DetectionWriter, settings=("threshold", "slices", "slice_overlap")))

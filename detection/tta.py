@@ -92,7 +92,10 @@ class MultiScaleFlip:
                 ],
             }
             results = model(**model.data_preprocessor(batch, False), mode="predict")
-            yield [_keep_larger(_unflip(result) if flipped else result.pred_instances, min_box) for result in results]
+            if flipped:
+                for result in results:
+                    unmirror(result.pred_instances, result.ori_shape[1])
+            yield [_keep_larger(result.pred_instances, min_box) for result in results]
 
 
 def build_tta(settings: Mapping[str, Any] | None, preprocessor: Any) -> MultiScaleFlip | None:  # noqa: ANN401
@@ -126,11 +129,9 @@ def _view(image: Tensor, size: int | None, flipped: bool) -> Tensor:
     return image.flip(-1) if flipped else image
 
 
-def _unflip(sample: BaseDataElement) -> InstanceData:
-    """The detections of a mirrored image as those of the image."""
-    found = sample.pred_instances
+def unmirror(found: InstanceData, width: int) -> InstanceData:
+    """The detections of a mirrored image, `width` pixels wide, as those of the image; changes them in place."""
     x1, y1, x2, y2 = found.bboxes.unbind(1)
-    width = sample.ori_shape[1]
     found.bboxes = torch.stack([width - x2, y1, width - x1, y2], 1)
     if "masks" in found:
         found.masks = found.masks.flip(-1)

@@ -29,13 +29,15 @@ def smooth_share(values: NDArray[np.int64]) -> float:
     border between two classes has a few values only.
     """
     between, edges, kinds = 0, 0, set()
-    for grid in (values, values.T):
+    made = np.zeros(values.shape, bool)
+    for grid, row in ((values, made), (values.T, made.T)):
         before, here, after = grid[:, :-2], grid[:, 1:-1], grid[:, 2:]
         inside = (before < here) & (here < after) | (before > here) & (here > after)
+        row[:, 1:-1] |= inside
         between += int(inside.sum())
         edges += int((before != after).sum())
         kinds |= set(np.unique(here[inside]).tolist())
-    return between / max(values.size, 1) if between > _SMOOTHED * edges and len(kinds) >= _KINDS else 0.0
+    return float(made.mean()) if between > _SMOOTHED * edges and len(kinds) >= _KINDS else 0.0
 
 
 class LabelMapCheck(DatasetCheck):

@@ -9,6 +9,8 @@
     ignore: [255]                                      # values, or [r, g, b], of the files that mean "no label"
     label_stem_end: _mask                              # a/1.jpg belongs to a/1_mask.png; likewise label_stem_start,
                                                        # image_stem_start and image_stem_end
+    value_range: [0, 4095]                             # of pictures of more than 8 bits: what is black and white
+    bands: [4, 3, 2]                                   # of pictures of several: red, green and blue, or the gray one
 
 Label maps are grayscale or palette PNGs of class indices, 8 or 16 bits; or, where classes have colors, RGB or palette
 pictures in exactly these colors. Only `classes`, `images` and `labels` are required.
@@ -19,7 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pe_spatial.common.errors import AnnotationError, ConfigError, few, suggest
+from pe_spatial.common.errors import AnnotationError, ConfigError, OptionError, few, suggest
+from pe_spatial.common.pictures import ValueRule
 from pe_spatial.common.reading import read_text
 from pe_spatial.common.safe_yaml import parse
 from pe_spatial.data.pairs import Affixes
@@ -28,7 +31,7 @@ from pe_spatial.segmentation.labels import Color, LabelFormat
 from pe_spatial.visualization import palette
 
 _AFFIXES = ("image_stem_start", "image_stem_end", "label_stem_start", "label_stem_end")
-_KEYS = ("classes", "images", "labels", "zero_is_ignored", "ignore", *_AFFIXES)
+_KEYS = ("classes", "images", "labels", "zero_is_ignored", "ignore", *_AFFIXES, "value_range", "bands")
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,7 @@ class ClassList:
     images: Mapping[str, Path]
     labels: Mapping[str, Path]
     affixes: Affixes
+    rule: ValueRule
 
     def folders(self, split: str) -> dict[str, str]:
         """`img_path` and `seg_map_path` of a split.
@@ -86,6 +90,7 @@ def read_class_list(path: str | Path) -> ClassList:
         images=_folders(path, "images", content["images"], folder),
         labels=_folders(path, "labels", content["labels"], folder),
         affixes=Affixes((affixes[0], affixes[1]), (affixes[2], affixes[3])),
+        rule=_rule(path, content),
     )
     if len(names) == 1:
         raise ConfigError(
@@ -124,6 +129,13 @@ def _ignored(
     return values if "ignore" in content else None, by_color
 
 
+def _rule(path: str | Path, content: Mapping[str, Any]) -> ValueRule:
+    try:
+        return ValueRule.of(content.get("value_range"), content.get("bands"))
+    except OptionError as error:
+        raise ConfigError(f"{path}: {error}") from None
+
+
 def _load(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ConfigError(f"{path}: no such file; write a YAML file with classes, images and labels")
@@ -150,12 +162,13 @@ def _classes(path: str | Path, value: Any) -> tuple[list[str], list[Color]]:
 
 def _by_number(path: str | Path, value: Mapping[Any, Any]) -> list[str]:
     """The names of `{0: road, 1: tree}` or of `{road: 0, tree: 1}` in the order of their numbers; empty: neither."""
-    names = dict(value)
-    if value and all(type(number) is int for number in value.values()):
-        names = {number: name for name, number in value.items()}
-        _require(len(names) == len(value), path, "classes", value, "classes of different numbers")
-    if not names or not all(type(number) is int for number in names):
+    pairs = [(_number(key), name) for key, name in value.items()]
+    if all(_number(number) is not None for number in value.values()):
+        pairs = [(_number(number), name) for name, number in value.items()]
+    names = {number: name for number, name in pairs if number is not None}
+    if not names or None in dict(pairs):
         return []
+    _require(len(names) == len(value), path, "classes", value, "classes of different numbers")
     wrong = [name for name in names.values() if not isinstance(name, str)]
     _require(not wrong, path, "classes", wrong[:1], "names (in quotes where YAML reads a number or a truth value)")
     if sorted(names) != list(range(len(names))):
@@ -165,6 +178,13 @@ def _by_number(path: str | Path, value: Mapping[Any, Any]) -> list[str]:
             f"{remedy}"
         )
     return [names[number] for number in range(len(names))]
+
+
+def _number(value: Any) -> int | None:
+    """An integer, also one in quotes; None: no integer."""
+    if isinstance(value, str) and value.isdecimal():
+        return int(value)
+    return value if type(value) is int else None
 
 
 def _color(path: str | Path, name: str, color: Any) -> Color:

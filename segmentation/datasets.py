@@ -205,4 +205,6 @@ class SegmentationFolder(SegmentationDataset):
         self._metainfo.update(classes=classes.label_format.classes, palette=classes.palette)
         self.data_prefix = classes.folders(self.split)
         self.affixes = classes.affixes
+        rule = {"value_range": classes.rule.value_range, "bands": classes.rule.bands}
+        self._metainfo.update({name: list(value) for name, value in rule.items() if value is not None})
         return super().load_data_list()

@@ -19,6 +19,7 @@ from pe_spatial.data.sample import IGNORE_LABEL
 Color = tuple[int, int, int]
 
 _SMOOTH = 8  # values outside the class list that no wrong numbering explains
+_LARGEST_TABLE = 2**16  # entries; files of 32 bits hold larger values
 
 
 @dataclass(frozen=True)
@@ -90,9 +91,13 @@ class LabelFormat:
         return values
 
     def _of_values(self, path: str | Path, values: NDArray[np.int64]) -> NDArray[np.int64]:
-        table = np.full(max(int(values.max(initial=0)), *self.meaning) + 1, -1)
-        table[list(self.meaning)] = list(self.meaning.values())
-        labels = table[values] if values.min(initial=0) >= 0 else np.where(values < 0, -1, table[values])
+        largest = max(int(values.max(initial=0)), *self.meaning)
+        if largest < _LARGEST_TABLE and values.min(initial=0) >= 0:
+            table = np.full(largest + 1, -1)
+            table[list(self.meaning)] = list(self.meaning.values())
+            labels = table[values]
+        else:
+            labels = look_up(values, self.meaning)
         if (labels < 0).any():
             wrong, counts = np.unique(values[labels < 0], return_counts=True)
             raise AnnotationError(

@@ -4,17 +4,25 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from mmengine.evaluator import BaseMetric
 from mmengine.logging import print_log
 from mmengine.registry import METRICS
 from torch import Tensor
 
 from pe_spatial.common.errors import ConfigError
 from pe_spatial.data.sample import IGNORE_LABEL, check_frame
+from pe_spatial.segmentation.explanation import (
+    IMAGE_MIOU,
+    IOU_MEASURES,
+    draw_pixels,
+    label_pairs,
+    pixel_confusion,
+    small_integers,
+)
+from pe_spatial.training.explanation import UNDEFINED, ClassTable, Confusion, ExplainedMetric, Explanation
 
 
 @METRICS.register_module()
-class MeanIoUMetric(BaseMetric):
+class MeanIoUMetric(ExplainedMetric):
     """mIoU, mean class accuracy and pixel accuracy in percent, over all pixels of a dataset that have a label.
 
     The numbers are those of mmseg's IoUMetric, which counts in float32 and rounds to two decimals; here pixels are
@@ -26,6 +34,8 @@ class MeanIoUMetric(BaseMetric):
 
     default_prefix = "seg"
     headline = ("mIoU", "aAcc")
+    measures = IOU_MEASURES
+    image_measure = IMAGE_MIOU
 
     def process(self, data_batch: Any, data_samples: Sequence[dict[str, Any]]) -> None:
         """Count the pixels of predictions in the frame of their labels.
@@ -44,26 +54,50 @@ class MeanIoUMetric(BaseMetric):
                 raise ConfigError(f"{name}: no label map; add LoadSegmentation to the validation pipeline")
             prediction, target = (sample[key]["data"] for key in ("pred_sem_seg", "gt_sem_seg"))
             check_frame(name, prediction, target, "label map")
-            self.results.append(class_areas(prediction, target.to(prediction.device), len(classes), name).cpu())
+            target = target.to(prediction.device)
+            score = float(ious(class_areas(prediction, target, len(classes), name)).nanmean())
+            material = small_integers(target[0]), small_integers(prediction[0])
+            self.keep(sample, score, material, pairs=label_pairs(prediction, target, len(classes)))
 
-    def compute_metrics(self, results: list[Tensor]) -> dict[str, float]:
+    def compute_metrics(self, results: list[dict[str, Any]]) -> dict[str, float]:
         """The three numbers from the summed areas.
 
         Raises:
             ConfigError: No pixel has a label.
         """
-        correct, predicted, labeled = torch.stack(results).sum(0).double()  # [K] each
+        meta = dict(self.dataset_meta or {})
+        classes = meta["classes"]
+        confusion = pixel_confusion([result["pairs"] for result in results], len(classes))  # [K, K]
+        correct, predicted, labeled = (
+            confusion.diagonal().double(),
+            confusion.sum(0).double(),
+            confusion.sum(1).double(),
+        )
         if labeled.sum() == 0:
             raise ConfigError(f"none of the {len(results)} label maps has a labeled pixel; check the label files")
-        iou = 100 * correct / (labeled + predicted - correct)  # [K], NaN where a class does not occur
+        iou = 100 * ious(torch.stack([correct, predicted, labeled]))  # [K]
         accuracy = 100 * correct / labeled
-        columns = {"IoU": iou, "acc": accuracy, "pixels": 100 * labeled / labeled.sum()}
-        print_log(class_table(self.dataset_meta["classes"], columns), logger="current")
-        return {
+        share = 100 * labeled / labeled.sum()
+        print_log(class_table(classes, {"IoU": iou, "acc": accuracy, "pixels": share}), logger="current")
+        metrics = {
             "mIoU": iou.nanmean().item(),
             "mAcc": accuracy.nanmean().item(),
             "aAcc": (100 * correct.sum() / labeled.sum()).item(),
         }
+        values = {"IoU": iou.tolist(), "acc": accuracy.tolist()}
+        rule = "the pixels of a class by what they were predicted to be"
+        self.explanation = Explanation(
+            ClassTable(classes, labeled.long().tolist(), "pixels", values, self.measures),
+            Confusion(confusion.numpy(), classes, classes, "pixels", rule),
+            self.rank(results, lambda labels, image: draw_pixels(image, labels[0], labels[1], meta)),
+        )
+        return metrics
+
+
+def ious(areas: Tensor) -> Tensor:
+    """Intersection over union [K] from areas [3, K] of `class_areas`; NaN where a class does not occur."""
+    correct, predicted, labeled = areas.double()
+    return correct / (labeled + predicted - correct)
 
 
 def class_areas(prediction: Tensor, target: Tensor, num_classes: int, name: str | None = None) -> Tensor:
@@ -95,6 +129,6 @@ def class_table(classes: Sequence[str], columns: Mapping[str, Tensor]) -> str:
     width = max(len("class"), *map(len, classes))
     rows = [f"{'class':<{width}}" + "".join(f"  {title:>6}" for title in columns)]
     for name, *values in zip(classes, *(column.tolist() for column in columns.values()), strict=True):
-        cells = (f"  {value:6.2f}" if value == value else "       –" for value in values)
+        cells = (f"  {value:6.2f}" if value == value else f"  {UNDEFINED:>6}" for value in values)
         rows.append(f"{name:<{width}}" + "".join(cells))
     return "\n" + "\n".join(rows)

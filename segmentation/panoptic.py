@@ -40,7 +40,8 @@ Segment = dict[str, Any]  # label: row of classes, is_thing: bool, ignore: bool 
 class LoadPanoptic(Loader):
     """`seg_map_path`, a PNG of segment ids, and `segments` to `sem_seg` and the instances.
 
-    An id is R + 256 G + 65536 B, 0 where nothing is labeled.
+    An id is R + 256 G + 65536 B, 0 where nothing is labeled. In a palette file the colors count, or its numbers where
+    these are listed and the colors are not.
 
     Args:
         instances: Load the things as `boxes`, `labels` and `masks` too.
@@ -57,12 +58,15 @@ class LoadPanoptic(Loader):
             AnnotationError: Another size than the image, or an id that the record does not have.
         """
         path = sample["seg_map_path"]
-        values = read_indices(path, colors=True)
-        ids = values if values.ndim == 2 else pack(values)
+        known = {segment["id"]: row for row, segment in enumerate(sample["segments"])}
+        ids, rows = _segments_of(read_indices(path, colors=True, palette=True), known)
         self.check_size(path, ids.shape, sample)
         rest = {key: value for key, value in sample.items() if key != "segments"}
-        rows = look_up(ids, {segment["id"]: row for row, segment in enumerate(sample["segments"])})
         unknown = (rows < 0) & (ids != 0)
+        if unknown.any():  # the numbers in a palette file may be the ids, whatever its colors are
+            others, rows_of_others = _segments_of(read_indices(path, colors=True), known)
+            if not ((rows_of_others < 0) & (others != 0)).any():
+                rows, unknown = rows_of_others, np.zeros_like(unknown)
         if unknown.any():
             wrong, counts = np.unique(ids[unknown], return_counts=True)
             raise AnnotationError(
@@ -70,6 +74,12 @@ class LoadPanoptic(Loader):
                 "that the annotation file lists for it; the two files must be of one version"
             )
         return {**rest, **_sample_of(rows, sample["segments"], self.instances)}
+
+
+def _segments_of(values: NDArray[Any], known: Mapping[int, int]) -> tuple[NDArray[np.integer[Any]], NDArray[np.int64]]:
+    """The ids that values [H, W] or colors [H, W, 3] stand for, and their rows, -1 where they are not known."""
+    ids = values if values.ndim == 2 else pack(values)
+    return ids, look_up(ids, known)
 
 
 @TRANSFORMS.register_module()
@@ -140,11 +150,12 @@ class CocoPanoptic(DenseDataset):
         ann_file: The JSON file, relative to `data_root`.
         data_prefix: The folders `img_path` and `seg_map_path`, relative to `data_root`.
         instance_file: The JSON file of the same images' instances, relative to `data_root`, that masks are scored
-            against (`CocoMetric`); its category ids are those of the panoptic file. Only the metainfo names it.
+            against (`CocoMetric`), if there is one; its category ids are those of the panoptic file. Only the metainfo
+            names it.
         **kwargs: Those of `DenseDataset`.
     """
 
-    def __init__(self, *, instance_file: str = "", **kwargs: Any) -> None:
+    def __init__(self, *, instance_file: str | None = None, **kwargs: Any) -> None:
         self.instance_file = instance_file
         kwargs["serialize_data"] = False  # the table is shared by all processes already
         super().__init__(**kwargs)

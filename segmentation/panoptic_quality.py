@@ -1,16 +1,9 @@
-"""Panoptic quality (Kirillov et al., arXiv:1801.00868), counted as COCO's panopticapi does.
-
-A prediction and a segment match if they have one class and an IoU above one half. The union leaves out the pixels of
-the prediction of which nothing is known (void), and nothing else: those on a crowd stay in it. A crowd matches nothing
-and cannot be missed. A prediction without a match is not counted as false if more than half of it lies in void and the
-crowd of its own class. Where an image has several crowds of one class, that is the last of them, as in panopticapi.
-"""
+"""The metric of panoptic segmentation; see `panoptic_matching` for its rules."""
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from mmengine.evaluator import BaseMetric
 from mmengine.logging import print_log
 from mmengine.registry import METRICS
 from torch import Tensor
@@ -20,37 +13,32 @@ from pe_spatial.data import require_bitmaps
 from pe_spatial.data.sample import check_frame
 from pe_spatial.segmentation.mask_decoder.targets import segments_of
 from pe_spatial.segmentation.metrics import class_table
-
-# rows of a tally: sum of the IoUs of matches, matches, unmatched predictions, unmatched truth
-_IOU, _MATCHED, _FALSE, _MISSED = range(4)
-
-
-class Truth(NamedTuple):
-    """The segments of an image, no two of which share a pixel.
-
-    Args:
-        ids: [H, W], the number of the segment, from 1; 0 where nothing is known.
-        labels: Of the segments, int64 [G].
-        is_crowd: bool [G].
-    """
-
-    ids: Tensor
-    labels: Tensor
-    is_crowd: Tensor
+from pe_spatial.segmentation.panoptic_explanation import (
+    IMAGE_PQ,
+    PANOPTIC_MEASURES,
+    Segmented,
+    confused_pairs,
+    draw_segments,
+    explain,
+)
+from pe_spatial.segmentation.panoptic_matching import Truth, count_matches, match, panoptic_quality
+from pe_spatial.training.explanation import ExplainedMetric
 
 
 @METRICS.register_module()
-class PanopticMetric(BaseMetric):
+class PanopticMetric(ExplainedMetric):
     """PQ, SQ and RQ in percent, of all classes, of things and of stuff: means over the classes that occur.
 
-    The numbers are panopticapi's (see this module). All area of a stuff class in an image is one segment, as COCO's
-    format has it.
+    The numbers are panopticapi's (see `panoptic_matching`). All area of a stuff class in an image is one segment, as
+    COCO's format has it.
 
     The results are called `panoptic/PQ`, `…/SQ`, `…/RQ`, and the same with `_things` and `_stuff`.
     """
 
     default_prefix = "panoptic"
     headline = ("PQ", "PQ_things", "PQ_stuff")
+    measures = PANOPTIC_MEASURES
+    image_measure = IMAGE_PQ
 
     def process(self, data_batch: Any, data_samples: Sequence[dict[str, Any]]) -> None:
         """Judge predictions in the frame of their annotation.
@@ -71,7 +59,11 @@ class PanopticMetric(BaseMetric):
                 raise ConfigError(f"{name}: no panoptic prediction; add 'panoptic' to model.outputs")
             predicted = sample["pred_panoptic"]["data"][0]
             truth = self._truth(sample, predicted, things)
-            self.results.append(tally(predicted, sample["segments"], truth, len(self.dataset_meta["classes"])))
+            matches, missed = match(predicted, sample["segments"], truth)
+            counts = count_matches(matches, missed, truth, len(self.dataset_meta["classes"]))
+            score = float(panoptic_quality(counts)[0].nanmean()) / 100
+            segmented = Segmented.of(predicted, truth, matches, missed)
+            self.keep(sample, score, segmented, tally=counts, pairs=confused_pairs(matches, missed, truth))
 
     def _truth(self, sample: Mapping[str, Any], predicted: Tensor, things: Collection[int]) -> Truth:
         size = (predicted.shape[0], predicted.shape[1])
@@ -103,13 +95,13 @@ class PanopticMetric(BaseMetric):
             )
         return frozenset(label for label, is_thing in enumerate(self.dataset_meta["is_thing"]) if is_thing)
 
-    def compute_metrics(self, results: list[Tensor]) -> dict[str, float]:
+    def compute_metrics(self, results: list[dict[str, Any]]) -> dict[str, float]:
         """The measures from the summed tallies.
 
         Raises:
             ConfigError: No class occurs.
         """
-        total = torch.stack(results).sum(0)
+        total = torch.stack([result["tally"] for result in results]).sum(0)
         things, classes = self._things(), self.dataset_meta["classes"]
         quality = panoptic_quality(total)  # [3, K]
         if quality[0].isnan().all():
@@ -118,12 +110,15 @@ class PanopticMetric(BaseMetric):
         print_log(class_table(classes, columns), logger="current")
         is_thing = torch.tensor([label in things for label in range(len(classes))])
         groups = {"": is_thing | ~is_thing, "_things": is_thing, "_stuff": ~is_thing}
-        return {
+        metrics = {
             f"{name}{suffix}": column[group].nanmean().item()
             for suffix, group in groups.items()
             if group.any()
             for name, column in columns.items()
         }
+        ends = self.rank(results, lambda segmented, image: draw_segments(image, segmented, classes))
+        self.explanation = explain(total, [result["pairs"] for result in results], classes, ends)
+        return metrics
 
 
 def _crowds(sample: Mapping[str, Any]) -> tuple[Tensor, Tensor] | None:
@@ -136,53 +131,3 @@ def _crowds(sample: Mapping[str, Any]) -> tuple[Tensor, Tensor] | None:
             "class alone; a loader that sets ignored_masks must set ignored_labels too"
         )
     return ignored["labels"], require_bitmaps(ignored, sample.get("img_path"), "the metric")
-
-
-def tally(predicted: Tensor, segments: Sequence[Mapping[str, Any]], truth: Truth, num_classes: int) -> Tensor:
-    """Count one image.
-
-    Args:
-        predicted: Segment ids [H, W], 0 where nothing was found.
-        segments: `id` and `label` of every predicted segment.
-        truth: The annotation.
-        num_classes: K.
-
-    Returns:
-        float64 [4, K] on the CPU: per class the sum of the IoUs of matches, their number, and the numbers of unmatched
-        predictions and of unmatched true segments.
-    """
-    result = torch.zeros(4, num_classes, dtype=torch.float64)
-    count = max([int(predicted.max()), *(segment["id"] for segment in segments)]) + 1
-    true_count = len(truth.labels) + 1
-    pairs = predicted.long() * true_count + truth.ids.long()
-    overlap = torch.bincount(pairs.flatten(), minlength=count * true_count).reshape(count, true_count).double().cpu()
-    area, true_area = overlap.sum(1), overlap.sum(0)
-    label_of = dict(enumerate(truth.labels.tolist(), start=1))
-    is_crowd = dict(enumerate(truth.is_crowd.tolist(), start=1))
-    objects = [number for number in label_of if not is_crowd[number] and true_area[number] > 0]
-    crowd_of = {label: number for number, label in label_of.items() if is_crowd[number]}  # the last of a class
-    missed = set(objects)
-    for segment in segments:
-        row, label, whole = overlap[segment["id"]], segment["label"], area[segment["id"]]
-        iou = row / (whole - row[0] + true_area - row).clamp_min(1)
-        hits = [number for number in objects if label_of[number] == label and iou[number] > 0.5]
-        forgiven = row[0] + (row[crowd_of[label]] if label in crowd_of else 0)
-        if hits:  # never more than one: two halves leave no room
-            result[_IOU, label] += iou[hits[0]]
-            result[_MATCHED, label] += 1
-            missed.discard(hits[0])
-        elif whole > 0 and forgiven <= 0.5 * whole:
-            result[_FALSE, label] += 1
-    for number in missed:
-        result[_MISSED, label_of[number]] += 1
-    return result
-
-
-def panoptic_quality(total: Tensor) -> Tensor:
-    """PQ, SQ and RQ in percent, [3, K], from summed tallies [4, K]; NaN for classes that do not occur."""
-    iou, matched, false, missed = total
-    occurs = matched + false + missed > 0
-    recognition = matched / (matched + false / 2 + missed / 2)
-    segmentation = torch.where(matched > 0, iou / matched.clamp_min(1), torch.zeros_like(iou))
-    quality = 100 * torch.stack([segmentation * recognition, segmentation, recognition])
-    return torch.where(occurs, quality, torch.nan)

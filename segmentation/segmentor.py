@@ -40,6 +40,7 @@ class SemanticSegmentor(EncoderDecoder, SemanticModel):
     """
 
     task = "segmentation"
+    title = "Segmenter"
 
     def __init__(
         self,

@@ -33,6 +33,7 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "data.annotations": (COMMON_FLOOR, {"pycocotools", "msgspec"}),
     "demo": ({"common", "data", "visualization"}, {"skimage"}),
     "visualization": ({"common", "backbones", "data"}, {"cv2"}),
+    "visualization.charts": (COMMON_FLOOR, {"matplotlib"}),
     "training": ({*FLOOR_1, "doctor", "__version__", "configs"}, {"yaml", "psutil", "cv2"}),
     "doctor": (FLOOR_1, set()),
     "inference": ({*FLOOR_1, "training"}, {"supervision"}),
@@ -51,7 +52,7 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "__main__": ({"commands"}, set()),
     "commands": (
         {*FLOOR_2, *TASKS, "alignment", "demo", "configs", "__version__"},
-        {"rich", "matplotlib", "timm", "mmseg", "cv2", "sam2"},
+        {"rich", "timm", "mmseg", "cv2", "sam2"},
     ),
 }
 

@@ -5,19 +5,20 @@ Letters: H, W rows and columns of pixels.
 
 import math
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
-from mmengine.evaluator import BaseMetric
 from mmengine.registry import METRICS
 from numpy.typing import NDArray
 
 from pe_spatial.common.errors import OptionError
 from pe_spatial.tracking.masks import mask_files, read_mask
 from pe_spatial.tracking.scores import ScoreTable
+from pe_spatial.training.explanation import ExplainedMetric, Measure, percent
 
 Mask = NDArray[np.bool_]
 
@@ -124,12 +125,31 @@ class VideoScore:
         return [{"video": self.name, "object": n, "J": j, "F": f} for n, (j, f) in self.values.items()]
 
 
+_PARTS = {"J": "region overlap (IoU)", "F": "contour accuracy (F-measure)"}
+_STATISTICS = {
+    "mean": "mean over the frames and the objects",
+    "recall": "share of the frames above one half",
+    "decay": "loss from the first to the last quarter of a video",
+}
+MEASURES: dict[str, Measure] = {
+    "J&F": percent("J&F", "mean of J, the region overlap, and F, the contour accuracy"),
+    **{
+        f"{part}-{statistic}": replace(
+            percent(f"{part} {statistic}", f"{meaning}: {how}"), higher_is_better=statistic != "decay"
+        )
+        for part, meaning in _PARTS.items()
+        for statistic, how in _STATISTICS.items()
+    },
+}
+
+
 @METRICS.register_module()
-class JFMetric(BaseMetric):
+class JFMetric(ExplainedMetric):
     """J&F of a tracker on a dataset of `pe_spatial.tracking.datasets`: the official global numbers."""
 
     default_prefix = "track"
     headline = ("J&F",)
+    measures = MEASURES
 
     def process(self, data_batch: Any, data_samples: Sequence[Mapping[str, Any]]) -> None:
         """Score videos: `pred_track_ids` [T, H, W] against the files `annotation_paths`.

@@ -60,8 +60,9 @@ class DETA(Detector):
         float32_transformer: bool = True,
         data_preprocessor: Mapping[str, Any] | None = None,
         tta: Mapping[str, Any] | None = None,
+        slices: Mapping[str, Any] | None = None,
     ) -> None:
-        super().__init__(num_classes, backbone, neck, data_preprocessor, tta)
+        super().__init__(num_classes, backbone, neck, data_preprocessor, tta, slices)
         require_choice("matching", matching, _KINDS)
         if len(loss_weights) != 3:
             raise OptionError(f"loss_weights {list(loss_weights)} must be three: focal, L1 and generalized IoU loss")

@@ -28,6 +28,8 @@ class MaskRCNN(Detector):
         OptionError: A channel count in the settings that the part before does not deliver, or what `Detector` refuses.
     """
 
+    title = "Mask R-CNN"
+
     def __init__(
         self,
         num_classes: int,
@@ -37,8 +39,9 @@ class MaskRCNN(Detector):
         roi_heads: Mapping[str, Any] | None = None,
         data_preprocessor: Mapping[str, Any] | None = None,
         tta: Mapping[str, Any] | None = None,
+        slices: Mapping[str, Any] | None = None,
     ) -> None:
-        super().__init__(num_classes, backbone, neck, data_preprocessor, tta)
+        super().__init__(num_classes, backbone, neck, data_preprocessor, tta, slices)
         given = {"in_channels": self.neck.channels[0], "strides": tuple(self.neck.strides)}
         self.rpn = build_part("rpn", {"type": "RPN", **(rpn or {})}, **given)
         # the coarsest map only proposes

@@ -11,7 +11,6 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from pe_spatial.backbones.blocks import Attention
 from pe_spatial.backbones.rope import apply_rotary
@@ -34,7 +33,7 @@ def attended_by(attention: Attention, x: Tensor, rope: Tensor) -> Tensor:
     Returns:
         [B, N], 0 to 1.
     """
-    qkv = F.linear(x, attention.in_proj_weight, attention.in_proj_bias).unflatten(-1, (3, attention.heads, -1))
+    qkv = attention.in_proj(x).unflatten(-1, (3, attention.heads, -1))
     q, k, _ = qkv.transpose(1, 3).unbind(2)  # [B, H, N, D]
     q, k = apply_rotary(q, rope).float(), apply_rotary(k, rope).float()
     count = x.shape[1]

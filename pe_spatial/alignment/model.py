@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
-from mmengine.evaluator import BaseMetric
 from mmengine.registry import METRICS, MODELS
 from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
@@ -22,6 +21,7 @@ from pe_spatial.alignment.teachers import Teacher
 from pe_spatial.backbones import PEBackbone
 from pe_spatial.common.errors import ConfigError, require_choice, suggest
 from pe_spatial.common.parts import ModalModel
+from pe_spatial.training.explanation import ExplainedMetric, Measure
 
 Fill = Literal["zero", "mean", "learned"]
 
@@ -75,8 +75,8 @@ class SpatialAlignment(ModalModel):
         data_preprocessor: Config of the batch preparation.
 
     Raises:
-        ConfigError: No loss, an unknown teacher or one that no loss uses, a student with several maps, or widths that
-            differ without a projection.
+        ConfigError: A student with adapters or with several maps, no loss, an unknown teacher or one that no loss uses,
+            or widths that differ without a projection.
         OptionError: An unknown `fill`.
     """
 
@@ -92,6 +92,8 @@ class SpatialAlignment(ModalModel):
         data_preprocessor: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(data_preprocessor or {"type": "DensePreprocessor"})
+        if student.get("lora") is not None:
+            raise ConfigError("student.lora: alignment makes new weights of a whole encoder; leave lora out")
         self._student_config = {**student, "weights": None}
         self.student: PEBackbone = MODELS.build(dict(student))
         if len(self.student.channels) != 1:
@@ -220,7 +222,7 @@ class SpatialAlignment(ModalModel):
 
 
 @METRICS.register_module()
-class AlignmentMetric(BaseMetric):
+class AlignmentMetric(ExplainedMetric):
     """Means over images of what `SpatialAlignment` finds in mode "predict", with nothing hidden.
 
     `align/semantic_cosine`: mean cosine between tokens of student and teacher (after the projection, if there is one).
@@ -230,6 +232,14 @@ class AlignmentMetric(BaseMetric):
     """
 
     default_prefix = "align"
+    measures: ClassVar[dict[str, Measure]] = {
+        "semantic_cosine": Measure("semantic cosine", "mean cosine between tokens of student and teacher"),
+        "locality_error": Measure(
+            "locality error", "mean squared difference of the pairwise matrices", higher_is_better=False
+        ),
+        "locality_agreement": Measure("locality agreement", "correlation of the two pairwise matrices"),
+        "global_tokens": Measure("global tokens", "share of tokens that most others attend to", higher_is_better=False),
+    }
 
     def process(self, data_batch: Any, data_samples: Sequence[dict[str, Any]]) -> None:
         """Collect the values of a batch."""

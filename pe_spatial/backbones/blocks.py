@@ -5,6 +5,8 @@ Module names and parameter layouts are those of the official checkpoints.
 Letters: B images, N tokens, C channels, H heads, D channels of a head.
 """
 
+from typing import ClassVar
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -15,7 +17,13 @@ from pe_spatial.backbones.variants import EncoderConfig
 
 
 class Attention(nn.Module):
-    """Self-attention of all tokens given to it, with rotary positions."""
+    """Self-attention of all tokens given to it, with rotary positions.
+
+    Attributes:
+        copies_on_cpu: False lets a CPU do as a GPU does, of which the planner measures the memory.
+    """
+
+    copies_on_cpu: ClassVar[bool] = True
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -23,6 +31,8 @@ class Attention(nn.Module):
         self.in_proj_weight = nn.Parameter(torch.zeros(3 * width, width))
         self.in_proj_bias = nn.Parameter(torch.zeros(3 * width))
         self.out_proj = nn.Linear(width, width)
+        self.lora_in_proj: nn.Module | None = None  # see `pe_spatial.backbones.lora`
+        self.lora_out_proj: nn.Module | None = None
 
     def forward(self, x: Tensor, rope: Tensor, mask: Tensor | None = None) -> Tensor:
         """Map [..., N, C] to [..., N, C].
@@ -32,13 +42,20 @@ class Attention(nn.Module):
             rope: The rotary table of the N tokens.
             mask: bool [B, 1, N, N], True where the token of the row attends to that of the column; None: everywhere.
         """
-        qkv = F.linear(x.flatten(0, -3), self.in_proj_weight, self.in_proj_bias)  # [B, N, 3C]
+        qkv = self.in_proj(x.flatten(0, -3))  # [B, N, 3C]
         q, k, v = qkv.unflatten(-1, (3, self.heads, -1)).unbind(2)  # views [B, N, H, D]
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # [B, H, N, D]
-        if x.device.type == "cpu":  # what follows reads q, k and v again and again: dense rows repay the copy there
+        if (
+            x.device.type == "cpu" and self.copies_on_cpu
+        ):  # what follows reads q, k and v again and again: dense rows repay the copy there
             q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
         y = F.scaled_dot_product_attention(apply_rotary(q, rope), apply_rotary(k, rope), v, attn_mask=mask)
-        return self.out_proj(y.transpose(1, 2).flatten(2)).view_as(x)
+        y = y.transpose(1, 2).flatten(2)
+        return _adapted(self.out_proj(y), y, self.lora_out_proj).view_as(x)
+
+    def in_proj(self, x: Tensor) -> Tensor:
+        """Queries, keys and values [..., 3C] of tokens [..., C]."""
+        return _adapted(F.linear(x, self.in_proj_weight, self.in_proj_bias), x, self.lora_in_proj)
 
 
 class MLP(nn.Module):
@@ -48,10 +65,18 @@ class MLP(nn.Module):
         super().__init__()
         self.c_fc = nn.Linear(width, hidden)
         self.c_proj = nn.Linear(hidden, width)
+        self.lora_c_fc: nn.Module | None = None  # see `pe_spatial.backbones.lora`
+        self.lora_c_proj: nn.Module | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [..., C] to [..., C]."""
-        return self.c_proj(F.gelu(self.c_fc(x)))
+        x = F.gelu(_adapted(self.c_fc(x), x, self.lora_c_fc))
+        return _adapted(self.c_proj(x), x, self.lora_c_proj)
+
+
+def _adapted(y: Tensor, x: Tensor, adapter: nn.Module | None) -> Tensor:
+    """The output y of a matrix for its input x, and what an adapter adds to it."""
+    return y if adapter is None else y + adapter(x)
 
 
 class LayerScale(nn.Module):

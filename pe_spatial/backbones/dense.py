@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from mmengine.logging import print_log
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
+from pe_spatial.backbones.lora import LoraOptions, add_adapters, is_adapter, merge_adapters
 from pe_spatial.backbones.variants import EncoderConfig, get_variant
 from pe_spatial.backbones.vit import VisionTransformer, resolve_blocks
 from pe_spatial.common.errors import OptionError
+from pe_spatial.common.parts import build_options
+
+if TYPE_CHECKING:
+    from pe_spatial.backbones.weights import Origin
 
 
 @MODELS.register_module()
@@ -38,6 +43,9 @@ class PEBackbone(nn.Module):
         drop_path: Skipping probability of the last block; it falls linearly to 0 in the first.
         checkpointing: Save memory in training by computing the blocks twice.
         frozen: True freezes everything; a number freezes the embeddings and that many blocks.
+        lora: Fields of `LoraOptions`, such as `{rank: 8}`: everything is frozen, and adapters on the matrices of the
+            blocks, up to the last one of `layers`, are trained in its place. Like all matrices they are subject to
+            weight decay, which draws the encoder back to its weights. None trains the encoder itself.
         weights: An official name or a file; None draws random weights.
         adapt: How the weights may differ from the variant, for training them further: `layer_scale`, `positions`;
             see `pe_spatial.backbones.weights.load_state_dict`.
@@ -46,6 +54,12 @@ class PEBackbone(nn.Module):
         channels: Channels of every map.
         strides: Pixels per cell of every map.
         num_layers: Number of layers for layer-wise decay: embeddings and blocks.
+        lora: Options of the adapters, or None.
+        origin: Where the weights under the adapters can be found again; None for random ones and without adapters.
+
+    Raises:
+        OptionError: An option outside its range, or `lora` together with `frozen`.
+        ConfigError: An unknown option of `lora`, or one outside its range.
     """
 
     def __init__(
@@ -62,10 +76,17 @@ class PEBackbone(nn.Module):
         drop_path: float = 0.0,
         checkpointing: bool = False,
         frozen: bool | int = False,
+        lora: Mapping[str, Any] | None = None,
         weights: str | None = None,
         adapt: Sequence[str] = (),
     ) -> None:
         super().__init__()
+        self.lora = None if lora is None else build_options(LoraOptions, lora, "lora")
+        if self.lora is not None and frozen is not False:
+            raise OptionError(
+                f"frozen {frozen} and lora contradict each other: with lora the whole encoder is frozen and adapters "
+                "are trained; leave out either"
+            )
         config = get_variant(variant)
         if patch_size is not None:
             config = replace(config, patch_size=patch_size, image_size=patch_size * config.grid_size)
@@ -80,10 +101,12 @@ class PEBackbone(nn.Module):
                 drop_path=drop_path,
                 checkpointing=checkpointing,
             )
+        self.origin: Origin | None = None
         if weights is not None:
-            from pe_spatial.backbones.weights import load_weights
+            from pe_spatial.backbones.weights import load_weights, origin_of
 
             print_log(f"Encoder weights: {load_weights(self.encoder, weights, adapt)}", "current")
+            self.origin = None if self.lora is None else origin_of(weights, self.encoder.state_dict())
         self.config = config
         self.patch_size = config.patch_size
         self.layers = tuple(resolve_blocks(layers, self.config.depth))
@@ -94,6 +117,8 @@ class PEBackbone(nn.Module):
         self.strides = (self.patch_size,) * len(self.layers)
         self.num_layers = self.config.depth + 1
         self.frozen_layers = _count_frozen(frozen, self.num_layers)
+        if self.lora is not None:
+            add_adapters(self.encoder.transformer.resblocks[: max(self.layers) + 1], self.lora)
         self._fix_parameters()
         self.train()
 
@@ -132,6 +157,15 @@ class PEBackbone(nn.Module):
                 return int(rest.split(".")[1]) + 1
         raise KeyError(f"{parameter_name!r} is not a parameter of PEBackbone; names begin with 'encoder.'")
 
+    def frozen_state(self) -> dict[str, Tensor]:
+        """The state dict of the encoder without its adapters, in the official layout."""
+        return {key: tensor for key, tensor in self.encoder.state_dict().items() if not is_adapter(key)}
+
+    def merge_adapters(self) -> None:
+        """Put what the adapters have learned into the encoder, which is a plain one then: its maps stay the same."""
+        merge_adapters(self.encoder.transformer.resblocks)
+        self.lora = self.origin = None
+
     def train(self, mode: bool = True) -> PEBackbone:
         """Switch training mode; frozen blocks stay in evaluation mode."""
         super().train(mode)
@@ -147,7 +181,9 @@ class PEBackbone(nn.Module):
         last = max(self.layers) + 1
         for name, parameter in self.named_parameters():
             layer = self.layer_of(name)
-            if layer < self.frozen_layers or name.split(".")[1] in unused or ("resblocks" in name and layer > last):
+            if self.lora is not None:
+                parameter.requires_grad_(is_adapter(name))
+            elif layer < self.frozen_layers or name.split(".")[1] in unused or ("resblocks" in name and layer > last):
                 parameter.requires_grad_(False)
 
 

@@ -15,17 +15,21 @@ from torch import Tensor
 from torchvision.models.detection import MaskRCNN_ResNet50_FPN_V2_Weights
 
 from pe_spatial.backbones import EncoderConfig, get_variant
-from pe_spatial.backbones.weights import find, load_state_dict, read_encoder, to_timm, unwrap
+from pe_spatial.backbones.weights import find, load_state_dict, read_encoder, refuse_adapters, to_timm, unwrap
 from pe_spatial.backbones.weights import to_detectron2 as encoder_to_detectron2
 from pe_spatial.backbones.weights.loading import check_values, fitting_variants
 from pe_spatial.commands.convert import LAYOUTS
+from pe_spatial.commands.options import encoder_weights
 from pe_spatial.common.tensors import SUFFIXES, WeightsError, read_tensor_file, write_tensor_file
+from pe_spatial.common.trees import sections
 from pe_spatial.data.formats import open_source
 from pe_spatial.detection.conversion import RotaryGeometry, from_detectron2, is_detectron2, is_ours, to_detectron2
 from pe_spatial.detection.deta.conversion import from_authors, is_deta
+from pe_spatial.inference.predictor import Predictor
 from pe_spatial.training.checkpoint import save_checkpoint
 from pe_spatial.training.checkpoint_hook import compare_keys, describe
 from pe_spatial.training.config import load_config
+from pe_spatial.training.frozen_encoders import adapted_backbones
 
 Tensors = dict[str, Tensor]
 Converted = tuple[Tensors, list[str]]  # what is to be written, and the lines of the report
@@ -45,10 +49,14 @@ def convert(options: argparse.Namespace) -> list[str]:
     """
     target: Path = options.output
     check_target(options)
-    source = find(options.input)
-    tensors, notes = converted(source, options)
-    if options.config:
-        save_checkpoint({"meta": {}, "state_dict": tensors, "pe_spatial": description(options, tensors)}, target)
+    described: dict[str, Any] | None = None
+    if options.merge:
+        tensors, described, notes = merged(options)
+    else:
+        tensors, notes = converted(find(options.input), options)
+        described = description(options, tensors) if options.config else None
+    if described:
+        save_checkpoint({"meta": {}, "state_dict": tensors, "pe_spatial": described}, target)
     else:
         write_tensor_file(tensors, target, LAYOUTS[options.to])
     size = target.stat().st_size
@@ -65,17 +73,54 @@ def check_target(options: argparse.Namespace) -> None:
     target = options.output
     if target.suffix not in SUFFIXES:
         raise WeightsError(f"{target} must end in {', '.join(SUFFIXES)}: the suffix is the format")
-    if options.config and (options.to != "pe_spatial" or target.suffix == ".safetensors"):
-        raise WeightsError("--config goes with --to pe_spatial and a .pt or .pth file; leave it out or change them")
+    for name in ("config", "merge"):
+        if getattr(options, name) and (options.to != "pe_spatial" or target.suffix == ".safetensors"):
+            raise WeightsError(
+                f"--{name} goes with --to pe_spatial and a .pt or .pth file; leave it out or change them"
+            )
+    if options.merge and (options.config or options.variant or options.patch_size):
+        raise WeightsError(
+            "--merge keeps config and encoder of the checkpoint; leave out --config, --variant and --patch-size"
+        )
+    if options.weights and not options.merge:
+        raise WeightsError("--weights says where the encoder under adapters is now, for --merge; leave it out")
     if target.exists() and not options.force:
         raise WeightsError(f"{target} exists; pass --force to overwrite it, or choose another name")
     if not target.parent.is_dir():
         raise FileNotFoundError(f"the folder {target.parent} does not exist; create it first")
 
 
+def merged(options: argparse.Namespace) -> tuple[Tensors, dict[str, Any], list[str]]:
+    """The weights of a checkpoint of ours with its adapters merged, what describes it, and the lines of the report.
+
+    Raises:
+        CheckpointError: It is none of ours, or its encoder is missing or another one.
+        WeightsError: It has no adapters.
+    """
+    predictor = Predictor(options.input, device="cpu", overrides=encoder_weights(options))
+    backbones = [backbone for _, backbone in adapted_backbones(predictor.model)]
+    if not backbones:
+        raise WeightsError(f"{predictor.checkpoint} has no adapters (LoRA) to merge; take it as it is")
+    for backbone in backbones:
+        backbone.merge_adapters()
+    config = predictor.config.to_dict()
+    for part in sections(config["model"]):
+        if part.pop("lora", None) is not None:
+            part["weights"] = None
+    tensors = in_dtype(predictor.model.state_dict(), options)
+    return tensors, describe(config, predictor.metainfo), [f"Merged the adapters of {predictor.checkpoint}."]
+
+
+def in_dtype(tensors: Mapping[str, Tensor], options: argparse.Namespace) -> Tensors:
+    """Tensors of the type that is asked for."""
+    dtype = getattr(torch, options.dtype) if options.dtype else None
+    return {key: tensor.to(dtype) if tensor.is_floating_point() else tensor for key, tensor in tensors.items()}
+
+
 def converted(source: Path, options: argparse.Namespace) -> Converted:
     """Return what is to be written, and the lines of the report."""
     tensors, _ = unwrap(read_tensor_file(source))
+    refuse_adapters(source, tensors)
     keys = list(tensors)
     labels: list[str] = []
     if options.to == "pe_spatial" and not is_deta(keys) and not is_detectron2(keys):
@@ -103,8 +148,7 @@ def converted(source: Path, options: argparse.Namespace) -> Converted:
         ]
     else:
         result, dropped = from_detectron2(tensors, has_class_token(options))
-    if options.dtype:
-        result = {key: tensor.to(getattr(torch, options.dtype)) for key, tensor in result.items()}
+    result = in_dtype(result, options)
     kind = "DETA" if labels else "Mask R-CNN"
     return result, [f"Read a {kind} of {len(tensors)} tensors from {source}.", *summarize(dropped), *labels]
 

@@ -7,11 +7,13 @@
     pe-spatial convert --input g.pth --output for_detectron2.pth --to detectron2
     pe-spatial convert --input deta_coco_1824pix.pth --output deta.pth --to pe_spatial \
         --config deta_pe_spatial_g_coco_3ep_1824px.yaml
+    pe-spatial convert --input my_run --output merged.pth --to pe_spatial --merge
 
 The input is the name of an encoder or a file in any known layout. `official` and `timm` take the encoder alone, also
 out of a detector. `detectron2` converts a Mask R-CNN of ours whole, and any other file as an encoder. `pe_spatial`
 converts a Mask R-CNN of Detectron2 or a DETA of the authors to ours; with its config the result describes itself, as
-prediction needs it.
+prediction needs it. `--merge` takes a checkpoint of ours with adapters (LoRA), or a run, and puts them into the
+encoder: the result is a whole checkpoint without adapters, which predicts the same, and which converts further.
 """
 
 import argparse
@@ -32,6 +34,8 @@ def add_arguments(parser: CommandParser) -> None:
     add("--patch-size", type=positive, metavar="N", help="resample the patch embedding of an encoder to this size")
     add("--dtype", choices=("float32", "bfloat16", "float16"), help="type to store; default: that of the input")
     add("--force", action="store_true", help="overwrite the output")
+    add("--merge", action="store_true", help="put the adapters (LoRA) of the input into its encoder")
+    add_shared(parser, "--weights")
     add("--config", metavar="NAME", help="of the detector: makes the result of --to pe_spatial describe itself")
     geometry = parser.add_argument_group("geometry of a detector, for --to detectron2")
     add_shared(geometry, "--image-size")

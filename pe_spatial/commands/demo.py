@@ -1,6 +1,7 @@
 """Make a small synthetic dataset: detection, segmentation, depth and video, in the formats of the usual datasets.
 
     pe-spatial demo --output demo/data --images 720 --image-size 128
+    pe-spatial demo --output demo/small --images 90 --image-size 768 --objects 40 --object-size 8 24 --formats coco
 
     OUT/images/{train,val}/000001.jpg              one scene in six is for validation
     OUT/annotations/instances_{train,val}.json     coco: boxes and masks (RLE)
@@ -17,7 +18,7 @@ Equal arguments give equal data; run again, a complete dataset is left as it is.
 
 import argparse
 
-from pe_spatial.commands.options import CommandParser, add_shared, integer, names, positive
+from pe_spatial.commands.options import CommandParser, add_shared, integer, names, number_in, positive
 from pe_spatial.demo import FORMATS
 
 
@@ -28,6 +29,9 @@ def add_arguments(parser: CommandParser) -> None:
     parser.set_defaults(image_size=128)
     add("--images", type=positive, default=720, metavar="N", help="scenes in all; every sixth is for validation")
     add("--seed", type=integer(0), default=0, metavar="N", help="equal seeds give equal data")
+    add("--objects", type=positive, metavar="N", help="in a scene, less those that others hide; default: one to five")
+    sizes = "diameters of the objects in pixels; default: from a sixth to half of the side of the scene"
+    add("--object-size", type=number_in(4), nargs=2, metavar=("MIN", "MAX"), help=sizes)
     add("--formats", type=names(FORMATS), default=list(FORMATS), help=f"some of {','.join(FORMATS)}; default: all")
     add("--videos", type=integer(0), default=3, metavar="N", help="videos in all, for davis")
     add("--frames", type=positive, default=20, metavar="N", help="of a video")
@@ -43,6 +47,12 @@ def check(options: argparse.Namespace, parser: CommandParser) -> None:
         parser.error(f"--images {options.images}: 6 or more are needed, for every sixth is for validation")
     if options.image_size < 32:
         parser.error(f"--image-size {options.image_size}: give 32 pixels or more, or shapes cannot be told apart")
+    least, most = options.object_size or (4, 4)
+    if least > most or most > options.image_size / 2:
+        parser.error(
+            f"--object-size {least:g} {most:g}: give the smaller first, and at most half of --image-size "
+            f"{options.image_size}"
+        )
 
 
 def run(options: argparse.Namespace) -> int:
@@ -53,6 +63,7 @@ def run(options: argparse.Namespace) -> int:
         size=options.image_size,
         photographs=not options.no_photographs,
         **{name: getattr(options, name) for name in ("images", "seed", "formats", "videos", "frames", "video_size")},
+        **{name: getattr(options, name) for name in ("objects", "object_size")},
     )
     if write_demo(options.output, settings, options.force):
         print(f"wrote {options.output}: {', '.join(options.formats)}")

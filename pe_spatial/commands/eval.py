@@ -3,6 +3,7 @@
     pe-spatial eval RUN
     pe-spatial eval FILE [key=value ...]
     pe-spatial eval FILE --config pe_g_coco.yaml
+    pe-spatial eval RUN --slices 640
 
 Of a run, the best checkpoint is scored, or else the last. A checkpoint remembers its config; `--config` names another.
 Results go to the folder `evaluation` of the run, or to `--output`.
@@ -10,7 +11,8 @@ Results go to the folder `evaluation` of the run, or to `--output`.
 
 import argparse
 
-from pe_spatial.commands.options import CommandParser, add_shared, take_override
+from pe_spatial.commands.options import CommandParser, add_shared, slices, take_override
+from pe_spatial.commands.predict import add_task_option
 from pe_spatial.commands.train import recall, use_device
 
 RESUMES = "the same command starts the evaluation anew"
@@ -20,6 +22,8 @@ def add_arguments(parser: CommandParser) -> None:
     """Add the options."""
     parser.add_argument("run", nargs="?", metavar="RUN|FILE", help="the folder of a training run, or a checkpoint")
     add_shared(parser, "--config", "--checkpoint", "--output", "--device", "--allow-import", "overrides")
+    for name in ("slices", "slice_overlap"):
+        add_task_option(parser, name)
     parser.add_old_spellings({"--work-dir": "--output"})
 
 
@@ -35,8 +39,11 @@ def check(options: argparse.Namespace, parser: CommandParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Score."""
     use_device(options.device)
+    from pe_spatial.training.config import override_config
     from pe_spatial.training.launch import evaluate
 
     config, path = recall(options.run or options.checkpoint, options.overrides, options.config)
+    if sliced := slices(options, config, resized=False):
+        override_config(config, sliced, path)
     evaluate(config, path, options.output)
     return 0

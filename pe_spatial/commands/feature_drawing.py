@@ -23,6 +23,8 @@ from pe_spatial.inference.predictor import naming_config
 from pe_spatial.training.checkpoint import load_checkpoint, read_config, resolve_checkpoint
 from pe_spatial.training.checkpoint_content import weights_of
 from pe_spatial.training.checkpoint_hook import compare_keys
+from pe_spatial.training.config import drop_pretrained
+from pe_spatial.training.frozen_encoders import encoder_records, restore_encoders
 from pe_spatial.visualization import FeatureColors, caption_strip, similarity, similarity_rgb
 
 _LONGEST = 8  # times the shorter side: of what the encoder sees and what is drawn of a thin image
@@ -76,12 +78,14 @@ def read_backbone(path: Path) -> tuple[PEBackbone, Mapping[str, Any]]:
     encoders = (part for part in sections(config["model"], without="teachers") if part.get("type") == "PEBackbone")
     described = next(encoders, None)
     suffix = "encoder.conv1.weight"
-    first = next((key for key in weights if key.endswith(suffix)), None)
-    if described is None or first is None:
+    prefixes = [*encoder_records(content, file), *(key[: -len(suffix)] for key in weights if key.endswith(suffix))]
+    if described is None or not prefixes:
         raise UserError(f"{file}: {config['model'].get('type')} has no PEBackbone")
-    prefix = first.removesuffix(suffix)
+    prefix = prefixes[0]
+    drop_pretrained(described)
     with naming_config(file):
-        backbone = MODELS.build({**described, "weights": None})
+        backbone = MODELS.build(described)
+    restore_encoders(content, {prefix: backbone} if backbone.lora else {}, file)
     state = {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
     if problem := compare_keys(backbone, state):
         raise CheckpointError(f"{file}: the weights do not fit the config in the same file: {problem}")

@@ -93,10 +93,11 @@ class LabelSearch:
         unloadable: list[str] = []
 
         def ask() -> None:
-            predictions = self.predictor.predict([prepared for _, _, prepared in waiting])
-            for (index, labels, _), prediction in zip(waiting, predictions, strict=True):
+            predictions = self.predictor.predict([view for _, _, views in waiting for view in views])
+            for prediction in predictions:
                 prediction.pred_instances.labels = order_of_classes[prediction.pred_instances.labels.cpu()]
-                errors.add(index, labels, prediction)
+            for (index, labels, _), *views in zip(waiting, predictions[::2], predictions[1::2], strict=True):
+                errors.add(index, labels, *views)
             waiting.clear()
 
         for index, loaded in track(asked, f"{report.split}: model", len(order), "samples"):
@@ -113,10 +114,11 @@ class LabelSearch:
 
 
 def _load(errors: Any, predictor: Predictor, dataset: Any, index: int) -> tuple[Any, Any] | str:  # noqa: ANN401
-    """The labels and the prepared picture of a sample; or why there are none."""
+    """The labels of a sample and its picture, prepared as it is and mirrored; or why there are none."""
     try:
         sample = load_sample(dataset, dataset.get_data_info(index), labels=False)
-        return errors.load(sample), predictor.prepare(sample["img"])
+        views = sample["img"], sample["img"].flip(-1)
+        return errors.load(sample), [predictor.prepare(view) for view in views]
     except Exception as error:  # noqa: BLE001 - becomes a finding
         return describe(error)
 
@@ -143,4 +145,4 @@ def _draw(number: int, suspect: Suspect, dataset: Any) -> Tensor:  # noqa: ANN40
     if suspect.row is not None and "mask" in record["instances"][suspect.row]:
         size = (int(image.shape[-2]), int(image.shape[-1]))
         mask = torch.from_numpy(instance_mask(record, record["instances"][suspect.row], size))
-    return draw_suspect(number, suspect, image, str(record.get("img_path")), mask)
+    return draw_suspect(number, suspect, image, record, mask)

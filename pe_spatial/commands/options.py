@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from pe_spatial.common.console import print_note
-from pe_spatial.common.errors import printable, suggest
+from pe_spatial.common.errors import UserError, printable, suggest
 
 LARGEST = 2**31 - 1
 
@@ -126,6 +126,7 @@ SHARED: dict[str, dict[str, Any]] = {
         "type": positive,
         "help": "largest picture or frame that is read; default: what the free memory holds",
     },
+    "--memory": {"metavar": "N", "help": "what a training may take, such as 12gb or 800mb; auto: what is free"},
     "--no-pictures": {"action": "store_true", "help": "draw no pictures"},
     "overrides": {"metavar": "key=value", "nargs": "*", "help": "entries of the config to change; values are YAML"},
     "--traceback": {"action": "store_true", "help": "show where an error comes from, also for mistakes"},
@@ -152,6 +153,26 @@ def take_override(options: argparse.Namespace, name: str) -> None:
     if value and "=" in value and not Path(value).exists():
         options.overrides.insert(0, value)
         setattr(options, name, "")
+
+
+def slices(options: argparse.Namespace, config: Mapping[str, Any], resized: bool) -> list[str]:
+    """The overrides of the config of a detector that `--slices` and `--slice-overlap` stand for, if they are given.
+
+    Args:
+        options: Of the command.
+        config: Of the model.
+        resized: Whether another option says how large images are.
+
+    Raises:
+        UserError: An overlap without slices.
+    """
+    from pe_spatial.inference.tasks import slicing
+
+    if options.slices is not None:
+        return slicing(config, int(options.slices), options.slice_overlap, resized)
+    if options.slice_overlap is not None:
+        raise UserError(f"--slice-overlap {options.slice_overlap:g} is the overlap of windows; give --slices too")
+    return []
 
 
 # --- the parser -------------------------------------------------------------------------------------------------------

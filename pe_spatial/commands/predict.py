@@ -3,6 +3,7 @@
     pe-spatial predict --checkpoint work_dirs/NAME --input photo.jpg --output OUT
     pe-spatial predict --checkpoint model.pth --input 'photos/**/*.jpg' --output OUT --threshold 0.3
     pe-spatial predict --checkpoint model.pth --input street.mp4 --output OUT
+    pe-spatial predict --checkpoint model.pth --input aerial.tif --output OUT --slices 640
     pe-spatial predict --checkpoint model.pth --input photos --output OUT model.tta='{sizes: [1024, 1280]}'
     torchrun --nproc-per-node 8 tools/predict.py --checkpoint model.pth --input photos --output OUT
     pe-spatial predict --checkpoint model.pth --input photos --output OUT --shard 3/16
@@ -27,7 +28,7 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pe_spatial.commands.options import add_shared, number_in, positive
+from pe_spatial.commands.options import add_shared, number_in, positive, slices
 from pe_spatial.common.console import print_note, progress
 from pe_spatial.common.errors import UserError, printable
 
@@ -50,6 +51,16 @@ TASK_OPTIONS: dict[str, tuple[str, dict[str, Any], str]] = {
         "detection and segmentation",
         {"type": float},
         f"lowest score of an object (default {DEFAULT_THRESHOLD})",
+    ),
+    "slices": (
+        "detection",
+        {"type": positive, "metavar": "SIDE"},
+        "see every picture in square windows of so many pixels, at its own size or at that of --image-size",
+    ),
+    "slice_overlap": (
+        "detection",
+        {"type": number_in(0, 0.9), "metavar": "SHARE"},
+        "share of a window that neighbors have in common; default: 0.2",
     ),
     "npy": ("depth", SWITCH, "write depth as .npy files too"),
     "depth_colors": (
@@ -78,8 +89,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     ends, colors = ("BLACK", "WHITE"), "of pictures of four or more bands (e.g. 4 3 2), or of gray: numbers from 1"
     parser.add_argument("--value-range", type=float, nargs=2, metavar=ends, help="values of pictures of over 8 bits")
     parser.add_argument("--bands", type=positive, nargs="+", metavar="N", help=f"red, green and blue {colors}")
-    for name, (tasks, kind, text) in TASK_OPTIONS.items():
-        parser.add_argument(f"--{name.replace('_', '-')}", help=f"{tasks}: {text}", **kind)
+    for name in TASK_OPTIONS:
+        add_task_option(parser, name)
+
+
+def add_task_option(parser: argparse.ArgumentParser, name: str) -> None:
+    """Add an option of `TASK_OPTIONS`."""
+    tasks, kind, text = TASK_OPTIONS[name]
+    parser.add_argument(f"--{name.replace('_', '-')}", help=f"{tasks}: {text}", **kind)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -99,8 +116,9 @@ def run(options: argparse.Namespace) -> int:
     files, left_out = find_files(options)
     records = Records(options.output, {"task": task.name, **model, **settings}, part)
     settings |= {name: rule for name in RULES if (rule := getattr(options, name)) is not None}
-    if options.image_size is not None:
-        options.overrides = [*resizing(config, options.image_size), *options.overrides]
+    sliced = slices(options, config, options.image_size is not None)
+    resized = [] if options.image_size is None else resizing(config, options.image_size)
+    options.overrides = [*resized, *sliced, *options.overrides]
     options.overrides = [*options.overrides, *reading(config, options.value_range, options.bands)]
     predictor = task.predictor(checkpoint, options)
     writer = task.writer(records, output_stems(files), predictor, options)

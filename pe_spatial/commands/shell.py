@@ -34,7 +34,9 @@ from pe_spatial.common.trust import trusting
 
 COMMANDS = {
     "train": "train a model from a config",
+    "plan": "which ways to train fit into a memory",
     "eval": "score a checkpoint on the data of its config",
+    "compare": "put the results of several runs side by side",
     "predict": "run a model over images, folders and videos",
     "track": "follow objects through videos",
     "check": "examine the data of a config",

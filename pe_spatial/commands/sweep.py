@@ -163,11 +163,10 @@ def write_table(folder: Path, rows: list[Row]) -> None:
 
 def plot(path: Path, rows: list[Row], task: ModuleType, keys: list[str]) -> None:
     """The metric over the layers, a line per combination; the best layer of each is marked."""
-    from matplotlib.figure import Figure
+    from pe_spatial.visualization.charts import new_figure, save_figure
 
     metric, choose = task.METRIC, max if task.HIGHER_IS_BETTER else min
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
-    axes = figure.add_subplot()
+    figure, (axes,) = new_figure(panel=(8, 4.5))
     curves: dict[str, list[Row]] = {}
     for row in rows:
         curves.setdefault(", ".join(f"{key.rpartition('.')[2]} {row[key]}" for key in keys), []).append(row)
@@ -182,4 +181,4 @@ def plot(path: Path, rows: list[Row], task: ModuleType, keys: list[str]) -> None
     axes.grid(alpha=0.3)
     if len(curves) > 1:
         axes.legend(fontsize="small")
-    figure.savefig(path, dpi=120)
+    save_figure(path, figure, dpi=120)

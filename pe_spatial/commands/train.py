@@ -2,6 +2,7 @@
 
     pe-spatial train detection --data FOLDER --model mask_rcnn-s --epochs 20 [key=value ...]
     pe-spatial train --config pe_g_coco.yaml [key=value ...]
+    pe-spatial train --config pe_g_coco.yaml --memory 12gb
     pe-spatial train --resume RUN
     torchrun --nproc-per-node 8 -m pe_spatial train --config pe_g_coco.yaml
     srun --ntasks-per-node 8 --gpus-per-node 8 pe-spatial train --config pe_g_coco.yaml
@@ -10,7 +11,8 @@ With a task (detection, instances, segmentation, panoptic, depth) the data is re
 and a recipe of configs/own is filled in: `--print-config` shows the config that the run is, and `--config` takes it.
 
 A run's folder remembers its config, with all changes: `--resume RUN` needs nothing else, and `pe-spatial eval RUN`
-scores it. With `--config` or `key=value`, `--resume` continues with other values and names them.
+scores it. With `--config` or `key=value`, `--resume` continues with other values and names them. `--memory` changes
+batch, precision and more until the training fits, as `pe-spatial plan` does.
 """
 
 import argparse
@@ -18,8 +20,9 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pe_spatial.commands.options import CommandParser, add_shared, take_override
+from pe_spatial.commands.options import CommandParser, add_shared, positive, take_override
 from pe_spatial.commands.own_options import add_own_options, given_options, request_of
+from pe_spatial.common.console import print_note
 from pe_spatial.common.errors import suggest
 from pe_spatial.own.models import TASKS
 
@@ -43,14 +46,28 @@ def add_arguments(parser: CommandParser) -> None:
     )
     mode.add_argument("--resume-or-start", action="store_true", help="continue the run in --output if there is one")
     mode.add_argument("--eval-only", action="store_true", help="score --checkpoint; do not train (as `eval` does)")
+    parser.add_argument(
+        "--cache-features",
+        nargs="?",
+        const="1",
+        metavar="K",
+        help="compute the maps of a frozen encoder once, of K augmented views of every picture, and train on them",
+    )
+    add_shared(parser, "--memory")
     parser.add_argument("--no-data-check", action="store_true", help="do not look at samples of the data first")
     add_own_options(parser)
     parser.add_old_spellings({"--work-dir": "--output", "--batch": "--batch-size"})
 
 
 def check(options: argparse.Namespace, parser: CommandParser) -> None:
-    """Refuse what contradicts itself, and tell the folder of a run from a `key=value` that follows `--resume`."""
+    """Refuse what contradicts itself, and tell the value of an option from a `key=value` that follows it."""
     take_override(options, "resume")
+    take_override(options, "cache_features")
+    if options.cache_features is not None:
+        try:
+            options.cache_features = positive(options.cache_features or "1")
+        except argparse.ArgumentTypeError as error:
+            parser.error(f"argument --cache-features: {error}")
     take_override(options, "task")
     given = given_options(options)
     if not options.task and given:
@@ -62,6 +79,9 @@ def check(options: argparse.Namespace, parser: CommandParser) -> None:
         parser.error("--checkpoint belongs to --eval-only; to start training from weights use load_from=FILE")
     if options.resume and options.output:
         parser.error("--resume RUN continues in the folder of the run; leave out --output")
+    goes_on = options.resume is not None or options.resume_or_start or options.eval_only
+    if options.memory and (not options.config or goes_on):
+        parser.error("--memory plans a training that begins: it needs --config, and no --resume… and no --eval-only")
     if not options.config and not options.resume and not (options.eval_only and (options.checkpoint or options.output)):
         parser.error("give --config, or the folder of a run with --resume")
 
@@ -83,6 +103,8 @@ def run(options: argparse.Namespace) -> int:
     use_device(options.device)
     if options.task:
         return _run_task(options)
+    if options.memory:
+        options.overrides += planned_overrides(options)
     from pe_spatial.training.launch import evaluate, train
     from pe_spatial.training.run_config import config_of_run
 
@@ -95,10 +117,18 @@ def run(options: argparse.Namespace) -> int:
     if options.eval_only:
         evaluate(config, options.checkpoint)
         return 0
-    if options.no_data_check:
-        config.get("default_hooks", {}).pop("data_check", None)
+    _change_hooks(config, options)
     train(config, "if-any" if options.resume_or_start else "no" if options.resume is None else "yes")
     return 0
+
+
+def _change_hooks(config: "Config", options: argparse.Namespace) -> None:
+    """Add and leave out the hooks that options stand for."""
+    hooks = config.setdefault("default_hooks", {})
+    if options.cache_features:
+        hooks["cache_features"] = {"type": "CachedFeaturesHook", "views": options.cache_features}
+    if options.no_data_check:
+        hooks.pop("data_check", None)
 
 
 def _run_task(options: argparse.Namespace) -> int:
@@ -108,14 +138,27 @@ def _run_task(options: argparse.Namespace) -> int:
     from pe_spatial.training.config import config_text
 
     composition = compose(request_of(options))
+    _change_hooks(composition.config, options)
     if options.print_config:
         print("".join(f"# {line}\n" for text in composition.lines for line in text.splitlines()), end="")
         print(config_text(composition.config), end="")
         return 0
-    if options.no_data_check:
-        composition.config.default_hooks.pop("data_check", None)
     train_composition(composition)
     return 0
+
+
+def planned_overrides(options: argparse.Namespace) -> list[str]:
+    """What fits the config into `--memory`, which is said."""
+    from pe_spatial.common.memory import gigabytes, parse_memory
+    from pe_spatial.training.config import load_config
+    from pe_spatial.training.planner import plan
+
+    memory = parse_memory(options.memory)
+    found = plan(load_config(options.config, options.overrides), memory, options.device)
+    chosen = found.chosen
+    changes = " ".join(chosen.overrides) or "the config as it is"
+    print_note(f"planned for {gigabytes(found.memory)} of {found.target.name}: {gigabytes(chosen.need)}, {changes}")
+    return list(chosen.overrides)
 
 
 def recall(run_or_file: str | Path, overrides: list[str], name: str | None = None) -> "tuple[Config, Path]":

@@ -58,6 +58,10 @@ class DivergedError(UserError, FloatingPointError):
     """The loss is no longer finite."""
 
 
+class NotEnoughMemory(UserError, MemoryError):  # noqa: N818 - names what happened, as FileNotFoundError does
+    """A training needs more memory than there is; the message names changes that need less."""
+
+
 class OptionError(UserError, ValueError):
     """An argument or an option that is out of its range."""
 

@@ -1,6 +1,7 @@
-"""How much memory is at hand, and how large a picture may be."""
+"""How much memory is at hand, how an amount of it is written, and how large a picture may be."""
 
 import os
+import re
 import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,8 +14,37 @@ MAX_PIXELS = "PE_SPATIAL_MAX_PIXELS"  # environment variable, which loader proce
 _BYTES_PER_PIXEL = 64
 _ALWAYS = 16_000_000  # pixels that nobody needs to ask for
 _CGROUPS = Path("/sys/fs/cgroup")
+_UNITS = {"mb": 1e6, "gb": 1e9, "tb": 1e12, "mib": 2**20, "gib": 2**30}
 # the limit of a group of processes and what it uses, of both versions
 _CGROUP_FILES = (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes"))
+
+
+def parse_memory(text: str) -> float | None:
+    """Bytes of `12gb`, `11.5gb`, `800mb`, `24gib`; None of `auto`, which means what is free.
+
+    Raises:
+        OptionError: It is none of these, or no memory at all.
+    """
+    if text == "auto":
+        return None
+    match = re.fullmatch(r"(\d+\.?\d*|\.\d+)\s?([a-z]+)", text.strip().lower())
+    if match is None or match[2] not in _UNITS or float(match[1]) <= 0:
+        raise OptionError(
+            f"memory {text!r} is no amount; write auto, or a number above 0 and its unit: 12gb, 11.5gb, 800mb"
+        )
+    return float(match[1]) * _UNITS[match[2]]
+
+
+def gigabytes(amount: float) -> str:
+    """Bytes for a reader: `11.53 GB`, and `0.084 GB` where two decimals say little."""
+    return f"{amount / 1e9:.{2 if amount >= 1e9 else 3}f} GB"
+
+
+def process_memory() -> int:
+    """Bytes of the machine's memory that this process holds now."""
+    import psutil
+
+    return int(psutil.Process().memory_info().rss)
 
 
 def available_memory() -> int:

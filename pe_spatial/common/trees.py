@@ -1,10 +1,10 @@
 """Nested containers, such as configs."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from typing import Any
 
-_ABSENT = object()
+ABSENT = object()  # stands for an entry that is not there
 
 
 def sections(tree: Any, without: str | None = None) -> Iterator[dict[str, Any]]:  # noqa: ANN401 - any node of it
@@ -42,21 +42,32 @@ def joined(*trees: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def differences(before: Any, after: Any, where: str = "") -> Iterator[str]:  # noqa: ANN401 - any nodes
+def differences(before: Any, after: Any) -> Iterator[str]:  # noqa: ANN401 - any nodes
     """What differs between two nested mappings and lists: `dotted.key: value before → value after` for each entry."""
-    if isinstance(before, dict) and isinstance(after, dict):
-        for key in {**before, **after}:
-            below = f"{where}.{key}" if where else key
-            yield from differences(before.get(key, _ABSENT), after.get(key, _ABSENT), below)
-    elif isinstance(before, list) and isinstance(after, list) and len(before) == len(after):
-        for index, pair in enumerate(zip(before, after, strict=True)):
-            yield from differences(*pair, f"{where}.{index}")
-    elif before is _ABSENT or after is _ABSENT or before != after:
-        yield f"{where}: {_short(before)} → {_short(after)}"
+    for where, values in divergences([before, after]):
+        yield f"{where}: {' → '.join(map(short, values))}"
 
 
-def _short(value: object) -> str:
-    if value is _ABSENT:
+def divergences(trees: Sequence[Any], where: str = "") -> Iterator[tuple[str, list[Any]]]:
+    """What differs among nested mappings and lists: dotted key and the value in each of them, `ABSENT` if it has none.
+
+    Args:
+        trees: Two or more.
+        where: The dotted key of the trees.
+    """
+    if all(isinstance(tree, dict) for tree in trees):
+        for key in {key: None for tree in trees for key in tree}:
+            yield from divergences([tree.get(key, ABSENT) for tree in trees], f"{where}.{key}" if where else key)
+    elif all(isinstance(tree, list) and len(tree) == len(trees[0]) for tree in trees):
+        for index, nodes in enumerate(zip(*trees, strict=True)):
+            yield from divergences(nodes, f"{where}.{index}")
+    elif any(tree is ABSENT or tree != trees[0] for tree in trees):
+        yield where, list(trees)
+
+
+def short(value: object) -> str:
+    """A value of an entry in at most 80 letters."""
+    if value is ABSENT:
         return "not set"
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:77]}…"

@@ -3,6 +3,7 @@
 from pe_spatial.data.dataset import DenseDataset, seeded
 from pe_spatial.data.images import ImageFolder, TarImages, find_images
 from pe_spatial.data.loading import LoadImage, LoadInstances, decode_mask, encode_masks, to_bitmaps
+from pe_spatial.data.placed_masks import cut_mask, decode_masks, mask_areas, place_masks
 from pe_spatial.data.polygons import Outline, Polygons, require_bitmaps
 from pe_spatial.data.preprocessor import DensePreprocessor
 from pe_spatial.data.resizing import KeepRatioResize, ScaleJitter, fitted_size, jittered_size

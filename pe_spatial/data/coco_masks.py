@@ -57,7 +57,7 @@ def check_rle(rle: dict[str, Any], size: tuple[int, int]) -> None:
         if runs.size and runs.dtype.kind not in "iu":
             raise ValueError("the runs of an RLE are whole numbers")
     elif isinstance(counts, str | bytes):
-        runs = _runs(counts.encode() if isinstance(counts, str) else counts)
+        runs = runs_of(counts)
     else:
         raise ValueError(f"the counts of an RLE are a list or text, not {type(counts).__name__}")
     total = int(runs.sum())
@@ -65,13 +65,13 @@ def check_rle(rle: dict[str, Any], size: tuple[int, int]) -> None:
         raise ValueError(f"an RLE of {total} pixels in an image of {height * width}")
 
 
-def _runs(counts: bytes) -> NDArray[np.int64]:
+def runs_of(counts: str | bytes) -> NDArray[np.int64]:
     """The runs in COCO's compression: groups of 5 bits, the lowest first; from the fourth run on differences.
 
     Raises:
         ValueError: The last group says that more follow, or one run has more groups than a number of 64 bits.
     """
-    groups = np.frombuffer(counts, np.uint8).astype(np.int64) - 48
+    groups = np.frombuffer(counts.encode() if isinstance(counts, str) else counts, np.uint8).astype(np.int64) - 48
     last = np.flatnonzero((groups & 0x20) == 0)  # of every run
     first = np.concatenate([[0], last[:-1] + 1]) if len(last) else last
     if (len(last) and last[-1] != len(groups) - 1) or (len(groups) and not len(last)) or (last - first > 6).any():

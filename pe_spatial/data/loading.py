@@ -36,8 +36,9 @@ class LoadImage(Loader):
     Args:
         apply_exif: False for annotations that were made on the pixels as stored.
         max_pixels: Larger images are refused; None: those that the memory does not hold.
-        value_range: (black, white) of files of more than 8 bits, such as [0, 4095]; see `ValueRule` for the default.
-        bands: The bands that are red, green and blue, or the one that is gray, counted from 1; see `ValueRule`.
+        value_range: (black, white) of files of more than 8 bits, such as [0, 4095]. None takes that of the data set's
+            metainfo, or the default of `ValueRule`.
+        bands: The bands that are red, green and blue, or the one that is gray, counted from 1. None likewise.
     """
 
     needs_labels = False
@@ -52,6 +53,26 @@ class LoadImage(Loader):
         self.apply_exif = apply_exif
         self.max_pixels = max_pixels
         self.rule = ValueRule.of(value_range, bands)
+
+    def check_dataset(self, dataset: Any) -> None:
+        """Take the rule of the data set.
+
+        Raises:
+            OptionError: This step states another one.
+        """
+        for name in ("value_range", "bands"):
+            own, given = getattr(self.rule, name), dataset.metainfo.get(name)
+            if own is not None and given is not None and list(own) != list(given):
+                raise OptionError(
+                    f"{name} is {list(own)} in LoadImage and {list(given)} in {dataset.ann_file}; say it in one of them"
+                )
+        self.adopt_rule(dataset.metainfo)
+
+    def adopt_rule(self, metainfo: Mapping[str, Any]) -> None:
+        """Show values and bands as a data set's metainfo says, where this step says nothing."""
+        self.rule = ValueRule.of(
+            self.rule.value_range or metainfo.get("value_range"), self.rule.bands or metainfo.get("bands")
+        )
 
     def __call__(self, sample: dict[str, Any]) -> dict[str, Any]:
         """Load one image.
@@ -118,11 +139,15 @@ class LoadInstances(Loader):
         """
         counts = dataset.metainfo.get("mask_counts", {"none": 0})
         total, has_some = sum(counts.values()), bool(counts.get("given"))
-        if self.masks and counts["none"] and (self.without_mask == "raise" or not has_some):
+        if self.masks and total and (not has_some or counts["none"] and self.without_mask == "raise"):
             remedy = "without_mask='drop' in LoadInstances trains on the others, " if has_some else ""
+            lost, or_small = counts["none"], ""
+            if not has_some:
+                lost, or_small = total, ", or polygons have fewer than three points" if counts["too_small"] else ""
             raise AnnotationError(
-                f"{dataset.ann_file}: {counts['none']} of {total} objects have no mask (segmentation is empty or "
-                f"missing), and this model learns masks: {remedy}a detector of boxes (DETA) needs none"
+                f"{dataset.ann_file}: {lost} of {total} objects have no mask (segmentation is empty or missing"
+                f"{or_small}), and this model learns masks: {remedy}a detector of boxes (DETA) needs none: "
+                "masks=False in LoadInstances"
             )
 
     def __call__(self, sample: dict[str, Any]) -> dict[str, Any]:
@@ -249,8 +274,13 @@ def to_bitmaps(polygons: Polygons) -> tv_tensors.Mask:
     return tv_tensors.Mask(masks)
 
 
-def encode_masks(masks: Tensor) -> list[dict[str, Any]]:
-    """Bool masks [N, H, W] as compressed COCO RLEs {size, counts} that JSON can hold; `decode_mask` inverts them."""
+def encode_masks(masks: Tensor | Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Bool masks [N, H, W] as compressed COCO RLEs {size, counts} that JSON can hold; `decode_mask` inverts them.
+
+    Those that are RLEs already, as of detections in large pictures, stay as they are.
+    """
+    if not isinstance(masks, Tensor):
+        return list(masks)
     columns_first = masks.detach().cpu().bool().permute(0, 2, 1).contiguous()  # [N, W, H]
     rles = coco_mask.encode(columns_first.numpy().view(np.uint8).transpose(2, 1, 0))  # [H, W, N], Fortran order
     return [{"size": [int(side) for side in rle["size"]], "counts": rle["counts"].decode("ascii")} for rle in rles]

@@ -11,6 +11,7 @@ Detectron2's large-scale jitter at 1024 px, as a pipeline:
     - {type: PackSample}
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -32,26 +33,51 @@ class FixedSizeCrop(v2.Transform):
 
     Args:
         size: (H, W) in pixels, or the side of a square.
+        with_object: Share of the crops that hold an object of the image, any of its objects equally often, at any place
+            where all of it is inside. In a large picture with few small objects most other crops hold none.
     """
 
-    def __init__(self, size: int | Sequence[int]) -> None:
+    def __init__(self, size: int | Sequence[int], with_object: float = 0.0) -> None:
         super().__init__()
         sides = to_2tuple(size)
         if len(sides) != 2 or min(sides) < 1:
             raise OptionError(f"size {list(sides)} is not (H, W) in pixels")
+        if not 0 <= with_object <= 1:
+            raise OptionError(f"with_object {with_object} is no share of the crops; give a number from 0 to 1")
         self.size = (int(sides[0]), int(sides[1]))
+        self.with_object = with_object
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
         """One place for everything in the sample."""
         current = v2.query_size(flat_inputs)
         height, width = (min(side, limit) for side, limit in zip(current, self.size, strict=True))
-        top = int(torch.randint(current[0] - height + 1, ()))
-        left = int(torch.randint(current[1] - width + 1, ()))
+        box = self._choose(flat_inputs)
+        top = _place(current[0], height, None if box is None else (box[1], box[3]))
+        left = _place(current[1], width, None if box is None else (box[0], box[2]))
         return {"top": top, "left": left, "height": height, "width": width}
+
+    def _choose(self, flat_inputs: list[Any]) -> list[float] | None:
+        """The box of an object that shall be inside, if any; the first boxes of a sample are those of its objects."""
+        if self.with_object == 0 or torch.rand(()) >= self.with_object:
+            return None
+        boxes = next((part for part in flat_inputs if isinstance(part, tv_tensors.BoundingBoxes)), ())
+        if not len(boxes):
+            return None
+        chosen: list[float] = boxes[int(torch.randint(len(boxes), ()))].tolist()
+        return chosen
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
         """Crop one tensor of the sample."""
         return F.crop(inpt, **params)
+
+
+def _place(length: int, crop: int, inside: tuple[float, float] | None) -> int:
+    """A random start of a crop along an axis, such that a part of the axis is inside, or else fills it."""
+    first, last = 0, length - crop
+    if inside is not None:
+        ends = sorted((math.ceil(inside[1]) - crop, math.floor(inside[0])))
+        first, last = (min(max(end, 0), length - crop) for end in ends)
+    return first + int(torch.randint(last - first + 1, ()))
 
 
 @TRANSFORMS.register_module()

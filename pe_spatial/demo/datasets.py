@@ -42,6 +42,8 @@ class DemoSettings:
         frames: Of a video.
         video_size: (H, W) in pixels.
         photographs: Whether textures are also cut from the photographs of scikit-image, where it is installed.
+        objects: Number of objects in a scene; None draws one to five. Those that others hide are left out.
+        object_size: Smallest and largest diameter of the objects in pixels; None: from a sixth to half of `size`.
     """
 
     images: int
@@ -52,6 +54,8 @@ class DemoSettings:
     frames: int
     video_size: list[int]
     photographs: bool
+    objects: int | None = None
+    object_size: list[float] | None = None
 
 
 def write_demo(output: Path, settings: DemoSettings, replace: bool = False) -> bool:
@@ -70,6 +74,8 @@ def write_demo(output: Path, settings: DemoSettings, replace: bool = False) -> b
     """
     photographs = load_photographs() if settings.photographs else []
     description = {"version": VERSION, **asdict(settings), "photographs": len(photographs)}
+    # what is not set is not described, as before there was such a setting
+    description = {name: value for name, value in description.items() if value is not None}
     if read_marker(output) == description:
         return False
     if output.is_file() or (output.is_dir() and any(output.iterdir()) and not replace):
@@ -81,7 +87,11 @@ def write_demo(output: Path, settings: DemoSettings, replace: bool = False) -> b
     partial.mkdir(parents=True)
     if set(settings.formats) - {"davis"}:
         numbers = range(settings.images)
-        scenes = (draw_scene([settings.seed, 0, number], settings.size, photographs) for number in numbers)
+        diameters = None if settings.object_size is None else (settings.object_size[0], settings.object_size[1])
+        scenes = (
+            draw_scene([settings.seed, 0, number], settings.size, photographs, settings.objects, diameters)
+            for number in numbers
+        )
         write_scenes(partial, track(scenes, "scenes", settings.images, "images"), settings.formats)
     if "davis" in settings.formats:
         size, length = (settings.video_size[0], settings.video_size[1]), settings.frames

@@ -15,6 +15,7 @@ MIN_VISIBLE = 0.25
 # projected diameters, camera height and radii are relative to the shorter side of the image and to one meter
 _DIAMETERS = (0.18, 0.55)
 _RADII = (0.3, 0.6)
+_DISTANCES = (3.0, 7.0)  # meters, of things whose diameter in pixels is given
 _CAMERA_HEIGHT = 1.8
 _TILT = 0.5  # radians; no object is far from upright
 # no outline reaches further than this many radii from its center
@@ -100,7 +101,11 @@ class Room:
 
 
 def furnish(
-    rng: np.random.Generator, size: int | tuple[int, int], photographs: Sequence[NDArray[np.uint8]], count: int
+    rng: np.random.Generator,
+    size: int | tuple[int, int],
+    photographs: Sequence[NDArray[np.uint8]],
+    count: int,
+    diameters: tuple[float, float] | None = None,
 ) -> Room:
     """Draw a room with up to `count` things, those that others hide left out.
 
@@ -109,6 +114,7 @@ def furnish(
         size: (H, W) of the images in pixels, or one number for both.
         photographs: RGB [h, w, 3] that may be printed on surfaces.
         count: Things to place.
+        diameters: Smallest and largest in pixels; None: from a sixth to half of the shorter side.
 
     Raises:
         ValueError: Fewer than 32 pixels.
@@ -123,17 +129,27 @@ def furnish(
         wall_distance=rng.uniform(9, 12),  # behind the farthest object: 2 * 0.6 / 0.18 = 6.7 m, swaying to 8.3
         wall=room_texture(rng, photographs),
         floor=room_texture(rng, ()),
-        things=tuple(_thing(rng, camera, photographs) for _ in range(count)),
+        things=tuple(_thing(rng, camera, photographs, diameters) for _ in range(count)),
         grain=int(rng.integers(2**31)),
     )
     return replace(room, things=_visible(room))
 
 
-def _thing(rng: np.random.Generator, camera: Camera, photographs: Sequence[NDArray[np.uint8]]) -> Thing:
+def _thing(
+    rng: np.random.Generator,
+    camera: Camera,
+    photographs: Sequence[NDArray[np.uint8]],
+    diameters: tuple[float, float] | None,
+) -> Thing:
     H, W = camera.size
     radius = rng.uniform(*_RADII)
-    diameter = min(H, W) * np.exp(rng.uniform(*np.log(_DIAMETERS)))
-    distance = 2 * camera.focal * radius / diameter
+    if diameters is None:
+        diameter = min(H, W) * np.exp(rng.uniform(*np.log(_DIAMETERS)))
+        distance = 2 * camera.focal * radius / diameter
+    else:  # what appears small is small, or it would stand behind the wall
+        diameter = np.exp(rng.uniform(*np.log(diameters)))
+        distance = rng.uniform(*_DISTANCES)
+        radius = diameter * distance / (2 * camera.focal)
     lowest = min(0.95 * H, camera.cy + camera.focal * camera.height / distance - _REACH * diameter / 2)
     center = np.array([rng.uniform(0.1, 0.9) * W, rng.uniform(min(0.15 * H, lowest), lowest)])
     label = int(rng.integers(len(CLASSES)))

@@ -66,17 +66,24 @@ class Scene:
 
 
 def draw_scene(
-    seed: int | Sequence[int], size: int | tuple[int, int] = 128, photographs: Sequence[NDArray[np.uint8]] = ()
+    seed: int | Sequence[int],
+    size: int | tuple[int, int] = 128,
+    photographs: Sequence[NDArray[np.uint8]] = (),
+    objects: int | None = None,
+    diameters: tuple[float, float] | None = None,
 ) -> Scene:
-    """One scene of one to five objects.
+    """One scene; objects that others hide are left out.
 
     Args:
         seed: Equal seeds give equal scenes.
         size: Height and width in pixels, or one number for both; 32 or more.
         photographs: RGB arrays [H, W, 3] to cut textures from (see `load_photographs`); two surfaces in five use one.
+        objects: How many are placed; None draws one to five.
+        diameters: Of the objects in pixels, smallest and largest; None: from a sixth to half of the shorter side.
     """
     rng = np.random.default_rng(seed)
-    return _paint(furnish(rng, size, photographs, count=int(rng.integers(1, 6))), time=0)
+    count = int(rng.integers(1, 6)) if objects is None else objects
+    return _paint(furnish(rng, size, photographs, count, diameters), time=0)
 
 
 def draw_video(

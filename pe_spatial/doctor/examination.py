@@ -262,7 +262,11 @@ def _left_out(record: Record, sample: Sample) -> Iterator[Finding]:
         objects = sum(not item.get("ignore", False) for item in record["instances"])
         if len(sample["boxes"]) < objects:
             example = f"{record.get('img_path')}: {objects - len(sample['boxes'])} of {objects}"
-            yield Finding("warning", "objects without area in their image, which are left out", example)
+            yield Finding(
+                "warning",
+                "objects without area in their image or without a mask, left out",
+                example,
+            )
 
 
 def _fingerprint(record: Record, sample: Sample | None) -> tuple[bytes, str] | None:

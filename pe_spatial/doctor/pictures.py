@@ -7,11 +7,10 @@ from typing import Any
 import numpy as np
 
 from pe_spatial.common.errors import MissingPackage, UnreadableFile
-from pe_spatial.common.pictures import guessed_bits, picture_facts, read_bands_of
+from pe_spatial.common.pictures import FEW_LEVELS, guessed_bits, picture_facts, read_bands_of
 from pe_spatial.doctor.check import DatasetCheck, Record, Sample
 from pe_spatial.doctor.findings import Finding
 
-_FEW_LEVELS = 32  # of 256 gray levels
 _BINARY = 2  # drawings have no more, and need none
 _BLACK = 16  # the brightest value of a picture that is nearly black
 _LABELS = ("instances", "seg_map_path", "depth_path")
@@ -69,7 +68,7 @@ class PictureCheck(DatasetCheck):
                 yield Finding(
                     "warning", "pictures that are nearly black", f"{path} ({layout}): at most {brightest} of 255"
                 )
-            elif is_gray and _BINARY < count <= _FEW_LEVELS:
+            elif is_gray and _BINARY < count <= FEW_LEVELS:
                 example = f"{path} ({layout}): {count} gray levels are left of 256; see value_range of LoadImage"
                 yield Finding("warning", "pictures of few gray levels", example)
 

@@ -4,17 +4,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-from mmengine.structures import BaseDataElement, InstanceData, PixelData
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 from torchvision.utils import make_grid
 
 from pe_spatial.common.pictures import save_image
 from pe_spatial.data import KeepRatioResize, Polygons, to_bitmaps
-from pe_spatial.data.sample import IGNORE_LABEL
 from pe_spatial.doctor.check import DatasetCheck, Sample
-from pe_spatial.visualization import caption_strip, class_names, draw_boxes, draw_prediction
+from pe_spatial.visualization import caption_strip, draw_labels
 
 _SHRINK = KeepRatioResize(480, 1280)  # small images grow, too: labels can be read
 _COLUMNS = 4
@@ -37,28 +34,7 @@ def draw_tile(dataset: Any, index: int, sample: Sample | None, checks: Sequence[
         measured = small["depth"][small["depth"] > 0]
         share = len(measured) / small["depth"].numel()
         name += f"  {measured.min():.2f}…{measured.max():.2f} m, {share:.0%} measured"
-    return caption_strip(name, _draw(small, dataset.metainfo))
-
-
-def _draw(sample: Sample, metainfo: Any) -> Tensor:
-    """Labels as predictions are drawn; what has no label becomes gray and dark."""
-    plain = {key: value.as_subclass(Tensor) for key, value in sample.items()}
-    picture, labels, drawn = plain["img"], plain.get("sem_seg"), BaseDataElement()
-    if labels is not None:
-        gray = picture.float().mean(0, keepdim=True) * 0.4
-        picture = torch.where(labels == IGNORE_LABEL, gray, picture).round().to(torch.uint8)
-        drawn.pred_sem_seg = PixelData(data=labels)
-    elif "boxes" in plain:
-        instances = {"bboxes": plain["boxes"], "labels": plain["labels"], "masks": plain.get("masks")}
-        drawn.pred_instances = InstanceData(**{key: value for key, value in instances.items() if value is not None})
-    if "depth" in plain:
-        drawn.pred_depth = PixelData(data=plain["depth"])
-    result = draw_prediction(picture, drawn, metainfo)
-    if labels is None or "boxes" not in plain:
-        return result
-    names, numbers = class_names(metainfo, plain["labels"]), plain["labels"].tolist()
-    scale = result.shape[-2] / picture.shape[-2]
-    return draw_boxes(result, plain["boxes"] * scale, [names[number] for number in numbers], numbers)
+    return caption_strip(name, draw_labels(small, dataset.metainfo))
 
 
 def save_sheet(path: Path, title: str, tiles: Sequence[Tensor]) -> None:

@@ -1,6 +1,6 @@
 """Labels that a trained model contradicts: what is suspected, in words, as entries of a list, and as pictures."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -74,10 +74,11 @@ def findings_of(suspects: Iterable[Suspect], dataset: Any) -> Iterator[Finding]:
     """A warning for every likely suspect."""
     for suspect in suspects:
         if suspect.score >= LIKELY:
-            path = dataset.get_data_info(suspect.sample).get("img_path")
+            record = dataset.get_data_info(suspect.sample)
             place = suspect.box or suspect.predicted_box
             numbers = [round(value) for value in place or ()]
-            example = f"{path}: {suspect.score:.2f}, {suspect.reason()}, at {numbers} (xyxy)"
+            image = f"{record.get('img_path')}{_entry(suspect, record)}"
+            example = f"{image}: {suspect.score:.2f}, {suspect.reason()}, at {numbers} (xyxy)"
             yield Finding("warning", KINDS[suspect.kind], example)
 
 
@@ -88,7 +89,6 @@ def as_json(suspect: Suspect, dataset: Any) -> dict[str, Any]:
     leaves out; `annotation_id` is the file's, where the dataset keeps it.
     """
     record = dataset.get_data_info(suspect.sample)
-    item = {} if suspect.row is None else record["instances"][suspect.row]
     entry = {
         "kind": suspect.kind,
         "score": round(suspect.score, 4),
@@ -96,7 +96,7 @@ def as_json(suspect: Suspect, dataset: Any) -> dict[str, Any]:
         "image": str(record.get("img_path")),
         "image_id": record.get("img_id"),
         "annotation": suspect.row,
-        "annotation_id": item.get("id"),
+        "annotation_id": _annotation_id(suspect, record),
         "label": suspect.label,
         "bbox": _width_height(suspect.box),
         "predicted_label": suspect.predicted_label,
@@ -108,6 +108,17 @@ def as_json(suspect: Suspect, dataset: Any) -> dict[str, Any]:
     return {key: value for key, value in entry.items() if value is not None}
 
 
+def _annotation_id(suspect: Suspect, record: Mapping[str, Any]) -> int | None:
+    """The id of the annotation in the user's file."""
+    return None if suspect.row is None else record["instances"][suspect.row].get("id")
+
+
+def _entry(suspect: Suspect, record: Mapping[str, Any]) -> str:
+    """What to look for in the user's file."""
+    number = _annotation_id(suspect, record)
+    return "" if number is None else f" annotation {number}"
+
+
 def _width_height(box: list[float] | None) -> list[float] | None:
     if box is None:
         return None
@@ -115,14 +126,16 @@ def _width_height(box: list[float] | None) -> list[float] | None:
     return [round(value, 2) for value in (x1, y1, x2 - x1, y2 - y1)]
 
 
-def draw_suspect(number: int, suspect: Suspect, image: Tensor, name: str, mask: Tensor | None) -> Tensor:
+def draw_suspect(
+    number: int, suspect: Suspect, image: Tensor, record: Mapping[str, Any], mask: Tensor | None
+) -> Tensor:
     """The surroundings of a suspect with the annotation and the prediction, below two lines that say why.
 
     Args:
         number: Its rank, from 1.
         suspect: To be drawn.
         image: uint8 [3, H, W].
-        name: Of the image.
+        record: Of the image in its dataset.
         mask: bool [H, W] of the annotation, if it has one.
 
     Returns:
@@ -151,8 +164,9 @@ def draw_suspect(number: int, suspect: Suspect, image: Tensor, name: str, mask: 
         [color for _, _, color in marked],
     )
     square = _fit(drawn)
+    name = f"{Path(str(record.get('img_path'))).name}{_entry(suspect, record)}"
     return caption_strip(
-        f"{number}. {suspect.kind} {suspect.score:.2f}  {Path(name).name}", caption_strip(suspect.reason(), square)
+        f"{number}. {suspect.kind} {suspect.score:.2f}  {name}", caption_strip(suspect.reason(), square)
     )
 
 

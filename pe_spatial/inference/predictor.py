@@ -1,6 +1,6 @@
 """`Predictor`: a trained model on single images, exactly as it is evaluated."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -30,6 +30,7 @@ from pe_spatial.training.checkpoint import load_checkpoint, read_config, resolve
 from pe_spatial.training.checkpoint_content import weights_of
 from pe_spatial.training.checkpoint_hook import compare_keys
 from pe_spatial.training.config import drop_pretrained, override_config
+from pe_spatial.training.frozen_encoders import adapted_backbones, restore_encoders
 
 
 class Predictor:
@@ -73,14 +74,14 @@ class Predictor:
         self.max_pixels = max_pixels
         with trusting(trust):
             self.config = Config(read_config(content, self.checkpoint))
-            weights = weights_of(content, self.checkpoint)
             self.metainfo: dict[str, Any] = content["pe_spatial"].get("metainfo") or {}
             override_config(self.config, overrides, self.checkpoint)
             scope = DefaultScope.overwrite_default_scope(self.config.get("default_scope", "mmengine"))
             with naming_config(self.checkpoint), scope:
-                self.model = _build(self.config, weights, self.checkpoint).to(self.device).eval()
+                self.model = _build(self.config, content, self.checkpoint).to(self.device).eval()
                 self._load, *steps = Compose(inference_pipeline(self.config)).transforms
                 self._load.max_pixels = max_pixels
+                self._load.adopt_rule(self.metainfo)
                 self._pipeline = Compose(steps)
                 self._try_pipeline()
         self._check_classes()
@@ -195,6 +196,11 @@ def naming_config(path: Path) -> Iterator[None]:
         yield
     except UserError:
         raise
+    except FileNotFoundError as error:
+        raise CheckpointError(
+            f"{path}: something that its config names is not here: {error}; the encoder under adapters (LoRA) may be "
+            "elsewhere now: model.backbone.weights=FILE"
+        ) from error
     except Exception as error:  # whatever a constructor raises for options that it was not written for
         reason = " ".join(str(error).split())[:300]
         raise CheckpointError(
@@ -243,12 +249,14 @@ def pipeline_loader(config: Any) -> str:
     raise UserError("the config has neither test_dataloader.dataset.pipeline nor val_dataloader.dataset.pipeline")
 
 
-def _build(config: Any, state_dict: dict[str, Tensor], path: Path) -> BaseModel:
+def _build(config: Any, content: Mapping[str, Any], path: Path) -> BaseModel:
+    state_dict = weights_of(content, path)
     drop_pretrained(config.model)
     if config.get("data_preprocessor") is not None:
         config.model.setdefault("data_preprocessor", config.data_preprocessor)
     with SkipInitialization():
         model = MODELS.build(config.model)
+    restore_encoders(content, dict(adapted_backbones(model)), path)
     problem = compare_keys(model, state_dict)
     if problem:
         raise CheckpointError(f"{path}: the weights do not fit the config in the same file: {problem}")

@@ -17,7 +17,7 @@ from torchvision.ops import box_area
 
 from pe_spatial.common.errors import OptionError, UserError, few
 from pe_spatial.common.pictures import save_image
-from pe_spatial.data import encode_masks
+from pe_spatial.data import decode_masks, encode_masks, mask_areas
 from pe_spatial.data.sample import IGNORE_LABEL
 from pe_spatial.visualization import class_names, draw_prediction
 
@@ -163,7 +163,7 @@ class PredictedSample(BaseDataElement):
         names = np.array(class_names(self.dataset, found.labels), dtype=np.str_)
         return {
             "xyxy": found.bboxes.float().numpy(),
-            "mask": found.masks.bool().numpy() if "masks" in found else None,
+            "mask": decode_masks(found.masks).numpy() if "masks" in found else None,
             "confidence": found.scores.float().numpy(),
             "class_id": found.labels.numpy(),
             "data": {"class_name": names[found.labels.numpy()]},
@@ -249,7 +249,7 @@ def instance_rows(instances: Any) -> list[dict[str, Any]]:  # noqa: ANN401 - mme
     if "masks" not in found:
         areas = box_area(found.bboxes).tolist()
         return [{**row, "area": round(area, 2)} for row, area in zip(rows, areas, strict=True)]
+    rles = encode_masks(found.masks)
     return [
-        {**row, "area": int(mask.sum()), "segmentation": rle}
-        for row, mask, rle in zip(rows, found.masks, encode_masks(found.masks), strict=True)
+        {**row, "area": area, "segmentation": rle} for row, area, rle in zip(rows, mask_areas(rles), rles, strict=True)
     ]

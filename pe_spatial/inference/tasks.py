@@ -108,9 +108,30 @@ def resizing(config: Mapping[str, Any], side: int) -> list[str]:
         steps.insert(1, {"type": _RESIZES[0], "max_size": side})
     overrides = [f"{pipeline_loader(config)}.dataset.pipeline={json.dumps(steps)}"]
     preprocessor = config["model"].get("data_preprocessor") or {}
-    if preprocessor.get("pad_to"):
+    if preprocessor.get("pad_to") and not config["model"].get("slices"):  # windows stay as large as they are
         longest = max([side, *(step["limit"] for step in resizes if step.get("limit") is not None)])
         overrides.append(f"model.data_preprocessor.pad_to={[_padded(longest, old) for old in preprocessor['pad_to']]}")
+    return overrides
+
+
+def slicing(config: Mapping[str, Any], side: int, overlap: float | None, resized: bool) -> list[str]:
+    """Overrides of a config with which its detector sees images in overlapping windows (`model.slices`).
+
+    Args:
+        config: Of a detector.
+        side: Of the windows in pixels.
+        overlap: Share of a window; None leaves that of the config, or else the detector's own.
+        resized: Whether other overrides say how large images are; without them their own size is kept.
+    """
+    slices = {**(config["model"].get("slices") or {}), "size": side}
+    slices |= {} if overlap is None else {"overlap": overlap}
+    overrides = [f"model.slices={json.dumps(slices)}"]
+    preprocessor = config["model"].get("data_preprocessor") or {}
+    if preprocessor.get("pad_to"):
+        overrides.append(f"model.data_preprocessor.pad_to={[_padded(side, old) for old in preprocessor['pad_to']]}")
+    if not resized:
+        steps = [step for step in inference_pipeline(config) if step["type"].rpartition(".")[2] not in _RESIZES]
+        overrides.append(f"{pipeline_loader(config)}.dataset.pipeline={json.dumps(steps)}")
     return overrides
 
 

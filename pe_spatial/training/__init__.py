@@ -8,11 +8,13 @@ from pe_spatial.training import (
     binding,
     checkpoint_hook,
     estimate,
+    feature_cache_hook,
     fsdp,
     guards,
     loggers,
     optim,
     picture_hook,
+    planner,
     progress,
     report,
 )

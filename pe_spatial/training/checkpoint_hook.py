@@ -32,6 +32,7 @@ from pe_spatial.training import checkpoint as files
 from pe_spatial.training.checkpoint_content import check_resumable
 from pe_spatial.training.checkpoint_state import check_state
 from pe_spatial.training.data_identity import check_identity, identity
+from pe_spatial.training.frozen_encoders import leave_out_encoders
 from pe_spatial.training.fsdp import FullyShardedModel, gather_full
 from pe_spatial.training.progress import METRICS_FILE, read_metrics
 
@@ -104,6 +105,11 @@ class AtomicCheckpointHook(Hook):
                 f"default_hooks.checkpoint.best: no metric is called {self.best!r}; {suggest(self.best, metrics)}"
             )
         folder, score = Path(runner.work_dir), float(metrics[self.best])
+        if math.isnan(score):
+            runner.logger.warning(
+                f"{self.best} is not defined on this validation data: no checkpoint is the best by it"
+            )
+            return
         if not _agree(lambda: self._improves(score, self._best_so_far(runner))):
             return
         path = folder / f"best_iter_{runner.iter}.pth"
@@ -131,7 +137,7 @@ class AtomicCheckpointHook(Hook):
 
     def _improves(self, score: float, previous: dict[str, Any] | None) -> bool:
         if previous is None or previous["metric"] != self.best:
-            return not math.isnan(score)
+            return True
         return score > previous["score"] if self.rule == "greater" else score < previous["score"]
 
     def _save_last(self, runner: Runner, iteration: int) -> None:
@@ -223,6 +229,7 @@ def training_state(runner: Runner, iteration: int, with_optimizer: bool) -> dict
     runner.call_hook("before_save_checkpoint", checkpoint=state)
     if not with_optimizer:
         state.pop("ema_state_dict", None)
+    leave_out_encoders(state, unwrap(runner.model))
     return state
 
 

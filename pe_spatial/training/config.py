@@ -262,8 +262,9 @@ def _normalize(config: Config) -> None:
 def drop_pretrained(model: Any) -> None:
     """Forget where backbones get their first weights from: a checkpoint is loaded over them anyway.
 
-    What stands below `teachers` keeps its source: teachers are no part of a checkpoint.
+    What stands below `teachers` keeps its source: teachers are no part of a checkpoint. So does an encoder under
+    adapters; see `pe_spatial.training.frozen_encoders`.
     """
     for part in sections(model, without="teachers"):
-        if part.get("weights"):
+        if part.get("weights") and part.get("lora") is None:
             part["weights"] = None

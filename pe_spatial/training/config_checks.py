@@ -14,6 +14,7 @@ from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, LogProcesso
 from torch import nn
 from torch.utils.data import DataLoader
 
+from pe_spatial.backbones.lora import LoraOptions
 from pe_spatial.common.errors import ConfigError, suggest
 from pe_spatial.training.config_values import entry_problems, takes_integers, value_problem
 from pe_spatial.training.optim import ParamwiseOptions
@@ -58,6 +59,7 @@ _IMPLIED: dict[str, tuple[Callable[..., Any] | None, Set[str]]] = {
     "log_processor": (LogProcessor, set()),
     "optim_wrapper": (OptimWrapper, _CONSUMED["OPTIM_WRAPPERS"]),
     "optim_wrapper.paramwise_cfg": (ParamwiseOptions, set()),
+    "model.backbone.lora": (LoraOptions, set()),
     "env_cfg": (None, {"cudnn_benchmark", "mp_cfg", "dist_cfg", "resource_limit"}),
     "custom_imports": (None, {"imports", "allow_failed_imports"}),
     "auto_scale_lr": (None, {"base_batch_size", "enable"}),
@@ -131,7 +133,7 @@ def _walk(node: Any, path: list[str], registry: str | None, scope: str) -> Itera
                 options = options | _CONSUMED.get(registry or "", set()) | {"type", "_scope_"}
     for key, value in node.items():
         if options is not None and key not in options:
-            yield ".".join([*path, str(key)]), f"{factory_name} has no option {key!r}; {suggest(str(key), options)}"
+            yield ".".join([*path, str(key)]), _unknown(factory_name, str(key), options)
         elif problem := value_problem(factory, key, value):
             yield ".".join([*path, str(key)]), problem
         elif isinstance(value, float) and takes_integers(factory, key):
@@ -142,6 +144,12 @@ def _walk(node: Any, path: list[str], registry: str | None, scope: str) -> Itera
         yield from _untyped(value, [*path, str(key)])
         # the registry of a section holds for what is nested in it until another section begins
         yield from _walk(value, [*path, str(key)], _SECTIONS.get(key, registry), scope)
+
+
+def _unknown(factory_name: str, key: str, options: Set[str]) -> str:
+    if key == "lora":  # what else takes no option of that name has no encoder to adapt
+        return f"{factory_name} is no encoder of ours, and LoRA adapts a PEBackbone alone; leave lora out"
+    return f"{factory_name} has no option {key!r}; {suggest(key, options)}"
 
 
 def _untyped(value: Any, path: list[str]) -> Iterator[tuple[str, str]]:

@@ -1,6 +1,7 @@
 """From a loaded config to a finished run: what the commands `train` and `eval` call."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +16,8 @@ from pe_spatial.training import checkpoint as files
 from pe_spatial.training.binding import count_classes
 from pe_spatial.training.checkpoint_content import check_resumable
 from pe_spatial.training.config_checks import require_dataset_types
+from pe_spatial.training.frozen_encoders import find_sources_from_anywhere
+from pe_spatial.training.planner.rescue import naming_exhaustion
 from pe_spatial.training.progress import METRICS_FILE
 from pe_spatial.training.run_config import differences
 from pe_spatial.training.start import naming_mistakes, prepare, start_runner
@@ -36,17 +39,20 @@ def train(config: Config, resume: Resume = "no", hooks: Sequence[Hook] = (), tru
         CheckpointError: Nothing to resume from.
         ConfigError: The run ends before one of its schedulers begins; a dataset has no type; or the config asks for
             code that is not trusted.
+        NotEnoughMemory: With the changes that need less.
         UserError: The folder holds another run, or another process trains there.
     """
     _check_schedule(config)
     require_dataset_types(config, "train_dataloader", "val_dataloader")
+    find_sources_from_anywhere(config.get("model"))
     folder = Path(config.work_dir)
     with trusting(trust), prepare(config, folder) as changes:
         last, damaged = _find_start(folder, resume)
         with naming_mistakes():
             count_classes(config, ("train_dataloader",))
         notes = [] if last is None else _continue_from(last, config, changes)
-        with start_runner(config, changes, folder, lambda: _clear(folder, last)) as runner:
+        clear = partial(_clear, folder, last)
+        with naming_exhaustion(config), start_runner(config, changes, folder, clear) as runner:
             for problem in damaged:
                 runner.logger.warning(f"passed over: {problem}")
             for note in notes:

@@ -1,6 +1,11 @@
-"""The line of progress on the screen, `metrics.jsonl` in the work folder, and the same numbers for TensorBoard."""
+"""The line of progress on the screen, `metrics.jsonl` in the work folder, and the same numbers for TensorBoard.
+
+A line of `metrics.jsonl` is an object with `mode` ("train" or "val"), `iter` and numbers, null where undefined. Those
+of a validation may have `per_class`: {measure: {class: number or null}}.
+"""
 
 import json
+import math
 import warnings
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -18,6 +23,7 @@ from pe_spatial.common.console import progress
 from pe_spatial.common.devices import peak_memory
 from pe_spatial.common.errors import few, require_positive
 from pe_spatial.common.files import write_text
+from pe_spatial.training.explanation import UNDEFINED, class_record, full_name, plain
 
 METRICS_FILE = "metrics.jsonl"
 
@@ -35,7 +41,8 @@ class ProgressHook(Hook):
     def __init__(self, interval: int = 20) -> None:
         require_positive(interval=interval)
         self.interval = interval
-        self._metrics: dict[str, Any] = {}
+        self._metrics: dict[str, float] = {}
+        self._classes: dict[str, dict[str, float | None]] = {}
         self._bar = ExitStack()
         self._advance: Callable[[int, str | None], None]
 
@@ -55,7 +62,7 @@ class ProgressHook(Hook):
         values["memory"] = peak_memory()
         runner.logger.info(_train_line(values, done, runner.max_iters, runner.message_hub.get_info("eta")))
         runner.visualizer.add_scalars({f"train/{name}": value for name, value in values.items()}, step=done)
-        _append(Path(runner.work_dir), {"mode": "train", **scalars(values), "iter": done})
+        _append(Path(runner.work_dir), {"mode": "train", **_plain(scalars(values)), "iter": done})
 
     def _before_epoch(self, runner: Runner, mode: str = "train") -> None:
         """Begin the bar of an evaluation."""
@@ -80,13 +87,16 @@ class ProgressHook(Hook):
         """Show the metrics."""
         self._bar.close()
         self._metrics = scalars(metrics or {})
+        self._classes = class_record(runner.val_loop.evaluator)
         runner.logger.info(f"validation  {_metrics_line(self._metrics, runner.val_loop.evaluator)}")
 
     def after_val(self, runner: Runner) -> None:
         """Record the metrics: when the checkpoint hook has seen them, so that a record means that it is done."""
         iteration = runner.iter if is_training(runner) else 0
-        runner.visualizer.add_scalars({f"val/{name}": value for name, value in self._metrics.items()}, step=iteration)
-        _append(Path(runner.work_dir), {"mode": "val", **self._metrics, "iter": iteration})
+        defined = {f"val/{name}": value for name, value in self._metrics.items() if math.isfinite(value)}
+        runner.visualizer.add_scalars(defined, step=iteration)
+        record = {"mode": "val", **_plain(self._metrics), "iter": iteration}
+        _append(Path(runner.work_dir), record | ({"per_class": self._classes} if self._classes else {}))
 
     def after_test_epoch(self, runner: Runner, metrics: dict[str, Any] | None = None) -> None:
         """Show the metrics."""
@@ -148,16 +158,20 @@ def _train_line(values: dict[str, Any], done: int, total: int, eta: float) -> st
 
 def _metrics_line(metrics: dict[str, float], evaluator: Evaluator) -> str:
     """What the metrics call their `headline`, and others up to six."""
-    main = [
-        f"{metric.prefix}/{name}" if metric.prefix else name
-        for metric in evaluator.metrics
-        for name in getattr(metric, "headline", ())
-    ]
+    main = [full_name(metric, name) for metric in evaluator.metrics for name in getattr(metric, "headline", ())]
     ordered = [name for name in dict.fromkeys([*main, *metrics]) if name in metrics]
     count = max(6, sum(name in metrics for name in main))
-    shown = [f"{name} {metrics[name]:.4f}" for name in ordered[:count]]
+    shown = [f"{name} {_shown(metrics[name])}" for name in ordered[:count]]
     more = f"  and {len(metrics) - count} more in the result card" if len(metrics) > count else ""
     return "  ".join(shown) + more
+
+
+def _shown(value: float) -> str:
+    return f"{value:.4f}" if math.isfinite(value) else UNDEFINED
+
+
+def _plain(values: dict[str, float]) -> dict[str, float | None]:
+    return {name: plain(value) for name, value in values.items()}
 
 
 def scalars(values: dict[str, Any]) -> dict[str, float]:

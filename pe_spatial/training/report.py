@@ -23,6 +23,7 @@ from pe_spatial.common.errors import few
 from pe_spatial.common.files import write_json, write_text
 from pe_spatial.training.checkpoint import find_last, plain_path, read_best
 from pe_spatial.training.progress import duration, is_training, scalars
+from pe_spatial.training.result import numbers, result_page
 
 _PACKAGES = ("torch", "torchvision", "onedl-mmengine", "numpy")
 
@@ -34,7 +35,7 @@ class RunReportHook(Hook):
     priority = "BELOW_NORMAL"  # when the run has its folder
 
     def __init__(self) -> None:
-        self._metrics: dict[str, float] = {}
+        self._metrics: dict[str, float] | None = None
         self._started = time.monotonic()
         self._first_iteration = 0
 
@@ -56,18 +57,22 @@ class RunReportHook(Hook):
         self._metrics = scalars(metrics or {})
 
     def after_train(self, runner: Runner) -> None:
-        """Write the card."""
+        """Write the card and its pictures."""
         if not is_main_process():
             return
         folder = Path(runner.work_dir)
         if is_training(runner):
-            facts = _training_facts(runner, self._first_iteration)
+            has_worked = runner.iter > self._first_iteration or self._metrics is not None
+            if not has_worked and (folder / "RESULT.md").is_file():
+                runner.logger.info(f"the run was finished before; its results are in {folder} (see RESULT.md)")
+                return
+            facts, loop = _training_facts(runner, self._first_iteration), runner.val_loop
         else:
-            facts = {"checkpoint": plain_path(runner._load_from)}
+            facts, loop = {"checkpoint": plain_path(runner._load_from)}, runner.test_loop
         card = {
             "config": runner.cfg.filename,
             "command": shlex.join(["python", *sys.argv]),
-            "metrics": self._metrics,
+            **({} if loop is None else numbers(folder, loop, self._metrics)),
             **facts,
             "seed": runner.seed,
             "seconds": round(time.monotonic() - self._started, 1),
@@ -84,7 +89,7 @@ class RunReportHook(Hook):
             "git_revision": git_revision(),
         }
         write_json(folder / "result.json", card)
-        write_text(folder / "RESULT.md", _markdown(card))
+        write_text(folder / "RESULT.md", result_page(folder, card, runner, loop, self._metrics is not None))
         runner.logger.info(f"done in {duration(card['seconds'])}; results are in {folder} (see RESULT.md)")
 
     after_test_epoch = after_val_epoch
@@ -151,15 +156,3 @@ def _precision(config: Any) -> str:
     wrapper = config.get("optim_wrapper") or {}
     kinds = {"Bf16OptimWrapper": "bfloat16 autocast", "AmpOptimWrapper": f"{wrapper.get('dtype', 'float16')} autocast"}
     return kinds.get(wrapper.get("type", ""), "float32")
-
-
-def _markdown(card: dict[str, Any]) -> str:
-    metrics = "".join(f"| {name} | {value:.4f} |\n" for name, value in card["metrics"].items())
-    facts = "".join(f"* {name}: {_inline(value)}\n" for name, value in card.items() if name != "metrics")
-    return f"# Result\n\n| metric | value |\n|---|---|\n{metrics}\n{facts}"
-
-
-def _inline(value: Any) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{name} {_inline(item)}" for name, item in value.items())
-    return f"{value:,}" if isinstance(value, int) and value > 9999 else str(value)

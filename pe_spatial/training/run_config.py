@@ -69,8 +69,13 @@ def differences(before: dict[str, Any], config: Config) -> list[str]:
         before: The config of the run so far, as its last checkpoint holds it.
         config: Of the run from now on.
     """
-    after = parse(config_text(config))
-    for settings in (before, after):
-        for key in _OF_THE_START:
-            settings.pop(key, None)
-    return list(trees.differences(before, after))
+    return list(trees.differences(_lasting(before), lasting_settings(config)))
+
+
+def lasting_settings(config: Config) -> dict[str, Any]:
+    """The plain entries of a config that say what a run does, without those of one start of it."""
+    return _lasting(parse(config_text(config)))
+
+
+def _lasting(settings: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in settings.items() if key not in _OF_THE_START}

@@ -28,6 +28,7 @@ from pe_spatial.common.trees import sections
 from pe_spatial.training.checkpoint import read_safely
 from pe_spatial.training.config import drop_pretrained, dump_config
 from pe_spatial.training.distributed import set_up
+from pe_spatial.training.encoder_hook import FrozenEncoderHook
 from pe_spatial.training.environment import run_environment, set_console
 from pe_spatial.training.progress import ProgressHook
 from pe_spatial.training.run_config import RUN_CONFIG
@@ -162,6 +163,7 @@ def build_runner(config: Config, changes: dict[str, Any], folder: Path | None = 
     if settings.get("resume") or settings.get("train_cfg") is None:
         drop_pretrained(settings["model"])
     runner = Runner.from_cfg(Config(settings, filename=config.filename, format_python_code=False))
+    runner.register_hook(FrozenEncoderHook())
     runner.cfg = Config(config.to_dict(), filename=config.filename, format_python_code=False)
     set_console(runner.logger, config.get("log_level", "INFO"))
     return runner

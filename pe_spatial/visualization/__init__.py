@@ -6,4 +6,4 @@ from pe_spatial.visualization.depth import colorize_depth, depth_picture
 from pe_spatial.visualization.features import FeatureColors, similarity, similarity_rgb
 from pe_spatial.visualization.instances import draw_boxes, draw_instances, overlay_masks
 from pe_spatial.visualization.layout import caption_strip, enlarge
-from pe_spatial.visualization.prediction import class_names, draw_prediction
+from pe_spatial.visualization.prediction import class_names, draw_labels, draw_prediction

@@ -10,6 +10,14 @@ from torch import Tensor
 _RAMP = ((13, 8, 60), (36, 61, 130), (31, 120, 130), (64, 165, 90), (170, 190, 60), (245, 200, 90), (255, 250, 205))
 
 
+Color = int | tuple[int, int, int]  # the number of a class or an object, or red, green and blue
+
+
+def rgb_of(color: Color) -> tuple[int, int, int]:
+    """Red, green and blue of a color."""
+    return color_of(color) if isinstance(color, int) else color
+
+
 @cache
 def color_of(index: int) -> tuple[int, int, int]:
     """The color of a class or an object by its number, from 0."""

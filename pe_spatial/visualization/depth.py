@@ -10,6 +10,7 @@ from torchvision.transforms.v2 import functional as F
 from pe_spatial.visualization.colors import quantile, ramp_colors
 from pe_spatial.visualization.layout import beside, enlarge, reduce_thin
 
+UNMEASURED = 150  # gray level of pixels whose error is not known
 LEGEND_HEIGHT = 240  # at least; a lower map stands above white
 
 
@@ -61,19 +62,43 @@ def depth_picture(depth: Tensor, near: float | None = None, far: float | None = 
     return beside(colors, _legend(max(colors.shape[-2], LEGEND_HEIGHT), near, far, is_metric))
 
 
+def error_picture(error: Tensor, judged: Tensor, most: float) -> Tensor:
+    """Relative errors of depth as colors beside their legend: light is right; pixels that are not judged are gray.
+
+    Args:
+        error: [H, W], |predicted - measured| / measured.
+        judged: bool [H, W].
+        most: The error from which on the color is the darkest.
+
+    Returns:
+        uint8 RGB [3, H', W'], of the size of `depth_picture` of a map of that size.
+    """
+    colors = torch.where(judged, ramp_colors(1 - error / most), UNMEASURED)
+    factor = enlarge(colors)[1]
+    colors = reduce_thin(colors.repeat_interleave(factor, -2).repeat_interleave(factor, -1), LEGEND_HEIGHT)
+    bar = ramp_colors(torch.linspace(1, 0, max(colors.shape[-2], LEGEND_HEIGHT))[:, None])  # [3, height, 1]
+    return beside(colors, _strip(bar, 0.0, 100 * most, ("relative error", f"in %, dark: {100 * most:g} or more")))
+
+
 def _legend(height: int, near: float, far: float, is_metric: bool) -> Tensor:
     """White strip [3, height, W] with the title, the bar (near above) and its ticks."""
+    title = ("metric depth", "unit: m") if is_metric else ("relative depth", "no unit")
+    bar = colorize_depth(torch.linspace(max(near, 1e-6), far, height)[:, None], near, far)
+    return _strip(bar, near, far, title)
+
+
+def _strip(bar: Tensor, near: float, far: float, title: tuple[str, str]) -> Tensor:
+    """White strip [3, height, W] with the title, a bar of colors [3, height, 1] from `near` to `far`, and its ticks."""
+    height = bar.shape[-2]
     size = min(max(11, height // 36), 64)
     font = ImageFont.load_default(size=size)
-    title = ("metric depth", "unit: m") if is_metric else ("relative depth", "no unit")
     width = int(max(font.getlength(line) for line in title)) + 2 * size // 2 + 4
     canvas = Image.new("RGB", (width, height), "white")
     draw = ImageDraw.Draw(canvas)
     for number, line in enumerate(title):
         draw.text((size // 2, size // 2 + int(1.3 * size) * number), line, font=font, fill="black")
     top, bottom = 4 * size, height - size
-    bar = colorize_depth(torch.linspace(max(near, 1e-6), far, bottom - top)[:, None].expand(-1, 2 * size), near, far)
-    canvas.paste(F.to_pil_image(bar), (size // 2, top))
+    canvas.paste(F.to_pil_image(bar.expand(-1, -1, 2 * size)).resize((2 * size, bottom - top)), (size // 2, top))
     for value in round_values(near, far):
         y = top + (bottom - 1 - top) * (value - near) / max(far - near, 1e-12)
         right = size // 2 + 2 * size

@@ -4,51 +4,73 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from mmengine.structures import InstanceData
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torch.nn import functional as F
 from torchvision.transforms.v2 import functional as TF
 
-from pe_spatial.visualization.colors import color_of
+from pe_spatial.common.windows import Region
+from pe_spatial.data import cut_mask, decode_masks
+from pe_spatial.visualization.colors import Color, rgb_of
 from pe_spatial.visualization.layout import enlarge
 
 
-def overlay_masks(image: Tensor, masks: Tensor, colors: Sequence[int] | None = None, opacity: float = 0.45) -> Tensor:
+def overlay_masks(
+    image: Tensor, masks: Tensor | Sequence[Any], colors: Sequence[Color] | None = None, opacity: float = 0.45
+) -> Tensor:
     """Tint the pixels of masks and outline them; later masks lie on top.
 
     Args:
         image: uint8 [3, H, W].
-        masks: bool [N, H, W], or integer ids [H, W] with 0 = background.
-        colors: One color number per mask (equal numbers, equal colors); by default each has its own.
+        masks: bool [N, H, W], integer ids [H, W] with 0 = background, or RLEs, of which only the boxes are drawn.
+        colors: One color per mask, by number (equal numbers, equal colors) or as (r, g, b); by default each has its
+            own.
         opacity: Of the tint.
 
     Raises:
         ValueError: The masks have another size than the image.
     """
-    if masks.ndim == 2:
+    if isinstance(masks, Tensor) and masks.ndim == 2:
         ids = masks.unique()
         ids = ids[ids != 0]
         masks, colors = masks == ids[:, None, None], [int(n) - 1 for n in ids] if colors is None else colors
-    if masks.shape[-2:] != image.shape[-2:]:
-        raise ValueError(
-            f"masks of {tuple(masks.shape[-2:])} (H, W) on an image of {tuple(image.shape[-2:])}; resize one"
-        )
-    canvas = image.float()
-    for number, mask in enumerate(masks.bool()):
-        color = torch.tensor(color_of(number if colors is None else colors[number]), dtype=torch.float32)[:, None]
-        canvas[:, mask] = (1 - opacity) * canvas[:, mask] + opacity * color
-        canvas[:, _outline(mask)] = color
-    return canvas.round().to(torch.uint8)
+    size = masks.shape[-2:] if isinstance(masks, Tensor) else masks[0]["size"] if masks else image.shape[-2:]
+    if tuple(size) != tuple(image.shape[-2:]):
+        raise ValueError(f"masks of {tuple(size)} (H, W) on an image of {tuple(image.shape[-2:])}; resize one")
+    canvas = image.clone()
+    for number, mask in enumerate(masks):
+        region, bitmap = _part(mask)
+        part = canvas[(..., *region)].float()
+        color = torch.tensor(rgb_of(number if colors is None else colors[number]), dtype=torch.float32)[:, None]
+        part[:, bitmap] = (1 - opacity) * part[:, bitmap] + opacity * color
+        part[:, _outline(bitmap)] = color
+        canvas[(..., *region)] = part.round().to(torch.uint8)
+    return canvas
+
+
+def _part(mask: Any) -> tuple[Region, Tensor]:  # noqa: ANN401 - a tensor or an RLE
+    """Where a mask lies in the image, with a pixel around it, which its outline needs; and the bitmap of that part."""
+    if isinstance(mask, Tensor):
+        return (slice(None), slice(None)), mask.bool()
+    region, bitmap = cut_mask(mask, margin=1)
+    return region, torch.from_numpy(bitmap)
 
 
 def _outline(mask: Tensor) -> Tensor:
     """The pixels of a mask [H, W] that touch its outside; those at the edge of the image do not count."""
+    if not mask.numel():
+        return mask
     padded = F.pad(mask[None, None].float(), (1, 1, 1, 1), mode="replicate")
     return mask & (F.max_pool2d(1 - padded, 3, stride=1)[0, 0] > 0)
 
 
 def draw_boxes(
-    image: Tensor, boxes: Tensor, captions: Sequence[str] | None = None, colors: Sequence[int] | None = None
+    image: Tensor,
+    boxes: Tensor,
+    captions: Sequence[str] | None = None,
+    colors: Sequence[Color] | None = None,
+    outlined: bool = True,
 ) -> Tensor:
     """Boxes with captions. Pixels are kept: a small image needs `enlarge` first if captions are to be read.
 
@@ -56,15 +78,16 @@ def draw_boxes(
         image: uint8 [3, H, W].
         boxes: [N, 4] xyxy, pixels.
         captions: One per box.
-        colors: One color number per box; by default each has its own.
+        colors: One color per box, by number or as (r, g, b); by default each has its own.
+        outlined: Whether the boxes are drawn, or the captions alone.
     """
     picture = Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
     draw = ImageDraw.Draw(picture)
     thickness = max(1, round(min(picture.size) / 320))
     font = ImageFont.load_default(size=max(11, min(picture.size) / 36))
-    colored = [color_of(number if colors is None else colors[number]) for number in range(len(boxes))]
+    colored = [rgb_of(number if colors is None else colors[number]) for number in range(len(boxes))]
     corners = boxes.round().int().tolist()
-    for (x1, y1, x2, y2), color in zip(corners, colored, strict=True):
+    for (x1, y1, x2, y2), color in zip(corners, colored, strict=True) if outlined else ():
         draw.rectangle((x1, y1, max(x1, x2 - 1), max(y1, y2 - 1)), outline=color, width=thickness)
     for corner, caption, color in zip(corners, captions or (), colored, strict=captions is not None):
         _draw_caption(draw, corner, caption, color, font)
@@ -101,17 +124,20 @@ def draw_instances(image: Tensor, instances: Any, classes: Sequence[str], thresh
     Raises:
         ValueError: A label has no name.
     """
-    data = {key: instances[key].cpu() for key in ("bboxes", "labels", "scores", "masks") if key in instances}
+    data = InstanceData(
+        **{key: instances[key] for key in ("bboxes", "labels", "scores", "masks") if key in instances}
+    ).to("cpu")
     if "scores" in data:  # the best last, so that it lies on top
-        order = data["scores"].float().argsort()
-        order = order[data["scores"][order] >= threshold]
-        data = {key: value[order] for key, value in data.items()}
+        order = data.scores.float().argsort()
+        data = data[order[data.scores[order] >= threshold]]
     labels = data["labels"].tolist()
     if labels and max(labels) >= len(classes):
         raise ValueError(f"label {max(labels)} has no name among {len(classes)} classes; pass those of the dataset")
     canvas, factor = enlarge(image.cpu())
-    if "masks" in data:
-        masks = data["masks"].bool().repeat_interleave(factor, -2).repeat_interleave(factor, -1)
+    if "masks" in data and labels:
+        masks = data.masks
+        if factor > 1:  # a small image
+            masks = decode_masks(masks).repeat_interleave(factor, -2).repeat_interleave(factor, -1)
         canvas = overlay_masks(canvas, masks, labels)
     captions = [classes[label] for label in labels]
     if "scores" in data:

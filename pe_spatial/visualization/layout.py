@@ -1,13 +1,18 @@
 """Size and arrangement of pictures: enlarging small ones, captions above them."""
 
+from collections.abc import Mapping
+
 import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as TF
 
+from pe_spatial.data.resizing import fitted_size
+
 # below this many pixels on the shorter side, a picture is enlarged before anything is written into it
 _LEGIBLE = 480
+_GAP = 8  # white pixels between two panels
 LONGEST = 4096  # pixels of the longer side up to which it is enlarged: thin pictures stay thin
 
 
@@ -18,6 +23,14 @@ def enlarge(image: Tensor) -> tuple[Tensor, int]:
     return (
         TF.resize(image, [H * factor, W * factor], interpolation=InterpolationMode.BICUBIC) if factor > 1 else image
     ), factor
+
+
+def shrink(picture: Tensor, longest: int) -> Tensor:
+    """A picture [3, H, W] whose longer side is at most `longest` pixels."""
+    H, W = picture.shape[-2:]
+    if max(H, W) <= longest:
+        return picture
+    return TF.resize(picture, list(fitted_size((H, W), min(H, W), longest, "half_up")))
 
 
 def reduce_thin(picture: Tensor, least: int) -> Tensor:
@@ -32,10 +45,30 @@ def beside(left: Tensor, right: Tensor) -> Tensor:
     return torch.cat([TF.pad(side, [0, 0, 0, height - side.shape[-2]], fill=255) for side in (left, right)], dim=-1)
 
 
-def caption_strip(caption: str, picture: Tensor) -> Tensor:
-    """A picture uint8 [3, H, W] below a light strip with a caption; pictures of one size get strips of one height."""
+def row(panels: Mapping[str, Tensor]) -> Tensor:
+    """Pictures uint8 [3, H, W] side by side, with white between them, below their captions, all in one size."""
+    sides = [side for picture in panels.values() for side in picture.shape[-2:]]
+    size = max(11, min(sides) / 24)
+    for caption, picture in panels.items():
+        length = ImageFont.load_default(size).getlength(caption)
+        size = max(min(size, size * (picture.shape[-1] - size) / max(length, 1)), 8)
+    whole = torch.empty(3, 0, 0, dtype=torch.uint8)
+    for caption, picture in panels.items():
+        gap = _GAP if whole.numel() else 0
+        whole = beside(TF.pad(whole, [0, 0, gap, 0], fill=255), caption_strip(caption, picture, size))
+    return whole
+
+
+def caption_strip(caption: str, picture: Tensor, size: float | None = None) -> Tensor:
+    """A picture uint8 [3, H, W] below a light strip with a caption; pictures of one size get strips of one height.
+
+    Args:
+        caption: One line.
+        picture: The picture.
+        size: Of the font, in pixels; default: fit for the picture.
+    """
     H, W = picture.shape[-2:]
-    size = max(11, min(H, W) / 24)
+    size = size or max(11, min(H, W) / 24)
     height = round(1.75 * size / 2) * 2
     strip = Image.new("RGB", (W, height), (245, 245, 245))
     ImageDraw.Draw(strip).text(

@@ -1,17 +1,18 @@
-"""The picture of a prediction, whatever the task."""
+"""The picture of a prediction or of labels, whatever the task."""
 
 from collections.abc import Mapping
 from typing import Any
 
 import torch
-from mmengine.structures import BaseDataElement
+from mmengine.structures import BaseDataElement, InstanceData, PixelData
 from torch import Tensor
 from torchvision.transforms.v2 import functional as TF
 
+from pe_spatial.data.sample import IGNORE_LABEL
 from pe_spatial.visualization.classes import draw_classes
 from pe_spatial.visualization.colors import palette
 from pe_spatial.visualization.depth import LEGEND_HEIGHT, depth_picture
-from pe_spatial.visualization.instances import draw_instances
+from pe_spatial.visualization.instances import draw_boxes, draw_instances
 from pe_spatial.visualization.layout import LONGEST, beside, enlarge, reduce_thin
 
 
@@ -49,6 +50,33 @@ def draw_prediction(
         height, width = depth.shape[-2], picture.shape[-1] * depth.shape[-2] // picture.shape[-2]
         picture = beside(TF.resize(picture, [height, width]) if 0 < width <= LONGEST else picture, depth)
     return picture
+
+
+def draw_labels(sample: Mapping[str, Any], metainfo: Mapping[str, Any]) -> Tensor:
+    """Draw the labels of a loaded sample as predictions are drawn; pixels without a label become gray and dark.
+
+    Args:
+        sample: `img` uint8 [3, H, W], and where they exist `boxes`, `labels`, `masks` bool [N, H, W], `sem_seg` and
+            `depth`, as `pe_spatial.data.sample` defines them.
+        metainfo: Of the dataset; see `draw_prediction`.
+    """
+    plain = {key: value.as_subclass(Tensor) for key, value in sample.items() if isinstance(value, Tensor)}
+    picture, labels, drawn = plain["img"], plain.get("sem_seg"), BaseDataElement()
+    if labels is not None:
+        gray = picture.float().mean(0, keepdim=True) * 0.4
+        picture = torch.where(labels == IGNORE_LABEL, gray, picture).round().to(torch.uint8)
+        drawn.pred_sem_seg = PixelData(data=labels)
+    elif "boxes" in plain:
+        instances = {"bboxes": plain["boxes"], "labels": plain["labels"], "masks": plain.get("masks")}
+        drawn.pred_instances = InstanceData(**{key: value for key, value in instances.items() if value is not None})
+    if "depth" in plain:
+        drawn.pred_depth = PixelData(data=plain["depth"])
+    result = draw_prediction(picture, drawn, metainfo)
+    if labels is None or "boxes" not in plain:
+        return result
+    names, numbers = class_names(metainfo, plain["labels"]), plain["labels"].tolist()
+    scale = result.shape[-2] / picture.shape[-2]
+    return draw_boxes(result, plain["boxes"] * scale, [names[number] for number in numbers], numbers)
 
 
 def _draw_labels(image: Tensor, labels: Tensor, metainfo: Mapping[str, Any], regions: Tensor | None) -> Tensor:

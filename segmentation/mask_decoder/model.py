@@ -52,6 +52,7 @@ class MaskDecoder(ModalModel, SemanticModel):
     """
 
     task = "segmentation"
+    title = "Mask decoder"
     align_corners = False
 
     def __init__(

@@ -39,6 +39,10 @@ check --config
     --config demo/seg_linear_tiny_shapes.yaml
 check --config --limit --output
     --config demo/seg_linear_tiny_shapes.yaml --limit 3 --output sheets
+compare
+    run interrupted
+compare --output
+    run interrupted --output compared
 configs copy
     copy pe_g_coco mine.yaml
 configs list
@@ -51,6 +55,8 @@ demo --force --image-size --images --output --video-size
     --output drawn --images 6 --image-size 32 --video-size 32 48 --force
 demo --formats --image-size --images --output
     --output drawn_coco --images 6 --image-size 32 --formats coco
+demo --formats --image-size --images --object-size --objects --output
+    --output drawn_small --images 6 --image-size 64 --objects 4 --object-size 6 10 --formats coco
 demo --frames --image-size --images --output --video-size --videos
     --output drawn_videos --images 6 --image-size 32 --videos 1 --frames 2 --video-size 32 48
 demo --image-size --images --output
@@ -143,6 +149,8 @@ benchmark tracking
     tests/commands/test_benchmark.py::test_tracking_compares_equal_results
 convert --config --input --output --to
     tests/detection/test_conversion.py::test_classes_of_coco_are_known_without_its_files
+convert --input --merge --output --to
+    tests/training/test_lora_runs.py::test_a_merged_checkpoint_predicts_the_same_and_is_a_plain_one
 convert --input --output --patch-size --to
     tests/detection/test_conversion.py::test_tool_finds_the_variant_and_resamples_the_patches
 convert --input --output --to
@@ -151,12 +159,20 @@ env
     tests/commands/test_shell.py::test_env_names_versions_extras_and_weights
 env --json
     tests/commands/test_shell.py::test_env_names_versions_extras_and_weights
+eval --slices
+    tests/detection/test_slicing.py::test_evaluation_and_prediction_agree
+predict --checkpoint --input --output --slices
+    tests/detection/test_slicing.py::test_predict_sees_the_picture_at_its_own_size
+train --cache-features --config
+    tests/training/test_feature_cache.py::test_the_command_takes_the_option_and_a_resumed_run_remembers_it
 sweep --config --layers --output
     tests/commands/test_sweep.py::test_variations_are_compared_in_one_table_and_go_on_after_an_interruption
 sweep --config --layers --output --vary
     tests/commands/test_sweep.py::test_variations_are_compared_in_one_table_and_go_on_after_an_interruption
 sweep --config --output
     tests/commands/test_sweep.py::test_probes_of_all_layers_are_trained_from_one_command
+tools/dev/measure_tuning.py --image-size --rank --variant
+    tests/commands/test_measure_tuning.py::test_states_are_sixteen_bytes_of_what_is_trained_and_four_of_what_is_not
 tools/dev/make_demo_encoder.py
     tests/commands/test_measure_alignment.py::test_the_demo_encoder_is_a_core_file
 train --allow-import --config

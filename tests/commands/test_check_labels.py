@@ -29,17 +29,21 @@ def data(tmp_path):
 def truthful(data, monkeypatch):
     """The model says what the annotation file says when this test begins."""
     content = json.loads((data / "instances.json").read_text())
-    by_pixels = {
-        np.asarray(Image.open(data / "images" / image["file_name"])).tobytes(): image for image in content["images"]
-    }
+    by_pixels = {}  # the image, and whether it is mirrored
+    for image in content["images"]:
+        pixels = np.asarray(Image.open(data / "images" / image["file_name"]))
+        by_pixels |= {pixels[:, ::-1].tobytes(): (image, True), pixels.tobytes(): (image, False)}
 
     def infer(self, samples):
         found = []
         for sample in samples:
             pixels = sample["inputs"].permute(1, 2, 0).contiguous().numpy().tobytes()
-            items = [item for item in content["annotations"] if item["image_id"] == by_pixels[pixels]["id"]]
+            image, is_mirrored = by_pixels[pixels]
+            items = [item for item in content["annotations"] if item["image_id"] == image["id"]]
             boxes = torch.tensor([item["bbox"] for item in items], dtype=torch.float32)
             boxes[:, 2:] += boxes[:, :2]
+            if is_mirrored:
+                boxes[:, [0, 2]] = image["width"] - boxes[:, [2, 0]]
             labels = torch.tensor([[1, 4, 6].index(item["category_id"]) for item in items])
             instances = InstanceData(bboxes=boxes, labels=labels, scores=torch.full((len(items),), 0.9))
             found.append(sample["data_samples"].new(pred_instances=instances))
@@ -81,8 +85,11 @@ def test_faults_are_listed_drawn_and_printed(data, truthful, detector, tmp_path,
     by_kind = {entry["kind"]: entry for entry in entries}
     assert (by_kind["class"]["image_id"], by_kind["class"]["annotation"]) == (1, 0)
     assert (by_kind["box"]["image_id"], by_kind["box"]["annotation"]) == (1, 1)
+    ids = [item["id"] for item in json.loads((data / "instances.json").read_text())["annotations"]]
+    assert [by_kind[kind]["annotation_id"] for kind in ("class", "box")] == ids[:2]
+    assert f" annotation {ids[0]}: 0.90, annotated" in out
     assert by_kind["missing"]["image_id"] == 2
-    assert "annotation" not in by_kind["missing"]
+    assert not {"annotation", "annotation_id"} & by_kind["missing"].keys()
     assert "warning: objects that the model takes for another class\n" in out
     with Image.open(tmp_path / "out" / "train_label_errors.png") as sheet:
         assert min(sheet.size) > 480

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 
 from pe_spatial.common import files
-from pe_spatial.common.errors import FullDiskError
+from pe_spatial.common.errors import FullDiskError, OptionError
 from pe_spatial.common.files import (
+    atomic_folder,
     atomic_path,
     is_full_disk,
     put_in_place,
@@ -118,6 +119,71 @@ def test_a_file_filled_step_by_step(tmp_path):
         assert not path.exists()
     assert (np.load(path) == 7).all()
     assert os.listdir(tmp_path) == ["a.npy"]
+
+
+# --- folders ----------------------------------------------------------------------------------------------------------
+def fill(folder, error=None):
+    with atomic_folder(folder) as new:
+        (new / "sub").mkdir()
+        (new / "sub" / "file").write_text("content")
+        if error is not None:
+            raise error
+
+
+@pytest.mark.parametrize("before", ["missing", "without parent", "empty", "a link to an empty one"])
+def test_a_folder_is_there_when_it_is_whole(tmp_path, before):
+    folder = tmp_path / "deep" / "a" if before == "without parent" else tmp_path / "a"
+    if before == "empty":
+        folder.mkdir()
+    if before.startswith("a link"):
+        (tmp_path / "real").mkdir()
+        folder.symlink_to(tmp_path / "real")
+    fill(folder)
+    assert (folder / "sub" / "file").read_text() == "content"
+    assert not [name for name in os.listdir(folder.parent) if name.startswith(".")]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), ValueError(), OSError()])
+def test_a_folder_that_is_not_finished_is_not_there(tmp_path, error):
+    with pytest.raises(type(error)):
+        fill(tmp_path / "a", error)
+    assert not os.listdir(tmp_path)
+
+
+def test_a_folder_with_content_is_never_replaced(tmp_path):
+    fill(tmp_path / "a")
+    (tmp_path / "a" / "mine").write_text("")
+    with pytest.raises(OSError):
+        fill(tmp_path / "a")
+    assert sorted(os.listdir(tmp_path / "a")) == ["mine", "sub"] and os.listdir(tmp_path) == ["a"]
+
+
+def test_errors_name_the_folder_itself(tmp_path, small_files):
+    with pytest.raises(FileNotFoundError) as caught, atomic_folder(tmp_path / "a") as new:
+        write_new(new / "missing" / "file", lambda file: None)
+    assert caught.value.filename == str(tmp_path / "a" / "missing" / "file")
+    full = pytest.raises(FullDiskError, match=r"/a cannot be written")
+    with small_files(10_000), full, atomic_folder(tmp_path / "a") as new:
+        write_new(new / "file", lambda file: file.write(bytes(1 << 20)))
+
+
+def test_a_mounted_disk_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(os.path, "ismount", lambda path: path == tmp_path / "a")
+    with pytest.raises(OptionError, match="/a is where a disk is mounted.*name one in it"):
+        fill(tmp_path / "a")
+
+
+def test_what_a_killed_process_left_of_a_folder_goes_with_the_next_one(tmp_path):
+    code = (
+        "import os, sys; from pathlib import Path; from pe_spatial.common.files import atomic_folder\n"
+        "with atomic_folder(Path(sys.argv[1])) as new: (new / 'file').write_text('half'); os.kill(os.getpid(), 9)"
+    )
+    subprocess.run([sys.executable, "-c", code, tmp_path / "a"])  # noqa: PLW1510 - it is killed
+    subprocess.run([sys.executable, "-c", code, tmp_path / "ab"])  # noqa: PLW1510
+    assert len(os.listdir(tmp_path)) == 2 and not (tmp_path / "a").exists()
+    fill(tmp_path / "a")
+    (other,) = (name for name in os.listdir(tmp_path) if name != "a")
+    assert other.startswith(".ab.")
 
 
 # --- many writers -----------------------------------------------------------------------------------------------------

@@ -106,6 +106,14 @@ def test_what_is_no_number_is_black_and_said(tmp_path):
         assert pixels(tmp_path / "a.tif", ValueRule.of([0, 1]))[0, :, 0].tolist() == [0, 0, 255, 255]
 
 
+def test_few_levels_that_are_left_are_said(tmp_path):
+    values = np.linspace(0, 4000, 1024).astype(np.uint16).reshape(32, 32)
+    values[0, 0] = 65535  # one bright pixel, and the rest is nearly black
+    Image.fromarray(values).save(tmp_path / "a.png")
+    with pytest.warns(UserWarning, match="17 of 256 gray levels are left of more values; value_range"):
+        pixels(tmp_path / "a.png")
+
+
 def test_pgm_states_its_range_itself(tmp_path):
     (tmp_path / "a.pgm").write_bytes(b"P5\n2 1\n4095\n" + np.array([4095, 100], ">u2").tobytes())
     assert pixels(tmp_path / "a.pgm")[0, :, 0].tolist() == [255, 6]
@@ -231,13 +239,19 @@ def test_heic_is_read_or_names_its_package(tmp_path):
 
 
 @pytest.mark.parametrize("order", ["<", ">"])
-@pytest.mark.parametrize("kind", ["u1", "u2"])
-def test_labels_and_measurements_of_both_byte_orders(tmp_path, order, kind):
+@pytest.mark.parametrize("kind", ["u1", "u2", "i2", "u4", "i4", "u8", "i8", "f2", "f4", "f8"])
+@pytest.mark.parametrize("compression", [None, "zlib"])
+def test_labels_and_measurements_of_both_byte_orders(tmp_path, order, kind, compression):
     values = RANDOM.integers(0, 9, (5, 7)).astype(kind)
-    tifffile.imwrite(tmp_path / "a.tif", values, byteorder=order)
-    assert (read_indices(tmp_path / "a.tif") == values).all()
-    if kind == "u2":
-        assert (read_values(tmp_path / "a.tif") == values).all()
+    with tifffile.TiffWriter(tmp_path / "b.tif", byteorder=order) as file:  # with a smaller copy behind it
+        file.write(values.astype(order + kind), compression=compression)
+        tifffile.imwrite(tmp_path / "a.tif", values.astype(order + kind), byteorder=order, compression=compression)
+        file.write(values[::2, ::2].astype(order + kind), subfiletype=1, compression=compression)
+    for name in ("a.tif", "b.tif"):
+        if kind[0] != "f":
+            assert (read_indices(tmp_path / name) == values).all()
+        if kind != "u1":
+            assert (read_values(tmp_path / name) == values).all()
 
 
 def test_bands_are_no_indices_and_a_jpeg_holds_none(tmp_path):

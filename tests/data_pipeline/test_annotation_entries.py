@@ -149,7 +149,7 @@ def test_other_entries_are_converted_too(kind, item, key, value):
     [
         (Category, {"id": 3}, "name is missing; it must be a text"),
         (Category, {"id": 3, "name": " "}, "name is ' '"),
-        (Category, {"id": 3, "name": "a", "color": "red"}, "color is 'red', but must be a list"),
+        (Category, {"id": 3, "name": "a", "color": "red"}, r"color is 'red', but must be \[red, green, blue\]"),
         (Image, {"id": 3, "height": 0}, "height is 0, but must be 1 to"),
         (Image, {"id": 3, "height": 10**7}, "height is"),
         (Image, {"id": 3, "height": "tall"}, "height is 'tall'"),
@@ -158,7 +158,6 @@ def test_other_entries_are_converted_too(kind, item, key, value):
         (Image, {"id": 3, "file_name": "/a.jpg"}, "must be a path below"),
         (Image, {"id": 3, "file_name": "a/b/.."}, "must be a path below"),
         (Image, {"id": 3, "file_name": "a\0.jpg"}, "must be a path below"),
-        (Image, {"id": 3, "coco_url": "http://a/../b.jpg"}, "must be a path below"),
         (PanopticMap, {"image_id": 1, "file_name": "a", "segments_info": [{"id": 5}]}, "category_id is missing"),
         (PanopticMap, {"image_id": 1, "file_name": "a"}, "segments_info is missing"),
     ],

@@ -242,3 +242,21 @@ def test_images_without_a_valid_pixel_do_not_count():
 def test_options_are_checked(options, message):
     with pytest.raises(ValueError, match=message):
         DepthErrorMetric(**{"depth_range": [0.001, 10], **options})
+
+
+# --- what it explains -------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("alignment", [None, "median"])
+def test_images_are_ranked_by_their_relative_error_and_drawn(alignment):
+    target = np.tile(np.linspace(1, 5, 40, dtype=np.float32), (30, 1))
+    target[0] = 0  # not measured
+    noise = np.random.default_rng(0).uniform(0.9, 1.1, target.shape).astype(np.float32)
+    metric = DepthErrorMetric([0.001, 10], alignment=alignment)
+    maps = {"a.png": target * noise**3, "b.png": target + 0.0, "c.png": target * noise, "d.png": target}
+    for name, prediction in maps.items():
+        metric.process(None, [sample(prediction, target * (name != "d.png"), name)])
+    metric.evaluate(len(maps))
+    ends = metric.explanation.ranking
+    assert [case.path for case in [*ends.best, *ends.worst[::-1]]] == ["b.png", "c.png", "a.png"]  # d has no truth
+    assert ends.best[0].score == pytest.approx(0, abs=1e-6) and ends.ranked == 3
+    picture = ends.worst[0].draw(torch.zeros(3, 30, 40, dtype=torch.uint8))
+    assert picture.dtype == torch.uint8 and picture.shape[2] > 4 * 640  # four panels

@@ -32,6 +32,14 @@ def test_labels_follow_the_ids_over_their_gaps(tmp_path, content):
             x, y, w, h = annotation["bbox"]
             assert item["bbox"] == [x, y, x + w, y + h]
             assert item["mask"] == annotation["segmentation"]
+            assert item["id"] == annotation["id"]
+
+
+def test_an_annotation_without_an_id_stays_without(tmp_path, content):
+    del content["annotations"][0]["id"]
+    data = dataset(tmp_path, content)
+    items = [item for i in range(len(data)) for item in data.get_data_info(i)["instances"]]
+    assert sorted(item["id"] for item in items if "id" in item) == [a["id"] for a in content["annotations"][1:]]
 
 
 def test_classes_may_be_chosen_and_ordered(tmp_path, content):

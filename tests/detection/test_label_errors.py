@@ -105,28 +105,40 @@ def test_a_model_that_is_always_right_contradicts_the_faults_alone(truth):
     assert precision(search(truth, spoiled, noise=0), faults)["all"] > 0.97
 
 
-def one_image(boxes, found, crowds=(), masks=True):
-    """What is suspected in an image of 96 x 96: `boxes` are annotated (box, label), `found` (box, label, score)."""
+def outline(box):
+    x1, y1, x2, y2 = box
+    return [[x1, y1, x2, y1, x2, y2, x1, y2]]
 
-    def mask(box):
-        x1, y1, x2, y2 = box
-        return [[x1, y1, x2, y1, x2, y2, x1, y2]]
 
-    instances = [{"bbox": box, "label": label, "ignore": False} for box, label in boxes]
-    instances += [{"bbox": box, "label": 0, "ignore": True} for box in crowds]
-    for item in instances if masks else ():
-        item["mask"] = mask(item["bbox"])
+def predicted(found, masks):
+    """A prediction of (box, label, score)."""
     prediction = InstanceData(
         bboxes=torch.tensor([box for box, _, _ in found], dtype=torch.float32).reshape(-1, 4),
         labels=torch.tensor([label for _, label, _ in found], dtype=torch.int64),
         scores=torch.tensor([score for _, _, score in found], dtype=torch.float32),
     )
     if masks:
-        bitmaps = [decode_mask(mask(box), SIZE) for box, _, _ in found]
+        bitmaps = [decode_mask(outline(box), SIZE) for box, _, _ in found]
         prediction.masks = torch.from_numpy(np.array(bitmaps, bool).reshape(-1, *SIZE))
+    return SimpleNamespace(pred_instances=prediction)
+
+
+def one_image(boxes, found, crowds=(), masks=True, mirrored=None):
+    """What is suspected in an image of 96 x 96: `boxes` are annotated (box, label), `found` (box, label, score).
+
+    `mirrored` is found in the mirror image, given in the frame of the image.
+    """
+    instances = [{"bbox": box, "label": label, "ignore": False} for box, label in boxes]
+    instances += [{"bbox": box, "label": 0, "ignore": True} for box in crowds]
+    for item in instances if masks else ():
+        item["mask"] = outline(item["bbox"])
     errors = LabelErrors(CLASSES)
     sample = errors.load({"img_path": "x", "ori_shape": SIZE, "instances": instances})
-    errors.add(0, sample, SimpleNamespace(pred_instances=prediction))
+    views = [predicted(found, masks)]
+    if mirrored is not None:
+        turned = [([SIZE[1] - x2, y1, SIZE[1] - x1, y2], *rest) for (x1, y1, x2, y2), *rest in mirrored]
+        views.append(predicted(turned, masks))
+    errors.add(0, sample, *views)
     return [(suspect.kind, suspect.row, round(suspect.score, 2)) for suspect in errors.rank()]
 
 
@@ -154,7 +166,50 @@ def test_each_kind_has_the_score_of_its_formula(boxes, found, suspects, masks):
 def test_an_object_that_only_others_of_its_kind_are_found_of_is_spurious():
     places = [[10 * n, 10, 10 * n + 9, 19] for n in range(9)]  # 6 of them are its neighbors in size
     suspects = one_image([(box, 0) for box in places], [(box, 0, 1.0) for box in places[1:]])
-    assert suspects == [("spurious", 0, round((5 / 6) ** 2, 2))]
+    assert suspects == [("spurious", 0, round(5 / 6, 2))]
+
+
+def test_a_model_that_wavers_between_classes_sees_an_object():
+    places = [[10 * n, 10, 10 * n + 9, 19] for n in range(9)]
+    found = [(box, 0, 1.0) for box in places[1:]]
+    assert one_image([(box, 0) for box in places], [(places[0], 1, 0.5), (places[0], 0, 0.5), *found]) == [
+        ("class", 0, 0.25)
+    ]
+
+
+@pytest.mark.parametrize("masks", [True, False])
+@pytest.mark.parametrize(
+    ("found", "mirrored", "suspects"),
+    [
+        ([(HERE, 0, 0.9)], [(HERE, 0, 0.9)], []),
+        ([(HERE, 1, 0.9)], [(HERE, 1, 0.8)], [("class", 0, 0.85)]),
+        ([(HERE, 1, 0.9)], [(HERE, 0, 0.9)], [("class", 0, 0.25)]),  # (0.9 / 2) · (1 - 0.9 / 2)
+        ([(HERE, 0, 0.9), (AWAY, 2, 0.8)], [(HERE, 0, 0.9)], [("missing", None, 0.4)]),
+        ([(HERE, 0, 0.9)], [(HERE, 0, 0.9), (AWAY, 2, 0.8)], [("missing", None, 0.4)]),
+        ([], [(HERE, 1, 0.9)], [("class", 0, 0.45)]),
+        ([], [], []),
+    ],
+)
+def test_what_only_one_view_sees_counts_half(found, mirrored, suspects, masks):
+    assert one_image([(HERE, 0)], found, masks=masks, mirrored=mirrored) == suspects
+
+
+def test_an_object_takes_one_place(truth):
+    for entries in (search(truth, plant(truth, each=20, seed=3)[0]), search(truth, truth, noise=2)):
+        named = [(entry["image_id"], entry["annotation"]) for entry in entries if "annotation" in entry]
+        assert len(set(named)) == len(named) > 0
+        scores = [entry["score"] for entry in entries]
+        assert scores == sorted(scores, reverse=True)
+
+
+def test_hidden_objects_that_the_model_misses_come_after_one_that_it_should_see():
+    """Half of the objects that others touch are missed; of those that stand alone, one."""
+    touching = [[12 * n, 10, 12 * n + 13, 20] for n in range(8)]
+    alone = [[12 * n, 50, 12 * n + 10, 60] for n in range(8)]
+    found = [(box, 0, 1.0) for box in (*touching[::2], *alone[1:])]
+    suspects = one_image([(box, 0) for box in (*touching, *alone)], found, masks=False)
+    assert suspects[0][:2] == ("spurious", 8)
+    assert {row for _, row, _ in suspects[1:]} == {1, 3, 5, 7}
 
 
 def test_what_is_found_in_a_crowd_is_not_missing():

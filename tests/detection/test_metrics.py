@@ -200,3 +200,66 @@ def test_wrong_options_are_named():
         CocoMetric(iou_types=("box",))
     with pytest.raises(ValueError, match="'ann_file' in the dataset's metainfo"):
         CocoMetric().truth("bbox")
+
+
+# --- what it explains -------------------------------------------------------------------------------------------------
+def explained(folder, content, prediction_of):
+    """The metric after an evaluation with images on the disk."""
+    metric = build(folder, content)
+    for image in content["images"]:
+        path = str(folder / "images" / image["file_name"])
+        metric.process({}, [{**prediction_of(image), "img_path": path}])
+    return metric, metric.evaluate(len(content["images"]))
+
+
+def true_of(content, count=None):
+    """Predicts the first objects of an image as they are, and nothing else."""
+    labels = {9: 2, 2: 0, 5: 1}
+
+    def predict(image):
+        rows = [a for a in content["annotations"] if a["image_id"] == image["id"]][:count]
+        if not rows:
+            return empty_prediction(image)
+        masks = torch.from_numpy(np.stack([decode_mask(a["segmentation"], (60, 80)) for a in rows]))
+        boxes = [[x, y, x + w, y + h] for x, y, w, h in (a["bbox"] for a in rows)]
+        return prediction(image["id"], boxes, [0.9] * len(rows), [labels[a["category_id"]] for a in rows], masks)
+
+    return predict
+
+
+def test_what_is_undefined_is_nan_and_a_dash_in_the_table(tmp_path, monkeypatch):
+    said = []
+    monkeypatch.setattr("pe_spatial.detection.metrics.print_log", lambda text, **_: said.append(text))
+    content = random_coco(0, crowds=0)
+    content["annotations"] = [a for a in content["annotations"] if a["category_id"] != 5 and a["area"] < 1024]
+    metric, metrics = explained(tmp_path, content, true_of(content))
+    assert np.isnan(metrics["coco/bbox_mAP_l"]) and metrics["coco/bbox_mAP_s"] == 1
+    assert "-1" not in "".join(said) and "–" in said[0]
+    assert metric.explanation.classes.record()["bbox_AP"] == {"car": 1.0, "dog": None, "tree": 1.0}
+
+
+def test_perfect_detections_leave_the_diagonal_alone(tmp_path):
+    content = random_coco(1, crowds=0)
+    metric, _ = explained(tmp_path, content, true_of(content))
+    known = metric.explanation
+    assert np.array_equal(known.confusion.counts, np.diag([*known.classes.counts, 0]))
+    assert sum(known.classes.counts) == len(content["annotations"])
+    assert {case.score for case in [*known.ranking.best, *known.ranking.worst]} == {1.0}
+
+
+def test_images_are_ranked_by_f1_and_drawn(tmp_path):
+    """One object of each image is found, so that images with many objects are the worst."""
+    content = random_coco(2, crowds=0)
+    metric, _ = explained(tmp_path, content, true_of(content, count=1))
+    numbers = {
+        str(tmp_path / "images" / image["file_name"]): sum(a["image_id"] == image["id"] for a in content["annotations"])
+        for image in content["images"]
+    }
+    ends = metric.explanation.ranking
+    cases = [*ends.best, *ends.worst[::-1]]
+    assert [case.score for case in cases] == sorted((2 / (1 + n) for n in numbers.values() if n), reverse=True)
+    assert all(case.score == 2 / (1 + numbers[case.path]) for case in cases)
+    picture = ends.worst[0].draw(torch.zeros(3, 60, 80, dtype=torch.uint8))
+    assert picture.dtype == torch.uint8 and picture.shape[2] == 2 * 640 + 8  # two panels of eight times the size
+    colors = picture.flatten(1).unique(dim=1).T.tolist()
+    assert [0, 158, 115] in colors and [240, 228, 66] in colors and [213, 94, 0] not in colors  # nothing is invented

@@ -104,8 +104,16 @@ def test_arrays_of_every_layout(tmp_path, layout, kind):
 def test_the_depth_among_other_arrays(tmp_path):
     other = np.zeros((3, 3))
     assert (read_depth(save(tmp_path / "a.npz", pose=other, depth=METERS), None) == METERS).all()
-    with pytest.raises(UnreadableFile, match=r"none of its arrays pose.npy, x.npy is called depth.npy"):
-        read_depth(save(tmp_path / "b.npz", pose=other, x=METERS), None)
+    for names in (("pose", "x"), ("arr_0", "arr_1")):
+        path = save(tmp_path / "b.npz", **dict(zip(names, (other, METERS), strict=True)))
+        with pytest.raises(UnreadableFile, match=rf"none of its arrays {names[0]}.npy, {names[1]}.npy is called depth"):
+            read_depth(path, None)
+
+
+def test_a_pfm_of_colors_says_so(tmp_path):
+    (tmp_path / "a.pfm").write_bytes(b"PF\n16 12\n-1.0\n" + bytes(3 * 4 * 16 * 12))
+    with pytest.raises(UnreadableFile, match=r"a\.pfm cannot be read: .*a PFM of three bands"):
+        read_depth(tmp_path / "a.pfm", None)
 
 
 @pytest.mark.parametrize("damage", [b"", b"PK\3\4", b"x" * 100])
@@ -153,8 +161,11 @@ def test_another_mark_is_proposed_and_then_taken(tmp_path):
     meters = METERS.copy()
     meters[:8] = 1000
     path = save(tmp_path / "a.npy", meters)
-    with pytest.raises(AnnotationError, match="67% that are exactly 1000 mark the sky: then set farthest=1000"):
+    with pytest.raises(AnnotationError, match=r"67% .* exactly 1000 m, .* median of 7.*the sky; set farthest=1000"):
         LoadDepthMap().read(path, None)
+    with pytest.raises(AnnotationError) as caught:
+        LoadDepthMap().read(path, None)
+    assert "0.001" not in str(caught.value)
     assert (LoadDepthMap(farthest=1000).read(path, None)[8:] == METERS[8:]).all()
     with pytest.raises(OptionError, match="farthest -1 must be above 0"):
         LoadDepthMap(farthest=-1)
@@ -169,9 +180,12 @@ def test_another_mark_is_proposed_and_then_taken(tmp_path):
         (METERS * np.nan, "192 pixels are NaN"),
         (METERS * 0 + 1e10, "192 pixels are infinite or too far"),
         (METERS * 1000, "looks like millimeters"),
+        (METERS * 100, r"0\.01 if they are centimeters, with a median of 5 m"),
         (METERS / 1000, "looks like meters"),
+        (METERS * 40, "no pixel .* lies inside depth_range 0.1 to 20 m: its measurements reach from 40 to 360 m"),
+        (-np.maximum(METERS - 3, 0), "values other than 0 are negative.*the sign is wrong"),
     ],
-    ids=["negative", "zero", "nan", "far", "millimeters", "kilometers"],
+    ids=["negative", "zero", "nan", "far", "millimeters", "centimeters", "kilometers", "inches", "negative and 0"],
 )
 def test_a_wrong_folder_says_what_its_values_are(tmp_path, meters, says):
     config = folder(tmp_path, [meters.astype(np.float32)] * 3)

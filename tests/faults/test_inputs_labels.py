@@ -11,7 +11,7 @@ from PIL import Image
 import pe_spatial.data  # noqa: F401 - registers the loaders
 import pe_spatial.segmentation  # noqa: F401 - registers the datasets and their checks
 from pe_spatial.common.errors import AnnotationError, ConfigError, OptionError, UnreadableFile
-from pe_spatial.data import pairs
+from pe_spatial.data import LoadImage, pairs
 from pe_spatial.doctor import ExaminationOptions, examine
 from pe_spatial.segmentation import LabelFormat, SegmentationFolder
 
@@ -100,6 +100,11 @@ def test_borders_of_no_label_are_no_binary_masks(tmp_path):
         ("{0: road, 2: tree}", "", "classes by number are 0, 2; they must be 0 to 1 without gaps"),
         ("{road: 0, tree: 0}", "", "classes of different numbers"),
         ("{0: road, 1: 7}", "", "names"),
+        ("{'1': road, '2': tree}", "", "classes by number are 1, 2"),
+        ("{road: null, tree: null}", "", r"road is None; it must be \[r, g, b\]"),
+        ("[road, tree]", "value_range: 4095", r"value_range 4095 is no pair of numbers"),
+        ("[road, tree]", "value_range: [9, 2]", r"value_range \[9, 2\] is no pair"),
+        ("[road, tree]", "bands: [0, 1, 2]", r"bands \[0, 1, 2\] is not the numbers of three bands"),
         ("[road, tree]", "label_stem_end: 7", "label_stem_end is 7; it must be a text"),
     ],
 )
@@ -121,7 +126,13 @@ def test_one_class_in_all_files_is_nothing_to_learn(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "classes", ["{0: road, 1: tree, 2: car}", "{2: car, 0: road, 1: tree}", "{tree: 1, car: 2, road: 0}"]
+    "classes",
+    [
+        "{0: road, 1: tree, 2: car}",
+        "{2: car, 0: road, 1: tree}",
+        "{tree: 1, car: 2, road: 0}",
+        "{'0': road, '1': tree, '2': car}",
+    ],
 )
 def test_classes_by_number_are_read(tmp_path, classes):
     loaded = dataset(folder(tmp_path, [scene()], classes))
@@ -183,7 +194,9 @@ def test_smoothed_edges_within_the_class_list_are_found(tmp_path):
     names = str([f"class {number}" for number in range(151)]).replace("'", "")
     labels = [scene(seed, (0, 70, 150)) for seed in range(6)]
     smoothed = folder(tmp_path / "smooth", [smooth(each) for each in labels], names)
-    assert "error: label maps whose edges were smoothed" in findings(smoothed, "error")
+    said = findings(smoothed, "error")
+    assert "error: label maps whose edges were smoothed" in said
+    assert all(float(share) <= 100 for share in re.findall(r"([\d.]+)% of the pixels lie between", said))
     assert "smoothed" not in findings(folder(tmp_path / "sharp", labels, names))
 
 
@@ -199,11 +212,19 @@ def test_a_jpeg_by_another_name_is_refused(tmp_path):
 
 
 # --- files ------------------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.int16, np.int32])
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.int16, np.int32, np.uint32, np.int64, np.uint64])
 @pytest.mark.parametrize("order", ["<", ">"])
-def test_tiffs_of_both_byte_orders_and_of_all_integers(tmp_path, kind, order):
-    write = lambda path: tifffile.imwrite(path, scene().astype(kind), byteorder=order)  # noqa: E731
+@pytest.mark.parametrize("layout", [{}, {"tile": (16, 16)}, {"compression": "zlib"}, {"bigtiff": True}], ids=str)
+def test_tiffs_of_both_byte_orders_and_of_all_integers(tmp_path, kind, order, layout):
+    write = lambda path: tifffile.imwrite(path, scene().astype(kind), byteorder=order, **layout)  # noqa: E731
     assert (labels_of(folder(tmp_path, [write], name="{}.tif"))[0] == scene()).all()
+
+
+@pytest.mark.parametrize(("kind", "value"), [(np.uint32, 2**32 - 1), (np.int32, 2**31 - 1), (np.int32, -(2**31))])
+def test_values_that_no_table_holds_are_named(tmp_path, kind, value):
+    write = lambda path: tifffile.imwrite(path, np.full(SIZE, value, kind))  # noqa: E731
+    with pytest.raises(AnnotationError, match=rf"value {value} \(576 pixels\) is outside the class list"):
+        labels_of(folder(tmp_path, [write], name="{}.tif"))
 
 
 def test_a_second_page_is_not_left_out_in_silence(tmp_path):
@@ -295,6 +316,30 @@ def test_the_doctor_doubts_pictures_of_which_little_is_left(tmp_path, values, sa
         noise = np.random.default_rng(number).integers(0, 256, SIZE).astype(np.uint16)
         Image.fromarray(values(noise).astype(np.uint16)).save(tmp_path / f"images/{number:03}.png")
     assert re.search(says, findings(config, "warning"), re.DOTALL)
+
+
+# --- the rule of the data set's pictures ------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("extra", "expected"),
+    [
+        ("value_range: [0, 4095]\nbands: [4, 3, 2]", lambda v: v[..., [3, 2, 1]] >> 4),
+        ("value_range: [0, 65535]\nbands: [2]", lambda v: v[..., [1, 1, 1]] >> 8),
+    ],
+)
+def test_a_class_list_says_how_its_pictures_are_shown(tmp_path, extra, expected):
+    values = np.random.default_rng(0).integers(0, 4096, (*SIZE, 4)).astype(np.uint16)
+    config = folder(tmp_path, [scene()], extra=extra, image="{}.tif")
+    tifffile.imwrite(tmp_path / "images/000.tif", values, photometric="minisblack", planarconfig="contig")
+    loaded = dataset(config)
+    assert (loaded[0]["inputs"].permute(1, 2, 0).numpy() == expected(values)).all()
+    assert "guessed" not in findings(config)
+    steps = [{**STEPS[0], "bands": [1, 2, 3]}, *STEPS[1:]]
+    with pytest.raises(OptionError, match=r"bands is \[1, 2, 3\] in LoadImage and .* in .*data.yaml"):
+        dataset({**config, "pipeline": steps})
+    # what a checkpoint remembers of the data set makes a prediction read pictures in the same way
+    step = LoadImage()
+    step.adopt_rule({key: list(value) for key, value in loaded.metainfo.items() if key in ("value_range", "bands")})
+    assert (step({"img_path": str(tmp_path / "images/000.tif")})["img"] == loaded[0]["inputs"]).all()
 
 
 def test_a_class_has_one_meaning_in_a_format_that_counts():

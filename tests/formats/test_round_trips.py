@@ -12,7 +12,7 @@ from PIL import Image
 
 from pe_spatial.common.errors import AnnotationError, OptionError
 from pe_spatial.data import decode_mask
-from pe_spatial.data.formats import choose, read_instances
+from pe_spatial.data.formats import choose, read_instances, writing
 from pe_spatial.data.formats.exact import decimal, divide, parse_number, to_text
 from pe_spatial.data.formats.joining import join_polygons
 from pe_spatial.data.formats.writing import losses, write_dataset
@@ -168,6 +168,26 @@ def test_nothing_is_overwritten_and_names_do_not_meet(tmp_path):
         write_dataset({"train": parts["train"], "more": parts["train"]}, tmp_path / "voc", "voc")
     with pytest.raises(OptionError, match="to 'darknet' is not one of coco, yolo, voc"):
         write_dataset(parts, tmp_path / "x", "darknet")
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError, AnnotationError])
+@pytest.mark.parametrize(("to", "pictures"), [("yolo", "link"), ("voc", "keep"), ("coco", "copy")])
+def test_an_interrupted_conversion_leaves_nothing_that_looks_whole(tmp_path, monkeypatch, to, pictures, error):
+    parts, steps = read_all("yolo_boxes"), []
+
+    def fail(path, *_):
+        steps.append(path)
+        raise error("in the middle")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(writing, "write_json_stream" if to == "coco" else "write_text", fail)
+        with pytest.raises(error, match="in the middle"):
+            write_dataset(parts, tmp_path / "out", to, pictures)
+    assert steps and not list(tmp_path.iterdir())
+    write_dataset(parts, tmp_path / "out", to, pictures)
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    if pictures != "keep":
+        assert sum(len(choose(tmp_path / "out").instances(split).images) for split in parts) == len(TRUTH)
 
 
 def test_splits_of_other_classes_and_names_that_xml_does_not_keep_are_refused(tmp_path):

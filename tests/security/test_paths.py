@@ -76,9 +76,8 @@ def test_coco_files(dataset, key, name, tmp_path):
         image["coco_url"] = f"http://host/images/{image['file_name']}"
     content["images"][1][key] = name
     (tmp_path / "instances.json").write_text(json.dumps(content))
-    with pytest.raises(
-        AnnotationError, match=f"instances.json: image {content['images'][1]['id']}: .*, but must be a path below"
-    ):
+    where = "a coco_url" if key == "coco_url" else f"image {content['images'][1]['id']}"
+    with pytest.raises(AnnotationError, match=f"instances.json: {where}: .*a path below"):
         dataset(**arguments, pipeline=[])
 
 

@@ -92,3 +92,32 @@ def test_a_missing_label_map_says_which_step_is_missing():
     without = {"img_path": "x.jpg", "pred_sem_seg": PixelData(data=torch.zeros(1, 2, 2))}
     with pytest.raises(ConfigError, match=r"x\.jpg: no label map; add LoadSegmentation"):
         score(MeanIoUMetric(), [without], ("a", "b"))
+
+
+# --- what it explains -------------------------------------------------------------------------------------------------
+def test_pixels_are_confused_as_counted_one_by_one():
+    generator = torch.Generator().manual_seed(3)
+    maps = [torch.randint(0, 4, (2, 9, 7), generator=generator) for _ in range(3)]
+    metric = MeanIoUMetric()
+    score(metric, [sample(prediction, target) for prediction, target in maps], tuple("abcde"))
+    expected = torch.zeros(5, 5, dtype=torch.int64)
+    for prediction, target in maps:
+        for p, t in zip(prediction.flatten(), target.flatten(), strict=True):
+            expected[t, p] += 1
+    known = metric.explanation
+    assert known.confusion.counts.tolist() == expected.tolist()
+    assert list(known.classes.counts) == expected.sum(1).tolist()
+    assert known.classes.record()["IoU"]["e"] is None and 0 < known.classes.record()["IoU"]["a"] < 100
+
+
+def test_images_are_ranked_by_their_own_miou_and_drawn():
+    target = torch.tensor([[0, 0, 1, 1], [0, 0, 1, 255]])
+    predictions = {"right.jpg": target.clamp(max=1), "half.jpg": torch.zeros_like(target), "wrong.jpg": 1 - target % 2}
+    metric = MeanIoUMetric()
+    samples = [{**sample(prediction, target), "img_path": name} for name, prediction in predictions.items()]
+    score(metric, samples, ("a", "b"))
+    ends = metric.explanation.ranking
+    assert [(case.path, round(case.score, 3)) for case in ends.best] == [("right.jpg", 1.0), ("half.jpg", 0.286)]
+    assert [(case.path, case.score) for case in ends.worst] == [("wrong.jpg", 0.0)]
+    picture = ends.worst[0].draw(torch.full((3, 2, 4), 120, dtype=torch.uint8))
+    assert picture.dtype == torch.uint8 and picture.shape[0] == 3 and picture.shape[2] > 3 * 960  # three panels

@@ -8,7 +8,7 @@ from mmengine.structures import BaseDataElement
 from pe_spatial.common.errors import ConfigError
 from pe_spatial.segmentation import PanopticMetric
 from pe_spatial.segmentation.mask_decoder.postprocess import frame_resize, instances_of, panoptic_of, semantic_scores
-from pe_spatial.segmentation.panoptic_quality import Truth, panoptic_quality, tally
+from pe_spatial.segmentation.panoptic_matching import Truth, panoptic_quality, tally
 
 META = {"classes": ("wall", "floor", "disc"), "is_thing": (False, False, True)}
 THINGS = frozenset({2})
@@ -202,3 +202,27 @@ def test_mistakes_are_named():
         score({**one, "ignored_instances": {"masks": masks}})
     with pytest.raises(ConfigError, match=r"a.jpg: the prediction is \(12, 16\) .* \(6, 16\); load annotations after"):
         score(sample(ids, [], labels[:, :6]))
+
+
+# --- what it explains -------------------------------------------------------------------------------------------------
+def test_segments_that_match_another_class_are_confused_and_the_image_is_drawn():
+    labels, things, masks = scene()
+    predicted = labels[0] + 1  # the discs are one segment, which is wrong
+    found = [{"id": 1, "label": 1}, {"id": 2, "label": 1}, {"id": 3, "label": 2}]  # the wall is called floor
+    metric = PanopticMetric()
+    metric.dataset_meta = META
+    metric.process({}, [sample(predicted, found, labels, things, masks)])
+    metric.evaluate(1)
+    known = metric.explanation
+    # the wall is taken for floor, the floor is found, the large disc too, and the small one is missed
+    assert known.confusion.counts.tolist() == [[0, 1, 0, 0], [0, 1, 0, 0], [0, 0, 1, 1], [0, 0, 0, 0]]
+    assert list(known.classes.counts) == [1, 1, 2]
+    (case,) = known.ranking.best
+    assert case.score == pytest.approx(float(panoptic_quality_of(metric)))
+    picture = case.draw(torch.zeros(3, 12, 16, dtype=torch.uint8))
+    assert picture.shape[2] == 2 * 640 + 8
+
+
+def panoptic_quality_of(metric):
+    values = list(metric.explanation.classes.values["PQ"])
+    return np.nanmean(values) / 100

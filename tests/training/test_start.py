@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import re
 import shutil
 import sys
 import time
@@ -10,13 +11,16 @@ import time
 import pytest
 import torch
 import toy_task
+import yaml
 from children import CONTEXT
+from mmengine.config import Config
 from toy_task import snapshot
 
 from pe_spatial.commands.shell import run_command
-from pe_spatial.common.errors import UserError
+from pe_spatial.common.errors import ConfigError, UserError
 from pe_spatial.training.checkpoint import find_last, load_checkpoint, read_config
 from pe_spatial.training.config import load_config
+from pe_spatial.training.config_checks import require_dataset_types
 from pe_spatial.training.launch import train
 from pe_spatial.training.progress import read_metrics
 from pe_spatial.training.run_config import RUN_CONFIG, config_of_run, differences
@@ -76,6 +80,32 @@ def test_a_first_start_that_fails_leaves_no_folder(finished, tmp_path, capfd):
     arguments = ["--config", path, "--output", tmp_path / "new" / "run"]
     assert command("train", *arguments, "train_dataloader.dataset.data_root=/nowhere") == 2
     assert not (tmp_path / "new" / "run").exists()
+
+
+@pytest.mark.parametrize("verb", ["train", "check"])
+@pytest.mark.parametrize("loader", ["train_dataloader", "val_dataloader"])
+def test_data_without_a_type_are_named_with_their_key(finished, tmp_path, capfd, verb, loader):
+    path, _ = finished
+    config = yaml.safe_load(path.read_text())
+    del config[loader]["dataset"]["type"]
+    (tmp_path / "untyped.yaml").write_text(yaml.safe_dump(config))
+    assert command(verb, "--config", tmp_path / "untyped.yaml", "--output", tmp_path / "run") == 2
+    said = capfd.readouterr().err.splitlines()
+    assert re.search(rf"untyped.yaml: {loader}\.dataset has no type.*{loader}\.dataset\.type=CocoInstances", said[-1])
+    assert not (tmp_path / "run").exists()
+
+
+def test_data_inside_of_data_have_types_too():
+    inner = {"type": "RepeatDataset", "dataset": {"type": "ConcatDataset", "datasets": [{"type": "A"}, {}]}}
+    config = Config(
+        {"train_dataloader": {"dataset": inner}, "val_dataloader": {"dataset": {}}, "test_dataloader": None}
+    )
+    with pytest.raises(ConfigError, match=r"train_dataloader\.dataset\.dataset\.datasets\.1 has no type"):
+        require_dataset_types(config, "train_dataloader")
+    config.train_dataloader.dataset = {"type": "InstanceLabels", "source": {"ann_file": "a"}}
+    with pytest.raises(ConfigError, match=r"train_dataloader\.dataset\.source has no type"):
+        require_dataset_types(config, "train_dataloader")
+    require_dataset_types(config, "test_dataloader", "absent")
 
 
 def test_an_evaluation_that_fails_changes_no_file(run, capfd):

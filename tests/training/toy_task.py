@@ -59,18 +59,20 @@ class ToyBackbone(nn.Module):
 
 @MODELS.register_module()
 class ToyModel(BaseModel):
-    def __init__(self, width=8, dropout=0.0, explode_at=None, weights=None, data_preprocessor=None):
+    def __init__(self, width=8, dropout=0.0, explode_at=None, weights=None, backbone=None, data_preprocessor=None):
         super().__init__(data_preprocessor=data_preprocessor)
         if weights is not None:
             raise FileNotFoundError(f"{weights}: no such weights")
-        self.backbone = ToyBackbone(width, dropout)
+        self.backbone = ToyBackbone(width, dropout) if backbone is None else MODELS.build(backbone)
         self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, 4)
         self.explode_at = explode_at
         self.steps = 0
 
     def forward(self, inputs, data_samples=None, mode="tensor"):
-        x = self.head(self.norm(self.backbone(inputs)))
+        x = self.backbone(inputs)
+        x = x[0].mean((2, 3)) if isinstance(x, tuple) else x
+        x = self.head(self.norm(x))
         if mode == "tensor":
             return x
         if mode == "loss":

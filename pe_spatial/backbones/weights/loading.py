@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -11,11 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pe_spatial.backbones.lora import is_adapter
 from pe_spatial.backbones.variants import VARIANTS, EncoderConfig
 from pe_spatial.backbones.vit import VisionTransformer, resize_positions
 from pe_spatial.backbones.weights.layouts import Layout, recognize, to_official, unwrap
 from pe_spatial.backbones.weights.source import find
 from pe_spatial.common.errors import few
+from pe_spatial.common.integrity import content_hash
 from pe_spatial.common.tensors import Misfit, Shapes, WeightsError, read_tensor_file, require_finite, shapes_of
 
 
@@ -129,13 +131,58 @@ def load_state_dict(
     return state, report
 
 
+@dataclass(frozen=True)
+class Origin:
+    """Where the weights of an encoder can be found again, and how they are recognized.
+
+    Args:
+        source: The official name or the file.
+        file_hash: Of the encoder in the file, whatever the layout, before anything was converted: what is resized may
+            differ in the last bit on another machine.
+        loaded_hash: Of the encoder's state dict after loading.
+    """
+
+    source: str
+    file_hash: str
+    loaded_hash: str
+
+
+def origin_of(source: str | Path, loaded: Mapping[str, Tensor]) -> Origin:
+    """The origin of weights that were just loaded.
+
+    Args:
+        source: See `find`.
+        loaded: The state dict of the encoder.
+    """
+    return Origin(str(source), content_hash(read_encoder(find(source))[0]), content_hash(loaded))
+
+
+def refuse_adapters(path: Path, keys: Iterable[str]) -> None:
+    """Refuse a file in which a part of what an encoder has learned is in adapters.
+
+    Raises:
+        WeightsError: There are adapters among its tensors.
+    """
+    if any(map(is_adapter, keys)):
+        raise WeightsError(
+            f"{path} holds the adapters of LoRA beside the weights; merge them first, and take that file: "
+            f"{merge_command(path)}"
+        )
+
+
+def merge_command(path: str | Path) -> str:
+    """The command that turns a checkpoint with adapters into one without."""
+    return f"pe-spatial convert --input {path} --output merged.pth --to pe_spatial --merge"
+
+
 def read_encoder(path: Path) -> tuple[dict[str, Tensor], WeightsReport]:
     """Return what a file holds of an encoder, named as in the official layout but not checked against any.
 
     Raises:
-        WeightsError: The file cannot be read or holds no encoder.
+        WeightsError: The file cannot be read, holds no encoder, or holds adapters that are not merged.
     """
     tensors, container = unwrap(read_tensor_file(path))
+    refuse_adapters(path, tensors)
     try:
         layout = recognize(tensors, container)
         encoder, ignored = to_official(tensors, layout)

@@ -9,7 +9,7 @@ from PIL import Image
 
 from pe_spatial.common.errors import PictureError
 from pe_spatial.common.memory import check_pixels
-from pe_spatial.common.pictures.opening import head_of, naming_file, opened, say_once
+from pe_spatial.common.pictures.opening import head_of, mend_byte_order, naming_file, opened, say_once
 
 if TYPE_CHECKING:
     from tifffile import TiffPage
@@ -145,6 +145,7 @@ def _count_pages(image: Image.Image) -> int:
         image.seek(number)
         pages += not int(cast(Any, image).tag_v2.get(_SUBFILE, 0)) & _NO_PAGE
     image.seek(0)
+    mend_byte_order(image)
     return max(pages, 1)
 
 

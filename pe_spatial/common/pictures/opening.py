@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from PIL import Image
 
@@ -17,6 +17,7 @@ from pe_spatial.common.reading import open_regular
 
 _PROGRAMS = ("EPS", "WMF")  # their decoders run other programs
 _HEIF = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")  # brands, behind `ftyp`
+_NATIVE = {"I;16BS": "I;16NS", "I;32BS": "I;32NS", "F;32BF": "F;32NF"}  # Pillow's names of layouts, in its own order
 _pillow_limit = threading.Lock()
 _said: set[str] = set()
 
@@ -92,7 +93,18 @@ def head_of(file: IO[bytes], max_pixels: int | None = None) -> Image.Image | Non
     check_pixels(image.height, image.width, max_pixels)
     if image.format in _PROGRAMS:
         raise PictureError(f"{image.format} is no format of pictures that is read; convert it to PNG")
+    mend_byte_order(image)
     return image
+
+
+def mend_byte_order(image: Image.Image) -> None:
+    """Keep Pillow from swapping the bytes of compressed big-endian TIFFs twice: libtiff has done it already."""
+    tiles: list[Any] = getattr(image, "tile", None) or []
+    for number, tile in enumerate(tiles):
+        codec, extents, offset, args = tile
+        if codec == "libtiff" and args[0] in _NATIVE:
+            mended = (codec, extents, offset, (_NATIVE[args[0]], *args[1:]))
+            tiles[number] = type(tile)(*mended) if hasattr(tile, "_fields") else mended
 
 
 def _identified(file: IO[bytes]) -> Image.Image:

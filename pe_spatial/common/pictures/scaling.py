@@ -12,6 +12,7 @@ from pe_spatial.common.errors import OptionError, PictureError
 from pe_spatial.common.pictures.layout import Layout
 from pe_spatial.common.pictures.opening import say_once
 
+FEW_LEVELS = 32  # of 256 gray levels
 _SENSORS = (8, 10, 12, 14, 16)  # bits that cameras have, in files of 16
 
 
@@ -99,7 +100,13 @@ class ValueRule:
                 f"{layout} uses {bits} bits, so its values are taken as 0…{2**bits - 1} (as 0…65535, "
                 f"{2 ** (bits - 8)} gray levels would be left); value_range says another rule",
             )
-        return (values >> (bits - 8)).astype(np.uint8)
+        shown = (values >> (bits - 8)).astype(np.uint8)
+        levels = int(np.count_nonzero(np.bincount(shown.ravel(), minlength=256)))
+        if levels <= FEW_LEVELS and len(np.unique(values)) > 2 * levels:
+            say_once(
+                name, f"{layout}: {levels} of 256 gray levels are left of more values; value_range says another rule"
+            )
+        return shown
 
 
 def guessed_bits(values: NDArray[Any], layout: Layout) -> int:

@@ -1,7 +1,7 @@
 """Files of numbers: label maps and measurements, exactly as stored."""
 
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,15 +39,15 @@ def read_indices(path: str | Path | Image.Image, colors: bool = False, palette: 
     with naming_file(path), opened(path) as file:
         image = head_of(file)
         if image is None:
-            file.seek(0)
-            raise _refusal(path, f"it is {layout_of_tiff(file)}, not indices")
+            return _integers_of_tiff(file, path)
         layout = layout_of(image)
         require_one_page(layout, str(path))
         if image.format in _LOSSY:
             raise _refusal(path, f"it is a {image.format}, whose compression changes the values of pixels")
         if layout.bands > len(image.getbands()) and len(image.getbands()) < 3:
             raise _refusal(path, f"it is {layout}, not indices")
-        return _indices_of(image, path, colors, palette)
+        values = _indices_of(image, path, colors, palette)
+        return values & 0xFFFFFFFF if image.mode == "I" and layout.numbers == "unsigned" else values  # Pillow has signs
 
 
 def _indices_of(image: Image.Image, path: str | Path, colors: bool, palette: bool) -> NDArray[Any]:
@@ -57,6 +57,17 @@ def _indices_of(image: Image.Image, path: str | Path, colors: bool, palette: boo
         return np.array(image).astype(np.int64)
     wrong = "is neither indices nor colors" if colors else "holds colors, not indices"
     raise _refusal(path, f"mode {image.mode} {wrong}")
+
+
+def _integers_of_tiff(file: IO[bytes], path: str | Path) -> NDArray[Any]:
+    """The values of a TIFF that Pillow does not know, such as one of 32 bits without sign, or of 64."""
+    file.seek(0)
+    layout = layout_of_tiff(file)
+    require_one_page(layout, str(path))
+    if layout.bands != 1 or layout.numbers == "float":
+        raise _refusal(path, f"it is {layout}, not indices")
+    file.seek(0)
+    return read_bands(file, None, layout, None)[..., 0].astype(np.int64)
 
 
 def _refusal(path: str | Path, reason: str) -> IndexModeError:

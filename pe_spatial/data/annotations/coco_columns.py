@@ -40,6 +40,7 @@ from pe_spatial.data.annotations.linking import Ids, append_texts, check_categor
 from pe_spatial.data.annotations.masks import Rle
 
 LISTS = ("images", "annotations", "categories")
+NO_ID = -1  # in `id`, where the file gives none
 NO_MASK, POLYGONS, RLE, TOO_SMALL = range(4)  # values of `shape`; too small: no polygon has three points
 INSIDE, PARTLY, NO_AREA = range(3)  # values of `outside`; no area: of the box, or of its part in the image
 Kinds = Mapping[str, type[msgspec.Struct]]
@@ -135,7 +136,7 @@ def _extras(image: Image) -> bytes:
 
 def _append_objects(writer: ColumnWriter, objects: Sequence[Object]) -> int:
     """Add annotations; returns how many polygons of fewer than three points were left out."""
-    writer.append("id", [item.id if item.id is not None else -1 for item in objects], "i8")
+    writer.append("id", [item.id if item.id is not None else NO_ID for item in objects], "i8")
     writer.append("image_of", [item.image_id for item in objects], "i8")
     writer.append("category_of", [item.category_id for item in objects], "i8")
     writer.append("box", [item.bbox for item in objects], "f8", width=4)

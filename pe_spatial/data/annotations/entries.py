@@ -16,7 +16,9 @@ from pe_spatial.data.annotations.masks import Polygons, Rle, as_coco, normalize_
 
 Box = tuple[float, float, float, float]
 Id = Annotated[int, msgspec.Meta(ge=-values.LARGEST_ID, le=values.LARGEST_ID)]
+Area = Annotated[float, msgspec.Meta(ge=0)]
 Side = Annotated[int, msgspec.Meta(ge=1, le=values.LONGEST_SIDE)]
+Level = Annotated[int, msgspec.Meta(ge=0, le=255)]
 Text = Annotated[str, msgspec.Meta(pattern=r"\S")]
 FileName = Annotated[str, msgspec.Meta(pattern=r"\A(?!/)(?!(?:.*/)?\.\.(?:/|\Z))[^\0]*[^\s\0][^\0]*\Z")]  # see values
 AnyName = Annotated[str, msgspec.Meta(pattern=r"\A[^\0]*[^\s\0][^\0]*\Z")]
@@ -30,7 +32,7 @@ class Image(msgspec.Struct):
     file_name: FileName | None = None
     height: Side | None = None
     width: Side | None = None
-    coco_url: FileName | None = None
+    coco_url: str | None = None  # only LVIS reads it, and asks then whether it is one
     neg_category_ids: list[Id] | None = None
     not_exhaustive_category_ids: list[Id] | None = None
 
@@ -42,7 +44,7 @@ class Object(msgspec.Struct):
     category_id: Id
     bbox: Box
     id: Id | None = None
-    area: float | None = None
+    area: Area | None = None
     iscrowd: Literal[0, 1] = 0
     segmentation: Polygons | Rle | None = None
 
@@ -53,7 +55,7 @@ class Category(msgspec.Struct, omit_defaults=True):
     id: Id
     name: Text
     isthing: Literal[0, 1] | None = None
-    color: list[Id] | None = None
+    color: tuple[Level, Level, Level] | None = None
     frequency: Text | None = None
 
 
@@ -123,8 +125,22 @@ def _flag(value: Any) -> int:
     return int(values.flag(value))
 
 
-def _segment(value: Any) -> Segment:
-    return _build(Segment, value)
+def _address(value: Any) -> str | None:
+    """A text; None for anything else, for nearly nobody reads it."""
+    try:
+        return values.text(value)
+    except ValueError:
+        return None
+
+
+def _segments(value: Any) -> list[Segment]:
+    segments: list[Segment] = []
+    for number, item in enumerate(_list_of(lambda item: item)(value), start=1):
+        try:
+            segments.append(_build(Segment, item))
+        except ValueError as error:
+            raise ValueError(f"has as segment number {number}: {error}") from None
+    return segments
 
 
 def _marks(value: Any) -> Marks | None:
@@ -138,7 +154,7 @@ _FIELDS: dict[type, dict[str, Convert]] = {
         "file_name": _optional(values.file_name),
         "height": _optional(values.side),
         "width": _optional(values.side),
-        "coco_url": _optional(values.file_name),
+        "coco_url": _address,
         "neg_category_ids": _optional(_list_of(values.integer)),
         "not_exhaustive_category_ids": _optional(_list_of(values.integer)),
     },
@@ -147,7 +163,7 @@ _FIELDS: dict[type, dict[str, Convert]] = {
         "category_id": values.integer,
         "bbox": values.box,
         "id": _optional(values.integer),
-        "area": _optional(values.number),
+        "area": _optional(values.area),
         "iscrowd": _flag,
         "segmentation": normalize_mask,
     },
@@ -155,11 +171,11 @@ _FIELDS: dict[type, dict[str, Convert]] = {
         "id": values.integer,
         "name": values.text,
         "isthing": _optional(_flag),
-        "color": _optional(_list_of(values.integer)),
+        "color": _optional(values.color),
         "frequency": _optional(values.text),
     },
     Segment: {"id": values.integer, "category_id": values.integer, "iscrowd": _flag},
-    PanopticMap: {"image_id": values.integer, "file_name": values.file_name, "segments_info": _list_of(_segment)},
+    PanopticMap: {"image_id": values.integer, "file_name": values.file_name, "segments_info": _segments},
 }
 _FIELDS |= {
     Marks: dict.fromkeys(MARKS, lambda value: value),
@@ -250,9 +266,10 @@ def convert(kind: type[Entry], item: Any, source: str, number: int) -> Entry:
         return _build(kind, item)
     except ValueError as error:
         name = _NAMES[kind]
-        known = isinstance(item, Mapping) and isinstance(item.get("id"), int | str)
-        where = f"{name} {item['id']!r}" if known else f"{name} number {number + 1} of the list"
-        image = f" (image {item['image_id']!r})" if known and "image_id" in item else ""
+        entry = item if isinstance(item, Mapping) else {}
+        known = isinstance(entry.get("id"), int | str)
+        where = f"{name} {entry['id']!r}" if known else f"{name} number {number + 1} of the list"
+        image = f" (image {values.shown(entry['image_id'])})" if "image_id" in entry else ""
         raise AnnotationError(f"{source}: {where}{image}: {error}") from None
 
 

@@ -39,7 +39,7 @@ def normalize_mask(value: Any) -> Polygons | Rle | None:
         return None
     if not isinstance(value, list):
         raise ValueError(f"{values.shown(value)}, but must be polygons or an RLE")
-    if value and all(isinstance(item, dict) and "counts" in item for item in value):
+    if value and all(map(_is_rle, value)):
         return _united([_normalize_rle(item) for item in value])
     if _is_polygon(value):
         value = [value]
@@ -51,6 +51,10 @@ def _is_polygon(items: Sequence[Any]) -> bool:
     return bool(items) and (not isinstance(items[0], list) or _is_point(items[0]))
 
 
+def _is_rle(item: Any) -> bool:
+    return isinstance(item, dict) and "counts" in item
+
+
 def _is_point(item: Any) -> bool:
     if isinstance(item, dict):
         return item.keys() >= {"x", "y"}
@@ -58,6 +62,8 @@ def _is_point(item: Any) -> bool:
 
 
 def _normalize_polygon(items: Any) -> list[float]:
+    if _is_rle(items) or isinstance(items, list) and any(map(_is_rle, items)):
+        raise ValueError("has RLEs among polygons, or in lists of lists; give one RLE, or polygons alone")
     if not isinstance(items, list):
         raise ValueError(f"holds {values.shown(items)}, but a polygon is a list [x, y, x, y, …]")
     if all(map(_is_point, items)):

@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from pe_spatial.common.console import progress
 from pe_spatial.common.errors import AnnotationError
@@ -78,12 +79,24 @@ def gather(source: Path, writer: ColumnWriter) -> dict[str, Any]:
     check_categories(str(source), categories)
     images = Ids(str(source), "image", writer.column("image_id"))
     kinds = Ids(str(source), "category", np.array([category.id for category in categories], np.int64))
-    writer.append("map_image", images.rows_of(writer.column("map_image_of")), "i4")
+    rows = images.rows_of(writer.column("map_image_of"))
+    _require_one_map_each(source, writer, rows)
+    writer.append("map_image", rows, "i4")
     writer.append("segment_category", kinds.rows_of(writer.column("segment_category_of"), what="segments"), "i4")
     settle_ends(writer, "image_names", "image_urls", "image_extras", "map_names", "segments")
     for name in ("map_image_of", "segment_category_of"):
         writer.drop(name)
     return {"categories": msgspec.to_builtins(categories)}
+
+
+def _require_one_map_each(source: Path, writer: ColumnWriter, rows: NDArray[np.int64]) -> None:
+    counts = np.bincount(rows)
+    twice = np.flatnonzero(counts > 1)
+    if len(twice):
+        raise AnnotationError(
+            f"{source}: image {writer.column('image_id')[twice[0]]} has {counts[twice[0]]} annotations, and "
+            f"{len(twice)} images have several; an image has one map, with all its segments"
+        )
 
 
 def _append_maps(writer: ColumnWriter, maps: Sequence[PanopticMap], source: Path) -> None:

@@ -40,6 +40,14 @@ def number(value: Any) -> float:
     return result
 
 
+def area(value: Any) -> float:
+    """A finite number of 0 or more."""
+    pixels = number(value)
+    if pixels < 0:
+        raise ValueError(f"{shown(value)}, but must be 0 or more square pixels")
+    return pixels
+
+
 def flag(value: Any) -> bool:
     """True or false, also as 1 or 0, "1" or "0", "true" or "false"; null is false."""
     key = "" if value is None else str(value).strip().lower().removesuffix(".0")
@@ -94,6 +102,18 @@ def box(value: Any) -> tuple[float, float, float, float]:
         except ValueError:
             pass
     raise ValueError(f"{shown(value)}, but must be four finite numbers [x, y, width, height]")
+
+
+def color(value: Any) -> tuple[int, int, int]:
+    """Red, green and blue."""
+    if isinstance(value, list | tuple) and len(value) == 3:
+        try:
+            red, green, blue = map(integer, value)
+        except ValueError:
+            red = green = blue = -1
+        if min(red, green, blue) >= 0 and max(red, green, blue) <= 255:
+            return red, green, blue
+    raise ValueError(f"{shown(value)}, but must be [red, green, blue] of 0…255")
 
 
 def shown(value: Any) -> str:

@@ -11,7 +11,7 @@ without objects that the others have as `supercategory`, is left out.
 
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -37,8 +37,7 @@ def find(place: Place) -> list[Reading]:
     """The readings of a file or folder."""
     files: dict[str, str] = {}
     for name in place.meant(".json"):
-        keys = place.json_keys(name)
-        if len({*_LISTS} & keys) > 1 and not {"segments_info", "caption", "["} & keys:  # others may stand in the middle
+        if has_instances(place.json_keys(name)):
             split = _split_of(name)
             files[name if split in files else split] = name
     if not files:
@@ -46,6 +45,11 @@ def find(place: Place) -> list[Reading]:
     by = {True: ", as Roboflow exports them", False: ""}[any(name.endswith(_ROBOFLOW) for name in files.values())]
     about, table = f"COCO instances{by}", partial(_table, place, files)
     return [Reading("coco", place.path, about, tuple(files), lambda split: _instances(table(split)), table=table)]
+
+
+def has_instances(keys: Set[str]) -> bool:
+    """Whether a JSON file with these keys near its ends is one of COCO's instances; others may stand in the middle."""
+    return len({*_LISTS} & keys) > 1 and not {"segments_info", "caption", "["} & keys
 
 
 def _split_of(name: str) -> str:

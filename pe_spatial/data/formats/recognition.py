@@ -11,7 +11,7 @@ from pe_spatial.common.errors import AnnotationError, few, require_choice
 from pe_spatial.data.annotations import read_annotations
 from pe_spatial.data.formats import coco, folders, label_studio, labelme, masks, voc, yolo
 from pe_spatial.data.formats.content import Instances, shown
-from pe_spatial.data.formats.place import Place
+from pe_spatial.data.formats.place import Place, json_keys
 from pe_spatial.data.formats.reading import Reading
 
 FORMATS: dict[str, Callable[[Place], list[Reading]]] = {
@@ -70,12 +70,12 @@ def choose(path: str | Path, format: str | None = None) -> Reading:  # noqa: A00
 
 def is_plain_coco(path: Path) -> bool:
     """Whether a path is read as a COCO file unless something else is asked for: also one that is missing or damaged."""
-    if path.is_dir() or path.suffix.lower() != ".json":
-        return False
     if not path.is_file():
+        return not path.is_dir()
+    if coco.has_instances(json_keys(path)):
         return True
     place = Place(path)
-    return bool(coco.find(place)) or not (labelme.find(place) or label_studio.find(place))
+    return path.suffix.lower() == ".json" and not (labelme.find(place) or label_studio.find(place))
 
 
 def _explain(path: Path) -> None:

@@ -1,0 +1,168 @@
+"""Charts as PNG files: curves and confusion matrices. The one door to matplotlib, which is imported late."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pe_spatial.common.files import write_atomically
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# of Okabe and Ito, which color-blind people tell apart; lines of one color differ in their strokes
+LINE_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+_STROKES = ("-", "--", ":", "-.")
+_DPI = 110
+_PANEL = (5.4, 4.0)  # inches
+_MOST_LINES = 8
+_STYLE: Any = {"font.size": 11, "axes.spines.top": False, "axes.spines.right": False, "axes.titleweight": "bold"}
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One line of a panel: values [N] over iterations [N]; values that are not finite are gaps."""
+
+    label: str
+    iterations: Sequence[int]
+    values: Sequence[float]
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One diagram.
+
+    Args:
+        title: What is shown.
+        curves: The lines; more than 8 are cut, which the diagram says.
+        unit: Of the values.
+        marks: Iterations that get a vertical line, with what they are.
+        logarithmic: Whether the values are shown in powers of ten.
+    """
+
+    title: str
+    curves: Sequence[Curve]
+    unit: str = ""
+    marks: Mapping[int, str] | None = None
+    logarithmic: bool = False
+
+
+def new_figure(columns: int = 1, rows: int = 1, panel: tuple[float, float] = _PANEL) -> tuple[Figure, list[Axes]]:
+    """A figure and its diagrams, row by row. It needs no display."""
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    with rc_context(_STYLE):
+        figure = Figure(figsize=(panel[0] * columns, panel[1] * rows), layout="constrained")
+        return figure, list(figure.subplots(rows, columns, squeeze=False).flat)
+
+
+def save_figure(path: Path, figure: Figure, dpi: int = _DPI) -> None:
+    """Write a figure as PNG, whole or not at all."""
+    content = io.BytesIO()
+    figure.savefig(content, dpi=dpi, format="png", facecolor="white")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, lambda file: file.write(content.getbuffer()))
+
+
+# --- curves -----------------------------------------------------------------------------------------------------------
+def save_curves(path: Path, title: str, panels: Sequence[Panel]) -> None:
+    """Write diagrams, three in a row, into one picture.
+
+    Args:
+        path: A PNG file.
+        title: Of the whole.
+        panels: At least one.
+    """
+    columns = min(len(panels), 3)
+    figure, axes = new_figure(columns, -(-len(panels) // columns))
+    figure.suptitle(title)
+    for place, panel in zip(axes, panels, strict=False):
+        _draw_panel(place, panel)
+    for place in axes[len(panels) :]:
+        place.set_axis_off()
+    save_figure(path, figure)
+
+
+def _draw_panel(axes: Axes, panel: Panel) -> None:
+    for number, curve in enumerate(panel.curves[:_MOST_LINES]):
+        style: dict[str, Any] = {
+            "color": LINE_COLORS[number % len(LINE_COLORS)],
+            "linestyle": _STROKES[number // len(LINE_COLORS) % len(_STROKES)],
+            "marker": "o" if len(curve.values) <= 12 else None,
+        }
+        values = [value if math.isfinite(value) else math.nan for value in curve.values]
+        axes.plot(curve.iterations, values, label=curve.label, markersize=4, **style)
+    if panel.logarithmic:
+        axes.set_yscale("log")
+    for iteration, text in (panel.marks or {}).items():
+        axes.axvline(iteration, color="#777777", linestyle=":", linewidth=1.2)
+        axes.annotate(
+            text,
+            xy=(iteration, 1),
+            xytext=(-3, -2),
+            xycoords=axes.get_xaxis_transform(),
+            textcoords="offset points",
+            ha="right",
+            va="top",
+            color="#555555",
+            fontsize=9,
+        )
+    axes.set_title(panel.title)
+    axes.set_xlabel("iteration")
+    axes.set_ylabel(panel.unit)
+    axes.grid(alpha=0.25)
+    left_out = len(panel.curves) - _MOST_LINES
+    if len(panel.curves) > 1:
+        title = f"and {left_out} more" if left_out > 0 else None
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=2, fontsize=9, frameon=False, title=title)
+
+
+# --- confusion --------------------------------------------------------------------------------------------------------
+def save_confusion(
+    path: Path, shares: NDArray[np.float64], rows: Sequence[str], columns: Sequence[str], rule: str
+) -> None:
+    """Write a confusion matrix whose rows are true classes.
+
+    Args:
+        path: A PNG file.
+        shares: [R, C], of the row, 0…1.
+        rows: Names.
+        columns: Names.
+        rule: How truth and prediction were matched, below the matrix.
+    """
+    from textwrap import fill
+
+    size = max(0.42 * len(rows), 2.2)
+    longest = max(map(len, [*rows, *columns]))
+    figure, (axes,) = new_figure(panel=(size + 2.2 + 0.09 * longest, size + 1.9 + 0.06 * longest))
+    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    font = 10 if len(rows) <= 16 else 8
+    axes.set_xticks(range(len(columns)), [_short(name) for name in columns], rotation=45, ha="right", fontsize=font + 1)
+    axes.set_yticks(range(len(rows)), [_short(name) for name in rows], fontsize=font + 1)
+    for i, j in np.argwhere(shares >= 0.005):
+        share = float(shares[i, j])
+        color = "white" if share > 0.55 else "black"
+        axes.text(int(j), int(i), f"{100 * share:.0f}", ha="center", va="center", fontsize=font - 1, color=color)
+    axes.set_xlabel(fill(f"predicted.  In % of each row: {rule}.", 70), fontsize=font)
+    axes.set_ylabel("true")
+    axes.set_xticks(np.arange(len(columns)) - 0.5, minor=True)
+    axes.set_yticks(np.arange(len(rows)) - 0.5, minor=True)
+    axes.grid(which="minor", color="#dddddd", linewidth=0.6)
+    axes.tick_params(which="minor", length=0)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    figure.colorbar(image, ax=axes, fraction=0.04, pad=0.02, format=lambda share, _: f"{100 * share:.0f} %")
+    save_figure(path, figure)
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= 24 else f"{name[:23]}…"
