@@ -28,7 +28,7 @@ def add_own_options(parser: CommandParser) -> None:
     add("--tune", choices=TUNINGS, help="what of the encoder is trained (default: the recipe's)")
     add("--weights", **SHARED["--weights"])
     add("--image-size", **SHARED["--image-size"])
-    add("--batch", metavar="N", type=positive, help="pictures at once (default: the recipe's)")
+    add("--batch-size", metavar="N", type=positive, help="pictures at once (default: the recipe's)")
     add("--accumulate", metavar="N", type=positive, help="batches per optimizer step (default: 1)")
     add("--lr", metavar="X", type=number_in(0), help="learning rate (default: the recipe's, scaled with the batch)")
     add("--weight-decay", metavar="X", type=number_in(0), help="of the optimizer (default: the recipe's)")

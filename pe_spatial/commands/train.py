@@ -20,7 +20,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pe_spatial.commands.options import CommandParser, add_shared, take_override
+from pe_spatial.commands.options import CommandParser, add_shared, positive, take_override
 from pe_spatial.commands.own_options import add_own_options, given_options, request_of
 from pe_spatial.common.console import print_note
 from pe_spatial.common.errors import suggest
@@ -46,15 +46,28 @@ def add_arguments(parser: CommandParser) -> None:
     )
     mode.add_argument("--resume-or-start", action="store_true", help="continue the run in --output if there is one")
     mode.add_argument("--eval-only", action="store_true", help="score --checkpoint; do not train (as `eval` does)")
+    parser.add_argument(
+        "--cache-features",
+        nargs="?",
+        const="1",
+        metavar="K",
+        help="compute the maps of a frozen encoder once, of K augmented views of every picture, and train on them",
+    )
     add_shared(parser, "--memory")
     parser.add_argument("--no-data-check", action="store_true", help="do not look at samples of the data first")
     add_own_options(parser)
-    parser.add_old_spellings({"--work-dir": "--output"})
+    parser.add_old_spellings({"--work-dir": "--output", "--batch": "--batch-size"})
 
 
 def check(options: argparse.Namespace, parser: CommandParser) -> None:
-    """Refuse what contradicts itself, and tell the folder of a run from a `key=value` that follows `--resume`."""
+    """Refuse what contradicts itself, and tell the value of an option from a `key=value` that follows it."""
     take_override(options, "resume")
+    take_override(options, "cache_features")
+    if options.cache_features is not None:
+        try:
+            options.cache_features = positive(options.cache_features or "1")
+        except argparse.ArgumentTypeError as error:
+            parser.error(f"argument --cache-features: {error}")
     take_override(options, "task")
     given = given_options(options)
     if not options.task and given:
@@ -104,10 +117,18 @@ def run(options: argparse.Namespace) -> int:
     if options.eval_only:
         evaluate(config, options.checkpoint)
         return 0
-    if options.no_data_check:
-        config.get("default_hooks", {}).pop("data_check", None)
+    _change_hooks(config, options)
     train(config, "if-any" if options.resume_or_start else "no" if options.resume is None else "yes")
     return 0
+
+
+def _change_hooks(config: "Config", options: argparse.Namespace) -> None:
+    """Add and leave out the hooks that options stand for."""
+    hooks = config.setdefault("default_hooks", {})
+    if options.cache_features:
+        hooks["cache_features"] = {"type": "CachedFeaturesHook", "views": options.cache_features}
+    if options.no_data_check:
+        hooks.pop("data_check", None)
 
 
 def _run_task(options: argparse.Namespace) -> int:
@@ -117,12 +138,11 @@ def _run_task(options: argparse.Namespace) -> int:
     from pe_spatial.training.config import config_text
 
     composition = compose(request_of(options))
+    _change_hooks(composition.config, options)
     if options.print_config:
         print("".join(f"# {line}\n" for text in composition.lines for line in text.splitlines()), end="")
         print(config_text(composition.config), end="")
         return 0
-    if options.no_data_check:
-        composition.config.default_hooks.pop("data_check", None)
     train_composition(composition)
     return 0
 

@@ -124,7 +124,7 @@ def _sized(
     """The settings with all that depends on the number of pictures, and what to tell of it."""
     batch, lines = drafted.train_dataloader.batch_size, []
     if batch > images:
-        if request.batch is not None:
+        if request.batch_size is not None:
             raise OptionError(f"a batch of {batch} pictures, but the training part has {images}; lower the batch")
         lines.append(f"batch: {images} instead of {batch}, for the training part has no more pictures")
         batch = images

@@ -25,7 +25,7 @@ class Request:
         tune: What of the encoder is trained.
         weights: Of the encoder: a name, a file, or `none`.
         image_size: Side of the pictures in pixels.
-        batch: Pictures at once in a process.
+        batch_size: Pictures at once in a process.
         accumulate: Batches per optimizer step.
         lr: Learning rate, taken as it is; None scales that of the recipe with the batch.
         weight_decay: Of the optimizer.
@@ -53,7 +53,7 @@ class Request:
     tune: str | None = None
     weights: str | Path | None = None
     image_size: int | None = None
-    batch: int | None = None
+    batch_size: int | None = None
     accumulate: int | None = None
     lr: float | None = None
     weight_decay: float | None = None
@@ -70,7 +70,7 @@ class Request:
     overrides: Sequence[str] = ()
 
     def __post_init__(self) -> None:
-        counts = ("iterations", "image_size", "batch", "accumulate", "early_stopping")
+        counts = ("iterations", "image_size", "batch_size", "accumulate", "early_stopping")
         given = {name: getattr(self, name) for name in counts}
         require_positive(**{name: value for name, value in given.items() if value is not None})
         for name, choices in (("tune", TUNINGS), ("precision", PRECISIONS), ("logger", LOGGERS)):

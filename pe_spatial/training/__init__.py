@@ -8,6 +8,7 @@ from pe_spatial.training import (
     binding,
     checkpoint_hook,
     estimate,
+    feature_cache_hook,
     fsdp,
     guards,
     loggers,

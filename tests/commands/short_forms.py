@@ -55,6 +55,8 @@ demo --force --image-size --images --output --video-size
     --output drawn --images 6 --image-size 32 --video-size 32 48 --force
 demo --formats --image-size --images --output
     --output drawn_coco --images 6 --image-size 32 --formats coco
+demo --formats --image-size --images --object-size --objects --output
+    --output drawn_small --images 6 --image-size 64 --objects 4 --object-size 6 10 --formats coco
 demo --frames --image-size --images --output --video-size --videos
     --output drawn_videos --images 6 --image-size 32 --videos 1 --frames 2 --video-size 32 48
 demo --image-size --images --output
@@ -157,6 +159,12 @@ env
     tests/commands/test_shell.py::test_env_names_versions_extras_and_weights
 env --json
     tests/commands/test_shell.py::test_env_names_versions_extras_and_weights
+eval --slices
+    tests/detection/test_slicing.py::test_evaluation_and_prediction_agree
+predict --checkpoint --input --output --slices
+    tests/detection/test_slicing.py::test_predict_sees_the_picture_at_its_own_size
+train --cache-features --config
+    tests/training/test_feature_cache.py::test_the_command_takes_the_option_and_a_resumed_run_remembers_it
 sweep --config --layers --output
     tests/commands/test_sweep.py::test_variations_are_compared_in_one_table_and_go_on_after_an_interruption
 sweep --config --layers --output --vary

@@ -21,7 +21,6 @@ from pe_spatial.inference.predictor import Predictor
 from pe_spatial.training.checkpoint import save_checkpoint
 from pe_spatial.training.checkpoint_hook import describe
 from pe_spatial.training.config import load_config
-from pe_spatial.training.launch import evaluate
 
 
 class BlobDetector(nn.Module):
@@ -238,15 +237,11 @@ def test_predict_sees_the_picture_at_its_own_size(work):
 
 
 def test_evaluation_and_prediction_agree(work):
-    results = work / "results.json"
-    settings = [*overrides(work / "data", iterations=1), f"val_evaluator.results_file={results}"]
-    slices = ["model.slices={size: 32, overlap: 0.25}", "model.data_preprocessor.pad_to=[32, 32]"]
-    config = load_config(CONFIG, [*settings, *slices])
-    config.work_dir = str(work / "scored")
-    evaluate(config, work / "detector.pth")
+    results, slices = work / "results.json", ["--slices", "32", "--slice-overlap", "0.25"]
+    where = [str(work / "detector.pth"), "--device", "cpu", "--output", str(work / "scored")]
+    assert run_command("eval", [*where, *slices, f"val_evaluator.results_file={results}"]) == 0
     scored = [row for row in json.loads(results.read_text()) if row["image_id"] == 1]
-    slices = ["--slices", "32", "--slice-overlap", "0.25", "--no-pictures"]
-    rows = predict(work, "agree", "--input", str(work / "data" / "images" / "1.png"), "--image-size", "64", *slices)
+    rows = predict(work, "agree", "--input", str(work / "data" / "images" / "1.png"), "--no-pictures", *slices)
     assert len(rows) == len(scored) > 0
     assert [row["segmentation"] for row in rows] == [row["segmentation"] for row in scored]
     np.testing.assert_allclose([row["bbox"] for row in rows], [row["bbox"] for row in scored], atol=0.01)
