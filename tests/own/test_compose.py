@@ -161,6 +161,7 @@ def test_classes_of_one_part_are_named():
         ({"weight_decay": 0.2}, "optim_wrapper.optimizer.weight_decay", 0.2),
         ({"logger": "csv"}, "visualizer.vis_backends.0.type", "CsvVisBackend"),
         ({"tune": "frozen"}, "model.backbone.frozen", True),
+        ({"tune": "lora"}, "model.backbone.lora", {"rank": 8}),
         ({"model": "mask_rcnn-t"}, "model.backbone.weights", "PE-Spatial-T16-512"),
         ({"model": "mask_rcnn-t", "weights": "none"}, "model.backbone.weights", None),
     ],
