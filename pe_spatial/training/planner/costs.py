@@ -1,4 +1,4 @@
-"""What a step takes at any size: measured with few images, few pixels and few blocks, and continued by a plane.
+"""What a step takes at any size: measured with few images, few pixels and few blocks, and continued from there.
 
 Activations and operations are affine in the pixels of an image, in the number of images and in that of equal blocks.
 """
@@ -63,9 +63,9 @@ class StepModel:
 
 
 def _features(images: int, pixels: int, blocks: int) -> NDArray[np.float64]:
-    """A constant, one for each image, for each pixel, for each pixel in each block, and for each block."""
-    area = images * pixels / 1e6
-    return np.array([1, images, area, blocks * area, blocks])
+    """A constant, for images and pixels alone and together, for all pixels of each block, and for each block."""
+    area = pixels / 1e6
+    return np.array([1, images, area, images * area, images * area * blocks, blocks])
 
 
 def fit_steps(points: list[tuple[int, int, int]], measured: list[tuple[float, float]]) -> NDArray[np.float64]:
@@ -75,14 +75,14 @@ def fit_steps(points: list[tuple[int, int, int]], measured: list[tuple[float, fl
     """
     features = np.stack([_features(*point) for point in points])
     if len({blocks for *_, blocks in points}) == 1:
-        features[:, 3:] = 0
+        features[:, 4:] = 0
     return np.linalg.lstsq(features, np.array(measured), rcond=None)[0]
 
 
 def small_sizes(size: Size, unit: int) -> tuple[Size, Size]:
-    """Two smaller sizes of about the same shape, the second one no larger than needed, in multiples of a unit."""
+    """Two sizes of about the same shape in multiples of a unit: half of the sides, the least of a plan, and all."""
     factor = min(1, _MEASURED_SIDE / max(size))
-    smaller, larger = (tuple(max(round(side * f / unit), 1) * unit for side in size) for f in (factor * 2 / 3, factor))
+    smaller, larger = (tuple(max(round(side * f / unit), 1) * unit for side in size) for f in (factor / 2, factor))
     if smaller == larger:
         larger = tuple(side + unit for side in smaller)
     return smaller, larger  # type: ignore[return-value]
@@ -107,7 +107,7 @@ def model_steps(config: Any, variation: Variation, size: Size, device: torch.dev
         with _quiet(config, on_cuda):
             model = build_model(with_depth(settings, blocks), "cpu").to(device)
             prepare_iteration(config, model)
-            whole = [(1, smaller), (1, larger), (2, larger)]
+            whole = [(1, smaller), (1, larger), (2, smaller), (2, larger)]
             for images, side in whole if blocks == depth.small[0] else whole[:2]:
                 cost = follow_step(model, partial(_loss, model, config, variation, images, side))
                 points.append((images, side[0] * side[1], blocks))
