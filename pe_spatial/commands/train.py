@@ -3,6 +3,7 @@
     pe-spatial train detection --data FOLDER --model mask_rcnn-s --epochs 20 [key=value ...]
     pe-spatial train --config pe_g_coco.yaml [key=value ...]
     pe-spatial train --config pe_g_coco.yaml --memory 12gb
+    pe-spatial train --config CONFIG --cache-features     # where the encoder is frozen
     pe-spatial train --resume RUN
     torchrun --nproc-per-node 8 -m pe_spatial train --config pe_g_coco.yaml
     srun --ntasks-per-node 8 --gpus-per-node 8 pe-spatial train --config pe_g_coco.yaml

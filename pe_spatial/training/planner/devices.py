@@ -39,7 +39,7 @@ class DeviceConstants:
 
 # cpu: code pages and buffers of oneDNN, by the table of docs/planner.md; cuda: usual figures, not measured
 CONSTANTS = {
-    "cpu": DeviceConstants(factor=1.0, workspace=40e6, outside=0.0),
+    "cpu": DeviceConstants(factor=1.0, workspace=50e6, outside=0.0),
     "cuda": DeviceConstants(factor=1.05, workspace=100e6, outside=800e6),
 }
 
