@@ -6,10 +6,9 @@ from torchvision.transforms.v2 import functional as TF
 
 from pe_spatial.visualization import colorize_depth, depth_picture, enlarge, quantile
 from pe_spatial.visualization.depth import UNMEASURED, error_picture
-from pe_spatial.visualization.judged import with_legend
+from pe_spatial.visualization.judged import LONGEST_PANEL, with_legend
 from pe_spatial.visualization.layout import row
 
-_LONGEST = 1024  # pixels of the longer side of a panel
 _DARKEST = 0.25  # relative error
 
 
@@ -21,7 +20,7 @@ def draw_errors(image: Tensor, target: Tensor, prediction: Tensor) -> Tensor:
         target: [1, H, W], meters; 0 is not judged.
         prediction: [1, H, W], meters.
     """
-    step = -(-max(target.shape[-2:]) // _LONGEST)
+    step = -(-max(target.shape[-2:]) // LONGEST_PANEL)
     target, prediction = (depth[0, ::step, ::step].float() for depth in (target, prediction))
     judged = target > 0
     near, far = (float(quantile(target[judged], share)) for share in (0.02, 0.98))

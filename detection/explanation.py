@@ -11,7 +11,7 @@ from torch import Tensor
 from pe_spatial.data import decode_mask
 from pe_spatial.detection.matching import IOU, Judged, best_threshold, confusion
 from pe_spatial.training.explanation import ClassTable, Confusion, Explanation, Measure, Ranking, percent, ranking
-from pe_spatial.visualization.judged import JudgedInstances, draw_judged
+from pe_spatial.visualization.judged import LONGEST_PANEL, JudgedInstances, draw_judged
 
 _NOUNS = {"bbox": "box", "segm": "mask"}
 _PLURALS = {"bbox": "boxes", "segm": "masks"}
@@ -172,6 +172,7 @@ def _rank(judged: Sequence[Judged], classes: Sequence[str], threshold: float) ->
 def _draw(judged: Judged, image: Tensor, classes: Sequence[str], threshold: float) -> Tensor:
     """The objects beside the detections."""
     size = (image.shape[-2], image.shape[-1])
+    step = -(-max(size) // LONGEST_PANEL)
     kept = np.flatnonzero(judged.scores >= threshold)
     kept = kept[np.argsort(judged.scores[kept], kind="stable")]  # the best on top
     found_objects = set(judged.object_of[kept].tolist())
@@ -179,14 +180,14 @@ def _draw(judged: Judged, image: Tensor, classes: Sequence[str], threshold: floa
     objects, result = judged.content["objects"], judged.content["result"]
     masks = [item.get("segmentation") for item in objects]
     truth = JudgedInstances(
-        boxes=_corners(judged.truth),
-        masks=_masks(masks, size) if any(mask is not None for mask in masks) else None,
+        boxes=_corners(judged.truth) / step,
+        masks=_masks(masks, size, step) if any(mask is not None for mask in masks) else None,
         captions=[classes[label] for label in judged.truth_labels],
         verdicts=["right" if number in found_objects else "missed" for number in range(len(objects))],
     )
     prediction = JudgedInstances(
-        boxes=_corners(judged.found[kept]),
-        masks=_masks([result["masks"][row] for row in kept], size) if "masks" in result else None,
+        boxes=_corners(judged.found[kept]) / step,
+        masks=_masks([result["masks"][row] for row in kept], size, step) if "masks" in result else None,
         captions=[
             f"{classes[judged.labels[row]]} {judged.scores[row]:.2f}{mistaken.get(int(row), '')}" for row in kept
         ],
@@ -194,7 +195,7 @@ def _draw(judged: Judged, image: Tensor, classes: Sequence[str], threshold: floa
             "right" if judged.object_of[row] >= 0 else "false" if judged.is_judged[row] else "unjudged" for row in kept
         ],
     )
-    return draw_judged(image, truth, prediction, f"prediction, score {threshold:g} or more")
+    return draw_judged(image[:, ::step, ::step], truth, prediction, f"prediction, score {threshold:g} or more")
 
 
 def _corners(boxes: Any) -> Tensor:
@@ -203,10 +204,13 @@ def _corners(boxes: Any) -> Tensor:
     return torch.cat([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], dim=1)
 
 
-def _masks(rows: Sequence[Any], size: tuple[int, int]) -> Tensor:
-    """Bool [N, H, W]; an object without a mask has no pixel."""
-    masks = torch.zeros(len(rows), *size, dtype=torch.bool)
+def _masks(rows: Sequence[Any], size: tuple[int, int], step: int) -> Tensor:
+    """Bool [N, H, W] of every `step`-th row and column: the masks of a large image would fill the memory.
+
+    An object without a mask has no pixel.
+    """
+    masks = torch.zeros(len(rows), *(-(-side // step) for side in size), dtype=torch.bool)
     for mask, row in zip(masks, rows, strict=True):
         if row is not None:
-            mask.copy_(torch.from_numpy(decode_mask(row, size)))
+            mask.copy_(torch.from_numpy(decode_mask(row, size))[::step, ::step])
     return masks

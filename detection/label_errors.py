@@ -22,9 +22,8 @@ masks, and g(v) = min(2v, 1)², each kind has a score from 0 to 1:
     missing   s_j · (1 - max_i g(v_ij))
               once per place, and not where j shows that a box is wrong
 
-The detections are those on which the image and its mirror image agree (`detection/consensus.py`): weak models
-contradict themselves there more often than they contradict right labels. V and M are the medians, over the data, of
-v_ij and m_ij of annotations and the best j of their class with v_ij ≥ 1/2.
+The detections are those on which the image and its mirror image agree (`detection/consensus.py`). V and M are the
+medians, over the data, of v_ij and m_ij of annotations and the best j of their class with v_ij ≥ 1/2.
 An annotation is listed once, as the kind of its highest score.
 """
 

@@ -9,10 +9,8 @@ from torch import Tensor
 from pe_spatial.data.sample import IGNORE_LABEL
 from pe_spatial.training.explanation import Measure, percent
 from pe_spatial.visualization import draw_classes, palette
-from pe_spatial.visualization.judged import VERDICT_COLORS, verdict_pixels, with_legend
+from pe_spatial.visualization.judged import LONGEST_PANEL, VERDICT_COLORS, verdict_pixels, with_legend
 from pe_spatial.visualization.layout import row
-
-_LONGEST = 1024  # pixels of the longer side of a panel
 
 IOU_MEASURES: dict[str, Measure] = {
     "mIoU": percent("mean IoU", "intersection over union of each class over all pictures, mean over the classes", 100),
@@ -64,7 +62,7 @@ def draw_pixels(image: Tensor, target: Tensor, prediction: Tensor, metainfo: Map
         prediction: Class indices [H, W].
         metainfo: Of the dataset: `classes`, maybe `palette`.
     """
-    step = -(-max(image.shape[-2:]) // _LONGEST)
+    step = -(-max(image.shape[-2:]) // LONGEST_PANEL)
     image, target, prediction = (
         image[:, ::step, ::step],
         target[::step, ::step].long(),

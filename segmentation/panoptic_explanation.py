@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pe_spatial.segmentation.panoptic_matching import Match, Truth, panoptic_quality
 from pe_spatial.training.explanation import ClassTable, Confusion, Explanation, Measure, Ranking, percent
-from pe_spatial.visualization.judged import JudgedInstances, draw_judged
+from pe_spatial.visualization.judged import LONGEST_PANEL, JudgedInstances, draw_judged
 
 _NAMES = {
     "PQ": "panoptic quality: SQ times RQ",
@@ -90,26 +90,28 @@ def draw_segments(image: Tensor, segmented: Segmented, classes: Sequence[str]) -
         segmented: Of the image.
         classes: Names by label.
     """
+    step = -(-max(image.shape[-2:]) // LONGEST_PANEL)
     truth, label = segmented.truth, segmented.truth.labels.tolist()
-    numbers = [number for number in range(1, len(label) + 1) if bool((truth.ids == number).any())]
+    ids, predicted = truth.ids[::step, ::step], segmented.predicted[::step, ::step]
+    numbers = [number for number in range(1, len(label) + 1) if bool((ids == number).any())]
     verdicts = {
         number: "unjudged" if bool(truth.is_crowd[number - 1]) else "missed" if number in segmented.missed else "right"
         for number in numbers
     }
     annotation = _instances(
-        [truth.ids == number for number in numbers],
+        [ids == number for number in numbers],
         [classes[label[number - 1]] for number in numbers],
         [verdicts[number] for number in numbers],
     )
     prediction = _instances(
-        [segmented.predicted == found.segment for found in segmented.matches],
+        [predicted == found.segment for found in segmented.matches],
         [
             classes[found.label] + (f" (is {classes[label[found.mistaken - 1]]})" if found.mistaken else "")
             for found in segmented.matches
         ],
         ["right" if found.number else "false" if found.is_judged else "unjudged" for found in segmented.matches],
     )
-    return draw_judged(image, annotation, prediction, "prediction")
+    return draw_judged(image[:, ::step, ::step], annotation, prediction, "prediction")
 
 
 def _instances(masks: Sequence[Tensor], captions: Sequence[str], verdicts: Sequence[str]) -> JudgedInstances:

@@ -105,6 +105,12 @@ def test_a_run_is_scored_by_its_folder_alone(commands, trained, foreign):
     assert (trained / "evaluation" / "result.json").is_file()
 
 
+def test_ones_own_data_is_trained_on_by_one_command(commands, foreign):
+    short = "train detection --data demo/data --model mask_rcnn-tiny --iterations 1 --image-size 64 --workers 0"
+    run([commands / "pe-spatial", *short.split(), "--output", "own"], foreign)
+    assert (foreign / "own" / "RESULT.md").is_file()
+
+
 def test_prediction_takes_any_photograph(commands, trained, foreign):
     command = [commands / "pe-spatial", "predict", "--checkpoint", "run", "--input", "demo/data/images/val"]
     run([*command, "--output", "out", "--threshold", "0"], foreign)

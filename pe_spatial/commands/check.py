@@ -12,10 +12,10 @@ Loads every sample as a training would and reports what is wrong with files, siz
 that occur in several of the datasets, and how often each class occurs. OUT/{train,val,test}.png are contact sheets of
 samples with their labels drawn in. Look at them: labels that do not fit their objects are only visible there.
 
-With a checkpoint, a trained detector is asked for the objects whose class, box or mask it contradicts most, for objects
-that nobody annotated, and for annotations where it sees nothing. They are warnings; OUT/label_errors.json lists them,
-the likeliest first, and OUT/{train,val,test}_label_errors.png show the first of them. The model may have been trained
-on the same labels: it follows the many that are right.
+With a checkpoint, a trained detector is asked for the objects whose class, box or mask it contradicts most, for
+objects that nobody annotated, and for annotations where it sees nothing, in each image and its mirror image. They are
+warnings; OUT/label_errors.json lists them, the likeliest first, and OUT/{train,val,test}_label_errors.png show the
+first of them. The model may have been trained on the same labels: it follows the many that are right.
 
 Exit status: 0 nothing wrong (there may be warnings), 1 errors were found, 2 a mistake in the command or the config,
 130 interrupted.

@@ -1,14 +1,13 @@
 """Plan a training: which batch, image size, precision and tuning fit into a memory, and what they take.
 
-    pe-spatial plan --config CONFIG [--memory 12gb|auto] [key=value ...]
+    pe-spatial plan --config CONFIG --memory 12gb [key=value ...]
     pe-spatial plan --config CONFIG --memory 12gb --device cuda        # for a GPU that need not be here
     pe-spatial plan --config CONFIG --memory 12gb --cards work_dirs    # corrected by the result cards of runs
-    pe-spatial train --config CONFIG $(pe-spatial plan --config CONFIG --memory 12gb --overrides)
 
-Small steps of the config's model are measured, with made images, and continued to its size. Every row is a way to train
-with the same effective batch; the fastest come first. The chosen one, marked with *, changes the result least: it keeps
-what is trained, the image size and the precision where it can, in this order. Memory and time are estimates; see
-docs/planner.md.
+Without --memory it is what is free. Small steps of the config's model are measured, with made images, and continued to
+its size. Every row is a way to train with the same effective batch; the fastest come first. The chosen one, marked with
+*, changes the result least: it keeps what is trained, the image size and the precision where it can, in this order.
+--overrides prints nothing but its key=value, for `train … $(…)`. Memory and time are estimates; see docs/planner.md.
 
 Exit status: 0 something fits, 2 nothing fits (the smallest is named), or a mistake in the command or the config.
 """

@@ -3,6 +3,7 @@
     pe-spatial train detection --data FOLDER --model mask_rcnn-s --epochs 20 [key=value ...]
     pe-spatial train --config pe_g_coco.yaml [key=value ...]
     pe-spatial train --config pe_g_coco.yaml --memory 12gb
+    pe-spatial train --config CONFIG --cache-features     # where the encoder is frozen
     pe-spatial train --resume RUN
     torchrun --nproc-per-node 8 -m pe_spatial train --config pe_g_coco.yaml
     srun --ntasks-per-node 8 --gpus-per-node 8 pe-spatial train --config pe_g_coco.yaml
@@ -56,7 +57,7 @@ def add_arguments(parser: CommandParser) -> None:
     add_shared(parser, "--memory")
     parser.add_argument("--no-data-check", action="store_true", help="do not look at samples of the data first")
     add_own_options(parser)
-    parser.add_old_spellings({"--work-dir": "--output"})
+    parser.add_old_spellings({"--work-dir": "--output", "--batch": "--batch-size"})
 
 
 def check(options: argparse.Namespace, parser: CommandParser) -> None:
@@ -149,16 +150,13 @@ def _run_task(options: argparse.Namespace) -> int:
 
 def planned_overrides(options: argparse.Namespace) -> list[str]:
     """What fits the config into `--memory`, which is said."""
-    from pe_spatial.common.memory import gigabytes, parse_memory
+    from pe_spatial.common.memory import parse_memory
     from pe_spatial.training.config import load_config
     from pe_spatial.training.planner import plan
 
-    memory = parse_memory(options.memory)
-    found = plan(load_config(options.config, options.overrides), memory, options.device)
-    chosen = found.chosen
-    changes = " ".join(chosen.overrides) or "the config as it is"
-    print_note(f"planned for {gigabytes(found.memory)} of {found.target.name}: {gigabytes(chosen.need)}, {changes}")
-    return list(chosen.overrides)
+    found = plan(load_config(options.config, options.overrides), parse_memory(options.memory), options.device)
+    print_note(found.summary(found.chosen.overrides))
+    return list(found.chosen.overrides)
 
 
 def recall(run_or_file: str | Path, overrides: list[str], name: str | None = None) -> "tuple[Config, Path]":

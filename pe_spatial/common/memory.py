@@ -27,7 +27,7 @@ def parse_memory(text: str) -> float | None:
     """
     if text == "auto":
         return None
-    match = re.fullmatch(r"(\d+\.?\d*|\.\d+)\s?([a-z]+)", text.strip().lower())
+    match = re.fullmatch(r"([0-9]+\.?[0-9]*|\.[0-9]+)\s?([a-z]+)", text.strip().lower())
     if match is None or match[2] not in _UNITS or float(match[1]) <= 0:
         raise OptionError(
             f"memory {text!r} is no amount; write auto, or a number above 0 and its unit: 12gb, 11.5gb, 800mb"

@@ -47,8 +47,8 @@ def knob_settings(request: Request, model: Model, use_cuda: bool) -> dict[str, A
     workers = min(_WORKERS, available_cores()) if request.workers is None else request.workers
     settings["train_dataloader"] = {"num_workers": workers}
     settings["val_dataloader"] = {"num_workers": workers}
-    if request.batch is not None:
-        settings["train_dataloader"]["batch_size"] = request.batch
+    if request.batch_size is not None:
+        settings["train_dataloader"]["batch_size"] = request.batch_size
     return settings
 
 

@@ -25,7 +25,7 @@ class Request:
         tune: What of the encoder is trained.
         weights: Of the encoder: a name, a file, or `none`.
         image_size: Side of the pictures in pixels.
-        batch: Pictures at once in a process.
+        batch_size: Pictures at once in a process.
         accumulate: Batches per optimizer step.
         lr: Learning rate, taken as it is; None scales that of the recipe with the batch.
         weight_decay: Of the optimizer.
@@ -33,6 +33,8 @@ class Request:
         precision: Arithmetic of the forward pass; None takes bfloat16 on CUDA and float32 on a CPU.
         ema: Whether averaged weights are validated and kept.
         early_stopping: Validations without a new best after which the run ends.
+        memory: What the training may take, such as `12gb` or `auto`: batch, precision, tuning and image size change
+            until it fits.
         workers: Processes that load pictures.
         seed: Of the run, and of what is held out.
         logger: Where curves go, beside `metrics.jsonl`.
@@ -53,7 +55,7 @@ class Request:
     tune: str | None = None
     weights: str | Path | None = None
     image_size: int | None = None
-    batch: int | None = None
+    batch_size: int | None = None
     accumulate: int | None = None
     lr: float | None = None
     weight_decay: float | None = None
@@ -61,6 +63,7 @@ class Request:
     precision: str | None = None
     ema: bool = False
     early_stopping: int | None = None
+    memory: str | None = None
     workers: int | None = None
     seed: int = 0
     logger: str = "tensorboard"
@@ -70,7 +73,7 @@ class Request:
     overrides: Sequence[str] = ()
 
     def __post_init__(self) -> None:
-        counts = ("iterations", "image_size", "batch", "accumulate", "early_stopping")
+        counts = ("iterations", "image_size", "batch_size", "accumulate", "early_stopping")
         given = {name: getattr(self, name) for name in counts}
         require_positive(**{name: value for name, value in given.items() if value is not None})
         for name, choices in (("tune", TUNINGS), ("precision", PRECISIONS), ("logger", LOGGERS)):

@@ -14,6 +14,7 @@ from torchvision.transforms.v2 import functional as TF
 from pe_spatial.visualization.instances import draw_boxes, overlay_masks
 from pe_spatial.visualization.layout import enlarge, row
 
+LONGEST_PANEL = 1280  # pixels of the longer side from which on rows and columns of an image are left out
 RIGHT, FALSE, MISSED, UNJUDGED = "right", "false", "missed", "unjudged"
 VERDICT_COLORS = {RIGHT: (0, 158, 115), FALSE: (213, 94, 0), MISSED: (240, 228, 66), UNJUDGED: (150, 150, 150)}
 _MEANINGS = {RIGHT: "right (true positive)", FALSE: "wrong (false positive)", MISSED: "missed", UNJUDGED: "not judged"}

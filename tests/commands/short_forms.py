@@ -65,6 +65,10 @@ eval
     run
 eval --config
     run/iter_6.pth --config toy.yaml
+plan --config --memory
+    --config demo/mask_rcnn_tiny_shapes.yaml --memory 64gb model.data_preprocessor.pad_to=[64,64]
+plan --config --device --memory
+    --config demo/mask_rcnn_tiny_shapes.yaml --memory 64gb --device cuda model.data_preprocessor.pad_to=[64,64]
 predict --checkpoint --input --limit --output
     --checkpoint model.pth --input photos --output out_l --limit 1
 predict --checkpoint --input --output
@@ -183,6 +187,10 @@ convert data --allow-loss --to
     tests/commands/test_convert_data.py::test_losses_are_refused_or_said
 convert data --pictures --to
     tests/commands/test_convert_data.py::test_pictures_are_copied_linked_or_left_where_they_are
+plan --cards --config --memory
+    tests/commands/test_plan.py::test_cards_correct_the_table
+train --config --memory
+    tests/commands/test_plan.py::test_a_training_is_planned_before_it_begins
 check --checkpoint --config
     tests/commands/test_check_labels.py::test_faults_are_listed_drawn_and_printed
 """)
@@ -205,6 +213,8 @@ detectron2/tools/lazyconfig_train_net.py --config-file --num-gpus
     is Detectron2's; test_detectron2_adapter.py
 tools/dev/measure_label_errors.py
     trains for an hour; test_label_errors.py tests its parts
+tools/dev/measure_planner.py
+    takes four minutes; test_planner.py tests what it measures
 tools/dev/measure_annotations.py --folder
     takes ten minutes and a gigabyte
 tools/dev/measure_alignment.py --seeds

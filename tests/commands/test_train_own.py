@@ -85,7 +85,7 @@ def test_the_printed_config_gives_the_same_run(call, place):
 def test_python_gives_the_run_and_resuming_knows_its_data(call, place):
     """With all knobs on; what is printed by the command stands in the run's folder."""
     run = pe_spatial.train(
-        "detection", data=place / "yolo", model="mask_rcnn-tiny", iterations=2, image_size=64, workers=0, batch=2,
+        "detection", data=place / "yolo", model="mask_rcnn-tiny", iterations=2, image_size=64, workers=0, batch_size=2,
         accumulate=2, clip=1, precision="bf16", ema=True, early_stopping=1, logger="csv", output=place / "run_python",
         overrides=["experiment_name=own_python"],
     )  # fmt: skip

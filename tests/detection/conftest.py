@@ -47,6 +47,11 @@ def model_settings(**changes):
 
 
 @pytest.fixture
+def settings():
+    return model_settings()
+
+
+@pytest.fixture
 def make_model():
     def build(**changes):
         torch.manual_seed(0)

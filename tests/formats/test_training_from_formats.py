@@ -1,6 +1,7 @@
 """Data of every format with boxes are trained on, evaluated and examined as they are, and all see the same records."""
 
 import json
+import math
 import multiprocessing
 import pickle
 import re
@@ -53,7 +54,7 @@ def test_truth_fed_back_is_perfect(name, split, known):
     for kind in kinds:
         precisions = {key: round(value, 12) for key, value in found.items() if key.startswith(f"{kind}_mAP")}
         assert precisions[f"{kind}_mAP"] == precisions[f"{kind}_mAP_75"] == 1
-        assert set(precisions.values()) <= {1, -1}
+        assert {value for value in precisions.values() if not math.isnan(value)} == {1}  # NaN: no object of that size
 
 
 @each_part

@@ -79,7 +79,7 @@ def test_what_the_data_says_is_in_the_config():
         ({"data": FORMATS / "depth_png"}, "holds depth pairs, which is nothing for detection; it fits depth"),
         ({"data": FORMATS / "video"}, "no task of detection, instances, segmentation, panoptic, depth trains on it"),
         ({"task": "segmentation", "model": None, "data": FORMATS / "masks_ids"}, "nothing says what these mean: write"),
-        ({"batch": 3}, "a batch of 3 pictures, but the training part has 1"),
+        ({"batch_size": 3}, "a batch of 3 pictures, but the training part has 1"),
         ({"split": "train,test"}, "has no split 'test'"),
         ({"split": "train,train"}, "give the name of the training part, or TRAIN,VAL"),
         ({"image_size": 100}, "image_size 100 is not a multiple of the patch size 16"),
@@ -111,7 +111,7 @@ def test_more_processes_make_an_epoch_shorter(tmp_path, monkeypatch):
     iterations = []
     for processes in ("1", "2"):
         monkeypatch.setenv("WORLD_SIZE", processes)
-        iterations.append(config_of(data=data, batch=2, epochs=4).train_cfg.max_iters)
+        iterations.append(config_of(data=data, batch_size=2, epochs=4).train_cfg.max_iters)
     assert iterations == [16, 8]  # of the eight pictures that are not held out
 
 
@@ -161,6 +161,7 @@ def test_classes_of_one_part_are_named():
         ({"weight_decay": 0.2}, "optim_wrapper.optimizer.weight_decay", 0.2),
         ({"logger": "csv"}, "visualizer.vis_backends.0.type", "CsvVisBackend"),
         ({"tune": "frozen"}, "model.backbone.frozen", True),
+        ({"tune": "lora"}, "model.backbone.lora", {"rank": 8}),
         ({"model": "mask_rcnn-t"}, "model.backbone.weights", "PE-Spatial-T16-512"),
         ({"model": "mask_rcnn-t", "weights": "none"}, "model.backbone.weights", None),
     ],

@@ -125,6 +125,14 @@ def _flag(value: Any) -> int:
     return int(values.flag(value))
 
 
+def _address(value: Any) -> str | None:
+    """A text; None for anything else, for nearly nobody reads it."""
+    try:
+        return values.text(value)
+    except ValueError:
+        return None
+
+
 def _segments(value: Any) -> list[Segment]:
     segments: list[Segment] = []
     for number, item in enumerate(_list_of(lambda item: item)(value), start=1):
@@ -146,7 +154,7 @@ _FIELDS: dict[type, dict[str, Convert]] = {
         "file_name": _optional(values.file_name),
         "height": _optional(values.side),
         "width": _optional(values.side),
-        "coco_url": lambda value: value if isinstance(value, str) else None,
+        "coco_url": _address,
         "neg_category_ids": _optional(_list_of(values.integer)),
         "not_exhaustive_category_ids": _optional(_list_of(values.integer)),
     },

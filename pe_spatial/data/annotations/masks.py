@@ -66,8 +66,6 @@ def _normalize_polygon(items: Any) -> list[float]:
         raise ValueError("has RLEs among polygons, or in lists of lists; give one RLE, or polygons alone")
     if not isinstance(items, list):
         raise ValueError(f"holds {values.shown(items)}, but a polygon is a list [x, y, x, y, …]")
-    if any(isinstance(item, dict) and "counts" in item for item in items):
-        raise ValueError("mixes polygons and RLEs, or has RLEs in lists of lists; write one RLE, or polygons alone")
     if all(map(_is_point, items)):
         items = [part for item in items for part in ((item["x"], item["y"]) if isinstance(item, dict) else item)]
     try:

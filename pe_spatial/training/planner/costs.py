@@ -107,7 +107,7 @@ def model_steps(config: Any, variation: Variation, size: Size, device: torch.dev
         with _quiet(config, on_cuda):
             model = build_model(with_depth(settings, blocks), "cpu").to(device)
             prepare_iteration(config, model)
-            whole = [(1, smaller), (1, larger), (2, smaller)]
+            whole = [(1, smaller), (1, larger), (2, larger)]
             for images, side in whole if blocks == depth.small[0] else whole[:2]:
                 cost = follow_step(model, partial(_loss, model, config, variation, images, side))
                 points.append((images, side[0] * side[1], blocks))

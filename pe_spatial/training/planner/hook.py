@@ -39,9 +39,11 @@ class PlanHook(Hook):
         self.shortest = shortest
         self._entry: dict[str, Any] = {}
         self._peak_before = self._held_before = 0.0
+        self._first = 0
 
     def before_train(self, runner: Runner) -> None:
         """Predict, on the main process."""
+        self._first = runner.iter
         if not is_main_process():
             return
         weights = sum(tensor.numel() * tensor.element_size() for tensor in runner.model.parameters())
@@ -77,6 +79,8 @@ class PlanHook(Hook):
         """Complete the card."""
         path = Path(runner.work_dir) / CARD
         if not is_main_process() or not is_training(runner) or not path.is_file():
+            return
+        if runner.iter == self._first:  # a finished run that was resumed keeps its card
             return
         times = runner.message_hub.get_scalar("train/time").data[0]
         batch = runner.train_dataloader.batch_size

@@ -71,10 +71,9 @@ def _alternatives(config: Any) -> tuple[Row, list[Row]]:
     target = find_target()
     ways, sizes, _ = measure_ways(config, target, timed=False, shown=False)
     now = ways[0].row(own_batch(config), sizes[0], float("inf"))
-    limit = _LESS * now.need
-    if target.on_cuda:
-        limit = min(limit, torch.cuda.mem_get_info(target.device)[1])
-    rows = [row for way in ways for size in sizes for row in way.rows(size, limit) if row.fits]
+    whole = torch.cuda.mem_get_info(target.device)[1] if target.on_cuda else float("inf")
+    rows = [row for way in ways for size in sizes for row in way.rows(size, whole)]
+    rows = [row for row in rows if row.fits and row.memory <= _LESS * now.memory]
     found: dict[frozenset[str], Row] = {}
     for row in sorted(rows, key=lambda row: (row.changes, len(_kinds(row)), by_preference(row))):
         found.setdefault(_kinds(row), row)
