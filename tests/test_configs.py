@@ -116,6 +116,9 @@ def test_every_model_takes_any_picture(config):
     preprocessor = MODELS.build(config.model.data_preprocessor)
     for picture, size in zip(pictures, (*SIZES, *THIN), strict=True):
         packed = Compose(steps)(load({"img": picture, "img_path": None, "img_id": 0}))
+        if slices := config.model.get("slices"):  # the model is given windows
+            packed["inputs"] = packed["inputs"][:, : slices["size"], : slices["size"]]
+            packed["data_samples"].set_metainfo({"img_shape": tuple(packed["inputs"].shape[-2:])})
         batch = preprocessor(pseudo_collate([packed]))
         (sample,) = batch["data_samples"]
         shape = tuple(batch["inputs"].shape[-2:])

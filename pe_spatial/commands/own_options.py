@@ -8,8 +8,8 @@ from pe_spatial.own.models import DEFAULT_SIZE, SIZES, TASKS, TINY
 from pe_spatial.own.request import EPOCHS, LOGGERS, PRECISIONS, TUNINGS, Request
 
 _FAMILIES = "; ".join(f"{task}: {', '.join(families)}" for task, families in TASKS.items())
-# options of the command that are no arguments of `Request`
-_OF_THE_COMMAND = {"task", "output", "overrides"}
+# arguments of `Request` that trainings of a config have too
+_OF_ALL_TRAININGS = {"task", "output", "overrides", "memory"}
 
 
 def add_own_options(parser: CommandParser) -> None:
@@ -46,7 +46,7 @@ def add_own_options(parser: CommandParser) -> None:
 
 def own_option_names() -> list[str]:
     """Arguments of `Request` that are options here."""
-    return [field.name for field in fields(Request) if field.name not in _OF_THE_COMMAND]
+    return [field.name for field in fields(Request) if field.name not in _OF_ALL_TRAININGS]
 
 
 def given_options(options: argparse.Namespace) -> list[str]:
@@ -63,4 +63,4 @@ def request_of(options: argparse.Namespace) -> Request:
     """
     given = {name: getattr(options, name) for name in own_option_names()}
     given = {name: value for name, value in given.items() if value is not None}
-    return Request(options.task, output=options.output, overrides=options.overrides, **given)
+    return Request(options.task, output=options.output, overrides=options.overrides, memory=options.memory, **given)

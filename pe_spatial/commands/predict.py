@@ -114,8 +114,8 @@ def run(options: argparse.Namespace) -> int:
     model = {"model": checkpoint.stem, "weights": fingerprint(checkpoint)}
     part = part_of(options)
     files, left_out = find_files(options)
-    records = Records(options.output, {"task": task.name, **model, **settings}, part)
     settings |= {name: rule for name in RULES if (rule := getattr(options, name)) is not None}
+    records = Records(options.output, {"task": task.name, **model, **settings}, part)
     sliced = slices(options, config, options.image_size is not None)
     resized = [] if options.image_size is None else resizing(config, options.image_size)
     options.overrides = [*resized, *sliced, *options.overrides]

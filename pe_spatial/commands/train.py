@@ -18,7 +18,6 @@ batch, precision and more until the training fits, as `pe-spatial plan` does.
 
 import argparse
 import os
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -106,9 +105,7 @@ def run(options: argparse.Namespace) -> int:
     if options.task:
         return _run_task(options)
     if options.memory:
-        from pe_spatial.training.config import load_config
-
-        options.overrides += planned_overrides(load_config(options.config, options.overrides), options)
+        options.overrides += planned_overrides(options)
     from pe_spatial.training.launch import evaluate, train
     from pe_spatial.training.run_config import config_of_run
 
@@ -141,11 +138,7 @@ def _run_task(options: argparse.Namespace) -> int:
     from pe_spatial.own.run import train_composition
     from pe_spatial.training.config import config_text
 
-    request = request_of(options)
-    composition = compose(request)
-    if options.memory:
-        planned = planned_overrides(composition.config, options)
-        composition = compose(replace(request, overrides=(*request.overrides, *planned)))
+    composition = compose(request_of(options))
     _change_hooks(composition.config, options)
     if options.print_config:
         print("".join(f"# {line}\n" for text in composition.lines for line in text.splitlines()), end="")
@@ -155,16 +148,15 @@ def _run_task(options: argparse.Namespace) -> int:
     return 0
 
 
-def planned_overrides(config: "Config", options: argparse.Namespace) -> list[str]:
-    """What fits a config into `--memory`, which is said."""
-    from pe_spatial.common.memory import gigabytes, parse_memory
+def planned_overrides(options: argparse.Namespace) -> list[str]:
+    """What fits the config into `--memory`, which is said."""
+    from pe_spatial.common.memory import parse_memory
+    from pe_spatial.training.config import load_config
     from pe_spatial.training.planner import plan
 
-    found = plan(config, parse_memory(options.memory), options.device)
-    chosen = found.chosen
-    changes = " ".join(chosen.overrides) or "the config as it is"
-    print_note(f"planned for {gigabytes(found.memory)} of {found.target.name}: {gigabytes(chosen.need)}, {changes}")
-    return list(chosen.overrides)
+    found = plan(load_config(options.config, options.overrides), parse_memory(options.memory), options.device)
+    print_note(found.summary(found.chosen.overrides))
+    return list(found.chosen.overrides)
 
 
 def recall(run_or_file: str | Path, overrides: list[str], name: str | None = None) -> "tuple[Config, Path]":

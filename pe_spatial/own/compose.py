@@ -4,9 +4,8 @@ The config that comes out is complete and is all that the run is started from: p
 gives the same run.
 """
 
-import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +21,11 @@ from pe_spatial.own.data import Data, Section, find_data
 from pe_spatial.own.facts import data_settings, lone_class_lines, part_lines
 from pe_spatial.own.knobs import knob_settings
 from pe_spatial.own.length import Length, find_length, length_settings, momentum, scaled_rate
+from pe_spatial.own.memory import count_processes, fit_request
 from pe_spatial.own.models import TINY_ENCODER, Model, find_model
 from pe_spatial.own.request import Request
 from pe_spatial.training.config import compose_config
 from pe_spatial.training.config_files import find_config, read_config_file
-from pe_spatial.training.distributed import adopt_slurm
 from pe_spatial.training.loggers import require_logger
 
 
@@ -53,12 +52,21 @@ class Composition:
 
 
 def compose(request: Request) -> Composition:
-    """Recognize the data and compose the config.
+    """Recognize the data and compose the config; with a `memory`, one that fits into it.
 
     Raises:
         UserError: What is asked for does not fit together; names value, rule and remedy.
         FileNotFoundError: The data does not exist.
     """
+    composition = _compose(request)
+    if request.memory is None:
+        return composition
+    fitting, line = fit_request(request, composition.config)
+    fitted = _compose(fitting)
+    return replace(fitted, decisions=(*fitted.decisions, line))
+
+
+def _compose(request: Request) -> Composition:
     model = find_model(request.task, request.model)
     data = find_data(request)
     parts = _parts(model)
@@ -129,7 +137,7 @@ def _sized(
         lines.append(f"batch: {images} instead of {batch}, for the training part has no more pictures")
         batch = images
         settings = joined(settings, {"train_dataloader": {"batch_size": batch}})
-    processes = _processes()
+    processes = count_processes()
     recipe, _ = read_config_file(find_config(parts[0]))
     length = find_length(request, images, batch, processes)
     wrapper = drafted.optim_wrapper
@@ -173,12 +181,6 @@ def _hook_settings(request: Request, drafted: Config, length: Length) -> Section
             "strict": True,
         }
     return hooks
-
-
-def _processes() -> int:
-    """How many torchrun or srun has started."""
-    adopt_slurm(os.environ)
-    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def _default_folder(request: Request, model: Model, data: Data) -> Path:

@@ -33,6 +33,8 @@ class Request:
         precision: Arithmetic of the forward pass; None takes bfloat16 on CUDA and float32 on a CPU.
         ema: Whether averaged weights are validated and kept.
         early_stopping: Validations without a new best after which the run ends.
+        memory: What the training may take, such as `12gb` or `auto`: batch, precision, tuning and image size change
+            until it fits.
         workers: Processes that load pictures.
         seed: Of the run, and of what is held out.
         logger: Where curves go, beside `metrics.jsonl`.
@@ -61,6 +63,7 @@ class Request:
     precision: str | None = None
     ema: bool = False
     early_stopping: int | None = None
+    memory: str | None = None
     workers: int | None = None
     seed: int = 0
     logger: str = "tensorboard"

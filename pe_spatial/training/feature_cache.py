@@ -23,7 +23,6 @@ import numpy as np
 import torch
 from mmengine.dataset import BaseDataset
 from mmengine.structures import BaseDataElement, PixelData
-from numpy.typing import NDArray
 from torch import Tensor
 
 from pe_spatial.common.errors import ConfigError, UserError
@@ -34,7 +33,7 @@ from pe_spatial.data import Draw
 _VERSION = 1
 _FIELDS = ("gt_sem_seg", "gt_depth")  # labels of pixels
 _SPARE = 1.02  # of the disk, for what the file system keeps
-Arrays = dict[str, NDArray[Any]]
+Arrays = dict[str, np.memmap[Any, Any]]
 
 
 class FeatureCache:

@@ -1,6 +1,6 @@
 """Training on the cached maps of a frozen encoder; see `feature_cache.py` for what is stored."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -101,12 +101,13 @@ class CachedFeaturesHook(Hook):
         """The complete cache, and the size (H, W) of the pictures that its maps are of."""
         dataset, seed = runner.train_dataloader.dataset, runner.seed
         count = len(dataset)
+        preprocess: Callable[..., Any] = model.data_preprocessor  # type: ignore[assignment]
         batch = runner.train_dataloader.batch_sampler.batch_size
 
         @torch.no_grad()
         def compute(rows: Sequence[int]) -> tuple[dict[str, Tensor], tuple[int, int]]:
             draws = [Draw(row % count, row, seed) for row in rows]
-            data = model.data_preprocessor(pseudo_collate([dataset[draw] for draw in draws]), True)
+            data = preprocess(pseudo_collate([dataset[draw] for draw in draws]), True)
             with runner.optim_wrapper.optim_context(runner.model):
                 maps = backbone(data["inputs"])
             return values_of(maps, data["data_samples"]), tuple(data["inputs"].shape[-2:])
@@ -149,5 +150,5 @@ class CachedFeaturesHook(Hook):
 _ONE_SIZE = "cached features need one size; end the pipeline of training with a crop or a resize to (H, W)"
 
 
-def _as_it_is(batch: dict[str, Any]) -> dict[str, Any]:
+def _as_it_is(batch: Any) -> Any:  # noqa: ANN401 - what the dataset makes of a list of draws
     return batch

@@ -237,9 +237,9 @@ def test_predict_sees_the_picture_at_its_own_size(work):
 
 
 def test_evaluation_and_prediction_agree(work):
-    results, slices = work / "results.json", ["--slices", "32", "--slice-overlap", "0.25"]
+    results, slices = work / "scored" / "results.json", ["--slices", "32", "--slice-overlap", "0.25"]
     where = [str(work / "detector.pth"), "--device", "cpu", "--output", str(work / "scored")]
-    assert run_command("eval", [*where, *slices, f"val_evaluator.results_file={results}"]) == 0
+    assert run_command("eval", [*where, *slices, "val_evaluator.results_file=results.json"]) == 0
     scored = [row for row in json.loads(results.read_text()) if row["image_id"] == 1]
     rows = predict(work, "agree", "--input", str(work / "data" / "images" / "1.png"), "--no-pictures", *slices)
     assert len(rows) == len(scored) > 0

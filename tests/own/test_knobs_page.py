@@ -19,8 +19,8 @@ PLAIN = Request("detection", "folder")
 
 def test_every_knob_is_explained_and_every_row_is_a_knob():
     names = {name.replace("_", "-") for name in own_option_names()}
-    assert ROWS.keys() == names | {"output"}
-    assert {field.name for field in fields(Request)} == {*own_option_names(), "task", "output", "overrides"}
+    assert ROWS.keys() == names | {"output", "memory"}
+    assert {field.name for field in fields(Request)} == {*own_option_names(), "task", "output", "overrides", "memory"}
 
 
 def test_every_row_is_an_option_of_the_command():

@@ -1,6 +1,7 @@
 """`plan`: which ways to train a config fit into a memory; `predict`: what the config itself takes."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,11 @@ class Plan:
             f"nothing fits into {gigabytes(self.memory)}; the smallest needs {gigabytes(least.need)}: "
             f"{' '.join(least.overrides) or 'the config as it is'}; give more memory, a smaller image size or encoder"
         )
+
+    def summary(self, overrides: Sequence[str]) -> str:
+        """A sentence about the chosen row and the overrides that lead to it."""
+        changes = " ".join(overrides) or "nothing is changed"
+        return f"planned for {gigabytes(self.memory)} of {self.target.name}: {gigabytes(self.chosen.need)}; {changes}"
 
 
 def find_target(name: str | None = None) -> Target:

@@ -74,7 +74,7 @@ def batches(config: Any) -> list[tuple[int, int]]:
 
 
 def overrides_for(
-    config: Any, variation: Variation, batch: tuple[int, int], image_size: Size | None
+    config: Any, variation: Variation, batch: tuple[int, int], image_size: Size | None, lengths: bool = True
 ) -> tuple[str, ...]:
     """`key=value` for each entry that leads from a config to a row.
 
@@ -85,13 +85,14 @@ def overrides_for(
         variation: Of the row.
         batch: Images and accumulation of the row.
         image_size: (H, W), if it is not the config's.
+        lengths: Whether what counts iterations is among them.
     """
     entries: dict[str, Any] = settings_of(config, variation)
     own, _ = own_batch(config)
     if batch[0] != own:
         entries["train_dataloader.batch_size"] = batch[0]
         entries["optim_wrapper.accumulative_counts"] = batch[1]
-        entries |= _scaled_lengths(config, own / batch[0])
+        entries |= _scaled_lengths(config, own / batch[0]) if lengths else {}
     if image_size is not None:
         entries["_image_size"] = image_size[0] if image_size[0] == image_size[1] else list(image_size)
     return tuple(f"{key}={_text(value)}" for key, value in entries.items())
