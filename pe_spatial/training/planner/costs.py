@@ -71,8 +71,8 @@ def _features(images: int, pixels: int, blocks: int) -> NDArray[np.float64]:
 def fit_steps(points: list[tuple[int, int, int]], measured: list[tuple[float, float]]) -> NDArray[np.float64]:
     """Coefficients [F, 2] from (images, pixels, blocks) and what was measured there.
 
-    One and two images at two sizes are met exactly. Coefficients may be negative: what a detector holds grows faster than
-    its pixels while its proposals grow in number, so that a fit without negative ones misses by a tenth (measured).
+    One and two images at two sizes are met exactly. Coefficients may be negative: what a detector holds grows faster
+    than its pixels while its proposals grow in number, and a fit without negative ones misses by a tenth (measured).
     Where all points have equally many blocks, what belongs to blocks cannot be told apart, and is none.
     """
     features = np.stack([_features(*point) for point in points])
