@@ -189,6 +189,8 @@ convert data --pictures --to
     tests/commands/test_convert_data.py::test_pictures_are_copied_linked_or_left_where_they_are
 plan --cards --config --memory
     tests/commands/test_plan.py::test_cards_correct_the_table
+train --data
+    tests/commands/test_train_own.py::test_one_command_trains
 train --config --memory
     tests/commands/test_plan.py::test_a_training_is_planned_before_it_begins
 check --checkpoint --config
