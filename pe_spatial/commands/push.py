@@ -66,7 +66,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def stage(source: Path, name: str, trust: list[str], folder: Path) -> None:
-    """Write the files of a model to be shared, and load them once.
+    """Write the files of a model to be shared, and load them as others will.
 
     Args:
         source: A run or a checkpoint.
@@ -76,20 +76,36 @@ def stage(source: Path, name: str, trust: list[str], folder: Path) -> None:
 
     Raises:
         CheckpointError: There is no checkpoint, or it cannot predict here or without what this machine has beside it.
+        UserError: Nothing predicts with such a model.
         OSError: The disk is full.
     """
+    from pe_spatial.common.errors import CheckpointError, UserError
+    from pe_spatial.inference.predictor import Predictor
+
+    write(source, name, trust, folder)
+    try:
+        Predictor(folder, device="cpu")
+    except UserError as error:
+        raise CheckpointError(f"{source}: cannot be shared, for it does not load elsewhere: {error}") from error
+
+
+def write(source: Path, name: str, trust: list[str], folder: Path) -> None:
+    """Write the files; see `stage`."""
     from pe_spatial.commands.conversion import merge
-    from pe_spatial.common.errors import CheckpointError, UserError, few
+    from pe_spatial.common.errors import few
     from pe_spatial.common.reading import read_text
     from pe_spatial.inference.predictor import Predictor
+    from pe_spatial.inference.tasks import task_of
     from pe_spatial.training import published
     from pe_spatial.training.checkpoint_hook import describe
     from pe_spatial.training.model_card import evaluation_of, model_card
 
     predictor = Predictor(source, device="cpu")
     checkpoint = predictor.checkpoint
+    if getattr(predictor.model, "task", None) is not None:
+        task_of(predictor.config, checkpoint)  # refuses what has no results
     tensors, config = merge(predictor)
-    config, emptied = published.without_places(config)
+    config, of_config = published.without_places(config)
     metainfo, of_metainfo = published.without_places(predictor.metainfo)
     needed = [package for package in trust if re.search(rf"\b{re.escape(package)}\b", json.dumps(config))]
     kept_card = checkpoint.parent / published.CARD
@@ -99,15 +115,11 @@ def stage(source: Path, name: str, trust: list[str], folder: Path) -> None:
         evaluation = evaluation_of(checkpoint)
         card = model_card(shared_model(predictor, name, needed, evaluation))
         if evaluation is None:
-            print_note(f"{checkpoint.name}: the run has no validation of these weights, so its page has no numbers")
+            print_note(f"{checkpoint.name}: the run has no validation of these weights, so the page has no numbers")
     published.write_published(folder, tensors, describe(config, metainfo), card)
     print(f"{checkpoint}: {len(tensors)} tensors, {(folder / published.WEIGHTS).stat().st_size:,} bytes")
-    if left_out := [*emptied, *of_metainfo]:
+    if left_out := [*of_config, *of_metainfo]:
         print(f"left out, for it names places or accounts of this machine: {few(left_out, SHOWN_KEYS)}")
-    try:
-        Predictor(folder, device="cpu")
-    except UserError as error:
-        raise CheckpointError(f"{checkpoint}: cannot be shared, for it does not load elsewhere: {error}") from error
 
 
 def shared_model(predictor: "Predictor", name: str, trust: list[str], evaluation: "Evaluation | None") -> "SharedModel":

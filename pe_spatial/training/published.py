@@ -67,13 +67,12 @@ def without_places(config: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]
     """
     cleaned: dict[str, Any] = json.loads(json.dumps(config))  # a copy of plain lists and mappings
     changed = list(_empty(cleaned, ""))
-    visualizer = cleaned.get("visualizer")
-    backends = visualizer.get("vis_backends") if isinstance(visualizer, dict) else None
-    if isinstance(backends, list):
-        kept = [backend for backend in backends if isinstance(backend, dict) and backend.get("type") in _LOCAL_LOGGERS]
-        if len(kept) < len(backends):
-            visualizer["vis_backends"] = kept
-            changed.append("visualizer.vis_backends")
+    visualizer = cleaned.get("visualizer") or {}
+    backends = visualizer.get("vis_backends") or []
+    kept = [backend for backend in backends if backend.get("type") in _LOCAL_LOGGERS]
+    if len(kept) < len(backends):
+        visualizer["vis_backends"] = kept
+        changed.append("visualizer.vis_backends")
     return cleaned, changed
 
 

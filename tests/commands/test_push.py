@@ -289,6 +289,11 @@ def test_a_name_that_is_none_is_refused_before_anything_is_loaded(hub, tmp_path,
     assert "write OWNER/NAME" in refused(capsys, tmp_path / "nothing", name)
 
 
+def test_a_model_that_nothing_predicts_with(hub, run, monkeypatch, capsys):
+    monkeypatch.setattr(ToyModel, "task", "alignment", raising=False)
+    assert "no writer for ToyModel, a model of alignment" in refused(capsys, run, NAME)
+
+
 def test_a_run_without_a_checkpoint(hub, tmp_path, capsys):
     assert "a folder without a complete checkpoint" in refused(capsys, tmp_path, NAME)
     assert "no such checkpoint" in refused(capsys, tmp_path / "nothing.pth", NAME)
