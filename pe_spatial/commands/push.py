@@ -5,7 +5,7 @@
     pe-spatial push work_dirs/NAME OWNER/NAME --dry-run FOLDER
 
 Sent are the weights of the best checkpoint of the run, else of its last (model.safetensors), the config without what
-names places and accounts of this machine (config.yaml, meta.json), and a page for readers (README.md). Adapters (LoRA)
+names places and accounts of this machine (config.yaml, pe_spatial.json), and a page for readers (README.md). Adapters (LoRA)
 are merged into the encoder, so that the weights are whole. Everything is loaded once more before it is sent.
 
 `Predictor("hf://OWNER/NAME")` and the option `--checkpoint hf://OWNER/NAME` take the model from there. FOLDER is a

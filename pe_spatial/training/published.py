@@ -1,7 +1,7 @@
-"""A model as it is shared: a folder with `model.safetensors`, `config.yaml` and `meta.json`, and a card for readers.
+"""A model as it is shared: a folder with `model.safetensors`, `config.yaml` and `pe_spatial.json`, and a card for readers.
 
 The weights are whole, without adapters (LoRA) and without a training's state. The config is that of the run without
-what names places on the machine it ran on. `meta.json` has {format_version, pe_spatial (version), metainfo of the
+what names places on the machine it ran on. `pe_spatial.json` has {format_version, pe_spatial (version), metainfo of the
 dataset, content_hash of the weights}; the hash ties the files together. Such a folder is a checkpoint like others.
 """
 
@@ -25,7 +25,7 @@ from pe_spatial.common.safe_yaml import parse, write
 from pe_spatial.common.tensors import CONTENT_HASH, write_tensor_file
 from pe_spatial.training.checkpoint_content import OURS
 
-WEIGHTS, CONFIG, META, CARD = "model.safetensors", "config.yaml", "meta.json", "README.md"
+WEIGHTS, CONFIG, META, CARD = "model.safetensors", "config.yaml", "pe_spatial.json", "README.md"
 NEEDED = (WEIGHTS, CONFIG, META)
 _PLACES = ("data_root", "experiment_name", "load_from", "work_dir")  # name things of the machine even where relative
 _LOCAL_LOGGERS = ("LocalVisBackend", "TensorboardVisBackend")  # the others hold accounts, and need to be trusted

@@ -13,10 +13,10 @@ from huggingface_hub import ModelCard, errors
 from mmengine.registry import MODELS
 from safetensors.torch import load_file
 from small_checkpoints import SAVE
-from test_lora_runs import backbone, encoder
+from test_lora_runs import TINY, backbone, encoder
 from toy_task import ToyModel
 
-from pe_spatial import Predictor
+from pe_spatial import PEBackbone, Predictor
 from pe_spatial.commands.shell import run_command
 from pe_spatial.common.errors import CheckpointError
 from pe_spatial.common.safe_yaml import parse
@@ -26,7 +26,7 @@ from pe_spatial.training.launch import train
 from pe_spatial.training.model_card import PIPELINES
 
 NAME = "me/toy"
-FILES = ["README.md", "config.yaml", "meta.json", "model.safetensors"]
+FILES = ["README.md", "config.yaml", "model.safetensors", "pe_spatial.json"]
 
 
 class FakeHub:
@@ -193,8 +193,13 @@ def test_adapters_are_merged_and_nothing_is_needed_beside(hub, tmp_path):
     expected = boxes(tmp_path / "adapted.pth", images / "03.png")
     assert push(tmp_path / "adapted.pth", NAME) == 0
     (tmp_path / "encoder.pt").unlink()
+    official = [str(hub.root / NAME / "model.safetensors"), "--variant", json.dumps(TINY), "--to", "official"]
+    assert run_command("convert", ["--output", str(tmp_path / "official.pt"), "--input", *official]) == 0
+    weights = torch.load(tmp_path / "official.pt")
+    assert weights.keys() == encoder(0).keys()
+    PEBackbone(TINY, weights=tmp_path / "official.pt")
     torch.testing.assert_close(boxes(f"hf://{NAME}", images / "03.png"), expected, rtol=1e-5, atol=1e-5)
-    assert not any(".lora" in key or key.endswith((".up", ".down")) for key in load_file(hub.root / NAME / FILES[3]))
+    assert not any(".lora" in key or key.endswith((".up", ".down")) for key in load_file(hub.root / NAME / "model.safetensors"))
 
 
 def test_the_real_client_finds_a_model_in_its_cache_without_a_network(run, tmp_path, picture, monkeypatch):
@@ -329,9 +334,9 @@ def test_an_address_that_is_none(hub, address):
         ("config.yaml", lambda path: path.write_text("a: [1"), "config.yaml: not YAML"),
         ("config.yaml", lambda path: path.write_text("a: &b [*b]"), "config.yaml: not YAML"),
         ("config.yaml", lambda path: path.write_text("- 1\n"), "no mapping with a section 'model'"),
-        ("meta.json", Path.unlink, "a folder without a complete checkpoint"),
+        ("pe_spatial.json", Path.unlink, "a folder without a complete checkpoint"),
         (
-            "meta.json",
+            "pe_spatial.json",
             lambda path: path.write_text("{}"),
             "its field 'format_version' is missing",
         ),
