@@ -5,8 +5,9 @@
     pe-spatial push work_dirs/NAME OWNER/NAME --dry-run FOLDER
 
 Sent are the weights of the best checkpoint of the run, else of its last (model.safetensors), the config without what
-names places and accounts of this machine (config.yaml, pe_spatial.json), and a page for readers (README.md). Adapters (LoRA)
-are merged into the encoder, so that the weights are whole. Everything is loaded once more before it is sent.
+names places and accounts of this machine (config.yaml), the names of the classes (pe_spatial.json), and a page for
+readers (README.md). Adapters (LoRA) are merged into the encoder, so that the weights are whole. Everything is loaded
+once more before it is sent.
 
 `Predictor("hf://OWNER/NAME")` and the option `--checkpoint hf://OWNER/NAME` take the model from there. FOLDER is a
 checkpoint like others, and can be pushed itself: the README.md in it is kept then.

@@ -1,8 +1,8 @@
-"""A model as it is shared: a folder with `model.safetensors`, `config.yaml` and `pe_spatial.json`, and a card for readers.
+"""A model as it is shared: a folder with `model.safetensors`, `config.yaml`, `pe_spatial.json` and a page for readers.
 
 The weights are whole, without adapters (LoRA) and without a training's state. The config is that of the run without
-what names places on the machine it ran on. `pe_spatial.json` has {format_version, pe_spatial (version), metainfo of the
-dataset, content_hash of the weights}; the hash ties the files together. Such a folder is a checkpoint like others.
+what names places on the machine it ran on. `pe_spatial.json` has {format_version, pe_spatial (version), metainfo of
+the dataset, content_hash of the weights}; the hash ties the files together. Such a folder is a checkpoint like others.
 """
 
 import json

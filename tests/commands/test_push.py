@@ -199,7 +199,9 @@ def test_adapters_are_merged_and_nothing_is_needed_beside(hub, tmp_path):
     assert weights.keys() == encoder(0).keys()
     PEBackbone(TINY, weights=tmp_path / "official.pt")
     torch.testing.assert_close(boxes(f"hf://{NAME}", images / "03.png"), expected, rtol=1e-5, atol=1e-5)
-    assert not any(".lora" in key or key.endswith((".up", ".down")) for key in load_file(hub.root / NAME / "model.safetensors"))
+    assert not any(
+        ".lora" in key or key.endswith((".up", ".down")) for key in load_file(hub.root / NAME / "model.safetensors")
+    )
 
 
 def test_the_real_client_finds_a_model_in_its_cache_without_a_network(run, tmp_path, picture, monkeypatch):
