@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING
 
 from pe_spatial.commands.options import CommandParser, add_shared, integer, positive, take_override
 from pe_spatial.common.console import print_note
-from pe_spatial.common.errors import printable
+from pe_spatial.common.errors import UserError, printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -64,14 +64,23 @@ def check(options: argparse.Namespace, parser: CommandParser) -> None:
 
 
 def _is_data(path: Path) -> bool:
-    """Whether a path is a data set rather than a config; a YAML file may be either."""
+    """Whether a path is a data set rather than a config; a YAML file may be either, and so may a name without suffix."""
     if path.is_dir() or path.suffix.lower() == ".json":
         return True
     if not path.is_file():
-        return False
+        return not path.suffix and not _is_config(path)
     from pe_spatial.data.formats import recognize
 
     return bool(recognize(path))
+
+
+def _is_config(path: Path) -> bool:
+    from pe_spatial.training.config_files import find_config
+
+    try:
+        return bool(find_config(path))
+    except UserError:
+        return False
 
 
 def run(options: argparse.Namespace) -> int:
