@@ -48,24 +48,26 @@ class _UpsampledCrossEntropy(torch.autograd.Function):
         gradient, pixels = torch.empty_like(scores), scores.new_empty(K, H, W)  # pixels of one picture
         minus_one = scores.new_full((H * W,), -1.0)
         own, greatest, certainty = scores.new_empty(3, B, H * W)
-        for number in range(B):
+        for number, (place, own_score, maximum, share) in enumerate(zip(places, own, greatest, certainty, strict=True)):
             torch.matmul(rows, wide[number], out=pixels)
-            torch.index_select(pixels.view(-1), 0, places[number], out=own[number])
-            torch.amax(pixels.view(K, -1), 0, out=greatest[number])
+            torch.index_select(pixels.view(-1), 0, place, out=own_score)
+            torch.amax(pixels.view(K, -1), 0, out=maximum)
             shares = pixels.softmax(0).view(K, -1)
-            torch.amax(shares, 0, out=certainty[number])
-            shares.view(-1).index_add_(0, places[number], minus_one)  # softmax less the label: the gradient
+            torch.amax(shares, 0, out=share)
+            shares.view(-1).index_add_(0, place, minus_one)  # softmax less the label: the gradient
             if ignored is not None:
                 shares.masked_fill_(ignored[number], 0)
             gradient[number] = (rows.T @ shares.view(K, H, W)) @ columns
-        right = own == greatest
-        # the log of the sum over the classes, from the greatest share, which is never close to 0
-        losses = greatest.sub_(certainty.log_()).sub_(own)
-        count = scores.new_tensor(float(places.numel()))
+        behind, count = greatest.sub_(own), scores.new_tensor(float(places.numel()))
         if ignored is not None:
-            losses, right, count = losses.masked_fill_(ignored, 0), right & ~ignored, count - ignored.sum()
+            behind.masked_fill_(ignored, 0)
+            certainty.masked_fill_(ignored, 1)
+            count -= ignored.sum()
+        right = count - behind.sign().sum()
+        # the log of the sum over the classes is the greatest score less the log of its share, which is at least 1 / K
+        loss = behind.sum() - certainty.log_().sum()
+        loss, right = loss / (count + _EPS), 100 * (right + _EPS) / (count + _EPS)
         ctx.save_for_backward(gradient.div_(count + _EPS))
-        loss, right = losses.sum() / (count + _EPS), 100 * (right.sum() + _EPS) / (count + _EPS)
         ctx.mark_non_differentiable(right)
         return loss, right
 

@@ -50,7 +50,7 @@ class CachedFeaturesHook(Hook):
         self.views = views
         self.folder = folder
         self._maps: tuple[Tensor, ...] | None = None
-        self._changed: list[tuple[nn.Module, str]] = []  # methods of modules that this stands in for
+        self._replaced: list[tuple[nn.Module, str]] = []  # methods, for the time of the training
 
     def before_train(self, runner: Runner) -> None:
         """Fill the cache, and give the loop its content.
@@ -73,17 +73,17 @@ class CachedFeaturesHook(Hook):
         # the loader of the config stays, for the hooks that describe it; the same sampler resumes
         cached = DataLoader(views, batch_sampler=loader.batch_sampler, collate_fn=_as_it_is)
         runner.train_loop.dataloader_iterator = _InfiniteDataloaderIterator(cached)
-        preprocessor, self._encode = model.data_preprocessor, backbone.forward
-        self._preprocess = preprocessor.forward
-        backbone.eval()
-        preprocessor.forward, backbone.forward = self._take_maps, self._forward
-        backbone.train = lambda mode=True: backbone  # the loop asks in every step, and each of its modules answers
-        self._changed = [(preprocessor, "forward"), (backbone, "forward"), (backbone, "train")]
+        preprocessor = model.data_preprocessor
+        self._preprocess, self._encode = preprocessor.forward, backbone.forward
+        self._replace(preprocessor, "forward", self._take_maps)
+        self._replace(backbone.eval(), "forward", self._forward)
+        # the loop says it in every step, and every module of the encoder would pass it on
+        self._replace(backbone, "train", lambda mode=True: backbone)
 
     def after_train(self, runner: Runner) -> None:
         """Give the model its own methods back."""
-        while self._changed:
-            delattr(*self._changed.pop())
+        while self._replaced:
+            delattr(*self._replaced.pop())
 
     def after_train_iter(self, runner: Runner, *_: Any, **__: Any) -> None:
         """Make sure that the model asked for the maps.
@@ -96,6 +96,10 @@ class CachedFeaturesHook(Hook):
                 f"{type(runner.model).__name__} does more with its encoder than to ask for maps, so that they cannot "
                 "be cached; leave out --cache-features"
             )
+
+    def _replace(self, module: nn.Module, name: str, method: Callable[..., Any]) -> None:
+        setattr(module, name, method)
+        self._replaced.append((module, name))
 
     def _take_maps(self, data: dict[str, Any], training: bool = False) -> dict[str, Any]:
         if "maps" not in data:  # validation
