@@ -32,6 +32,7 @@ class CocoFileCheck(DatasetCheck):
         for name, count in names.items():
             if count > 1 and name is not None:  # LVIS has addresses
                 yield Finding("error", "images listed more than once", f"{name}: {count} times")
+        yield from (Finding("note", line) for line in table.conversions)
         shapes = table.columns["shape"]
         for shape, what in ((NO_MASK, "have no mask"), (TOO_SMALL, "have a mask without a polygon of three points")):
             count = int((shapes == shape).sum())

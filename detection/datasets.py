@@ -185,6 +185,8 @@ class CocoInstances(DenseDataset):
         if found:
             text = f"{self.ann_file}: of {len(outside)} annotations, {', '.join(found)}"
             print_log(text, logger="current", level=logging.WARNING)
+        for line in self.table.conversions:
+            print_log(f"{self.ann_file}: {line}", logger="current")
         for text in (_all_crowds(columns), _normalized(columns["box"][is_object])):
             if text:
                 print_log(f"{self.ann_file}: {text}", logger="current", level=logging.WARNING)

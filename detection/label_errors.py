@@ -8,8 +8,9 @@ confident learning (Northcutt, Jiang, Chuang, JAIR 2021): of a model that misses
 With annotations i of class y_i, detections j of class c_j and score s_j, the IoU v_ij of their boxes and m_ij of their
 masks, and g(v) = min(2v, 1)², each kind has a score from 0 to 1:
 
-    class     s_j · (1 - max_k s_k · g(v_ik))
-              the best j of c_j ≠ y_i and v_ij ≥ 1/2, against all k of c_k = y_i
+    class     s_j · min(v_ij / V, 1)² · (1 - max_k s_k · g(v_ik))
+              the best j of c_j ≠ y_i and v_ij ≥ 1/2, against all k of c_k = y_i; a wrong class leaves the box right, so
+              that a detection beside the box speaks of another object
     box       s_j · (1 - (v_ij / V)²)₊ · (1 - max_k s_k · g(v_ik))
               the best j of c_j = y_i and v_ij ≥ 0.05 that is not nearer to another annotation, of v ≥ 1/2; against all
               k of c_k = y_i that are nearer to i
@@ -107,7 +108,9 @@ class LabelErrors:
         best: dict[tuple[int, int], Suspect] = {}
         for place, claim in enumerate(self._claims):
             suspect = claim.suspect
-            if suspect.kind in usual_iou:
+            if suspect.kind == "class":
+                suspect = suspect.weighed(min((suspect.iou or 0.0) / usual_iou["box"], 1.0) ** 2)
+            elif suspect.kind in usual_iou:
                 suspect = suspect.weighed(max(1 - ((suspect.iou or 0.0) / usual_iou[suspect.kind]) ** 2, 0.0))
             elif suspect.kind == "spurious":
                 suspect = suspect.weighed(float(usual_support[claim.row]))
@@ -187,6 +190,7 @@ class _Pair:
         yield from self._missing(number, classes, moved)
 
     def _class(self, i: int) -> tuple[str, float, int]:
+        """The factor min(v / V, 1)² is not yet in the score."""
         others = self.scores * (~self.same[i] & (self.iou[i] >= _SAME))
         j = _best(others)
         return "class", 0.0 if j < 0 else float(others[j] * (1 - self.own[i].max())), j

@@ -35,6 +35,7 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "visualization": ({"common", "backbones", "data"}, {"cv2"}),
     "visualization.charts": (COMMON_FLOOR, {"matplotlib"}),
     "training": ({*FLOOR_1, "doctor", "__version__", "configs"}, {"yaml", "psutil", "cv2"}),
+    "training.hub": ({*FLOOR_1, "training"}, {"huggingface_hub"}),
     "doctor": (FLOOR_1, set()),
     "inference": ({*FLOOR_1, "training"}, {"supervision"}),
     "own": ({*FLOOR_1, "training", "inference", "doctor"}, set()),

@@ -98,17 +98,22 @@ def merged(options: argparse.Namespace) -> tuple[Tensors, dict[str, Any], list[s
         WeightsError: It has no adapters.
     """
     predictor = Predictor(options.input, device="cpu", overrides=encoder_weights(options))
-    backbones = [backbone for _, backbone in adapted_backbones(predictor.model)]
-    if not backbones:
+    if not any(adapted_backbones(predictor.model)):
         raise WeightsError(f"{predictor.checkpoint} has no adapters (LoRA) to merge; take it as it is")
-    for backbone in backbones:
+    tensors, config = merge(predictor)
+    described = describe(config, predictor.metainfo)
+    return in_dtype(tensors, options), described, [f"Merged the adapters of {predictor.checkpoint}."]
+
+
+def merge(predictor: Predictor) -> tuple[Tensors, dict[str, Any]]:
+    """Put the adapters of a predictor's model, if it has any, into its encoder; all weights, and the config without."""
+    for _, backbone in adapted_backbones(predictor.model):
         backbone.merge_adapters()
     config = predictor.config.to_dict()
     for part in sections(config["model"]):
         if part.pop("lora", None) is not None:
             part["weights"] = None
-    tensors = in_dtype(predictor.model.state_dict(), options)
-    return tensors, describe(config, predictor.metainfo), [f"Merged the adapters of {predictor.checkpoint}."]
+    return predictor.model.state_dict(), config
 
 
 def in_dtype(tensors: Mapping[str, Tensor], options: argparse.Namespace) -> Tensors:

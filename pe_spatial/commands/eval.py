@@ -4,6 +4,7 @@
     pe-spatial eval FILE [key=value ...]
     pe-spatial eval FILE --config pe_g_coco.yaml
     pe-spatial eval RUN --slices 640
+    pe-spatial eval hf://OWNER/NAME --output OUT val_dataloader.dataset.data_root=DATA
 
 Of a run, the best checkpoint is scored, or else the last. A checkpoint remembers its config; `--config` names another.
 Results go to the folder `evaluation` of the run, or to `--output`.
@@ -14,13 +15,16 @@ import argparse
 from pe_spatial.commands.options import CommandParser, add_shared, slices, take_override
 from pe_spatial.commands.predict import add_task_option
 from pe_spatial.commands.train import recall, use_device
+from pe_spatial.common.errors import OptionError
 
 RESUMES = "the same command starts the evaluation anew"
 
 
 def add_arguments(parser: CommandParser) -> None:
     """Add the options."""
-    parser.add_argument("run", nargs="?", metavar="RUN|FILE", help="the folder of a training run, or a checkpoint")
+    parser.add_argument(
+        "run", nargs="?", metavar="RUN|FILE", help="the folder of a training run, a checkpoint, or hf://…"
+    )
     add_shared(parser, "--config", "--checkpoint", "--output", "--device", "--allow-import", "overrides")
     for name in ("slices", "slice_overlap"):
         add_task_option(parser, name)
@@ -40,9 +44,13 @@ def run(options: argparse.Namespace) -> int:
     """Score."""
     use_device(options.device)
     from pe_spatial.training.config import override_config
+    from pe_spatial.training.hub import is_address
     from pe_spatial.training.launch import evaluate
 
-    config, path = recall(options.run or options.checkpoint, options.overrides, options.config)
+    source = options.run or options.checkpoint
+    if is_address(source) and not options.output:
+        raise OptionError(f"{source} has no folder on this machine; say with --output where results go")
+    config, path = recall(source, options.overrides, options.config)
     if sliced := slices(options, config, resized=False):
         override_config(config, sliced, path)
     evaluate(config, path, options.output)

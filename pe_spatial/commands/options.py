@@ -99,7 +99,11 @@ def device(text: str) -> str:
 # --- the vocabulary ---------------------------------------------------------------------------------------------------
 SHARED: dict[str, dict[str, Any]] = {
     "--config": {"metavar": "NAME", "help": "a YAML file, or its name below configs/"},
-    "--checkpoint": {"metavar": "PATH", "type": Path, "help": "a checkpoint file, or the folder of a training run"},
+    "--checkpoint": {
+        "metavar": "PATH",
+        "type": Path,
+        "help": "a checkpoint file, the folder of a training run, or hf://OWNER/NAME",
+    },
     "--input": {
         "metavar": "PATH",
         "help": "an image, a video, a folder, a list (.txt), a tar file, or a glob pattern in quotes",

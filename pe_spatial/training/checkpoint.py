@@ -19,8 +19,10 @@ from pe_spatial.common.errors import CheckpointError, FullDiskError, UserError, 
 from pe_spatial.common.reading import read_json, read_text
 from pe_spatial.common.tensors import WeightsError, read_tensor_file, write_torch_file
 from pe_spatial.common.trees import sections
+from pe_spatial.training import hub
 from pe_spatial.training.checkpoint_content import check_content, describes_itself, seal
 from pe_spatial.training.old_names import update_names
+from pe_spatial.training.published import WEIGHTS, is_published, read_published
 from pe_spatial.training.trust import require_trusted
 
 FORMAT_VERSION = 1
@@ -57,6 +59,7 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
         raise CheckpointError(f"{path}: no such checkpoint")
     try:
         content = dict(read_tensor_file(path))
+        content = read_published(path, content) if is_published(path) else content
         check_content(content, path)
     except WeightsError as error:
         remedy = "" if "earlier checkpoint" in str(error) else "; or take an earlier checkpoint"
@@ -186,19 +189,23 @@ def _best_first(folder: Path, problems: list[str]) -> list[Path]:
 
 
 def resolve_checkpoint(checkpoint: str | Path) -> Path:
-    """The file that a checkpoint, or the work folder of a training run, stands for.
+    """The file that a checkpoint, the work folder of a training run, or a shared model stands for.
 
-    Of a run it is the best checkpoint, or else the last. Damaged ones are passed over, which a warning says.
+    Of a run it is the best checkpoint, or else the last. Damaged ones are passed over, which a warning says. A shared
+    model is a folder as `pe-spatial push` writes it, or `hf://OWNER/NAME[@REVISION]`, which is fetched.
 
     Raises:
-        CheckpointError: A folder without a complete checkpoint.
+        CheckpointError: A folder without a complete checkpoint, or an address that cannot be fetched.
     """
+    if hub.is_address(checkpoint):
+        return hub.fetch(checkpoint)
     path = Path(checkpoint)
     if not path.is_dir():
         return path
     problems: list[str] = []
     best = _best_first(path, problems)
-    found, damaged = find_sound([*best, *_last_first(path, problems)])
+    shared = filter(is_published, [path / WEIGHTS])
+    found, damaged = find_sound([*best, *_last_first(path, problems), *shared])
     problems += damaged
     if found is None:
         raise CheckpointError(

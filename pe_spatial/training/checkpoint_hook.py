@@ -137,7 +137,7 @@ class AtomicCheckpointHook(Hook):
 
     def _improves(self, score: float, previous: dict[str, Any] | None) -> bool:
         if previous is None or previous["metric"] != self.best:
-            return True
+            return not math.isnan(score)
         return score > previous["score"] if self.rule == "greater" else score < previous["score"]
 
     def _save_last(self, runner: Runner, iteration: int) -> None:

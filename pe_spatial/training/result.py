@@ -104,7 +104,7 @@ def _best_iteration(card: Mapping[str, Any]) -> int | None:
 
 def _sentence(card: Mapping[str, Any], measures: Mapping[str, Measure], runner: Runner) -> str:
     """The result in one sentence with the main number."""
-    model = _model_name(unwrap(runner.model), runner.cfg.get("model") or {})
+    model = model_name(unwrap(runner.model), runner.cfg.get("model") or {})
     after = f"{card['iterations']:,} iterations" if "iterations" in card else ""
     if not card.get("metrics"):
         return f"{model} was trained for {after} and not evaluated.\n" if after else f"{model} was not evaluated.\n"
@@ -121,7 +121,7 @@ def _sentence(card: Mapping[str, Any], measures: Mapping[str, Measure], runner: 
     return f"{model} reached {main} on {card['images']:,} validation images after {after}{remark}.\n"
 
 
-def _model_name(model: nn.Module, settings: Mapping[str, Any]) -> str:
+def model_name(model: nn.Module, settings: Mapping[str, Any]) -> str:
     """What a model is called in text: its `title`, or its class, and its encoder."""
     name = getattr(model, "title", type(model).__name__)
     try:

@@ -197,6 +197,14 @@ train --config --memory
     tests/commands/test_plan.py::test_a_training_is_planned_before_it_begins
 check --checkpoint --config
     tests/commands/test_check_labels.py::test_faults_are_listed_drawn_and_printed
+push
+    tests/commands/test_push.py::test_the_best_checkpoint_is_taken_and_its_own_numbers_stand_on_the_page
+push --message --private
+    tests/commands/test_push.py::test_a_private_model_is_not_sent_where_all_can_see_it
+push --dry-run
+    tests/commands/test_push.py::test_a_dry_run_writes_a_checkpoint_and_sends_nothing
+eval --output
+    tests/commands/test_push.py::test_predict_and_eval_take_a_model_of_the_hub
 """)
 
 # kind of command, and why it is parsed here and no more

@@ -10,6 +10,7 @@ from copy import deepcopy
 from importlib import import_module
 from pathlib import Path
 
+import huggingface_hub
 import mmengine.registry
 import numpy as np
 import pytest
@@ -35,6 +36,7 @@ from pe_spatial.training.checkpoint import load_checkpoint, save_checkpoint
 from pe_spatial.training.checkpoint_hook import describe
 from pe_spatial.training.config import config_text, load_config
 from pe_spatial.training.launch import train
+from pe_spatial.training.published import write_published
 from pe_spatial.training.trust import resolve, violations
 
 BASE = "demo/mask_rcnn_tiny_shapes.yaml"
@@ -100,6 +102,42 @@ def test_a_checkpoint_runs_nothing(name, base, canary, tmp_path, capsys):
     with pytest.raises(UserError):
         contextvars.Context().run(Predictor, file, device="cpu")
     assert not canary.exists()
+
+
+def write_shared(folder, config):
+    folder.mkdir()
+    described = describe(config, {"classes": ["a"]})
+    write_published(folder, {"x": torch.zeros(1)}, described, "A page.\n")
+    return folder
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_shared_model_runs_nothing(name, base, canary, tmp_path, monkeypatch):
+    key, value = routes(canary, tmp_path)[name]
+    folder = write_shared(tmp_path / "stranger", changed(base, key, value))
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda **_: str(folder))
+    with pytest.raises(UserError):
+        contextvars.Context().run(Predictor, "hf://stranger/model", device="cpu")
+    assert not canary.exists()
+    assert "payload" not in sys.modules
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "model: !!python/object/apply:os.system ['touch {canary}']",
+        "model: !!python/name:payload.function",
+        "_base_: [other.yaml]",  # no other file is read
+        "model: {type: '{{$CANARY:x}}'}",  # nor a variable of the environment
+    ],
+)
+def test_the_config_of_a_shared_model_is_plain(text, base, canary, tmp_path):
+    folder = write_shared(tmp_path / "stranger", base)
+    (folder / "other.yaml").write_text(config_text(Config(base)))
+    (folder / "config.yaml").write_text(text.replace("{canary}", str(canary)))
+    with pytest.raises(UserError) as caught:
+        contextvars.Context().run(Predictor, folder, device="cpu")
+    assert not canary.exists() and str(canary) not in str(caught.value)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -206,7 +244,9 @@ def test_every_command_that_reads_a_config_takes_the_option():
             parser = CommandParser(subcommand, "")
             add_arguments(parser)
             known = parser._option_string_actions
-            reads = {"--config", "--checkpoint"} & known.keys() or any(a.dest == "overrides" for a in parser._actions)
+            reads = {"--config", "--checkpoint"} & known.keys() or any(
+                a.dest in ("overrides", "run") for a in parser._actions
+            )
             assert ("--allow-import" in known) == bool(reads), (name, subcommand)
 
 

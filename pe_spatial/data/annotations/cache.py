@@ -20,7 +20,7 @@ from pe_spatial.common.locks import lock_folder
 from pe_spatial.data.annotations.columns import Columns, ColumnWriter, DamagedTable, open_columns
 
 SMALLEST = 16 << 20  # bytes; smaller files are read in less than a second
-_VERSION = 2  # of what tables hold, and of how the files of every format are read
+_VERSION = 3  # of what tables hold, and of how the files of every format are read
 _BUILDING = ".building-"
 
 Build = Callable[[Path, ColumnWriter], dict[str, Any]]

@@ -30,9 +30,11 @@ from pe_spatial.data.annotations.entries import (
     FOREIGN_COCO,
     MARKS,
     Category,
+    Conversions,
     ForeignObject,
     Image,
     Object,
+    conversion_lines,
     decode,
 )
 from pe_spatial.data.annotations.json_files import read_members
@@ -90,18 +92,19 @@ def fill(source: str, writer: ColumnWriter, pieces: Iterable[tuple[str, bytes]],
         kinds: `COCO`, or `FOREIGN_COCO`.
 
     Returns:
-        The header: `categories` in the order of their rows, and `tiny_polygons`, the number of polygons of fewer than
-        three points, which are left out.
+        The header: `categories` in the order of their rows; `tiny_polygons`, the number of polygons of fewer than
+        three points, which are left out; and `conversions`, a line on each field of which values were converted.
 
     Raises:
         AnnotationError: A value that cannot be taken, an id that is used twice or refers to nothing; says which entry.
     """
     categories: list[Category] = []
+    conversions: Conversions = {}
     tiny = 0
     append_images(writer, [])
     _append_objects(writer, [])
     for key, text in pieces:
-        entries: list[Any] = decode(kinds[key], text, source)
+        entries: list[Any] = decode(kinds[key], text, source, conversions)
         if key == "images":
             append_images(writer, entries)
         elif key == "annotations":
@@ -113,7 +116,11 @@ def fill(source: str, writer: ColumnWriter, pieces: Iterable[tuple[str, bytes]],
     categories.sort(key=lambda category: category.id)
     check_categories(source, categories)
     _join(source, writer, np.array([category.id for category in categories], np.int64))
-    return {"categories": msgspec.to_builtins(categories), "tiny_polygons": tiny}
+    return {
+        "categories": msgspec.to_builtins(categories),
+        "tiny_polygons": tiny,
+        "conversions": conversion_lines(conversions),
+    }
 
 
 # --- gathering --------------------------------------------------------------------------------------------------------

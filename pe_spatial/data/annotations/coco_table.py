@@ -69,6 +69,7 @@ class CocoTable(ImageTable):
         columns: See `pe_spatial.data.annotations.coco_columns`.
         categories: `id`, `name`, and where the file has them `isthing`, `color` and `frequency`.
         tiny_polygons: Number of polygons of fewer than three points, which are left out.
+        conversions: Which values had another form than COCO's and were converted; a line for each field.
 
     Raises:
         AnnotationError: No file; not JSON or not COCO (says what was found); a value that cannot be taken, with its
@@ -80,6 +81,7 @@ class CocoTable(ImageTable):
         super().__init__(_read(self.path, "coco", coco_columns.gather) if columns is None else columns)
         self.categories: list[dict[str, Any]] = self.columns.header["categories"]
         self.tiny_polygons: int = self.columns.header["tiny_polygons"]
+        self.conversions: list[str] = self.columns.header["conversions"]
 
     def rows_of(self, image: int) -> NDArray[np.integer[Any]]:
         """The annotations of an image."""

@@ -106,6 +106,7 @@ class PanopticMap(msgspec.Struct):
 
 Entry = TypeVar("Entry", bound=msgspec.Struct)
 Convert = Callable[[Any], Any]
+Conversions = dict[str, tuple[int, str]]  # how many values of a field were converted, and the first as it stands
 
 
 def _optional(convert: Convert) -> Convert:
@@ -186,6 +187,7 @@ _FIELDS |= {
         "supercategory": lambda value: value if isinstance(value, str) else None,
     },
 }
+_FREE = {"attributes", "supercategory", *MARKS}  # fields in which every tool has what it wants
 # the lists of a COCO file <- their entries: of files that are read as they stand, and of those of other machines
 COCO: dict[str, type[msgspec.Struct]] = {"images": Image, "annotations": Object, "categories": Category}
 FOREIGN_COCO: dict[str, type[msgspec.Struct]] = {
@@ -201,13 +203,14 @@ _NAMES: dict[type[msgspec.Struct], str] = {
 _DECODERS = {kind: msgspec.json.Decoder(list[kind]) for kind in _NAMES}  # type: ignore[valid-type]
 
 
-def decode(kind: type[Entry], text: bytes, source: str) -> list[Entry]:
+def decode(kind: type[Entry], text: bytes, source: str, conversions: Conversions | None = None) -> list[Entry]:
     """Entries from the JSON of a list.
 
     Args:
         kind: Of the entries.
         text: JSON in UTF-8.
         source: The file, for messages.
+        conversions: Gains the values of another kind than the format's that were converted.
 
     Raises:
         AnnotationError: No JSON; or a value that cannot be taken, with its entry and the rule.
@@ -223,12 +226,31 @@ def decode(kind: type[Entry], text: bytes, source: str) -> list[Entry]:
             items = json.loads(text)
         except (ValueError, RecursionError) as error:
             raise AnnotationError(f"{source}: not JSON: {error}") from None
-        return [convert(kind, item, source, number) for number, item in enumerate(items)]
+        entries = [convert(kind, item, source, number) for number, item in enumerate(items)]
+        if conversions is not None:
+            for entry, item in zip(entries, items, strict=True):
+                _note_conversions(conversions, entry, item)
+        return entries
     if issubclass(kind, Object):
         for entry in cast("list[Object]", entries):
             if entry.segmentation is not None and not _is_plain(entry.segmentation):
                 _settle_mask(entry, source)
     return entries
+
+
+def _note_conversions(conversions: Conversions, entry: msgspec.Struct, item: Mapping[str, Any]) -> None:
+    """Count the values that mean the same in another form; null and texts without a letter say that there is none."""
+    kind = type(entry)
+    for key in [key for key in _FIELDS[kind] if key not in _FREE]:
+        value, taken = item.get(key), getattr(entry, key)
+        if value not in (None, "") and taken is not None and json.loads(msgspec.json.encode(taken)) != value:
+            count, example = conversions.get(f"{_NAMES[kind]} {key}", (0, values.shown(value)))
+            conversions[f"{_NAMES[kind]} {key}"] = (count + 1, example)
+
+
+def conversion_lines(conversions: Conversions) -> list[str]:
+    """A line on each field of which values were converted."""
+    return [f"{field}: {count} values converted, such as {example}" for field, (count, example) in conversions.items()]
 
 
 def _is_plain(mask: Polygons | Rle) -> bool:

@@ -87,6 +87,7 @@ def _table(place: Place, files: Mapping[str, str], split: str) -> Source:
     without = int(masks[NO_MASK] + masks[TOO_SMALL])
     if 0 < without < masks.sum():
         lines.append(f"objects without mask, of which only the box is known: {without}")
+    lines += table.conversions
     if table.tiny_polygons:
         lines.append(f"polygons of fewer than three points left out: {table.tiny_polygons}")
     return Source(table, root, tuple(lines))
