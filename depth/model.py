@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from mmengine.registry import MODELS
 from mmengine.structures import BaseDataElement, PixelData
 from torch import Tensor, nn
@@ -11,6 +10,7 @@ from torch.nn import functional as F
 
 from pe_spatial.common.errors import OptionError
 from pe_spatial.common.parts import ModalModel, build_options, build_part, unpad
+from pe_spatial.data.stacked import stack_labels
 from pe_spatial.depth.tiling import DepthTiling
 
 
@@ -67,7 +67,7 @@ class DepthModel(ModalModel):
 
     def loss(self, inputs: Tensor, data_samples: Sequence[BaseDataElement]) -> dict[str, Tensor]:
         """The losses by name; the samples have `gt_depth`, padded like the images."""
-        target = torch.stack([sample.gt_depth.data for sample in data_samples])  # [B, 1, H, W]
+        target = stack_labels(data_samples, "gt_depth")  # [B, 1, H, W]
         least, greatest = self.head.depth_range
         valid = (target >= least) & (target <= greatest)
         depth = self.raw(inputs)

@@ -4,8 +4,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mmengine.registry import MODELS
+from mmengine.structures import BaseDataElement
 from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from torch import Tensor, nn
+
+from pe_spatial.data.stacked import stack_labels
+from pe_spatial.segmentation.upsampled_loss import upsampled_cross_entropy
 
 
 @MODELS.register_module()
@@ -38,7 +42,16 @@ class LinearHead(BaseDecodeHead):
             loss_decode=dict(loss_decode or {"type": "mmseg.CrossEntropyLoss", "avg_non_ignore": True}),
         )
         self.norm = nn.BatchNorm2d(in_channels)
+        self._default_loss = not loss_decode
 
     def forward(self, inputs: Sequence[Tensor]) -> Tensor:
         """Maps of the backbone to scores [B, K, h, w] at the resolution of the chosen one."""
         return self.cls_seg(self.norm(self._transform_inputs(inputs)))
+
+    def loss_by_feat(self, seg_logits: Tensor, batch_data_samples: Sequence[BaseDataElement]) -> dict[str, Tensor]:
+        """The loss of scores [B, K, h, w] and their accuracy in percent; the default loss takes the fast way."""
+        if not self._default_loss:
+            return super().loss_by_feat(seg_logits, batch_data_samples)
+        labels = stack_labels(batch_data_samples, "gt_sem_seg")
+        loss, accuracy = upsampled_cross_entropy(seg_logits, labels, self.ignore_index)
+        return {"loss_ce": loss, "acc_seg": accuracy}

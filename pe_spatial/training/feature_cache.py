@@ -22,13 +22,14 @@ from typing import Any
 import numpy as np
 import torch
 from mmengine.dataset import BaseDataset
-from mmengine.structures import BaseDataElement, PixelData
+from mmengine.structures import BaseDataElement
 from torch import Tensor
 
 from pe_spatial.common.errors import ConfigError, UserError
 from pe_spatial.common.files import full_disk, write_json
 from pe_spatial.common.integrity import content_hash
 from pe_spatial.data import Draw
+from pe_spatial.data.stacked import StackedSamples, stack_labels
 
 _VERSION = 1
 _FIELDS = ("gt_sem_seg", "gt_depth")  # labels of pixels
@@ -101,10 +102,7 @@ def values_of(maps: Sequence[Tensor], samples: Sequence[BaseDataElement]) -> dic
     if not fields:
         raise ConfigError("cached features are for labels of pixels (segmentation by classes, depth)")
     values = {f"map-{number}": item for number, item in enumerate(maps)}
-    for field in fields:
-        labels = [sample.get(field).data for sample in samples]
-        values[field] = torch.stack(labels)
-    return values
+    return values | {field: stack_labels(samples, field) for field in fields}
 
 
 def open_cache(folder: Path, header: dict[str, Any], rows: int, first: Mapping[str, Tensor]) -> FeatureCache:
@@ -163,7 +161,6 @@ class CachedViews(torch.utils.data.Dataset[Any]):
         self.dataset = dataset
         self.views = views
         self.size = size
-        self._nothing = torch.zeros(3, 1, 1, dtype=torch.uint8).expand(3, *size)  # no picture, and no memory
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -177,17 +174,14 @@ class CachedViews(torch.utils.data.Dataset[Any]):
         return view * len(self.dataset) + int(draw)
 
     def __getitems__(self, draws: Sequence[int]) -> dict[str, Any]:
-        """A batch: `inputs` without content, `data_samples`, and `maps`, a tuple of [B, C, h, w]."""
+        """A batch: `inputs` [B, 3, H, W] without content, `data_samples`, and `maps`, a tuple of [B, C, h, w]."""
         values = self.cache.read([self.row_of(draw) for draw in draws])
-        samples = []
-        for place, draw in enumerate(draws):
-            path = self.dataset.get_data_info(int(draw)).get("img_path")
-            sample = BaseDataElement(metainfo={"img_path": path, "img_shape": self.size, "ori_shape": self.size})
-            for field in _FIELDS:
-                if field in values:
-                    data = values[field][place]
-                    label = data if data.is_floating_point() else data.long()
-                    sample.set_field(PixelData(data=label), field, dtype=PixelData)
-            samples.append(sample)
+
+        def metainfo(place: int) -> dict[str, Any]:
+            path = self.dataset.get_data_info(int(draws[place])).get("img_path")
+            return {"img_path": path, "img_shape": self.size, "ori_shape": self.size, "batch_input_shape": self.size}
+
+        samples = StackedSamples({field: values[field] for field in _FIELDS if field in values}, metainfo)
         maps = tuple(value for name, value in sorted(values.items()) if name.startswith("map-"))
-        return {"inputs": [self._nothing] * len(draws), "data_samples": samples, "maps": maps}
+        nothing = torch.zeros(1, 1, 1, 1).expand(len(draws), 3, *self.size)  # no picture, and no memory
+        return {"inputs": nothing, "data_samples": samples, "maps": maps}

@@ -50,6 +50,7 @@ class CachedFeaturesHook(Hook):
         self.views = views
         self.folder = folder
         self._maps: tuple[Tensor, ...] | None = None
+        self._replaced: list[tuple[nn.Module, str]] = []  # methods, for the time of the training
 
     def before_train(self, runner: Runner) -> None:
         """Fill the cache, and give the loop its content.
@@ -57,6 +58,7 @@ class CachedFeaturesHook(Hook):
         Raises:
             ConfigError: The encoder learns, the data are none that draws can be made of, or no labels of pixels.
         """
+        self._device = next(runner.model.parameters()).device
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         backbone, loader = getattr(model, "backbone", None), runner.train_dataloader
         if not isinstance(backbone, nn.Module) or any(p.requires_grad for p in backbone.parameters()):
@@ -71,13 +73,17 @@ class CachedFeaturesHook(Hook):
         # the loader of the config stays, for the hooks that describe it; the same sampler resumes
         cached = DataLoader(views, batch_sampler=loader.batch_sampler, collate_fn=_as_it_is)
         runner.train_loop.dataloader_iterator = _InfiniteDataloaderIterator(cached)
-        self._encode = backbone.forward
-        backbone.forward = self._forward
+        preprocessor = model.data_preprocessor
+        self._preprocess, self._encode = preprocessor.forward, backbone.forward
+        self._replace(preprocessor, "forward", self._take_maps)
+        self._replace(backbone.eval(), "forward", self._forward)
+        # the loop says it in every step, and every module of the encoder would pass it on
+        self._replace(backbone, "train", lambda mode=True: backbone)
 
-    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
-        """Take the maps out of the batch, for the encoder to return."""
-        device = next(runner.model.parameters()).device
-        self._maps = tuple(item.to(device, torch.float32, non_blocking=True) for item in data_batch.pop("maps"))
+    def after_train(self, runner: Runner) -> None:
+        """Give the model its own methods back."""
+        while self._replaced:
+            delattr(*self._replaced.pop())
 
     def after_train_iter(self, runner: Runner, *_: Any, **__: Any) -> None:
         """Make sure that the model asked for the maps.
@@ -90,6 +96,17 @@ class CachedFeaturesHook(Hook):
                 f"{type(runner.model).__name__} does more with its encoder than to ask for maps, so that they cannot "
                 "be cached; leave out --cache-features"
             )
+
+    def _replace(self, module: nn.Module, name: str, method: Callable[..., Any]) -> None:
+        setattr(module, name, method)
+        self._replaced.append((module, name))
+
+    def _take_maps(self, data: dict[str, Any], training: bool = False) -> dict[str, Any]:
+        if "maps" not in data:  # validation
+            return self._preprocess(data, training)
+        self._maps = tuple(item.to(self._device, torch.float32, non_blocking=True) for item in data["maps"])
+        inputs, samples = (data[key].to(self._device) for key in ("inputs", "data_samples"))
+        return {"inputs": inputs, "data_samples": samples}
 
     def _forward(self, x: Tensor) -> tuple[Tensor, ...]:
         if self._maps is None:  # validation

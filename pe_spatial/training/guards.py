@@ -15,6 +15,7 @@ from mmengine.structures import BaseDataElement
 
 from pe_spatial.common.errors import DivergedError
 from pe_spatial.common.tensors import write_torch_file
+from pe_spatial.data.stacked import StackedSamples
 
 
 @HOOKS.register_module()
@@ -27,11 +28,16 @@ class IterationSeedHook(Hook):
 
     priority = "VERY_HIGH"
 
+    def before_train(self, runner: Runner) -> None:
+        """Choose how to seed torch: where there is the CPU alone, looking for other devices takes a millisecond."""
+        alone = not torch.accelerator.is_available()
+        self._seed_torch = torch.default_generator.manual_seed if alone else torch.manual_seed
+
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         """Seed."""
         entropy = np.random.SeedSequence([runner.seed, runner.iter, get_rank()])
         torch_seed, numpy_seed, python_seed = entropy.generate_state(3).tolist()
-        torch.manual_seed(torch_seed)  # all CUDA devices too
+        self._seed_torch(torch_seed)  # all CUDA devices too
         np.random.seed(numpy_seed)
         random.seed(python_seed)
 
@@ -74,7 +80,7 @@ def _plain(value: Any) -> Any:
         return {name: _plain(item) for name, item in value.all_items()}
     if isinstance(value, dict):
         return {name: _plain(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
+    if isinstance(value, list | tuple | StackedSamples):
         return [_plain(item) for item in value]
     if isinstance(value, torch.Tensor):
         return value.detach().cpu()

@@ -177,6 +177,8 @@ sweep --config --output
     tests/commands/test_sweep.py::test_probes_of_all_layers_are_trained_from_one_command
 tools/dev/measure_tuning.py --image-size --rank --variant
     tests/commands/test_measure_tuning.py::test_states_are_sixteen_bytes_of_what_is_trained_and_four_of_what_is_not
+tools/dev/measure_cached_features.py --config --output --seeds
+    tests/training/test_feature_cache.py::test_the_study_times_and_judges_both_ways
 tools/dev/make_demo_encoder.py
     tests/commands/test_measure_alignment.py::test_the_demo_encoder_is_a_core_file
 train --allow-import --config

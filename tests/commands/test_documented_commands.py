@@ -37,6 +37,7 @@ TOOLS = {
         "make_demo_encoder",
         "measure_alignment",
         "measure_annotations",
+        "measure_cached_features",
         "measure_label_errors",
         "measure_planner",
         "measure_tuning",

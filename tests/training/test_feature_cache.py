@@ -4,12 +4,13 @@ import shutil
 from collections import namedtuple
 from pathlib import Path
 
+import measure_cached_features
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from pe_spatial.commands.shell import run_command
+from pe_spatial.commands.shell import run_command, run_module
 from pe_spatial.common.errors import ConfigError, FullDiskError, UserError
 from pe_spatial.data import Draw
 from pe_spatial.inference.predictor import Predictor
@@ -166,3 +167,18 @@ def test_every_view_gets_its_turn_and_the_draw_decides(tmp_path):
     rows = [views.row_of(Draw(2, number, 0)) for number in range(60)]
     assert set(rows) == {2, 5, 8, 11} and rows == [views.row_of(Draw(2, number, 0)) for number in range(60)]
     assert rows != [views.row_of(Draw(2, number, 1)) for number in range(60)]
+
+
+def test_the_study_times_and_judges_both_ways(data, tmp_path, monkeypatch, capsys):
+    """Without augmentation both are the same training."""
+    monkeypatch.setattr(measure_cached_features, "in_own_process", lambda function, *arguments: function(*arguments))
+    changes = [*settings_of(data, 13), NO_FLIP]
+    arguments = ["--config", CONFIG, "--output", str(tmp_path), "--seeds", "2", *changes]
+    assert run_module(measure_cached_features, "measure_cached_features.py", arguments) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines() if " wall_ms " in line]
+    rows = [dict(zip(line[::2], line[1::2], strict=True)) for line in lines]
+    assert [row["on"] for row in rows] == ["pictures", "cached"] * 3
+    assert all(float(row["wall_ms"]) > 0 and float(row["cpu_ms"]) > 0 for row in rows)
+    for pictures, cached in zip(rows[:4:2], rows[1:4:2], strict=True):
+        assert float(pictures["first"]) == pytest.approx(float(cached["first"]), abs=2)
+    assert float(rows[4]["mean"]) == pytest.approx(np.mean([float(row["first"]) for row in rows[:4:2]]), rel=1e-3)
