@@ -18,6 +18,7 @@ from pe_spatial.data.formats import open_source
 from pe_spatial.data.lazy import LazyRecords
 from pe_spatial.data.pairs import find_absent
 
+_BOXES = 1 << 16  # that are looked at at a time
 _SMALLEST_BOX = 2  # pixels; a file of which all boxes are smaller has not been written in pixels
 
 
@@ -187,7 +188,7 @@ class CocoInstances(DenseDataset):
             print_log(text, logger="current", level=logging.WARNING)
         for line in self.table.conversions:
             print_log(f"{self.ann_file}: {line}", logger="current")
-        for text in (_all_crowds(columns), _normalized(columns["box"][is_object])):
+        for text in (_all_crowds(columns), _normalized(columns["box"], is_object)):
             if text:
                 print_log(f"{self.ann_file}: {text}", logger="current", level=logging.WARNING)
 
@@ -270,13 +271,18 @@ def _all_crowds(columns: Mapping[str, NDArray[Any]]) -> str:
     )
 
 
-def _normalized(boxes: NDArray[np.float64]) -> str:
-    """What is to be said of boxes [n, 4] (x, y, width, height) that are not in pixels; empty where nothing is."""
+def _normalized(boxes: NDArray[np.float64], is_object: NDArray[np.bool_]) -> str:
+    """What is to be said of boxes [N, 4] (x, y, width, height) that are not in pixels; empty where nothing is."""
     look = "they look normalized to 0…1; COCO's are in pixels"
-    if len(boxes) and (boxes[:, 2:] < _SMALLEST_BOX).all():
-        return f"all {len(boxes)} boxes are smaller than {_SMALLEST_BOX} pixels: {look}"
-    if first := int((boxes[:, :2] + boxes[:, 2:] <= 1).all(1).sum()):
-        return f"{first} of {len(boxes)} boxes lie within the first pixel of their image: {look}"
+    count, small, first = int(is_object.sum()), 0, 0
+    for start in range(0, len(boxes), _BOXES):  # a copy of millions of boxes would stay in the heap of every process
+        block = boxes[start : start + _BOXES][is_object[start : start + _BOXES]]
+        small += int((block[:, 2:] < _SMALLEST_BOX).all(1).sum())
+        first += int((block[:, :2] + block[:, 2:] <= 1).all(1).sum())
+    if count and small == count:
+        return f"all {count} boxes are smaller than {_SMALLEST_BOX} pixels: {look}"
+    if first:
+        return f"{first} of {count} boxes lie within the first pixel of their image: {look}"
     return ""
 
 

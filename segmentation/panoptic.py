@@ -167,7 +167,7 @@ class CocoPanoptic(DenseDataset):
             AnnotationError: See `PanopticTable`; an image without a file name.
         """
         self.table = PanopticTable(self.ann_file)
-        if "" in (names := self.table.texts("image_names")):
+        if "" in (names := list(self.table.texts("image_names"))):
             number = self.table.image(names.index(""))["id"]
             raise AnnotationError(f"{self.ann_file}: image {number} has no file_name; every image needs one")
         categories = self.table.categories

@@ -64,7 +64,7 @@ def check(options: argparse.Namespace, parser: CommandParser) -> None:
 
 
 def _is_data(path: Path) -> bool:
-    """Whether a path is a data set rather than a config; a YAML file may be either, and so may a name without suffix."""
+    """Whether a path is a data set rather than a config; a YAML file may be either, and so may a bare name."""
     if path.is_dir() or path.suffix.lower() == ".json":
         return True
     if not path.is_file():

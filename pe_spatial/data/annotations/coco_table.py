@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from pe_spatial.data.annotations.coco_columns import POLYGONS, RLE
 from pe_spatial.data.annotations.columns import Columns
 from pe_spatial.data.annotations.entries import FOREIGN_COCO
 from pe_spatial.data.annotations.json_files import unreadable
+
+_TEXTS = 4096  # that are copied at a time
 
 
 class ImageTable:
@@ -40,10 +43,16 @@ class ImageTable:
         }
         return {key: value for key, value in entry.items() if key == "id" or value}
 
-    def texts(self, name: str) -> list[str]:
-        """All texts of a column of bytes."""
-        content, ends = self.columns[name].tobytes(), self.columns[f"{name}_end"].tolist()
-        return [content[start:end].decode() for start, end in zip([0, *ends], ends, strict=False)]
+    def texts(self, name: str) -> Iterator[str]:
+        """All texts of a column of bytes, without a copy of the whole column."""
+        column, ends = self.columns[name], self.columns[f"{name}_end"]
+        start = 0
+        for first in range(0, len(ends), _TEXTS):
+            block = ends[first : first + _TEXTS].tolist()
+            offset, content = start, column[start : block[-1]].tobytes()
+            for end in block:
+                yield content[start - offset : end - offset].decode()
+                start = end
 
     def part(self, name: str, row: int, ends: str | None = None) -> NDArray[Any]:
         """The part of a column that belongs to a row, as the column `ENDS_end` says."""

@@ -63,7 +63,7 @@ def _split_of(name: str) -> str:
 def _table(place: Place, files: Mapping[str, str], split: str) -> Source:
     path = place.root / files[split]
     table = read_foreign(path)
-    names = table.texts("image_names")
+    names = list(table.texts("image_names"))
     for field, is_missing in {
         "file_name": np.array([not name for name in names], bool),
         "height": table.columns["height"] == 0,
@@ -95,7 +95,7 @@ def _table(place: Place, files: Mapping[str, str], split: str) -> Source:
 
 def _renamed(table: CocoTable, names: Sequence[str]) -> CocoTable:
     """The table with other names of the images."""
-    if names == table.texts("image_names"):
+    if names == list(table.texts("image_names")):
         return table
     texts = [name.encode() for name in names]
     columns: dict[str, NDArray[Any]] = {
