@@ -50,7 +50,8 @@ def usual_task(path: Path, format_name: str | None = None) -> str:
     reading = choose(path, format_name)
     tasks = tasks_of(reading)
     if not tasks:
-        raise AnnotationError(f"{path} holds {reading.about}, which no task of {', '.join(TASKS)} trains on")
+        hint = "; pe-spatial track reads it" if reading.format == "video" else ""
+        raise AnnotationError(f"{path} holds {reading.about}, which no task of {', '.join(TASKS)} trains on{hint}")
     return tasks[0]
 
 
