@@ -28,6 +28,7 @@ from pe_spatial.common.errors import OptionError, require_positive
 from pe_spatial.common.windows import Region, even_starts, regions
 from pe_spatial.data import KeepRatioResize, boxes_of_masks, place_masks
 from pe_spatial.detection.nms import Suppression
+from pe_spatial.detection.views import build_views, require_canvas
 
 _CLEAR = 1 / 8  # of the overlap; the predicted border of a cut object lies some pixels before or behind the window's
 _COVERED = 0.7  # of the area of a piece, by the detection of the object that it belongs to
@@ -255,14 +256,6 @@ def build_slices(settings: Mapping[str, Any] | None, tta: Any, preprocessor: Any
         return None
     if tta is not None:
         raise OptionError("model.slices and model.tta are two ways to see a picture several times; set one to null")
-    try:
-        slices: SlicedDetection = MODELS.build({"type": "SlicedDetection", **settings})
-    except TypeError as error:  # a name that the settings do not have
-        raise OptionError(f"slices: {error}") from error
-    canvas = getattr(preprocessor, "pad_to", None)
-    if canvas is not None and slices.size > min(canvas):
-        raise OptionError(
-            f"slices.size is {slices.size}, and images are padded to {tuple(canvas)}; make it smaller, or set "
-            "model.data_preprocessor.pad_to to something that it fits into"
-        )
+    slices: SlicedDetection = build_views("SlicedDetection", "slices", settings)
+    require_canvas(preprocessor, slices.size, f"slices.size is {slices.size}", "make it smaller")
     return slices

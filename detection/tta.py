@@ -12,6 +12,7 @@ from torchvision.transforms.v2 import functional as F
 
 from pe_spatial.common.errors import OptionError
 from pe_spatial.detection.nms import Suppression
+from pe_spatial.detection.views import build_views, require_canvas
 
 
 @MODELS.register_module()
@@ -106,16 +107,8 @@ def build_tta(settings: Mapping[str, Any] | None, preprocessor: Any) -> MultiSca
     """
     if settings is None:
         return None
-    try:
-        tta = MODELS.build({"type": "MultiScaleFlip", **settings})
-    except TypeError as error:  # a name that the settings do not have
-        raise OptionError(f"tta: {error}") from error
-    canvas = getattr(preprocessor, "pad_to", None)
-    if canvas is not None and tta.largest > min(canvas):
-        raise OptionError(
-            f"tta.sizes has {tta.largest}, and images are padded to {tuple(canvas)}; leave it out, or set "
-            "model.data_preprocessor.pad_to to something that it fits into"
-        )
+    tta: MultiScaleFlip = build_views("MultiScaleFlip", "tta", settings)
+    require_canvas(preprocessor, tta.largest, f"tta.sizes has {tta.largest}", "leave it out")
     return tta
 
 
