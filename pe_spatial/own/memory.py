@@ -1,7 +1,6 @@
 """A request that fits into a memory: the planner chooses batch, precision, tuning and image size."""
 
 import os
-from collections.abc import Callable
 from dataclasses import replace
 
 from mmengine.config import Config
@@ -12,7 +11,6 @@ from pe_spatial.own.request import Request
 from pe_spatial.training.distributed import adopt_slurm
 from pe_spatial.training.planner import plan
 from pe_spatial.training.planner.inputs import training_size
-from pe_spatial.training.planner.planning import Plan
 from pe_spatial.training.planner.rows import overrides_for
 
 
@@ -22,13 +20,12 @@ def count_processes() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def fit_request(request: Request, config: Config, make_plan: Callable[..., Plan] = plan) -> tuple[Request, str]:
+def fit_request(request: Request, config: Config) -> tuple[Request, str]:
     """The request with the changes that let it fit into its memory, and a sentence that names them.
 
     Args:
         request: With `memory`.
         config: That it comes to without.
-        make_plan: The planner.
 
     Raises:
         OptionError: Memory that is no amount; or several processes, which could choose differently.
@@ -41,7 +38,7 @@ def fit_request(request: Request, config: Config, make_plan: Callable[..., Plan]
             f"memory {request.memory} with {processes} processes, which could choose differently; plan in one process "
             "with --print-config, and start all with --config"
         )
-    found = make_plan(config, parse_memory(request.memory))
+    found = plan(config, parse_memory(request.memory))
     row = found.chosen
     size = None if row.image_size == training_size(config) else row.image_size
     changes = overrides_for(config, row.variation, (row.batch, row.accumulation), size, lengths=False)
