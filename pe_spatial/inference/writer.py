@@ -6,9 +6,9 @@ import threading
 from abc import ABC, abstractmethod
 from argparse import Namespace
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from itertools import chain, groupby
 from operator import itemgetter
 from pathlib import Path
@@ -283,12 +283,23 @@ def write_all(
 Outcome = tuple[str, Source, NDArray[np.uint8] | None, str | None]  # name, source, drawn picture, problem
 
 
+@contextmanager
+def _waiting_for(pool: ThreadPoolExecutor) -> Iterator[None]:
+    """Wait for the threads when the block ends, also where Ctrl-C ends a first waiting: the lists name what they finish."""
+    try:
+        with pool:
+            yield
+    finally:
+        pool.shutdown()
+
+
 def _write_ahead(
     predictions: Iterable[Prediction], writer: ResultsWriter, name_of: Callable[[Path], str]
 ) -> Generator[Outcome, None, None]:
     """Write in threads; what became of the predictions comes in their order."""
     waiting: deque[tuple[str, Source, int, Future[Any] | str]] = deque()
-    with ThreadPoolExecutor(2) as pool:
+    pool = ThreadPoolExecutor(2)
+    with _waiting_for(pool):
         for prediction in predictions:
             source, image = prediction.source, prediction.image
             name = name_of(source.path)
