@@ -285,7 +285,7 @@ Outcome = tuple[str, Source, NDArray[np.uint8] | None, str | None]  # name, sour
 
 @contextmanager
 def _waiting_for(pool: ThreadPoolExecutor) -> Iterator[None]:
-    """Wait for the threads when the block ends, also where Ctrl-C ends a first waiting: the lists name what they finish."""
+    """Wait for the threads when the block ends, and again where Ctrl-C ends that: the lists name what they finish."""
     try:
         with pool:
             yield
