@@ -41,7 +41,8 @@ def evaluate_layers(
     torch.manual_seed(0)
     model = config.model.to_dict()
     model["backbone"]["layers"] = list(layers)
-    tracker: VideoTracker = MODELS.build(model).to(device)
+    kind = MODELS.get(model.pop("type"))
+    tracker: VideoTracker = type("TrackerOfLayers", (kind,), {"maps_taken": None})(**model).to(device)
     dataset = DATASETS.build(config.test_dataloader.dataset)
     results: dict[int, list[dict[str, Any]]] = {layer: [] for layer in layers}
     for index in range(len(dataset)):
