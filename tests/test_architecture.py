@@ -38,6 +38,8 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "training.hub": ({*FLOOR_1, "training"}, {"huggingface_hub"}),
     "doctor": (FLOOR_1, set()),
     "inference": ({*FLOOR_1, "training"}, {"supervision"}),
+    "integrations.transformers": ({"common", "backbones"}, {"transformers"}),
+    "integrations": (set(), set()),
     "own": ({*FLOOR_1, "training", "inference", "doctor"}, set()),
     "alignment": (FLOOR_2, {"safetensors"}),
     "detection": (FLOOR_2, {"hotcoco"}),
