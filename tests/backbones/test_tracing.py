@@ -20,7 +20,7 @@ OPTIONS = {
 EXAMPLES = {"native": (64, 64), "other": (80, 112)}
 SIZES = [(1, 64, 64), (3, 96, 64), (1, 80, 144)]  # images, height, width; 48 x 48 is a whole window
 LESS_THAN_A_WINDOW = (2, 48, 32)  # torch's graphs tell one window from many; those of ONNX do not
-DIMENSIONS = {"x": {axis: torch.export.Dim.DYNAMIC for axis in (0, 2, 3)}}
+DIMENSIONS = {"x": dict.fromkeys((0, 2, 3), torch.export.Dim.DYNAMIC)}
 
 
 @pytest.fixture(scope="module", params=OPTIONS)
