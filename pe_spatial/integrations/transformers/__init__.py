@@ -10,7 +10,7 @@ try:
     from transformers import AutoBackbone, AutoConfig, AutoModel, backbone_utils
 except ImportError as error:
     raise MissingPackage(
-        f"this needs transformers 5.13 or newer ({error}); pip install 'pe_spatial[transformers]'"
+        f"this needs transformers 5.18 or newer ({error}); pip install 'pe_spatial[transformers]'"
     ) from error
 
 from pe_spatial.integrations.transformers.backbone import PEBackboneForTransformers

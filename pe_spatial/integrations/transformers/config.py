@@ -43,6 +43,7 @@ class PEConfig(BackboneConfigMixin, PreTrainedConfig):
         patch_size: See `PEBackbone`; a pair of equal numbers where a head reads two. None takes the variant's.
         image_size: Pixels of the images, one side or (H, W), for heads of a fixed size and for the image processor;
             the backbone itself takes any. None takes that of the variant.
+        num_channels: 3, where heads ask for it.
 
     Raises:
         UnknownName: An encoder, a field of it or an option that does not exist; the message names the nearest one.
@@ -72,7 +73,8 @@ class PEConfig(BackboneConfigMixin, PreTrainedConfig):
     def __post_init__(self, **kwargs: Any) -> None:
         """Fill in what the variant knows, and align the stages; transformers calls this after the fields are set."""
         features, indices = kwargs.pop("out_features", None), kwargs.pop("out_indices", None)
-        self._refuse_unknown([name for name in kwargs if name in vars(PEConfig)])  # what follows from the variant
+        # what follows from the variant
+        self._refuse_unknown([name for name in kwargs if isinstance(vars(PEConfig).get(name), property)])
         super().__post_init__(**kwargs)
         plain = PreTrainedConfig()
         # what transformers has kept although nobody reads it; its own options are not among it
