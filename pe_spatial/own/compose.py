@@ -18,6 +18,7 @@ from pe_spatial.common.errors import OptionError
 from pe_spatial.common.trees import joined
 from pe_spatial.doctor.guards import overheard
 from pe_spatial.own.data import Data, Section, find_data
+from pe_spatial.own.encoders import other_encoder
 from pe_spatial.own.facts import data_settings, lone_class_lines, part_lines
 from pe_spatial.own.knobs import knob_settings
 from pe_spatial.own.length import Length, find_length, length_settings, momentum, scaled_rate
@@ -70,9 +71,10 @@ def _compose(request: Request) -> Composition:
     model = find_model(request.task, request.model)
     data = find_data(request)
     parts = _parts(model)
+    encoder, patch_size, told_of_encoder = _encoder(request, model, parts)
     settings = joined(
-        _encoder(model),
-        knob_settings(request, model, choose_device().type == "cuda"),
+        encoder,
+        knob_settings(request, patch_size, choose_device().type == "cuda"),
         {"train_dataloader": {"dataset": data.train}, "val_dataloader": {"dataset": data.val}},
     )
     trust = (require_logger(request.logger).package,)
@@ -85,7 +87,8 @@ def _compose(request: Request) -> Composition:
     config.work_dir = str(request.output or _default_folder(request, model, data))
     tune = f", {request.tune}" if request.tune else ""
     told = (*data.lines, *part_lines("train", train), *part_lines("val", val), *lone_class_lines(train, val), *lines)
-    return Composition(config, told, (f"recipe: {parts[0]}, model {model.name}{tune}", *more), trust)
+    decisions = (f"recipe: {parts[0]}, model {model.name}{tune}", *told_of_encoder, *more)
+    return Composition(config, told, decisions, trust)
 
 
 def _parts(model: Model) -> list[str]:
@@ -98,7 +101,15 @@ def _parts(model: Model) -> list[str]:
     return parts
 
 
-def _encoder(model: Model) -> Section:
+def _encoder(request: Request, model: Model, parts: Sequence[str]) -> tuple[Section, int | None, tuple[str, ...]]:
+    """The settings of the encoder, of what images must be multiples where it matters, and what to tell of it."""
+    if request.encoder is not None:
+        return other_encoder(request, parts)
+    windows = 16 if model.family.windowed else None  # patches of all encoders in windows
+    return _encoder_of_size(model), windows, ()
+
+
+def _encoder_of_size(model: Model) -> Section:
     """The encoder of a model, but of one in windows, which has a config file."""
     if model.encoder is None:
         return {"model": {"backbone": {"variant": {"_delete_": True, **TINY_ENCODER}, "weights": None}}}
@@ -185,4 +196,5 @@ def _hook_settings(request: Request, drafted: Config, length: Length) -> Section
 
 def _default_folder(request: Request, model: Model, data: Data) -> Path:
     path = Path(request.data).expanduser().absolute()
-    return Path("work_dirs") / f"{request.task}_{model.name}_{path.stem if path.is_file() else path.name}"
+    name = model.name if request.encoder is None else f"{model.name}_{request.encoder.replace(':', '-')}"
+    return Path("work_dirs") / f"{request.task}_{name}_{path.stem if path.is_file() else path.name}"

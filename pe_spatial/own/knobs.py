@@ -5,18 +5,21 @@ from typing import Any
 
 from pe_spatial.common.devices import available_cores
 from pe_spatial.common.errors import OptionError
-from pe_spatial.own.models import Model
 from pe_spatial.own.request import Request
 from pe_spatial.training.loggers import require_logger
 
 _WRAPPERS = {"fp32": "OptimWrapper", "bf16": "Bf16OptimWrapper", "fp16": "AmpOptimWrapper"}
 _WORKERS = 4
 _RANK = 8  # of adapters
-_PATCH = 16  # of all encoders in windows
 
 
-def knob_settings(request: Request, model: Model, use_cuda: bool) -> dict[str, Any]:
+def knob_settings(request: Request, patch_size: int | None, use_cuda: bool) -> dict[str, Any]:
     """What the options of a request say, apart from those that depend on the data.
+
+    Args:
+        request: The request.
+        patch_size: Of what the side of the pictures must be a multiple; None takes any.
+        use_cuda: Whether the run has a CUDA device.
 
     Raises:
         OptionError: An option that this machine or model has not.
@@ -33,7 +36,7 @@ def knob_settings(request: Request, model: Model, use_cuda: bool) -> dict[str, A
     if request.accumulate is not None:
         wrapper["accumulative_counts"] = request.accumulate
     settings: dict[str, Any] = {
-        "model": {"backbone": _encoder(request, model)},
+        "model": {"backbone": _encoder(request)},
         "optim_wrapper": wrapper,
         "randomness": {"seed": request.seed},
         "visualizer": {"vis_backends": [{"type": require_logger(request.logger).backend}]},
@@ -41,8 +44,8 @@ def knob_settings(request: Request, model: Model, use_cuda: bool) -> dict[str, A
     if request.clip is not None:
         wrapper["clip_grad"] = {"_delete_": True, "max_norm": request.clip} if request.clip else None
     if request.image_size is not None:
-        if model.family.windowed and request.image_size % _PATCH:
-            raise OptionError(f"image_size {request.image_size} is not a multiple of the patch size {_PATCH}")
+        if patch_size is not None and request.image_size % patch_size:
+            raise OptionError(f"image_size {request.image_size} is not a multiple of the patch size {patch_size}")
         settings["_image_size"] = request.image_size
     workers = min(_WORKERS, available_cores()) if request.workers is None else request.workers
     settings["train_dataloader"] = {"num_workers": workers}
@@ -52,7 +55,7 @@ def knob_settings(request: Request, model: Model, use_cuda: bool) -> dict[str, A
     return settings
 
 
-def _encoder(request: Request, model: Model) -> dict[str, Any]:
+def _encoder(request: Request) -> dict[str, Any]:
     """Settings of the backbone that are options."""
     settings: dict[str, Any] = {}
     if request.weights is not None:

@@ -23,6 +23,7 @@ class Request:
         epochs: Passes over the training pictures; may be a fraction.
         iterations: Batches, instead of epochs; counted before accumulation.
         tune: What of the encoder is trained.
+        encoder: In place of that of the size: a released one, or timm's name of one.
         weights: Of the encoder: a name, a file, or `none`.
         image_size: Side of the pictures in pixels.
         batch_size: Pictures at once in a process.
@@ -53,6 +54,7 @@ class Request:
     epochs: float | None = None
     iterations: int | None = None
     tune: str | None = None
+    encoder: str | None = None
     weights: str | Path | None = None
     image_size: int | None = None
     batch_size: int | None = None
