@@ -97,9 +97,7 @@ class FeatureFolder(Mapping[str, Arrays]):
         shapes = list(dict.fromkeys(array.shape for array in arrays))
         if len(shapes) != 1:
             shown = " and ".join(map(str, shapes[:2])) or "none at all"
-            raise UserError(
-                f"arrays of shape {shown} cannot be stacked; pool them (--pool mean), or --resize square"
-            )
+            raise UserError(f"arrays of shape {shown} cannot be stacked; pool them (--pool mean), or --resize square")
         return np.stack(arrays)
 
 

@@ -63,7 +63,8 @@ class FeatureWriter(ResultsWriter):
         missing = set(self.plan(wanted))
         left = [bundle for bundle in bundles if missing.intersection(bundle.names)]
         if isinstance(self.store, TarStore):
-            left = [self._whole_or_repaired(bundle, missing) for bundle in left]
+            failed = {unit.name for unit in self.records.units() if unit.problem is not None}
+            left = [_whole_or_repaired(bundle, missing, failed) for bundle in left]
             renewed = [name for bundle in left for name in bundle.names if name not in missing]
             if renewed:
                 self.records.forget(renewed)
@@ -73,15 +74,6 @@ class FeatureWriter(ResultsWriter):
         self._bundles = {name: bundle for bundle in left for name in bundle.names}
         self.store.begin(left)
         return left
-
-    def _whole_or_repaired(self, bundle: Bundle, missing: set[str]) -> Bundle:
-        """The bundle, for its tar is written whole; of one that is there, the pictures alone that have failed."""
-        failed = {unit.name for unit in self.records.units() if unit.problem is not None}
-        names = tuple(name for name in bundle.names if name in missing)
-        if len(names) == len(bundle.names) or not failed.issuperset(names):
-            return bundle
-        digest = hashlib.sha256(os.fsencode("\n".join(names))).hexdigest()[:8]
-        return Bundle(f"{bundle.name}-{digest}", _only(bundle, missing).batches, bundle.is_video)
 
     # --- writing ------------------------------------------------------------------------------------------------------
     def describe(self, stem: str, image: Tensor, sample: BaseDataElement, frame: int | None) -> dict[str, Any]:
@@ -154,6 +146,15 @@ def _only(bundle: Bundle, names: set[str]) -> Bundle:
     return Bundle(bundle.name, tuple(batch for batch in batches if batch), bundle.is_video)
 
 
+def _whole_or_repaired(bundle: Bundle, missing: set[str], failed: set[str]) -> Bundle:
+    """The bundle, for a tar is written whole; where it is there, only those of its pictures that had failed."""
+    names = [name for name in bundle.names if name in missing]
+    if len(names) == len(bundle.names) or not failed.issuperset(names):
+        return bundle
+    digest = hashlib.sha256(os.fsencode("\n".join(names))).hexdigest()[:8]
+    return Bundle(f"{bundle.name}-{digest}", _only(bundle, missing).batches, bundle.is_video)
+
+
 # --- the folder -------------------------------------------------------------------------------------------------------
 def check_format(kind: str, extractor: FeatureExtractor) -> None:
     """Refuse a format that cannot hold the features, or whose package is missing.
@@ -178,8 +179,8 @@ def check_format(kind: str, extractor: FeatureExtractor) -> None:
 def identity_of(kind: str, extractor: FeatureExtractor, files: Iterable[str], tar_pictures: int) -> dict[str, Any]:
     """What must be equal for two runs to share a folder."""
     description = dict(extractor.description)
-    run = {"task": "features", "model": description["encoder"], **description, "format": kind}
-    run["batch_size"] = extractor.batch_size
+    settings = {f"encoder.{key}": value for key, value in description.pop("settings").items()}
+    run = {"task": "features", **description, **settings, "format": kind, "batch_size": extractor.batch_size}
     if kind in _OF_ONE_LIST:
         names = list(files)
         digest = hashlib.sha256(os.fsencode("\n".join(names))).hexdigest()[:16]
