@@ -92,7 +92,7 @@ class FeatureExtractor:
         size = image_size or self.encoder.image_size
         if size is None:
             raise OptionError(f"{self.encoder.name} does not say the size of its pictures; give image_size")
-        self.sizing = Sizing(size, resize, int(self.encoder.backbone.patch_size))  # type: ignore[arg-type]
+        self.sizing = Sizing(size, resize, int(self.encoder.backbone.patch_size))
         self.batch_size = batch_size
         self.max_pixels = max_pixels
         self.allow_urls = allow_urls
@@ -120,10 +120,10 @@ class FeatureExtractor:
                 f"{' (windows leave it out)' if self.encoder.settings.get('window') else ''}; it has: "
                 f"{', '.join(self.encoder.pools)}"
             )
-        depth = self.encoder.settings.get("depth")
-        if self.pool == "attention" and self.encoder.layers != (depth - 1,):
+        last = self.encoder.settings.get("depth", 0) - 1
+        if self.pool == "attention" and self.encoder.layers != (last,):
             raise OptionError(
-                f"pool 'attention' is of the last layer, {depth - 1}, but layers are {list(self.encoder.layers)}; "
+                f"pool 'attention' is of the last layer, {last}, but layers are {list(self.encoder.layers)}; "
                 "leave layers out"
             )
 

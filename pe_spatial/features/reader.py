@@ -19,7 +19,7 @@ from pe_spatial.features.zarr_store import PLACE, require_zarr
 Arrays = dict[str, NDArray[Any]]
 
 _FIELDS: dict[str, type] = {"format_version": int, "format": str, "layers": list, "rule": dict, "features": list}
-_TYPES = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype("<u2")}
+_TYPES: dict[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype("<u2")}
 
 
 class FeatureFolder(Mapping[str, Arrays]):

@@ -127,7 +127,7 @@ class _OrderedTar:
 
     def discard(self) -> None:
         with suppress(OSError):
-            self._tar.fileobj.close()  # type: ignore[union-attr]
+            self._tar.fileobj.close()
         with suppress(OSError):
             self._temporary.unlink()
 

@@ -210,7 +210,8 @@ def open_writer(
         is_one_size = len(targets) == len(stems) and len({*targets.values()} - {None}) == 1
         store = ZarrStore(*common, list(stems) if is_one_size else None, records.list_lock())
     else:
-        store = {"safetensors": SafetensorsStore, "npy": NpyStore, "tar": TarStore}[kind](*common)
+        stores: dict[str, type[Store]] = {"safetensors": SafetensorsStore, "npy": NpyStore, "tar": TarStore}
+        store = stores[kind](*common)
     return FeatureWriter(records, stems, options, store, extractor)
 
 

@@ -304,8 +304,10 @@ def _prepare(predictor: PictureModel, picture: Picture | Entry | Exception) -> P
         raise picture
     if isinstance(picture, Entry):
         most, rule = predictor.max_pixels, predictor.rule
-        picture = read_image(picture.path, archive=picture.archive, max_pixels=most, rule=rule)
-    sample = predictor.load(picture)
+        image: Picture = read_image(picture.path, archive=picture.archive, max_pixels=most, rule=rule)
+    else:
+        image = picture
+    sample = predictor.load(image)
     return sample["img"], predictor.transform(sample)
 
 
