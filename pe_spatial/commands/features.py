@@ -32,6 +32,7 @@ from pe_spatial.commands.predict import find_files, gather, is_first, keeping_re
 from pe_spatial.common.console import print_note, progress
 
 if TYPE_CHECKING:
+    from pe_spatial.common.records import Part
     from pe_spatial.common.sources import Entry
     from pe_spatial.features import FeatureExtractor
     from pe_spatial.features.plan import Bundle
@@ -75,16 +76,35 @@ def check(options: argparse.Namespace, parser: CommandParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Extract everything; returns the exit status."""
-    from pe_spatial.common.names import output_stems
-    from pe_spatial.common.records import Records
-    from pe_spatial.features.plan import bundles_of, targets_of
-    from pe_spatial.features.writer import check_format, identity_of, open_writer
+    from pe_spatial.features.writer import LIST, check_format
 
     part = part_of(options)
     found, left_out = find_files(options)
     files = dict(islice(found.items(), options.limit))
     extractor = open_extractor(options)
     check_format(options.format, extractor)
+    failed = write_features(extractor, files, part, options)
+    if is_first():
+        print(f"wrote {options.output / LIST}")
+        report(failed, options.output)
+        if left_out:
+            print_note(left_out)
+    return 1 if failed else 0
+
+
+def write_features(
+    extractor: FeatureExtractor, files: Mapping[str, Entry], part: Part, options: argparse.Namespace
+) -> dict[str, str]:
+    """Write the features of a part of some files into `options.output`.
+
+    Returns:
+        Why files failed, by their names, those of all processes.
+    """
+    from pe_spatial.common.names import output_stems
+    from pe_spatial.common.records import Records
+    from pe_spatial.features.plan import bundles_of, targets_of
+    from pe_spatial.features.writer import identity_of, open_writer
+
     identity = identity_of(options.format, extractor, files, options.tar_pictures)
     records = Records(options.output, identity, part)
     with progress("sizes", len(files), "images", shown=is_first()) as bar:
@@ -92,13 +112,7 @@ def run(options: argparse.Namespace) -> int:
     size = options.tar_pictures if options.format == "tar" else 1
     bundles = bundles_of(files, targets, extractor.batch_size, size)
     writer = open_writer(records, options, extractor, output_stems(files), targets)
-    failed = extract(extractor, writer, part.of(bundles), files)
-    if is_first():
-        print(f"wrote {writer.folder / writer.result}")
-        report(failed, options.output)
-        if left_out:
-            print_note(left_out)
-    return 1 if failed else 0
+    return extract(extractor, writer, part.of(bundles), files)
 
 
 def open_extractor(options: argparse.Namespace) -> FeatureExtractor:

@@ -215,6 +215,10 @@ class FeatureExtractor:
                     found[number] = BaseDataElement(metainfo=facts, **values)
         return [found[number] for number in range(len(samples))]
 
+    def normalize(self, images: Tensor) -> Tensor:
+        """Images uint8 [B, 3, H, W] as the encoder takes them: float32, on its device."""
+        return (images.to(self.device).float() - self._mean) / self._std
+
     @torch.inference_mode()
     def compute(self, images: Tensor) -> Features:
         """The features of images uint8 [B, 3, H, W] whose sides are multiples of the patch; on the CPU.
@@ -222,7 +226,7 @@ class FeatureExtractor:
         Raises:
             PictureError: As of `predict`.
         """
-        x = (images.to(self.device).float() - self._mean) / self._std
+        x = self.normalize(images)
         with torch.autocast(self.device.type, self._precision, enabled=self._precision != torch.float32):
             outputs = self.encoder.features(x, self.pool)
         named = zip(self.names, outputs, strict=True)

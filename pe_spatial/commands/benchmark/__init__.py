@@ -72,7 +72,7 @@ def add_features(parser: CommandParser) -> None:
     add("--encoder", default="PE-Spatial-T16-512", metavar="NAME", help="a released encoder")
     add("--format", choices=("safetensors", "npy", "zarr", "tar"), default="safetensors", help="of the files")
     add_shared(parser, "--input", "--limit", "--image-size", "--batch-size")
-    parser.set_defaults(limit=16, batch_size=8, no_pictures=True)
+    parser.set_defaults(limit=16, batch_size=8)
 
 
 def add_fidelity(parser: CommandParser) -> None:

@@ -13,13 +13,12 @@ from PIL import Image
 from torch import Tensor
 
 from pe_spatial.commands.benchmark.measuring import clock_of, median_ratio, show, take_turns
-from pe_spatial.commands.features import extract
-from pe_spatial.common.names import output_stems
-from pe_spatial.common.records import Records
+from pe_spatial.commands.features import write_features
+from pe_spatial.common.records import Part
 from pe_spatial.common.sources import Entry, resolve_sources
 from pe_spatial.features import FeatureExtractor
 from pe_spatial.features.plan import bundles_of, targets_of
-from pe_spatial.features.writer import check_format, identity_of, open_writer
+from pe_spatial.features.writer import check_format
 
 _SIZE = (480, 640)  # of the pictures that are made where none are given
 
@@ -81,7 +80,7 @@ def ready_batches(extractor: FeatureExtractor, files: dict[str, Entry]) -> list[
         for bundle in bundles
         for batch in bundle.batches
     ]
-    return [images.to(extractor.device).float() / 127.5 - 1 for images in loaded]
+    return [extractor.normalize(images) for images in loaded]
 
 
 @torch.inference_mode()
@@ -92,15 +91,9 @@ def encode(extractor: FeatureExtractor, batches: Sequence[Tensor]) -> Seconds:
 
 def write(extractor: FeatureExtractor, files: dict[str, Entry], folder: Path, options: argparse.Namespace) -> Seconds:
     """Read, encode and write all pictures into a new folder."""
-
-    def work() -> None:
-        records = Records(folder, identity_of(options.format, extractor, files, len(files)))
-        targets = targets_of(files, extractor.sizing)
-        bundles = bundles_of(files, targets, extractor.batch_size, 1)
-        writer = open_writer(records, options, extractor, output_stems(files), targets)
-        extract(extractor, writer, bundles, files)
-
-    return _timed(work, extractor.device)
+    settings = {"output": folder, "format": options.format, "tar_pictures": len(files), "no_pictures": True}
+    chosen = argparse.Namespace(**settings)
+    return _timed(lambda: write_features(extractor, files, Part(), chosen), extractor.device)
 
 
 def _timed(work: Callable[[], object], device: torch.device) -> Seconds:
