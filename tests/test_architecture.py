@@ -43,6 +43,8 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "doctor": (FLOOR_1, set()),
     "inference": ({*FLOOR_1, "training"}, {"supervision"}),
     "zero_shot": ({*FLOOR_1, "demo", "inference"}, {"open_clip"}),
+    "integrations.transformers": ({"common", "backbones"}, {"transformers"}),
+    "integrations": (set(), set()),
     "own": ({*FLOOR_1, "training", "inference", "doctor"}, set()),
     "alignment": (FLOOR_2, {"safetensors"}),
     "detection": (FLOOR_2, {"hotcoco"}),
