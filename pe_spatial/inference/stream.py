@@ -25,8 +25,11 @@ _RUN_NOW = "run now"
 _PIXELS_AHEAD = 128_000_000  # of pictures that are read before the model asks for them; one always may
 
 
-class PictureModel(Protocol):
-    """What is asked of a model that pictures are streamed through; `Predictor` explains it."""
+class Streamed(Protocol):
+    """What `stream` feeds: a `Predictor`, or another with the same steps.
+
+    One with `read_video(path)`, which takes a path as `read_frames` does, says itself what of a video is seen.
+    """
 
     batch_size: int
     max_pixels: int | None
@@ -34,19 +37,15 @@ class PictureModel(Protocol):
     @property
     def rule(self) -> ValueRule:
         """How pictures of more than 8 bits and more than three bands are shown."""
-        ...
 
     def load(self, picture: Picture) -> dict[str, Any]:
-        """A sample whose `img` is uint8 [3, H, W]; in any thread."""
-        ...
+        """A sample whose `img` uint8 [3, H, W] is in the frame of the predictions."""
 
     def transform(self, sample: dict[str, Any]) -> dict[str, Any]:
-        """Prepare a sample for `predict`; in any thread."""
-        ...
+        """What `predict` takes of it."""
 
     def predict(self, samples: Sequence[dict[str, Any]]) -> Sequence[BaseDataElement]:
-        """Run the model on prepared samples, in the caller's thread."""
-        ...
+        """A data sample for each."""
 
 
 @dataclass(frozen=True)
@@ -94,9 +93,7 @@ def count_pictures(files: Iterable[Path | Entry]) -> int | None:
         return None
 
 
-def stream(
-    predictor: PictureModel, paths: Sequence[Path | Entry], threads: int = 2
-) -> Generator[Prediction, None, None]:
+def stream(predictor: Streamed, paths: Sequence[Path | Entry], threads: int = 2) -> Generator[Prediction, None, None]:
     """Predictions in the order of the files.
 
     A picture that cannot be read, does not fit the model, or needs more memory than there is comes with the error. A
@@ -108,7 +105,7 @@ def stream(
 
 
 def stream_batches(
-    predictor: PictureModel, batches: Iterable[Sequence[Path | Entry]], threads: int = 2
+    predictor: Streamed, batches: Iterable[Sequence[Path | Entry]], threads: int = 2
 ) -> Generator[Prediction, None, None]:
     """Predictions as of `stream`; the pictures of a batch go through the model together, whatever their size.
 
@@ -119,7 +116,7 @@ def stream_batches(
 
 
 def _streamed(
-    predictor: PictureModel,
+    predictor: Streamed,
     batches: Iterable[Sequence[Path | Entry]],
     threads: int,
     together: bool,
@@ -172,7 +169,7 @@ class _Allowance:
             self._changed.notify_all()
 
 
-def _predict(predictor: PictureModel, ready: queue.SimpleQueue[Any], ahead: _Allowance) -> Iterator[Prediction]:
+def _predict(predictor: Streamed, ready: queue.SimpleQueue[Any], ahead: _Allowance) -> Iterator[Prediction]:
     waiting: list[tuple[Source, Prepared | Exception]] = []  # in order
     prepared: list[Prepared] = []
     pixels_waiting = 0
@@ -200,7 +197,7 @@ def _predict(predictor: PictureModel, ready: queue.SimpleQueue[Any], ahead: _All
             waiting, prepared, pixels_waiting = [], [], 0
 
 
-def _predict_batch(predictor: PictureModel, batch: Sequence[Prepared]) -> list[BaseDataElement | Exception]:
+def _predict_batch(predictor: Streamed, batch: Sequence[Prepared]) -> list[BaseDataElement | Exception]:
     """A data sample for every picture, or what is wrong with it; anything else is a bug and is raised."""
     try:
         return list(predictor.predict([inputs for _, inputs in batch]))
@@ -247,7 +244,7 @@ class _Feed:
         abandoned: Videos of which no more frames are read.
     """
 
-    predictor: PictureModel
+    predictor: Streamed
     pool: ThreadPoolExecutor
     ahead: _Allowance
     ready: queue.SimpleQueue[Any] = field(default_factory=queue.SimpleQueue)
@@ -258,7 +255,7 @@ class _Feed:
         enter = self._enter_together if together else self._enter_one_by_one
         try:
             for batch in batches:
-                if not enter(_pictures(batch, self.abandoned)):
+                if not enter(_pictures(batch, self.abandoned, self.predictor)):
                     return
         finally:
             self.ready.put(None)
@@ -299,7 +296,7 @@ def _pixels(picture: Picture | Entry | Exception) -> int:
     return height * width
 
 
-def _prepare(predictor: PictureModel, picture: Picture | Entry | Exception) -> Prepared:
+def _prepare(predictor: Streamed, picture: Picture | Entry | Exception) -> Prepared:
     if isinstance(picture, Exception):
         raise picture
     if isinstance(picture, Entry):
@@ -316,11 +313,12 @@ def _entries(files: Iterable[Path | Entry]) -> Iterator[Entry]:
         yield from [file] if isinstance(file, Entry) else resolve_sources([file])
 
 
-def _pictures(files: Iterable[Path | Entry], abandoned: Container[Path]) -> Iterator[Waiting]:
+def _pictures(files: Iterable[Path | Entry], abandoned: Container[Path], predictor: Streamed) -> Iterator[Waiting]:
     """The files and the frames of videos; an entry stands for a picture in an archive, which is read later."""
+    read_video = getattr(predictor, "read_video", read_frames)
     for entry in _entries(files):
         if entry.kind == "video":
-            for source, frame in read_frames(entry.path):
+            for source, frame in read_video(entry.path):
                 if entry.path in abandoned:
                     break
                 yield source, frame
