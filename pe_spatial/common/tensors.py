@@ -158,11 +158,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def verify_hash(path: Path, tensors: Mapping[str, Any], stored: object) -> None:
-    """Refuse tensors that are not those which were saved.
-
-    Raises:
-        WeightsError: Their hash is not the stored one.
-    """
+    """Raise WeightsError where the hash of tensors is not the stored one: they are not those that were saved."""
     if content_hash(tensors) != stored:
         raise WeightsError(
             f"{path} is damaged: its tensors are not those that were saved (their hash differs from its {CONTENT_HASH})"
@@ -223,7 +219,7 @@ def write_tensor_file(
         tensors: What to write.
         path: Ends in `.pt`, `.pth` or `.safetensors`.
         wrap: Key under which a `.pt` or `.pth` file nests the tensors; safetensors files are always flat.
-        metadata: Texts that stand in the header of a safetensors file.
+        metadata: More texts in the header of a safetensors file.
 
     Raises:
         WeightsError: Another suffix.
@@ -321,8 +317,7 @@ def _write_safetensors(tensors: dict[str, Tensor], path: Path, metadata: Mapping
     with atomic_path(path) as temporary:
         temporary.touch()  # fails with the system's own words where the folder cannot be written
         try:
-            named = {**metadata, "format": "pt", CONTENT_HASH: content_hash(tensors)}
-            save_file(tensors, temporary, metadata=named)
+            save_file(tensors, temporary, {**metadata, "format": "pt", CONTENT_HASH: content_hash(tensors)})
             _sort_metadata(temporary)
         except SafetensorError as error:  # how it reports what the system refused
             raise full_disk(path, tensor_bytes(tensors)) from error

@@ -18,8 +18,8 @@ def run(source, output, *options):
     return run_command("features", [str(argument) for argument in [*arguments, *options]])
 
 
-def child(source, output, *options, log=None, sabotage=None):
-    """A run in a process of its own, which notes what it reads; ends the process with the exit status."""
+def child(source, output, *options, log=None, errors=None, sabotage=None):
+    """A run in a process of its own, which notes what it reads, and says to a file what is wrong; ends the process."""
     torch.set_num_threads(1)
     os.environ["OMP_NUM_THREADS"] = "1"
     VARIANTS["tiny"] = TINY
@@ -32,6 +32,8 @@ def child(source, output, *options, log=None, sabotage=None):
             return load(self, picture, *channels)
 
         FeatureExtractor.load = noted
+    if errors is not None:
+        sys.stderr = errors.open("w")
     if sabotage is not None:
         sabotage()
     sys.exit(run(source, output, *options))

@@ -194,15 +194,15 @@ def limit_files():
 
 
 @pytest.mark.parametrize("kind", ["safetensors", "npy", "tar", "zarr"])
-def test_a_full_disk_ends_the_run_and_the_next_one_completes_it(kind, photos, tmp_path, capfd):
+def test_a_full_disk_ends_the_run_and_the_next_one_completes_it(kind, photos, tmp_path):
     if kind == "zarr":
         pytest.importorskip("zarr")
     options = ("--format", kind, "--dtype", "fp32", "--layers", "0,1,2", "--image-size", "256")  # 213 kB a layer
     assert run(photos, tmp_path / "whole", *options) == 0
-    capfd.readouterr()
-    assert status_of(start_process(child, photos, tmp_path / "out", *options, sabotage=limit_files)) == 2
-    (line,) = [line for line in capfd.readouterr().err.splitlines() if line.startswith("error")]
-    assert "free some space" in line
+    arguments = (photos, tmp_path / "out", *options)
+    assert status_of(start_process(child, *arguments, errors=tmp_path / "errors", sabotage=limit_files)) == 2
+    (line,) = (tmp_path / "errors").read_text().splitlines()
+    assert line.startswith("error: ") and "free some space" in line
     assert run(photos, tmp_path / "out", *options) == 0
     assert results(tmp_path / "out").keys() == results(tmp_path / "whole").keys()
     assert len(open_features(tmp_path / "out")) == 6
