@@ -87,11 +87,12 @@ class TimmBackbone(nn.Module):
     ) -> None:
         super().__init__()
         require_choice("pos_embed", pos_embed, POSITION_MODES)
-        settings = (model, img_size, drop_path, options or {})
         self.model = model
         self.norm = norm
-        self.encoder = build_model(*settings)
-        self._choose(layers, settings)
+        self.pos_embed = pos_embed
+        self._arguments = (model, img_size, drop_path, options or {})
+        self.encoder = build_model(*self._arguments)
+        self.select_layers(layers)
         if pos_embed == "bicubic":
             resize_positions_plainly(self.encoder)
         if checkpointing:
@@ -105,8 +106,15 @@ class TimmBackbone(nn.Module):
         self._fix_parameters()
         self.train()
 
-    def _choose(self, layers: Sequence[int], settings: tuple[Any, ...]) -> None:
-        """Set everything that follows from the model and the layers."""
+    def select_layers(self, layers: Sequence[int]) -> None:
+        """Return the maps of other features from now on; which parameters are trained stays as it is.
+
+        Args:
+            layers: From 0, or from the end if negative.
+
+        Raises:
+            OptionError: No feature, one that does not exist, or one that is no map.
+        """
         features = features_of(self.model, self.encoder)
         self.depth = len(features)
         self.layers = tuple(resolve_blocks(layers, self.depth))
@@ -116,7 +124,7 @@ class TimmBackbone(nn.Module):
         sizes = [(int(each.get(width, each["num_chs"])), int(each["reduction"])) for each in features]
         self._order = sorted(set(self.layers))
         with torch.device("meta"):
-            sketch = build_model(*settings)
+            sketch = build_model(*self._arguments)
         taken = [sizes[layer] for layer in self._order]
         self._used = study_maps(self.model, sketch, self._order, self.norm, taken)
         self.channels = tuple(sizes[layer][0] for layer in self.layers)
@@ -127,6 +135,16 @@ class TimmBackbone(nn.Module):
         self.mean, self.std = (tuple(255 * value for value in statistics[key]) for key in ("mean", "std"))
         self._layer_of, self._ends = _layers(self.encoder, features)
         self.num_layers = self._ends[-1] + 1
+
+    def settings(self) -> dict[str, Any]:
+        """What the maps depend on besides weights and layers."""
+        model, img_size, _, options = self._arguments
+        size = {} if img_size is None else {"img_size": img_size}
+        return (
+            {"type": type(self).__name__, "model": model, "norm": self.norm, "pos_embed": self.pos_embed}
+            | size
+            | ({"options": dict(options)} if options else {})
+        )
 
     def _recompute(self) -> None:
         from timm.layers import set_reentrant_ckpt

@@ -41,6 +41,14 @@ def import_timm() -> ModuleType:
     return timm
 
 
+def names_of_timm() -> list[str]:
+    """Names of all models of timm; none where it is not installed."""
+    try:
+        return list(import_timm().list_models())
+    except MissingPackage:
+        return []
+
+
 def require_known(name: str) -> None:
     """Refuse a name that is none of timm's.
 
@@ -54,7 +62,8 @@ def require_known(name: str) -> None:
     architecture, _, tag = name.partition(".")
     known = timm.list_models()
     if architecture not in known:
-        near = suggest(architecture, known) if architecture else "give a name"
+        near = suggest(architecture, known)
+        near = near if "did you mean" in near else "timm.list_models() names them"
         raise UnknownName(f"timm {timm.__version__} has no model {architecture!r}; {near}")
     tags = [each.partition(".")[2] for each in timm.list_pretrained(architecture + ".*")]
     if tag and tag not in tags:

@@ -97,7 +97,7 @@ def test_models_do_not_share_how_they_resize():
     [
         ({"model": "vit_smal_patch14_dinov2"}, "did you mean 'vit_small_patch14_dinov2'"),
         ({"model": "vit_small_patch14_dinov2.lvd142"}, "did you mean 'lvd142m'"),
-        ({"model": "hf-hub:someone/model"}, "has no model"),
+        ({"model": "hf-hub:someone/model"}, "has no model 'hf-hub:someone/model'; timm.list_models"),
         ({"model": "test_vit", "layers": [6]}, "block 6 does not exist"),
         ({"model": "test_vit", "layers": []}, "layers is empty"),
         ({"model": "test_vit", "frozen": 6}, "exceeds the 6 features"),
