@@ -11,6 +11,7 @@ from mmengine.logging import print_log
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
+from pe_spatial.backbones.fine_maps import Upsampling, build_upsampler
 from pe_spatial.backbones.lora import LoraOptions, add_adapters, is_adapter, merge_adapters
 from pe_spatial.backbones.variants import EncoderConfig, get_variant
 from pe_spatial.backbones.vit import VisionTransformer, resolve_blocks
@@ -49,10 +50,13 @@ class PEBackbone(nn.Module):
         weights: An official name or a file; None draws random weights.
         adapt: How the weights may differ from the variant, for training them further: `layer_scale`, `positions`;
             see `pe_spatial.backbones.weights.load_state_dict`.
+        upsampling: `bilinear` leaves the maps at the stride of the patches; `{type: joint_bilateral, stride: 4}` and
+            others make them finer; see `pe_spatial.backbones.fine_maps.build_upsampler`.
 
     Attributes:
         channels: Channels of every map.
         strides: Pixels per cell of every map.
+        mean, std: Of the pixels that it was trained on, per channel, on the scale 0…255.
         num_layers: Number of layers for layer-wise decay: embeddings and blocks.
         lora: Options of the adapters, or None.
         origin: Where the weights under the adapters can be found again; None for random ones and without adapters.
@@ -61,6 +65,8 @@ class PEBackbone(nn.Module):
         OptionError: An option outside its range, or `lora` together with `frozen`.
         ConfigError: An unknown option of `lora`, or one outside its range.
     """
+
+    mean = std = (127.5, 127.5, 127.5)
 
     def __init__(
         self,
@@ -79,6 +85,7 @@ class PEBackbone(nn.Module):
         lora: Mapping[str, Any] | None = None,
         weights: str | None = None,
         adapt: Sequence[str] = (),
+        upsampling: Upsampling = "bilinear",
     ) -> None:
         super().__init__()
         self.lora = None if lora is None else build_options(LoraOptions, lora, "lora")
@@ -115,6 +122,9 @@ class PEBackbone(nn.Module):
         self.norm = norm
         self.channels = (self.config.width,) * len(self.layers)
         self.strides = (self.patch_size,) * len(self.layers)
+        self.upsampler = build_upsampler(upsampling, self)
+        if self.upsampler is not None:
+            self.strides = (self.upsampler.stride,) * len(self.layers)
         self.num_layers = self.config.depth + 1
         self.frozen_layers = _count_frozen(frozen, self.num_layers)
         if self.lora is not None:
@@ -123,9 +133,9 @@ class PEBackbone(nn.Module):
         self.train()
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Map normalized images [B, 3, H, W] to one [B, C, h, w] for every entry of `layers`.
+        """Map normalized images [B, 3, H, W] to one [B, C, H / stride, W / stride] for every entry of `layers`.
 
-        The maps are views of tokens (memory order B, h, w, C).
+        The memory order of the maps is B, h, w, C; without upsampling they are views of tokens.
 
         Raises:
             OptionError: H or W is not a multiple of the patch size.
@@ -133,7 +143,8 @@ class PEBackbone(nn.Module):
         grid = self.encoder.grid(x)
         tokens = self.encoder.forward_features(x, self.layers, self.norm)
         skip = int(self.encoder.has_cls)
-        return tuple(t[:, skip:].transpose(1, 2).unflatten(2, grid) for t in tokens)
+        maps = tuple(t[:, skip:].transpose(1, 2).unflatten(2, grid) for t in tokens)
+        return maps if self.upsampler is None else self.upsampler(x, maps)
 
     def layer_of(self, parameter_name: str) -> int:
         """Return the layer of a parameter for layer-wise decay: 0 for embeddings, 1 to depth for blocks.
@@ -155,6 +166,8 @@ class PEBackbone(nn.Module):
                 return self.config.depth
             if part == "transformer":
                 return int(rest.split(".")[1]) + 1
+        if prefix == "upsampler":
+            return self.config.depth
         raise KeyError(f"{parameter_name!r} is not a parameter of PEBackbone; names begin with 'encoder.'")
 
     def frozen_state(self) -> dict[str, Tensor]:
