@@ -11,7 +11,7 @@ from mmengine.logging import print_log
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from pe_spatial.backbones.fine_maps import Upsampling, build_upsampler
+from pe_spatial.backbones.fine_maps import Upsampling, add_upsampler
 from pe_spatial.backbones.lora import LoraOptions, add_adapters, is_adapter, merge_adapters
 from pe_spatial.backbones.variants import EncoderConfig, get_variant
 from pe_spatial.backbones.vit import VisionTransformer, resolve_blocks
@@ -67,6 +67,7 @@ class PEBackbone(nn.Module):
     """
 
     mean = std = (127.5, 127.5, 127.5)
+    upsampler: nn.Module | None
 
     def __init__(
         self,
@@ -114,22 +115,19 @@ class PEBackbone(nn.Module):
 
             print_log(f"Encoder weights: {load_weights(self.encoder, weights, adapt)}", "current")
             self.origin = None if self.lora is None else origin_of(weights, self.encoder.state_dict())
-        self.config = config
-        self.patch_size = config.patch_size
+        self.config, self.patch_size = config, config.patch_size
         self.layers = tuple(resolve_blocks(layers, self.config.depth))
         if not self.layers:
             raise OptionError("layers is empty; name at least one block, for example [-1] for the last")
         self.norm = norm
         self.channels = (self.config.width,) * len(self.layers)
         self.strides = (self.patch_size,) * len(self.layers)
-        self.upsampler = build_upsampler(upsampling, self)
-        if self.upsampler is not None:
-            self.strides = (self.upsampler.stride,) * len(self.layers)
         self.num_layers = self.config.depth + 1
         self.frozen_layers = _count_frozen(frozen, self.num_layers)
         if self.lora is not None:
             add_adapters(self.encoder.transformer.resblocks[: max(self.layers) + 1], self.lora)
         self.fix_parameters()
+        add_upsampler(self, upsampling)
         self.train()
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
@@ -192,7 +190,7 @@ class PEBackbone(nn.Module):
         if not self.encoder.has_cls:
             unused.add("class_embedding")
         last = max(self.layers) + 1
-        for name, parameter in self.named_parameters():
+        for name, parameter in self.encoder.named_parameters(prefix="encoder"):
             layer = self.layer_of(name)
             if self.lora is not None:
                 parameter.requires_grad_(is_adapter(name))

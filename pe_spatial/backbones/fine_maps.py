@@ -14,6 +14,7 @@ import torch
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
+from pe_spatial.backbones.lora import is_adapter
 from pe_spatial.backbones.upsampling import Interpolation, JointBilateral, LearnedUpsampler
 from pe_spatial.common.contracts import Backbone
 from pe_spatial.common.errors import OptionError, few, require_choice
@@ -48,6 +49,22 @@ class Upsampled(Backbone, Protocol):
 _KINDS = {"bilinear": Interpolation, "joint_bilateral": JointBilateral, "learned": LearnedUpsampler}
 _RECIPE = "pe-spatial train --config upsampling/pe_spatial_b16.yaml"
 _ENCODER, _LAYERS, _REACH = (f"trained_on.{name}" for name in ("encoder", "layers", "reach"))
+
+
+def add_upsampler(backbone: nn.Module, settings: Upsampling) -> None:
+    """Give a backbone its attribute `upsampler`, and the strides that follow; it is frozen where the encoder is.
+
+    Args:
+        backbone: An `Upsampled` with everything else in place. Its `forward` passes the pictures and the maps through
+            `upsampler` unless that is None.
+        settings: See `build_upsampler`, and what it raises.
+    """
+    upsampler = backbone.upsampler = build_upsampler(settings, backbone)
+    if upsampler is None:
+        return
+    backbone.strides = (upsampler.stride,) * len(backbone.strides)
+    if not any(parameter.requires_grad for parameter in backbone.encoder.parameters()):
+        upsampler.requires_grad_(False)
 
 
 def build_upsampler(settings: Upsampling, backbone: Upsampled) -> Interpolation | None:
@@ -126,11 +143,16 @@ def save_upsampler(upsampler: LearnedUpsampler, path: Path, backbone: Upsampled)
         backbone: That its maps came from.
     """
     origin = {
-        _ENCODER: torch.frombuffer(bytearray.fromhex(content_hash(backbone.encoder.state_dict())), dtype=torch.uint8),
+        _ENCODER: torch.frombuffer(bytearray.fromhex(_hash(backbone)), dtype=torch.uint8),
         _LAYERS: torch.tensor(list(backbone.layers)),
         _REACH: torch.tensor(upsampler.reach),
     }
     write_tensor_file({**upsampler.state_dict(), **origin}, path)
+
+
+def _hash(backbone: Upsampled) -> str:
+    """Of the weights of an encoder, without adapters."""
+    return content_hash({key: value for key, value in backbone.encoder.state_dict().items() if not is_adapter(key)})
 
 
 def load_upsampler(upsampler: LearnedUpsampler, path: Path, backbone: Upsampled) -> None:
@@ -152,7 +174,7 @@ def load_upsampler(upsampler: LearnedUpsampler, path: Path, backbone: Upsampled)
     origin = {name: tensors.pop(name, None) for name in (_ENCODER, _LAYERS, _REACH)}
     if not all(isinstance(value, Tensor) for value in origin.values()):
         raise WeightsError(f"{path} is no upsampler: it does not say which encoder it is for; {_RECIPE} makes one")
-    trained, given = bytes(origin[_ENCODER].tolist()).hex(), content_hash(backbone.encoder.state_dict())
+    trained, given = bytes(origin[_ENCODER].tolist()).hex(), _hash(backbone)
     if trained != given:
         raise WeightsError(
             f"{path} was trained on the encoder with the hash {trained[:12]}, and this one has {given[:12]}; take the "
