@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from pe_spatial.backbones.fine_maps import Upsampling, add_upsampler
 from pe_spatial.backbones.timm_models import build_model
 from pe_spatial.backbones.timm_weights import load_timm_weights
+from pe_spatial.backbones.upsampling import Interpolation
 from pe_spatial.backbones.vit import resolve_blocks
 from pe_spatial.common.errors import OptionError
 
@@ -49,8 +50,6 @@ class TimmBackbone(nn.Module):
         OptionError: An option outside its range, or a model whose features are no maps.
         WeightsError: The file does not fit.
     """
-
-    upsampler: nn.Module | None
 
     def __init__(
         self,
@@ -91,6 +90,7 @@ class TimmBackbone(nn.Module):
         self.num_layers = self._ends[-1] + 1
         self.frozen_layers = self._count_frozen(frozen)
         self._fix_parameters()
+        self.upsampler: Interpolation | None = None
         add_upsampler(self, upsampling)
         self.train()
 

@@ -65,11 +65,7 @@ def run(options: argparse.Namespace) -> int:
     bilateral = {"type": "joint_bilateral"}
     strides = [side for side in (7, 2) if backbone.patch_size % side == 0]
     rows: dict[str, Mapping[str, Any]] = {
-        f"joint bilateral, stride {stride}, sigma {sigma}": {
-            "type": "joint_bilateral",
-            "stride": stride,
-            "sigma": sigma,
-        }
+        f"joint bilateral, stride {stride}, sigma {sigma}": {**bilateral, "stride": stride, "sigma": sigma}
         for stride in strides
         for sigma in (0.05, 0.1)
     }
