@@ -16,7 +16,7 @@ LONGEST_FUNCTION = 60  # lines
 # the longest prefix decides
 COMMON_FLOOR = {"common"}
 FLOOR_1 = {"common", "backbones", "data", "visualization"}
-FLOOR_2 = {*FLOOR_1, "training", "inference", "doctor", "own"}
+FLOOR_2 = {*FLOOR_1, "training", "inference", "doctor", "own", "plm"}
 ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "": ({*FLOOR_2, *TASKS}, set()),  # the lazy names of pe_spatial itself
     "common": (set(), {"filelock", "rich"}),
@@ -39,6 +39,7 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "doctor": (FLOOR_1, set()),
     "inference": ({*FLOOR_1, "training"}, {"supervision"}),
     "own": ({*FLOOR_1, "training", "inference", "doctor"}, set()),
+    "plm": ({"common", "backbones"}, set()),
     "alignment": (FLOOR_2, {"safetensors"}),
     "detection": (FLOOR_2, {"hotcoco"}),
     "detection.deta": (FLOOR_2, {"scipy"}),
