@@ -9,7 +9,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as F
 
 from pe_spatial.common.errors import require_positive
-from pe_spatial.common.video import VideoReader, count_frames
+from pe_spatial.common.video import VideoReader, measure_frames
 
 MAX_FRAMES = 32  # of the released models
 
@@ -68,8 +68,9 @@ def read_frames(path: str | Path, side: int, max_frames: int = MAX_FRAMES) -> Te
     """
     require_positive(side=side, max_frames=max_frames)
     with VideoReader(path) as reader:
-        count = max(count_frames(path), 1)  # of packets; what a header announces may be wrong
-        wanted = [number for number in choose_frames(count, reader.frame_rate, max_frames) if number < count]
+        count, rate = measure_frames(path)  # as the official decoder; what a header announces may be wrong
+        chosen = choose_frames(max(count, 1), rate or reader.frame_rate, max_frames)
+        wanted = [number for number in chosen if number < max(count, 1)]
         frames = {}
         for frame in reader:
             if frame.number in wanted:
