@@ -19,6 +19,7 @@ from pe_spatial.common.tensors import WeightsError
 # a training checkpoint keeps the weights under one of these
 CONTAINERS = ("state_dict", "weights", "model", "module")
 
+TEXT_REASON = "text tower"
 ROTARY_REASON = "rotary tables, which are recomputed"
 _ROTARY = re.compile(r"(^|\.)(rope|rope_win|rope_glb)\.")
 _BLOCK_INDEX = re.compile(r"(?<=blocks\.)\d+(?=\.)")
@@ -46,7 +47,7 @@ class Layout:
     @property
     def outside(self) -> str:
         """What a tensor without the prefix is."""
-        return "text tower" if self.family == "CLIP" else "not part of the encoder"
+        return TEXT_REASON if self.family == "CLIP" else "not part of the encoder"
 
     def __str__(self) -> str:
         parts = [f"{self.family} layout"]
