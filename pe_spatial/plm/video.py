@@ -51,7 +51,7 @@ def _evenly(count: int, number: int) -> list[int]:
 def read_frames(path: str | Path, side: int, max_frames: int = MAX_FRAMES) -> Tensor:
     """The frames of a video that PLM sees, squashed to squares; only these are held in memory.
 
-    The video is decoded from its start to the last of them.
+    The video is decoded from its start to its end, where it shows whether the file is whole.
 
     Args:
         path: Of a video file.
@@ -62,8 +62,7 @@ def read_frames(path: str | Path, side: int, max_frames: int = MAX_FRAMES) -> Te
         uint8 RGB [T, 3, S, S].
 
     Raises:
-        UnreadableFile: The file is missing or no video, has no frame that can be decoded, or is damaged before the
-            last frame that is wanted.
+        UnreadableFile: The file is missing or no video, has no frame that can be decoded, or is damaged or cut.
         OptionError: A number below 1.
     """
     require_positive(side=side, max_frames=max_frames)
@@ -75,8 +74,6 @@ def read_frames(path: str | Path, side: int, max_frames: int = MAX_FRAMES) -> Te
         for frame in reader:
             if frame.number in wanted:
                 frames[frame.number] = resize_frames(frame.image[None], side)
-            if frame.number >= wanted[-1]:
-                break
     if missing := [number for number in wanted if number not in frames]:  # two packets may be the fields of one frame
         text = f"{path}: {len(missing)} of {len(wanted)} frames do not exist, from number {missing[0]} on"
         warnings.warn(f"{text}; the others are used", stacklevel=2)

@@ -304,6 +304,6 @@ def test_the_rate_of_uneven_times_is_the_average(tmp_path):
     with VideoWriter(tmp_path / "held.mp4") as writer:
         writer.write(picture(0), 0.0)
         writer.write(picture(1), 1.0, 2.5)
-    assert (count, rate) == (5, pytest.approx(5 / VideoReader(tmp_path / "out.mp4").count * 5 / 1.76, rel=0.05))
+    assert (count, rate) == (5, pytest.approx(5 / 1.04))
     assert measure_frames(tmp_path / "held.mp4") == (2, pytest.approx(2 / 3.5))
     assert measure_frames(write_video(tmp_path / "one.mp4", [0.0])) == (1, None)

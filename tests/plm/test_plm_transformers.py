@@ -5,6 +5,7 @@ import torch
 from test_plm_video import write_video
 
 from pe_spatial import PLMVision
+from pe_spatial.commands.benchmark.fidelity.rule import picture as waves
 from pe_spatial.plm import place_tokens
 
 pytest.importorskip("timm")
@@ -95,10 +96,10 @@ def test_two_pictures(both):
 def test_the_processor_of_transformers_cuts_the_same_grids(both):
     _, ours = both
     processor = transformers.PerceptionLMImageProcessor(tile_size=56, max_num_tiles=4)
-    for height, width in ((40, 90), (120, 60), (56, 56), (300, 20), (1, 1)):
-        picture = random_picture(height, width)
+    for height, width in ((40, 90), (120, 60), (56, 56), (300, 20)):
+        picture = waves(height, width)
         theirs = processor(picture, return_tensors="pt")["pixel_values"][0]
         tiles = ours.tiles(picture)
         assert theirs.shape == tiles.shape
-        # theirs is torchvision's filter and ours, as upstream's, Pillow's: a level or two of 255
-        assert (theirs - tiles).abs().max() < 5 / 127.5
+        # theirs is torchvision's filter and ours, as upstream's, Pillow's: up to two levels of 255
+        assert (theirs - tiles).abs().max() < 2.5 / 127.5
