@@ -59,8 +59,7 @@ def read_checkpoint(
         WeightsError: It holds no vision tower, or no projector, or one that is no PLM's; or the JSON file contradicts
             it.
     """
-    if source in VARIANTS:
-        raise WeightsError(f"{source} is an encoder without the projector to a language model; {_NEEDED}")
+    _require_checkpoint(source)
     path = find(Path(source))
     projector = _read_projector(path)
     tensors, report = read_encoder(path)
@@ -70,7 +69,7 @@ def read_checkpoint(
             f"{_NEEDED}"
         )
     sizes = read_sizes(path.parent, None if config is None else Path(config))
-    encoder = _describe_encoder(path, shapes_of(tensors), heads or sizes.heads)
+    encoder = _describe_encoder(path, shapes_of(tensors), sizes.heads if heads is None else heads)
     sizes.check(encoder)
     dim, width = projector["linear_1.weight"].shape
     if width != encoder.width:
@@ -79,6 +78,18 @@ def read_checkpoint(
             "different models; fetch the checkpoint again"
         )
     return PLMCheckpoint(path, encoder, projector, dim, sizes)
+
+
+def _require_checkpoint(source: str | PathLike[str]) -> None:
+    """Refuse the name of an encoder, for which nothing is to be fetched, and an address of the hub."""
+    if source in VARIANTS:
+        raise WeightsError(f"{source} is an encoder without the projector to a language model; {_NEEDED}")
+    if str(source).startswith("hf:/"):  # pathlib makes one slash of two
+        name = str(source).partition(":")[2].lstrip("/")
+        raise WeightsError(
+            f"{source} is not fetched from here; run `hf download {name} --local-dir FOLDER` and give that folder. Of "
+            "shards only those with the vision tower and the projector are needed"
+        )
 
 
 def _read_projector(path: Path) -> dict[str, Tensor]:

@@ -187,8 +187,11 @@ def test_a_damaged_half_is_named(tmp_path, state, message):
 
 
 def test_heads_that_do_not_divide_are_refused(tmp_path):
+    write_official(tmp_path)
     with pytest.raises(UserError, match="width 64 over 7 heads"):
-        PLMVision.from_files(write_official(tmp_path), heads=7)
+        PLMVision.from_files(tmp_path, heads=7)
+    with pytest.raises(UserError, match="heads 0 is not positive"):
+        PLMVision.from_files(tmp_path, heads=0)
 
 
 # --- JSON files -------------------------------------------------------------------------------------------------------
@@ -260,6 +263,24 @@ def test_an_index_without_a_projector_is_named(tmp_path):
     index.write_text(json.dumps(content))
     with pytest.raises(WeightsError, match=f"^{re.escape(str(index))} holds an encoder, but no projector"):
         PLMVision.from_files(index)
+
+
+def test_the_folder_of_the_hubs_cache_is_read(tmp_path):
+    """Whose files are links to blobs that are named by their hashes."""
+    snapshot = tmp_path / "snapshots" / "c0ffee"
+    write_hf_shards(snapshot)
+    (tmp_path / "blobs").mkdir()
+    for number, path in enumerate(sorted(snapshot.iterdir())):
+        path.rename(tmp_path / "blobs" / f"sha{number}")
+        path.symlink_to(f"../../blobs/sha{number}")
+    with torch.no_grad():
+        tokens = PLMVision.from_files(snapshot)(golden()["landscape/tiles"])
+    assert (tokens - golden()["cls/tokens"]).abs().max() < 2e-5
+
+
+def test_an_address_of_the_hub_is_answered_with_the_command_that_fetches_it():
+    with pytest.raises(WeightsError, match=r"hf download facebook/Perception-LM-1B --local-dir FOLDER"):
+        PLMVision.from_files("hf://facebook/Perception-LM-1B")
 
 
 def test_an_empty_folder_is_named(tmp_path):
