@@ -16,7 +16,7 @@ from pe_spatial.common.reading import read_json, require_regular
 from pe_spatial.common.tensors import WeightsError, read_tensor_file
 
 INDEX_SUFFIX = ".index.json"
-_SHARD = re.compile(r".+-\d+-of-\d+\.\w+")
+_SHARD = re.compile(r".+-\d+-of-(?!0*1\.)\d+\.\w+")  # not the only one of one
 
 
 def is_index(path: Path) -> bool:

@@ -138,8 +138,8 @@ def _describe_encoder(path: Path, shapes: Shapes, heads: int | None) -> EncoderC
     Raises:
         WeightsError: A tensor that shows a size is missing or has no such shape, or nothing says the number of heads.
     """
-    patches, table = shapes.get("conv1.weight", ()), shapes.get("positional_embedding", ())
-    hidden = shapes.get("transformer.resblocks.0.mlp.c_fc.weight", ())
+    patches, table = (shapes.get(key, torch.Size()) for key in ("conv1.weight", "positional_embedding"))
+    hidden = shapes.get("transformer.resblocks.0.mlp.c_fc.weight", torch.Size())
     cls_token = "class_embedding" in shapes
     if len(patches) != 4 or len(table) != 2 or len(hidden) != 2 or min(*patches, *hidden) < 1:
         raise WeightsError(

@@ -74,10 +74,10 @@ def read_sizes(folder: Path, config: Path | None = None) -> Sizes:
     if config is not None:
         content = _Fields(config, read_json(config))
         return _official(content) if "model" in content.values else _transformers(content, config.parent)
-    for name, read in (("config.json", _transformers), ("params.json", lambda content, _: _official(content))):
-        if (folder / name).is_file():
-            return read(_Fields(folder / name, read_json(folder / name)), folder)
-    return Sizes()
+    theirs, official = folder / "config.json", folder / "params.json"
+    if theirs.is_file():
+        return _transformers(_Fields(theirs, read_json(theirs)), folder)
+    return _official(_Fields(official, read_json(official))) if official.is_file() else Sizes()
 
 
 class _Fields:
@@ -86,7 +86,8 @@ class _Fields:
     def __init__(self, path: Path, values: Any, name: str = "") -> None:
         if not isinstance(values, dict):
             raise WeightsError(f"{path}: {name or 'the content'} is no object with fields; fetch the file again")
-        self.path, self.values, self.name = path, values, name
+        self.path, self.name = path, name
+        self.values: dict[str, Any] = values
 
     def part(self, name: str) -> "_Fields":
         """An object within; an empty one where there is none."""
@@ -109,7 +110,7 @@ class _Fields:
         value = self.values.get(name)
         if value not in (None, *MODES):
             raise WeightsError(f"{self.path}: {self.name}{name} is {str(value)[:60]!r}, not one of {', '.join(MODES)}")
-        return value
+        return None if value is None else str(value)
 
 
 def _known(**values: Any) -> dict[str, Any]:

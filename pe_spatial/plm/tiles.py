@@ -37,7 +37,8 @@ def find_grid(height: int, width: int, tile: int, max_tiles: int = MAX_TILES) ->
         OptionError: A number below 1.
     """
     require_positive(height=height, width=width, tile=tile, max_tiles=max_tiles)
-    best, largest = None, -1.0
+    best: tuple[int, int] | None = None
+    largest = -1.0
     for columns, rows in _arrangements(max_tiles):
         if columns * tile >= width and rows * tile >= height:
             side = _shorter_side(height, width, rows * tile, columns * tile)

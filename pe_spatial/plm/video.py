@@ -82,4 +82,5 @@ def read_frames(path: str | Path, side: int, max_frames: int = MAX_FRAMES) -> Te
 
 def resize_frames(frames: Tensor, side: int) -> Tensor:
     """Squash uint8 frames [T, 3, H, W] to [T, 3, side, side]: bicubic with antialiasing, on tensors as upstream."""
-    return F.resize(frames, [side, side], interpolation=InterpolationMode.BICUBIC, antialias=True)
+    resized: Tensor = F.resize(frames, [side, side], interpolation=InterpolationMode.BICUBIC, antialias=True)
+    return resized

@@ -58,6 +58,7 @@ def test_names():
     assert not is_index(ShardPath("config.json"))
     assert looks_like_shard(ShardPath(FIRST)) and looks_like_shard(ShardPath("pytorch_model-00001-of-00007.bin"))
     assert not looks_like_shard(ShardPath("model.safetensors"))
+    assert not looks_like_shard(ShardPath("model-00001-of-00001.safetensors"))  # it is whole
 
 
 class ShardPath:

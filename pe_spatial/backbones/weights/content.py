@@ -28,7 +28,10 @@ class Checkpoint:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._index = ShardIndex(path) if is_index(path) else None
-        self._tensors, self.container = ({}, "") if self._index else unwrap(read_tensor_file(path))
+        self._tensors: dict[str, Tensor] = {}
+        self.container = ""
+        if self._index is None:
+            self._tensors, self.container = unwrap(read_tensor_file(path))
         self.keys: Collection[str] = (self._index.files if self._index else self._tensors).keys()
 
     def read(self, keys: Iterable[str]) -> dict[str, Tensor]:
