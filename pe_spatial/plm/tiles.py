@@ -109,7 +109,8 @@ def cut_picture(picture: Tensor, tile: int, max_tiles: int = MAX_TILES, mode: st
         OptionError: An unknown mode, or a number below 1.
     """
     require_choice("mode", mode, MODES)
-    grid, _ = find_grid(*picture.shape[-2:], tile, max_tiles)
+    height, width = picture.shape[-2:]
+    grid, _ = find_grid(height, width, tile, max_tiles)
     thumbnail = squash(picture, tile, tile)[None]
     if mode == "vanilla":
         return thumbnail
