@@ -19,7 +19,7 @@ Equal arguments give equal data; run again, a complete dataset is left as it is.
 --words trains a small PE-Core on scenes with captions (some minutes on a CPU) and writes it for `--encoder OUT`:
 
     OUT/pe_core.json, pe_core.safetensors          the model
-    OUT/held_out/red disc/000001.png               scenes of combinations of color and shape that it has not seen
+    OUT/held_out/red disc on the left/000001.png   scenes of combinations of color, shape and place that it has not seen
     OUT/captions.json, classes.txt, templates.txt  captions of these, all classes, and the sentence of the captions
     OUT/videos.csv, videos/000001.mp4              the same as videos
     OUT/demo.json                                  its accuracy beside chance
@@ -115,6 +115,6 @@ def _write_words(options: argparse.Namespace) -> int:
     print(
         f"wrote {options.output}: on {made['scenes']} scenes of combinations that it has not seen, accuracy "
         f"{made['accuracy']:.1%} (chance {made['chance']:.1%}), color {made['accuracy_color']:.1%}, "
-        f"shape {made['accuracy_shape']:.1%}"
+        f"shape {made['accuracy_shape']:.1%}, place {made['accuracy_place']:.1%}"
     )
     return 0
