@@ -26,12 +26,13 @@ Equal arguments give equal data; run again, a complete dataset is left as it is.
 """
 
 import argparse
+from typing import Any
 
 from pe_spatial.commands.options import CommandParser, add_shared, integer, names, number_in, positive
 from pe_spatial.demo import FORMATS
 
 # options that --words does not take, with their defaults
-_UNUSED = {
+_UNUSED: dict[str, Any] = {
     "image_size": 128,
     "images": 720,
     "objects": None,
@@ -57,7 +58,7 @@ def add_arguments(parser: CommandParser) -> None:
     add("--frames", type=positive, default=20, metavar="N", help="of a video")
     add("--video-size", type=integer(32), nargs=2, default=[240, 426], metavar=("H", "W"), help="in pixels")
     add("--words", action="store_true", help="train a small PE-Core on scenes with captions instead")
-    add("--iterations", type=positive, metavar="N", help="steps of that training; default: 900")
+    add("--iterations", type=positive, metavar="N", help="steps of that training; default: 800")
     add("--no-photographs", action="store_true", help="procedural textures only, also with scikit-image")
     add("--force", action="store_true", help="replace the dataset in the folder; other files there are kept")
     parser.add_old_spellings({"--size": "--image-size"}, ["--output"])

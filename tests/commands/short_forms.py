@@ -129,7 +129,7 @@ visualize --encoder --input --output --point
 
 # kind of command, and the test that runs it
 ELSEWHERE = table("""
-benchmark text --clock --variant
+benchmark text --clock --threads --variant
     tests/commands/test_benchmark_text.py::test_both_halves_are_compared
 benchmark text --variant
     tests/commands/test_benchmark_text.py::test_both_halves_are_compared
