@@ -31,7 +31,7 @@ from pe_spatial.inference.stream import Prediction, Source, is_out_of_memory
 PICTURES = "pictures"
 FAILED = "failed.json"
 PIXELS_TO_WRITE = 64_000_000  # of pictures that wait to be written
-_PICTURES_TO_WRITE = 4
+PICTURES_TO_WRITE = 4
 
 
 class ResultsWriter(ABC):
@@ -153,17 +153,32 @@ class ResultsWriter(ABC):
         content |= self.describe(stem, image, sample, frame)
         drawn = self.draw(image, sample, frame) if PICTURES in self.kinds else None
         files = {kind: content[kind] for kind in self.kinds if kind != PICTURES}
-        if frame is not None:
-            with self._lock:
-                self._frame_files.setdefault(name, {})[frame] = files
-            self.records.add_frame(name, frame, content)
-        else:
-            if drawn is not None:
-                suffix = ".jpg" if name.lower().endswith((".jpg", ".jpeg")) else ".png"
-                files[PICTURES] = f"{PICTURES}/{self.stems[name]}{suffix}"
-                save_image(self.folder / files[PICTURES], drawn)
-            self.records.add(name, content, self._stamps.get(name), files)
+        if frame is None and drawn is not None:
+            suffix = ".jpg" if name.lower().endswith((".jpg", ".jpeg")) else ".png"
+            files[PICTURES] = f"{PICTURES}/{self.stems[name]}{suffix}"
+            save_image(self.folder / files[PICTURES], drawn)
+        self.record(name, frame, content, files)
         return None if drawn is None else drawn.permute(1, 2, 0).numpy()
+
+    def record(self, name: str, frame: int | None, content: Mapping[str, Any], files: Mapping[str, Any]) -> None:
+        """Note that the files of a picture, or of a frame, are written; may run in any thread.
+
+        Args:
+            name: Of the file, relative to the input.
+            frame: Number of the frame where `name` is a video.
+            content: What the lists say of it.
+            files: Paths relative to the output folder, by kind.
+        """
+        if frame is None:
+            self.records.add(name, content, self._stamps.get(name), files)
+            return
+        with self._lock:
+            self._frame_files.setdefault(name, {})[frame] = dict(files)
+        self.records.add_frame(name, frame, content)
+
+    def fail(self, name: str, problem: str) -> None:
+        """Note why a picture, or a video, failed."""
+        self.records.fail(name, problem)
 
     def add_frame(self, source: Source, name: str, picture: NDArray[np.uint8] | None) -> None:
         """Append a drawn frame to the video of its file; frames of a video come in order, from one thread."""
@@ -248,7 +263,10 @@ class ResultsWriter(ABC):
 
 
 def write_all(
-    predictions: Iterable[Prediction], writer: ResultsWriter, name_of: Callable[[Path], str]
+    predictions: Iterable[Prediction],
+    writer: ResultsWriter,
+    name_of: Callable[[Path], str],
+    most: int = PICTURES_TO_WRITE,
 ) -> dict[str, str]:
     """Write and draw in threads while the model works; no more than a few pictures wait.
 
@@ -256,19 +274,20 @@ def write_all(
         predictions: Of `stream`.
         writer: Of the task.
         name_of: The name of a file in the results.
+        most: Pictures that may wait to be written; more than a batch, or the model would wait for the disk.
 
     Returns:
         Why pictures failed, by their names. A video fails with its first frame that does.
     """
     failed: dict[str, str] = {}
-    with closing(_write_ahead(predictions, writer, name_of)) as written:
+    with closing(_write_ahead(predictions, writer, name_of, most)) as written:
         for name, outcomes in groupby(written, key=itemgetter(0)):
             frames = 0
             for _, source, picture, problem in outcomes:
                 if name in failed:
                     continue
                 if problem is not None:
-                    writer.records.fail(name, problem)
+                    writer.fail(name, problem)
                     failed[name] = problem
                 elif source.frame is not None:
                     writer.add_frame(source, name, picture)
@@ -294,7 +313,7 @@ def _waiting_for(pool: ThreadPoolExecutor) -> Iterator[None]:
 
 
 def _write_ahead(
-    predictions: Iterable[Prediction], writer: ResultsWriter, name_of: Callable[[Path], str]
+    predictions: Iterable[Prediction], writer: ResultsWriter, name_of: Callable[[Path], str], most: int
 ) -> Generator[Outcome, None, None]:
     """Write in threads; what became of the predictions comes in their order."""
     waiting: deque[tuple[str, Source, int, Future[Any] | str]] = deque()
@@ -308,7 +327,7 @@ def _write_ahead(
             else:
                 future = pool.submit(writer.write, name, image, prediction.sample, source.frame)
                 waiting.append((name, source, image.shape[-2] * image.shape[-1], future))
-            while len(waiting) > _PICTURES_TO_WRITE or sum(pixels for _, _, pixels, _ in waiting) > PIXELS_TO_WRITE:
+            while len(waiting) > most or sum(pixels for _, _, pixels, _ in waiting) > PIXELS_TO_WRITE:
                 yield _outcome(*waiting.popleft())
         while waiting:
             yield _outcome(*waiting.popleft())
