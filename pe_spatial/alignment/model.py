@@ -20,6 +20,7 @@ from pe_spatial.alignment.losses import locality_loss, semantic_loss, target_sim
 from pe_spatial.alignment.teachers import Teacher
 from pe_spatial.backbones import PEBackbone
 from pe_spatial.backbones.contract import build_backbone, grid_of, with_statistics
+from pe_spatial.backbones.fine_maps import require_patches
 from pe_spatial.common.errors import ConfigError, require_choice, suggest
 from pe_spatial.common.parts import ModalModel
 from pe_spatial.training.explanation import ExplainedMetric, Measure
@@ -100,6 +101,7 @@ class SpatialAlignment(ModalModel):
         self.student = module
         # a number that is not defined: only the attention of our own encoders can be watched
         self._unwatched = 0.0 if isinstance(module, PEBackbone) else float("nan")
+        require_patches(module, type(self).__name__)
         self.semantic = None if semantic is None else SemanticOptions(**semantic)
         self.locality = None if locality is None else LocalityOptions(**locality)
         _check_names(teachers, self.semantic, self.locality)

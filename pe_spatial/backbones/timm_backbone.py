@@ -10,6 +10,7 @@ from mmengine.logging import print_log
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
+from pe_spatial.backbones.fine_maps import Upsampling, add_upsampler
 from pe_spatial.backbones.timm_models import (
     POSITION_MODES,
     build_model,
@@ -21,6 +22,7 @@ from pe_spatial.backbones.timm_models import (
     study_maps,
 )
 from pe_spatial.backbones.timm_weights import load_timm_weights
+from pe_spatial.backbones.upsampling import Interpolation
 from pe_spatial.backbones.vit import resolve_blocks
 from pe_spatial.common.errors import OptionError, require_choice
 
@@ -49,6 +51,8 @@ class TimmBackbone(nn.Module):
         in_checkpoint: Whether checkpoints hold a frozen encoder that came from a file. False stores the hash of the
             file and its path alone; it is read from there again.
         options: More arguments of timm's model, such as `{patch_size: 16}`.
+        upsampling: `bilinear` leaves the maps as they are; for finer ones see
+            `pe_spatial.backbones.fine_maps.build_upsampler`.
 
     Attributes:
         channels: Channels of every map.
@@ -84,12 +88,14 @@ class TimmBackbone(nn.Module):
         weights: str | None = None,
         in_checkpoint: bool = False,
         options: Mapping[str, Any] | None = None,
+        upsampling: Upsampling = "bilinear",
     ) -> None:
         super().__init__()
         require_choice("pos_embed", pos_embed, POSITION_MODES)
         self.model = model
         self.norm = norm
         self.pos_embed = pos_embed
+        self.upsampler: Interpolation | None = None
         self._arguments = (model, img_size, drop_path, options or {})
         self.encoder = build_model(*self._arguments)
         self.select_layers(layers)
@@ -104,6 +110,7 @@ class TimmBackbone(nn.Module):
             self.origin = origin if frozen is True and not in_checkpoint else None
         self.frozen_layers = self._count_frozen(frozen)
         self._fix_parameters()
+        add_upsampler(self, upsampling)
         self.train()
 
     def select_layers(self, layers: Sequence[int]) -> None:
@@ -130,6 +137,8 @@ class TimmBackbone(nn.Module):
         self.channels = tuple(sizes[layer][0] for layer in self.layers)
         self.strides = tuple(sizes[layer][1] for layer in self.layers)
         self.patch_size = max(self.strides)
+        if self.upsampler is not None:
+            self.strides = (self.upsampler.stride,) * len(self.strides)
         self.image_size = max(min(native_size(self.encoder)) // self.patch_size, 1) * self.patch_size
         statistics = self.encoder.pretrained_cfg
         self.mean, self.std = (tuple(255 * value for value in statistics[key]) for key in ("mean", "std"))
@@ -178,7 +187,8 @@ class TimmBackbone(nn.Module):
                 f"{self.model} was built for images of {native} and does not take {H} x {W} ({error}); resize the "
                 f"images, or set img_size: [{H}, {W}]"
             ) from error
-        return tuple(maps[self._order.index(layer)] for layer in self.layers)
+        chosen = tuple(maps[self._order.index(layer)] for layer in self.layers)
+        return chosen if self.upsampler is None else self.upsampler(x, chosen)
 
     def layer_of(self, parameter_name: str) -> int:
         """Return the layer of a parameter for layer-wise decay, 0 for the embeddings, as timm groups them.
@@ -192,6 +202,8 @@ class TimmBackbone(nn.Module):
             KeyError: The name is none of this module's.
         """
         prefix, _, name = parameter_name.partition(".")
+        if prefix == "upsampler":
+            return self._ends[-1]
         if prefix != "encoder" or name not in self._layer_of:
             raise KeyError(f"{parameter_name!r} is not a parameter of TimmBackbone; names begin with 'encoder.'")
         return min(self._layer_of[name], self._ends[-1])
