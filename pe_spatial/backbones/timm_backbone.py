@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from pe_spatial.backbones.fine_maps import Upsampling, add_upsampler
 from pe_spatial.backbones.timm_models import (
     POSITION_MODES,
+    TimmModel,
     build_model,
     features_of,
     import_timm,
@@ -97,7 +98,7 @@ class TimmBackbone(nn.Module):
         self.pos_embed = pos_embed
         self.upsampler: Interpolation | None = None
         self._arguments = (model, img_size, drop_path, options or {})
-        self.encoder = build_model(*self._arguments)
+        self.encoder: TimmModel = build_model(*self._arguments)
         self.select_layers(layers)
         if pos_embed == "bicubic":
             resize_positions_plainly(self.encoder)
@@ -242,7 +243,7 @@ class TimmBackbone(nn.Module):
                 parameter.requires_grad_(False)
 
 
-def _layers(model: nn.Module, features: Sequence[Mapping[str, Any]]) -> tuple[dict[str, int], list[int]]:
+def _layers(model: TimmModel, features: Sequence[Mapping[str, Any]]) -> tuple[dict[str, int], list[int]]:
     """The layer of every parameter for layer-wise decay, as timm groups them, and the last layer of every feature."""
     if hasattr(model, "group_matcher"):
         group = import_timm().models.group_parameters
