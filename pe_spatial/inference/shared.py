@@ -1,0 +1,325 @@
+"""`SharedPredictor`: several models on one frozen encoder, which sees every picture once."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pe_spatial.backbones import PEBackbone
+from pe_spatial.common.errors import ConfigError, OptionError, UserError, require_choice, require_positive
+from pe_spatial.common.pictures import ValueRule
+from pe_spatial.common.trust import trusting
+from pe_spatial.inference.inputs import Channels, Picture, list_pictures
+from pe_spatial.inference.predictor import Predictor
+from pe_spatial.inference.sample import PredictedSample, checked_threshold
+from pe_spatial.inference.shared_encoders import (
+    encoder_difference,
+    needed_blocks,
+    not_frozen,
+    shareable_backbone,
+    tie_weights,
+)
+from pe_spatial.inference.shared_inputs import Inputs, view_difference
+from pe_spatial.inference.shared_pass import SharedPass, StubEncoder
+from pe_spatial.inference.tasks import open_predictor
+
+MUST_SHARE = ("pass", "encoder", "nothing")
+_NAME = re.compile(r"[^/\\\x00-\x1f=]+")
+
+Results = dict[str, PredictedSample]
+
+
+def check_names(names: Sequence[str]) -> None:
+    """Refuse names of models that cannot name a folder each.
+
+    Raises:
+        OptionError: No name, a name with a slash or one that names another folder, or one that is given twice.
+    """
+    if not names:
+        raise OptionError("no checkpoint is given; give NAME=RUN for each model")
+    for name in names:
+        if not _NAME.fullmatch(name) or name.strip() in ("", ".", "..") or name.startswith((".", " ")):
+            raise OptionError(
+                f"the name {name!r} cannot be that of a folder of results; use letters, digits and _, without a slash"
+            )
+    lower = [name.casefold() for name in names]
+    twice = next((name for name in names if lower.count(name.casefold()) > 1), None)
+    if twice is not None:
+        raise OptionError(f"the name {twice!r} is given twice; each model needs a name (and folder) of its own")
+
+
+@dataclass
+class _Group:
+    """Models that share a pass: the pass, the first of them, and how they see pictures, by name."""
+
+    shared: SharedPass
+    lead: str
+    inputs: dict[str, Inputs] = field(default_factory=dict)
+    stubs: dict[str, StubEncoder] = field(default_factory=dict)
+
+
+class SharedPredictor:
+    """Runs several models over the same pictures, with one decoding and one pass of the encoder that they share.
+
+        predictor = SharedPredictor({"det": "runs/det", "seg": "runs/seg", "depth": "runs/depth"})
+        print(predictor.summary)
+        found = predictor("street.jpg")  # found["seg"].pred_sem_seg
+
+    A pass is shared by models whose encoders are the same and frozen (options and weights), and that see pictures in the
+    same way (size, normalization, padding). Of encoders the blocks that the models need are compared; a mask decoder
+    needs those before its queries. A model that is given other pictures than those before it runs a pass of its own, and
+    `summary` says why. Every model predicts what it predicts alone; equal weights are in memory once.
+
+    Args:
+        checkpoints: By the names of the results; each as `Predictor` takes it.
+        device: E.g. "cuda:1"; None takes CUDA if it is there.
+        batch_size: How many images, or windows of them, go through the models at once.
+        overrides: Entries of the configs to change, each after the name of its model: `seg.model.window=null`.
+        must_share: What models must have in common: `pass`, everything; `encoder`, the same frozen encoder; `nothing`.
+            What they have not in common is an error that names the option or the tensor.
+        allow_urls: Fetch pictures that are given as addresses (http, https).
+        trust: Packages of your own that the configs may import; see SECURITY.md.
+
+    Attributes:
+        predictors: By name.
+
+    Raises:
+        CheckpointError: A file is missing, damaged, does not describe itself, or does not fit its config.
+        OptionError: A name that is none, or that is given twice.
+        UserError: Models have not in common what they must.
+    """
+
+    def __init__(
+        self,
+        checkpoints: Mapping[str, str | Path],
+        device: str | torch.device | None = None,
+        batch_size: int = 1,
+        overrides: Sequence[str] = (),
+        must_share: str = "encoder",
+        allow_urls: bool = False,
+        trust: Sequence[str] = (),
+    ) -> None:
+        require_positive(batch_size=batch_size)
+        check_names(list(checkpoints))
+        changes = overrides_by_name(overrides, list(checkpoints))
+        with trusting(trust):
+            predictors = {
+                name: open_predictor(path, device, batch_size, changes[name]) for name, path in checkpoints.items()
+            }
+        for predictor in predictors.values():
+            predictor.allow_urls = allow_urls
+        self._share(predictors, must_share)
+
+    @classmethod
+    def of(cls, predictors: Mapping[str, Predictor], must_share: str = "encoder") -> SharedPredictor:
+        """Share what predictors have in common; they are this object's from then on.
+
+        Args:
+            predictors: By name, all with one `batch_size`.
+            must_share: As of the class.
+
+        Raises:
+            OptionError, UserError: As of the class.
+        """
+        check_names(list(predictors))
+        self = cls.__new__(cls)
+        self._share(dict(predictors), must_share)
+        return self
+
+    def _share(self, predictors: dict[str, Predictor], must_share: str) -> None:
+        require_choice("must_share", must_share, MUST_SHARE)
+        self.predictors = predictors
+        self._must_share = must_share
+        self._inputs = {name: Inputs.of(predictor) for name, predictor in predictors.items()}
+        self._require_one_reading()
+        self._groups: list[_Group] = []
+        self._reasons: list[str] = []
+        if len(predictors) > 1:
+            able = {name: backbone for name in predictors if (backbone := self._backbone(name)) is not None}
+            # who needs the most blocks comes first, for the others need some of them
+            for name in sorted(able, key=lambda name: -max(needed_blocks(predictors[name].model))):
+                self._place(name, able[name])
+        for group in self._groups:
+            order = [name for name in predictors if name in group.inputs]
+            for name in order[:-1]:
+                group.stubs[name].keeps = True
+            difference = view_difference({name: group.inputs[name] for name in order})
+            if difference is not None:
+                self._cannot("pass", f"{', '.join(order)}: {difference}")
+
+    def _require_one_reading(self) -> None:
+        """Refuse models that decode pictures differently, for each picture is decoded once."""
+        (first, reading), *others = self._inputs.items()
+        for name, inputs in others:
+            difference = reading.reading_difference(inputs)
+            if difference is not None:
+                raise UserError(
+                    f"{name} reads pictures by another rule than {first} ({difference}), but each picture is read once; "
+                    "set value_range and bands (--value-range, --bands) or apply_exif alike"
+                )
+
+    def _backbone(self, name: str) -> PEBackbone | None:
+        """The backbone of a model that may share its pass."""
+        model = self.predictors[name].model
+        backbone = shareable_backbone(model)
+        reason = backbone if isinstance(backbone, str) else not_frozen(model)
+        if reason is not None:
+            self._cannot("encoder", f"{name}: {reason}")
+        return None if isinstance(backbone, str) or reason is not None else backbone
+
+    def _place(self, name: str, backbone: PEBackbone) -> None:
+        """Let a model join the first group that it fits, or begin one."""
+        needed = needed_blocks(self.predictors[name].model)
+        reasons = {}
+        for group in self._groups:
+            reason = encoder_difference(group.shared.encoder, backbone.encoder, max(needed))
+            kind = "pass" if reason is None else "encoder"
+            reason = reason or group.inputs[group.lead].difference(self._inputs[name])
+            if reason is None:
+                break
+            reasons.setdefault(kind, f"{name} cannot share the pass of {group.lead}: {reason}")
+        else:
+            for kind in MUST_SHARE:  # the nearest of the groups says most
+                if kind in reasons:
+                    self._cannot(kind, reasons[kind])
+                    break
+            group = _Group(SharedPass(backbone.encoder), name)
+            self._groups.append(group)
+        own = backbone.encoder
+        tie_weights(own, group.shared.encoder)
+        group.stubs[name] = group.shared.stub(own, needed)
+        backbone.encoder = group.stubs[name]  # type: ignore[assignment]
+        group.inputs[name] = self._inputs[name]
+
+    def _cannot(self, kind: str, reason: str) -> None:
+        """Note what is not shared, or refuse it where it must be."""
+        if MUST_SHARE.index(self._must_share) <= MUST_SHARE.index(kind):
+            allowed = " or ".join(MUST_SHARE[MUST_SHARE.index(kind) + 1 :])
+            raise UserError(f"{reason}; with must_share {allowed} (--must-share) it runs its own pass")
+        self._reasons.append(reason)
+
+    # --- what there is ------------------------------------------------------------------------------------------------
+    @property
+    def summary(self) -> tuple[str, ...]:
+        """What is shared, what is not, and why."""
+        lines = []
+        for group in self._groups:
+            names = [name for name in self.predictors if name in group.inputs]
+            if len(names) > 1:
+                config, layers = group.shared.encoder.config, ", ".join(map(str, group.shared.layers))
+                lines.append(f"one pass of {config.name} for {', '.join(names)}, to the blocks {layers}")
+        return (*lines, *(f"{reason}; it runs its own pass" for reason in self._reasons))
+
+    @property
+    def passes(self) -> tuple[int, int]:
+        """Pictures, windows and tiles that went through shared encoders so far, and those that needed no pass."""
+        shared = [group.shared for group in self._groups]
+        return sum(each.computed for each in shared), sum(each.reused for each in shared)
+
+    @property
+    def batch_size(self) -> int:
+        """How many images go through the models at once."""
+        return self._first.batch_size
+
+    @property
+    def max_pixels(self) -> int | None:
+        """Larger images of files are refused."""
+        return self._first.max_pixels
+
+    @property
+    def rule(self) -> ValueRule:
+        """How pictures of more than 8 bits and more than three bands are shown."""
+        return self._first.rule
+
+    @property
+    def _first(self) -> Predictor:
+        return next(iter(self.predictors.values()))
+
+    # --- prediction ---------------------------------------------------------------------------------------------------
+    def __call__(
+        self, pictures: Picture | Iterable[Picture], threshold: float | None = None, channels: Channels = "rgb"
+    ) -> Any:
+        """Predict.
+
+        Args:
+            pictures: One or many, see `Predictor`.
+            threshold: Instances that score less are left out; None keeps all.
+            channels: The order of colors in arrays and tensors; OpenCV's is "bgr".
+
+        Returns:
+            What every model predicts, a `PredictedSample` by its name; or a list of such for many pictures.
+
+        Raises:
+            UserError: As of `Predictor`.
+        """
+        if threshold is not None:
+            checked_threshold(threshold)
+        waiting, is_many = list_pictures(pictures)
+        results: list[Results] = []
+        while batch := [self.transform(self.load(each, channels)) for each in islice(waiting, self.batch_size)]:
+            found = self.predict(batch)
+            if threshold is not None:
+                found = [{name: sample.filter(threshold) for name, sample in each.items()} for each in found]
+            results += found
+        return results if is_many else results[0]
+
+    def load(self, picture: Picture, channels: Channels = "rgb") -> dict[str, Any]:
+        """Load one picture, once for all models."""
+        return self._first.load(picture, channels)
+
+    def transform(self, sample: dict[str, Any]) -> dict[str, Any]:
+        """Run the pipelines after loading, equal ones once; packed samples by the names of the models.
+
+        Raises:
+            PictureError: An image that one of the models cannot take.
+        """
+        packed: dict[str, Any] = {}
+        for name, predictor in self.predictors.items():
+            twin = next((other for other in packed if self._inputs[other].steps == self._inputs[name].steps), None)
+            if twin is None:
+                packed[name] = predictor.transform(dict(sample))
+            else:
+                packed[name] = {**packed[twin], "data_samples": packed[twin]["data_samples"].clone()}
+        return packed
+
+    def predict(self, samples: Sequence[dict[str, Any]]) -> list[Results]:
+        """Run the models, one after the other, on prepared pictures."""
+        results: list[Results] = [{} for _ in samples]
+        with self._remembering():
+            for name, predictor in self.predictors.items():
+                found = predictor.predict([sample[name] for sample in samples])
+                for result, prediction in zip(results, found, strict=True):
+                    result[name] = prediction
+        return results
+
+    @contextmanager
+    def _remembering(self) -> Iterator[None]:
+        """In the block the passes of all groups remember what they compute."""
+        with ExitStack() as stack:
+            for group in self._groups:
+                stack.enter_context(group.shared.remembering())
+            yield
+
+
+def overrides_by_name(overrides: Sequence[str], names: Sequence[str]) -> dict[str, list[str]]:
+    """Overrides `NAME.key=value` by the names of the models.
+
+    Raises:
+        ConfigError: One that belongs to no model.
+    """
+    changes: dict[str, list[str]] = {name: [] for name in names}
+    for override in overrides:
+        name = next((name for name in names if override.startswith(f"{name}.")), None)
+        if name is None:
+            raise ConfigError(
+                f"{override!r} does not say which model it changes; write the name first: {names[0]}.{override}"
+            )
+        changes[name].append(override.removeprefix(f"{name}."))
+    return changes
