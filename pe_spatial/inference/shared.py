@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ import torch
 
 from pe_spatial.backbones import PEBackbone
 from pe_spatial.common.errors import ConfigError, OptionError, UserError, require_choice, require_positive
+from pe_spatial.common.names import check_folder_names
 from pe_spatial.common.pictures import ValueRule
 from pe_spatial.common.trust import trusting
 from pe_spatial.inference.inputs import Channels, Picture, list_pictures
@@ -31,28 +31,19 @@ from pe_spatial.inference.shared_pass import SharedPass, StubEncoder
 from pe_spatial.inference.tasks import open_predictor
 
 MUST_SHARE = ("pass", "encoder", "nothing")
-_NAME = re.compile(r"[^/\\\x00-\x1f=]+")
 
 Results = dict[str, PredictedSample]
 
 
-def check_names(names: Sequence[str]) -> None:
-    """Refuse names of models that cannot name a folder each.
+def check_models(names: Sequence[str]) -> None:
+    """Refuse no model at all, and names that cannot name the folders of their results.
 
     Raises:
-        OptionError: No name, a name with a slash or one that names another folder, or one that is given twice.
+        OptionError: See `check_folder_names`.
     """
     if not names:
-        raise OptionError("no checkpoint is given; give NAME=RUN for each model")
-    for name in names:
-        if not _NAME.fullmatch(name) or name.strip() in ("", ".", "..") or name.startswith((".", " ")):
-            raise OptionError(
-                f"the name {name!r} cannot be that of a folder of results; use letters, digits and _, without a slash"
-            )
-    lower = [name.casefold() for name in names]
-    twice = next((name for name in names if lower.count(name.casefold()) > 1), None)
-    if twice is not None:
-        raise OptionError(f"the name {twice!r} is given twice; each model needs a name (and folder) of its own")
+        raise OptionError("no checkpoint is given; give a name and a run for each model, such as {'seg': 'runs/seg'}")
+    check_folder_names(names)
 
 
 @dataclass
@@ -107,7 +98,7 @@ class SharedPredictor:
         trust: Sequence[str] = (),
     ) -> None:
         require_positive(batch_size=batch_size)
-        check_names(list(checkpoints))
+        check_models(list(checkpoints))
         changes = overrides_by_name(overrides, list(checkpoints))
         with trusting(trust):
             predictors = {
@@ -128,7 +119,7 @@ class SharedPredictor:
         Raises:
             OptionError, UserError: As of the class.
         """
-        check_names(list(predictors))
+        check_models(list(predictors))
         self = cls.__new__(cls)
         self._share(dict(predictors), must_share)
         return self

@@ -36,7 +36,9 @@ class Inputs:
         """Those of a predictor, after the overrides of its config."""
         load, *steps = [_plain(step) for step in inference_pipeline(predictor.config)]
         preprocessor = predictor.model.data_preprocessor
-        padding = {"pad_to": preprocessor.pad_to} if preprocessor.pad_to else {"size_divisor": preprocessor.size_divisor}
+        padding = (
+            {"pad_to": preprocessor.pad_to} if preprocessor.pad_to else {"size_divisor": preprocessor.size_divisor}
+        )
         kind = predictor.device.type
         with evaluation_autocast(predictor.config, predictor.device):
             precision = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else torch.float32

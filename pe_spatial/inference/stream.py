@@ -6,17 +6,16 @@ from collections.abc import Container, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
-from mmengine.structures import BaseDataElement
 from torch import Tensor
 
 from pe_spatial.common.errors import MissingPackage, PictureError, UnreadableFile, UserError
-from pe_spatial.common.pictures import image_size, read_image
+from pe_spatial.common.pictures import ValueRule, image_size, read_image
 from pe_spatial.common.sources import Entry, resolve_sources
 from pe_spatial.common.video import UnreadableFrame, VideoReader, count_frames
-from pe_spatial.inference.predictor import Picture, Predictor
+from pe_spatial.inference.inputs import Picture
 
 Prepared = tuple[Tensor, dict[str, Any]]  # the original image, and the packed sample
 
@@ -48,13 +47,41 @@ class Source:
         return self.path.stem if self.frame is None else f"{self.path.stem}_{self.frame:06d}"
 
 
+class Predicts(Protocol):
+    """What gives predictions: a `Predictor`, or several models as one."""
+
+    @property
+    def batch_size(self) -> int:
+        """How many images go through at once."""
+
+    @property
+    def max_pixels(self) -> int | None:
+        """Larger images of files are refused."""
+
+    @property
+    def rule(self) -> ValueRule:
+        """How pictures of more than 8 bits and more than three bands are shown."""
+
+    def load(self, picture: Picture) -> dict[str, Any]:
+        """See `Predictor.load`."""
+
+    def transform(self, sample: dict[str, Any]) -> dict[str, Any]:
+        """See `Predictor.transform`."""
+
+    def predict(self, samples: Sequence[dict[str, Any]]) -> Sequence[Any]:
+        """See `Predictor.predict`."""
+
+
 @dataclass(frozen=True)
 class Prediction:
-    """What became of one picture: the image uint8 [3, H, W] and its data sample, or the error of a bad file."""
+    """What became of one picture: the image uint8 [3, H, W] and its data sample, or the error of a bad file.
+
+    Of several models the sample is a mapping of their names to theirs.
+    """
 
     source: Source
     image: Tensor | None = None
-    sample: BaseDataElement | None = None
+    sample: Any = None
     error: Exception | None = None
 
 
@@ -66,7 +93,7 @@ def count_pictures(files: Iterable[Path | Entry]) -> int | None:
         return None
 
 
-def stream(predictor: Predictor, paths: Sequence[Path | Entry], threads: int = 2) -> Generator[Prediction, None, None]:
+def stream(predictor: Predicts, paths: Sequence[Path | Entry], threads: int = 2) -> Generator[Prediction, None, None]:
     """Predictions in the order of the files.
 
     A picture that cannot be read, does not fit the model, or needs more memory than there is comes with the error. A
@@ -123,7 +150,7 @@ class _Allowance:
             self._changed.notify_all()
 
 
-def _predict(predictor: Predictor, ready: queue.SimpleQueue[Any], ahead: _Allowance) -> Iterator[Prediction]:
+def _predict(predictor: Predicts, ready: queue.SimpleQueue[Any], ahead: _Allowance) -> Iterator[Prediction]:
     waiting: list[tuple[Source, Prepared | Exception]] = []  # in order
     prepared: list[Prepared] = []
     pixels_waiting = 0
@@ -151,7 +178,7 @@ def _predict(predictor: Predictor, ready: queue.SimpleQueue[Any], ahead: _Allowa
             waiting, prepared, pixels_waiting = [], [], 0
 
 
-def _predict_batch(predictor: Predictor, batch: Sequence[Prepared]) -> list[BaseDataElement | Exception]:
+def _predict_batch(predictor: Predicts, batch: Sequence[Prepared]) -> list[Any]:
     """A data sample for every picture, or what is wrong with it; anything else is a bug and is raised."""
     try:
         return list(predictor.predict([inputs for _, inputs in batch]))
@@ -190,7 +217,7 @@ def _outcome(source: Source, future: Future[Prepared]) -> Prepared | Exception:
 
 
 def _feed(
-    predictor: Predictor,
+    predictor: Predicts,
     files: Sequence[Path | Entry],
     pool: ThreadPoolExecutor,
     ready: queue.SimpleQueue[Any],
@@ -221,7 +248,7 @@ def _pixels(picture: Picture | Exception) -> int:
     return height * width
 
 
-def _prepare(predictor: Predictor, picture: Picture | Exception) -> Prepared:
+def _prepare(predictor: Predicts, picture: Picture | Exception) -> Prepared:
     if isinstance(picture, Exception):
         raise picture
     sample = predictor.load(picture)
@@ -234,7 +261,7 @@ def _entries(files: Iterable[Path | Entry]) -> Iterator[Entry]:
 
 
 def _pictures(
-    files: Iterable[Path | Entry], abandoned: Container[Path], predictor: Predictor
+    files: Iterable[Path | Entry], abandoned: Container[Path], predictor: Predicts
 ) -> Iterator[tuple[Source, Picture | Exception]]:
     for entry in _entries(files):
         if entry.kind == "video":
