@@ -13,9 +13,9 @@ OUT/pictures mirrors the input: a drawn picture per image, a drawn video per vid
 OUT/predictions.json in COCO's format; depth is in 16-bit PNG files and OUT/depth.json; classes of pixels are in
 OUT/labels, an indexed PNG per image, and their areas in OUT/segmentation.json.
 
-Several checkpoints on one frozen encoder share its pass (docs/shared_pass.md): each picture is read once, the results of
-each are in OUT/NAME, a `key=value` begins with the name of its model (seg.model.window=null), and a picture is finished
-when it is for all of them. What cannot be shared is said first.
+Several checkpoints on one frozen encoder share its pass (docs/shared_pass.md): each picture is read once, the results
+of each are in OUT/NAME, a `key=value` begins with the name of its model (seg.model.window=null), and a picture is
+finished when it is for all of them. What cannot be shared is said first.
 
 The same command again does only what is missing, whatever has ended the run before. torchrun splits the files over its
 processes (and adds its own report of a failure where the exit status is not 0), and --shard over jobs that know nothing
@@ -31,7 +31,7 @@ import argparse
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pe_spatial.commands.options import SHARED, CommandParser, add_shared, positive
 from pe_spatial.commands.task_options import TASK_OPTIONS, add_task_option

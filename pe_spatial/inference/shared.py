@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 
-from pe_spatial.backbones import PEBackbone
 from pe_spatial.common.errors import ConfigError, OptionError, UserError, require_choice, require_positive
 from pe_spatial.common.names import check_folder_names
 from pe_spatial.common.pictures import ValueRule
@@ -21,13 +20,13 @@ from pe_spatial.inference.predictor import Predictor
 from pe_spatial.inference.sample import PredictedSample, checked_threshold
 from pe_spatial.inference.shared_encoders import (
     encoder_difference,
-    needed_blocks,
-    not_frozen,
-    shareable_backbone,
+    needed_layers,
     tie_weights,
+    what_was_trained,
+    why_not_shared,
 )
 from pe_spatial.inference.shared_inputs import Inputs, view_difference
-from pe_spatial.inference.shared_pass import SharedPass, StubEncoder
+from pe_spatial.inference.shared_pass import SharedPass, Stub, insert_stub, new_pass, twin
 from pe_spatial.inference.tasks import open_predictor
 
 MUST_SHARE = ("pass", "encoder", "nothing")
@@ -48,12 +47,13 @@ def check_models(names: Sequence[str]) -> None:
 
 @dataclass
 class _Group:
-    """Models that share a pass: the pass, the first of them, and how they see pictures, by name."""
+    """Models that share a pass: the pass, the first of them and its backbone, and how they see pictures, by name."""
 
     shared: SharedPass
     lead: str
+    backbone: Any
     inputs: dict[str, Inputs] = field(default_factory=dict)
-    stubs: dict[str, StubEncoder] = field(default_factory=dict)
+    stubs: dict[str, Stub] = field(default_factory=dict)
 
 
 class SharedPredictor:
@@ -63,9 +63,9 @@ class SharedPredictor:
         print(predictor.summary)
         found = predictor("street.jpg")  # found["seg"].pred_sem_seg
 
-    A pass is shared by models whose encoders are the same and frozen (options and weights), and that see pictures in the
-    same way (size, normalization, padding). Of encoders the blocks that the models need are compared; a mask decoder
-    needs those before its queries. A model that is given other pictures than those before it runs a pass of its own, and
+    A pass is shared by models whose encoders are the same (options and weights), as those of frozen encoders are, and
+    that see pictures in the same way (size, normalization, padding). Of encoders the layers that the models need are
+    compared; a mask decoder needs those before its queries. A model that is given other pictures runs its own pass, and
     `summary` says why. Every model predicts what it predicts alone; equal weights are in memory once.
 
     Args:
@@ -133,10 +133,9 @@ class SharedPredictor:
         self._groups: list[_Group] = []
         self._reasons: list[str] = []
         if len(predictors) > 1:
-            able = {name: backbone for name in predictors if (backbone := self._backbone(name)) is not None}
             # who needs the most blocks comes first, for the others need some of them
-            for name in sorted(able, key=lambda name: -max(needed_blocks(predictors[name].model))):
-                self._place(name, able[name])
+            for name in sorted(filter(self._is_able, predictors), key=lambda name: -max(self._needs(name))):
+                self._place(name)
         for group in self._groups:
             order = [name for name in predictors if name in group.inputs]
             for name in order[:-1]:
@@ -152,42 +151,56 @@ class SharedPredictor:
             difference = reading.reading_difference(inputs)
             if difference is not None:
                 raise UserError(
-                    f"{name} reads pictures by another rule than {first} ({difference}), but each picture is read once; "
-                    "set value_range and bands (--value-range, --bands) or apply_exif alike"
+                    f"{name} reads pictures by another rule than {first} ({difference}), and each picture is read "
+                    "once; set value_range and bands (--value-range, --bands) or apply_exif alike"
                 )
 
-    def _backbone(self, name: str) -> PEBackbone | None:
-        """The backbone of a model that may share its pass."""
-        model = self.predictors[name].model
-        backbone = shareable_backbone(model)
-        reason = backbone if isinstance(backbone, str) else not_frozen(model)
+    def _needs(self, name: str) -> tuple[int, ...]:
+        return needed_layers(self.predictors[name].model)
+
+    def _is_able(self, name: str) -> bool:
+        """Whether the encoder of a model is one whose pass can be shared."""
+        reason = why_not_shared(self.predictors[name].model)
         if reason is not None:
             self._cannot("encoder", f"{name}: {reason}")
-        return None if isinstance(backbone, str) or reason is not None else backbone
+        return reason is None
 
-    def _place(self, name: str, backbone: PEBackbone) -> None:
+    def _place(self, name: str) -> None:
         """Let a model join the first group that it fits, or begin one."""
-        needed = needed_blocks(self.predictors[name].model)
-        reasons = {}
+        model = self.predictors[name].model
+        reasons: dict[str, str] = {}
         for group in self._groups:
-            reason = encoder_difference(group.shared.encoder, backbone.encoder, max(needed))
-            kind = "pass" if reason is None else "encoder"
-            reason = reason or group.inputs[group.lead].difference(self._inputs[name])
+            different = self._encoder_difference(group, name)
+            kind = "pass" if different is None else "encoder"
+            reason = different or group.inputs[group.lead].difference(self._inputs[name])
             if reason is None:
                 break
             reasons.setdefault(kind, f"{name} cannot share the pass of {group.lead}: {reason}")
         else:
-            for kind in MUST_SHARE:  # the nearest of the groups says most
-                if kind in reasons:
-                    self._cannot(kind, reasons[kind])
-                    break
-            group = _Group(SharedPass(backbone.encoder), name)
+            for kind in filter(reasons.__contains__, MUST_SHARE[:1] if "pass" in reasons else MUST_SHARE):
+                self._cannot(kind, reasons[kind])  # the nearest group says most
+            group = _Group(new_pass(model.backbone), name, twin(model.backbone))
             self._groups.append(group)
-        own = backbone.encoder
-        tie_weights(own, group.shared.encoder)
-        group.stubs[name] = group.shared.stub(own, needed)
-        backbone.encoder = group.stubs[name]  # type: ignore[assignment]
+        group.shared.serve(self._needs(name))
+        tie_weights(model.backbone, group.backbone)
+        group.stubs[name] = insert_stub(model, group.shared)
         group.inputs[name] = self._inputs[name]
+
+    def _encoder_difference(self, group: _Group, name: str) -> str | None:
+        """What differs between the encoder of a group and that of a model, and whether training has made it differ."""
+        backbone = self.predictors[name].model.backbone
+        settings = [self.predictors[each].config.model.backbone.to_dict() for each in (group.lead, name)]
+        different = encoder_difference(group.backbone, backbone, settings, max(self._needs(name)))
+        if different is None:
+            return None
+        for each, encoder in ((name, backbone), (group.lead, group.backbone)):
+            trained = what_was_trained(encoder)
+            if trained is not None:
+                return (
+                    f"{different}; the encoder of {each} was {trained} in its run: train the other head with "
+                    f"--encoder-from that run, or {each} with model.backbone.frozen=true"
+                )
+        return different
 
     def _cannot(self, kind: str, reason: str) -> None:
         """Note what is not shared, or refuse it where it must be."""
@@ -204,9 +217,14 @@ class SharedPredictor:
         for group in self._groups:
             names = [name for name in self.predictors if name in group.inputs]
             if len(names) > 1:
-                config, layers = group.shared.encoder.config, ", ".join(map(str, group.shared.layers))
-                lines.append(f"one pass of {config.name} for {', '.join(names)}, to the blocks {layers}")
+                layers = ", ".join(map(str, group.shared.layers))
+                lines.append(f"{', '.join(names)} share one pass of {self._encoder_name(names[0])}, layers {layers}")
         return (*lines, *(f"{reason}; it runs its own pass" for reason in self._reasons))
+
+    def _encoder_name(self, name: str) -> str:
+        settings = self.predictors[name].config.model.backbone
+        known = settings.get("variant") or settings.get("model")
+        return str(known.get("name", "an encoder") if isinstance(known, Mapping) else known)
 
     @property
     def passes(self) -> tuple[int, int]:

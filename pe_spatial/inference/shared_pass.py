@@ -2,52 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from copy import copy
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from pe_spatial.backbones.vit import VisionTransformer, resolve_blocks
+from pe_spatial.backbones import PEBackbone
+from pe_spatial.backbones.vit import resolve_blocks
 
 KEPT = 2**30  # bytes of pictures and tokens that are kept at most; what is beyond is computed anew for each model
 
 Key = tuple[Any, ...]
-Entry = tuple[Tensor, list[Tensor]]  # a normalized picture [3, H, W], and its tokens [N, C] after every block
+Entry = tuple[Tensor, list[Tensor]]  # a normalized picture [3, H, W], and what comes out of every layer for it
+Compute = Callable[[Tensor, Sequence[int]], Sequence[Tensor]]
 
 
 class SharedPass:
-    """An encoder that computes the tokens of a picture, or of a window or tile of it, once for all of its models.
+    """An encoder that sees a picture, or a window or tile of it, once for all of its models.
 
     Pictures are told apart by their content, so a model gets what it would have computed itself, to the rounding of
     batches that are composed otherwise. Models that see a picture in other pieces share the pieces that are equal.
 
     Args:
-        encoder: Frozen, in evaluation mode.
+        compute: Runs the encoder on images [B, 3, H, W]; returns what comes out of each of some layers, [B, …].
 
     Attributes:
-        layers: The blocks that any of the models needs, in ascending order.
+        layers: Those that any of the models needs, in ascending order.
         computed: Pictures, windows and tiles that went through the encoder.
         reused: Those that a model did not have to compute.
     """
 
-    def __init__(self, encoder: VisionTransformer) -> None:
-        self.encoder = encoder
+    def __init__(self, compute: Compute) -> None:
+        self._compute = compute
         self.layers: tuple[int, ...] = ()
         self.computed = self.reused = 0
         self._kept: dict[Key, list[Entry]] = {}
         self._bytes = 0
 
-    def stub(self, own: VisionTransformer, layers: Sequence[int]) -> StubEncoder:
-        """What stands in the place of the encoder of one more model.
-
-        Args:
-            own: Its encoder, equal to this one as far as the blocks of `layers` go.
-            layers: The blocks that it needs.
-        """
+    def serve(self, layers: Sequence[int]) -> None:
+        """Compute some more layers, for one more model."""
         self.layers = tuple(sorted({*self.layers, *layers}))
-        return StubEncoder(own, self)
 
     @contextmanager
     def remembering(self) -> Iterator[None]:
@@ -58,12 +55,12 @@ class SharedPass:
             self._kept.clear()
             self._bytes = 0
 
-    def tokens(self, x: Tensor, layers: Sequence[int], keep: bool) -> list[Tensor]:
-        """Tokens [B, N, C] of normalized images [B, 3, H, W] after each of some blocks, without the final norm.
+    def outputs(self, x: Tensor, layers: Sequence[int], keep: bool) -> list[Tensor]:
+        """What comes out of each of some layers for normalized images [B, 3, H, W].
 
         Args:
             x: The images.
-            layers: Some of the blocks of this pass.
+            layers: Some of those of this pass.
             keep: Whether another model may ask for the same.
         """
         keys = [_key(row) for row in x]
@@ -73,7 +70,7 @@ class SharedPass:
         self.reused += len(x) - len(missing)
         places = [self.layers.index(layer) for layer in layers]
         if missing:
-            computed = self.encoder.forward_features(x if len(missing) == len(x) else x[missing], self.layers)
+            computed = self._compute(x if len(missing) == len(x) else x[missing], self.layers)
             for place, number in enumerate(missing):
                 found[number] = [tokens[place] for tokens in computed]
                 if keep:
@@ -104,34 +101,80 @@ def _key(row: Tensor) -> Key:
     return (tuple(row.shape), arithmetic, *corner.tolist())
 
 
-class StubEncoder(nn.Module):
-    """In the place of a model's encoder: the same encoder, whose passes are those of a `SharedPass`.
-
-    Blocks that a model runs itself, such as those with queries among their tokens, are its own.
+class Stub(nn.Module):
+    """In the place of a part of a model: the same part, but what it computes comes from a `SharedPass`.
 
     Args:
-        own: The encoder of the model.
+        own: The part of the model.
         shared: The pass that serves it.
 
     Attributes:
         keeps: Whether models that come later may ask for what this one computes; the caller sets it.
     """
 
-    def __init__(self, own: VisionTransformer, shared: SharedPass) -> None:
+    def __init__(self, own: nn.Module, shared: SharedPass) -> None:
         super().__init__()
         self.own = own
-        self.shared = [shared]  # in a list, or its encoder would be a part of this module
+        self.shared = shared
         self.keeps = False
 
-    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - any attribute of the encoder
-        """What else a model asks of its encoder."""
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - any attribute of the part
+        """What else a model asks of the part."""
         try:
             return super().__getattr__(name)
         except AttributeError:
             return getattr(super().__getattr__("own"), name)
 
+
+class StubEncoder(Stub):
+    """In the place of the encoder of a `PEBackbone`. Blocks that a model runs itself are its own."""
+
     def forward_features(self, x: Tensor, layers: Sequence[int] = (-1,), norm: bool = False) -> list[Tensor]:
         """See `VisionTransformer.forward_features`."""
-        self.own.grid(x)
-        tokens = self.shared[0].tokens(x, resolve_blocks(layers, self.own.config.depth), self.keeps)
+        self.own.grid(x)  # which refuses sizes
+        tokens = self.shared.outputs(x, resolve_blocks(layers, self.own.config.depth), self.keeps)
         return [t if self.own.ln_post is None or not norm else self.own.ln_post(t) for t in tokens]
+
+
+class StubBackbone(Stub):
+    """In the place of any other backbone."""
+
+    def __init__(self, own: nn.Module, shared: SharedPass) -> None:
+        super().__init__(own, shared)
+        self.layers: tuple[int, ...] = own.layers  # type: ignore[assignment]
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """The maps of the layers of this model."""
+        return tuple(self.shared.outputs(x, self.layers, self.keeps))
+
+
+def new_pass(backbone: nn.Module) -> SharedPass:
+    """A pass of the encoder of a backbone, which it is taken from; it serves nobody yet."""
+    if isinstance(backbone, PEBackbone):
+        return SharedPass(backbone.encoder.forward_features)
+    lead = twin(backbone)  # its layers become others
+
+    def compute(x: Tensor, layers: Sequence[int]) -> Sequence[Tensor]:
+        lead.layers = tuple(layers)  # type: ignore[assignment]
+        return lead(x)
+
+    return SharedPass(compute)
+
+
+def twin(module: nn.Module) -> nn.Module:
+    """Another module of the same parts, which stay its own when those of the first are replaced."""
+    other = copy(module)
+    other._modules = dict(module._modules)
+    return other
+
+
+def insert_stub(model: nn.Module, shared: SharedPass) -> Stub:
+    """Let a model take from a pass what its own encoder, which is the same, would compute."""
+    backbone: Any = model.backbone
+    if isinstance(backbone, PEBackbone):
+        stub: Stub = StubEncoder(backbone.encoder, shared)
+        backbone.encoder = stub  # type: ignore[assignment]
+    else:
+        stub = StubBackbone(backbone, shared)
+        model.backbone = stub
+    return stub

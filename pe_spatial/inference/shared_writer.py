@@ -20,8 +20,8 @@ Pictures = dict[str, NDArray[np.uint8] | None]  # drawn, by the names of the mod
 class SharedWriter:
     """Writes what a `SharedPredictor` predicts, with the writers of its models.
 
-    It is to `write_all` what one `ResultsWriter` is. A picture is finished when the files of all models are written: it is
-    recorded for all of them then, and one that some model lacks is done again for all.
+    It is to `write_all` what one `ResultsWriter` is. A picture is finished when the files of all models are written: it
+    is recorded for all of them then, and one that some model lacks is done again for all.
 
     Args:
         writers: By the names of the models.
