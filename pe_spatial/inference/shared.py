@@ -3,33 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from pe_spatial.common.errors import ConfigError, OptionError, UserError, require_choice, require_positive
+from pe_spatial.common.errors import ConfigError, OptionError, require_choice, require_positive
 from pe_spatial.common.names import check_folder_names
 from pe_spatial.common.pictures import ValueRule
 from pe_spatial.common.trust import trusting
 from pe_spatial.inference.inputs import Channels, Picture, list_pictures
 from pe_spatial.inference.predictor import Predictor
 from pe_spatial.inference.sample import PredictedSample, checked_threshold
-from pe_spatial.inference.shared_encoders import (
-    encoder_difference,
-    needed_layers,
-    tie_weights,
-    what_was_trained,
-    why_not_shared,
-)
-from pe_spatial.inference.shared_inputs import Inputs, view_difference
-from pe_spatial.inference.shared_pass import SharedPass, Stub, insert_stub, new_pass, twin
+from pe_spatial.inference.shared_groups import MUST_SHARE, Sharing
+from pe_spatial.inference.shared_tracking import Masks, track_frames
 from pe_spatial.inference.tasks import open_predictor
-
-MUST_SHARE = ("pass", "encoder", "nothing")
 
 Results = dict[str, PredictedSample]
 
@@ -43,17 +33,6 @@ def check_models(names: Sequence[str]) -> None:
     if not names:
         raise OptionError("no checkpoint is given; give a name and a run for each model, such as {'seg': 'runs/seg'}")
     check_folder_names(names)
-
-
-@dataclass
-class _Group:
-    """Models that share a pass: the pass, the first of them and its backbone, and how they see pictures, by name."""
-
-    shared: SharedPass
-    lead: str
-    backbone: Any
-    inputs: dict[str, Inputs] = field(default_factory=dict)
-    stubs: dict[str, Stub] = field(default_factory=dict)
 
 
 class SharedPredictor:
@@ -127,110 +106,18 @@ class SharedPredictor:
     def _share(self, predictors: dict[str, Predictor], must_share: str) -> None:
         require_choice("must_share", must_share, MUST_SHARE)
         self.predictors = predictors
-        self._must_share = must_share
-        self._inputs = {name: Inputs.of(predictor) for name, predictor in predictors.items()}
-        self._require_one_reading()
-        self._groups: list[_Group] = []
-        self._reasons: list[str] = []
-        if len(predictors) > 1:
-            # who needs the most blocks comes first, for the others need some of them
-            for name in sorted(filter(self._is_able, predictors), key=lambda name: -max(self._needs(name))):
-                self._place(name)
-        for group in self._groups:
-            order = [name for name in predictors if name in group.inputs]
-            for name in order[:-1]:
-                group.stubs[name].keeps = True
-            difference = view_difference({name: group.inputs[name] for name in order})
-            if difference is not None:
-                self._cannot("pass", f"{', '.join(order)}: {difference}")
-
-    def _require_one_reading(self) -> None:
-        """Refuse models that decode pictures differently, for each picture is decoded once."""
-        (first, reading), *others = self._inputs.items()
-        for name, inputs in others:
-            difference = reading.reading_difference(inputs)
-            if difference is not None:
-                raise UserError(
-                    f"{name} reads pictures by another rule than {first} ({difference}), and each picture is read "
-                    "once; set value_range and bands (--value-range, --bands) or apply_exif alike"
-                )
-
-    def _needs(self, name: str) -> tuple[int, ...]:
-        return needed_layers(self.predictors[name].model)
-
-    def _is_able(self, name: str) -> bool:
-        """Whether the encoder of a model is one whose pass can be shared."""
-        reason = why_not_shared(self.predictors[name].model)
-        if reason is not None:
-            self._cannot("encoder", f"{name}: {reason}")
-        return reason is None
-
-    def _place(self, name: str) -> None:
-        """Let a model join the first group that it fits, or begin one."""
-        model = self.predictors[name].model
-        reasons: dict[str, str] = {}
-        for group in self._groups:
-            different = self._encoder_difference(group, name)
-            kind = "pass" if different is None else "encoder"
-            reason = different or group.inputs[group.lead].difference(self._inputs[name])
-            if reason is None:
-                break
-            reasons.setdefault(kind, f"{name} cannot share the pass of {group.lead}: {reason}")
-        else:
-            for kind in filter(reasons.__contains__, MUST_SHARE[:1] if "pass" in reasons else MUST_SHARE):
-                self._cannot(kind, reasons[kind])  # the nearest group says most
-            group = _Group(new_pass(model.backbone), name, twin(model.backbone))
-            self._groups.append(group)
-        group.shared.serve(self._needs(name))
-        tie_weights(model.backbone, group.backbone)
-        group.stubs[name] = insert_stub(model, group.shared)
-        group.inputs[name] = self._inputs[name]
-
-    def _encoder_difference(self, group: _Group, name: str) -> str | None:
-        """What differs between the encoder of a group and that of a model, and whether training has made it differ."""
-        backbone = self.predictors[name].model.backbone
-        settings = [self.predictors[each].config.model.backbone.to_dict() for each in (group.lead, name)]
-        different = encoder_difference(group.backbone, backbone, settings, max(self._needs(name)))
-        if different is None:
-            return None
-        for each, encoder in ((name, backbone), (group.lead, group.backbone)):
-            trained = what_was_trained(encoder)
-            if trained is not None:
-                return (
-                    f"{different}; the encoder of {each} was {trained} in its run: train the other head with "
-                    f"--encoder-from that run, or {each} with model.backbone.frozen=true"
-                )
-        return different
-
-    def _cannot(self, kind: str, reason: str) -> None:
-        """Note what is not shared, or refuse it where it must be."""
-        if MUST_SHARE.index(self._must_share) <= MUST_SHARE.index(kind):
-            allowed = " or ".join(MUST_SHARE[MUST_SHARE.index(kind) + 1 :])
-            raise UserError(f"{reason}; with must_share {allowed} (--must-share) it runs its own pass")
-        self._reasons.append(reason)
+        self.sharing = Sharing(predictors, must_share)
 
     # --- what there is ------------------------------------------------------------------------------------------------
     @property
     def summary(self) -> tuple[str, ...]:
-        """What is shared, what is not, and why."""
-        lines = []
-        for group in self._groups:
-            names = [name for name in self.predictors if name in group.inputs]
-            if len(names) > 1:
-                layers = ", ".join(map(str, group.shared.layers))
-                lines.append(f"{', '.join(names)} share one pass of {self._encoder_name(names[0])}, layers {layers}")
-        return (*lines, *(f"{reason}; it runs its own pass" for reason in self._reasons))
-
-    def _encoder_name(self, name: str) -> str:
-        settings = self.predictors[name].config.model.backbone
-        known = settings.get("variant") or settings.get("model")
-        return str(known.get("name", "an encoder") if isinstance(known, Mapping) else known)
+        """What is shared, what is not, and why, in lines."""
+        return self.sharing.summary
 
     @property
     def passes(self) -> tuple[int, int]:
         """Pictures, windows and tiles that went through shared encoders so far, and those that needed no pass."""
-        shared = [group.shared for group in self._groups]
-        return sum(each.computed for each in shared), sum(each.reused for each in shared)
+        return self.sharing.passes
 
     @property
     def batch_size(self) -> int:
@@ -291,7 +178,7 @@ class SharedPredictor:
         """
         packed: dict[str, Any] = {}
         for name, predictor in self.predictors.items():
-            twin = next((other for other in packed if self._inputs[other].steps == self._inputs[name].steps), None)
+            twin = next((other for other in packed if self.sharing.prepare_alike(other, name)), None)
             if twin is None:
                 packed[name] = predictor.transform(dict(sample))
             else:
@@ -299,22 +186,42 @@ class SharedPredictor:
         return packed
 
     def predict(self, samples: Sequence[dict[str, Any]]) -> list[Results]:
-        """Run the models, one after the other, on prepared pictures."""
+        """Run the models on prepared pictures."""
+        with self.sharing.remembering():
+            return self.run_models(samples)
+
+    def run_models(self, samples: Sequence[dict[str, Any]]) -> list[Results]:
+        """Run one model after the other; what passes remember stays until `remembering` ends."""
         results: list[Results] = [{} for _ in samples]
-        with self._remembering():
-            for name, predictor in self.predictors.items():
-                found = predictor.predict([sample[name] for sample in samples])
-                for result, prediction in zip(results, found, strict=True):
-                    result[name] = prediction
+        for name, predictor in self.predictors.items():
+            found = predictor.predict([sample[name] for sample in samples])
+            for result, prediction in zip(results, found, strict=True):
+                result[name] = prediction
         return results
 
-    @contextmanager
-    def _remembering(self) -> Iterator[None]:
-        """In the block the passes of all groups remember what they compute."""
-        with ExitStack() as stack:
-            for group in self._groups:
-                stack.enter_context(group.shared.remembering())
-            yield
+    # --- tracking -----------------------------------------------------------------------------------------------------
+    def track(
+        self, tracker: Any, frames: Iterable[Picture], masks: Masks, channels: Channels = "rgb"
+    ) -> Iterator[tuple[Results, Tensor]]:
+        """Follow objects through a video while the models predict its frames, `batch_size` at a time.
+
+        The tracker takes the pass of models on the same encoder, where it resizes and normalizes a frame to the same
+        pixels as they do; elsewhere it runs its own, and `summary` says so after the first frame.
+
+        Args:
+            tracker: A `VideoTracker`; from then on its encoder is the shared one. What it followed before is forgotten.
+            frames: Of one video, see `Predictor`.
+            masks: By the number of the frame, or a function of it; see `VideoTracker.track`.
+            channels: The order of colors in arrays and tensors.
+
+        Yields:
+            For every frame what the models predict, by name, and uint8 [H, W]: object numbers, 0 = background.
+
+        Raises:
+            OptionError: No object.
+            UserError: The encoder of the tracker is another one, or `must_share` is `pass` and its frames are others.
+        """
+        return track_frames(self, tracker, frames, masks, channels)
 
 
 def overrides_by_name(overrides: Sequence[str], names: Sequence[str]) -> dict[str, list[str]]:

@@ -75,7 +75,7 @@ def view_difference(inputs: Mapping[str, Inputs]) -> str | None:
     if all(each.views == next(iter(inputs.values())).views for each in inputs.values()):
         return None
     seen = "; ".join(f"{name}: {_views(each.views)}" for name, each in inputs.items())
-    return f"they see pictures in parts of their own ({seen}), so they share only the parts that are equal"
+    return f"see pictures in parts of their own ({seen})"
 
 
 def _plain(value: Any) -> Any:  # noqa: ANN401 - any node of a config

@@ -168,6 +168,15 @@ def twin(module: nn.Module) -> nn.Module:
     return other
 
 
+def pass_of(model: nn.Module) -> SharedPass | None:
+    """The pass that serves a model; None for one with an encoder of its own."""
+    backbone = getattr(model, "backbone", None)
+    for part in (backbone, getattr(backbone, "encoder", None)):
+        if isinstance(part, Stub):
+            return part.shared
+    return None
+
+
 def insert_stub(model: nn.Module, shared: SharedPass) -> Stub:
     """Let a model take from a pass what its own encoder, which is the same, would compute."""
     backbone: Any = model.backbone

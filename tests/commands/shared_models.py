@@ -51,10 +51,12 @@ def save_shared(path, name, seed=0, backbone=None, preprocessor=None, pipeline=N
     """A checkpoint of one of the models; its encoder is a function of `seed`, its head of its name."""
     model = {**MODELS_BY_NAME[name], **options}
     layers = {"layers": model.pop("layers")} if "layers" in model else {}
+    encoder = {"type": "PEBackbone", "variant": TINY, "frozen": True, **layers, **(backbone or {})}
+    encoder = {key: value for key, value in encoder.items() if value is not None}
     config = {
         "model": {
             **model,
-            "backbone": {"type": "PEBackbone", "variant": TINY, "frozen": True, **layers, **(backbone or {})},
+            "backbone": encoder,
             "data_preprocessor": {"type": "DensePreprocessor", "size_divisor": 8, **(preprocessor or {})},
         },
         "custom_imports": {"imports": IMPORTS},
