@@ -27,6 +27,7 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "common.tensors": (set(), {"safetensors"}),
     "common.video": (set(), {"av", "cv2"}),
     "backbones": (COMMON_FLOOR, set()),
+    "backbones.text": (COMMON_FLOOR, {"ftfy", "regex"}),
     "backbones.weights": (COMMON_FLOOR, {"safetensors", "huggingface_hub"}),
     "backbones.timm_backbone": (COMMON_FLOOR, {"timm"}),
     "backbones.timm_models": (COMMON_FLOOR, {"timm"}),
