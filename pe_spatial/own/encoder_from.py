@@ -87,15 +87,14 @@ def borrow(request: Request) -> tuple[Request, Borrowed]:
     preprocessor = {**_PREPROCESSING, **_preprocessing(config)}
     model = _model_name(request, backbone["variant"], path)
     size = request.image_size or _image_size(steps, preprocessor)
-    parts = _parts_of_pictures(request.task, model, config["model"])
+    own = {"weights": str(path), "frozen": True, "lora": None, "drop_path": 0.0, "checkpointing": False, "adapt": []}
     settings = {
         "model": {
-            "backbone": {**_encoder(backbone), "weights": str(path), "frozen": True, "lora": None},
+            "backbone": {**_encoder(backbone), **own},
             "data_preprocessor": preprocessor,
-            **parts,
+            **_views(request.task, config["model"]),
         }
     }
-    settings["model"]["backbone"] |= {"drop_path": 0.0, "checkpointing": False, "adapt": []}
     line = f"encoder: that of {path}, frozen, with its options and preprocessing; both can share a pass"
     return replace(request, model=model, image_size=size), Borrowed(settings, steps, (line,))
 
@@ -147,13 +146,12 @@ def _image_size(steps: tuple[Section, ...], preprocessor: Mapping[str, Any]) -> 
     return None
 
 
-def _parts_of_pictures(task: str, name: str, model: Mapping[str, Any]) -> Section:
+def _views(task: str, model: Mapping[str, Any]) -> Section:
     """How the new model cuts pictures: as the one of the run does, as far as it can."""
-    family = find_model(task, name).family
     window, tiling = model.get("window"), model.get("tiling")
     if task == "segmentation":
         return {"window": None if window is None else {"_delete_": True, **window}}
-    if task != "depth" or "depth" not in family.recipe:
+    if task != "depth":
         return {}
     if window is None:
         return {"tiling": None if tiling is None else {"_delete_": True, **tiling}}

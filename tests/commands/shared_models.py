@@ -85,3 +85,5 @@ def fill(module):
     for name, parameter in module.named_parameters():
         if parameter.ndim > 1 or name == "class_embedding":
             torch.nn.init.normal_(parameter, std=0.15)
+        elif name.endswith("bias"):
+            torch.nn.init.zeros_(parameter)

@@ -1,16 +1,21 @@
 """pe-spatial predict with several checkpoints: a folder of results each, finished together."""
 
 import json
+import os
 import shutil
+import signal
+import sys
 
 import numpy as np
 import pytest
-from kills import results
+import torch
+from kills import finished, results, start_process, status_of
 from PIL import Image
 from shared_models import save_shared
 
 from pe_spatial.commands.shell import run_command
 from pe_spatial.common.video import VideoWriter
+from pe_spatial.depth.results import DepthWriter
 from pe_spatial.inference.predictor import Predictor
 
 NAMES = {"det": "det", "seg": "seg", "depth": "depth"}
@@ -29,15 +34,9 @@ def place(tmp_path_factory):
         Image.fromarray(rng.integers(0, 256, (*size, 3), np.uint8)).save(folder / "in" / f"{number}.png")
     with VideoWriter(folder / "in" / "film.mp4", rate=10) as video:
         for _ in range(3):
-            video.write(torch_frame(rng))
+            video.write(torch.from_numpy(rng.integers(0, 256, (3, 32, 48), np.uint8)))
     (folder / "in" / "broken.jpg").write_bytes(b"no picture")
     return folder
-
-
-def torch_frame(rng):
-    import torch
-
-    return torch.from_numpy(rng.integers(0, 256, (3, 32, 48), np.uint8))
 
 
 def predict(place, output, *options, names=NAMES):
@@ -81,8 +80,6 @@ def test_each_picture_is_read_once_and_only_what_is_missing_again(place, whole, 
 
 def test_a_picture_is_finished_for_all_or_for_none(place, tmp_path, monkeypatch):
     """A run that ends while a model's files are written leaves the picture out of the lists of all."""
-    from pe_spatial.depth.results import DepthWriter
-
     describe = DepthWriter.describe
 
     def full(self, stem, *rest):
@@ -101,6 +98,26 @@ def test_a_picture_is_finished_for_all_or_for_none(place, tmp_path, monkeypatch)
     assert listed[0] == listed[1] and "1.png" not in listed[0]
     assert predict(place, tmp_path, names=("det", "depth")) == 1
     assert results(tmp_path / "det") == results(place / "whole" / "det")
+
+
+def die_while_the_second_is_written(place, output):
+    describe = DepthWriter.describe
+
+    def dying(self, stem, *rest):
+        if stem == "1":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return describe(self, stem, *rest)
+
+    DepthWriter.describe = dying
+    torch.set_num_threads(1)
+    sys.exit(predict(place, output))
+
+
+def test_a_kill_between_two_models_leaves_the_picture_to_the_next_run(place, whole, tmp_path):
+    assert status_of(start_process(die_while_the_second_is_written, place, tmp_path)) == -signal.SIGKILL
+    assert all("1.png" not in finished(tmp_path / name) for name in NAMES)
+    assert predict(place, tmp_path) == 1
+    assert all(results(tmp_path / name) == results(whole / name) for name in NAMES)
 
 
 def test_options_go_to_the_models_that_take_them(place, tmp_path):

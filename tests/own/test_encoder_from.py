@@ -37,8 +37,8 @@ def test_two_heads_share_a_pass(place):
     (photo,) = save_photos(place / "photos", wide=(64, 100)).iterdir()
     found = shared(photo)
     assert found["seg"].pred_sem_seg.data.shape == found["depth"].pred_depth.data.shape == (1, 64, 100)
-    # two windows for both; the depth of tiles follows that of the whole picture, which the segmenter does not see
-    assert shared.passes == (3, 2)
+    # three windows for both; the depth of tiles follows that of the whole picture, which the segmenter does not see
+    assert shared.passes == (4, 3)
     alone = pe_spatial.Predictor(place / "depth", "cpu")(photo)
     assert np.allclose(alone.pred_depth.data, found["depth"].pred_depth.data, atol=1e-6)
 
