@@ -19,7 +19,7 @@ from pe_spatial.inference.tasks import Task, reading, resizing, task_of
 from pe_spatial.training.checkpoint import load_checkpoint, read_config, resolve_checkpoint
 
 if TYPE_CHECKING:
-    from pe_spatial.inference.stream import Predicts
+    from pe_spatial.inference.stream import Streamed
     from pe_spatial.inference.write_ahead import Writes
 
 _RULES = ("value_range", "bands")  # options that say how pictures of many bits or bands are shown
@@ -99,7 +99,7 @@ def _model(
 
 def open_models(
     models: Sequence[Model], stems: Mapping[str, str], must_share: str
-) -> tuple[Predicts, Writes, list[Path]]:
+) -> tuple[Streamed, Writes, list[Path]]:
     """Load the models and claim their folders.
 
     Args:

@@ -59,6 +59,8 @@ class SharedPredictor:
 
     Attributes:
         predictors: By name.
+        batch_size: How many images go through the models at once.
+        max_pixels: Larger images of files are refused.
 
     Raises:
         CheckpointError: A file is missing, damaged, does not describe itself, or does not fit its config.
@@ -107,6 +109,7 @@ class SharedPredictor:
         require_choice("must_share", must_share, MUST_SHARE)
         self.predictors = predictors
         self.sharing = Sharing(predictors, must_share)
+        self.batch_size, self.max_pixels = self._first.batch_size, self._first.max_pixels
 
     # --- what there is ------------------------------------------------------------------------------------------------
     @property
@@ -118,16 +121,6 @@ class SharedPredictor:
     def passes(self) -> tuple[int, int]:
         """Pictures, windows and tiles that went through shared encoders so far, and those that needed no pass."""
         return self.sharing.passes
-
-    @property
-    def batch_size(self) -> int:
-        """How many images go through the models at once."""
-        return self._first.batch_size
-
-    @property
-    def max_pixels(self) -> int | None:
-        """Larger images of files are refused."""
-        return self._first.max_pixels
 
     @property
     def rule(self) -> ValueRule:

@@ -23,6 +23,29 @@ _RUN_NOW = "run now"
 _PIXELS_AHEAD = 128_000_000  # of pictures that are read before the model asks for them; one always may
 
 
+class Streamed(Protocol):
+    """What `stream` feeds: a `Predictor`, or another with the same steps.
+
+    One with `read_video(path)`, which takes a path as `read_frames` does, says itself what of a video is seen.
+    """
+
+    batch_size: int
+    max_pixels: int | None
+
+    @property
+    def rule(self) -> ValueRule:
+        """How pictures of more than 8 bits and more than three bands are shown."""
+
+    def load(self, picture: Picture) -> dict[str, Any]:
+        """A sample whose `img` uint8 [3, H, W] is in the frame of the predictions."""
+
+    def transform(self, sample: dict[str, Any]) -> dict[str, Any]:
+        """What `predict` takes of it."""
+
+    def predict(self, samples: Sequence[dict[str, Any]]) -> Sequence[Any]:
+        """A data sample for each, or a mapping of names of models to theirs."""
+
+
 @dataclass(frozen=True)
 class Source:
     """Where a picture comes from.
@@ -47,31 +70,6 @@ class Source:
         return self.path.stem if self.frame is None else f"{self.path.stem}_{self.frame:06d}"
 
 
-class Predicts(Protocol):
-    """What gives predictions: a `Predictor`, or several models as one."""
-
-    @property
-    def batch_size(self) -> int:
-        """How many images go through at once."""
-
-    @property
-    def max_pixels(self) -> int | None:
-        """Larger images of files are refused."""
-
-    @property
-    def rule(self) -> ValueRule:
-        """How pictures of more than 8 bits and more than three bands are shown."""
-
-    def load(self, picture: Picture) -> dict[str, Any]:
-        """See `Predictor.load`."""
-
-    def transform(self, sample: dict[str, Any]) -> dict[str, Any]:
-        """See `Predictor.transform`."""
-
-    def predict(self, samples: Sequence[dict[str, Any]]) -> Sequence[Any]:
-        """See `Predictor.predict`."""
-
-
 @dataclass(frozen=True)
 class Prediction:
     """What became of one picture: the image uint8 [3, H, W] and its data sample, or the error of a bad file.
@@ -93,7 +91,7 @@ def count_pictures(files: Iterable[Path | Entry]) -> int | None:
         return None
 
 
-def stream(predictor: Predicts, paths: Sequence[Path | Entry], threads: int = 2) -> Generator[Prediction, None, None]:
+def stream(predictor: Streamed, paths: Sequence[Path | Entry], threads: int = 2) -> Generator[Prediction, None, None]:
     """Predictions in the order of the files.
 
     A picture that cannot be read, does not fit the model, or needs more memory than there is comes with the error. A
@@ -150,7 +148,7 @@ class _Allowance:
             self._changed.notify_all()
 
 
-def _predict(predictor: Predicts, ready: queue.SimpleQueue[Any], ahead: _Allowance) -> Iterator[Prediction]:
+def _predict(predictor: Streamed, ready: queue.SimpleQueue[Any], ahead: _Allowance) -> Iterator[Prediction]:
     waiting: list[tuple[Source, Prepared | Exception]] = []  # in order
     prepared: list[Prepared] = []
     pixels_waiting = 0
@@ -178,7 +176,7 @@ def _predict(predictor: Predicts, ready: queue.SimpleQueue[Any], ahead: _Allowan
             waiting, prepared, pixels_waiting = [], [], 0
 
 
-def _predict_batch(predictor: Predicts, batch: Sequence[Prepared]) -> list[Any]:
+def _predict_batch(predictor: Streamed, batch: Sequence[Prepared]) -> list[Any]:
     """A data sample for every picture, or what is wrong with it; anything else is a bug and is raised."""
     try:
         return list(predictor.predict([inputs for _, inputs in batch]))
@@ -217,7 +215,7 @@ def _outcome(source: Source, future: Future[Prepared]) -> Prepared | Exception:
 
 
 def _feed(
-    predictor: Predicts,
+    predictor: Streamed,
     files: Sequence[Path | Entry],
     pool: ThreadPoolExecutor,
     ready: queue.SimpleQueue[Any],
@@ -248,7 +246,7 @@ def _pixels(picture: Picture | Exception) -> int:
     return height * width
 
 
-def _prepare(predictor: Predicts, picture: Picture | Exception) -> Prepared:
+def _prepare(predictor: Streamed, picture: Picture | Exception) -> Prepared:
     if isinstance(picture, Exception):
         raise picture
     sample = predictor.load(picture)
@@ -261,11 +259,12 @@ def _entries(files: Iterable[Path | Entry]) -> Iterator[Entry]:
 
 
 def _pictures(
-    files: Iterable[Path | Entry], abandoned: Container[Path], predictor: Predicts
+    files: Iterable[Path | Entry], abandoned: Container[Path], predictor: Streamed
 ) -> Iterator[tuple[Source, Picture | Exception]]:
+    read_video = getattr(predictor, "read_video", read_frames)
     for entry in _entries(files):
         if entry.kind == "video":
-            for source, frame in read_frames(entry.path):
+            for source, frame in read_video(entry.path):
                 if entry.path in abandoned:
                     break
                 yield source, frame
