@@ -100,17 +100,18 @@ def add_shared_pass(parser: CommandParser) -> None:
     """Several heads on one frozen encoder against each of them alone.
 
         pe-spatial benchmark shared
-        pe-spatial benchmark shared --heads seg,depth --variant PE-Spatial-S16-512
+        pe-spatial benchmark shared --heads seg,dpt --variant PE-Spatial-S16-512
 
-    Mask R-CNN, a linear segmenter and DPT of the recipes for own data, with random weights, see the same pictures
-    whole. From a picture in memory to its predictions; nothing is written. They take turns.
+    Mask R-CNN, a linear segmenter, linear depth and DPT of the recipes for own data, with 20 classes and random
+    weights, see the same pictures whole, from a picture in memory to its predictions; nothing is written. They take
+    turns.
     """
     _add_common(parser, rounds=3, clock="cpu")
     add = parser.add_argument
     add_shared(parser, "--image-size")
     parser.set_defaults(image_size=512)
-    heads = ("det", "seg", "depth")
-    add("--heads", type=names(heads), default=list(heads), metavar="NAME,NAME", help="some of det, seg, depth")
+    heads = ("det", "seg", "depth", "dpt")
+    add("--heads", type=names(heads), default=heads[:3], metavar="NAME,NAME", help=f"some of {', '.join(heads)}")
     add("--variant", default="PE-Spatial-T16-512", metavar="NAME", help="of the encoder")
     add("--pictures", type=positive, default=3, metavar="N", help="in a turn")
 

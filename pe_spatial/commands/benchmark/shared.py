@@ -22,7 +22,13 @@ from pe_spatial.training.checkpoint import save_checkpoint
 from pe_spatial.training.checkpoint_hook import describe
 from pe_spatial.training.config import load_config
 
-RECIPES = {"det": "own/detection_mask_rcnn.yaml", "seg": "own/segmentation_linear.yaml", "depth": "own/depth_dpt.yaml"}
+RECIPES = {
+    "det": "own/detection_mask_rcnn.yaml",
+    "seg": "own/segmentation_linear.yaml",
+    "depth": "own/depth_linear.yaml",
+    "dpt": "own/depth_dpt.yaml",
+}
+CLASSES = 20
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
@@ -71,6 +77,8 @@ def save_model(path: Path, recipe: str, encoder: dict[str, Any], weights: dict[s
     config = load_config(recipe)
     model = config.model
     model.backbone = encoder
+    if "num_classes" in model:
+        model.num_classes = CLASSES
     model.data_preprocessor = {"type": "DensePreprocessor", "size_divisor": 16}
     for view in ("window", "tiling"):
         if view in model:
