@@ -39,6 +39,11 @@ def place(tmp_path_factory):
     return folder
 
 
+def without_videos(folder):
+    """The files of the results; of a drawn video only that it is there, for its encoder decides on its bytes."""
+    return {name: b"" if name.endswith(".mp4") else content for name, content in results(folder).items()}
+
+
 def predict(place, output, *options, names=NAMES):
     given = [text for name in names for text in ("--checkpoint", f"{name}={place / NAMES[name]}.pth")]
     arguments = [*given, "--input", place / "in", "--output", output, "--device", "cpu", *options]
@@ -55,7 +60,7 @@ def test_each_folder_is_that_of_a_run_alone(place, whole):
     for name, task in NAMES.items():
         alone = ["--checkpoint", place / f"{task}.pth", "--input", place / "in", "--output", place / f"alone_{name}"]
         assert run_command("predict", [*map(str, alone), "--device", "cpu"]) == 1
-        ours, theirs = results(whole / name), results(place / f"alone_{name}")
+        ours, theirs = without_videos(whole / name), without_videos(place / f"alone_{name}")
         assert LISTS[name] in ours and "failed.json" in ours and ours == theirs
 
 
@@ -75,7 +80,7 @@ def test_each_picture_is_read_once_and_only_what_is_missing_again(place, whole, 
     assert sorted(read) == ["1.png", "broken.jpg"]
     text = "".join(capfd.readouterr())
     assert "det, seg, depth share one pass of tiny" in text and "3 of 5 files were done by an earlier run" in text
-    assert all(results(output / name) == results(whole / name) for name in NAMES)
+    assert all(without_videos(output / name) == without_videos(whole / name) for name in NAMES)
 
 
 def test_a_picture_is_finished_for_all_or_for_none(place, tmp_path, monkeypatch):
@@ -97,7 +102,7 @@ def test_a_picture_is_finished_for_all_or_for_none(place, tmp_path, monkeypatch)
     ]
     assert listed[0] == listed[1] and "1.png" not in listed[0]
     assert predict(place, tmp_path, names=("det", "depth")) == 1
-    assert results(tmp_path / "det") == results(place / "whole" / "det")
+    assert without_videos(tmp_path / "det") == without_videos(place / "whole" / "det")
 
 
 def die_while_the_second_is_written(place, output):
@@ -117,7 +122,7 @@ def test_a_kill_between_two_models_leaves_the_picture_to_the_next_run(place, who
     assert status_of(start_process(die_while_the_second_is_written, place, tmp_path)) == -signal.SIGKILL
     assert all("1.png" not in finished(tmp_path / name) for name in NAMES)
     assert predict(place, tmp_path) == 1
-    assert all(results(tmp_path / name) == results(whole / name) for name in NAMES)
+    assert all(without_videos(tmp_path / name) == without_videos(whole / name) for name in NAMES)
 
 
 def test_options_go_to_the_models_that_take_them(place, tmp_path):
