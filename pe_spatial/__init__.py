@@ -11,6 +11,8 @@ if TYPE_CHECKING:  # `as` offers the names to type checkers
     from pe_spatial.backbones import PECore as PECore
     from pe_spatial.common.errors import UserError as UserError
     from pe_spatial.common.pictures import read_image as read_image
+    from pe_spatial.features import FeatureExtractor as FeatureExtractor
+    from pe_spatial.features import open_features as open_features
     from pe_spatial.inference.predictor import Predictor as Predictor
     from pe_spatial.inference.sample import PredictedSample as PredictedSample
     from pe_spatial.inference.shared import SharedPredictor as SharedPredictor
@@ -23,6 +25,7 @@ if TYPE_CHECKING:  # `as` offers the names to type checkers
 __version__ = "0.1.0"
 
 _MODULES = {
+    "FeatureExtractor": "pe_spatial.features",
     "PEBackbone": "pe_spatial.backbones",
     "PECore": "pe_spatial.backbones",
     "PredictedSample": "pe_spatial.inference.sample",
@@ -32,6 +35,7 @@ _MODULES = {
     "UserError": "pe_spatial.common.errors",
     "VideoTracker": "pe_spatial.tracking.model",
     "load_config": "pe_spatial.training.config",
+    "open_features": "pe_spatial.features",
     "open_frames": "pe_spatial.tracking.frames",
     "read_image": "pe_spatial.common.pictures",
     "train": "pe_spatial.own.run",

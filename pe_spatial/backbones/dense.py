@@ -109,12 +109,8 @@ class PEBackbone(nn.Module):
             self.origin = None if self.lora is None else origin_of(weights, self.encoder.state_dict())
         self.config = config
         self.patch_size = config.patch_size
-        self.layers = tuple(resolve_blocks(layers, self.config.depth))
-        if not self.layers:
-            raise OptionError("layers is empty; name at least one block, for example [-1] for the last")
+        self.select_layers(layers)
         self.norm = norm
-        self.channels = (self.config.width,) * len(self.layers)
-        self.strides = (self.patch_size,) * len(self.layers)
         self.num_layers = self.config.depth + 1
         self.frozen_layers = _count_frozen(frozen, self.num_layers)
         if self.lora is not None:
@@ -134,6 +130,47 @@ class PEBackbone(nn.Module):
         tokens = self.encoder.forward_features(x, self.layers, self.norm)
         skip = int(self.encoder.has_cls)
         return tuple(t[:, skip:].transpose(1, 2).unflatten(2, grid) for t in tokens)
+
+    def select_layers(self, layers: Sequence[int]) -> None:
+        """Return the maps of other blocks from now on; which parameters are trained stays as it is.
+
+        Args:
+            layers: Blocks from 0, or from the end if negative.
+
+        Raises:
+            OptionError: No block, or one that does not exist.
+        """
+        self.layers = tuple(resolve_blocks(layers, self.config.depth))
+        if not self.layers:
+            raise OptionError("layers is empty; name at least one block, for example [-1] for the last")
+        self.channels = (self.config.width,) * len(self.layers)
+        self.strides = (self.patch_size,) * len(self.layers)
+
+    @property
+    def pools(self) -> tuple[str, ...]:
+        """What the encoder has, besides the mean of a map, to stand for a whole image: `cls`, `attention`."""
+        has_pooling = self.encoder.attn_pool is not None
+        return ("cls",) * self.encoder.has_cls + ("attention",) * has_pooling
+
+    def class_tokens(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Map images [B, 3, H, W] to the class token [B, C] after every entry of `layers`.
+
+        Raises:
+            OptionError: The encoder has none; or as of `forward`.
+        """
+        if "cls" not in self.pools:
+            raise OptionError(f"{self.config.name} has no class token here (windows leave it out)")
+        return tuple(tokens[:, 0] for tokens in self.encoder.forward_features(x, self.layers, self.norm))
+
+    def attention_pooled(self, x: Tensor) -> Tensor:
+        """Map images [B, 3, H, W] to PE-Core's own embedding [B, D]: pooled by attention, and projected.
+
+        Raises:
+            OptionError: The encoder has no such pooling; or as of `forward`.
+        """
+        if "attention" not in self.pools:
+            raise OptionError(f"{self.config.name} has no attention pooling; the encoders PE-Core have")
+        return self.encoder(x)
 
     def layer_of(self, parameter_name: str) -> int:
         """Return the layer of a parameter for layer-wise decay: 0 for embeddings, 1 to depth for blocks.

@@ -16,7 +16,7 @@ from pe_spatial.common.errors import printable
 from pe_spatial.inference.stream import Prediction, Source, is_out_of_memory
 
 PIXELS_TO_WRITE = 64_000_000  # of pictures that wait to be written
-_PICTURES_TO_WRITE = 4
+PICTURES_TO_WRITE = 4
 
 
 class Writes(Protocol):
@@ -47,19 +47,25 @@ class Writes(Protocol):
         """See `ResultsWriter.close`."""
 
 
-def write_all(predictions: Iterable[Prediction], writer: Writes, name_of: Callable[[Path], str]) -> dict[str, str]:
+def write_all(
+    predictions: Iterable[Prediction],
+    writer: Writes,
+    name_of: Callable[[Path], str],
+    most: int = PICTURES_TO_WRITE,
+) -> dict[str, str]:
     """Write and draw in threads while the model works; no more than a few pictures wait.
 
     Args:
         predictions: Of `stream`.
         writer: Of the task.
         name_of: The name of a file in the results.
+        most: Pictures that may wait to be written; more than a batch, or the model would wait for the disk.
 
     Returns:
         Why pictures failed, by their names. A video fails with its first frame that does.
     """
     failed: dict[str, str] = {}
-    with closing(_write_ahead(predictions, writer, name_of)) as written:
+    with closing(_write_ahead(predictions, writer, name_of, most)) as written:
         for name, outcomes in groupby(written, key=itemgetter(0)):
             frames = 0
             for _, source, picture, problem in outcomes:
@@ -92,7 +98,7 @@ def _waiting_for(pool: ThreadPoolExecutor) -> Iterator[None]:
 
 
 def _write_ahead(
-    predictions: Iterable[Prediction], writer: Writes, name_of: Callable[[Path], str]
+    predictions: Iterable[Prediction], writer: Writes, name_of: Callable[[Path], str], most: int
 ) -> Generator[Outcome, None, None]:
     """Write in threads; what became of the predictions comes in their order."""
     waiting: deque[tuple[str, Source, int, Future[Any] | str]] = deque()
@@ -106,7 +112,7 @@ def _write_ahead(
             else:
                 future = pool.submit(writer.write, name, image, prediction.sample, source.frame)
                 waiting.append((name, source, image.shape[-2] * image.shape[-1], future))
-            while len(waiting) > _PICTURES_TO_WRITE or sum(pixels for _, _, pixels, _ in waiting) > PIXELS_TO_WRITE:
+            while len(waiting) > most or sum(pixels for _, _, pixels, _ in waiting) > PIXELS_TO_WRITE:
                 yield _outcome(*waiting.popleft())
         while waiting:
             yield _outcome(*waiting.popleft())

@@ -159,20 +159,31 @@ class ResultsWriter(ABC):
         content |= self.describe(stem, image, sample, frame)
         drawn = self.draw(image, sample, frame) if PICTURES in self.kinds else None
         files = {kind: content[kind] for kind in self.kinds if kind != PICTURES}
-        if frame is not None:
-            with self._lock:
-                self._frame_files.setdefault(name, {})[frame] = files
-            record = partial(self.records.add_frame, name, frame, content)
-        else:
-            if drawn is not None:
-                suffix = ".jpg" if name.lower().endswith((".jpg", ".jpeg")) else ".png"
-                files[PICTURES] = f"{PICTURES}/{self.stems[name]}{suffix}"
-                save_image(self.folder / files[PICTURES], drawn)
-            record = partial(self.records.add, name, content, self._stamps.get(name), files)
+        if frame is None and drawn is not None:
+            suffix = ".jpg" if name.lower().endswith((".jpg", ".jpeg")) else ".png"
+            files[PICTURES] = f"{PICTURES}/{self.stems[name]}{suffix}"
+            save_image(self.folder / files[PICTURES], drawn)
+        record = partial(self.record, name, frame, content, files)
         return None if drawn is None else drawn.permute(1, 2, 0).numpy(), record
 
+    def record(self, name: str, frame: int | None, content: Mapping[str, Any], files: Mapping[str, Any]) -> None:
+        """Note that the files of a picture, or of a frame, are written; may run in any thread.
+
+        Args:
+            name: Of the file, relative to the input.
+            frame: Number of the frame where `name` is a video.
+            content: What the lists say of it.
+            files: Paths relative to the output folder, by kind.
+        """
+        if frame is None:
+            self.records.add(name, content, self._stamps.get(name), files)
+            return
+        with self._lock:
+            self._frame_files.setdefault(name, {})[frame] = dict(files)
+        self.records.add_frame(name, frame, content)
+
     def fail(self, name: str, problem: str) -> None:
-        """Note why a picture failed; it is not finished."""
+        """Note why a picture, or a video, failed."""
         self.records.fail(name, problem)
 
     def add_frame(self, source: Source, name: str, picture: NDArray[np.uint8] | None) -> None:

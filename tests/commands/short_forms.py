@@ -65,6 +65,22 @@ eval
     run
 eval --config
     run/iter_6.pth --config toy.yaml
+features --checkpoint --input --output --pool
+    --checkpoint model.pth --input photos/film.mp4 --output features_pool --pool mean --device cpu
+features --checkpoint --input --output --pool --shard
+    --checkpoint model.pth --input photos --output features_shard --pool mean --shard 2/3 --device cpu
+features --encoder --format --input --output --pool
+    --encoder tiny --weights none --input list.txt --output features_npy --pool cls --format npy --device cpu
+features --encoder --format --input --output --pool --weights
+    --encoder tiny --weights none --input photos/film.mp4 --output features_cls --pool cls --format npy --device cpu
+features --encoder --format --input --output --weights
+    --encoder tiny --weights none --input shards/*.tar --output features_tar --format tar --device cpu
+features --encoder --input --layers --output
+    --encoder tiny --weights none --input photos --output features_l --layers 1,2 --device cpu
+features --encoder --input --output
+    --encoder tiny --weights none --input photos/*.png --output features_plain --device cpu
+features --encoder --input --output --shard
+    --encoder tiny --weights none --input photos --output features_s --shard 2/3 --device cpu
 plan --config --memory
     --config demo/mask_rcnn_tiny_shapes.yaml --memory 64gb model.data_preprocessor.pad_to=[64,64]
 plan --config --device --memory
@@ -135,6 +151,10 @@ benchmark backbone --variant
     tests/commands/test_benchmark.py::test_backbone_against_timm
 benchmark deformable
     tests/commands/test_benchmark_deformable.py::test_it_reports
+benchmark features
+    tests/commands/test_benchmark_features.py::test_both_do_the_work
+benchmark features --batch-size --encoder --input --limit
+    tests/commands/test_benchmark_features.py::test_both_do_the_work
 benchmark fidelity
     tests/commands/test_benchmark_fidelity.py::test_a_number_that_differs_is_named
 benchmark fidelity --document
