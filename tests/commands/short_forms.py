@@ -145,6 +145,22 @@ visualize --encoder --input --output --point
 
 # kind of command, and the test that runs it
 ELSEWHERE = table("""
+benchmark text --clock --threads --variant
+    tests/commands/test_benchmark_text.py::test_both_halves_are_compared
+benchmark text --variant
+    tests/commands/test_benchmark_text.py::test_both_halves_are_compared
+classify --classes --encoder --input --output
+    tests/commands/test_classify.py::test_folders_and_videos_are_named_in_all_lists
+classify --classes --encoder --input --output --templates
+    tests/commands/test_classify.py::test_templates_of_a_file_and_others_weights
+classify --classes --encoder --input --output --top-k --weights
+    tests/commands/test_classify.py::test_templates_of_a_file_and_others_weights
+classify --classes --encoder --evaluate --input --output
+    tests/commands/test_classify.py::test_a_list_is_evaluated
+classify --encoder --evaluate --input --output --templates
+    tests/commands/test_classify.py::test_folders_are_evaluated
+demo --output --words
+    tests/zero_shot/test_training.py::test_the_demo_writes_what_the_commands_take
 --help
     tests/commands/test_shell.py::test_help_and_a_mistyped_option_answer_at_once
 benchmark backbone --variant

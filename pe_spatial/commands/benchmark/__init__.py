@@ -159,7 +159,7 @@ def add_teacher(parser: CommandParser) -> None:
 def add_text(parser: CommandParser) -> None:
     """PE-Core's two halves against open_clip's on the same weights.
 
-        pe-spatial benchmark text --variant PE-Core-T16-384 --clock cpu
+        pe-spatial benchmark text --variant PE-Core-T16-384 --clock cpu --threads 1
 
     Both get the same tokens and the same pictures and take turns. open_clip computes all places of the context; ours
     stop at the longest text of the batch, and a second row has the time without that.
