@@ -130,11 +130,11 @@ class TimmBackbone(nn.Module):
             raise OptionError("layers is empty; name at least one, for example [-1] for the last")
         width = "num_chs_norm" if self.norm else "num_chs"
         sizes = [(int(each.get(width, each["num_chs"])), int(each["reduction"])) for each in features]
-        self._order = sorted(set(self.layers))
+        order = sorted(set(self.layers))
         with torch.device("meta"):
             sketch = build_model(*self._arguments)
-        taken = [sizes[layer] for layer in self._order]
-        self._used = study_maps(self.model, sketch, self._order, self.norm, taken)
+        taken = [sizes[layer] for layer in order]
+        self._used = study_maps(self.model, sketch, order, self.norm, taken)
         self.channels = tuple(sizes[layer][0] for layer in self.layers)
         self.strides = tuple(sizes[layer][1] for layer in self.layers)
         self.patch_size = max(self.strides)
@@ -178,8 +178,9 @@ class TimmBackbone(nn.Module):
                 f"an image of {H} x {W} is not a multiple of {self.patch_size}, as {self.model} needs it; resize the "
                 f"images or pad them, for example with DensePreprocessor(size_divisor={self.patch_size})"
             )
+        order = sorted(set(self.layers))
         try:
-            maps = intermediates(self.encoder, x, self._order, self.norm)
+            maps = intermediates(self.encoder, x, order, self.norm)
         except (AssertionError, RuntimeError, ValueError) as error:
             if isinstance(error, torch.OutOfMemoryError) or native_size(self.encoder) == (H, W):
                 raise
@@ -188,7 +189,7 @@ class TimmBackbone(nn.Module):
                 f"{self.model} was built for images of {native} and does not take {H} x {W} ({error}); resize the "
                 f"images, or set img_size: [{H}, {W}]"
             ) from error
-        chosen = tuple(maps[self._order.index(layer)] for layer in self.layers)
+        chosen = tuple(maps[order.index(layer)] for layer in self.layers)
         return chosen if self.upsampler is None else self.upsampler(x, chosen)
 
     def layer_of(self, parameter_name: str) -> int:
@@ -216,7 +217,7 @@ class TimmBackbone(nn.Module):
     def drop_unused(self) -> None:
         """Free what comes after the last of `layers`; checkpoints of others do not fit any more."""
         if hasattr(self.encoder, "prune_intermediate_layers"):
-            self.encoder.prune_intermediate_layers(self._order, prune_norm=not self.norm, prune_head=True)
+            self.encoder.prune_intermediate_layers(sorted(set(self.layers)), prune_norm=not self.norm, prune_head=True)
 
     def train(self, mode: bool = True) -> TimmBackbone:
         """Switch training mode; what is frozen stays in evaluation mode."""

@@ -18,6 +18,7 @@ from pe_spatial.common.errors import OptionError
 from pe_spatial.common.trees import joined
 from pe_spatial.doctor.guards import overheard
 from pe_spatial.own.data import Data, Section, find_data
+from pe_spatial.own.encoder_from import borrow
 from pe_spatial.own.encoders import other_encoder
 from pe_spatial.own.facts import data_settings, lone_class_lines, part_lines
 from pe_spatial.own.knobs import knob_settings
@@ -68,6 +69,7 @@ def compose(request: Request) -> Composition:
 
 
 def _compose(request: Request) -> Composition:
+    request, borrowed = borrow(request)
     model = find_model(request.task, request.model)
     data = find_data(request)
     parts = _parts(model)
@@ -75,19 +77,20 @@ def _compose(request: Request) -> Composition:
     settings = joined(
         encoder,
         knob_settings(request, patch_size, choose_device().type == "cuda"),
+        borrowed.settings,
         {"train_dataloader": {"dataset": data.train}, "val_dataloader": {"dataset": data.val}},
     )
     trust = (require_logger(request.logger).package,)
     drafted = compose_config(parts, settings, request.overrides, trust)
     train, val = _built(drafted)
     found, lines = data_settings(request.task, model, train, val)
-    settings = joined(settings, found)
+    settings = joined(settings, found, borrowed.pipeline(drafted))
     settings, more = _sized(request, parts, settings, drafted, len(train))
     config = compose_config(parts, settings, request.overrides, trust)
     config.work_dir = str(request.output or _default_folder(request, model, data))
     tune = f", {request.tune}" if request.tune else ""
     told = (*data.lines, *part_lines("train", train), *part_lines("val", val), *lone_class_lines(train, val), *lines)
-    decisions = (f"recipe: {parts[0]}, model {model.name}{tune}", *told_of_encoder, *more)
+    decisions = (f"recipe: {parts[0]}, model {model.name}{tune}", *told_of_encoder, *borrowed.lines, *more)
     return Composition(config, told, decisions, trust)
 
 

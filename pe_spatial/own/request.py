@@ -25,6 +25,7 @@ class Request:
         tune: What of the encoder is trained.
         encoder: In place of that of the size: a released one, or timm's name of one.
         weights: Of the encoder: a name, a file, or `none`.
+        encoder_from: A run (or its checkpoint) whose encoder the head is trained on, frozen, with its preprocessing.
         image_size: Side of the pictures in pixels.
         batch_size: Pictures at once in a process.
         accumulate: Batches per optimizer step.
@@ -56,6 +57,7 @@ class Request:
     tune: str | None = None
     encoder: str | None = None
     weights: str | Path | None = None
+    encoder_from: str | Path | None = None
     image_size: int | None = None
     batch_size: int | None = None
     accumulate: int | None = None

@@ -169,6 +169,8 @@ benchmark deformable
     tests/commands/test_benchmark_deformable.py::test_it_reports
 benchmark features
     tests/commands/test_benchmark_features.py::test_both_do_the_work
+benchmark features --batch-size --device --limit --rounds --threads
+    tests/commands/test_benchmark_features.py::test_both_do_the_work
 benchmark features --batch-size --encoder --input --limit
     tests/commands/test_benchmark_features.py::test_both_do_the_work
 benchmark fidelity
@@ -185,6 +187,10 @@ benchmark segmentation --input --limit
     tests/commands/test_benchmark_segmentation.py::test_folders_against_mmseg
 benchmark segmentation --input --memory
     tests/commands/test_benchmark_segmentation.py::test_folders_against_mmseg
+benchmark shared
+    tests/commands/test_benchmark.py::test_heads_on_one_pass_are_compared_with_each_alone
+benchmark shared --heads --variant
+    tests/commands/test_benchmark.py::test_heads_on_one_pass_are_compared_with_each_alone
 benchmark tracking
     tests/commands/test_benchmark.py::test_tracking_compares_equal_results
 convert --config --input --output --to
@@ -227,6 +233,8 @@ convert data --pictures --to
     tests/commands/test_convert_data.py::test_pictures_are_copied_linked_or_left_where_they_are
 plan --cards --config --memory
     tests/commands/test_plan.py::test_cards_correct_the_table
+train --data --encoder-from
+    tests/own/test_encoder_from.py::test_two_heads_share_a_pass
 train --data
     tests/commands/test_train_own.py::test_one_command_trains
 train --data --encoder --model --weights
