@@ -6,6 +6,7 @@ weights, the blocks whose maps were upsampled, and the reach of the neighborhood
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -119,6 +120,17 @@ def build_upsampler(settings: Upsampling, backbone: Upsampled) -> Interpolation 
     if source is not None:
         load_upsampler(upsampler, Path(source), backbone)
     return upsampler
+
+
+def known_options(kind: object) -> set[str]:
+    """The keys that the settings of a type may have.
+
+    Raises:
+        OptionError: There is no such type.
+    """
+    require_choice("upsampling.type", kind, _KINDS)
+    taken = inspect.signature(_KINDS[str(kind)]).parameters.keys() - {"patch_size", "deviation", "channels"}
+    return {*taken, "type"} | ({"weights"} if kind == "learned" else set())
 
 
 def require_patches(backbone: Backbone, user: str) -> None:
