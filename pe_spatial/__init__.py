@@ -15,7 +15,9 @@ if TYPE_CHECKING:  # `as` offers the names to type checkers
     from pe_spatial.features import open_features as open_features
     from pe_spatial.inference.predictor import Predictor as Predictor
     from pe_spatial.inference.sample import PredictedSample as PredictedSample
+    from pe_spatial.inference.shared import SharedPredictor as SharedPredictor
     from pe_spatial.own.run import train as train
+    from pe_spatial.plm import PLMVision as PLMVision
     from pe_spatial.segmentation.predictor import SegmentationPredictor as SegmentationPredictor
     from pe_spatial.tracking.frames import open_frames as open_frames
     from pe_spatial.tracking.model import VideoTracker as VideoTracker
@@ -27,9 +29,11 @@ _MODULES = {
     "FeatureExtractor": "pe_spatial.features",
     "PEBackbone": "pe_spatial.backbones",
     "PECore": "pe_spatial.backbones",
+    "PLMVision": "pe_spatial.plm",
     "PredictedSample": "pe_spatial.inference.sample",
     "Predictor": "pe_spatial.inference.predictor",
     "SegmentationPredictor": "pe_spatial.segmentation.predictor",
+    "SharedPredictor": "pe_spatial.inference.shared",
     "UserError": "pe_spatial.common.errors",
     "VideoTracker": "pe_spatial.tracking.model",
     "load_config": "pe_spatial.training.config",

@@ -48,7 +48,7 @@ class PEBackbone(nn.Module):
         lora: Fields of `LoraOptions`, such as `{rank: 8}`: everything is frozen, and adapters on the matrices of the
             blocks, up to the last one of `layers`, are trained in its place. Like all matrices they are subject to
             weight decay, which draws the encoder back to its weights. None trains the encoder itself.
-        weights: An official name or a file; None draws random weights.
+        weights: An official name, a file, an index of shards, or a folder with one of these; None draws random weights.
         adapt: How the weights may differ from the variant, for training them further: `layer_scale`, `positions`;
             see `pe_spatial.backbones.weights.load_state_dict`.
         upsampling: `bilinear` leaves the maps at the stride of the patches; `{type: joint_bilateral, stride: 4}` and

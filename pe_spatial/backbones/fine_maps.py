@@ -7,7 +7,7 @@ weights, the blocks whose maps were upsampled, and the reach of the neighborhood
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -40,19 +40,25 @@ class Upsampled(Backbone, Protocol):
         encoder: What holds its weights, by which a learned upsampler knows it.
         layers: The blocks that its maps come from.
         std: What its normalization divides pixels by, on the scale 0…255.
+        upsampler: What its maps pass through, or None; see `add_upsampler`.
     """
 
     encoder: nn.Module
     layers: Sequence[int]
     std: Sequence[float]
+    upsampler: Interpolation | None
 
 
-_KINDS = {"bilinear": Interpolation, "joint_bilateral": JointBilateral, "learned": LearnedUpsampler}
+_KINDS: dict[Any, Callable[..., Interpolation]] = {
+    "bilinear": Interpolation,
+    "joint_bilateral": JointBilateral,
+    "learned": LearnedUpsampler,
+}
 _RECIPE = "pe-spatial train --config upsampling/pe_spatial_b16.yaml"
 _ENCODER, _LAYERS, _REACH = (f"trained_on.{name}" for name in ("encoder", "layers", "reach"))
 
 
-def add_upsampler(backbone: nn.Module, settings: Upsampling) -> None:
+def add_upsampler(backbone: Upsampled, settings: Upsampling) -> None:
     """Give a backbone its attribute `upsampler`, and the strides that follow; it is frozen where the encoder is.
 
     Args:
@@ -129,7 +135,7 @@ def known_options(kind: object) -> set[str]:
         OptionError: There is no such type.
     """
     require_choice("upsampling.type", kind, _KINDS)
-    taken = inspect.signature(_KINDS[str(kind)]).parameters.keys() - {"patch_size", "deviation", "channels"}
+    taken = inspect.signature(_KINDS[kind]).parameters.keys() - {"patch_size", "deviation", "channels"}
     return {*taken, "type"} | ({"weights"} if kind == "learned" else set())
 
 

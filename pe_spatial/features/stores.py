@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +117,8 @@ class NpyStore(Store):
         path, rule = f"{FOLDER}/{stem}.npy", f"{FOLDER}/{stem}.json"
         (self.output / path).parent.mkdir(parents=True, exist_ok=True)
         stacked = np.stack([array_of(features[name]) for name in self.names])
-        write_atomically(self.output / path, lambda file: np.save(file, stacked))
+        content = npy_of(stacked)  # NumPy itself does not say of a write that fails that the disk is full
+        write_atomically(self.output / path, lambda file: file.write(content))
         write_json(self.output / rule, {**self.description, **facts})
         return {"features": path, "rule": rule}
 
@@ -124,6 +126,13 @@ class NpyStore(Store):
 def array_of(values: Tensor) -> np.ndarray[Any, Any]:
     """A tensor on the CPU as an array."""
     return values.contiguous().numpy()
+
+
+def npy_of(values: np.ndarray[Any, Any]) -> bytes:
+    """The content of a .npy file."""
+    file = BytesIO()
+    np.save(file, values)
+    return file.getvalue()
 
 
 def require_numpy_type(kind: str, dtype: torch.dtype) -> None:

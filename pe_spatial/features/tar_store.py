@@ -18,12 +18,11 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from torch import Tensor
 
 from pe_spatial.common.files import full_disk, is_full_disk, put_in_place, temporary_path
 from pe_spatial.features.plan import Bundle
-from pe_spatial.features.stores import FOLDER, Store, array_of
+from pe_spatial.features.stores import FOLDER, Store, array_of, npy_of
 
 Members = list[tuple[str, bytes]]
 
@@ -49,7 +48,7 @@ class TarStore(Store):
     ) -> dict[str, str]:
         """See `Store`."""
         key = sample_key(stem)
-        members = [(f"{key}.{layer}.npy", _npy(values)) for layer, values in features.items()]
+        members = [(f"{key}.{layer}.npy", npy_of(array_of(values))) for layer, values in features.items()]
         members.append((f"{key}.json", json.dumps({**self.description, **facts}).encode()))
         bundle = self._bundles[name]
         with self._lock:
@@ -149,9 +148,3 @@ def sample_key(stem: str) -> str:
         digest = hashlib.sha256(os.fsencode(name)).hexdigest()[:8]
         name = f"{name.replace('.', '_')}-{digest}"
     return os.path.join(folder, name)
-
-
-def _npy(values: Tensor) -> bytes:
-    file = BytesIO()
-    np.save(file, array_of(values))
-    return file.getvalue()

@@ -18,6 +18,7 @@ from pe_spatial.common.errors import OptionError
 from pe_spatial.common.trees import joined
 from pe_spatial.doctor.guards import overheard
 from pe_spatial.own.data import Data, Section, find_data
+from pe_spatial.own.encoder_from import borrow
 from pe_spatial.own.facts import data_settings, lone_class_lines, part_lines
 from pe_spatial.own.knobs import knob_settings
 from pe_spatial.own.length import Length, find_length, length_settings, momentum, scaled_rate
@@ -67,25 +68,27 @@ def compose(request: Request) -> Composition:
 
 
 def _compose(request: Request) -> Composition:
+    request, borrowed = borrow(request)
     model = find_model(request.task, request.model)
     data = find_data(request)
     parts = _parts(model)
     settings = joined(
         _encoder(model),
         knob_settings(request, model, choose_device().type == "cuda"),
+        borrowed.settings,
         {"train_dataloader": {"dataset": data.train}, "val_dataloader": {"dataset": data.val}},
     )
     trust = (require_logger(request.logger).package,)
     drafted = compose_config(parts, settings, request.overrides, trust)
     train, val = _built(drafted)
     found, lines = data_settings(request.task, model, train, val)
-    settings = joined(settings, found)
+    settings = joined(settings, found, borrowed.pipeline(drafted))
     settings, more = _sized(request, parts, settings, drafted, len(train))
     config = compose_config(parts, settings, request.overrides, trust)
     config.work_dir = str(request.output or _default_folder(request, model, data))
     tune = f", {request.tune}" if request.tune else ""
     told = (*data.lines, *part_lines("train", train), *part_lines("val", val), *lone_class_lines(train, val), *lines)
-    return Composition(config, told, (f"recipe: {parts[0]}, model {model.name}{tune}", *more), trust)
+    return Composition(config, told, (f"recipe: {parts[0]}, model {model.name}{tune}", *borrowed.lines, *more), trust)
 
 
 def _parts(model: Model) -> list[str]:

@@ -10,6 +10,7 @@ from feature_scenes import child
 from kills import KILLS, kill_at_random, leftovers, results, seconds_of, start_process, status_of
 from small_checkpoints import save_input
 
+SIGNALS = {"safetensors": signal.SIGTERM, "tar": signal.SIGKILL, "zarr": signal.SIGKILL}
 OPTIONS = ("--layers", "0,2", "--batch-size", "2", "--tar-pictures", "3")
 
 
@@ -17,7 +18,7 @@ def finish(*arguments, **options):
     return status_of(start_process(child, *arguments, **options))
 
 
-@pytest.fixture(scope="module", params=["safetensors", "tar", "zarr"])
+@pytest.fixture(scope="module", params=SIGNALS)
 def kind(request):
     if request.param == "zarr":
         pytest.importorskip("zarr")
@@ -34,8 +35,8 @@ def place(tmp_path_factory, kind):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_kills_at_random_moments(kind, place, number, tmp_path):
+def test_kills_at_random_moments(kind, place, tmp_path):
+    number = SIGNALS[kind[1]]
     random.seed(number)
     whole, kills, log = results(place / "whole"), 0, tmp_path / "log"
     seconds = seconds_of(finish, place / "input", tmp_path / "measured", *kind)
