@@ -23,7 +23,9 @@ class Request:
         epochs: Passes over the training pictures; may be a fraction.
         iterations: Batches, instead of epochs; counted before accumulation.
         tune: What of the encoder is trained.
-        weights: Of the encoder: a name, a file, or `none`.
+        weights: Of the encoder: a name, a file, the folder of a run, or `none`.
+        teacher: Of an alignment: the name of a released encoder, a file, or the folder of a run; None takes what the
+            student begins with, at 82 % of its depth.
         image_size: Side of the pictures in pixels.
         batch_size: Pictures at once in a process.
         accumulate: Batches per optimizer step.
@@ -54,6 +56,7 @@ class Request:
     iterations: int | None = None
     tune: str | None = None
     weights: str | Path | None = None
+    teacher: str | Path | None = None
     image_size: int | None = None
     batch_size: int | None = None
     accumulate: int | None = None
