@@ -32,6 +32,8 @@ from pe_spatial.training.config_files import find_config, read_config_file
 from pe_spatial.training.loggers import require_logger
 from pe_spatial.training.planner.variation import WRAPPERS
 
+_COUNTED = ("LoadImage", "LoadSegmentation", "LoadPanoptic")  # what the classes of label maps are counted from
+
 
 @dataclass(frozen=True)
 class Composition:
@@ -128,12 +130,15 @@ def _encoder(model: Model, key: str) -> Section:
 
 
 def _built(config: Config) -> tuple[BaseDataset, BaseDataset]:
-    """The datasets of a config, which do no more than load, without their lines in the log, which the run shows."""
+    """The datasets of a config, which load no more than label maps, without their lines in the log.
+
+    The run shows these lines.
+    """
     found = []
     with DefaultScope.overwrite_default_scope(config.get("default_scope", "mmengine")), overheard(lambda _: None):
         for loader in (config.train_dataloader, config.val_dataloader):
             section = loader.dataset.to_dict()
-            section["pipeline"] = [step for step in section["pipeline"] if step["type"].startswith("Load")]
+            section["pipeline"] = [step for step in section["pipeline"] if step["type"] in _COUNTED]
             section.pop("depth_range", None)  # which follows from the data
             found.append(DATASETS.build(section))
     return found[0], found[1]

@@ -114,7 +114,7 @@ def _count(dataset: Any) -> _Counted:
         return _Counted(counts, f", {sum(counts.values())} objects of {len(counts)} classes: {shown}")
     report = examine_dataset("", dataset, ExaminationOptions(seconds=_SECONDS, thorough=False))
     histogram = next((found for found in report.histograms if found.unit == "pixels"), None)
-    if histogram is None:
+    if histogram is None or not report.seen:
         return _Counted()
     counts = dict(zip(histogram.names, histogram.counts, strict=True))
     images = dict(zip(histogram.names, histogram.images, strict=True))

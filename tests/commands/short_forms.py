@@ -193,6 +193,8 @@ plan --cards --config --memory
     tests/commands/test_plan.py::test_cards_correct_the_table
 train --data
     tests/commands/test_train_own.py::test_one_command_trains
+train --data --model --teacher
+    tests/own/test_alignment.py::test_the_command_is_short_and_says_what_it_does
 train --config --memory
     tests/commands/test_plan.py::test_a_training_is_planned_before_it_begins
 check --checkpoint --config
