@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # `as` offers the names to type checkers
     from pe_spatial.backbones import PEBackbone as PEBackbone
+    from pe_spatial.backbones import PECore as PECore
     from pe_spatial.common.errors import UserError as UserError
     from pe_spatial.common.pictures import read_image as read_image
     from pe_spatial.inference.predictor import Predictor as Predictor
@@ -22,6 +23,7 @@ __version__ = "0.1.0"
 
 _MODULES = {
     "PEBackbone": "pe_spatial.backbones",
+    "PECore": "pe_spatial.backbones",
     "PredictedSample": "pe_spatial.inference.sample",
     "Predictor": "pe_spatial.inference.predictor",
     "SegmentationPredictor": "pe_spatial.segmentation.predictor",

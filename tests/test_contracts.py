@@ -50,6 +50,7 @@ BACKBONES = {
     "PEBackbone": lambda: {"variant": TINY, "layers": [0, 1]},
     "OneOfManyMaps": lambda: {"shared": SharedEncoder(PEBackbone(TINY)), "index": 0},
     "RawColor": dict,
+    "TimmBackbone": lambda: {"model": "test_vit", "layers": [0, 5]},
 }
 
 

@@ -13,11 +13,16 @@ from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
 from pe_spatial.backbones.rope import apply_rotary
-from pe_spatial.backbones.variants import EncoderConfig
+from pe_spatial.backbones.variants import EncoderConfig, TextConfig
 
 
 class Attention(nn.Module):
-    """Self-attention of all tokens given to it, with rotary positions.
+    """Self-attention of all tokens given to it, with rotary positions in an encoder of images.
+
+    Args:
+        width: Channels of a token.
+        heads: Attention heads.
+        causal: Let a token attend to itself and to those before it only, as in a text tower.
 
     Attributes:
         copies_on_cpu: False lets a CPU do as a GPU does, of which the planner measures the memory.
@@ -25,21 +30,22 @@ class Attention(nn.Module):
 
     copies_on_cpu: ClassVar[bool] = True
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, width: int, heads: int, causal: bool = False) -> None:
         super().__init__()
         self.heads = heads
+        self.causal = causal
         self.in_proj_weight = nn.Parameter(torch.zeros(3 * width, width))
         self.in_proj_bias = nn.Parameter(torch.zeros(3 * width))
         self.out_proj = nn.Linear(width, width)
         self.lora_in_proj: nn.Module | None = None  # see `pe_spatial.backbones.lora`
         self.lora_out_proj: nn.Module | None = None
 
-    def forward(self, x: Tensor, rope: Tensor, mask: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, rope: Tensor | None, mask: Tensor | None = None) -> Tensor:
         """Map [..., N, C] to [..., N, C].
 
         Args:
             x: Tokens.
-            rope: The rotary table of the N tokens.
+            rope: The rotary table of the N tokens; None where positions are in the tokens alone.
             mask: bool [B, 1, N, N], True where the token of the row attends to that of the column; None: everywhere.
         """
         qkv = self.in_proj(x.flatten(0, -3))  # [B, N, 3C]
@@ -49,7 +55,9 @@ class Attention(nn.Module):
             x.device.type == "cpu" and self.copies_on_cpu
         ):  # what follows reads q, k and v again and again: dense rows repay the copy there
             q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
-        y = F.scaled_dot_product_attention(apply_rotary(q, rope), apply_rotary(k, rope), v, attn_mask=mask)
+        if rope is not None:
+            q, k = apply_rotary(q, rope), apply_rotary(k, rope)
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=self.causal)
         y = y.transpose(1, 2).flatten(2)
         return _adapted(self.out_proj(y), y, self.lora_out_proj).view_as(x)
 
@@ -91,13 +99,14 @@ class Block(nn.Module):
     """A pre-norm transformer block.
 
     Args:
-        config: The encoder.
+        config: The encoder, or the text tower.
         drop_path: Probability that a residual branch is skipped in training.
+        causal: See `Attention`.
     """
 
-    def __init__(self, config: EncoderConfig, drop_path: float = 0.0) -> None:
+    def __init__(self, config: EncoderConfig | TextConfig, drop_path: float = 0.0, causal: bool = False) -> None:
         super().__init__()
-        self.attn = Attention(config.width, config.heads)
+        self.attn = Attention(config.width, config.heads, causal)
         self.ls_1 = self.ls_2 = None
         if config.layer_scale is not None:
             self.ls_1 = LayerScale(config.width, config.layer_scale)
@@ -107,12 +116,14 @@ class Block(nn.Module):
         self.mlp = MLP(config.width, config.mlp_dim)
         self.drop_path = StochasticDepth(drop_path, "row")
 
-    def forward(self, x: Tensor, rope: Tensor, valid: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, rope: Tensor | None, valid: Tensor | None = None, mask: Tensor | None = None
+    ) -> Tensor:
         """Map tokens to tokens.
 
         Args:
             x: [B, N, C], or in windows [B, windows, N, C]; the N tokens attend to each other.
-            rope: Rotary table of the N tokens.
+            rope: Rotary table of the N tokens, or None; see `Attention`.
             valid: [windows, N, 1], 0 where a token only pads its window; None without padding. Padding takes part in
                 attention as a zero after the norm, like in the official detectors.
             mask: Which token attends to which; see `Attention`.

@@ -5,9 +5,48 @@ Shapes were read from the official checkpoints; see `tests/data/keys` for the ke
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, ClassVar
 
-from pe_spatial.common.errors import OptionError, UnknownName, suggest
+from pe_spatial.common.errors import OptionError, UnknownName, require_positive, suggest
+from pe_spatial.common.parts import build_options
+
+
+@dataclass(frozen=True)
+class TextConfig:
+    """The shape of the text tower that stands beside the encoder of PE-Core.
+
+    Args:
+        context: Tokens of the longest text, start and end included.
+        width: Channels of a token.
+        depth: Number of blocks.
+        heads: Attention heads.
+        mlp_ratio: Hidden channels of an MLP over `width`.
+        vocabulary: Number of tokens that there are.
+
+    Raises:
+        OptionError: A number below 1, a context without room for a word, or heads that do not divide the width.
+    """
+
+    context: int
+    width: int
+    depth: int
+    heads: int
+    mlp_ratio: float = 4.0
+    vocabulary: int = 49408
+
+    layer_scale: ClassVar[None] = None  # which a block asks for; no released text tower has one
+
+    def __post_init__(self) -> None:
+        require_positive(width=self.width, depth=self.depth, heads=self.heads, vocabulary=self.vocabulary)
+        if self.context < 3:
+            raise OptionError(f"context {self.context} has no room for start, a word and end; give at least 3")
+        if self.width % self.heads:
+            raise OptionError(f"text width {self.width} does not divide among {self.heads} heads; change either")
+
+    @property
+    def mlp_dim(self) -> int:
+        """Hidden channels of an MLP."""
+        return int(self.width * self.mlp_ratio)
 
 
 @dataclass(frozen=True)
@@ -28,6 +67,8 @@ class EncoderConfig:
         attn_pool: Whether an attention-pooling head follows (PE-Core).
         pool_heads: Attention heads of that pooling.
         output_dim: Channels of the final projection, or None for an encoder without it.
+        text: The text tower that was trained with the encoder, which `PECore` builds; None where there is none. A
+            mapping of the fields of `TextConfig` is taken too.
     """
 
     name: str
@@ -43,8 +84,11 @@ class EncoderConfig:
     attn_pool: bool = False
     pool_heads: int = 8
     output_dim: int | None = None
+    text: TextConfig | None = None
 
     def __post_init__(self) -> None:
+        if isinstance(self.text, Mapping):
+            object.__setattr__(self, "text", build_options(TextConfig, self.text, f"{self.name}: text"))
         for name in ("patch_size", "width", "depth", "heads", "image_size", "pool_heads"):
             if getattr(self, name) < 1:
                 raise OptionError(f"{self.name}: {name} {getattr(self, name)} is not positive; give at least 1")
@@ -88,12 +132,16 @@ _CORE: dict[str, Any] = {"ln_post": True, "attn_pool": True}
 _LANG_L = {**_LARGE, "depth": 23, "image_size": 448, "layer_scale": 0.1}
 _LANG_G = {**_GIANT, "depth": 47, "image_size": 448, "layer_scale": 0.1}
 
+_SMALL_TEXT = TextConfig(context=32, width=512, depth=12, heads=8)
+_LARGE_TEXT = TextConfig(context=32, width=1024, depth=24, heads=16)
+_GIANT_TEXT = TextConfig(context=72, width=1280, depth=24, heads=20)
+
 _ROWS: dict[str, dict[str, Any]] = {
-    "PE-Core-T16-384": {**_TINY, **_CORE, "image_size": 384, "output_dim": 512},
-    "PE-Core-S16-384": {**_SMALL, **_CORE, "image_size": 384, "output_dim": 512},
-    "PE-Core-B16-224": {**_BASE, **_CORE, "image_size": 224, "output_dim": 1024},
-    "PE-Core-L14-336": {**_LARGE, **_CORE, "image_size": 336, "output_dim": 1024},
-    "PE-Core-G14-448": {**_GIANT, **_CORE, "image_size": 448, "output_dim": 1280},
+    "PE-Core-T16-384": {**_TINY, **_CORE, "image_size": 384, "output_dim": 512, "text": _SMALL_TEXT},
+    "PE-Core-S16-384": {**_SMALL, **_CORE, "image_size": 384, "output_dim": 512, "text": _SMALL_TEXT},
+    "PE-Core-B16-224": {**_BASE, **_CORE, "image_size": 224, "output_dim": 1024, "text": _LARGE_TEXT},
+    "PE-Core-L14-336": {**_LARGE, **_CORE, "image_size": 336, "output_dim": 1024, "text": _LARGE_TEXT},
+    "PE-Core-G14-448": {**_GIANT, **_CORE, "image_size": 448, "output_dim": 1280, "text": _GIANT_TEXT},
     "PE-Lang-L14-448": _LANG_L,
     "PE-Lang-G14-448": _LANG_G,
     "PE-Lang-L14-448-Tiling": _LANG_L,

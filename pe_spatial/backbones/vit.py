@@ -33,7 +33,7 @@ def split_windows(x: Tensor, grid: tuple[int, int], size: int) -> Tensor:
         [B, windows, size * size, C], windows and their tokens row by row.
     """
     height, width = grid
-    x = F.pad(x.unflatten(1, grid), (0, 0, 0, -width % size, 0, -height % size))
+    x = F.pad(x.unflatten(1, grid), (0, 0, 0, _whole(width, size) - width, 0, _whole(height, size) - height))
     x = x.unflatten(2, (-1, size)).unflatten(1, (-1, size)).transpose(2, 3)  # [B, rows, columns, size, size, C]
     return x.flatten(3, 4).flatten(1, 2)
 
@@ -41,14 +41,15 @@ def split_windows(x: Tensor, grid: tuple[int, int], size: int) -> Tensor:
 def merge_windows(x: Tensor, grid: tuple[int, int], size: int) -> Tensor:
     """Undo `split_windows`: [B, windows, size * size, C] to [B, h * w, C]; the padding is cut off."""
     height, width = grid
-    x = x.unflatten(2, (size, size)).unflatten(1, (-(-height // size), -1)).transpose(2, 3)
+    x = x.unflatten(2, (size, size)).unflatten(1, (_whole(height, size) // size, -1)).transpose(2, 3)
     x = x.flatten(3, 4).flatten(1, 2)  # [B, rows * size, columns * size, C]
-    return x[:, :height, :width].flatten(1, 2)
+    # a slice would ask a graph for any size whether it is the whole
+    return F.pad(x, (0, 0, 0, width - x.shape[2], 0, height - x.shape[1])).flatten(1, 2)
 
 
 def valid_tokens(x: Tensor, grid: tuple[int, int], size: int) -> Tensor | None:
     """Return [windows, size * size, 1]: 1 for tokens of the map `x`, 0 for padding; None if whole windows fit."""
-    if not any(cells % size for cells in grid):
+    if not _is_symbolic(grid) and not any(cells % size for cells in grid):
         return None
     return split_windows(x.new_ones(1, grid[0] * grid[1], 1), grid, size)[0]
 
@@ -227,14 +228,25 @@ def resize_positions(table: Tensor, side: int, grid: tuple[int, int], mode: str)
         [h * w, C]; the table itself if the grid is its own.
     """
     height, width = grid
-    if (height, width) == (side, side):
+    if not _is_symbolic(grid) and (height, width) == (side, side):
         return table
     square = table.unflatten(0, (side, side))  # [side, side, C]
     if mode == "tile":
-        return square.repeat(-(-height // side), -(-width // side), 1)[:height, :width].flatten(0, 1)
+        rows, columns = (torch.arange(cells, device=table.device) % side for cells in grid)
+        return square[rows[:, None], columns].flatten(0, 1)
     image = square.permute(2, 0, 1)[None].float()  # [1, C, side, side]
     image = F.interpolate(image, size=grid, mode=mode, align_corners=False)
     return image[0].permute(1, 2, 0).flatten(0, 1).to(table.dtype)
+
+
+def _whole(cells: int, size: int) -> int:
+    """The next multiple of `size`, without a negative number: ONNX rounds quotients of those toward zero."""
+    return (cells + size - 1) // size * size
+
+
+def _is_symbolic(grid: tuple[int, int]) -> bool:
+    """Whether a graph for any size is being exported: a decision by its size would bind it to that of the example."""
+    return any(isinstance(cells, torch.SymInt) for cells in grid)
 
 
 def resolve_blocks(indices: Sequence[int], depth: int) -> list[int]:

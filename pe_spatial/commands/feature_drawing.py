@@ -3,13 +3,11 @@
 import argparse
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import torch
-from mmengine.registry import MODELS
 from torch import Tensor
 from torch.nn import functional as F
 from torchvision.transforms.v2.functional import resize
@@ -17,14 +15,8 @@ from torchvision.transforms.v2.functional import resize
 from pe_spatial.backbones import PEBackbone
 from pe_spatial.backbones.vit import resolve_blocks
 from pe_spatial.common.devices import choose_device
-from pe_spatial.common.errors import CheckpointError, UserError
-from pe_spatial.common.trees import sections
-from pe_spatial.inference.predictor import naming_config
-from pe_spatial.training.checkpoint import load_checkpoint, read_config, resolve_checkpoint
-from pe_spatial.training.checkpoint_content import weights_of
-from pe_spatial.training.checkpoint_hook import compare_keys
-from pe_spatial.training.config import drop_pretrained
-from pe_spatial.training.frozen_encoders import encoder_records, restore_encoders
+from pe_spatial.common.errors import UserError
+from pe_spatial.inference.encoders import read_backbone
 from pe_spatial.visualization import FeatureColors, caption_strip, similarity, similarity_rgb
 
 _LONGEST = 8  # times the shorter side: of what the encoder sees and what is drawn of a thin image
@@ -64,33 +56,6 @@ def load_encoder(options: argparse.Namespace) -> Encoder:
     statistics = [preparation.get(key, (127.5,) * 3) for key in ("mean", "std")]
     size = options.image_size or backbone.config.image_size
     return Encoder(backbone.to(device).eval(), torch.tensor(statistics, device=device).view(2, 3, 1, 1), size)
-
-
-def read_backbone(path: Path) -> tuple[PEBackbone, Mapping[str, Any]]:
-    """The encoder in a checkpoint and the config of its normalization; neither heads nor teachers are built.
-
-    Raises:
-        UserError: A folder without a checkpoint, or a model without an encoder.
-    """
-    file = resolve_checkpoint(path)
-    content = load_checkpoint(file)
-    config, weights = read_config(content, file), weights_of(content, file)
-    encoders = (part for part in sections(config["model"], without="teachers") if part.get("type") == "PEBackbone")
-    described = next(encoders, None)
-    suffix = "encoder.conv1.weight"
-    prefixes = [*encoder_records(content, file), *(key[: -len(suffix)] for key in weights if key.endswith(suffix))]
-    if described is None or not prefixes:
-        raise UserError(f"{file}: {config['model'].get('type')} has no PEBackbone")
-    prefix = prefixes[0]
-    drop_pretrained(described)
-    with naming_config(file):
-        backbone = MODELS.build(described)
-    restore_encoders(content, {prefix: backbone} if backbone.lora else {}, file)
-    state = {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
-    if problem := compare_keys(backbone, state):
-        raise CheckpointError(f"{file}: the weights do not fit the config in the same file: {problem}")
-    backbone.load_state_dict(state)
-    return backbone, config["model"].get("data_preprocessor") or config.get("data_preprocessor") or {}
 
 
 # --- pictures ---------------------------------------------------------------------------------------------------------

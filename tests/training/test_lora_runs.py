@@ -12,10 +12,10 @@ from test_resume import assert_equal
 from pe_spatial import Predictor
 from pe_spatial.backbones import PEBackbone
 from pe_spatial.backbones.lora import is_adapter
-from pe_spatial.commands.feature_drawing import read_backbone
 from pe_spatial.commands.shell import run_command
 from pe_spatial.common.errors import CheckpointError, ConfigError
 from pe_spatial.common.tensors import read_tensor_file, write_tensor_file
+from pe_spatial.inference.encoders import read_backbone
 from pe_spatial.training.checkpoint import load_checkpoint, save_checkpoint
 from pe_spatial.training.config import load_config
 from pe_spatial.training.launch import evaluate, train

@@ -10,4 +10,5 @@ from pe_spatial.backbones.weights.loading import (
     read_encoder,
     refuse_adapters,
 )
+from pe_spatial.backbones.weights.pair import load_core
 from pe_spatial.backbones.weights.source import FOLDER_VARIABLE, find

@@ -19,6 +19,7 @@ from pe_spatial.common.tensors import WeightsError
 # a training checkpoint keeps the weights under one of these
 CONTAINERS = ("state_dict", "weights", "model", "module")
 
+TEXT_REASON = "text tower"
 ROTARY_REASON = "rotary tables, which are recomputed"
 _ROTARY = re.compile(r"(^|\.)(rope|rope_win|rope_glb)\.")
 _BLOCK_INDEX = re.compile(r"(?<=blocks\.)\d+(?=\.)")
@@ -102,7 +103,7 @@ def to_official(tensors: Mapping[str, Tensor], layout: Layout) -> tuple[dict[str
     """
     encoder: dict[str, Tensor] = {}
     ignored: dict[str, str] = {}
-    outside = "text tower" if layout.family == "CLIP" else "not part of the encoder"
+    outside = TEXT_REASON if layout.family == "CLIP" else "not part of the encoder"
     for key, tensor in tensors.items():
         if not key.startswith(layout.prefix):
             ignored[key] = outside

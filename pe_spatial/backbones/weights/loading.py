@@ -124,10 +124,10 @@ def load_state_dict(
     check_values(path, found)
     state = {key: found[key] for key in expected}
     if dtype is not None:
-        state = _cast(state, dtype, report)
+        state = cast(state, dtype, report)
     report.tensors = len(state)
     report.parameters = sum(tensor.numel() for tensor in state.values())
-    report.dtype = _dtypes(state)
+    report.dtype = dtypes_of(state)
     return state, report
 
 
@@ -274,15 +274,17 @@ def check_values(path: Path, state: Mapping[str, Tensor]) -> None:
     require_finite(path, state)
 
 
-def _cast(state: dict[str, Tensor], dtype: torch.dtype, report: WeightsReport) -> dict[str, Tensor]:
+def cast(state: dict[str, Tensor], dtype: torch.dtype, report: WeightsReport) -> dict[str, Tensor]:
+    """The tensors in one type; the report says of which others they were."""
     others = {key: tensor for key, tensor in state.items() if tensor.dtype != dtype}
     if others:
         name = str(dtype).removeprefix("torch.")
-        report.conversions.append(f"{_count(list(others), 'tensor')} cast from {_dtypes(others)} to {name}")
+        report.conversions.append(f"{_count(list(others), 'tensor')} cast from {dtypes_of(others)} to {name}")
     return {key: tensor.to(dtype) for key, tensor in state.items()}
 
 
-def _dtypes(state: Mapping[str, Tensor]) -> str:
+def dtypes_of(state: Mapping[str, Tensor]) -> str:
+    """The type of tensors as text, or the types with counts."""
     counts = Counter(str(tensor.dtype).removeprefix("torch.") for tensor in state.values())
     return next(iter(counts)) if len(counts) == 1 else ", ".join(f"{count} {name}" for name, count in counts.items())
 

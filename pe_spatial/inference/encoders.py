@@ -1,0 +1,44 @@
+"""The encoder of a checkpoint alone: neither heads nor teachers are built."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mmengine.registry import MODELS
+
+from pe_spatial.backbones import PEBackbone
+from pe_spatial.common.errors import CheckpointError, UserError
+from pe_spatial.common.trees import sections
+from pe_spatial.inference.predictor import naming_config
+from pe_spatial.training.checkpoint import load_checkpoint, read_config, resolve_checkpoint
+from pe_spatial.training.checkpoint_content import weights_of
+from pe_spatial.training.checkpoint_hook import compare_keys
+from pe_spatial.training.config import drop_pretrained
+from pe_spatial.training.frozen_encoders import encoder_records, restore_encoders
+
+
+def read_backbone(path: Path) -> tuple[PEBackbone, Mapping[str, Any]]:
+    """The encoder in a checkpoint and the config of its normalization; neither heads nor teachers are built.
+
+    Raises:
+        UserError: A folder without a checkpoint, or a model without an encoder.
+    """
+    file = resolve_checkpoint(path)
+    content = load_checkpoint(file)
+    config, weights = read_config(content, file), weights_of(content, file)
+    encoders = (part for part in sections(config["model"], without="teachers") if part.get("type") == "PEBackbone")
+    described = next(encoders, None)
+    suffix = "encoder.conv1.weight"
+    prefixes = [*encoder_records(content, file), *(key[: -len(suffix)] for key in weights if key.endswith(suffix))]
+    if described is None or not prefixes:
+        raise UserError(f"{file}: {config['model'].get('type')} has no PEBackbone")
+    prefix = prefixes[0]
+    drop_pretrained(described)
+    with naming_config(file):
+        backbone = MODELS.build(described)
+    restore_encoders(content, {prefix: backbone} if backbone.lora else {}, file)
+    state = {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
+    if problem := compare_keys(backbone, state):
+        raise CheckpointError(f"{file}: the weights do not fit the config in the same file: {problem}")
+    backbone.load_state_dict(state)
+    return backbone, config["model"].get("data_preprocessor") or config.get("data_preprocessor") or {}
