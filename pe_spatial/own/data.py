@@ -8,7 +8,6 @@ from typing import Any
 
 from pe_spatial.common.errors import AnnotationError, ConfigError, OptionError, few, suggest
 from pe_spatial.data.formats import Reading, choose, recognize
-from pe_spatial.own.models import TASKS
 from pe_spatial.own.request import Request
 
 HELD_OUT = 0.2  # of the pictures of a data set without a validation part
@@ -49,7 +48,7 @@ def usual_task(path: Path, format_name: str | None = None) -> str:
     tasks = tasks_of(reading)
     if not tasks:
         hint = "; pe-spatial track reads it" if reading.format == "video" else ""
-        raise AnnotationError(f"{path} holds {reading.about}, which no task of {', '.join(TASKS)} trains on{hint}")
+        raise AnnotationError(f"{path} holds {reading.about}, which no task but alignment trains on{hint}")
     return tasks[0]
 
 
@@ -100,9 +99,8 @@ def _fitting(path: Path, task: str, format_name: str | None) -> Reading:
     if fitting or not readings:
         return choose(path, format_name)  # which says what is there, or lists the ways
     kinds = few((reading.about for reading in readings), 5)
-    tasks = list(dict.fromkeys(task for reading in readings for task in tasks_of(reading)))
-    remedy = f"it fits {', '.join(tasks)}" if tasks else f"no task of {', '.join(TASKS)} trains on it"
-    raise AnnotationError(f"{path} holds {kinds}, which is nothing for {task}; {remedy}")
+    tasks = dict.fromkeys([*(task for reading in readings for task in tasks_of(reading)), "alignment"])
+    raise AnnotationError(f"{path} holds {kinds}, which is nothing for {task}; it fits {', '.join(tasks)}")
 
 
 def roles(reading: Reading, wanted: str | None) -> tuple[str, str | None, list[str]]:

@@ -24,7 +24,7 @@ def find_photographs(request: Request, recipe: Section) -> Data:
         FileNotFoundError: It does not exist, or holds no picture.
     """
     path = Path(request.data).expanduser().absolute()
-    if not path.exists() or not recognize(path, request.format):
+    if request.format is None and not (path.exists() and recognize(path)):
         return _folder(request, path, recipe)
     reading = choose(path, request.format)
     train, val, lines = roles(reading, request.split)

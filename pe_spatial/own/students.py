@@ -56,16 +56,18 @@ def _teacher(request: Request, model: Model) -> Encoder:
 
 def teacher_lines(model: Mapping[str, Any]) -> list[str]:
     """What to tell of the teachers of a model; nothing of a model without."""
-    lines = []
-    for settings in (model.get("teachers") or {}).values():
-        with torch.device("meta"):
-            teacher = MODELS.build({**settings, "weights": None})
-        count = sum(parameter.numel() for parameter in teacher.parameters())
-        block, depth = teacher.backbone.layers[0] + 1, teacher.backbone.config.depth
-        name = get_variant(settings["variant"]).name
-        source = settings["weights"]
-        lines.append(
-            f"teacher: block {block} of {depth} of {name}{'' if source == name else f' ({source})'}, {count:,} frozen "
-            "parameters beside those of the model"
-        )
-    return lines
+    return [_line(settings) for settings in (model.get("teachers") or {}).values()]
+
+
+def _line(settings: Mapping[str, Any]) -> str:
+    if "variant" not in settings:
+        return f"teacher: {settings['type']}"
+    with torch.device("meta"):
+        teacher = MODELS.build({**settings, "weights": None})
+    count = sum(parameter.numel() for parameter in teacher.parameters())
+    block, shape, source = teacher.backbone.layers[0] + 1, teacher.backbone.config, settings["weights"]
+    origin = "" if source == shape.name else f" ({source})"
+    return (
+        f"teacher: block {block} of {shape.depth} of {shape.name}{origin}, {count:,} frozen parameters beside those of "
+        "the model"
+    )
