@@ -119,7 +119,7 @@ class PEBackbone(nn.Module):
         self.frozen_layers = _count_frozen(frozen, self.num_layers)
         if self.lora is not None:
             add_adapters(self.encoder.transformer.resblocks[: max(self.layers) + 1], self.lora)
-        self._fix_parameters()
+        self.fix_parameters()
         self.train()
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
@@ -173,8 +173,8 @@ class PEBackbone(nn.Module):
             block.eval()
         return self
 
-    def _fix_parameters(self) -> None:
-        """Stop the gradient of parameters that are frozen or that no map depends on."""
+    def fix_parameters(self) -> None:
+        """Stop the gradient of parameters that are frozen or that no map depends on, as at construction."""
         unused = {"attn_pool", "proj"} | (set() if self.norm else {"ln_post"})
         if not self.encoder.has_cls:
             unused.add("class_embedding")

@@ -23,7 +23,7 @@ mistake in the command or the files, 130 interrupted (what was done is written).
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,8 +35,7 @@ from pe_spatial.common.errors import UserError, printable
 if TYPE_CHECKING:
     from pe_spatial.common.records import Part
     from pe_spatial.common.sources import Entry
-    from pe_spatial.inference.predictor import Predictor
-    from pe_spatial.inference.stream import Prediction
+    from pe_spatial.inference.stream import Prediction, Streamed
     from pe_spatial.inference.tasks import Task
     from pe_spatial.inference.writer import ResultsWriter
 
@@ -170,8 +169,19 @@ def is_first() -> bool:
     return not distributed.is_initialized() or distributed.get_rank() == 0
 
 
-def predict(predictor: Predictor, writer: ResultsWriter, files: Mapping[str, Entry]) -> dict[str, str]:
+def predict(
+    predictor: Streamed,
+    writer: ResultsWriter,
+    files: Mapping[str, Entry],
+    count: Callable[[Sequence[Entry]], int | None] | None = None,
+) -> dict[str, str]:
     """Do what is missing of some files and write the lists.
+
+    Args:
+        predictor: Of the task.
+        writer: Of the task.
+        files: By their names.
+        count: How many predictions files have, for the bar; None: one for each picture and each frame of a video.
 
     Returns:
         Why files failed, by their names, those of all processes.
@@ -187,7 +197,7 @@ def predict(predictor: Predictor, writer: ResultsWriter, files: Mapping[str, Ent
         name_of = {entry.path: entry.name for entry in todo}.__getitem__
         # closed whatever happens, or its threads would wait for this one
         with closing(stream(predictor, todo)) as predictions:
-            failed = write_all(shown(predictions, count_pictures(todo)), writer, name_of)
+            failed = write_all(shown(predictions, (count or count_pictures)(todo)), writer, name_of)
         return gather(failed)
 
 

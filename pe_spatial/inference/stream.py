@@ -6,22 +6,45 @@ from collections.abc import Container, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from mmengine.structures import BaseDataElement
 from torch import Tensor
 
 from pe_spatial.common.errors import MissingPackage, PictureError, UnreadableFile, UserError
-from pe_spatial.common.pictures import image_size, read_image
+from pe_spatial.common.pictures import ValueRule, image_size, read_image
 from pe_spatial.common.sources import Entry, resolve_sources
 from pe_spatial.common.video import UnreadableFrame, VideoReader, count_frames
-from pe_spatial.inference.predictor import Picture, Predictor
+from pe_spatial.inference.inputs import Picture
 
 Prepared = tuple[Tensor, dict[str, Any]]  # the original image, and the packed sample
 
 _RUN_NOW = "run now"
 _PIXELS_AHEAD = 128_000_000  # of pictures that are read before the model asks for them; one always may
+
+
+class Streamed(Protocol):
+    """What `stream` feeds: a `Predictor`, or another with the same steps.
+
+    One with `read_video(path)`, which takes a path as `read_frames` does, says itself what of a video is seen.
+    """
+
+    batch_size: int
+    max_pixels: int | None
+
+    @property
+    def rule(self) -> ValueRule:
+        """How pictures of more than 8 bits and more than three bands are shown."""
+
+    def load(self, picture: Picture) -> dict[str, Any]:
+        """A sample whose `img` uint8 [3, H, W] is in the frame of the predictions."""
+
+    def transform(self, sample: dict[str, Any]) -> dict[str, Any]:
+        """What `predict` takes of it."""
+
+    def predict(self, samples: Sequence[dict[str, Any]]) -> Sequence[BaseDataElement]:
+        """A data sample for each."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +89,7 @@ def count_pictures(files: Iterable[Path | Entry]) -> int | None:
         return None
 
 
-def stream(predictor: Predictor, paths: Sequence[Path | Entry], threads: int = 2) -> Generator[Prediction, None, None]:
+def stream(predictor: Streamed, paths: Sequence[Path | Entry], threads: int = 2) -> Generator[Prediction, None, None]:
     """Predictions in the order of the files.
 
     A picture that cannot be read, does not fit the model, or needs more memory than there is comes with the error. A
@@ -123,7 +146,7 @@ class _Allowance:
             self._changed.notify_all()
 
 
-def _predict(predictor: Predictor, ready: queue.SimpleQueue[Any], ahead: _Allowance) -> Iterator[Prediction]:
+def _predict(predictor: Streamed, ready: queue.SimpleQueue[Any], ahead: _Allowance) -> Iterator[Prediction]:
     waiting: list[tuple[Source, Prepared | Exception]] = []  # in order
     prepared: list[Prepared] = []
     pixels_waiting = 0
@@ -151,7 +174,7 @@ def _predict(predictor: Predictor, ready: queue.SimpleQueue[Any], ahead: _Allowa
             waiting, prepared, pixels_waiting = [], [], 0
 
 
-def _predict_batch(predictor: Predictor, batch: Sequence[Prepared]) -> list[BaseDataElement | Exception]:
+def _predict_batch(predictor: Streamed, batch: Sequence[Prepared]) -> list[BaseDataElement | Exception]:
     """A data sample for every picture, or what is wrong with it; anything else is a bug and is raised."""
     try:
         return list(predictor.predict([inputs for _, inputs in batch]))
@@ -190,7 +213,7 @@ def _outcome(source: Source, future: Future[Prepared]) -> Prepared | Exception:
 
 
 def _feed(
-    predictor: Predictor,
+    predictor: Streamed,
     files: Sequence[Path | Entry],
     pool: ThreadPoolExecutor,
     ready: queue.SimpleQueue[Any],
@@ -221,7 +244,7 @@ def _pixels(picture: Picture | Exception) -> int:
     return height * width
 
 
-def _prepare(predictor: Predictor, picture: Picture | Exception) -> Prepared:
+def _prepare(predictor: Streamed, picture: Picture | Exception) -> Prepared:
     if isinstance(picture, Exception):
         raise picture
     sample = predictor.load(picture)
@@ -234,11 +257,12 @@ def _entries(files: Iterable[Path | Entry]) -> Iterator[Entry]:
 
 
 def _pictures(
-    files: Iterable[Path | Entry], abandoned: Container[Path], predictor: Predictor
+    files: Iterable[Path | Entry], abandoned: Container[Path], predictor: Streamed
 ) -> Iterator[tuple[Source, Picture | Exception]]:
+    read_video = getattr(predictor, "read_video", read_frames)
     for entry in _entries(files):
         if entry.kind == "video":
-            for source, frame in read_frames(entry.path):
+            for source, frame in read_video(entry.path):
                 if entry.path in abandoned:
                     break
                 yield source, frame

@@ -6,6 +6,7 @@
     pe-spatial benchmark deformable
     pe-spatial benchmark teacher --input photos --image-size 256
     pe-spatial benchmark segmentation --input ../shared/data/coco_tiny/val2017 --memory 4000 6000
+    pe-spatial benchmark text --variant PE-Core-T16-384
     pe-spatial benchmark fidelity
 
 `--json FILE` also writes the figures to a file.
@@ -116,6 +117,22 @@ def add_teacher(parser: CommandParser) -> None:
     parser.add_old_spellings({"--images": "--limit"})
 
 
+def add_text(parser: CommandParser) -> None:
+    """PE-Core's two halves against open_clip's on the same weights.
+
+        pe-spatial benchmark text --variant PE-Core-T16-384 --clock cpu
+
+    Both get the same tokens and the same pictures and take turns. open_clip computes all places of the context; ours
+    stop at the longest text of the batch, and a second row has the time without that.
+    """
+    _add_common(parser, rounds=5, clock="wall")
+    add = parser.add_argument
+    add("--variant", default="PE-Core-T16-384", help="official name of a PE-Core")
+    add("--texts", type=positive, default=64, metavar="N", help="at once")
+    add_shared(parser, "--batch-size")
+    parser.set_defaults(batch_size=2)
+
+
 def add_tracking(parser: CommandParser) -> None:
     """Label propagation against the logic of DINO's script on the same features.
 
@@ -162,6 +179,7 @@ SUBCOMMANDS = {
     "fidelity": add_fidelity,
     "segmentation": add_segmentation,
     "teacher": add_teacher,
+    "text": add_text,
     "tracking": add_tracking,
 }
 
