@@ -19,6 +19,7 @@ from pe_spatial.alignment.global_tokens import watch_global_tokens
 from pe_spatial.alignment.losses import locality_loss, semantic_loss, target_similarity
 from pe_spatial.alignment.teachers import Teacher
 from pe_spatial.backbones import PEBackbone
+from pe_spatial.backbones.fine_maps import require_patches
 from pe_spatial.common.errors import ConfigError, require_choice, suggest
 from pe_spatial.common.parts import ModalModel
 from pe_spatial.training.explanation import ExplainedMetric, Measure
@@ -98,6 +99,7 @@ class SpatialAlignment(ModalModel):
         self.student: PEBackbone = MODELS.build(dict(student))
         if len(self.student.channels) != 1:
             raise ConfigError(f"student.layers {list(self.student.layers)}: alignment trains one map; give one layer")
+        require_patches(self.student, type(self).__name__)
         self.semantic = None if semantic is None else SemanticOptions(**semantic)
         self.locality = None if locality is None else LocalityOptions(**locality)
         _check_names(teachers, self.semantic, self.locality)

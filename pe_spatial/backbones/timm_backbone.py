@@ -9,8 +9,10 @@ from mmengine.logging import print_log
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
+from pe_spatial.backbones.fine_maps import Upsampling, add_upsampler
 from pe_spatial.backbones.timm_models import build_model
 from pe_spatial.backbones.timm_weights import load_timm_weights
+from pe_spatial.backbones.upsampling import Interpolation
 from pe_spatial.backbones.vit import resolve_blocks
 from pe_spatial.common.errors import OptionError
 
@@ -31,6 +33,8 @@ class TimmBackbone(nn.Module):
         frozen: True freezes everything; a number freezes the embeddings and that many of the features.
         weights: A file; None draws random weights. Nothing is fetched.
         options: More arguments of timm's model, such as `{patch_size: 16}`.
+        upsampling: `bilinear` leaves the maps as they are; for finer ones see
+            `pe_spatial.backbones.fine_maps.build_upsampler`.
 
     Attributes:
         channels: Channels of every map.
@@ -59,6 +63,7 @@ class TimmBackbone(nn.Module):
         frozen: bool | int = False,
         weights: str | None = None,
         options: Mapping[str, Any] | None = None,
+        upsampling: Upsampling = "bilinear",
     ) -> None:
         super().__init__()
         self.encoder = build_model(model, img_size, drop_path, options or {})
@@ -85,6 +90,8 @@ class TimmBackbone(nn.Module):
         self.num_layers = self._ends[-1] + 1
         self.frozen_layers = self._count_frozen(frozen)
         self._fix_parameters()
+        self.upsampler: Interpolation | None = None
+        add_upsampler(self, upsampling)
         self.train()
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
@@ -108,7 +115,8 @@ class TimmBackbone(nn.Module):
             raise OptionError(
                 f"image {(H, W)} (H, W): {self.model} does not take it ({error}); set img_size"
             ) from error
-        return tuple(maps[order.index(layer)] for layer in self.layers)
+        maps = tuple(maps[order.index(layer)] for layer in self.layers)
+        return maps if self.upsampler is None else self.upsampler(x, maps)
 
     def layer_of(self, parameter_name: str) -> int:
         """Return the layer of a parameter for layer-wise decay, 0 for the embeddings, as timm groups them.
@@ -122,6 +130,8 @@ class TimmBackbone(nn.Module):
             KeyError: The name is none of this module's.
         """
         prefix, _, name = parameter_name.partition(".")
+        if prefix == "upsampler":
+            return self._ends[-1]
         if prefix != "encoder" or name not in self._layer_of:
             raise KeyError(f"{parameter_name!r} is not a parameter of TimmBackbone; names begin with 'encoder.'")
         return min(self._layer_of[name], self._ends[-1])

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from pe_spatial.backbones.weights.layouts import unwrap
+from pe_spatial.backbones.weights.content import Checkpoint
 from pe_spatial.backbones.weights.source import find
 from pe_spatial.common.errors import few
-from pe_spatial.common.tensors import Misfit, WeightsError, read_tensor_file, require_finite, shapes_of
+from pe_spatial.common.tensors import Misfit, WeightsError, require_finite, shapes_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -34,8 +34,8 @@ def load_timm_weights(model: nn.Module, source: str | Path, antialias: bool) -> 
         WeightsError: It cannot be read, holds another model, or holds NaN or Inf.
     """
     path = find(source)
-    content = read_tensor_file(path)
-    tensors = unwrap(content)[0] or dict(content)
+    checkpoint = Checkpoint(path)
+    tensors: Mapping[str, Any] = checkpoint.read(checkpoint.keys)
     tensors, ignored = _inside(tensors, model)
     tensors = _renamed(path, tensors, model, antialias)
     for name in _classifiers(model):

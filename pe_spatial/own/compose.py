@@ -19,6 +19,7 @@ from pe_spatial.common.parts import encoder_key
 from pe_spatial.common.trees import joined
 from pe_spatial.doctor.guards import overheard
 from pe_spatial.own.data import Data, Section, find_data
+from pe_spatial.own.encoder_from import borrow
 from pe_spatial.own.facts import data_settings, split_lines
 from pe_spatial.own.knobs import knob_settings
 from pe_spatial.own.length import Length, find_length, length_settings, momentum, scaled_rate
@@ -73,6 +74,7 @@ def compose(request: Request) -> Composition:
 
 
 def _compose(request: Request) -> Composition:
+    request, borrowed = borrow(request)
     model = find_model(request.task, request.model)
     parts = _parts(request, model)
     recipe, _ = read_config_file(find_config(parts[0]))
@@ -86,19 +88,20 @@ def _compose(request: Request) -> Composition:
     settings = joined(
         _encoder(model, key),
         knobs,
+        borrowed.settings,
         {"train_dataloader": {"dataset": data.train}, "val_dataloader": {"dataset": data.val}},
     )
     trust = (require_logger(request.logger).package,)
     drafted = compose_config(parts, settings, request.overrides, trust)
     train, val = _built(drafted)
     found, lines = data_settings(request.task, model, train, val)
-    settings = joined(settings, found)
+    settings = joined(settings, found, borrowed.pipeline(drafted))
     settings, more = _sized(request, recipe, settings, drafted, len(train))
     config = compose_config(parts, settings, request.overrides, trust)
     config.work_dir = str(request.output or _default_folder(request, model, data))
     tune = f", {request.tune}" if request.tune else ""
     told = (*data.lines, *split_lines(train, val, not model.is_student), *lines, *teacher_lines(config.model))
-    return Composition(config, told, (f"recipe: {parts[0]}, model {model.name}{tune}", *more), trust)
+    return Composition(config, told, (f"recipe: {parts[0]}, model {model.name}{tune}", *borrowed.lines, *more), trust)
 
 
 def _parts(request: Request, model: Model) -> list[str]:

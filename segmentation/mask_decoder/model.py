@@ -8,6 +8,7 @@ from mmengine.registry import MODELS
 from mmengine.structures import BaseDataElement, PixelData
 from torch import Tensor
 
+from pe_spatial.backbones.fine_maps import require_patches
 from pe_spatial.common.errors import OptionError
 from pe_spatial.common.parts import ModalModel, build_options
 from pe_spatial.segmentation.mask_decoder.criterion import Masks
@@ -45,6 +46,7 @@ class MaskDecoder(ModalModel, SemanticModel):
         data_preprocessor: Config of the preprocessor; pads to multiples of the patch size.
 
     Attributes:
+        shared_layers: The block before the queries: all that another model on the encoder can have in common.
         masking: Probability per block that a query attends only to its own mask in training; all 0 at first.
 
     Raises:
@@ -85,7 +87,9 @@ class MaskDecoder(ModalModel, SemanticModel):
             raise OptionError(
                 f"layers {self.backbone.layers} of the backbone: masks come from the last block alone, [-1]"
             )
+        require_patches(self.backbone, type(self).__name__)
         self.queries = QueryTokens(encoder, num_queries, num_blocks)
+        self.shared_layers = (self.queries.first - 1,)
         self.head = MaskHead(encoder.config.width, num_classes, self.backbone.patch_size)
         self.criterion = MODELS.build({"type": "MaskCriterion", **(criterion or {})})
         self.least_score = least_score
