@@ -169,6 +169,8 @@ benchmark deformable
     tests/commands/test_benchmark_deformable.py::test_it_reports
 benchmark features
     tests/commands/test_benchmark_features.py::test_both_do_the_work
+benchmark features --batch-size --device --limit --rounds --threads
+    tests/commands/test_benchmark_features.py::test_both_do_the_work
 benchmark features --batch-size --encoder --input --limit
     tests/commands/test_benchmark_features.py::test_both_do_the_work
 benchmark fidelity
