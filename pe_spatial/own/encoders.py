@@ -1,46 +1,108 @@
-"""Another encoder in the place of that of a model's size."""
+"""Which encoder a name, a file or the folder of a run stands for: its shape, and where its weights are."""
 
-from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
 
-from pe_spatial.backbones.contract import sketch
-from pe_spatial.backbones.named import named_encoder
-from pe_spatial.common.errors import OptionError
-from pe_spatial.own.data import Section
-from pe_spatial.own.request import Request
-from pe_spatial.training.config import compose_config
+from pe_spatial.backbones import VARIANTS, get_variant
+from pe_spatial.backbones.weights import read_encoder
+from pe_spatial.backbones.weights.loading import expected_shapes, fitting_variants
+from pe_spatial.backbones.weights.source import find
+from pe_spatial.common.errors import OptionError, UserError
+from pe_spatial.common.parts import encoder_key
+from pe_spatial.common.tensors import read_tensor_file, shapes_of
+from pe_spatial.own.models import TINY_ENCODER
+from pe_spatial.training.checkpoint import read_config, resolve_checkpoint
+from pe_spatial.training.checkpoint_content import OURS
+from pe_spatial.training.run_config import RUN_CONFIG
 
 
-def other_encoder(request: Request, parts: Sequence[str]) -> tuple[Section, int, tuple[str, ...]]:
-    """The settings of a recipe with the encoder of a request, its patch size, and what to tell of it.
+@dataclass(frozen=True)
+class Encoder:
+    """An encoder that exists.
 
-    The encoder is frozen where that of the recipe is; the pictures get its statistics and a multiple of its patches.
+    Attributes:
+        variant: As a config has it.
+        weights: A name or a file.
+    """
 
-    Args:
-        request: With `encoder`.
-        parts: Config files of the recipe.
+    variant: str | dict[str, Any]
+    weights: str
+
+
+def weights_of(source: str | Path) -> str:
+    """A name, or the file that a path stands for: of the folder of a run its best checkpoint.
 
     Raises:
-        UserError: No such encoder, or adapters on one that takes none.
+        CheckpointError: A run without a complete checkpoint.
     """
-    assert request.encoder is not None
-    backbone = named_encoder(request.encoder, None if request.weights is None else "none")
-    is_foreign = backbone["type"] == "TimmBackbone"
-    if request.tune == "lora" and is_foreign:
-        raise OptionError(f"tune lora: adapters go on a Perception Encoder alone, not on {request.encoder}; freeze it")
-    recipe = compose_config(parts, {}, (), ())
-    backbone["layers"] = [-1]
-    backbone["frozen"] = recipe.model.backbone.get("frozen", False)
-    drawing = sketch(backbone)
-    patch = int(drawing.patch_size)
-    preprocessor: Section = {"size_divisor": patch}
-    if not drawing.free_statistics:
-        preprocessor |= {"mean": list(drawing.mean), "std": list(drawing.std)}
-    settings: Section = {"model": {"backbone": {"_delete_": True, **backbone}, "data_preprocessor": preprocessor}}
-    told = [f"encoder: {request.encoder}, {drawing.channels[-1]} channels at 1/{drawing.strides[-1]} of the image"]
-    if request.weights in (None, "none") and is_foreign:
-        told.append(f"weights: random, for nothing is fetched; give a file of {request.encoder} with --weights")
-    side = recipe.get("_image_size")
-    if request.image_size is None and side is not None and side % patch:
-        settings["_image_size"] = max(round(side / patch), 1) * patch
-        told.append(f"image size: {settings['_image_size']} instead of {side}, a multiple of the patch size {patch}")
-    return settings, patch, tuple(told)
+    path = Path(source).expanduser()
+    if (path / RUN_CONFIG).is_file():
+        path = resolve_checkpoint(path)
+    return str(path.absolute()) if path.exists() else str(source)
+
+
+def find_encoder(source: str | Path) -> Encoder:
+    """The encoder of a name, a file or a run.
+
+    Raises:
+        FileNotFoundError: There is none.
+        OptionError: A file with an encoder of a shape that nothing tells.
+        WeightsError, CheckpointError: A file that cannot be read, or that holds no encoder.
+    """
+    weights = weights_of(source)
+    if weights in VARIANTS:
+        return Encoder(weights, weights)
+    path = find(weights)
+    variant = _described(path) or _recognized(path)
+    return Encoder(variant, str(path))
+
+
+def _described(path: Path) -> str | dict[str, Any] | None:
+    """The variant that the config in a checkpoint of ours names; None for a file without a config."""
+    content = read_tensor_file(path)
+    if OURS not in content:
+        return None
+    model = read_config(content, path)["model"]
+    settings = model.get(encoder_key(model), {})
+    variant: str | dict[str, Any] | None = settings.get("variant")
+    patch_size = settings.get("patch_size")
+    if variant is None or patch_size is None:
+        return variant
+    config = get_variant(variant)
+    return asdict(replace(config, patch_size=patch_size, image_size=patch_size * config.grid_size))
+
+
+def _recognized(path: Path) -> str | dict[str, Any]:
+    """The released or tiny encoder whose shapes a file has."""
+    encoder, _ = read_encoder(path)
+    shapes = shapes_of(encoder)
+    if shapes == expected_shapes(get_variant(TINY_ENCODER)):
+        return dict(TINY_ENCODER)
+    names = fitting_variants(shapes)
+    if not names:
+        width, _, patch, _ = shapes["conv1.weight"]
+        depth = len({key.split(".")[2] for key in shapes if key.startswith("transformer.resblocks.")})
+        raise OptionError(
+            f"{path}: an encoder of {depth} blocks, width {width} and patches of {patch}, which none of the released "
+            "ones is; give the folder or a checkpoint of the run that has made it, which say the rest"
+        )
+    return names[0]
+
+
+def require_weights(source: str | None, option: str, remedy: str = "") -> None:
+    """Find or fetch weights before anything else is begun.
+
+    Args:
+        source: A name or a file; None needs nothing.
+        option: Whose value it is, such as `weights`.
+        remedy: What else can be done, to stand at the end.
+
+    Raises:
+        UserError: They are not here and cannot be fetched.
+    """
+    try:
+        if source is not None:
+            find(source)
+    except FileNotFoundError as error:
+        raise UserError(f"{error}: {option}=FILE (--{option} FILE){remedy}") from error

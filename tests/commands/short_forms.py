@@ -241,6 +241,8 @@ train --data --encoder --model --weights
     tests/test_foreign_encoders.py::test_a_task_trains_and_predicts
 visualize --encoder --input --layers --output --weights
     tests/test_foreign_encoders.py::test_the_drawing_of_features
+train --data --model --teacher
+    tests/own/test_alignment.py::test_the_command_is_short_and_says_what_it_does
 train --config --memory
     tests/commands/test_plan.py::test_a_training_is_planned_before_it_begins
 check --checkpoint --config
@@ -273,6 +275,8 @@ detectron2/tools/lazyconfig_train_net.py --config-file --num-gpus
     is Detectron2's; test_detectron2_adapter.py
 tools/dev/measure_label_errors.py
     trains for an hour; test_label_errors.py tests its parts
+tools/dev/measure_fine_maps.py --data --upsampler --weights
+    needs a trained encoder; test_measure_fine_maps.py tests its judgment
 tools/dev/measure_planner.py
     takes four minutes; test_planner.py tests what it measures
 tools/dev/measure_annotations.py --folder
