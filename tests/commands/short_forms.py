@@ -271,6 +271,8 @@ detectron2/tools/lazyconfig_train_net.py --config-file --num-gpus
     is Detectron2's; test_detectron2_adapter.py
 tools/dev/measure_label_errors.py
     trains for an hour; test_label_errors.py tests its parts
+tools/dev/measure_fine_maps.py --data --upsampler --weights
+    needs a trained encoder; test_measure_fine_maps.py tests its judgment
 tools/dev/measure_planner.py
     takes four minutes; test_planner.py tests what it measures
 tools/dev/measure_annotations.py --folder
