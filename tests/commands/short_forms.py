@@ -169,6 +169,8 @@ benchmark deformable
     tests/commands/test_benchmark_deformable.py::test_it_reports
 benchmark features
     tests/commands/test_benchmark_features.py::test_both_do_the_work
+benchmark features --batch-size --device --limit --rounds --threads
+    tests/commands/test_benchmark_features.py::test_both_do_the_work
 benchmark features --batch-size --encoder --input --limit
     tests/commands/test_benchmark_features.py::test_both_do_the_work
 benchmark fidelity
@@ -235,6 +237,8 @@ train --data --encoder-from
     tests/own/test_encoder_from.py::test_two_heads_share_a_pass
 train --data
     tests/commands/test_train_own.py::test_one_command_trains
+train --data --model --teacher
+    tests/own/test_alignment.py::test_the_command_is_short_and_says_what_it_does
 train --config --memory
     tests/commands/test_plan.py::test_a_training_is_planned_before_it_begins
 check --checkpoint --config
@@ -267,6 +271,8 @@ detectron2/tools/lazyconfig_train_net.py --config-file --num-gpus
     is Detectron2's; test_detectron2_adapter.py
 tools/dev/measure_label_errors.py
     trains for an hour; test_label_errors.py tests its parts
+tools/dev/measure_fine_maps.py --data --upsampler --weights
+    needs a trained encoder; test_measure_fine_maps.py tests its judgment
 tools/dev/measure_planner.py
     takes four minutes; test_planner.py tests what it measures
 tools/dev/measure_annotations.py --folder
