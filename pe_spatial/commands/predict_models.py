@@ -68,9 +68,9 @@ def find_models(options: argparse.Namespace, part: Part) -> list[Model]:
     tasks = {name: task_of(config, paths[name]) for name, config in configs.items()}
     refuse_options_of_others(options, {paths[name]: task for name, task in tasks.items()})
     names = [name for name in paths if name is not None]
-    overrides: Mapping[str | None, list[str]] = {None: options.overrides}
+    overrides: dict[str | None, list[str]] = {None: options.overrides}
     if names:
-        overrides = {**overrides_by_name(options.overrides, names)}
+        overrides.update(overrides_by_name(options.overrides, names).items())
     return [
         _model(name, path, configs[name], tasks[name], overrides[name], options, part) for name, path in paths.items()
     ]

@@ -73,6 +73,8 @@ def borrow(request: Request) -> tuple[Request, Borrowed]:
     """
     if request.encoder_from is None:
         return request, Borrowed()
+    if find_model(request.task, request.model).is_student:
+        raise OptionError(f"encoder_from is for heads, and {request.task} trains the encoder itself: give weights")
     for name, value, allowed in (
         ("encoder", request.encoder, None),
         ("weights", request.weights, None),

@@ -189,6 +189,8 @@ benchmark segmentation --input --memory
     tests/commands/test_benchmark_segmentation.py::test_folders_against_mmseg
 benchmark shared
     tests/commands/test_benchmark.py::test_heads_on_one_pass_are_compared_with_each_alone
+benchmark shared --heads --pictures --threads
+    tests/commands/test_benchmark.py::test_heads_on_one_pass_are_compared_with_each_alone
 benchmark shared --heads --variant
     tests/commands/test_benchmark.py::test_heads_on_one_pass_are_compared_with_each_alone
 benchmark tracking
