@@ -52,11 +52,12 @@ def _waves(u: Array, v: Array) -> Array:
     return 0.5 + 0.25 * (np.sin(2 * np.pi * (u + 0.4 * np.sin(4 * v))) + np.sin(2 * np.pi * (v + 0.4 * np.sin(5 * u))))
 
 
-def _plain(u: Array, v: Array) -> Array:
+def plain(u: Array, v: Array) -> Array:
+    """Almost one color, a little lighter toward one side."""
     return np.clip(0.5 + 0.15 * v, 0, 1)
 
 
-_PATTERNS: tuple[Pattern, ...] = (_stripes, _checks, _dots, _waves, _plain)
+_PATTERNS: tuple[Pattern, ...] = (_stripes, _checks, _dots, _waves, plain)
 
 
 @dataclass(frozen=True, eq=False)

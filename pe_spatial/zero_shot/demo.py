@@ -15,7 +15,7 @@ from pe_spatial.backbones.text import PECore, Prompts, class_vectors, save_core
 from pe_spatial.common.files import write_json, write_text
 from pe_spatial.common.pictures import save_image
 from pe_spatial.common.video import VideoWriter
-from pe_spatial.demo.captions import ALL_WORDS, HELD_OUT, Words, caption, described_room, draw_described, draw_objects
+from pe_spatial.demo.captions import ALL_WORDS, HELD_OUT, Words, described_room, draw_described, draw_objects
 from pe_spatial.demo.datasets import MARKER, move_into_place, new_partial, read_marker, require_place
 from pe_spatial.demo.scenes import paint
 from pe_spatial.zero_shot.training import TrainingSettings, train_small_core
@@ -108,7 +108,7 @@ def held_out_scenes(count: int, seed: int = 0) -> Iterator[tuple[Tensor, Words]]
         uint8 [3, S, S] and the object in full words.
     """
     for number in range(count):
-        objects = draw_objects(np.random.default_rng([seed, 1, number]), held_out=True, count=1)
+        objects = draw_objects(np.random.default_rng([seed, 1, number]), held_out=True)
         yield _tensor(draw_described([seed, 2, number], objects).image), objects[0]
 
 
@@ -117,7 +117,7 @@ def _write_pictures(folder: Path, seed: int) -> None:
     for number, (image, words) in enumerate(held_out_scenes(_PICTURES, seed), 1):
         name = f"{_class_name(words)}/{number:06d}.png"
         save_image(folder / "held_out" / name, image)
-        captions[name] = [caption([Words(words.color, words.shape)]), caption([words])]
+        captions[name] = [str(Words(words.color, words.shape)), str(words)]
     write_json(folder / "captions.json", captions)
 
 
@@ -128,7 +128,7 @@ def _write_videos(folder: Path, seed: int) -> None:
     (folder / "videos").mkdir()
     for number in range(1, _VIDEOS + 1):
         rng = np.random.default_rng([seed, 5, number])
-        objects = draw_objects(rng, held_out=True, count=1)
+        objects = draw_objects(rng, held_out=True)
         room = described_room(rng, objects)
         name = f"videos/{number:06d}.mp4"
         with VideoWriter(folder / name) as video:

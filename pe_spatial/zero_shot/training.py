@@ -18,21 +18,14 @@ from torch import Tensor
 from pe_spatial.backbones.text import PECore, prepare_picture
 from pe_spatial.common.console import progress
 from pe_spatial.common.errors import require_positive
-from pe_spatial.demo.captions import (
-    SIDE,
-    caption,
-    draw_caption,
-    draw_described,
-    draw_objects,
-    is_true,
-)
+from pe_spatial.demo.captions import SIDE, draw_caption, draw_described, draw_objects
 
 # the shape of the model, as `variant` of PECore takes it
 SMALL_CORE: dict[str, Any] = {
     "name": "PE-Core-demo",
-    "patch_size": 8,
-    "width": 96,
-    "depth": 4,
+    "patch_size": 6,
+    "width": 64,
+    "depth": 3,
     "heads": 4,
     "mlp_ratio": 4.0,
     "image_size": SIDE,
@@ -58,11 +51,11 @@ class TrainingSettings:
         learning_rate: Highest one of AdamW; it rises for a tenth of the steps and falls to zero by a cosine.
     """
 
-    iterations: int = 800
-    batch_size: int = 32
-    scenes: int = 4000
+    iterations: int = 1500
+    batch_size: int = 64
+    scenes: int = 8000
     seed: int = 0
-    learning_rate: float = 2e-3
+    learning_rate: float = 1e-3
 
     def __post_init__(self) -> None:
         require_positive(iterations=self.iterations, batch_size=self.batch_size, scenes=self.scenes)
@@ -116,14 +109,14 @@ def rate(step: int, steps: int) -> float:
 
 def _batches(settings: TrainingSettings) -> Iterator[tuple[Tensor, list[str], Tensor]]:
     rng = np.random.default_rng([settings.seed, 3])
-    scenes = [draw_objects(rng) for _ in range(settings.scenes)]
+    scenes = [draw_objects(rng)[0] for _ in range(settings.scenes)]
     images: list[Tensor | None] = [None] * len(scenes)  # drawn when they are needed first
     for _ in range(settings.iterations):
         chosen = rng.integers(len(scenes), size=settings.batch_size).tolist()
         for i in chosen:
             if images[i] is None:
-                pixels = draw_described([settings.seed, 4, i], scenes[i]).image
+                pixels = draw_described([settings.seed, 4, i], [scenes[i]]).image
                 images[i] = prepare_picture(torch.from_numpy(pixels).permute(2, 0, 1), SIDE)
         said = [draw_caption(rng, scenes[i]) for i in chosen]
-        truth = torch.tensor([[is_true(words, scenes[i]) for words in said] for i in chosen])
-        yield torch.stack([image for i in chosen if (image := images[i]) is not None]), list(map(caption, said)), truth
+        truth = torch.tensor([[words.fits(scenes[i]) for words in said] for i in chosen])
+        yield torch.stack([image for i in chosen if (image := images[i]) is not None]), list(map(str, said)), truth
