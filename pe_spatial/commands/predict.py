@@ -7,6 +7,7 @@
     pe-spatial predict --checkpoint model.pth --input photos --output OUT model.tta='{sizes: [1024, 1280]}'
     torchrun --nproc-per-node 8 tools/predict.py --checkpoint model.pth --input photos --output OUT
     pe-spatial predict --checkpoint model.pth --input photos --output OUT --shard 3/16
+    pe-spatial predict --encoder PE-Core-L14-336 --words "road, sky, tree" --input photos --output OUT
 
 OUT/pictures mirrors the input: a drawn picture per image, a drawn video per video. Detections of all of them are in
 OUT/predictions.json in COCO's format; depth is in 16-bit PNG files and OUT/depth.json; classes of pixels are in
@@ -28,13 +29,15 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pe_spatial.commands.options import add_shared, number_in, positive, slices
+from pe_spatial.commands import predict_words
+from pe_spatial.commands.options import CommandParser, add_shared, number_in, positive, slices
 from pe_spatial.common.console import print_note, progress
 from pe_spatial.common.errors import UserError, printable
 
 if TYPE_CHECKING:
     from pe_spatial.common.records import Part
     from pe_spatial.common.sources import Entry
+    from pe_spatial.inference.predictor import Recipe
     from pe_spatial.inference.stream import Prediction, Streamed
     from pe_spatial.inference.tasks import Task
     from pe_spatial.inference.writer import ResultsWriter
@@ -79,8 +82,7 @@ TASK_OPTIONS: dict[str, tuple[str, dict[str, Any], str]] = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""
-    files = ("--checkpoint", "--input", "--output")
-    add_shared(parser, *files, required=files)
+    add_shared(parser, "--checkpoint", "--input", "--output", required=("--input", "--output"))
     add_shared(
         parser, "--batch-size", "--limit", "--device", "--image-size", "--max-pixels", "--no-pictures", "--shard"
     )
@@ -90,6 +92,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--bands", type=positive, nargs="+", metavar="N", help=f"red, green and blue {colors}")
     for name in TASK_OPTIONS:
         add_task_option(parser, name)
+    predict_words.add_arguments(parser)
+
+
+def check(options: argparse.Namespace, parser: CommandParser) -> None:
+    """There is a checkpoint, or there are words."""
+    predict_words.check(options, parser)
 
 
 def add_task_option(parser: argparse.ArgumentParser, name: str) -> None:
@@ -101,16 +109,13 @@ def add_task_option(parser: argparse.ArgumentParser, name: str) -> None:
 def run(options: argparse.Namespace) -> int:
     """Predict everything; returns the exit status."""
     from pe_spatial.common.names import output_stems
-    from pe_spatial.common.records import Records, fingerprint
+    from pe_spatial.common.records import Records
     from pe_spatial.inference.tasks import reading, resizing, task_of
-    from pe_spatial.training.checkpoint import load_checkpoint, read_config, resolve_checkpoint
 
-    checkpoint = resolve_checkpoint(options.checkpoint)
-    config = read_config(load_checkpoint(checkpoint), checkpoint)
-    task = task_of(config, checkpoint)
-    complete_options(options, task, checkpoint)
+    source, config, place, model = _source(options)
+    task = task_of(config, place)
+    complete_options(options, task, place)
     settings = {name: getattr(options, name) for name in (*task.settings, "image_size", "overrides")}
-    model = {"model": checkpoint.stem, "weights": fingerprint(checkpoint)}
     part = part_of(options)
     files, left_out = find_files(options)
     settings |= {name: rule for name in RULES if (rule := getattr(options, name)) is not None}
@@ -119,7 +124,7 @@ def run(options: argparse.Namespace) -> int:
     resized = [] if options.image_size is None else resizing(config, options.image_size)
     options.overrides = [*resized, *sliced, *options.overrides]
     options.overrides = [*options.overrides, *reading(config, options.value_range, options.bands)]
-    predictor = task.predictor(checkpoint, options)
+    predictor = task.predictor(source, options)
     writer = task.writer(records, output_stems(files), predictor, options)
     names = list(files)[: options.limit]
     failed = predict(predictor, writer, {name: files[name] for name in part.of(names)})
@@ -131,6 +136,19 @@ def run(options: argparse.Namespace) -> int:
     if left_out:
         print_note(left_out)
     return 1 if failed else 0
+
+
+def _source(options: argparse.Namespace) -> tuple[Path | Recipe, Mapping[str, Any], Path, dict[str, Any]]:
+    """What a predictor is made of, its config, what messages call it, and how records describe it."""
+    from pe_spatial.common.records import fingerprint
+    from pe_spatial.training.checkpoint import load_checkpoint, read_config, resolve_checkpoint
+
+    if options.words is not None:
+        recipe, model = predict_words.recipe(options)
+        return recipe, recipe.config, Path(recipe.name), model
+    checkpoint = resolve_checkpoint(options.checkpoint)
+    config = read_config(load_checkpoint(checkpoint), checkpoint)
+    return checkpoint, config, checkpoint, {"model": checkpoint.stem, "weights": fingerprint(checkpoint)}
 
 
 def complete_options(options: argparse.Namespace, task: Task, checkpoint: Path) -> None:

@@ -14,7 +14,7 @@ from mmengine.registry import MODELS, DefaultScope
 
 from pe_spatial.common.errors import UserError
 from pe_spatial.common.pictures import ValueRule
-from pe_spatial.inference.predictor import Predictor, inference_pipeline, pipeline_loader
+from pe_spatial.inference.predictor import Predictor, Recipe, inference_pipeline, pipeline_loader
 from pe_spatial.inference.writer import ResultsWriter
 from pe_spatial.training.config import import_packages
 
@@ -22,7 +22,7 @@ _RESIZES = ("KeepRatioResize", "Resize")  # ours, and torchvision's, which versi
 _PATCHES = (8, 14, 16)  # sides of the encoders' patches
 
 
-def plain_predictor(checkpoint: Path, options: Namespace) -> Predictor:
+def plain_predictor(checkpoint: Path | Recipe, options: Namespace) -> Predictor:
     """The predictor of a task without options of its own."""
     return Predictor(checkpoint, options.device, options.batch_size, options.overrides)
 
@@ -41,7 +41,7 @@ class Task:
 
     name: str
     writer: type[ResultsWriter]
-    predictor: Callable[[Path, Namespace], Predictor] = plain_predictor
+    predictor: Callable[[Path | Recipe, Namespace], Predictor] = plain_predictor
     settings: tuple[str, ...] = ()
     options: tuple[str, ...] = ()
 

@@ -109,6 +109,7 @@ def evaluate(
     checkpoint: str | Path | None = None,
     output: Path | None = None,
     trust: Sequence[str] = (),
+    untrained: bool = False,
 ) -> dict[str, Any]:
     """Score a checkpoint on the test data, or on the validation data where a config has no test data.
 
@@ -117,6 +118,7 @@ def evaluate(
         checkpoint: A file; None takes the best of the work folder, or its last.
         output: Where results go; default: the folder `evaluation` below the work folder.
         trust: As in `train`.
+        untrained: There is no checkpoint: the model is scored with the weights that the config names.
 
     Returns:
         The metrics.
@@ -128,18 +130,28 @@ def evaluate(
         UserError: Another process evaluates into the same folder.
     """
     folder = Path(config.work_dir)
-    path = files.resolve_checkpoint(checkpoint or folder)
-    files.load_checkpoint(path)  # fails here, with a clear error, rather than after the data are loaded
+    path = None if untrained else files.resolve_checkpoint(checkpoint or folder)
+    if path is not None:
+        files.load_checkpoint(path)  # fails here, with a clear error, rather than after the data are loaded
     output = output or folder / "evaluation"
     entries = _test_entries(config)
     require_dataset_types(config, "test_dataloader" if config.get("test_dataloader") else "val_dataloader")
     with trusting(trust), prepare(config, output) as changes:
-        changes |= entries | {"resume": False, "load_from": str(path)}
+        changes |= entries | {"resume": False, "load_from": None if path is None else str(path)}
         with naming_mistakes():
             count_classes(config, ("test_dataloader", "val_dataloader"))
         with start_runner(config, changes, output) as runner:
-            runner.logger.info(f"scoring {path}; reading the data")
+            runner.logger.info(f"scoring {path or 'the model of the config'}; reading the data")
             return runner.test()
+
+
+def needs_training(config: Config) -> bool:
+    """Whether the model of a config learns something; those that do not have no `train_cfg`.
+
+    Args:
+        config: A loaded config.
+    """
+    return config.get("train_cfg") is not None
 
 
 def _test_entries(config: Config) -> dict[str, Any]:

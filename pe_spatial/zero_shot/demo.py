@@ -23,7 +23,9 @@ from pe_spatial.zero_shot.training import TrainingSettings, train_small_core
 CLASS_NAMES = tuple(f"{color} {shape}" for color, shape in PAIRS)
 TEMPLATE = "a {c}"
 
+_VERSION = 2  # raised when what is written changes
 _PICTURES, _VIDEOS, _VIDEO_FRAMES = 180, 6, 20
+_SCENES = {"train": 600, "val": 150}
 _JUDGED = 600  # scenes that the accuracy is measured on
 
 
@@ -35,6 +37,8 @@ def write_words_demo(output: Path, settings: TrainingSettings, replace: bool = F
         OUT/classes.txt, templates.txt             all 18 combinations, and the sentence of the captions
         OUT/captions.json                          of each picture of held_out its true captions
         OUT/videos/000001.mp4, videos.csv          short videos of such scenes, in Kinetics' form
+        OUT/scenes/{images,labels}/{train,val}     scenes with the class of every pixel, described by
+        OUT/scenes/classes.yaml                    background and the combinations; those of val are held out
         OUT/demo.json                              how it was made, and its accuracy beside chance
 
     Args:
@@ -48,7 +52,7 @@ def write_words_demo(output: Path, settings: TrainingSettings, replace: bool = F
     Raises:
         UserError: The folder holds something else.
     """
-    made = asdict(settings)
+    made = {"version": _VERSION, **asdict(settings)}
     found = read_marker(output)
     if found is not None and found.get("words") == made:
         return None
@@ -59,6 +63,7 @@ def write_words_demo(output: Path, settings: TrainingSettings, replace: bool = F
     save_core(model, folder)
     _write_pictures(folder, settings.seed)
     _write_videos(folder, settings.seed)
+    _write_scenes(folder / "scenes", settings.seed)
     write_text(folder / "classes.txt", "".join(f"{name}\n" for name in CLASS_NAMES))
     write_text(folder / "templates.txt", f"{TEMPLATE}\n")
     write_json(folder / MARKER, description)
@@ -133,6 +138,20 @@ def _write_videos(folder: Path, seed: int) -> None:
                 video.write(_tensor(paint(room, time).image))
         rows.writerow([name, f"{objects[0].color} {objects[0].shape}"])
     write_text(folder / "videos.csv", text.getvalue())
+
+
+def _write_scenes(folder: Path, seed: int) -> None:
+    """Scenes of one object or two, and label maps: 0 is background, then the combinations in their order."""
+    for number, (split, count) in enumerate(_SCENES.items()):
+        for index in range(count):
+            objects = draw_objects(np.random.default_rng([seed, 6, number, index]), held_out=split == "val")
+            scene = draw_described([seed, 7, number, index], objects)
+            rows = np.array([0, *(1 + PAIRS.index((words.color, words.shape)) for words in objects)], np.uint8)
+            for kind, pixels in (("images", scene.image), ("labels", rows[scene.ids])):
+                save_image(folder / kind / split / f"{index + 1:06d}.png", pixels)
+    places = (f"{kind}: {{{', '.join(f'{s}: {kind}/{s}' for s in _SCENES)}}}" for kind in ("images", "labels"))
+    names = ", ".join(("background", *CLASS_NAMES))
+    write_text(folder / "classes.yaml", "\n".join((f"classes: [{names}]", *places, "")))
 
 
 def _tensor(image: np.ndarray[Any, np.dtype[np.uint8]]) -> Tensor:
