@@ -103,7 +103,7 @@ class SpatialAlignment(ModalModel):
         self.semantic = None if semantic is None else SemanticOptions(**semantic)
         self.locality = None if locality is None else LocalityOptions(**locality)
         _check_names(teachers, self.semantic, self.locality)
-        self._teachers = {name: MODELS.build(dict(teacher)).train() for name, teacher in teachers.items()}
+        self._teachers = _Shared((name, MODELS.build(dict(teacher)).train()) for name, teacher in teachers.items())
         self.projection = self._build_projection()
         require_choice("fill", fill, ("zero", "mean", "learned"))
         self.fill = fill
@@ -223,6 +223,13 @@ class SpatialAlignment(ModalModel):
         return super()._apply(fn, recurse)
 
 
+class _Shared(dict[str, Teacher]):
+    """Teachers that a copy of the model, such as its moving average, has in common with it: they never change."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Shared:
+        return self
+
+
 @METRICS.register_module()
 class AlignmentMetric(ExplainedMetric):
     """Means over images of what `SpatialAlignment` finds in mode "predict", with nothing hidden.
@@ -234,6 +241,7 @@ class AlignmentMetric(ExplainedMetric):
     """
 
     default_prefix = "align"
+    headline = ("semantic_cosine", "locality_agreement")
     measures: ClassVar[dict[str, Measure]] = {
         "semantic_cosine": Measure("semantic cosine", "mean cosine between tokens of student and teacher"),
         "locality_error": Measure(

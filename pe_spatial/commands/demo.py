@@ -19,7 +19,7 @@ Equal arguments give equal data; run again, a complete dataset is left as it is.
 --words trains a small PE-Core on scenes with captions (some minutes on a CPU) and writes it for `--encoder OUT`:
 
     OUT/pe_core.json, pe_core.safetensors          the model
-    OUT/held_out/red disc/000001.png               scenes of combinations of color and shape that it has not seen
+    OUT/held_out/red disc on the left/000001.png   scenes of combinations of color, shape and place that it has not seen
     OUT/captions.json, classes.txt, templates.txt  captions of these, all classes, and the sentence of the captions
     OUT/videos.csv, videos/000001.mp4              the same as videos
     OUT/scenes/{images,labels}/{train,val}         scenes with the class of every pixel; classes.yaml describes them
@@ -27,12 +27,13 @@ Equal arguments give equal data; run again, a complete dataset is left as it is.
 """
 
 import argparse
+from typing import Any
 
 from pe_spatial.commands.options import CommandParser, add_shared, integer, names, number_in, positive
 from pe_spatial.demo import FORMATS
 
 # options that --words does not take, with their defaults
-_UNUSED = {
+_UNUSED: dict[str, Any] = {
     "image_size": 128,
     "images": 720,
     "objects": None,
@@ -58,7 +59,7 @@ def add_arguments(parser: CommandParser) -> None:
     add("--frames", type=positive, default=20, metavar="N", help="of a video")
     add("--video-size", type=integer(32), nargs=2, default=[240, 426], metavar=("H", "W"), help="in pixels")
     add("--words", action="store_true", help="train a small PE-Core on scenes with captions instead")
-    add("--iterations", type=positive, metavar="N", help="steps of that training; default: 900")
+    add("--iterations", type=positive, metavar="N", help="steps of that training; default: 800")
     add("--no-photographs", action="store_true", help="procedural textures only, also with scikit-image")
     add("--force", action="store_true", help="replace the dataset in the folder; other files there are kept")
     parser.add_old_spellings({"--size": "--image-size"}, ["--output"])
@@ -116,6 +117,6 @@ def _write_words(options: argparse.Namespace) -> int:
     print(
         f"wrote {options.output}: on {made['scenes']} scenes of combinations that it has not seen, accuracy "
         f"{made['accuracy']:.1%} (chance {made['chance']:.1%}), color {made['accuracy_color']:.1%}, "
-        f"shape {made['accuracy_shape']:.1%}"
+        f"shape {made['accuracy_shape']:.1%}, place {made['accuracy_place']:.1%}"
     )
     return 0

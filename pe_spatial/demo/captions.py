@@ -1,11 +1,12 @@
 """Synthetic scenes that are described in words: the color, the shape and the place of one object or two.
 
-Some combinations of color and shape are held out: no scene for training has them, though it has the color with other
-shapes and the shape in other colors.
+Some combinations of color, shape and place are held out: no scene for training has them, though every two of their
+words are seen together.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 
 import numpy as np
 
@@ -51,9 +52,14 @@ class Words:
         return all(said in (None, true) for said, true in pairs)
 
 
-# every color lacks one shape
-HELD_OUT = frozenset((color, CLASSES[i % len(CLASSES)]) for i, color in enumerate(COLORS))
-PAIRS = tuple((color, shape) for color in COLORS for shape in CLASSES)
+# all full descriptions, and one place of every second pair of color and shape
+ALL_WORDS = tuple(Words(*words) for words in product(COLORS, CLASSES, PLACES))
+HELD_OUT = frozenset(
+    Words(color, shape, tuple(PLACES)[-(i + j) % len(PLACES)])
+    for i, color in enumerate(COLORS)
+    for j, shape in enumerate(CLASSES)
+    if (i + j) % 2 == 0
+)
 
 
 def caption(said: Sequence[Words]) -> str:
@@ -76,10 +82,12 @@ def draw_objects(rng: np.random.Generator, held_out: bool = False, count: int | 
     """
     if count is None:
         count = 1 + int(rng.uniform() < _TWO_OBJECTS)
-    allowed = [pair for pair in PAIRS if (pair in HELD_OUT) == held_out]
-    places = rng.permutation(list(PLACES))[:count]
-    pairs = [allowed[int(rng.integers(len(allowed)))] for _ in places]
-    return tuple(Words(color, shape, str(place)) for (color, shape), place in zip(pairs, places, strict=True))
+    chosen: list[Words] = []
+    while len(chosen) < count:
+        taken = {words.place for words in chosen}
+        allowed = [words for words in ALL_WORDS if (words in HELD_OUT) == held_out and words.place not in taken]
+        chosen.append(allowed[int(rng.integers(len(allowed)))])
+    return tuple(chosen)
 
 
 def draw_caption(rng: np.random.Generator, objects: Sequence[Words]) -> tuple[Words, ...]:

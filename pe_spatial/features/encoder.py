@@ -165,6 +165,8 @@ def _settings(backbone: nn.Module, given: Mapping[str, Any]) -> tuple[str, dict[
         encoder, config = backbone.encoder, asdict(backbone.config)
         options: dict[str, Any] = {"window": encoder.window, "windowed": encoder.windowed if encoder.window else None}
         options |= {"rope": encoder.rope_reference, "pos_embed": encoder.pos_embed, "norm": backbone.norm}
+        finer = backbone.upsampler
+        options["upsampling"] = None if finer is None else f"{type(finer).__name__} to stride {finer.stride}"
         return config.pop("name"), {"type": "PEBackbone", **config, **options}
     settings = {key: value for key, value in given.items() if key not in ("weights", "layers")}
     kind, model = type(backbone).__name__, given.get("model")

@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,29 @@ from pe_spatial.backbones.text import PECore, Prompts, class_vectors, save_core
 from pe_spatial.common.files import write_json, write_text
 from pe_spatial.common.pictures import save_image
 from pe_spatial.common.video import VideoWriter
-from pe_spatial.demo.captions import HELD_OUT, PAIRS, Words, caption, described_room, draw_described, draw_objects
+from pe_spatial.demo.captions import (
+    ALL_WORDS,
+    COLORS,
+    HELD_OUT,
+    Words,
+    caption,
+    described_room,
+    draw_described,
+    draw_objects,
+)
 from pe_spatial.demo.datasets import MARKER, move_into_place, new_partial, read_marker, require_place
 from pe_spatial.demo.scenes import paint
 from pe_spatial.zero_shot.training import TrainingSettings, train_small_core
 
-CLASS_NAMES = tuple(f"{color} {shape}" for color, shape in PAIRS)
+KINDS = ("color", "shape", "place")
 TEMPLATE = "a {c}"
+
+
+def _class_name(words: Words) -> str:
+    return str(words).removeprefix("a ")
+
+
+CLASS_NAMES = tuple(map(_class_name, ALL_WORDS))
 
 _VERSION = 2  # raised when what is written changes
 _PICTURES, _VIDEOS, _VIDEO_FRAMES = 180, 6, 20
@@ -33,12 +49,12 @@ def write_words_demo(output: Path, settings: TrainingSettings, replace: bool = F
     """Train a small PE-Core and write it with held-out scenes.
 
         OUT/pe_core.json, pe_core.safetensors      what `--encoder OUT` finds
-        OUT/held_out/red disc/000001.png           scenes of combinations that no training has seen
-        OUT/classes.txt, templates.txt             all 18 combinations, and the sentence of the captions
+        OUT/held_out/red disc on the left/000001.png   scenes of combinations that no training has seen
+        OUT/classes.txt, templates.txt             all 54 combinations, and the sentence of the captions
         OUT/captions.json                          of each picture of held_out its true captions
         OUT/videos/000001.mp4, videos.csv          short videos of such scenes, in Kinetics' form
         OUT/scenes/{images,labels}/{train,val}     scenes with the class of every pixel, described by
-        OUT/scenes/classes.yaml                    background and the combinations; those of val are held out
+        OUT/scenes/classes.yaml                    background and the colors; val has held-out combinations
         OUT/demo.json                              how it was made, and its accuracy beside chance
 
     Args:
@@ -73,34 +89,30 @@ def write_words_demo(output: Path, settings: TrainingSettings, replace: bool = F
 
 @torch.no_grad()
 def held_out_accuracy(model: PECore, seed: int = 0, count: int | None = None) -> dict[str, Any]:
-    """How often the model names scenes whose combination of color and shape no training has shown.
+    """How often the model names scenes whose combination of color, shape and place no training has shown.
 
     Returns:
-        `accuracy` among all 18 combinations and `chance`, 1 / 18; `accuracy_color` and `accuracy_shape`, the shares in
-        which that word alone is right, and their chances.
+        `accuracy` among all 54 combinations and `chance`, 1 / 54; and of each kind of word how often it is right in the
+        answer, with its chance.
     """
     count = count or _JUDGED
-    images, words = zip(*held_out_scenes(count, seed), strict=True)
+    images, true = zip(*held_out_scenes(count, seed), strict=True)
     vectors = class_vectors(model, Prompts(CLASS_NAMES, (TEMPLATE,)))
     inputs = torch.stack([model.preprocess(image) for image in images])
     features = torch.cat([model.encode_image(part, normalize=True) for part in inputs.split(64)])
-    said = [PAIRS[row] for row in (features @ vectors.T).argmax(dim=1).tolist()]
-    true = [(one.color, one.shape) for one in words]
-    both, color, shape = (
-        sum(part(a) == part(b) for a, b in zip(said, true, strict=True)) / count
-        for part in (lambda pair: pair, lambda pair: pair[0], lambda pair: pair[1])
-    )
-    colors, shapes = (len({pair[i] for pair in PAIRS}) for i in (0, 1))
-    return {
-        "scenes": count,
-        "held_out": sorted(" ".join(pair) for pair in HELD_OUT),
-        "accuracy": round(both, 4),
-        "chance": round(1 / len(PAIRS), 4),
-        "accuracy_color": round(color, 4),
-        "chance_color": round(1 / colors, 4),
-        "accuracy_shape": round(shape, 4),
-        "chance_shape": round(1 / shapes, 4),
-    }
+    said = [ALL_WORDS[row] for row in (features @ vectors.T).argmax(dim=1).tolist()]
+    result: dict[str, Any] = {"scenes": count, "held_out": sorted(map(_class_name, HELD_OUT))}
+    result |= {"accuracy": _share(said, true, *KINDS), "chance": round(1 / len(ALL_WORDS), 4)}
+    for kind in KINDS:
+        result[f"accuracy_{kind}"] = _share(said, true, kind)
+        result[f"chance_{kind}"] = round(1 / len({getattr(words, kind) for words in ALL_WORDS}), 4)
+    return result
+
+
+def _share(said: Sequence[Words], true: Sequence[Words], *kinds: str) -> float:
+    """Of how many scenes the words of all these kinds are right."""
+    right = [all(getattr(a, kind) == getattr(b, kind) for kind in kinds) for a, b in zip(said, true, strict=True)]
+    return round(sum(right) / len(right), 4)
 
 
 def held_out_scenes(count: int, seed: int = 0) -> Iterator[tuple[Tensor, Words]]:
@@ -117,7 +129,7 @@ def held_out_scenes(count: int, seed: int = 0) -> Iterator[tuple[Tensor, Words]]
 def _write_pictures(folder: Path, seed: int) -> None:
     captions = {}
     for number, (image, words) in enumerate(held_out_scenes(_PICTURES, seed), 1):
-        name = f"{words.color} {words.shape}/{number:06d}.png"
+        name = f"{_class_name(words)}/{number:06d}.png"
         save_image(folder / "held_out" / name, image)
         captions[name] = [caption([Words(words.color, words.shape)]), caption([words])]
     write_json(folder / "captions.json", captions)
@@ -136,21 +148,22 @@ def _write_videos(folder: Path, seed: int) -> None:
         with VideoWriter(folder / name) as video:
             for time in range(_VIDEO_FRAMES):
                 video.write(_tensor(paint(room, time).image))
-        rows.writerow([name, f"{objects[0].color} {objects[0].shape}"])
+        rows.writerow([name, _class_name(objects[0])])
     write_text(folder / "videos.csv", text.getvalue())
 
 
 def _write_scenes(folder: Path, seed: int) -> None:
-    """Scenes of one object or two, and label maps: 0 is background, then the combinations in their order."""
+    """Scenes of one object or two, and label maps: 0 is background, then the colors in their order."""
+    colors = list(COLORS)
     for number, (split, count) in enumerate(_SCENES.items()):
         for index in range(count):
             objects = draw_objects(np.random.default_rng([seed, 6, number, index]), held_out=split == "val")
             scene = draw_described([seed, 7, number, index], objects)
-            rows = np.array([0, *(1 + PAIRS.index((words.color, words.shape)) for words in objects)], np.uint8)
+            rows = np.array([0, *(1 + colors.index(str(words.color)) for words in objects)], np.uint8)
             for kind, pixels in (("images", scene.image), ("labels", rows[scene.ids])):
                 save_image(folder / kind / split / f"{index + 1:06d}.png", pixels)
     places = (f"{kind}: {{{', '.join(f'{s}: {kind}/{s}' for s in _SCENES)}}}" for kind in ("images", "labels"))
-    names = ", ".join(("background", *CLASS_NAMES))
+    names = ", ".join(("background", *(_class_name(Words(color)) for color in colors)))
     write_text(folder / "classes.yaml", "\n".join((f"classes: [{names}]", *places, "")))
 
 

@@ -59,10 +59,10 @@ class TrainingSettings:
     """
 
     iterations: int = 800
-    batch_size: int = 64
+    batch_size: int = 32
     scenes: int = 4000
     seed: int = 0
-    learning_rate: float = 1e-3
+    learning_rate: float = 2e-3
 
     def __post_init__(self) -> None:
         require_positive(iterations=self.iterations, batch_size=self.batch_size, scenes=self.scenes)

@@ -46,6 +46,7 @@ class MaskDecoder(ModalModel, SemanticModel):
         data_preprocessor: Config of the preprocessor; pads to multiples of the patch size.
 
     Attributes:
+        shared_layers: The block before the queries: all that another model on the encoder can have in common.
         masking: Probability per block that a query attends only to its own mask in training; all 0 at first.
 
     Raises:
@@ -88,6 +89,7 @@ class MaskDecoder(ModalModel, SemanticModel):
             )
         require_patches(self.backbone, type(self).__name__)
         self.queries = QueryTokens(encoder, num_queries, num_blocks)
+        self.shared_layers = (self.queries.first - 1,)
         self.head = MaskHead(encoder.config.width, num_classes, self.backbone.patch_size)
         self.criterion = MODELS.build({"type": "MaskCriterion", **(criterion or {})})
         self.least_score = least_score

@@ -145,6 +145,22 @@ visualize --encoder --input --output --point
 
 # kind of command, and the test that runs it
 ELSEWHERE = table("""
+benchmark text --clock --threads --variant
+    tests/commands/test_benchmark_text.py::test_both_halves_are_compared
+benchmark text --variant
+    tests/commands/test_benchmark_text.py::test_both_halves_are_compared
+classify --classes --encoder --input --output
+    tests/commands/test_classify.py::test_folders_and_videos_are_named_in_all_lists
+classify --classes --encoder --input --output --templates
+    tests/commands/test_classify.py::test_templates_of_a_file_and_others_weights
+classify --classes --encoder --input --output --top-k --weights
+    tests/commands/test_classify.py::test_templates_of_a_file_and_others_weights
+classify --classes --encoder --evaluate --input --output
+    tests/commands/test_classify.py::test_a_list_is_evaluated
+classify --encoder --evaluate --input --output --templates
+    tests/commands/test_classify.py::test_folders_are_evaluated
+demo --output --words
+    tests/zero_shot/test_training.py::test_the_demo_writes_what_the_commands_take
 --help
     tests/commands/test_shell.py::test_help_and_a_mistyped_option_answer_at_once
 benchmark backbone --variant
@@ -152,6 +168,8 @@ benchmark backbone --variant
 benchmark deformable
     tests/commands/test_benchmark_deformable.py::test_it_reports
 benchmark features
+    tests/commands/test_benchmark_features.py::test_both_do_the_work
+benchmark features --batch-size --device --limit --rounds --threads
     tests/commands/test_benchmark_features.py::test_both_do_the_work
 benchmark features --batch-size --encoder --input --limit
     tests/commands/test_benchmark_features.py::test_both_do_the_work
@@ -169,6 +187,10 @@ benchmark segmentation --input --limit
     tests/commands/test_benchmark_segmentation.py::test_folders_against_mmseg
 benchmark segmentation --input --memory
     tests/commands/test_benchmark_segmentation.py::test_folders_against_mmseg
+benchmark shared
+    tests/commands/test_benchmark.py::test_heads_on_one_pass_are_compared_with_each_alone
+benchmark shared --heads --variant
+    tests/commands/test_benchmark.py::test_heads_on_one_pass_are_compared_with_each_alone
 benchmark tracking
     tests/commands/test_benchmark.py::test_tracking_compares_equal_results
 convert --config --input --output --to
@@ -211,8 +233,12 @@ convert data --pictures --to
     tests/commands/test_convert_data.py::test_pictures_are_copied_linked_or_left_where_they_are
 plan --cards --config --memory
     tests/commands/test_plan.py::test_cards_correct_the_table
+train --data --encoder-from
+    tests/own/test_encoder_from.py::test_two_heads_share_a_pass
 train --data
     tests/commands/test_train_own.py::test_one_command_trains
+train --data --model --teacher
+    tests/own/test_alignment.py::test_the_command_is_short_and_says_what_it_does
 train --config --memory
     tests/commands/test_plan.py::test_a_training_is_planned_before_it_begins
 check --checkpoint --config

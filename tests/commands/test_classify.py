@@ -10,7 +10,7 @@ from PIL import Image
 from small_core import TINY
 
 from pe_spatial.backbones import PECore
-from pe_spatial.backbones.text import Prompts, save_core
+from pe_spatial.backbones.text import Prompts, open_core, save_core
 from pe_spatial.commands.shell import run_command
 from pe_spatial.common.video import VideoWriter
 from pe_spatial.zero_shot.classifier import ZeroShotClassifier
@@ -60,7 +60,6 @@ def test_folders_and_videos_are_named_in_all_lists(encoder, data, tmp_path, caps
         "dog/film.mp4",
     ]
     assert [entry.get("frames") for entry in files] == [None] * 5 + [8]
-    from pe_spatial.backbones.text import open_core
 
     expected = ZeroShotClassifier(open_core(encoder, device="cpu"), Prompts(CLASSES))(data / "cat/1.png")
     order = expected.argsort(descending=True)[:2].tolist()
@@ -73,6 +72,18 @@ def test_folders_and_videos_are_named_in_all_lists(encoder, data, tmp_path, caps
     assert (output / "pictures/cat/1.png").is_file()
     assert (output / "pictures/dog/film.png").is_file()
     assert "wrote" in capsys.readouterr().out
+
+
+def test_templates_of_a_file_and_others_weights(encoder, data, tmp_path):
+    (tmp_path / "templates.txt").write_text("a photo of {c}.\n{c} at night\n")
+    weights = ("--weights", encoder / "pe_core.safetensors", "--top-k", 1)
+    options = ("--classes", "cat,dog", "--no-pictures", "--templates", tmp_path / "templates.txt")
+    assert run(encoder, data, tmp_path / "out", *options, *weights) == 0
+
+    prompts = Prompts(("cat", "dog"), ("a photo of {c}.", "{c} at night"))
+    expected = ZeroShotClassifier(open_core(encoder, device="cpu"), prompts)(data / "cat/1.png")
+    (first,) = content(tmp_path / "out")["files"][0]["classes"]
+    assert first["score"] == pytest.approx(expected.max().item(), abs=1e-5)
 
 
 def test_what_is_finished_is_not_done_again(encoder, data, tmp_path, monkeypatch, capsys):
@@ -93,7 +104,8 @@ def test_what_is_finished_is_not_done_again(encoder, data, tmp_path, monkeypatch
 
 
 def test_folders_are_evaluated(encoder, data, tmp_path, capsys):
-    assert run(encoder, data, tmp_path / "out", "--evaluate") == 0
+    (tmp_path / "templates.txt").write_text("a {c}\n")
+    assert run(encoder, data, tmp_path / "out", "--evaluate", "--templates", tmp_path / "templates.txt") == 0
     found = content(tmp_path / "out")
     score = found["evaluation"]
     right = [entry["classes"][0]["name"] == entry["truth"] for entry in found["files"]]

@@ -52,8 +52,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     for name, (mine, other) in pairs.items():
         ways = {"ours": mine, "open_clip": other}
         times = measuring.take_turns(
-            {way: lambda _, encode=encode: measuring.timed(encode, clock) for way, encode in ways.items()},
-            options.rounds,
+            {way: partial(_seconds, encode, clock) for way, encode in ways.items()}, options.rounds
         )
         row = {
             "what": name,
@@ -65,6 +64,10 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         rows.append(row)
         measuring.show(row)
     return {"variant": options.variant, "texts": len(texts), "clock": options.clock, "rows": rows}
+
+
+def _seconds(encode: Encode, clock: measuring.Clock, _: int) -> float:
+    return measuring.timed(encode, clock)
 
 
 def whole_context(model: PECore, tokens: Tensor) -> Tensor:
