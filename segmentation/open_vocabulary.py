@@ -90,7 +90,7 @@ class OpenVocabularySegmentor(ModalModel, SemanticModel):
         if scale is not None and not 0 < scale < math.inf:
             raise OptionError(f"scale {scale} is not above 0; 100 is that of the released PE-Core")
         self.maps = MODELS.build({"type": "TextAlignedMap", **maps})
-        self.templates = read_templates(templates) if isinstance(templates, str) else tuple(templates)
+        self.templates = templates
         self.words = {name: tuple(others) for name, others in (words or {}).items()}
         self.background = None if background is None else build_options(Background, background, "background")
         self.scale = scale
@@ -135,12 +135,11 @@ class OpenVocabularySegmentor(ModalModel, SemanticModel):
         if unnamed in self.words:
             raise OptionError(f"background {unnamed!r} has words too; leave out either")
         pairs = [
-            (row, word)
-            for row, name in enumerate(classes)
-            if name != unnamed
-            for word in self.words.get(name, (name,))
+            (row, word) for row, name in enumerate(classes) if name != unnamed for word in self.words.get(name, (name,))
         ]
-        prompts = Prompts(tuple(word for _, word in pairs), self.templates)
+        given = self.templates
+        templates = read_templates(given) if isinstance(given, str) else tuple(given)
+        prompts = Prompts(tuple(word for _, word in pairs), templates)
         if len(pairs) < 2:
             raise OptionError(
                 f"{pairs[0][1]!r} is the only word, and every pixel would be of it; name what else there may be, such "
@@ -170,11 +169,11 @@ class OpenVocabularySegmentor(ModalModel, SemanticModel):
         return scores.scatter_reduce(1, rows, words, "amax", include_self=False)
 
     def raw(self, inputs: Tensor, data_samples: Sequence[BaseDataElement] | None = None) -> Tensor:
-        """The features [B, D, h, w] of images [B, 3, H, W], multiples of the patch size, that words are compared with."""
+        """Features [B, D, h, w], which words are compared with, of images [B, 3, H, W], multiples of the patch size."""
         return self.maps(inputs)
 
     def loss(self, inputs: Tensor, data_samples: Sequence[BaseDataElement]) -> dict[str, Tensor]:
-        """The losses of maps that are learned.
+        """The losses of maps that are learned; of a picture with several captions one is drawn.
 
         Raises:
             ConfigError: These maps learn nothing.
@@ -184,9 +183,17 @@ class OpenVocabularySegmentor(ModalModel, SemanticModel):
                 f"{type(self.maps).__name__} learns nothing: score it with `pe-spatial eval --config CONFIG`, or train "
                 "model.maps of the type TextAlignedHead"
             )
-        return self.maps.loss(inputs)
+        return self.maps.loss(inputs, _captions(data_samples))
 
     @torch.no_grad()
     def predict(self, inputs: Tensor, data_samples: Sequence[BaseDataElement]) -> list[BaseDataElement]:
         """Fill `pred_sem_seg` in the frame of the original images."""
         return predict_semantic(self, inputs, data_samples)
+
+
+def _captions(data_samples: Sequence[BaseDataElement]) -> list[str] | None:
+    """One caption for each picture; None where some have none."""
+    if not all("captions" in sample for sample in data_samples):
+        return None
+    chosen = [sample.captions[int(torch.randint(len(sample.captions), ()))] for sample in data_samples]
+    return [str(caption) for caption in chosen]

@@ -16,13 +16,8 @@ import argparse
 from pathlib import Path
 
 from pe_spatial.commands.options import CommandParser, add_shared, slices, take_override
-<<<<<<< HEAD
-from pe_spatial.commands.predict import add_task_option
-from pe_spatial.commands.train import config_with_folder, recall, use_device
-=======
 from pe_spatial.commands.task_options import add_task_option
-from pe_spatial.commands.train import recall, use_device
->>>>>>> main
+from pe_spatial.commands.train import config_with_folder, recall, use_device
 from pe_spatial.common.errors import OptionError
 
 RESUMES = "the same command starts the evaluation anew"

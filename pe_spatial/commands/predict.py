@@ -9,6 +9,7 @@
     torchrun --nproc-per-node 8 tools/predict.py --checkpoint model.pth --input photos --output OUT
     pe-spatial predict --checkpoint model.pth --input photos --output OUT --shard 3/16
     pe-spatial predict --encoder PE-Core-L14-336 --words "road, sky, tree" --input photos --output OUT
+    pe-spatial predict --encoder PE-Core-L14-336 --words "mug, plate" --checkpoint RUN --input photos --output OUT
 
 OUT/pictures mirrors the input: a drawn picture per image, a drawn video per video. Detections of all of them are in
 OUT/predictions.json in COCO's format; depth is in 16-bit PNG files and OUT/depth.json; classes of pixels are in
@@ -34,13 +35,9 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-<<<<<<< HEAD
 from pe_spatial.commands import predict_words
-from pe_spatial.commands.options import CommandParser, add_shared, number_in, positive, slices
-=======
 from pe_spatial.commands.options import SHARED, CommandParser, add_shared, positive
 from pe_spatial.commands.task_options import TASK_OPTIONS, add_task_option
->>>>>>> main
 from pe_spatial.common.console import print_note, progress
 from pe_spatial.common.errors import OptionError, printable
 from pe_spatial.common.names import check_folder_names
@@ -48,7 +45,6 @@ from pe_spatial.common.names import check_folder_names
 if TYPE_CHECKING:
     from pe_spatial.common.records import Part
     from pe_spatial.common.sources import Entry
-    from pe_spatial.inference.predictor import Recipe
     from pe_spatial.inference.stream import Prediction, Streamed
     from pe_spatial.inference.write_ahead import Writes
 
@@ -59,19 +55,15 @@ MUST_SHARE = ("pass", "encoder", "nothing")  # as in pe_spatial.inference.shared
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""
-<<<<<<< HEAD
-    add_shared(parser, "--checkpoint", "--input", "--output", required=("--input", "--output"))
-=======
     parser.add_argument(
         "--checkpoint",
         metavar="[NAME=]PATH",
         type=named_path,
         action="append",
-        required=True,
+        default=[],
         help=f"{SHARED['--checkpoint']['help']}; several, each with a name, share one encoder",
     )
     add_shared(parser, "--input", "--output", required=("--input", "--output"))
->>>>>>> main
     add_shared(
         parser, "--batch-size", "--limit", "--device", "--image-size", "--max-pixels", "--no-pictures", "--shard"
     )
@@ -90,11 +82,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     predict_words.add_arguments(parser)
 
 
-def check(options: argparse.Namespace, parser: CommandParser) -> None:
-    """There is a checkpoint, or there are words."""
-    predict_words.check(options, parser)
-
-
 def named_path(text: str) -> tuple[str | None, Path]:
     """`NAME=PATH`, or a path alone, which may have such a sign in it."""
     name, sign, path = text.partition("=")
@@ -106,7 +93,10 @@ def named_path(text: str) -> tuple[str | None, Path]:
 
 
 def check(options: argparse.Namespace, parser: CommandParser) -> None:
-    """Several checkpoints have names, which name the folders of their results."""
+    """There are words or checkpoints; several of these have names, which name the folders of their results."""
+    predict_words.check(options, parser)
+    if not options.checkpoint:
+        return
     names = [name for name, _ in options.checkpoint if name is not None]
     paths = [str(path) for name, path in options.checkpoint if name is None]
     if paths and len(options.checkpoint) > 1:
@@ -123,32 +113,11 @@ def run(options: argparse.Namespace) -> int:
     """Predict everything; returns the exit status."""
     from pe_spatial.commands.predict_models import find_models, open_models
     from pe_spatial.common.names import output_stems
-<<<<<<< HEAD
-    from pe_spatial.common.records import Records
-    from pe_spatial.inference.tasks import reading, resizing, task_of
 
-    source, config, place, model = _source(options)
-    task = task_of(config, place)
-    complete_options(options, task, place)
-    settings = {name: getattr(options, name) for name in (*task.settings, "image_size", "overrides")}
-=======
-
->>>>>>> main
     part = part_of(options)
     models = find_models(options, part)
     files, left_out = find_files(options)
-<<<<<<< HEAD
-    settings |= {name: rule for name in RULES if (rule := getattr(options, name)) is not None}
-    records = Records(options.output, {"task": task.name, **model, **settings}, part)
-    sliced = slices(options, config, options.image_size is not None)
-    resized = [] if options.image_size is None else resizing(config, options.image_size)
-    options.overrides = [*resized, *sliced, *options.overrides]
-    options.overrides = [*options.overrides, *reading(config, options.value_range, options.bands)]
-    predictor = task.predictor(source, options)
-    writer = task.writer(records, output_stems(files), predictor, options)
-=======
     predictor, writer, results = open_models(models, output_stems(files), options.must_share)
->>>>>>> main
     names = list(files)[: options.limit]
     failed = predict(predictor, writer, {name: files[name] for name in part.of(names)})
     if not is_first():
@@ -162,34 +131,6 @@ def run(options: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
-<<<<<<< HEAD
-def _source(options: argparse.Namespace) -> tuple[Path | Recipe, Mapping[str, Any], Path, dict[str, Any]]:
-    """What a predictor is made of, its config, what messages call it, and how records describe it."""
-    from pe_spatial.common.records import fingerprint
-    from pe_spatial.training.checkpoint import load_checkpoint, read_config, resolve_checkpoint
-
-    if options.words is not None:
-        recipe, model = predict_words.recipe(options)
-        return recipe, recipe.config, Path(recipe.name), model
-    checkpoint = resolve_checkpoint(options.checkpoint)
-    config = read_config(load_checkpoint(checkpoint), checkpoint)
-    return checkpoint, config, checkpoint, {"model": checkpoint.stem, "weights": fingerprint(checkpoint)}
-
-
-def complete_options(options: argparse.Namespace, task: Task, checkpoint: Path) -> None:
-    """Refuse the options of other tasks, and fill in the defaults of this one's."""
-    for name, (tasks, _, _) in TASK_OPTIONS.items():
-        if getattr(options, name) not in (None, False) and name not in (*task.settings, *task.options):
-            raise UserError(
-                f"--{name.replace('_', '-')} is for {tasks}, but {checkpoint} holds a model of "
-                f"{task.name}; leave it out"
-            )
-    if options.threshold is None and "threshold" in task.settings:
-        options.threshold = DEFAULT_THRESHOLD
-
-
-=======
->>>>>>> main
 def find_files(options: argparse.Namespace) -> tuple[dict[str, Entry], str]:
     """The files of the input by their names in the results, and what is left out; not those of the output."""
     from pe_spatial.common.sources import outside, resolve_sources

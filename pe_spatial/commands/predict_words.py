@@ -26,7 +26,7 @@ _LONGEST = 4096  # pixels of the longer side of thin pictures
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options, which all belong to --words."""
-    add = parser.add_argument_group("classes in words, without a checkpoint").add_argument
+    add = parser.add_argument_group("classes in words: of every pixel, or of the objects of --checkpoint").add_argument
     add("--words", metavar="NAMES", help="classes: names with commas, or a file with one per line")
     add("--encoder", metavar="NAME", help="a released PE-Core, or a folder with one")
     add("--weights", metavar="PATH", help="other weights for it: a file, or 'none' for random ones")
@@ -44,17 +44,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def check(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     """Refuse options that say nothing, or contradict each other."""
     if options.words is None:
-        if options.checkpoint is None:
+        if not options.checkpoint:
             parser.error("give --checkpoint, or classes with --words and --encoder")
         for name, value in DEFAULTS.items():
             if getattr(options, name) != value:
                 parser.error(f"--{name.replace('_', '-')} belongs to --words; give the classes there")
         return
-    if options.checkpoint is not None:
-        parser.error("--words needs no --checkpoint, which has classes of its own; leave out either")
     if options.encoder is None:
         parser.error("--words needs --encoder, a released PE-Core such as PE-Core-L14-336, or a folder with one")
-    if options.threshold is not None:
+    if options.checkpoint:
+        _check_naming(options, parser)
+    elif options.threshold is not None:
         parser.error("--threshold is for the scores of objects; pixels without a word need --background-threshold")
     if options.background is not None and options.background_threshold is not None:
         parser.error("--background names words and --background-threshold needs none; leave out either")
@@ -62,6 +62,26 @@ def check(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
         parser.error(f"--background-threshold {options.background_threshold:g}: give a number between 0 and 1")
     if options.affinity is None and options.affinity_weights is not None:
         parser.error("--affinity-weights belongs to --affinity; name the encoder there")
+
+
+def _check_naming(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+    """Words name the objects of one model, and make no maps."""
+    if len(options.checkpoint) > 1:
+        parser.error("--words name the objects of one model; give one --checkpoint")
+    for name in ("affinity", "affinity_weights", "beta", "gamma", "background", "background_threshold"):
+        if getattr(options, name) != DEFAULTS[name]:
+            parser.error(f"--{name.replace('_', '-')} is for maps of words; with --checkpoint, words name its objects")
+
+
+def read_words(options: argparse.Namespace) -> tuple[Prompts, dict[str, Any]]:
+    """The words that name objects, and what two runs into one folder must have in common of them."""
+    from pe_spatial.backbones.text.runs import source_of
+    from pe_spatial.zero_shot.lists import read_prompts
+
+    prompts = read_prompts(options.words, options.templates)
+    source = source_of(options.encoder, options.weights)
+    described = {"named_by": options.encoder, "named_by_weights": _hash(source)}
+    return prompts, described | {"prompts": _lists(prompts)}
 
 
 def recipe(options: argparse.Namespace) -> tuple[Recipe, dict[str, Any]]:
@@ -138,11 +158,10 @@ def _affinity(options: argparse.Namespace) -> int | dict[str, Any] | None:
 
 def _description(options: argparse.Namespace, prompts: Prompts, words: int, source: str | None) -> dict[str, Any]:
     """Equal for two runs that give equal results."""
-    lists = hashlib.sha256(repr((prompts.classes, prompts.templates)).encode()).hexdigest()[:16]
     described: dict[str, Any] = {
         "model": options.encoder,
         "weights": _hash(source),
-        "prompts": f"{words} classes, {len(prompts.classes)} words, {len(prompts.templates)} templates, {lists}",
+        "prompts": f"{words} classes, {_lists(prompts)}",
         **{name: getattr(options, name) for name in ("affinity", "beta", "gamma", "background_threshold")},
     }
     if options.affinity is not None and not options.affinity.removeprefix("-").isdecimal():
@@ -151,10 +170,13 @@ def _description(options: argparse.Namespace, prompts: Prompts, words: int, sour
     return described
 
 
+def _lists(prompts: Prompts) -> str:
+    lists = hashlib.sha256(repr((prompts.classes, prompts.templates)).encode()).hexdigest()[:16]
+    return f"{len(prompts.classes)} words, {len(prompts.templates)} templates, {lists}"
+
+
 def _hash(source: str | None) -> str:
     from pe_spatial.backbones.weights import find
     from pe_spatial.common.records import fingerprint
 
     return NONE if source is None else fingerprint(find(source))
-
-

@@ -1,10 +1,12 @@
 """`Predictor`: a trained model on single images, exactly as it is evaluated."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -31,6 +33,9 @@ from pe_spatial.training.checkpoint_content import weights_of
 from pe_spatial.training.checkpoint_hook import compare_keys
 from pe_spatial.training.config import drop_pretrained, override_config
 from pe_spatial.training.frozen_encoders import adapted_backbones, restore_encoders
+
+if TYPE_CHECKING:
+    from pe_spatial.inference.naming import InstanceNamer
 
 
 class Recipe(NamedTuple):
@@ -81,6 +86,7 @@ class Predictor:
         trust: Sequence[str] = (),
         max_pixels: int | None = None,
     ) -> None:
+        self.namer: InstanceNamer | None = None
         require_positive(batch_size=batch_size, max_pixels=1 if max_pixels is None else max_pixels)
         recipe = checkpoint if isinstance(checkpoint, Recipe) else None
         self.checkpoint = Path(recipe.name) if recipe else resolve_checkpoint(checkpoint)
@@ -125,6 +131,10 @@ class Predictor:
                 part.check_classes(self.metainfo)
             except ValueError as error:
                 raise CheckpointError(f"{self.checkpoint}: its names of classes do not fit: {error}") from error
+
+    def name_instances(self, namer: InstanceNamer) -> None:
+        """Let words name the instances from now on, instead of the classes that the model was trained with."""
+        self.namer, self.metainfo = namer, {"classes": namer.classes}
 
     def bind_model(self) -> None:
         """Prepare for `self.model`, or refuse it; for the predictors of tasks. This one takes every model."""
@@ -193,9 +203,13 @@ class Predictor:
     def predict(self, samples: Sequence[dict[str, Any]]) -> list[PredictedSample]:
         """Run the model on prepared pictures, `batch_size` at a time."""
         inputs = [{key: value for key, value in sample.items() if key != "image"} for sample in samples]
+        predictions = self.infer(inputs)
+        if (namer := self.namer) is not None:
+            pairs = zip(samples, predictions, strict=True)
+            predictions = [namer.name(sample["image"], prediction) for sample, prediction in pairs]
         return [
             PredictedSample.of(prediction, sample.get("image"), self.metainfo)
-            for prediction, sample in zip(self.infer(inputs), samples, strict=True)
+            for prediction, sample in zip(predictions, samples, strict=True)
         ]
 
     @torch.no_grad()

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 from small_core import TINY
-from test_core import MODELS as SHAPES
 from test_core import build
 from torch import nn
 from torch.nn import functional as F
@@ -15,7 +14,7 @@ from torch.nn import functional as F
 from pe_spatial.backbones import PEBackbone, PECore
 from pe_spatial.backbones.text import TextAlignedMap
 from pe_spatial.backbones.text.affinity import proxy_affinity
-from pe_spatial.commands.benchmark.fidelity.rule import Golden, draw
+from pe_spatial.commands.benchmark.fidelity.rule import draw
 from pe_spatial.common.errors import OptionError
 
 GOLDEN = Path(__file__).parents[2] / "data/open_vocabulary.npz"
