@@ -80,9 +80,9 @@ def find_models(options: argparse.Namespace, part: Part) -> list[Model]:
     tasks = {name: task_of(config, paths[name]) for name, config in configs.items()}
     refuse_options_of_others(options, {paths[name]: task for name, task in tasks.items()})
     names = [name for name in paths if name is not None]
-    overrides: Mapping[str | None, list[str]] = {None: options.overrides}
+    overrides: dict[str | None, list[str]] = {None: options.overrides}
     if names:
-        overrides = {**overrides_by_name(options.overrides, names)}
+        overrides.update(overrides_by_name(options.overrides, names).items())
     named = {} if options.words is None else predict_words.read_words(options)[1]
     identities = {name: {"model": path.stem, "weights": fingerprint(path), **named} for name, path in paths.items()}
     return [

@@ -114,7 +114,7 @@ class Stub(nn.Module):
 
     def __init__(self, own: nn.Module, shared: SharedPass) -> None:
         super().__init__()
-        self.own = own
+        self.own: Any = own
         self.shared = shared
         self.keeps = False
 

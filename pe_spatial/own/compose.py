@@ -4,7 +4,7 @@ The config that comes out is complete and is all that the run is started from: p
 gives the same run.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from pe_spatial.own.knobs import knob_settings
 from pe_spatial.own.length import Length, find_length, length_settings, momentum, scaled_rate
 from pe_spatial.own.memory import count_processes, fit_request
 from pe_spatial.own.models import TINY_ENCODER, Model, find_model
+from pe_spatial.own.other_encoder import other_encoder
 from pe_spatial.own.photographs import find_photographs
 from pe_spatial.own.request import Request
 from pe_spatial.own.students import student_settings, teacher_lines
@@ -79,14 +80,15 @@ def _compose(request: Request) -> Composition:
     parts = _parts(request, model)
     recipe, _ = read_config_file(find_config(parts[0]))
     key = encoder_key(recipe["model"])
-    knobs = knob_settings(request, model, key, choose_device().type == "cuda")
+    encoder, patch_size, encoder_lines = _encoder(request, model, parts, key)
+    knobs = knob_settings(request, model, key, patch_size, choose_device().type == "cuda")
     if model.is_student:
         data = find_photographs(request, recipe)
         knobs = joined(knobs, student_settings(request, model, knobs["optim_wrapper"]["type"] == WRAPPERS["bf16"]))
     else:
         data = find_data(request)
     settings = joined(
-        _encoder(model, key),
+        encoder,
         knobs,
         borrowed.settings,
         {"train_dataloader": {"dataset": data.train}, "val_dataloader": {"dataset": data.val}},
@@ -101,7 +103,8 @@ def _compose(request: Request) -> Composition:
     config.work_dir = str(request.output or _default_folder(request, model, data))
     tune = f", {request.tune}" if request.tune else ""
     told = (*data.lines, *split_lines(train, val, not model.is_student), *lines, *teacher_lines(config.model))
-    return Composition(config, told, (f"recipe: {parts[0]}, model {model.name}{tune}", *borrowed.lines, *more), trust)
+    decisions = (f"recipe: {parts[0]}, model {model.name}{tune}", *encoder_lines, *borrowed.lines, *more)
+    return Composition(config, told, decisions, trust)
 
 
 def _parts(request: Request, model: Model) -> list[str]:
@@ -115,7 +118,19 @@ def _parts(request: Request, model: Model) -> list[str]:
     return parts
 
 
-def _encoder(model: Model, key: str) -> Section:
+def _encoder(
+    request: Request, model: Model, parts: Sequence[str], key: str
+) -> tuple[Section, int | None, tuple[str, ...]]:
+    """The settings of the encoder, of what images must be multiples where it matters, and what to tell of it."""
+    if request.encoder is None:
+        windows = 16 if model.family.windowed else None  # patches of all encoders in windows
+        return _encoder_of_size(model, key), windows, ()
+    if model.is_student:
+        raise OptionError(f"encoder {request.encoder}: an alignment makes a Perception Encoder; name its size in model")
+    return other_encoder(request, parts)
+
+
+def _encoder_of_size(model: Model, key: str) -> Section:
     """The encoder of a model, but of one in windows, which has a config file."""
     if model.encoder is None:
         return {"model": {key: {"variant": {"_delete_": True, **TINY_ENCODER}, "weights": None}}}
@@ -205,4 +220,5 @@ def _hook_settings(request: Request, drafted: Config, length: Length) -> Section
 
 def _default_folder(request: Request, model: Model, data: Data) -> Path:
     path = Path(request.data).expanduser().absolute()
-    return Path("work_dirs") / f"{request.task}_{model.name}_{path.stem if path.is_file() else path.name}"
+    name = model.name if request.encoder is None else f"{model.name}_{request.encoder.replace(':', '-')}"
+    return Path("work_dirs") / f"{request.task}_{name}_{path.stem if path.is_file() else path.name}"

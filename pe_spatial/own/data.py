@@ -72,7 +72,7 @@ def find_data(request: Request) -> Data:
     if val is None:
         sections, line = held_out(sections[0], train, HELD_OUT, request.seed)
         lines.append(line)
-    return Data(*sections, tuple(lines))
+    return Data(sections[0], sections[1], tuple(lines))
 
 
 def held_out(section: Section, name: str, share: float, seed: int) -> tuple[list[Section], str]:

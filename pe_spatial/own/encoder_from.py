@@ -73,7 +73,13 @@ def borrow(request: Request) -> tuple[Request, Borrowed]:
     """
     if request.encoder_from is None:
         return request, Borrowed()
-    for name, value, allowed in (("weights", request.weights, None), ("tune", request.tune, "frozen")):
+    if find_model(request.task, request.model).is_student:
+        raise OptionError(f"encoder_from is for heads, and {request.task} trains the encoder itself: give weights")
+    for name, value, allowed in (
+        ("encoder", request.encoder, None),
+        ("weights", request.weights, None),
+        ("tune", request.tune, "frozen"),
+    ):
         if value not in (None, allowed):
             raise OptionError(
                 f"{name} {value} and encoder_from: the encoder is the run's, and frozen; leave out {name}"

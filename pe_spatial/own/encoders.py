@@ -60,7 +60,7 @@ def find_encoder(source: str | Path) -> Encoder:
 
 def _described(path: Path) -> str | dict[str, Any] | None:
     """The variant that the config in a checkpoint of ours names; None for a file without a config."""
-    content = read_tensor_file(path)
+    content = dict(read_tensor_file(path))
     if OURS not in content:
         return None
     model = read_config(content, path)["model"]

@@ -12,16 +12,16 @@ from pe_spatial.training.planner.variation import WRAPPERS
 
 _WORKERS = 4
 _RANK = 8  # of adapters
-_PATCH = 16  # of all encoders in windows
 
 
-def knob_settings(request: Request, model: Model, key: str, use_cuda: bool) -> dict[str, Any]:
+def knob_settings(request: Request, model: Model, key: str, patch_size: int | None, use_cuda: bool) -> dict[str, Any]:
     """What the options of a request say, apart from those that depend on the data.
 
     Args:
         request: What is asked for.
         model: That is trained.
         key: Where its settings have the encoder.
+        patch_size: Of what the side of the pictures must be a multiple; None takes any.
         use_cuda: Whether a CUDA device trains.
 
     Raises:
@@ -47,8 +47,8 @@ def knob_settings(request: Request, model: Model, key: str, use_cuda: bool) -> d
     if request.clip is not None:
         wrapper["clip_grad"] = {"_delete_": True, "max_norm": request.clip} if request.clip else None
     if request.image_size is not None:
-        if model.family.windowed and request.image_size % _PATCH:
-            raise OptionError(f"image_size {request.image_size} is not a multiple of the patch size {_PATCH}")
+        if patch_size is not None and request.image_size % patch_size:
+            raise OptionError(f"image_size {request.image_size} is not a multiple of the patch size {patch_size}")
         settings["_image_size"] = request.image_size
     workers = min(_WORKERS, available_cores()) if request.workers is None else request.workers
     settings["train_dataloader"] = {"num_workers": workers}

@@ -189,6 +189,8 @@ benchmark segmentation --input --memory
     tests/commands/test_benchmark_segmentation.py::test_folders_against_mmseg
 benchmark shared
     tests/commands/test_benchmark.py::test_heads_on_one_pass_are_compared_with_each_alone
+benchmark shared --heads --pictures --threads
+    tests/commands/test_benchmark.py::test_heads_on_one_pass_are_compared_with_each_alone
 benchmark shared --heads --variant
     tests/commands/test_benchmark.py::test_heads_on_one_pass_are_compared_with_each_alone
 benchmark tracking
@@ -247,6 +249,10 @@ train --data --encoder-from
     tests/own/test_encoder_from.py::test_two_heads_share_a_pass
 train --data
     tests/commands/test_train_own.py::test_one_command_trains
+train --data --encoder --model --weights
+    tests/test_foreign_encoders.py::test_a_task_trains_and_predicts
+visualize --encoder --input --layers --output --weights
+    tests/test_foreign_encoders.py::test_the_drawing_of_features
 train --data --model --teacher
     tests/own/test_alignment.py::test_the_command_is_short_and_says_what_it_does
 train --config --memory
@@ -281,6 +287,8 @@ detectron2/tools/lazyconfig_train_net.py --config-file --num-gpus
     is Detectron2's; test_detectron2_adapter.py
 tools/dev/measure_label_errors.py
     trains for an hour; test_label_errors.py tests its parts
+tools/dev/measure_fine_maps.py --data --upsampler --weights
+    needs a trained encoder; test_measure_fine_maps.py tests its judgment
 tools/dev/measure_planner.py
     takes four minutes; test_planner.py tests what it measures
 tools/dev/measure_annotations.py --folder

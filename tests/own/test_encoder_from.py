@@ -68,6 +68,11 @@ def test_the_printed_config_is_the_run(place, tmp_path):
     assert load_config(tmp_path / "printed.yaml").to_dict() == composition.config.to_dict()
 
 
+def test_what_trains_the_encoder_takes_no_run(place):
+    with pytest.raises(OptionError, match="alignment trains the encoder itself"):
+        composed(place, "alignment")
+
+
 @pytest.mark.parametrize(
     ("options", "text"),
     [

@@ -46,8 +46,9 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         alone = {name: open_predictor(path, options.device, 1, []) for name, path in paths.items()}
     rng = np.random.default_rng(0)
     pictures = [rng.integers(0, 256, (side * 3 // 4, side, 3), np.uint8) for _ in range(options.pictures)]
+    predictors: dict[str, Predictor | SharedPredictor] = {**alone, "shared": shared}
     ways: dict[str, Callable[[int], float]] = {
-        name: partial(_seconds, predictor, pictures, options) for name, predictor in {**alone, "shared": shared}.items()
+        name: partial(_seconds, predictor, pictures, options) for name, predictor in predictors.items()
     }
     turns = take_turns(ways, options.rounds)
     singles = list(zip(*(turns[name] for name in paths), strict=True))  # of each round

@@ -36,9 +36,9 @@ def find_panoptic(place: Place) -> list[Reading]:
             counts[split] = _inside(place.pictures, found[0])
     if not configs:
         return []
-    folders = {split: place.root / config["data_prefix"]["img_path"] for split, config in configs.items()}
+    places = {split: place.root / config["data_prefix"]["img_path"] for split, config in configs.items()}
     about = "COCO's panoptic format"
-    return [Reading("panoptic", place.path, about, tuple(configs), None, configs, counts, folders=folders)]
+    return [Reading("panoptic", place.path, about, tuple(configs), None, configs, counts, folders=places)]
 
 
 def find_depth(place: Place) -> list[Reading]:
