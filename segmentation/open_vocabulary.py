@@ -73,6 +73,7 @@ class OpenVocabularySegmentor(ModalModel, SemanticModel):
 
     task = "segmentation"
     title = "Open-vocabulary segmenter"
+    needs_training = False  # where `maps` learns, the config has a `train_cfg`
     align_corners = False
 
     def __init__(

@@ -69,7 +69,10 @@ def _score_untrained(options: argparse.Namespace) -> int:
 
     config = config_with_folder(options.config, options.overrides, None)
     if needs_training(config):
-        raise OptionError(f"{options.config} describes a model that is trained; give its run, or a checkpoint")
+        raise OptionError(
+            f"{options.config} describes a {config.model.type}, which is scored after its training; give its run, or a "
+            "checkpoint"
+        )
     if sliced := slices(options, config, resized=False):
         override_config(config, sliced, Path(options.config))
     evaluate(config, None, options.output, untrained=True)

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from mmengine.config import Config
 from mmengine.dist import broadcast_object_list, is_main_process
 from mmengine.hooks import Hook
+from mmengine.registry import MODELS
 from mmengine.runner import Runner
 
 from pe_spatial.common.errors import CheckpointError, ConfigError, UserError
@@ -15,12 +16,14 @@ from pe_spatial.common.trust import trusting
 from pe_spatial.training import checkpoint as files
 from pe_spatial.training.binding import count_classes
 from pe_spatial.training.checkpoint_content import check_resumable
+from pe_spatial.training.config import import_packages
 from pe_spatial.training.config_checks import require_dataset_types
 from pe_spatial.training.frozen_encoders import find_sources_from_anywhere
 from pe_spatial.training.planner.rescue import naming_exhaustion
 from pe_spatial.training.progress import METRICS_FILE
 from pe_spatial.training.run_config import differences
 from pe_spatial.training.start import naming_mistakes, prepare, start_runner
+from pe_spatial.training.trust import require_trusted
 
 Resume = Literal["no", "yes", "if-any"]
 
@@ -146,12 +149,20 @@ def evaluate(
 
 
 def needs_training(config: Config) -> bool:
-    """Whether the model of a config learns something; those that do not have no `train_cfg`.
+    """Whether the model of a config is only known after a training.
+
+    One that is not has `needs_training = False` in its class, and its config no `train_cfg`.
 
     Args:
-        config: A loaded config.
+        config: A loaded config. What its `custom_imports` name is imported.
+
+    Raises:
+        ConfigError: It asks for code that is not trusted.
     """
-    return config.get("train_cfg") is not None
+    origin = str(config.filename or "the config")
+    require_trusted(config, lambda where: origin)
+    import_packages(config, Path(origin))
+    return config.get("train_cfg") is not None or getattr(MODELS.get(config.model.type), "needs_training", True)
 
 
 def _test_entries(config: Config) -> dict[str, Any]:

@@ -121,7 +121,9 @@ def test_the_objects_of_a_run_are_named_by_the_command(core, tmp_path, capsys):
     from pe_spatial.training.config import load_config
 
     save_core(core, tmp_path / "core")
-    config = load_config("demo/mask_rcnn_tiny_shapes.yaml", ["model.num_classes=1", "model.roi_heads.score_threshold=0.0"])
+    config = load_config(
+        "demo/mask_rcnn_tiny_shapes.yaml", ["model.num_classes=1", "model.roi_heads.score_threshold=0.0"]
+    )
     torch.manual_seed(0)
     weights = MODELS.build(config.model).state_dict()
     path = tmp_path / "objects.pth"
