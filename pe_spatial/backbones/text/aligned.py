@@ -103,7 +103,8 @@ class TextAlignedMap(nn.Module):
         values = _values(self.pool, tokens)
         if self.proxy is not None:
             related = self._proxy_map(images, grid)
-            values, grid = _resized(values, grid, (related.shape[-2], related.shape[-1])), tuple(related.shape[-2:])
+            finer = (related.shape[-2], related.shape[-1])
+            values, grid = _resized(values, grid, finer), finer
             related = related.flatten(2).transpose(1, 2)
         if related is not None:
             weights = proxy_affinity(related, self.beta, self.gamma, self.batch_mean)

@@ -169,7 +169,7 @@ class TextAlignedHead(nn.Module):
         options = self.map_loss
         assert options is not None  # `loss` asks  # noqa: S101
         affinity = self.backbone if options.affinity == "backbone" else options.affinity
-        teacher = TextAlignedMap(self.core, affinity, options.beta, options.gamma)  # type: ignore[arg-type]
+        teacher = TextAlignedMap(self.core, affinity, options.beta, options.gamma)
         size = [cells * teacher.patch_size for cells in features.shape[-2:]]
         if list(images.shape[-2:]) != size:
             images = F.interpolate(images, size, mode="bilinear", antialias=True, align_corners=False)
