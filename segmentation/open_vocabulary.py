@@ -115,6 +115,7 @@ class OpenVocabularySegmentor(ModalModel, SemanticModel):
         Raises:
             ConfigError: The dataset has none, or others than the config.
             OptionError: Names that cannot be compared; see the class.
+            MissingPackage: The packages of the extra `text` are not installed.
         """
         classes = tuple(metainfo.get("classes") or ())
         if not classes:
@@ -125,6 +126,7 @@ class OpenVocabularySegmentor(ModalModel, SemanticModel):
                 f"{len(classes)} ({few(classes)}); they must be the same in one order: leave model.classes out"
             )
         self._name(classes)
+        self.word_vectors()  # what is missing for them is known before the first picture
 
     def _name(self, classes: tuple[str, ...]) -> None:
         """Make the prompts of classes."""

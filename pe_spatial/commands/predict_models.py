@@ -49,7 +49,7 @@ class Model:
     def predictor(self) -> Predictor:
         """The model, loaded; words name its objects where there are both."""
         predictor = self.task.predictor(self.source, self.options)
-        if self.options.words is not None and not isinstance(self.source, Recipe):
+        if self.options.words is not None and self.options.encoder is not None and not isinstance(self.source, Recipe):
             core = open_core(self.options.encoder, self.options.weights, self.options.device)
             predictor.name_instances(InstanceNamer(core, predict_words.read_words(self.options)[0]))
         return predictor
@@ -83,7 +83,12 @@ def find_models(options: argparse.Namespace, part: Part) -> list[Model]:
     overrides: dict[str | None, list[str]] = {None: options.overrides}
     if names:
         overrides.update(overrides_by_name(options.overrides, names).items())
-    named = {} if options.words is None else predict_words.read_words(options)[1]
+    named: Mapping[str, Any] = {}
+    if options.words is not None and options.encoder is None:
+        ((name, path),) = paths.items()
+        overrides[name] = [*options.overrides, *predict_words.overrides(options, configs[name], path)]
+    elif options.words is not None:
+        named = predict_words.read_words(options)[1]
     identities = {name: {"model": path.stem, "weights": fingerprint(path), **named} for name, path in paths.items()}
     return [
         _model(name, path, identities[name], configs[name], tasks[name], overrides[name], options, part)

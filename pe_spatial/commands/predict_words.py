@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pe_spatial.commands.options import number_in
@@ -50,7 +53,7 @@ def check(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
             if getattr(options, name) != value:
                 parser.error(f"--{name.replace('_', '-')} belongs to --words; give the classes there")
         return
-    if options.encoder is None:
+    if options.encoder is None and not options.checkpoint:
         parser.error("--words needs --encoder, a released PE-Core such as PE-Core-L14-336, or a folder with one")
     if options.checkpoint:
         _check_naming(options, parser)
@@ -71,6 +74,25 @@ def _check_naming(options: argparse.Namespace, parser: argparse.ArgumentParser) 
     for name in ("affinity", "affinity_weights", "beta", "gamma", "background", "background_threshold"):
         if getattr(options, name) != DEFAULTS[name]:
             parser.error(f"--{name.replace('_', '-')} is for maps of words; with --checkpoint, words name its objects")
+
+
+def overrides(options: argparse.Namespace, config: Mapping[str, Any], checkpoint: Path) -> list[str]:
+    """Changes of the config of a trained segmenter of words, so that it finds these words.
+
+    Raises:
+        OptionError: The model has no words of its own, or the words cannot be compared.
+    """
+    from pe_spatial.zero_shot.lists import read_prompts
+
+    kind = config["model"]["type"]
+    if kind != "OpenVocabularySegmentor":
+        raise OptionError(
+            f"{checkpoint} holds a {kind}, which knows no words: name its objects with --encoder, a released PE-Core "
+            "such as PE-Core-L14-336, or a folder with one"
+        )
+    prompts = read_prompts(options.words, options.templates)
+    changes = {"classes": prompts.classes} | ({} if options.templates == NONE else {"templates": prompts.templates})
+    return [f"model.{name}={json.dumps(values)}" for name, values in changes.items()]
 
 
 def read_words(options: argparse.Namespace) -> tuple[Prompts, dict[str, Any]]:

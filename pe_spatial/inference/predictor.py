@@ -89,8 +89,12 @@ class Predictor:
         self.namer: InstanceNamer | None = None
         require_positive(batch_size=batch_size, max_pixels=1 if max_pixels is None else max_pixels)
         recipe = checkpoint if isinstance(checkpoint, Recipe) else None
-        self.checkpoint = Path(recipe.name) if recipe else resolve_checkpoint(checkpoint)
-        content: Mapping[str, Any] = {} if recipe else load_checkpoint(self.checkpoint)
+        content: dict[str, Any] = {}
+        if isinstance(checkpoint, Recipe):
+            self.checkpoint = Path(checkpoint.name)
+        else:
+            self.checkpoint = resolve_checkpoint(checkpoint)
+            content = load_checkpoint(self.checkpoint)
         self.device = choose_device(device)
         self.batch_size = batch_size
         self.allow_urls = allow_urls

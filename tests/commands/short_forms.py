@@ -217,6 +217,8 @@ predict --background --encoder --input --output --words
     tests/commands/test_predict_words.py::test_a_background_by_words_or_by_a_threshold
 predict --background-threshold --encoder --input --output --templates --words
     tests/commands/test_predict_words.py::test_a_background_by_words_or_by_a_threshold
+predict --checkpoint --input --output --words
+    tests/commands/test_predict_words.py::test_a_trained_head_finds_any_words
 predict --checkpoint --encoder --input --output --words
     tests/inference/test_naming.py::test_the_objects_of_a_run_are_named_by_the_command
 predict --checkpoint --input --output --slices

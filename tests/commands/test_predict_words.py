@@ -5,12 +5,16 @@ import json
 import numpy as np
 import pytest
 import torch
+from mmengine.registry import MODELS
 from PIL import Image
+from small_checkpoints import save_detector
 
 from pe_spatial.backbones import PECore
 from pe_spatial.backbones.text import save_core
 from pe_spatial.commands.shell import run_command
 from pe_spatial.segmentation.predictor import SegmentationPredictor
+from pe_spatial.training.checkpoint import save_checkpoint
+from pe_spatial.training.checkpoint_hook import describe
 
 pytest.importorskip("ftfy")
 SHAPE = {
@@ -160,6 +164,42 @@ def test_a_prompt_that_is_too_long_is_cut_and_said_once(encoder, photos, tmp_pat
     words = "sky," + " ".join(["very"] * 30) + " green grass"
     assert predict(encoder, photos, tmp_path, "--limit", 1, "--no-pictures", words=words) == 0
     assert capsys.readouterr().err.count("1 of 2 texts longer than 14 word pieces, and cut there") == 1
+
+
+def test_a_trained_head_finds_any_words(encoder, photos, tmp_path, capsys):
+    """Its checkpoint names no classes, for it was trained on captions."""
+    maps = {"type": "TextAlignedHead", "core": {"variant": SHAPE}, "caption_loss": {}}
+    maps |= {"backbone": {"type": "PEBackbone", "variant": SHAPE}}
+    config = {
+        "model": {"type": "OpenVocabularySegmentor", "maps": maps},
+        "custom_imports": {"imports": ["pe_spatial.segmentation"]},
+        "val_dataloader": {"dataset": {"pipeline": [{"type": "LoadImage"}, {"type": "PackSample"}]}},
+    }
+    torch.manual_seed(0)
+    weights = MODELS.build(config["model"]).state_dict()
+    save_checkpoint({"state_dict": weights, "pe_spatial": describe(config, {})}, tmp_path / "run.pth")
+    place = ["--checkpoint", tmp_path / "run.pth", "--input", photos, "--output", tmp_path / "out", "--device", "cpu"]
+    arguments = [str(argument) for argument in place]
+    assert run_command("predict", [*arguments, "--words", WORDS]) == 0
+    assert [entry["name"] for entry in listed(tmp_path / "out")["classes"]] == ["road", "set {of} things", "sky"]
+    assert run_command("predict", [*arguments, "--words", "road,sky"]) == 2
+    assert "holds the results of another run" in capsys.readouterr().err
+
+
+def test_the_words_of_a_model_without_words_need_an_encoder(photos, tmp_path, capsys):
+    save_detector(tmp_path / "model.pth")
+    arguments = [
+        "--checkpoint",
+        tmp_path / "model.pth",
+        "--words",
+        "a,b",
+        "--input",
+        photos,
+        "--output",
+        tmp_path / "o",
+    ]
+    assert run_command("predict", [str(argument) for argument in arguments]) == 2
+    assert "holds a MaskRCNN, which knows no words: name its objects with --encoder" in capsys.readouterr().err
 
 
 # --- scoring ----------------------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """The segmenter whose classes are words: which word wins, backgrounds, windows, permutations, and mistakes."""
 
 import math
+import sys
 
 import pytest
 import torch
@@ -10,7 +11,8 @@ from mmengine.structures import BaseDataElement
 import pe_spatial.segmentation  # noqa: F401 - registers the models
 from pe_spatial.backbones import PECore
 from pe_spatial.backbones.text import Prompts, TextAlignedMap, class_vectors
-from pe_spatial.common.errors import ConfigError, OptionError
+from pe_spatial.backbones.text.tokenizer import open_tokenizer
+from pe_spatial.common.errors import ConfigError, MissingPackage, OptionError
 from pe_spatial.segmentation.windows import slide
 
 pytest.importorskip("ftfy")
@@ -119,6 +121,14 @@ def test_classes_come_from_the_data_where_the_config_names_none(core):
         model.check_classes({})
     with pytest.raises(ConfigError, match="model.classes has 4 names .* and the data 2 .cat, dog.; they must be"):
         build(core).check_classes({"classes": ("cat", "dog")})
+
+
+def test_a_missing_package_is_named_before_the_first_picture(core, monkeypatch):
+    model = build(core)
+    open_tokenizer.cache_clear()
+    monkeypatch.setitem(sys.modules, "ftfy", None)
+    with pytest.raises(MissingPackage, match="texts need ftfy, which is not installed; pip install"):
+        model.check_classes({"classes": WORDS})
 
 
 @pytest.mark.parametrize(
