@@ -70,7 +70,7 @@ def _score_untrained(options: argparse.Namespace) -> int:
     config = config_with_folder(options.config, options.overrides, None)
     if needs_training(config):
         raise OptionError(
-            f"{options.config} describes a {config.model.type}, which is scored after its training; give its run, or a "
+            f"{options.config} describes a {config.model.type}, which is not scored by its config alone; give its run, or a "
             "checkpoint"
         )
     if sliced := slices(options, config, resized=False):

@@ -279,6 +279,6 @@ def _numbers(content):
 def test_a_config_of_a_model_that_is_trained_needs_a_run(capsys):
     assert run_command("eval", ["--config", "demo/seg_linear_tiny_shapes.yaml"]) == 2
     assert (
-        "a SemanticSegmentor, which is scored after its training; give its run, or a checkpoint"
+        "a SemanticSegmentor, which is not scored by its config alone; give its run, or a checkpoint"
         in capsys.readouterr().err
     )
