@@ -70,8 +70,8 @@ def _score_untrained(options: argparse.Namespace) -> int:
     config = config_with_folder(options.config, options.overrides, None)
     if needs_training(config):
         raise OptionError(
-            f"{options.config} describes a {config.model.type}, which is not scored by its config alone; give its run, or a "
-            "checkpoint"
+            f"{options.config} describes a {config.model.type}, which is not scored by its config alone; give its run, "
+            "or a checkpoint"
         )
     if sliced := slices(options, config, resized=False):
         override_config(config, sliced, Path(options.config))
