@@ -10,7 +10,8 @@ from pe_spatial.backbones import PECore
 from pe_spatial.backbones.text import Prompts, class_vectors
 from pe_spatial.common.errors import UnreadableFile
 from pe_spatial.common.video import VideoReader, VideoWriter
-from pe_spatial.zero_shot.classifier import ZeroShotClassifier, frame_numbers, read_clip
+from pe_spatial.zero_shot.classifier import ZeroShotClassifier
+from pe_spatial.zero_shot.embedding import frame_numbers, read_clip
 
 PROMPTS = Prompts(("cat", "dog", "fire truck"))
 
