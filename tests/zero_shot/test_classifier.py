@@ -92,13 +92,13 @@ def test_videos_that_are_none_are_named(model, tmp_path, monkeypatch):
     ((source, found),) = ZeroShotClassifier(model, PROMPTS).read_video(tmp_path / "bad.mp4")
     assert source.path.name == "bad.mp4"
     assert isinstance(found, UnreadableFile)
-    monkeypatch.setattr("pe_spatial.zero_shot.classifier.count_frames", lambda path: 0)
+    monkeypatch.setattr("pe_spatial.zero_shot.embedding.count_frames", lambda path: 0)
     with pytest.raises(UnreadableFile, match="a video without frames"):
         read_clip(tmp_path / "bad.mp4")
 
 
 def test_a_video_that_is_shorter_than_it_says_is_named(film, monkeypatch):
-    monkeypatch.setattr("pe_spatial.zero_shot.classifier.count_frames", lambda path: 30)
+    monkeypatch.setattr("pe_spatial.zero_shot.embedding.count_frames", lambda path: 30)
     with pytest.raises(UnreadableFile, match="ends before its frame 20 of 30"):
         read_clip(film)
 
