@@ -15,6 +15,7 @@ if TYPE_CHECKING:  # `as` offers the names to type checkers
     from pe_spatial.features import open_features as open_features
     from pe_spatial.inference.predictor import Predictor as Predictor
     from pe_spatial.inference.sample import PredictedSample as PredictedSample
+    from pe_spatial.inference.shared import SharedPredictor as SharedPredictor
     from pe_spatial.own.run import train as train
     from pe_spatial.plm import PLMVision as PLMVision
     from pe_spatial.search import Index as Index
@@ -34,6 +35,7 @@ _MODULES = {
     "PredictedSample": "pe_spatial.inference.sample",
     "Predictor": "pe_spatial.inference.predictor",
     "SegmentationPredictor": "pe_spatial.segmentation.predictor",
+    "SharedPredictor": "pe_spatial.inference.shared",
     "UserError": "pe_spatial.common.errors",
     "VideoTracker": "pe_spatial.tracking.model",
     "load_config": "pe_spatial.training.config",

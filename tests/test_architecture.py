@@ -31,6 +31,7 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "backbones.weights": (COMMON_FLOOR, {"safetensors", "huggingface_hub"}),
     "backbones.timm_backbone": (COMMON_FLOOR, {"timm"}),
     "backbones.timm_models": (COMMON_FLOOR, {"timm"}),
+    "backbones.token_blocks": (COMMON_FLOOR, {"timm"}),
     "backbones.timm_weights": (COMMON_FLOOR, {"timm"}),
     "backbones.sam2_model": (COMMON_FLOOR, {"sam2", "hydra", "omegaconf"}),
     "data": (COMMON_FLOOR, {"pycocotools"}),

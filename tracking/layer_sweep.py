@@ -41,7 +41,8 @@ def evaluate_layers(
     torch.manual_seed(0)
     model = config.model.to_dict()
     model["backbone"]["layers"] = list(layers)
-    tracker: VideoTracker = MODELS.build(model).to(device)
+    kind = MODELS.get(model.pop("type"))
+    tracker: VideoTracker = type("TrackerOfLayers", (kind,), {"maps_taken": None})(**model).to(device)
     dataset = DATASETS.build(config.test_dataloader.dataset)
     results: dict[int, list[dict[str, Any]]] = {layer: [] for layer in layers}
     for index in range(len(dataset)):
@@ -53,7 +54,7 @@ def evaluate_layers(
 
 def _score_video(tracker: VideoTracker, record: Mapping[str, Any], advance: Callable[[str], None]) -> list[VideoScore]:
     """Scores of one video, one per map of the tracker's backbone."""
-    count = len(tracker.backbone.channels)  # type: ignore[arg-type]
+    count = len(tracker.backbone.channels)
     own = tracker.labels
     trackers = [LabelTracker(own.propagation, own.decoding, own.memory.recent) for _ in range(count)]
     scores = [open_score(record) for _ in range(count)]

@@ -63,7 +63,8 @@ class UpsamplerTraining(ModalModel):
             raise ConfigError("an upsampler belongs to one encoder, which must not change: set backbone.frozen: true")
         require_patches(self.backbone, type(self).__name__)
         settings = {"type": "learned", "weights": None, **upsampler}
-        self.upsampler: LearnedUpsampler = build_upsampler(settings, self.backbone)
+        built: Any = build_upsampler(settings, self.backbone)
+        self.upsampler: LearnedUpsampler = built
         self.reduction = reduction
 
     def raw(self, inputs: Tensor, data_samples: Sequence[BaseDataElement] | None = None) -> tuple[Tensor, ...]:
@@ -124,7 +125,8 @@ def error_of(fine: Tensor, target: Tensor) -> Tensor:
         fine: [B, C, y, x] of any grid that is at least as fine as that of the target; its mean over a cell counts.
         target: [B, C, h, w].
     """
-    fine, target = F.adaptive_avg_pool2d(fine.float(), target.shape[-2:]), target.float()
+    grid = (target.shape[-2], target.shape[-1])
+    fine, target = F.adaptive_avg_pool2d(fine.float(), grid), target.float()
     variance = target.var(dim=(0, 2, 3), keepdim=True).clamp_min(1e-12)  # [1, C, 1, 1]
     return ((fine - target).square() / variance).mean(dim=(1, 2, 3))
 

@@ -57,7 +57,11 @@ class PEBackbone(nn.Module):
     Attributes:
         channels: Channels of every map.
         strides: Pixels per cell of every map.
-        mean, std: Of the pixels that it was trained on, per channel, on the scale 0…255.
+        depth: How many blocks there are to choose `layers` from.
+        image_size: Side in pixels of the images of pretraining.
+        mean: Of the images of pretraining, per channel (RGB), on the scale 0…255.
+        std: Their deviation, likewise.
+        free_statistics: True, for the official detectors train the encoder further on images of other statistics.
         num_layers: Number of layers for layer-wise decay: embeddings and blocks.
         lora: Options of the adapters, or None.
         origin: Where the weights under the adapters can be found again; None for random ones and without adapters.
@@ -68,6 +72,7 @@ class PEBackbone(nn.Module):
     """
 
     mean = std = (127.5, 127.5, 127.5)
+    free_statistics = True
 
     def __init__(
         self,
@@ -116,6 +121,7 @@ class PEBackbone(nn.Module):
             print_log(f"Encoder weights: {load_weights(self.encoder, weights, adapt)}", "current")
             self.origin = None if self.lora is None else origin_of(weights, self.encoder.state_dict())
         self.config, self.patch_size = config, config.patch_size
+        self.depth, self.image_size = config.depth, config.image_size
         self.upsampler: Interpolation | None = None
         self.select_layers(layers)
         self.norm = norm
@@ -210,6 +216,11 @@ class PEBackbone(nn.Module):
     def frozen_state(self) -> dict[str, Tensor]:
         """The state dict of the encoder without its adapters, in the official layout."""
         return {key: tensor for key, tensor in self.encoder.state_dict().items() if not is_adapter(key)}
+
+    def drop_unused(self) -> None:
+        """Free the blocks after the last of `layers`, and PE-Core's head; `norm` must be off."""
+        self.encoder.transformer.resblocks = self.encoder.transformer.resblocks[: max(self.layers) + 1]
+        self.encoder.attn_pool = self.encoder.ln_post = self.encoder.proj = None
 
     def merge_adapters(self) -> None:
         """Put what the adapters have learned into the encoder, which is a plain one then: its maps stay the same."""

@@ -6,13 +6,14 @@ weights, the blocks whose maps were upsampled, and the reach of the neighborhood
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import inspect
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from mmengine.logging import print_log
-from torch import Tensor, nn
+from torch import Tensor
 
 from pe_spatial.backbones.lora import is_adapter
 from pe_spatial.backbones.upsampling import Interpolation, JointBilateral, LearnedUpsampler
@@ -32,31 +33,21 @@ from pe_spatial.common.tensors import (
 Upsampling = str | Mapping[str, Any]
 
 
-class Upsampled(Backbone, Protocol):
-    """A backbone that upsampling is an option of.
-
-    Attributes:
-        encoder: What holds its weights, by which a learned upsampler knows it.
-        layers: The blocks that its maps come from.
-        std: What its normalization divides pixels by, on the scale 0…255.
-    """
-
-    encoder: nn.Module
-    layers: Sequence[int]
-    std: Sequence[float]
-
-
-_KINDS = {"bilinear": Interpolation, "joint_bilateral": JointBilateral, "learned": LearnedUpsampler}
+_KINDS: dict[Any, Callable[..., Interpolation]] = {
+    "bilinear": Interpolation,
+    "joint_bilateral": JointBilateral,
+    "learned": LearnedUpsampler,
+}
 _RECIPE = "pe-spatial train --config upsampling/pe_spatial_b16.yaml"
 _ENCODER, _LAYERS, _REACH = (f"trained_on.{name}" for name in ("encoder", "layers", "reach"))
 
 
-def add_upsampler(backbone: nn.Module, settings: Upsampling) -> None:
+def add_upsampler(backbone: Any, settings: Upsampling) -> None:  # noqa: ANN401 - any backbone of ours
     """Give a backbone its attribute `upsampler`, and the strides that follow; it is frozen where the encoder is.
 
     Args:
-        backbone: An `Upsampled` with everything else in place. Its `forward` passes the pictures and the maps through
-            `upsampler` unless that is None.
+        backbone: Of the contract, with `encoder`, which holds its weights, `layers` and `std`, and everything else in
+            place. Its `forward` passes the pictures and the maps through `upsampler` unless that is None.
         settings: See `build_upsampler`, and what it raises.
     """
     upsampler = backbone.upsampler = build_upsampler(settings, backbone)
@@ -67,7 +58,7 @@ def add_upsampler(backbone: nn.Module, settings: Upsampling) -> None:
         upsampler.requires_grad_(False)
 
 
-def build_upsampler(settings: Upsampling, backbone: Upsampled) -> Interpolation | None:
+def build_upsampler(settings: Upsampling, backbone: Any) -> Interpolation | None:  # noqa: ANN401 - any backbone of ours
     """What a backbone passes its maps through.
 
     Args:
@@ -121,6 +112,17 @@ def build_upsampler(settings: Upsampling, backbone: Upsampled) -> Interpolation 
     return upsampler
 
 
+def known_options(kind: object) -> set[str]:
+    """The keys that the settings of a type may have.
+
+    Raises:
+        OptionError: There is no such type.
+    """
+    require_choice("upsampling.type", kind, _KINDS)
+    taken = inspect.signature(_KINDS[kind]).parameters.keys() - {"patch_size", "deviation", "channels"}
+    return {*taken, "type"} | ({"weights"} if kind == "learned" else set())
+
+
 def require_patches(backbone: Backbone, user: str) -> None:
     """Refuse a backbone with upsampling where the tokens themselves are used.
 
@@ -134,7 +136,7 @@ def require_patches(backbone: Backbone, user: str) -> None:
         )
 
 
-def save_upsampler(upsampler: LearnedUpsampler, path: Path, backbone: Upsampled) -> None:
+def save_upsampler(upsampler: LearnedUpsampler, path: Path, backbone: Any) -> None:  # noqa: ANN401 - any backbone of ours
     """Write the file of a learned upsampler.
 
     Args:
@@ -150,12 +152,12 @@ def save_upsampler(upsampler: LearnedUpsampler, path: Path, backbone: Upsampled)
     write_tensor_file({**upsampler.state_dict(), **origin}, path)
 
 
-def _hash(backbone: Upsampled) -> str:
+def _hash(backbone: Any) -> str:  # noqa: ANN401 - any backbone of ours
     """Of the weights of an encoder, without adapters."""
     return content_hash({key: value for key, value in backbone.encoder.state_dict().items() if not is_adapter(key)})
 
 
-def load_upsampler(upsampler: LearnedUpsampler, path: Path, backbone: Upsampled) -> None:
+def load_upsampler(upsampler: LearnedUpsampler, path: Path, backbone: Any) -> None:  # noqa: ANN401 - any backbone of ours
     """Load the file of a learned upsampler.
 
     Args:

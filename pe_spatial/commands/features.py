@@ -166,7 +166,7 @@ def extract(
 
     from pe_spatial.features.writer import named
     from pe_spatial.inference.stream import count_pictures, stream_batches
-    from pe_spatial.inference.writer import write_all
+    from pe_spatial.inference.write_ahead import write_all
 
     with keeping_results(writer):
         left = writer.begin(bundles, files)

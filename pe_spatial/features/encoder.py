@@ -8,7 +8,8 @@ from typing import Any
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from pe_spatial.backbones import PEBackbone
+from pe_spatial.backbones import PEBackbone, TimmBackbone
+from pe_spatial.backbones.named import named_encoder
 from pe_spatial.backbones.variants import VARIANTS
 from pe_spatial.common.errors import OptionError, UnknownName, UserError, suggest
 from pe_spatial.common.integrity import content_hash
@@ -90,8 +91,9 @@ def open_encoder(
     """Build or read an encoder.
 
     Args:
-        encoder: The name of a released one; the file or the folder of a run of ours, or `hf://OWNER/NAME`; the section
-            of a config, a mapping with the `type` of any registered backbone; or a module that keeps their contract.
+        encoder: The name of a released one, or timm's name of one; the file or the folder of a run of ours, or
+            `hf://OWNER/NAME`; the section of a config, a mapping with the `type` of any registered backbone; or a
+            module that keeps their contract.
         weights: Of a released one or of a section: a file, a name, or "none" for random ones. None takes the released
             ones, and of a section those that it names.
         layers: Blocks from 0, or from the end if negative; None takes those of the checkpoint, section or module, and
@@ -103,7 +105,8 @@ def open_encoder(
     """
     preparation: Mapping[str, Any] = {}
     given: Mapping[str, Any] = {}
-    if weights is not None and not (isinstance(encoder, Mapping) or encoder in VARIANTS):
+    is_place = isinstance(encoder, nn.Module) or _is_place(encoder)
+    if weights is not None and is_place:
         raise OptionError(f"weights {weights} belong to a released encoder or a section; {encoder} has its own")
     if isinstance(encoder, nn.Module):
         backbone = encoder
@@ -111,21 +114,34 @@ def open_encoder(
         given = {**encoder, **({} if layers is None else {"layers": list(layers)})}
         given |= {} if weights is None else {"weights": None if weights == "none" else weights}
         backbone = _build(given)
-    elif encoder in VARIANTS:
-        backbone = PEBackbone(str(encoder), weights=None if weights == "none" else weights or str(encoder))
-    elif str(encoder).startswith("hf://") or Path(encoder).expanduser().exists():
+    elif is_place:
         backbone, preparation = read_backbone(Path(encoder).expanduser())
     else:
-        name = str(encoder)
-        raise UnknownName(f"no encoder, checkpoint or run is called {name!r}; {suggest(name, VARIANTS)}")
+        backbone = MODELS.build(_named(str(encoder), weights))
     _check(backbone)
     _select(backbone, layers)
-    if isinstance(backbone, PEBackbone) and not isinstance(encoder, Mapping):
+    if isinstance(backbone, PEBackbone | TimmBackbone) and not isinstance(encoder, Mapping):
         backbone.norm = norm
     mean, std = (preparation.get(key, getattr(backbone, key, _PIXELS)) for key in ("mean", "std"))
-    size = backbone.config.image_size if isinstance(backbone, PEBackbone) else getattr(backbone, "image_size", None)
+    size = getattr(backbone, "image_size", None)
     name, settings = _settings(backbone, given)
     return FrozenEncoder(backbone.eval().requires_grad_(False), name, settings, tuple(mean), tuple(std), size)
+
+
+def _is_place(encoder: Encoder) -> bool:
+    """Whether this is a checkpoint or a run of ours, and no name."""
+    if isinstance(encoder, Mapping | nn.Module) or encoder in VARIANTS:
+        return False
+    return str(encoder).startswith("hf://") or Path(encoder).expanduser().exists()
+
+
+def _named(name: str, weights: str | None) -> dict[str, Any]:
+    try:
+        return named_encoder(name, weights)
+    except UnknownName as error:
+        raise UnknownName(
+            str(error).replace("no encoder is called", "no encoder, checkpoint or run is called")
+        ) from None
 
 
 def _build(section: Mapping[str, Any]) -> nn.Module:
@@ -165,7 +181,11 @@ def _settings(backbone: nn.Module, given: Mapping[str, Any]) -> tuple[str, dict[
         encoder, config = backbone.encoder, asdict(backbone.config)
         options: dict[str, Any] = {"window": encoder.window, "windowed": encoder.windowed if encoder.window else None}
         options |= {"rope": encoder.rope_reference, "pos_embed": encoder.pos_embed, "norm": backbone.norm}
+        finer = backbone.upsampler
+        options["upsampling"] = None if finer is None else f"{type(finer).__name__} to stride {finer.stride}"
         return config.pop("name"), {"type": "PEBackbone", **config, **options}
+    if isinstance(backbone, TimmBackbone):
+        return backbone.model, backbone.settings()
     settings = {key: value for key, value in given.items() if key not in ("weights", "layers")}
     kind, model = type(backbone).__name__, given.get("model")
     return model if isinstance(model, str) else kind, {"type": kind, **settings}

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from mmengine.structures import BaseDataElement
 from torch import Tensor
 
 from pe_spatial.common.errors import MissingPackage, PictureError, UnreadableFile, UserError
@@ -44,8 +43,8 @@ class Streamed(Protocol):
     def transform(self, sample: dict[str, Any]) -> dict[str, Any]:
         """What `predict` takes of it."""
 
-    def predict(self, samples: Sequence[dict[str, Any]]) -> Sequence[BaseDataElement]:
-        """A data sample for each."""
+    def predict(self, samples: Sequence[dict[str, Any]]) -> Sequence[Any]:
+        """A data sample for each, or a mapping of names of models to theirs."""
 
 
 @dataclass(frozen=True)
@@ -77,11 +76,14 @@ Waiting = tuple[Source, Picture | Entry | Exception]
 
 @dataclass(frozen=True)
 class Prediction:
-    """What became of one picture: the image uint8 [3, H, W] and its data sample, or the error of a bad file."""
+    """What became of one picture: the image uint8 [3, H, W] and its data sample, or the error of a bad file.
+
+    Of several models the sample is a mapping of their names to theirs.
+    """
 
     source: Source
     image: Tensor | None = None
-    sample: BaseDataElement | None = None
+    sample: Any = None
     error: Exception | None = None
 
 
@@ -197,7 +199,7 @@ def _predict(predictor: Streamed, ready: queue.SimpleQueue[Any], ahead: _Allowan
             waiting, prepared, pixels_waiting = [], [], 0
 
 
-def _predict_batch(predictor: Streamed, batch: Sequence[Prepared]) -> list[BaseDataElement | Exception]:
+def _predict_batch(predictor: Streamed, batch: Sequence[Prepared]) -> list[Any]:
     """A data sample for every picture, or what is wrong with it; anything else is a bug and is raised."""
     try:
         return list(predictor.predict([inputs for _, inputs in batch]))

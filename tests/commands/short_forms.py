@@ -169,6 +169,8 @@ benchmark deformable
     tests/commands/test_benchmark_deformable.py::test_it_reports
 benchmark features
     tests/commands/test_benchmark_features.py::test_both_do_the_work
+benchmark features --batch-size --device --limit --rounds --threads
+    tests/commands/test_benchmark_features.py::test_both_do_the_work
 benchmark features --batch-size --encoder --input --limit
     tests/commands/test_benchmark_features.py::test_both_do_the_work
 benchmark fidelity
@@ -185,6 +187,12 @@ benchmark segmentation --input --limit
     tests/commands/test_benchmark_segmentation.py::test_folders_against_mmseg
 benchmark segmentation --input --memory
     tests/commands/test_benchmark_segmentation.py::test_folders_against_mmseg
+benchmark shared
+    tests/commands/test_benchmark.py::test_heads_on_one_pass_are_compared_with_each_alone
+benchmark shared --heads --pictures --threads
+    tests/commands/test_benchmark.py::test_heads_on_one_pass_are_compared_with_each_alone
+benchmark shared --heads --variant
+    tests/commands/test_benchmark.py::test_heads_on_one_pass_are_compared_with_each_alone
 benchmark tracking
     tests/commands/test_benchmark.py::test_tracking_compares_equal_results
 convert --config --input --output --to
@@ -227,8 +235,16 @@ convert data --pictures --to
     tests/commands/test_convert_data.py::test_pictures_are_copied_linked_or_left_where_they_are
 plan --cards --config --memory
     tests/commands/test_plan.py::test_cards_correct_the_table
+train --data --encoder-from
+    tests/own/test_encoder_from.py::test_two_heads_share_a_pass
 train --data
     tests/commands/test_train_own.py::test_one_command_trains
+train --data --encoder --model --weights
+    tests/test_foreign_encoders.py::test_a_task_trains_and_predicts
+visualize --encoder --input --layers --output --weights
+    tests/test_foreign_encoders.py::test_the_drawing_of_features
+train --data --model --teacher
+    tests/own/test_alignment.py::test_the_command_is_short_and_says_what_it_does
 train --config --memory
     tests/commands/test_plan.py::test_a_training_is_planned_before_it_begins
 check --checkpoint --config
@@ -261,6 +277,8 @@ detectron2/tools/lazyconfig_train_net.py --config-file --num-gpus
     is Detectron2's; test_detectron2_adapter.py
 tools/dev/measure_label_errors.py
     trains for an hour; test_label_errors.py tests its parts
+tools/dev/measure_fine_maps.py --data --upsampler --weights
+    needs a trained encoder; test_measure_fine_maps.py tests its judgment
 tools/dev/measure_planner.py
     takes four minutes; test_planner.py tests what it measures
 tools/dev/measure_annotations.py --folder

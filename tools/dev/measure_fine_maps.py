@@ -50,7 +50,9 @@ def add_arguments(parser: CommandParser) -> None:
     add("--data", type=Path, required=True, help="folder of COCO")
     add("--weights", required=True, help="of the encoder")
     add("--model", default="vit_small_patch14_dinov2", help="timm's name of the encoder")
+    add("--strides", type=positive, nargs="+", default=[7, 2], metavar="S", help="of joint bilateral upsampling")
     add("--upsampler", help="file of a learned upsampler")
+    add("--learned-stride", type=positive, default=2, metavar="S", help="its stride")
     add("--seeds", type=positive, default=3, metavar="N", help="how many probes")
     add("--limit", type=positive, default=None, metavar="N", help="pictures of each part")
 
@@ -62,22 +64,18 @@ def run(options: argparse.Namespace) -> int:
         part: list(read_part(backbone, options.data, f"{part}2017", options.limit)) for part in ("train", "val")
     }
     probes = [train_probe(examples["train"], seed) for seed in range(options.seeds)]
-    bilateral = {"type": "joint_bilateral"}
-    strides = [side for side in (7, 2) if backbone.patch_size % side == 0]
-    rows: dict[str, Mapping[str, Any]] = {
-        f"joint bilateral, stride {stride}, sigma {sigma}": {**bilateral, "stride": stride, "sigma": sigma}
-        for stride in strides
-        for sigma in (0.05, 0.1)
-    }
+    rows: dict[str, str | Mapping[str, Any]] = {"bilinear": "bilinear"}
+    for stride in options.strides:
+        rows[f"joint bilateral, stride {stride}"] = {"type": "joint_bilateral", "stride": stride}
     if options.upsampler:
-        rows["learned, stride 2"] = {"type": "learned", "stride": 2, "weights": options.upsampler}
-    print(f"{'upsampling':40s}  {'mIoU':18s}  {'F':18s}  F, found")
-    found = judge(backbone, examples["val"], probes, "bilinear")
-    known = [list(each.found) for each in found]
-    for name, settings in {"bilinear": "bilinear", **rows}.items():
+        rows["learned"] = {"type": "learned", "stride": options.learned_stride, "weights": options.upsampler}
+    print(f"{'upsampling':26s}  {'mIoU':19s}  {'F':19s}  F, found")
+    known = None
+    for name, settings in rows.items():
         results = judge(backbone, examples["val"], probes, settings, known)
+        known = known or [each.found for each in results]
         columns = (spread([getattr(each, key) for each in results]) for key in ("miou", "f", "f_found"))
-        print(f"{name:40s}  {'  '.join(columns)}", flush=True)
+        print(f"{name:26s}  {'  '.join(columns)}", flush=True)
     return 0
 
 
@@ -143,7 +141,7 @@ def judge(
     examples: list[Example],
     probes: list[nn.Module],
     settings: str | Mapping[str, Any],
-    known: list[list[tuple[int, int]]] | None = None,
+    known: list[set[tuple[int, int]]] | None = None,
 ) -> list[Result]:
     """Judge probes on upsampled maps.
 

@@ -135,6 +135,26 @@ def add_segmentation(parser: CommandParser) -> None:
     add("--memory-classes", type=positive, nargs=2, default=(19, 19), metavar=("OURS", "MMSEG"), help="for --memory")
 
 
+def add_shared_pass(parser: CommandParser) -> None:
+    """Several heads on one frozen encoder against each of them alone.
+
+        pe-spatial benchmark shared
+        pe-spatial benchmark shared --heads seg,dpt --variant PE-Spatial-S16-512
+
+    Mask R-CNN, a linear segmenter, linear depth and DPT of the recipes for own data, with 20 classes and random
+    weights, see the same pictures whole, from a picture in memory to its predictions; nothing is written. They take
+    turns.
+    """
+    _add_common(parser, rounds=3, clock="cpu")
+    add = parser.add_argument
+    add_shared(parser, "--image-size")
+    parser.set_defaults(image_size=512)
+    heads = ("det", "seg", "depth", "dpt")
+    add("--heads", type=names(heads), default=heads[:3], metavar="NAME,NAME", help=f"some of {', '.join(heads)}")
+    add("--variant", default="PE-Spatial-T16-512", metavar="NAME", help="of the encoder")
+    add("--pictures", type=positive, default=3, metavar="N", help="in a turn")
+
+
 def add_teacher(parser: CommandParser) -> None:
     """The mask teacher against SAM 2's automatic mask generator on the same points.
 
@@ -219,6 +239,7 @@ SUBCOMMANDS = {
     "fidelity": add_fidelity,
     "search": add_search,
     "segmentation": add_segmentation,
+    "shared": add_shared_pass,
     "teacher": add_teacher,
     "text": add_text,
     "tracking": add_tracking,
