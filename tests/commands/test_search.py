@@ -103,7 +103,8 @@ def test_tars_are_indexed_and_shown(encoder, photos, tmp_path, capsys):
     (tmp_path / "shards").mkdir()
     with tarfile.open(tmp_path / "shards/x.tar", "w") as tar:
         tar.add(photos / "a", arcname="a")
-    assert index(encoder, tmp_path / "shards", tmp_path / "ix", "--dtype", "fp16") == 0
+    options = ("--dtype", "fp16", "--batch-size", 2, "--weights", encoder / "pe_core.safetensors")
+    assert index(encoder, tmp_path / "shards", tmp_path / "ix", *options) == 0
     assert names(tmp_path / "ix") == [f"x.tar/a/{n}.png" for n in range(0, 9, 2)]
     assert Index(tmp_path / "ix").embeddings.dtype == np.float16
     assert search(tmp_path / "ix", "a cat", "--output", tmp_path / "out") == 0
