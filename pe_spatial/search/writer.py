@@ -23,7 +23,7 @@ from pe_spatial.search.encoder import EMBEDDING, IndexEmbedder
 
 INDEX, EMBEDDINGS, ROWS = "index.json", "embeddings.npy", "rows.jsonl"
 INDEX_VERSION = 1
-TYPES = {"fp32": np.dtype("<f4"), "fp16": np.dtype("<f2")}
+TYPES: dict[str, np.dtype[Any]] = {"fp32": np.dtype("<f4"), "fp16": np.dtype("<f2")}
 
 
 class RecordStore(Store):
