@@ -277,8 +277,6 @@ train --data
     tests/commands/test_train_own.py::test_one_command_trains
 train --data --encoder --model --weights
     tests/test_foreign_encoders.py::test_a_task_trains_and_predicts
-visualize --encoder --input --layers --output --weights
-    tests/test_foreign_encoders.py::test_the_drawing_of_features
 train --data --model --teacher
     tests/own/test_alignment.py::test_the_command_is_short_and_says_what_it_does
 train --config --memory
