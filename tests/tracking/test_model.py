@@ -7,6 +7,7 @@ import torch
 from mmengine.registry import MODELS
 from PIL import Image
 
+from pe_spatial.backbones import RawColor
 from pe_spatial.common.errors import ConfigError, UserError
 from pe_spatial.demo.scenes import draw_video
 from pe_spatial.tracking.datasets import Davis2016, Davis2017

@@ -53,7 +53,7 @@ def test_the_same_seed_gives_the_same_view(picture):
 
 
 def test_features_that_are_places_match_within_half_a_token():
-    """Each token of the view carries the place in the picture that it shows, as a point on a cylinder of unit vectors."""
+    """Each token of the view carries the place in the picture that it shows."""
     _, matrix = OPTIONS.view(np.zeros((112, 112, 3), np.uint8), 1)
 
     def features(points: np.ndarray) -> torch.Tensor:
