@@ -8,6 +8,7 @@ from mmengine.structures import BaseDataElement, PixelData
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pe_spatial.backbones.contract import build_backbone, with_statistics
 from pe_spatial.common.errors import OptionError
 from pe_spatial.common.parts import ModalModel, build_options, build_part, unpad
 from pe_spatial.data.stacked import stack_labels
@@ -41,8 +42,9 @@ class DepthModel(ModalModel):
         tiling: Mapping[str, Any] | None = None,
         data_preprocessor: Mapping[str, Any] | None = None,
     ) -> None:
-        super().__init__(data_preprocessor)
-        self.backbone = MODELS.build(backbone)
+        module = build_backbone(backbone, self.title)
+        super().__init__(with_statistics(data_preprocessor, module))
+        self.backbone = module
         self.head = build_part("head", head, in_channels=list(self.backbone.channels))
         self.losses = nn.ModuleList(MODELS.build(loss) for loss in losses)
         if metric and not any(loss.fixes_scale for loss in self.losses):

@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from mmengine.registry import MODELS
 from mmengine.structures import BaseDataElement
 from torch import Tensor
 
+from pe_spatial.backbones.contract import build_backbone, with_statistics
 from pe_spatial.common.errors import OptionError
 from pe_spatial.common.parts import ModalModel, build_part
 from pe_spatial.detection.slicing import build_slices
@@ -24,14 +24,15 @@ class Detector(ModalModel):
 
     Args:
         num_classes: K; labels are 0…K-1.
-        backbone: Settings of a backbone with `channels` and `strides`; its last map feeds the neck.
+        backbone: Settings of a backbone with `channels` and `strides`; its only map feeds the neck.
         neck: Settings of the pyramid; `in_channels` and `stride` are those of the backbone.
         data_preprocessor: Settings of the preprocessor.
         tta: Settings of `MultiScaleFlip`; None predicts every image once.
         slices: Settings of `SlicedDetection`; None sees the image of the pipeline as one.
 
     Raises:
-        OptionError: `num_classes` below 1, or maps of different numbers of channels.
+        OptionError: `num_classes` below 1, several maps of the backbone, or maps of the neck with different
+            numbers of channels.
     """
 
     task = "detection"
@@ -45,13 +46,14 @@ class Detector(ModalModel):
         tta: Mapping[str, Any] | None,
         slices: Mapping[str, Any] | None,
     ) -> None:
-        super().__init__(data_preprocessor)
+        module = build_backbone(backbone, type(self).__name__, maps=1)
+        super().__init__(with_statistics(data_preprocessor, module))
         if num_classes < 1:
             raise OptionError(f"num_classes is {num_classes}; a detector needs at least one class")
         self.num_classes = num_classes
         self.tta = build_tta(tta, self.data_preprocessor)
         self.slices = build_slices(slices, tta, self.data_preprocessor)
-        self.backbone = MODELS.build(dict(backbone))
+        self.backbone = module
         self.neck = build_part("neck", neck, in_channels=self.backbone.channels[-1], stride=self.backbone.strides[-1])
         if len(set(self.neck.channels)) != 1:
             raise OptionError(f"the neck's maps have {self.neck.channels} channels; a detector needs equal numbers")

@@ -8,6 +8,7 @@ from mmengine.structures import BaseDataElement
 from mmseg.models.segmentors import EncoderDecoder
 from torch import Tensor
 
+from pe_spatial.backbones.contract import build_backbone, with_statistics
 from pe_spatial.common.errors import OptionError
 from pe_spatial.common.parts import build_options, build_part, link
 from pe_spatial.segmentation.semantic import SemanticModel, predict_semantic
@@ -52,12 +53,13 @@ class SemanticSegmentor(EncoderDecoder, SemanticModel):
         window: Mapping[str, Any] | None = None,
         data_preprocessor: Mapping[str, Any] | None = None,
     ) -> None:
-        super(EncoderDecoder, self).__init__(data_preprocessor=data_preprocessor)
+        module = build_backbone(backbone, self.title, maps=None if neck is None else 1)
+        super(EncoderDecoder, self).__init__(data_preprocessor=with_statistics(data_preprocessor, module))
         if num_classes < 1:
             raise OptionError(f"num_classes is {num_classes}; a segmenter needs at least one class")
         # mmseg's parts look for their own parts in mmseg's scope, whatever that of the config is
         with DefaultScope.overwrite_default_scope("mmseg"):
-            self.backbone = MODELS.build(backbone)
+            self.backbone = module
             maps = self.backbone.channels
             if neck is not None:
                 self.neck = build_part("neck", neck, in_channels=maps[-1], stride=self.backbone.strides[-1])

@@ -15,6 +15,7 @@ from mmengine.registry import MODELS
 from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 
+from pe_spatial.backbones.contract import build_backbone, with_statistics
 from pe_spatial.common.errors import ConfigError, OptionError
 from pe_spatial.common.parts import build_options
 from pe_spatial.inference.inputs import Channels, Picture
@@ -44,13 +45,15 @@ class VideoTracker(BaseModel):
         recent: how many of the last frames serve as context, besides those with given masks.
         dtype: of the encoder and of the features, `float32` or `bfloat16`.
         prompter: what turns boxes and points into masks; None takes the box itself.
-        normalization: what turns frames into the encoder's input; None is PE's mean and deviation.
+        normalization: what turns frames into the encoder's input; None is the encoder's mean and deviation.
 
     Raises:
-        ConfigError: an unknown field, or a backbone with several maps.
+        ConfigError: an unknown field, or statistics that are not the encoder's.
+        OptionError: a backbone with several maps.
     """
 
     task = "tracking"
+    maps_taken: int | None = 1
 
     def __init__(
         self,
@@ -67,10 +70,11 @@ class VideoTracker(BaseModel):
         if dtype not in ("float32", "bfloat16"):
             raise ConfigError(f"dtype {dtype!r} is not one of float32, bfloat16")
         self.dtype = getattr(torch, dtype)
-        module = backbone if isinstance(backbone, nn.Module) else MODELS.build(dict(backbone))
-        self.patch_size: int = module.patch_size  # type: ignore[assignment]
+        module = build_backbone(backbone, "VideoTracker", maps=self.maps_taken, needs=("patch_size",))
+        self.patch_size = int(module.patch_size)
         self.backbone = module.to(self.dtype).requires_grad_(False).eval()
-        self.normalize = MODELS.build(dict(normalization or {"type": "DensePreprocessor"}))
+        statistics = with_statistics({"type": "DensePreprocessor", **(normalization or {})}, module)
+        self.normalize = MODELS.build(statistics)
         self.resizing = build_options(Resizing, resizing, "resizing")
         self.labels = LabelTracker(
             build_options(Propagation, propagation or {}, "propagation"),

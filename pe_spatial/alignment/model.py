@@ -19,6 +19,7 @@ from pe_spatial.alignment.global_tokens import watch_global_tokens
 from pe_spatial.alignment.losses import locality_loss, semantic_loss, target_similarity
 from pe_spatial.alignment.teachers import Teacher
 from pe_spatial.backbones import PEBackbone
+from pe_spatial.backbones.contract import build_backbone, grid_of, with_statistics
 from pe_spatial.common.errors import ConfigError, require_choice, suggest
 from pe_spatial.common.parts import ModalModel
 from pe_spatial.training.explanation import ExplainedMetric, Measure
@@ -65,7 +66,7 @@ class SpatialAlignment(ModalModel):
     images whole; both losses are taken over all tokens, hidden or not.
 
     Args:
-        student: Config of a `PEBackbone` with one map, the last block's.
+        student: Config of a backbone with one map, the last block's. Official weights are those of a `PEBackbone`.
         teachers: Configs by name; see `pe_spatial.alignment.teachers`.
         semantic: Fields of `SemanticOptions`; None leaves the loss out.
         locality: Fields of `LocalityOptions`; None leaves the loss out.
@@ -75,9 +76,9 @@ class SpatialAlignment(ModalModel):
         data_preprocessor: Config of the batch preparation.
 
     Raises:
-        ConfigError: A student with adapters or with several maps, no loss, an unknown teacher or one that no loss uses,
-            or widths that differ without a projection.
-        OptionError: An unknown `fill`.
+        ConfigError: A student with adapters, statistics that are not its own, no loss, an unknown teacher or one that
+            no loss uses, or widths that differ without a projection.
+        OptionError: An unknown `fill`, or a student with several maps.
     """
 
     task = "alignment"
@@ -91,13 +92,14 @@ class SpatialAlignment(ModalModel):
         fill: Fill = "zero",
         data_preprocessor: Mapping[str, Any] | None = None,
     ) -> None:
-        super().__init__(data_preprocessor or {"type": "DensePreprocessor"})
         if student.get("lora") is not None:
             raise ConfigError("student.lora: alignment makes new weights of a whole encoder; leave lora out")
+        module = build_backbone(student, type(self).__name__, maps=1)
+        super().__init__(with_statistics(data_preprocessor or {"type": "DensePreprocessor"}, module))
         self._student_config = {**student, "weights": None}
-        self.student: PEBackbone = MODELS.build(dict(student))
-        if len(self.student.channels) != 1:
-            raise ConfigError(f"student.layers {list(self.student.layers)}: alignment trains one map; give one layer")
+        self.student = module
+        # a number that is not defined: only the attention of our own encoders can be watched
+        self._unwatched = 0.0 if isinstance(module, PEBackbone) else float("nan")
         self.semantic = None if semantic is None else SemanticOptions(**semantic)
         self.locality = None if locality is None else LocalityOptions(**locality)
         _check_names(teachers, self.semantic, self.locality)
@@ -113,7 +115,7 @@ class SpatialAlignment(ModalModel):
         """By name. They are no submodules: neither checkpoints, optimizers nor distributed wrappers touch them."""
         return self._teachers
 
-    def build_student(self) -> PEBackbone:
+    def build_student(self) -> Any:
         """Another backbone like the student, with random weights."""
         return MODELS.build(dict(self._student_config))
 
@@ -150,7 +152,7 @@ class SpatialAlignment(ModalModel):
             tokens = _tokens(self.student(inputs)[0]).float()  # [B, N, C]
         projected = self.projection(tokens)
         for number, sample in enumerate(data_samples):
-            values = {"global_tokens": max((float(share[number]) for share in shares), default=0.0)}
+            values = {"global_tokens": max((float(share[number]) for share in shares), default=self._unwatched)}
             if self.semantic is not None:
                 target = targets[self.semantic.teacher][number].float()
                 values["semantic_cosine"] = float(F.cosine_similarity(projected[number], target, dim=-1).mean())
@@ -165,7 +167,10 @@ class SpatialAlignment(ModalModel):
     @torch.no_grad()
     def _targets(self, inputs: Tensor, data_samples: Sequence[BaseDataElement]) -> dict[str, Tensor]:
         """Tokens [B, N, K] of every teacher."""
-        grid = self.student.encoder.grid(inputs)
+        grid = grid_of(self.student, inputs)
+        if not self.student.free_statistics:  # teachers take images that are normalized as PE's
+            mean, std = (inputs.new_tensor(getattr(self.student, key)).view(3, 1, 1) for key in ("mean", "std"))
+            inputs = (inputs * std + mean - 127.5) / 127.5
         targets = {}
         for name, teacher in self.teachers.items():
             features = teacher(inputs, data_samples, grid)
@@ -184,7 +189,7 @@ class SpatialAlignment(ModalModel):
             return inputs
         patch = self.student.patch_size
         hidden = torch.stack([sample.token_mask.data for sample in data_samples]).to(inputs.device)  # [B, 1, h, w]
-        grid = self.student.encoder.grid(inputs)
+        grid = grid_of(self.student, inputs)
         if tuple(hidden.shape[2:]) != grid:
             raise ConfigError(
                 f"token_mask has {tuple(hidden.shape[2:])} tokens (rows, columns) and the student {grid}; set "

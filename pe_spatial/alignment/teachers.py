@@ -14,7 +14,8 @@ from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pe_spatial.backbones import EncoderConfig, PEBackbone
+from pe_spatial.backbones import EncoderConfig
+from pe_spatial.backbones.contract import build_backbone, sketch
 from pe_spatial.backbones.vit import resolve_blocks
 from pe_spatial.common.errors import OptionError, require_choice
 from pe_spatial.data import require_bitmaps
@@ -70,41 +71,53 @@ class EncoderTeacher(Teacher):
     16 at 512 pixels and a teacher with patches of 14 at 448 share 32x32 tokens.
 
     Args:
-        variant: See `PEBackbone`.
+        variant: See `PEBackbone`; None if `backbone` is given.
         weights: An official name or a file; None draws random weights.
+        backbone: Config of any other backbone, such as `{type: TimmBackbone, model: vit_base_patch16_dinov3, weights:
+            FILE}`; its `layers` and `frozen` follow from here. The images are normalized as it asks.
         layer: Block whose output is taken: a number from 0 (or from the end if negative), or a fraction of the depth.
             None takes `default_layer`, the last block.
         dtype: Of weights and arithmetic, `float32` or `bfloat16`, which halves the teacher's memory.
 
     Raises:
-        OptionError: A fraction outside (0, 1], or an unknown type.
+        OptionError: A fraction outside (0, 1], an unknown type, or not one of `variant` and `backbone`.
     """
 
     default_layer: int | float = -1
 
     def __init__(
         self,
-        variant: str | EncoderConfig | Mapping[str, Any],
+        variant: str | EncoderConfig | Mapping[str, Any] | None = None,
         weights: str | None = None,
         layer: int | float | None = None,
         dtype: str = "float32",
+        backbone: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         require_choice("dtype", dtype, ("float32", "bfloat16"))
-        backbone = PEBackbone(variant, weights=weights, frozen=True)
-        depth = backbone.config.depth
-        backbone.layers = (block_number(self.default_layer if layer is None else layer, depth),)
-        self.channels = backbone.config.width
-        _drop_unused(backbone)
-        self.backbone = backbone.to(getattr(torch, dtype))
+        if (variant is None) == (backbone is None) or (backbone is not None and weights is not None):
+            raise OptionError("a teacher is a variant with weights, or a backbone with its own weights: give one")
+        settings = backbone or {"type": "PEBackbone", "variant": variant, "weights": weights}
+        number = block_number(self.default_layer if layer is None else layer, sketch(settings).depth)
+        encoder = build_backbone({**settings, "layers": [number], "frozen": True}, type(self).__name__, maps=1)
+        self.channels = encoder.channels[0]
+        if hasattr(encoder, "drop_unused"):
+            encoder.drop_unused()
+        self.backbone = encoder.to(getattr(torch, dtype))
+        # from images that are normalized as PE's to those of the encoder: (127.5 x + 127.5 - mean) / std
+        mean, std = (torch.tensor(getattr(encoder, key)).view(3, 1, 1) for key in ("mean", "std"))
+        self.register_buffer("scale", 127.5 / std, persistent=False)
+        self.register_buffer("shift", (127.5 - mean) / std, persistent=False)
         self.train()
 
     def forward(self, inputs: Tensor, data_samples: Sequence[BaseDataElement], grid: tuple[int, int]) -> Tensor:
         """See `Teacher.forward`; K is the width of the encoder."""
-        size = tuple(cells * self.backbone.patch_size for cells in grid)
+        size = tuple(cells * self.backbone.strides[0] for cells in grid)
         if tuple(inputs.shape[-2:]) != size:
             inputs = F.interpolate(inputs, size, mode="bilinear", antialias=True, align_corners=False)
         dtype = next(self.backbone.parameters()).dtype
+        if not self.backbone.free_statistics:
+            inputs = inputs * self.scale + self.shift
         return self.backbone(inputs.to(dtype))[0]
 
 
@@ -198,13 +211,6 @@ def _stack(maps: Sequence[Tensor]) -> Tensor:
     """Maps [K, h, w] as one [B, K, h, w], filled up with channels of zeros."""
     channels = max(len(logits) for logits in maps)
     return torch.stack([F.pad(logits, (0, 0, 0, 0, 0, channels - len(logits))) for logits in maps])
-
-
-def _drop_unused(backbone: PEBackbone) -> None:
-    """Free the blocks after the layer that is read, and PE-Core's head."""
-    encoder = backbone.encoder
-    encoder.transformer.resblocks = encoder.transformer.resblocks[: backbone.layers[0] + 1]
-    encoder.attn_pool = encoder.ln_post = encoder.proj = None
 
 
 def _masks(sample: BaseDataElement, size: tuple[int, int]) -> Tensor:

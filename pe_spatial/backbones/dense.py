@@ -53,6 +53,11 @@ class PEBackbone(nn.Module):
     Attributes:
         channels: Channels of every map.
         strides: Pixels per cell of every map.
+        depth: How many blocks there are to choose `layers` from.
+        image_size: Side in pixels of the images of pretraining.
+        mean: Of the images of pretraining, per channel (RGB), on the scale 0…255.
+        std: Their deviation, likewise.
+        free_statistics: True, for the official detectors train the encoder further on images of other statistics.
         num_layers: Number of layers for layer-wise decay: embeddings and blocks.
         lora: Options of the adapters, or None.
         origin: Where the weights under the adapters can be found again; None for random ones and without adapters.
@@ -61,6 +66,9 @@ class PEBackbone(nn.Module):
         OptionError: An option outside its range, or `lora` together with `frozen`.
         ConfigError: An unknown option of `lora`, or one outside its range.
     """
+
+    mean = std = (127.5, 127.5, 127.5)
+    free_statistics = True
 
     def __init__(
         self,
@@ -109,6 +117,7 @@ class PEBackbone(nn.Module):
             self.origin = None if self.lora is None else origin_of(weights, self.encoder.state_dict())
         self.config = config
         self.patch_size = config.patch_size
+        self.depth, self.image_size = config.depth, config.image_size
         self.layers = tuple(resolve_blocks(layers, self.config.depth))
         if not self.layers:
             raise OptionError("layers is empty; name at least one block, for example [-1] for the last")
@@ -119,7 +128,7 @@ class PEBackbone(nn.Module):
         self.frozen_layers = _count_frozen(frozen, self.num_layers)
         if self.lora is not None:
             add_adapters(self.encoder.transformer.resblocks[: max(self.layers) + 1], self.lora)
-        self._fix_parameters()
+        self.fix_parameters()
         self.train()
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
@@ -161,6 +170,11 @@ class PEBackbone(nn.Module):
         """The state dict of the encoder without its adapters, in the official layout."""
         return {key: tensor for key, tensor in self.encoder.state_dict().items() if not is_adapter(key)}
 
+    def drop_unused(self) -> None:
+        """Free the blocks after the last of `layers`, and PE-Core's head; `norm` must be off."""
+        self.encoder.transformer.resblocks = self.encoder.transformer.resblocks[: max(self.layers) + 1]
+        self.encoder.attn_pool = self.encoder.ln_post = self.encoder.proj = None
+
     def merge_adapters(self) -> None:
         """Put what the adapters have learned into the encoder, which is a plain one then: its maps stay the same."""
         merge_adapters(self.encoder.transformer.resblocks)
@@ -173,8 +187,8 @@ class PEBackbone(nn.Module):
             block.eval()
         return self
 
-    def _fix_parameters(self) -> None:
-        """Stop the gradient of parameters that are frozen or that no map depends on."""
+    def fix_parameters(self) -> None:
+        """Stop the gradient of parameters that are frozen or that no map depends on, as at construction."""
         unused = {"attn_pool", "proj"} | (set() if self.norm else {"ln_post"})
         if not self.encoder.has_cls:
             unused.add("class_embedding")

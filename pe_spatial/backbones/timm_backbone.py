@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import torch
 from mmengine.logging import print_log
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from pe_spatial.backbones.timm_models import build_model
+from pe_spatial.backbones.timm_models import (
+    POSITION_MODES,
+    build_model,
+    features_of,
+    import_timm,
+    intermediates,
+    native_size,
+    resize_positions_plainly,
+    study_maps,
+)
 from pe_spatial.backbones.timm_weights import load_timm_weights
 from pe_spatial.backbones.vit import resolve_blocks
-from pe_spatial.common.errors import OptionError
+from pe_spatial.common.errors import OptionError, require_choice
+
+if TYPE_CHECKING:
+    from pe_spatial.backbones.weights import Origin
 
 
 @MODELS.register_module()
@@ -20,25 +33,33 @@ class TimmBackbone(nn.Module):
     """An encoder of timm that returns maps: exactly those of timm's `forward_intermediates`.
 
     Args:
-        model: timm's name, such as `vit_small_patch14_dinov2`, with or without the tag of its weights.
+        model: timm's name, such as `vit_small_patch14_dinov2`, with or without the tag of its weights, which decides
+            the statistics.
         layers: Which of the features are returned, from 0, or from the end if negative: blocks of a transformer,
             stages of a convnet or of a hierarchical transformer.
         norm: Apply the model's final norm to the maps, as timm's `norm=True` does.
+        pos_embed: How a learned table of positions meets an image of another size: `antialiased`, bicubic as timm
+            does it, or `bicubic`, without antialiasing, as DINOv2's own code does it.
         img_size: Size in pixels, one number or (H, W), that the table of positions is made for; None is timm's. A
             model that takes no other size than that needs it.
         drop_path: Skipping probability of the last block.
         checkpointing: Save memory in training by computing the blocks twice.
         frozen: True freezes everything; a number freezes the embeddings and that many of the features.
         weights: A file; None draws random weights. Nothing is fetched.
+        in_checkpoint: Whether checkpoints hold a frozen encoder that came from a file. False stores the hash of the
+            file and its path alone; it is read from there again.
         options: More arguments of timm's model, such as `{patch_size: 16}`.
 
     Attributes:
         channels: Channels of every map.
         strides: Pixels per cell of every map.
         patch_size: The sides of an image must be multiples of it: the largest of the strides.
+        depth: How many features there are to choose `layers` from.
+        image_size: Shorter side in pixels of the images that the model was made for.
         mean: Of the images that the weights were trained with, per channel (RGB), on the scale 0…255.
         std: Their deviation, likewise.
         num_layers: Number of layers for layer-wise decay.
+        origin: Where the weights that checkpoints do without can be found again; None if checkpoints hold them.
 
     Raises:
         MissingPackage: timm is not installed.
@@ -47,45 +68,75 @@ class TimmBackbone(nn.Module):
         WeightsError: The file does not fit.
     """
 
+    free_statistics = False
+
     def __init__(
         self,
         model: str,
         layers: Sequence[int] = (-1,),
         *,
         norm: bool = False,
-        img_size: int | tuple[int, int] | None = None,
+        pos_embed: str = "antialiased",
+        img_size: int | Sequence[int] | None = None,
         drop_path: float = 0.0,
         checkpointing: bool = False,
         frozen: bool | int = False,
         weights: str | None = None,
+        in_checkpoint: bool = False,
         options: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        self.encoder = build_model(model, img_size, drop_path, options or {})
+        require_choice("pos_embed", pos_embed, POSITION_MODES)
+        settings = (model, img_size, drop_path, options or {})
         self.model = model
-        features = _features(model, self.encoder)
-        if weights is not None:
-            print_log(f"Encoder weights: {load_timm_weights(self.encoder, weights, True)}", "current")
-        if checkpointing:
-            self.encoder.set_grad_checkpointing(True)
-        self.layers = tuple(resolve_blocks(layers, len(features)))
-        if not self.layers:
-            raise OptionError("layers is empty; name at least one, for example [-1] for the last")
         self.norm = norm
-        taken = [features[layer] for layer in self.layers]
-        self.channels = tuple(
-            feature.get("num_chs_norm" if norm else "num_chs", feature["num_chs"]) for feature in taken
-        )
-        self.strides = tuple(int(feature["reduction"]) for feature in taken)
-        self.patch_size = max(self.strides)
-        self.mean, self.std = (
-            tuple(255 * value for value in self.encoder.pretrained_cfg[key]) for key in ("mean", "std")
-        )
-        self._layer_of, self._ends = _layers(self.encoder, features)
-        self.num_layers = self._ends[-1] + 1
+        self.encoder = build_model(*settings)
+        self._choose(layers, settings)
+        if pos_embed == "bicubic":
+            resize_positions_plainly(self.encoder)
+        if checkpointing:
+            self._recompute()
+        self.origin: Origin | None = None
+        if weights is not None:
+            report, origin = load_timm_weights(self.encoder, weights, antialias=pos_embed == "antialiased")
+            print_log(f"Encoder weights: {report}", "current")
+            self.origin = origin if frozen is True and not in_checkpoint else None
         self.frozen_layers = self._count_frozen(frozen)
         self._fix_parameters()
         self.train()
+
+    def _choose(self, layers: Sequence[int], settings: tuple[Any, ...]) -> None:
+        """Set everything that follows from the model and the layers."""
+        features = features_of(self.model, self.encoder)
+        self.depth = len(features)
+        self.layers = tuple(resolve_blocks(layers, self.depth))
+        if not self.layers:
+            raise OptionError("layers is empty; name at least one, for example [-1] for the last")
+        width = "num_chs_norm" if self.norm else "num_chs"
+        sizes = [(int(each.get(width, each["num_chs"])), int(each["reduction"])) for each in features]
+        self._order = sorted(set(self.layers))
+        with torch.device("meta"):
+            sketch = build_model(*settings)
+        taken = [sizes[layer] for layer in self._order]
+        self._used = study_maps(self.model, sketch, self._order, self.norm, taken)
+        self.channels = tuple(sizes[layer][0] for layer in self.layers)
+        self.strides = tuple(sizes[layer][1] for layer in self.layers)
+        self.patch_size = max(self.strides)
+        self.image_size = max(min(native_size(self.encoder)) // self.patch_size, 1) * self.patch_size
+        statistics = self.encoder.pretrained_cfg
+        self.mean, self.std = (tuple(255 * value for value in statistics[key]) for key in ("mean", "std"))
+        self._layer_of, self._ends = _layers(self.encoder, features)
+        self.num_layers = self._ends[-1] + 1
+
+    def _recompute(self) -> None:
+        from timm.layers import set_reentrant_ckpt
+
+        try:
+            self.encoder.set_grad_checkpointing(True)
+        except (AssertionError, AttributeError) as error:
+            raise OptionError(f"checkpointing: {self.model} cannot compute its blocks twice; leave it out") from error
+        # torch's older way gives no gradient to a block whose input needs none, as behind frozen embeddings
+        set_reentrant_ckpt(False)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Map normalized images [B, 3, H, W] to one [B, C_i, H / s_i, W / s_i] for every entry of `layers`.
@@ -94,21 +145,22 @@ class TimmBackbone(nn.Module):
             OptionError: The model does not take this size.
         """
         H, W = x.shape[-2:]
-        if H % self.patch_size or W % self.patch_size:
+        if H % self.patch_size or W % self.patch_size or min(H, W) < self.patch_size:
             raise OptionError(
-                f"image {(H, W)} (H, W) is not a multiple of {self.patch_size}, which {self.model} needs; resize, or "
-                f"set size_divisor: {self.patch_size} in the preprocessor"
+                f"an image of {H} x {W} is not a multiple of {self.patch_size}, as {self.model} needs it; resize the "
+                f"images or pad them, for example with DensePreprocessor(size_divisor={self.patch_size})"
             )
-        order = sorted(set(self.layers))
         try:
-            maps = self.encoder.forward_intermediates(
-                x, indices=order, norm=self.norm, stop_early=True, output_fmt="NCHW", intermediates_only=True
-            )
-        except AssertionError as error:  # how timm's models refuse a size
+            maps = intermediates(self.encoder, x, self._order, self.norm)
+        except (AssertionError, RuntimeError, ValueError) as error:
+            if isinstance(error, torch.OutOfMemoryError) or native_size(self.encoder) == (H, W):
+                raise
+            native = "{} x {}".format(*native_size(self.encoder))
             raise OptionError(
-                f"image {(H, W)} (H, W): {self.model} does not take it ({error}); set img_size"
+                f"{self.model} was built for images of {native} and does not take {H} x {W} ({error}); resize the "
+                f"images, or set img_size: [{H}, {W}]"
             ) from error
-        return tuple(maps[order.index(layer)] for layer in self.layers)
+        return tuple(maps[self._order.index(layer)] for layer in self.layers)
 
     def layer_of(self, parameter_name: str) -> int:
         """Return the layer of a parameter for layer-wise decay, 0 for the embeddings, as timm groups them.
@@ -126,6 +178,15 @@ class TimmBackbone(nn.Module):
             raise KeyError(f"{parameter_name!r} is not a parameter of TimmBackbone; names begin with 'encoder.'")
         return min(self._layer_of[name], self._ends[-1])
 
+    def frozen_state(self) -> dict[str, Tensor]:
+        """The state dict of the encoder."""
+        return dict(self.encoder.state_dict())
+
+    def drop_unused(self) -> None:
+        """Free what comes after the last of `layers`; checkpoints of others do not fit any more."""
+        if hasattr(self.encoder, "prune_intermediate_layers"):
+            self.encoder.prune_intermediate_layers(self._order, prune_norm=not self.norm, prune_head=True)
+
     def train(self, mode: bool = True) -> TimmBackbone:
         """Switch training mode; what is frozen stays in evaluation mode."""
         super().train(mode)
@@ -140,34 +201,29 @@ class TimmBackbone(nn.Module):
         """Return how many layers of layer-wise decay are frozen."""
         if isinstance(frozen, bool):
             return max(self._layer_of.values()) + 1 if frozen else 0
-        if not 0 <= frozen < len(self._ends):
-            raise OptionError(f"frozen {frozen} exceeds the {len(self._ends)} features; use True to freeze everything")
+        if not 0 <= frozen < self.depth:
+            raise OptionError(f"frozen {frozen} exceeds the {self.depth} features; use True to freeze everything")
         return self._ends[frozen - 1] + 1 if frozen else 1
 
     def _fix_parameters(self) -> None:
         """Stop the gradient of parameters that are frozen or that no map depends on."""
-        last = self._ends[max(self.layers)]
         for name, parameter in self.encoder.named_parameters():
-            layer = self._layer_of[name]
-            is_norm = self.norm and name.startswith("norm")
-            if layer < self.frozen_layers or (layer > last and not is_norm):
+            if name not in self._used or self._layer_of[name] < self.frozen_layers:
                 parameter.requires_grad_(False)
-
-
-def _features(name: str, model: nn.Module) -> list[dict[str, Any]]:
-    """Timm's description of the features of a model: where they are, their channels and their reduction."""
-    info = getattr(model, "feature_info", None)
-    if not hasattr(model, "forward_intermediates") or not info:
-        raise OptionError(f"{name}: timm gives no maps of its features; take another model")
-    return list(getattr(info, "info", info))
 
 
 def _layers(model: nn.Module, features: Sequence[Mapping[str, Any]]) -> tuple[dict[str, int], list[int]]:
     """The layer of every parameter for layer-wise decay, as timm groups them, and the last layer of every feature."""
-    from timm.models import group_parameters
-
-    layer_of: dict[str, int] = group_parameters(model, model.group_matcher(coarse=False), reverse=True)
-    ends = []
+    if hasattr(model, "group_matcher"):
+        group = import_timm().models.group_parameters
+        layer_of: dict[str, int] = group(model, model.group_matcher(coarse=False), reverse=True)
+    else:  # a few models: what stands before the first feature is 0, and each feature a layer
+        layer_of, begun = {}, 0
+        for name, _ in model.named_parameters():
+            while begun < len(features) and name.startswith(f"{features[begun]['module']}."):
+                begun += 1
+            layer_of[name] = begun
+    ends: list[int] = []
     for feature in features:
         inside = [layer for name, layer in layer_of.items() if name.startswith(f"{feature['module']}.")]
         ends.append(max([*inside, *ends[-1:]], default=0))

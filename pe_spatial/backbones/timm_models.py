@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
+from types import FunctionType, MethodType
 from typing import TYPE_CHECKING, Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from pe_spatial.common.errors import MissingPackage, OptionError, UnknownName, suggest
 
@@ -59,7 +62,7 @@ def require_known(name: str) -> None:
 
 
 def build_model(
-    name: str, img_size: int | tuple[int, int] | None, drop_path: float, options: Mapping[str, Any]
+    name: str, img_size: int | Sequence[int] | None, drop_path: float, options: Mapping[str, Any]
 ) -> nn.Module:
     """Build a model of timm with random weights; it takes other sizes than its own wherever timm lets it.
 
@@ -78,7 +81,7 @@ def build_model(
     _require_free(options)
     given = dict(options)
     if img_size is not None:
-        given["img_size"] = img_size
+        given["img_size"] = img_size if isinstance(img_size, int) else tuple(img_size)
     if drop_path:
         given["drop_path_rate"] = drop_path
     # the first of these that the model knows lets it take images of any size
@@ -104,3 +107,100 @@ def _require_free(options: Mapping[str, Any]) -> None:
             raise OptionError(f"options.{key}: {_OURS[key]}; leave it out")
         if key in acting:
             raise OptionError(f"options.{key} is an argument of timm's builder, not of its model; leave it out")
+
+
+# --- positions --------------------------------------------------------------------------------------------------------
+POSITION_MODES = ("antialiased", "bicubic")
+_RESIZERS = {"resample_abs_pos_embed", "resample_abs_pos_embed_nhwc"}
+
+
+def resize_positions_plainly(model: nn.Module) -> None:
+    """Let a model resize its table of positions by plain bicubic interpolation, where timm adds antialiasing.
+
+    The methods of this one model that call timm's function get one that leaves the antialiasing out. torch takes the
+    cubic a = -0.75 without and -0.5 with antialiasing, so that enlarged tables differ too.
+
+    Raises:
+        OptionError: The model resizes no table: it has none, or takes one size alone.
+    """
+    found = False
+    for name, method in inspect.getmembers(type(model), inspect.isfunction):
+        if used := _RESIZERS & {*method.__code__.co_names}:
+            plain = {each: partial(method.__globals__[each], antialias=False) for each in used}
+            scope = {**method.__globals__, **plain}
+            copy = FunctionType(method.__code__, scope, name, method.__defaults__, method.__closure__)
+            setattr(model, name, MethodType(copy, model))
+            found = True
+    if not found or not isinstance(getattr(model, "pos_embed", None), Tensor):
+        raise OptionError(
+            f"pos_embed 'bicubic': {model.pretrained_cfg['architecture']} has no table of positions that timm resizes; "
+            "leave it out"
+        )
+
+
+# --- features ---------------------------------------------------------------------------------------------------------
+def features_of(name: str, model: nn.Module) -> list[dict[str, Any]]:
+    """Timm's description of the features of a model: where they are, their channels and their reduction.
+
+    Raises:
+        OptionError: timm cannot give the features as maps.
+    """
+    info = getattr(model, "feature_info", None)
+    if not hasattr(model, "forward_intermediates") or not info:
+        raise OptionError(f"{name}: timm gives no maps of its features; take another model")
+    return list(getattr(info, "info", info))
+
+
+def native_size(model: nn.Module) -> tuple[int, int]:
+    """(H, W) of the images that a model was made for."""
+    patches = getattr(model, "patch_embed", None)
+    size = getattr(patches, "img_size", None) or model.pretrained_cfg["input_size"][-2:]
+    height, width = (size, size) if isinstance(size, int) else size
+    return int(height), int(width)
+
+
+def intermediates(model: nn.Module, x: Tensor, layers: Sequence[int], norm: bool) -> list[Tensor]:
+    """What timm returns for the features `layers`, in ascending order and without what comes after the last."""
+    taken = {
+        "indices": list(layers),
+        "norm": norm,
+        "stop_early": True,
+        "output_fmt": "NCHW",
+        "intermediates_only": True,
+    }
+    maps: list[Tensor] = model.forward_intermediates(x, **taken)
+    return maps
+
+
+def study_maps(
+    name: str, sketch: nn.Module, layers: Sequence[int], norm: bool, expected: Sequence[tuple[int, int]]
+) -> set[str]:
+    """Names of the parameters that features depend on; refuses features that are no maps, or others than announced.
+
+    Args:
+        name: Of the model.
+        sketch: The model on the meta device, where it computes shapes alone.
+        layers: Of its features, ascending.
+        norm: See `intermediates`.
+        expected: (channels, reduction) of each.
+
+    Raises:
+        OptionError: They are no maps.
+    """
+    sketch.eval()
+    H, W = native_size(sketch)
+    names, parameters = zip(*sketch.named_parameters(), strict=True)
+    try:
+        with torch.inference_mode(False), torch.enable_grad():
+            maps = intermediates(sketch, torch.empty(1, 3, H, W, device="meta"), layers, norm)
+            gradients = torch.autograd.grad(sum(found.sum() for found in maps), parameters, allow_unused=True)
+    except (AssertionError, RuntimeError, ValueError, TypeError, AttributeError, IndexError) as error:
+        raise OptionError(f"{name}: timm gives no maps of its features {list(layers)} ({error})") from error
+    for layer, found, (channels, reduction) in zip(layers, maps, expected, strict=True):
+        shape = tuple(found.shape)
+        if shape != (1, channels, -(-H // reduction), -(-W // reduction)):
+            raise OptionError(
+                f"{name}: feature {layer} is {shape} for an image of {H} x {W}, but timm announces {channels} channels "
+                f"at 1/{reduction}; only maps can be used, take another layer or model"
+            )
+    return {name for name, gradient in zip(names, gradients, strict=True) if gradient is not None}

@@ -10,15 +10,17 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from pe_spatial.backbones.weights.layouts import unwrap
+from pe_spatial.backbones.weights.loading import Origin
 from pe_spatial.backbones.weights.source import find
 from pe_spatial.common.errors import few
+from pe_spatial.common.integrity import content_hash
 from pe_spatial.common.tensors import Misfit, WeightsError, read_tensor_file, require_finite, shapes_of
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 
-def load_timm_weights(model: nn.Module, source: str | Path, antialias: bool) -> str:
+def load_timm_weights(model: nn.Module, source: str | Path, antialias: bool) -> tuple[str, Origin]:
     """Put weights into a model of timm; nothing is fetched, and no file can run code.
 
     Args:
@@ -27,7 +29,7 @@ def load_timm_weights(model: nn.Module, source: str | Path, antialias: bool) -> 
         antialias: How a table of positions of another size is resized, where timm lets one choose.
 
     Returns:
-        What was done, for the log.
+        What was done, for the log; and where the weights can be found again.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -36,6 +38,7 @@ def load_timm_weights(model: nn.Module, source: str | Path, antialias: bool) -> 
     path = find(source)
     content = read_tensor_file(path)
     tensors = unwrap(content)[0] or dict(content)
+    file_hash = content_hash(tensors)
     tensors, ignored = _inside(tensors, model)
     tensors = _renamed(path, tensors, model, antialias)
     for name in _classifiers(model):
@@ -49,7 +52,8 @@ def load_timm_weights(model: nn.Module, source: str | Path, antialias: bool) -> 
     require_finite(path, tensors)
     model.load_state_dict(tensors, strict=True)
     text = f"{len(tensors)} tensors, {sum(tensor.numel() for tensor in tensors.values()):,} numbers from {path}"
-    return f"{text}; ignored: {few(ignored)}" if ignored else text
+    origin = Origin(str(source), file_hash, content_hash(model.state_dict()))
+    return (f"{text}; ignored: {few(ignored)}" if ignored else text), origin
 
 
 def _inside(tensors: Mapping[str, Any], model: nn.Module) -> tuple[dict[str, Any], list[str]]:

@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.transforms.v2.functional import resize
 
-from pe_spatial.backbones import PEBackbone
-from pe_spatial.backbones.vit import resolve_blocks
+from pe_spatial.backbones.contract import build_backbone, sketch
+from pe_spatial.backbones.named import named_encoder
 from pe_spatial.common.devices import choose_device
 from pe_spatial.common.errors import UserError
 from pe_spatial.inference.encoders import read_backbone
@@ -27,7 +27,7 @@ _LONGEST = 8  # times the shorter side: of what the encoder sees and what is dra
 class Encoder:
     """A frozen backbone that gives the maps of chosen layers."""
 
-    backbone: PEBackbone
+    backbone: Any  # any that keeps the contract
     statistics: Tensor  # mean and standard deviation of the pixels, [2, 3, 1, 1]
     size: int
 
@@ -45,16 +45,15 @@ def load_encoder(options: argparse.Namespace) -> Encoder:
     """The encoder that the command names, on its device."""
     preparation: Mapping[str, Any] = {}
     if options.checkpoint:
-        backbone, preparation = read_backbone(options.checkpoint)
+        backbone, preparation = read_backbone(options.checkpoint, options.layers or "all")
     else:
-        weights = None if options.weights == "none" else options.weights or options.encoder
-        backbone = PEBackbone(options.encoder, weights=weights)
-    depth = backbone.config.depth
-    backbone.layers = tuple(resolve_blocks(options.layers or range(depth), depth))
+        settings = named_encoder(options.encoder, options.weights)
+        layers = options.layers or range(sketch(settings).depth)
+        backbone = build_backbone({**settings, "layers": list(layers)}, "the drawing of features")
     backbone.norm = False
     device = choose_device(options.device)
-    statistics = [preparation.get(key, (127.5,) * 3) for key in ("mean", "std")]
-    size = options.image_size or backbone.config.image_size
+    statistics = [preparation.get(key) or getattr(backbone, key) for key in ("mean", "std")]
+    size = options.image_size or backbone.image_size
     return Encoder(backbone.to(device).eval(), torch.tensor(statistics, device=device).view(2, 3, 1, 1), size)
 
 

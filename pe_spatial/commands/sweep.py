@@ -127,11 +127,11 @@ def find_task(config: "Config") -> ModuleType:
 
 def evaluate(task: ModuleType, config: "Config", options: argparse.Namespace, setting: dict[str, str]) -> list[Row]:
     """One combination: a row per layer."""
-    from pe_spatial.backbones import get_variant
+    from pe_spatial.backbones.contract import sketch
     from pe_spatial.backbones.vit import resolve_blocks
     from pe_spatial.common.devices import choose_device
 
-    depth = get_variant(config.model.backbone.variant).depth
+    depth = sketch(config.model.backbone).depth
     layers = sorted(set(resolve_blocks(options.layers or range(depth), depth)))
     changes = [f"{key}={value}" for key, value in setting.items()]
     config.work_dir = str(options.output / "runs" / ("_".join(changes) or "all"))

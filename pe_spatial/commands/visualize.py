@@ -29,9 +29,14 @@ def add_arguments(parser: CommandParser) -> None:
     """Add the options of this command."""
     add = parser.add_argument
     encoder = parser.add_mutually_exclusive_group(required=True)
-    encoder.add_argument("--encoder", metavar="NAME", help="a released encoder such as PE-Spatial-B16-512")
+    encoder.add_argument(
+        "--encoder", metavar="NAME", help="a released encoder such as PE-Spatial-B16-512, or timm's name of one"
+    )
     add_shared(encoder, "--checkpoint")
-    add("--weights", help="of --encoder: a file, a name, or 'none' for random ones; default: the released ones")
+    add(
+        "--weights",
+        help="of --encoder: a file, a name, or 'none' for random ones; default: the released ones, and none of timm's",
+    )
     add_shared(parser, "--input", "--output", required=["--input", "--output"])
     add_shared(parser, "--limit", "--device", "--image-size", "--max-pixels", "--layers", "--allow-import")
     parser.set_defaults(layers=[-1])

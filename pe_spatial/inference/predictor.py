@@ -30,7 +30,7 @@ from pe_spatial.training.checkpoint import load_checkpoint, read_config, resolve
 from pe_spatial.training.checkpoint_content import weights_of
 from pe_spatial.training.checkpoint_hook import compare_keys
 from pe_spatial.training.config import drop_pretrained, override_config
-from pe_spatial.training.frozen_encoders import adapted_backbones, restore_encoders
+from pe_spatial.training.frozen_encoders import restore_encoders, separable_backbones
 
 
 class Predictor:
@@ -257,7 +257,7 @@ def _build(config: Any, content: Mapping[str, Any], path: Path) -> BaseModel:
         config.model.setdefault("data_preprocessor", config.data_preprocessor)
     with SkipInitialization():
         model = MODELS.build(config.model)
-    restore_encoders(content, dict(adapted_backbones(model)), path)
+    restore_encoders(content, dict(separable_backbones(model)), path)
     problem = compare_keys(model, state_dict)
     if problem:
         raise CheckpointError(f"{path}: the weights do not fit the config in the same file: {problem}")

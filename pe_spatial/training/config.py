@@ -14,6 +14,7 @@ import yaml
 from mmengine.config import Config
 from mmengine.logging import print_log
 
+from pe_spatial.backbones.contract import comes_from_its_file
 from pe_spatial.common.errors import ConfigError, suggest
 from pe_spatial.common.files import write_text
 from pe_spatial.common.names import leaves
@@ -262,9 +263,9 @@ def _normalize(config: Config) -> None:
 def drop_pretrained(model: Any) -> None:
     """Forget where backbones get their first weights from: a checkpoint is loaded over them anyway.
 
-    What stands below `teachers` keeps its source: teachers are no part of a checkpoint. So does an encoder under
-    adapters; see `pe_spatial.training.frozen_encoders`.
+    What stands below `teachers` keeps its source: teachers are no part of a checkpoint. So does an encoder
+    that checkpoints do without; see `pe_spatial.training.frozen_encoders`.
     """
     for part in sections(model, without="teachers"):
-        if part.get("weights") and part.get("lora") is None:
+        if part.get("weights") and not comes_from_its_file(part):
             part["weights"] = None

@@ -1,9 +1,9 @@
-"""Checkpoints without the frozen encoder under adapters (LoRA), which can be found again where it came from.
+"""Checkpoints without a frozen encoder that can be found again where it came from: under adapters (LoRA), or foreign.
 
-Such a checkpoint holds the adapters and the heads, and in its entry `pe_spatial` the key `encoders`: for the name of
-each backbone whose encoder was left out, its source and the hash of the encoder in that file. A model that loads the
-checkpoint has read the encoder from the source that its config names, and the hashes must agree. An encoder that has no
-source, or is no longer what the source holds, is stored as always.
+Such a checkpoint holds the heads and, with LoRA, the adapters, and in its entry `pe_spatial` the key `encoders`: for the
+name of each backbone whose encoder was left out, its source and the hash of the encoder in that file. A model that
+loads the checkpoint has read the encoder from the source that its config names, and the hashes must agree. An encoder
+that has no source, or is no longer what the source holds, is stored as always.
 """
 
 from collections.abc import Iterator, Mapping
@@ -12,7 +12,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from pe_spatial.backbones import PEBackbone
+from pe_spatial.backbones import PEBackbone, TimmBackbone
+from pe_spatial.backbones.contract import comes_from_its_file
 from pe_spatial.backbones.lora import is_adapter
 from pe_spatial.backbones.weights import Origin, merge_command
 from pe_spatial.common.errors import CheckpointError
@@ -26,14 +27,25 @@ _STATES = {"state_dict": "", "ema_state_dict": "module."}  # key of a checkpoint
 
 def adapted_backbones(model: nn.Module) -> Iterator[tuple[str, PEBackbone]]:
     """(prefix of its names, backbone) of every backbone of a model that has adapters."""
+    for prefix, module in separable_backbones(model):
+        if isinstance(module, PEBackbone):
+            yield prefix, module
+
+
+def separable_backbones(model: nn.Module) -> Iterator[tuple[str, PEBackbone | TimmBackbone]]:
+    """(prefix of its names, backbone) of every backbone whose encoder checkpoints may do without.
+
+    These are encoders under adapters, and frozen ones of others that came from a file.
+    """
     for name, module in model.named_modules():
-        if isinstance(module, PEBackbone) and module.lora is not None:
+        is_adapted = isinstance(module, PEBackbone) and module.lora is not None
+        if is_adapted or (isinstance(module, TimmBackbone) and module.origin is not None):
             yield (f"{name}." if name else ""), module
 
 
 def leave_out_encoders(state: dict[str, Any], model: nn.Module) -> None:
     """Take the encoders that can be found again out of the content of a checkpoint, in place."""
-    for prefix, backbone in adapted_backbones(model):
+    for prefix, backbone in separable_backbones(model):
         names = {key: f"{prefix}encoder.{key}" for key in backbone.frozen_state()}
         current = {key: state["state_dict"][name] for key, name in names.items()}
         if backbone.origin is None or not is_as_loaded(backbone.origin, current):
@@ -55,18 +67,21 @@ def is_as_loaded(origin: Origin, state: Mapping[str, Tensor]) -> bool:
     return content_hash(state) == origin.loaded_hash
 
 
-def restore_encoders(content: Mapping[str, Any], backbones: Mapping[str, PEBackbone], path: str | Path) -> None:
+def restore_encoders(
+    content: Mapping[str, Any], backbones: Mapping[str, PEBackbone | TimmBackbone], path: str | Path
+) -> None:
     """Put the encoders that a checkpoint does without into its weights, in place.
 
     Args:
         content: Of the checkpoint.
-        backbones: Those with adapters of the model that is to be loaded, by the prefix of their names.
+        backbones: Those of `separable_backbones` of the model that is to be loaded, by the prefix of their names.
         path: Of the checkpoint, for messages.
 
     Raises:
         CheckpointError: The model has another encoder, or none from a file; or it has no adapters, but the checkpoint.
     """
-    if not backbones and any(map(is_adapter, content.get("state_dict", content))):
+    are_adapted = any(isinstance(backbone, PEBackbone) for backbone in backbones.values())
+    if not are_adapted and any(map(is_adapter, content.get("state_dict", content))):
         raise CheckpointError(
             f"{path}: holds adapters (LoRA), and the model of the config has none: give its backbone the lora of the "
             f"checkpoint's config, or merge them first: {merge_command(path)}"
@@ -75,7 +90,11 @@ def restore_encoders(content: Mapping[str, Any], backbones: Mapping[str, PEBackb
         backbone, source = backbones.get(prefix), record["source"]
         where = f"{prefix}weights"
         if backbone is None:
-            raise CheckpointError(f"{path}: holds adapters of {prefix}encoder, which the model does not have")
+            raise CheckpointError(
+                f"{path}: does without its encoder {prefix}encoder, which came from {source}, but the model of the "
+                "config has none there that is frozen or under adapters and comes from a file; set "
+                f"model.{where}={source}"
+            )
         if backbone.origin is None:
             raise CheckpointError(
                 f"{path}: does not hold its encoder, which came from {source}, and the config names none; set "
@@ -111,8 +130,8 @@ def encoder_records(content: Mapping[str, Any], path: str | Path) -> Mapping[str
 
 
 def find_sources_from_anywhere(model: Any) -> None:  # noqa: ANN401 - section of a config
-    """Make the paths of encoders under adapters absolute, in place: checkpoints do without these encoders."""
+    """Make the paths of encoders absolute, in place, where checkpoints do without these encoders."""
     for part in sections(model):
         source = part.get("weights")
-        if part.get("lora") is not None and isinstance(source, str) and Path(source).expanduser().exists():
+        if comes_from_its_file(part) and isinstance(source, str) and Path(source).expanduser().exists():
             part["weights"] = str(Path(source).expanduser().absolute())

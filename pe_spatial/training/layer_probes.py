@@ -13,6 +13,7 @@ from mmengine.registry import METRICS, MODELS
 from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 
+from pe_spatial.backbones.contract import build_backbone, with_statistics
 from pe_spatial.common.errors import ConfigError, UserError
 from pe_spatial.common.parts import ModalModel
 from pe_spatial.training.launch import train
@@ -92,7 +93,6 @@ class LayerProbes(ModalModel):
     def __init__(
         self, model: Mapping[str, Any], layers: Sequence[int], data_preprocessor: Mapping[str, Any] | None = None
     ) -> None:
-        super().__init__(data_preprocessor)
         backbone = model.get("backbone", {})
         if "layers" not in backbone or backbone.get("frozen") is not True:
             raise ConfigError(
@@ -100,8 +100,10 @@ class LayerProbes(ModalModel):
                 f"layers={backbone.get('layers')} and frozen={backbone.get('frozen')}; use a config with layers and "
                 f"frozen: true"
             )
+        encoder = build_backbone({**backbone, "layers": list(layers)}, type(self).__name__)
+        super().__init__(with_statistics(data_preprocessor, encoder))
         self.layers = tuple(layers)
-        self.encoder = MODELS.build({**backbone, "layers": list(layers)})
+        self.encoder = encoder
         self.shared = SharedEncoder(self.encoder)
         self.probes = nn.ModuleDict()
         for index, layer in enumerate(self.layers):

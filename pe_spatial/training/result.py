@@ -125,6 +125,8 @@ def model_name(model: nn.Module, settings: Mapping[str, Any]) -> str:
     """What a model is called in text: its `title`, or its class, and its encoder."""
     name = getattr(model, "title", type(model).__name__)
     try:
-        return f"{name} with encoder {get_variant(settings['backbone']['variant']).name}"
+        backbone = settings["backbone"]
+        encoder = backbone["model"] if backbone["type"] == "TimmBackbone" else get_variant(backbone["variant"]).name
+        return f"{name} with encoder {encoder}"
     except (KeyError, TypeError, UserError):
         return name

@@ -8,6 +8,8 @@ from mmengine.registry import MODELS
 from mmengine.structures import BaseDataElement, PixelData
 from torch import Tensor
 
+from pe_spatial.backbones.contract import build_backbone, grid_of, with_statistics
+from pe_spatial.backbones.token_blocks import token_blocks
 from pe_spatial.common.errors import OptionError
 from pe_spatial.common.parts import ModalModel, build_options
 from pe_spatial.segmentation.mask_decoder.criterion import Masks
@@ -32,7 +34,8 @@ class MaskDecoder(ModalModel, SemanticModel):
 
     Args:
         num_classes: K.
-        backbone: Config of a `PEBackbone` whose only map is that of the last block.
+        backbone: Config of a backbone whose only map is that of the last block, and whose blocks take more tokens; see
+            `pe_spatial.backbones.token_blocks`.
         things: Labels of countable classes, each object of which is a mask of its own; or a number n for the first n.
         outputs: What is predicted, of "semantic", "instance" and "panoptic".
         num_queries: Q; more than there are segments in an image.
@@ -70,7 +73,8 @@ class MaskDecoder(ModalModel, SemanticModel):
         window: Mapping[str, Any] | None = None,
         data_preprocessor: Mapping[str, Any] | None = None,
     ) -> None:
-        super().__init__(data_preprocessor)
+        module = build_backbone(backbone, self.title, maps=1, needs=("patch_size", "depth", "layers"))
+        super().__init__(with_statistics(data_preprocessor, module))
         if num_classes < 1:
             raise OptionError(f"num_classes is {num_classes}; a segmenter needs at least one class")
         self.num_classes = num_classes
@@ -78,15 +82,12 @@ class MaskDecoder(ModalModel, SemanticModel):
         self.outputs = tuple(outputs)
         self.window = None if window is None else build_options(check_window, window, "window")
         self._check_outputs()
-        self.backbone = MODELS.build(backbone)
-        self.stride = self.backbone.patch_size
-        encoder = self.backbone.encoder
-        if self.backbone.layers != (encoder.config.depth - 1,):
-            raise OptionError(
-                f"layers {self.backbone.layers} of the backbone: masks come from the last block alone, [-1]"
-            )
-        self.queries = QueryTokens(encoder, num_queries, num_blocks)
-        self.head = MaskHead(encoder.config.width, num_classes, self.backbone.patch_size)
+        self.backbone = module
+        self.stride = module.patch_size
+        if tuple(module.layers) != (module.depth - 1,):
+            raise OptionError(f"layers {module.layers} of the backbone: masks come from the last block alone, [-1]")
+        self.queries = QueryTokens(module, num_queries, num_blocks)
+        self.head = MaskHead(module.channels[0], num_classes, module.patch_size)
         self.criterion = MODELS.build({"type": "MaskCriterion", **(criterion or {})})
         self.least_score = least_score
         self.least_visible = least_visible
@@ -125,17 +126,17 @@ class MaskDecoder(ModalModel, SemanticModel):
 
     def _decode(self, inputs: Tensor) -> list[Masks]:
         """Predictions of the queries after the last block, and in training also before each of their blocks."""
-        encoder = self.backbone.encoder
-        grid = encoder.grid(inputs)
-        tokens = self.queries.join(encoder, inputs)
-        rope = self.queries.rope(encoder, grid, inputs.device)
+        blocks_of = token_blocks(self.backbone)
+        grid = grid_of(self.backbone, inputs)
+        tokens = self.queries.join(self.backbone, inputs)
+        places = self.queries.rope(self.backbone, grid, inputs.device)
         predictions = []
         for block, probability in enumerate(self.masking, start=self.queries.first):
             mask = None
             if self.training:
                 predictions.append(self.head(*self.queries.split(tokens, grid), grid))
                 mask = attention_mask(predictions[-1].logits, grid, tokens.shape[1], probability)
-            tokens = encoder.run_block(block, tokens, rope, mask=mask)
+            tokens = blocks_of.run(block, tokens, places, mask)
         return [*predictions, self.head(*self.queries.split(tokens, grid), grid)]
 
     def predict(self, inputs: Tensor, data_samples: Sequence[BaseDataElement]) -> list[BaseDataElement]:

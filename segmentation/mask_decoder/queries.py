@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pe_spatial.backbones.vit import VisionTransformer
+from pe_spatial.backbones.token_blocks import token_blocks
 from pe_spatial.common.errors import OptionError
 
 
@@ -17,7 +17,7 @@ class QueryTokens(nn.Module):
     place in the image: their rotary angle is 0, the identity.
 
     Args:
-        encoder: Whose blocks are used; it is not kept.
+        encoder: Whose blocks are used, or its backbone; see `pe_spatial.backbones.token_blocks`. It is not kept.
         count: Q.
         blocks: How many of the last blocks.
 
@@ -25,31 +25,30 @@ class QueryTokens(nn.Module):
         OptionError: No query; no block, or all; or windowed attention in one of the blocks.
     """
 
-    def __init__(self, encoder: VisionTransformer, count: int, blocks: int) -> None:
+    def __init__(self, encoder: nn.Module, count: int, blocks: int) -> None:
         super().__init__()
-        depth = encoder.config.depth
+        blocks_of = token_blocks(encoder)
+        depth = blocks_of.depth
         if count < 1:
             raise OptionError(f"num_queries {count} is not positive; EoMT uses 100 for semantic masks, 200 for objects")
         if not 0 < blocks < depth:
             raise OptionError(f"num_blocks {blocks} is not among 1 to {depth - 1}: the encoder has {depth} blocks")
-        if any(encoder.windowed[-blocks:]):
+        if any(blocks_of.is_windowed(block) for block in range(depth - blocks, depth)):
             raise OptionError(
                 f"one of the last {blocks} blocks attends in windows, where queries have no place; name these blocks "
                 "in the backbone's global_blocks"
             )
         self.count = count
         self.first = depth - blocks
-        self.tokens = nn.Parameter(torch.randn(count, encoder.config.width))
+        self.tokens = nn.Parameter(torch.randn(count, blocks_of.width))
 
-    def rope(self, encoder: VisionTransformer, grid: tuple[int, int], device: torch.device) -> Tensor:
-        """The rotary table [N, D/2, 2] of all tokens."""
-        table = encoder.rope(grid, device)
-        identity = table.new_tensor([1.0, 0.0]).expand(self.count, table.shape[1], 2)  # (cos, sin) of the angle 0
-        return torch.cat([identity, table])
+    def rope(self, encoder: nn.Module, grid: tuple[int, int], device: torch.device) -> Tensor | None:
+        """What the blocks need of the places of all tokens: a rotary table, where the encoder has one."""
+        return token_blocks(encoder).places(grid, self.count, device)
 
-    def join(self, encoder: VisionTransformer, inputs: Tensor) -> Tensor:
+    def join(self, encoder: nn.Module, inputs: Tensor) -> Tensor:
         """Tokens [B, N, C] before the first of the blocks."""
-        tokens = encoder.forward_features(inputs, [self.first - 1])[0]
+        tokens = token_blocks(encoder).before(inputs, self.first)
         queries = self.tokens.to(tokens.dtype).expand(len(tokens), -1, -1)
         return torch.cat([queries, tokens], dim=1)
 

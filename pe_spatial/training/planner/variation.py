@@ -11,6 +11,7 @@ from mmengine.registry import HOOKS, MODELS
 from torch import nn
 
 from pe_spatial.backbones import PEBackbone, get_variant
+from pe_spatial.backbones.contract import sketch
 from pe_spatial.backbones.vit import resolve_blocks
 from pe_spatial.common.errors import ConfigError
 from pe_spatial.training.config import drop_pretrained
@@ -178,7 +179,8 @@ def side_unit(settings: dict[str, Any], small: bool = False) -> int:
     """Pixels of which the sides of an image are multiples, so that patches and windows fit."""
     backbone = settings["backbone"]
     if backbone.get("type") != PEBackbone.__name__:
-        return int((settings.get("data_preprocessor") or {}).get("size_divisor", 32))
+        divisor = (settings.get("data_preprocessor") or {}).get("size_divisor")
+        return int(divisor or sketch(backbone).patch_size)
     patch = backbone.get("patch_size") or get_variant(backbone["variant"]).patch_size
     window = backbone.get("window") or 1
     return patch * (min(window, _SMALL_WINDOW) if small else window)

@@ -1,0 +1,124 @@
+"""What models ask of a backbone, asked once: when they are built.
+
+`pe_spatial.common.contracts.Backbone` is the contract. A model builds its backbone with `build_backbone`, its
+preprocessor with `with_statistics`, and learns what a config would build from `sketch`.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from mmengine.registry import MODELS
+from torch import Tensor, nn
+
+from pe_spatial.common.errors import ConfigError, OptionError, few
+
+_ATTRIBUTES = ("channels", "strides")  # what all models ask; patch_size and layer_of are asked by some
+_SAME = 1.0  # gray level; the official detectors round 127.5 to 127
+
+
+def build_backbone(
+    settings: Mapping[str, Any] | nn.Module, user: str, maps: int | None = None, needs: Sequence[str] = ()
+) -> Any:  # noqa: ANN401 - any registered backbone
+    """Build a backbone that a model can use.
+
+    Args:
+        settings: Of a registered backbone, or one that is built.
+        user: Who uses it, for messages.
+        maps: How many maps the user takes; None takes any number.
+        needs: Attributes that the user asks for besides channels and strides.
+
+    Raises:
+        ConfigError: It is no backbone.
+        OptionError: It gives another number of maps.
+    """
+    module = settings if isinstance(settings, nn.Module) else MODELS.build(dict(settings))
+    name = type(module).__name__
+    if missing := [attribute for attribute in (*_ATTRIBUTES, *needs) if not hasattr(module, attribute)]:
+        raise ConfigError(
+            f"{user} cannot use {name} as a backbone, which has no {few(missing, 4)}; a backbone of ours has them "
+            "(CONTRIBUTING.md, Contracts), such as PEBackbone and TimmBackbone"
+        )
+    if len(module.channels) != len(module.strides):
+        raise ConfigError(
+            f"{name} announces {len(module.channels)} channels {tuple(module.channels)} and {len(module.strides)} "
+            f"strides {tuple(module.strides)}; a backbone has one of each for every map"
+        )
+    if maps is not None and len(module.channels) != maps:
+        count = "one map" if maps == 1 else f"{maps} maps"
+        raise OptionError(
+            f"{user} takes {count}, but {name} gives {len(module.channels)} (layers "
+            f"{list(getattr(module, 'layers', ()))}); name as many in the layers of the backbone"
+        )
+    return module
+
+
+def with_statistics(settings: Mapping[str, Any] | None, backbone: Any) -> dict[str, Any] | None:  # noqa: ANN401
+    """The settings of a preprocessor, with the statistics that a backbone asks for.
+
+    Args:
+        settings: As in the config; None stays None.
+        backbone: If it has `mean` and `std` and not `free_statistics`, these take the place of values that the
+            settings leave out.
+
+    Raises:
+        ConfigError: The settings contradict the backbone: other statistics, or a size that is not whole patches.
+    """
+    if settings is None:
+        return None
+    found = dict(settings)
+    if not getattr(backbone, "free_statistics", True):
+        for key in ("mean", "std"):
+            own = [float(value) for value in getattr(backbone, key)]
+            stated = found.get(key)
+            if stated is None:
+                found[key] = own
+            elif len(stated) != len(own) or max(abs(a - b) for a, b in zip(stated, own, strict=True)) > _SAME:
+                raise ConfigError(
+                    f"data_preprocessor.{key} is {list(stated)}, but the encoder {getattr(backbone, 'model', '')} was "
+                    f"trained with {[round(value, 3) for value in own]}; leave {key} out of data_preprocessor, or name "
+                    "the encoder that goes with it"
+                )
+    divisor, patch = found.get("size_divisor", 1), getattr(backbone, "patch_size", 1)
+    if divisor > 1 and divisor % patch:
+        raise ConfigError(
+            f"data_preprocessor.size_divisor is {divisor}, but the encoder takes multiples of {patch}; set "
+            f"size_divisor: {patch}"
+        )
+    return found
+
+
+def grid_of(backbone: Any, x: Tensor) -> tuple[int, int]:  # noqa: ANN401 - any registered backbone
+    """Rows and columns of the cells of a backbone's first map of images [B, 3, H, W].
+
+    Raises:
+        OptionError: H or W is not a multiple of the patch size.
+    """
+    stride, patch = int(backbone.strides[0]), int(backbone.patch_size)
+    H, W = x.shape[-2:]
+    if H % patch or W % patch or min(H, W) < patch:
+        raise OptionError(
+            f"an image of {H} x {W} is not a multiple of the patch size {patch}; resize the images or pad them, for "
+            f"example with DensePreprocessor(size_divisor={patch})"
+        )
+    return H // stride, W // stride
+
+
+def sketch(settings: Mapping[str, Any], **changes: Any) -> Any:  # noqa: ANN401 - any registered backbone
+    """The backbone of a config without memory and without weights, to ask it what it is.
+
+    Args:
+        settings: Of a registered backbone.
+        **changes: Settings to replace.
+    """
+    unweighted = {"weights": None} if "weights" in settings else {}
+    with torch.device("meta"):
+        return build_backbone({**settings, **unweighted, **changes}, "a sketch")
+
+
+def comes_from_its_file(settings: Mapping[str, Any]) -> bool:
+    """Whether checkpoints do without the encoder of a section of a config, which is read from its file again."""
+    if not settings.get("weights"):
+        return False
+    is_foreign = settings.get("type") == "TimmBackbone" and settings.get("frozen") is True
+    return settings.get("lora") is not None or (is_foreign and not settings.get("in_checkpoint"))
