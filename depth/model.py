@@ -55,11 +55,11 @@ class DepthModel(ModalModel):
         self.metric = metric
         self.flip_test = flip_test
         self.tiling = None if tiling is None else build_options(DepthTiling, tiling, "tiling")
-        stride = max(self.backbone.strides)
-        if self.tiling is not None and any(side % stride for side in self.tiling.tile):
+        patch = self.backbone.patch_size
+        if self.tiling is not None and any(side % patch for side in self.tiling.tile):
             raise OptionError(
-                f"tile {self.tiling.tile} (H, W) is not a multiple of the patch size {stride}; use "
-                f"{tuple(side // stride * stride or stride for side in self.tiling.tile)}"
+                f"tile {self.tiling.tile} (H, W) is not a multiple of the patch size {patch}; use "
+                f"{tuple(side // patch * patch or patch for side in self.tiling.tile)}"
             )
 
     def raw(self, inputs: Tensor, data_samples: Sequence[BaseDataElement] | None = None) -> Tensor:
@@ -84,7 +84,7 @@ class DepthModel(ModalModel):
                 `depth_range`.
         """
         depth = self._depth_of_mirrors if self.flip_test else self.raw
-        batch = depth(inputs) if self.tiling is None else self.tiling(depth, inputs, max(self.backbone.strides))
+        batch = depth(inputs) if self.tiling is None else self.tiling(depth, inputs, self.backbone.patch_size)
         for sample, padded in zip(data_samples, batch, strict=True):
             sample.set_field(PixelData(data=unpad(sample, padded)), "pred_depth", dtype=PixelData)
             sample.set_metainfo(

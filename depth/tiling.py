@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pe_spatial.common.errors import OptionError
-from pe_spatial.common.windows import blend, even_starts, regions
+from pe_spatial.common.windows import blend, even_starts, regions, strided_starts
 
 Place = tuple[int, int]  # top, left
 Predict = Callable[[Tensor], Tensor]
@@ -24,15 +24,20 @@ class DepthTiling:
     Args:
         tile: (H, W) of a tile in pixels, multiples of the patch size.
         overlap: Share of a tile, above 0 and up to 0.5, that it has in common with its neighbor at least.
+        stride: (H, W) in pixels from one tile to the next, instead of `overlap`; the last one ends with the picture.
+            These are the windows of segmenters, so that both see the same tiles.
     """
 
-    def __init__(self, tile: Sequence[int], overlap: float = 0.25) -> None:
+    def __init__(self, tile: Sequence[int], overlap: float = 0.25, stride: Sequence[int] | None = None) -> None:
         if len(tile) != 2 or min(tile) < 1:
             raise OptionError(f"tile {list(tile)} is not (H, W) in pixels")
         if not 0 < overlap <= 0.5:
             raise OptionError(f"overlap {overlap} is not above 0 and at most 0.5 of a tile")
+        if stride is not None and (len(stride) != 2 or any(not 1 <= s < t for s, t in zip(stride, tile, strict=False))):
+            raise OptionError(f"stride {list(stride)} is not (H, W) in pixels, each below the tile {list(tile)}")
         self.tile = (int(tile[0]), int(tile[1]))
         self.overlap = overlap
+        self.stride = None if stride is None else (int(stride[0]), int(stride[1]))
 
     def __call__(self, predict: Predict, images: Tensor, multiple: int = 1) -> Tensor:
         """Depth of a batch.
@@ -49,7 +54,7 @@ class DepthTiling:
         if size[0] <= self.tile[0] and size[1] <= self.tile[1]:
             return predict(images)
         height, width = (min(t, s) for t, s in zip(self.tile, size, strict=True))
-        rows, columns = even_starts(size[0], height, self.overlap), even_starts(size[1], width, self.overlap)
+        rows, columns = self._starts(size, (height, width))
         places = [(y, x) for y in rows for x in columns]
         covered = regions(rows, columns, (height, width))
         tiles = [predict(images[(..., *region)]).float() for region in covered]
@@ -62,6 +67,12 @@ class DepthTiling:
             weight * tile * factor[:, None, None, None].to(tile) for tile, factor in zip(tiles, factors, strict=True)
         )
         return blend(zip(covered, weighted, strict=True), weight, size)
+
+    def _starts(self, size: Place, tile: Place) -> tuple[list[int], list[int]]:
+        """First rows and first columns of the tiles (h, w) of a picture (H, W)."""
+        if self.stride is not None:
+            return strided_starts(size[0], tile[0], self.stride[0]), strided_starts(size[1], tile[1], self.stride[1])
+        return even_starts(size[0], tile[0], self.overlap), even_starts(size[1], tile[1], self.overlap)
 
     def _whole(self, predict: Predict, images: Tensor, multiple: int) -> Tensor:
         """The depth of the reduced pictures, enlarged again, [B, 1, H, W]."""

@@ -11,9 +11,13 @@ if TYPE_CHECKING:  # `as` offers the names to type checkers
     from pe_spatial.backbones import PECore as PECore
     from pe_spatial.common.errors import UserError as UserError
     from pe_spatial.common.pictures import read_image as read_image
+    from pe_spatial.features import FeatureExtractor as FeatureExtractor
+    from pe_spatial.features import open_features as open_features
     from pe_spatial.inference.predictor import Predictor as Predictor
     from pe_spatial.inference.sample import PredictedSample as PredictedSample
+    from pe_spatial.inference.shared import SharedPredictor as SharedPredictor
     from pe_spatial.own.run import train as train
+    from pe_spatial.plm import PLMVision as PLMVision
     from pe_spatial.segmentation.predictor import SegmentationPredictor as SegmentationPredictor
     from pe_spatial.tracking.frames import open_frames as open_frames
     from pe_spatial.tracking.model import VideoTracker as VideoTracker
@@ -22,14 +26,18 @@ if TYPE_CHECKING:  # `as` offers the names to type checkers
 __version__ = "0.1.0"
 
 _MODULES = {
+    "FeatureExtractor": "pe_spatial.features",
     "PEBackbone": "pe_spatial.backbones",
     "PECore": "pe_spatial.backbones",
+    "PLMVision": "pe_spatial.plm",
     "PredictedSample": "pe_spatial.inference.sample",
     "Predictor": "pe_spatial.inference.predictor",
     "SegmentationPredictor": "pe_spatial.segmentation.predictor",
+    "SharedPredictor": "pe_spatial.inference.shared",
     "UserError": "pe_spatial.common.errors",
     "VideoTracker": "pe_spatial.tracking.model",
     "load_config": "pe_spatial.training.config",
+    "open_features": "pe_spatial.features",
     "open_frames": "pe_spatial.tracking.frames",
     "read_image": "pe_spatial.common.pictures",
     "train": "pe_spatial.own.run",

@@ -71,7 +71,7 @@ class SemanticSegmentor(EncoderDecoder, SemanticModel):
                 auxiliary_head = _head("auxiliary_head", auxiliary_head, maps, num_classes)
             self._init_auxiliary_head(auxiliary_head)
         self.window = None if window is None else build_options(check_window, window, "window")
-        self.stride = int(max(self.backbone.strides))
+        self.stride = self.backbone.patch_size
         self.train_cfg = self.test_cfg = None
 
     def score_map(self, inputs: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ LONGEST_FUNCTION = 60  # lines
 # the longest prefix decides
 COMMON_FLOOR = {"common"}
 FLOOR_1 = {"common", "backbones", "data", "visualization"}
-FLOOR_2 = {*FLOOR_1, "training", "inference", "doctor", "own"}
+FLOOR_2 = {*FLOOR_1, "training", "inference", "doctor", "own", "plm", "zero_shot", "features"}
 ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "": ({*FLOOR_2, *TASKS}, set()),  # the lazy names of pe_spatial itself
     "common": (set(), {"filelock", "rich"}),
@@ -43,9 +43,13 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "training.hub": ({*FLOOR_1, "training"}, {"huggingface_hub"}),
     "doctor": (FLOOR_1, set()),
     "inference": ({*FLOOR_1, "training"}, {"supervision"}),
+    "zero_shot": ({*FLOOR_1, "demo", "inference"}, {"open_clip"}),
     "integrations.transformers": ({"common", "backbones"}, {"transformers"}),
     "integrations": (set(), set()),
     "own": ({*FLOOR_1, "training", "inference", "doctor"}, set()),
+    "features": ({*FLOOR_1, "inference"}, set()),
+    "features.zarr_store": (COMMON_FLOOR, {"zarr"}),
+    "plm": ({"common", "backbones"}, set()),
     "alignment": (FLOOR_2, {"safetensors"}),
     "detection": (FLOOR_2, {"hotcoco"}),
     "detection.deta": (FLOOR_2, {"scipy"}),
@@ -61,7 +65,7 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "__main__": ({"commands"}, set()),
     "commands": (
         {*FLOOR_2, *TASKS, "alignment", "demo", "configs", "__version__"},
-        {"rich", "timm", "mmseg", "cv2", "sam2"},
+        {"rich", "timm", "mmseg", "cv2", "sam2", "open_clip"},
     ),
 }
 

@@ -64,7 +64,7 @@ def tracker_of_layers(config: Config, layers: Sequence[int], device: str) -> Vid
 
 def _score_video(tracker: VideoTracker, record: Mapping[str, Any], advance: Callable[[str], None]) -> list[VideoScore]:
     """Scores of one video, one per map of the tracker's backbone."""
-    count = len(tracker.backbone.channels)  # type: ignore[arg-type]
+    count = len(tracker.backbone.channels)
     own = tracker.labels
     trackers = [LabelTracker(own.propagation, own.decoding, own.memory.recent) for _ in range(count)]
     scores = [open_score(record) for _ in range(count)]

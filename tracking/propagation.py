@@ -13,7 +13,6 @@ Letters: h, w rows and columns of tokens; S context frames; C channels; M labels
 """
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -21,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pe_spatial.common.errors import OptionError, require_choice
+from pe_spatial.common.windows import Region, tiles
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,8 @@ def match(
     similarity = query.new_full((groups, h, w, propagation.topk), -math.inf, dtype=torch.float32)
     index = torch.zeros(groups, h, w, propagation.topk, dtype=torch.int64, device=query.device)
     buffer = query.new_empty(0)
-    for rows, columns, key_rows, key_columns in _tiles(h, w, tile, propagation.radius):
+    reach = max(h, w) if propagation.radius is None else int(propagation.radius)
+    for (rows, columns), (key_rows, key_columns) in tiles(h, w, tile, reach):
         queries = query[rows, columns].flatten(0, 1).T.contiguous()  # [C, q]
         region = keys[key_rows, key_columns].flatten(1, 2)  # [y, x * S, C], a view
         shape = (*region.shape[:2], queries.shape[1])
@@ -118,7 +119,7 @@ def match(
         affinity = buffer[: math.prod(shape)].view(shape)  # [y, x * S, q]
         torch.bmm(region, queries.expand(len(region), -1, -1), out=affinity)
         if outside is not None:
-            cut = _cut(outside, tile, (rows, columns, key_rows, key_columns))  # [y, x, q]
+            cut = _cut(outside, tile, (rows, columns), (key_rows, key_columns))  # [y, x, q]
             affinity.unflatten(1, (-1, slots)).add_(cut[:, :, None])
         values, y, x_slot = _largest(affinity, slots, excluded, propagation.topk)  # [G, q, k]
         x, slot = key_columns.start + x_slot // slots, x_slot % slots
@@ -146,20 +147,6 @@ def blend(similarity: Tensor, index: Tensor, labels: Tensor, temperature: float)
     return (weights[..., None] * chosen).sum(dim=-2)
 
 
-Tile = tuple[slice, slice, slice, slice]
-
-
-def _tiles(h: int, w: int, tile: int, radius: float | None) -> Iterator[Tile]:
-    """Rows and columns of every tile of queries, and those of the keys in the joint neighborhood of its queries."""
-    reach = max(h, w) if radius is None else int(radius)
-    for top in range(0, h, tile):
-        for left in range(0, w, tile):
-            bottom, right = min(top + tile, h), min(left + tile, w)
-            key_rows = slice(max(top - reach, 0), min(bottom + reach, h))
-            key_columns = slice(max(left - reach, 0), min(right + reach, w))
-            yield slice(top, bottom), slice(left, right), key_rows, key_columns
-
-
 def _outside(propagation: Propagation, tile: int, query: Tensor) -> Tensor | None:
     """What to add to an affinity: -inf outside the neighborhood of a query, 0 inside; None if all is inside.
 
@@ -180,9 +167,9 @@ def _outside(propagation: Propagation, tile: int, query: Tensor) -> Tensor | Non
     return query.new_zeros(inside.shape).masked_fill_(~inside, -math.inf)
 
 
-def _cut(outside: Tensor, tile: int, where: Tile) -> Tensor:
+def _cut(outside: Tensor, tile: int, queries: Region, keys: Region) -> Tensor:
     """The part of `outside` for a tile at its place in the frame: [y, x, q]."""
-    rows, columns, key_rows, key_columns = where
+    (rows, columns), (key_rows, key_columns) = queries, keys
     reach = (outside.shape[0] - tile) // 2
     top, left = key_rows.start - rows.start + reach, key_columns.start - columns.start + reach
     part = outside[top : top + key_rows.stop - key_rows.start, left : left + key_columns.stop - key_columns.start]

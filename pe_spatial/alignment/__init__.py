@@ -3,4 +3,4 @@
 Importing this package registers its names with mmengine.
 """
 
-from pe_spatial.alignment import hooks, loading, model, sam_teacher, teachers, transforms
+from pe_spatial.alignment import hooks, loading, model, sam_teacher, teachers, transforms, upsampler

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from mmengine.dist import broadcast_object_list, is_main_process
-from mmengine.hooks import Hook
+from mmengine.hooks import EMAHook, Hook
 from mmengine.registry import DATASETS, HOOKS, METRICS, MODELS
 from mmengine.runner import Runner
 from torch import Tensor, nn
@@ -102,8 +102,9 @@ class StudentExportHook(Hook):
         self.name = name
 
     def after_train(self, runner: Runner) -> None:
-        """Write."""
-        state = student_state(_model(runner))
+        """Write; where weights are averaged, the average, as checkpoints hold it."""
+        averaged = [hook.ema_model.module for hook in runner.hooks if isinstance(hook, EMAHook)]
+        state = student_state(averaged[0] if averaged else _model(runner))
         if is_main_process():
             path = Path(runner.work_dir) / self.name
             write_tensor_file(state, path)

@@ -20,6 +20,7 @@ from pe_spatial.alignment.losses import locality_loss, semantic_loss, target_sim
 from pe_spatial.alignment.teachers import Teacher
 from pe_spatial.backbones import PEBackbone
 from pe_spatial.backbones.contract import build_backbone, grid_of, with_statistics
+from pe_spatial.backbones.fine_maps import require_patches
 from pe_spatial.common.errors import ConfigError, require_choice, suggest
 from pe_spatial.common.parts import ModalModel
 from pe_spatial.training.explanation import ExplainedMetric, Measure
@@ -100,10 +101,11 @@ class SpatialAlignment(ModalModel):
         self.student = module
         # a number that is not defined: only the attention of our own encoders can be watched
         self._unwatched = 0.0 if isinstance(module, PEBackbone) else float("nan")
+        require_patches(module, type(self).__name__)
         self.semantic = None if semantic is None else SemanticOptions(**semantic)
         self.locality = None if locality is None else LocalityOptions(**locality)
         _check_names(teachers, self.semantic, self.locality)
-        self._teachers = {name: MODELS.build(dict(teacher)).train() for name, teacher in teachers.items()}
+        self._teachers = _Shared((name, MODELS.build(dict(teacher)).train()) for name, teacher in teachers.items())
         self.projection = self._build_projection()
         require_choice("fill", fill, ("zero", "mean", "learned"))
         self.fill = fill
@@ -226,6 +228,13 @@ class SpatialAlignment(ModalModel):
         return super()._apply(fn, recurse)
 
 
+class _Shared(dict[str, Teacher]):
+    """Teachers that a copy of the model, such as its moving average, has in common with it: they never change."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Shared:
+        return self
+
+
 @METRICS.register_module()
 class AlignmentMetric(ExplainedMetric):
     """Means over images of what `SpatialAlignment` finds in mode "predict", with nothing hidden.
@@ -237,6 +246,7 @@ class AlignmentMetric(ExplainedMetric):
     """
 
     default_prefix = "align"
+    headline = ("semantic_cosine", "locality_agreement")
     measures: ClassVar[dict[str, Measure]] = {
         "semantic_cosine": Measure("semantic cosine", "mean cosine between tokens of student and teacher"),
         "locality_error": Measure(

@@ -84,6 +84,8 @@ class EncoderTeacher(Teacher):
     """
 
     default_layer: int | float = -1
+    scale: Tensor
+    shift: Tensor
 
     def __init__(
         self,

@@ -32,7 +32,7 @@ def build_backbone(
         ConfigError: It is no backbone.
         OptionError: It gives another number of maps.
     """
-    module = settings if isinstance(settings, nn.Module) else MODELS.build(dict(settings))
+    module: Any = settings if isinstance(settings, nn.Module) else MODELS.build(dict(settings))
     name = type(module).__name__
     if missing := [attribute for attribute in (*_ATTRIBUTES, *needs) if not hasattr(module, attribute)]:
         raise ConfigError(
@@ -89,29 +89,29 @@ def with_statistics(settings: Mapping[str, Any] | None, backbone: Any) -> dict[s
 
 
 def grid_of(backbone: Any, x: Tensor) -> tuple[int, int]:  # noqa: ANN401 - any registered backbone
-    """Rows and columns of the cells of a backbone's first map of images [B, 3, H, W].
+    """Rows and columns of the patches of images [B, 3, H, W].
 
     Raises:
         OptionError: H or W is not a multiple of the patch size.
     """
-    stride, patch = int(backbone.strides[0]), int(backbone.patch_size)
+    patch = int(backbone.patch_size)
     H, W = x.shape[-2:]
     if H % patch or W % patch or min(H, W) < patch:
         raise OptionError(
             f"an image of {H} x {W} is not a multiple of the patch size {patch}; resize the images or pad them, for "
             f"example with DensePreprocessor(size_divisor={patch})"
         )
-    return H // stride, W // stride
+    return H // patch, W // patch
 
 
 def sketch(settings: Mapping[str, Any], **changes: Any) -> Any:  # noqa: ANN401 - any registered backbone
-    """The backbone of a config without memory and without weights, to ask it what it is.
+    """The backbone of a config without memory, weights and upsampling, to ask it what it is.
 
     Args:
         settings: Of a registered backbone.
         **changes: Settings to replace.
     """
-    unweighted = {"weights": None} if "weights" in settings else {}
+    unweighted = {key: value for key, value in (("weights", None), ("upsampling", "bilinear")) if key in settings}
     with torch.device("meta"):
         return build_backbone({**settings, **unweighted, **changes}, "a sketch")
 

@@ -11,7 +11,9 @@ from mmengine.logging import print_log
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
+from pe_spatial.backbones.fine_maps import Upsampling, add_upsampler
 from pe_spatial.backbones.lora import LoraOptions, add_adapters, is_adapter, merge_adapters
+from pe_spatial.backbones.upsampling import Interpolation
 from pe_spatial.backbones.variants import EncoderConfig, get_variant
 from pe_spatial.backbones.vit import VisionTransformer, resolve_blocks
 from pe_spatial.common.errors import OptionError
@@ -46,9 +48,11 @@ class PEBackbone(nn.Module):
         lora: Fields of `LoraOptions`, such as `{rank: 8}`: everything is frozen, and adapters on the matrices of the
             blocks, up to the last one of `layers`, are trained in its place. Like all matrices they are subject to
             weight decay, which draws the encoder back to its weights. None trains the encoder itself.
-        weights: An official name or a file; None draws random weights.
+        weights: An official name, a file, an index of shards, or a folder with one of these; None draws random weights.
         adapt: How the weights may differ from the variant, for training them further: `layer_scale`, `positions`;
             see `pe_spatial.backbones.weights.load_state_dict`.
+        upsampling: `bilinear` leaves the maps at the stride of the patches; `{type: joint_bilateral, stride: 4}` and
+            others make them finer; see `pe_spatial.backbones.fine_maps.build_upsampler`.
 
     Attributes:
         channels: Channels of every map.
@@ -87,6 +91,7 @@ class PEBackbone(nn.Module):
         lora: Mapping[str, Any] | None = None,
         weights: str | None = None,
         adapt: Sequence[str] = (),
+        upsampling: Upsampling = "bilinear",
     ) -> None:
         super().__init__()
         self.lora = None if lora is None else build_options(LoraOptions, lora, "lora")
@@ -115,26 +120,23 @@ class PEBackbone(nn.Module):
 
             print_log(f"Encoder weights: {load_weights(self.encoder, weights, adapt)}", "current")
             self.origin = None if self.lora is None else origin_of(weights, self.encoder.state_dict())
-        self.config = config
-        self.patch_size = config.patch_size
+        self.config, self.patch_size = config, config.patch_size
         self.depth, self.image_size = config.depth, config.image_size
-        self.layers = tuple(resolve_blocks(layers, self.config.depth))
-        if not self.layers:
-            raise OptionError("layers is empty; name at least one block, for example [-1] for the last")
+        self.upsampler: Interpolation | None = None
+        self.select_layers(layers)
         self.norm = norm
-        self.channels = (self.config.width,) * len(self.layers)
-        self.strides = (self.patch_size,) * len(self.layers)
         self.num_layers = self.config.depth + 1
         self.frozen_layers = _count_frozen(frozen, self.num_layers)
         if self.lora is not None:
             add_adapters(self.encoder.transformer.resblocks[: max(self.layers) + 1], self.lora)
         self.fix_parameters()
+        add_upsampler(self, upsampling)
         self.train()
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Map normalized images [B, 3, H, W] to one [B, C, h, w] for every entry of `layers`.
+        """Map normalized images [B, 3, H, W] to one [B, C, H / stride, W / stride] for every entry of `layers`.
 
-        The maps are views of tokens (memory order B, h, w, C).
+        The memory order of the maps is B, h, w, C; without upsampling they are views of tokens.
 
         Raises:
             OptionError: H or W is not a multiple of the patch size.
@@ -142,7 +144,50 @@ class PEBackbone(nn.Module):
         grid = self.encoder.grid(x)
         tokens = self.encoder.forward_features(x, self.layers, self.norm)
         skip = int(self.encoder.has_cls)
-        return tuple(t[:, skip:].transpose(1, 2).unflatten(2, grid) for t in tokens)
+        maps = tuple(t[:, skip:].transpose(1, 2).unflatten(2, grid) for t in tokens)
+        return maps if self.upsampler is None else self.upsampler(x, maps)
+
+    def select_layers(self, layers: Sequence[int]) -> None:
+        """Return the maps of other blocks from now on; which parameters are trained stays as it is.
+
+        Args:
+            layers: Blocks from 0, or from the end if negative.
+
+        Raises:
+            OptionError: No block, or one that does not exist.
+        """
+        self.layers = tuple(resolve_blocks(layers, self.config.depth))
+        if not self.layers:
+            raise OptionError("layers is empty; name at least one block, for example [-1] for the last")
+        self.channels = (self.config.width,) * len(self.layers)
+        stride = self.patch_size if self.upsampler is None else self.upsampler.stride
+        self.strides = (stride,) * len(self.layers)
+
+    @property
+    def pools(self) -> tuple[str, ...]:
+        """What the encoder has, besides the mean of a map, to stand for a whole image: `cls`, `attention`."""
+        has_pooling = self.encoder.attn_pool is not None
+        return ("cls",) * self.encoder.has_cls + ("attention",) * has_pooling
+
+    def class_tokens(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Map images [B, 3, H, W] to the class token [B, C] after every entry of `layers`.
+
+        Raises:
+            OptionError: The encoder has none; or as of `forward`.
+        """
+        if "cls" not in self.pools:
+            raise OptionError(f"{self.config.name} has no class token here (windows leave it out)")
+        return tuple(tokens[:, 0] for tokens in self.encoder.forward_features(x, self.layers, self.norm))
+
+    def attention_pooled(self, x: Tensor) -> Tensor:
+        """Map images [B, 3, H, W] to PE-Core's own embedding [B, D]: pooled by attention, and projected.
+
+        Raises:
+            OptionError: The encoder has no such pooling; or as of `forward`.
+        """
+        if "attention" not in self.pools:
+            raise OptionError(f"{self.config.name} has no attention pooling; the encoders PE-Core have")
+        return self.encoder(x)
 
     def layer_of(self, parameter_name: str) -> int:
         """Return the layer of a parameter for layer-wise decay: 0 for embeddings, 1 to depth for blocks.
@@ -164,6 +209,8 @@ class PEBackbone(nn.Module):
                 return self.config.depth
             if part == "transformer":
                 return int(rest.split(".")[1]) + 1
+        if prefix == "upsampler":
+            return self.config.depth
         raise KeyError(f"{parameter_name!r} is not a parameter of PEBackbone; names begin with 'encoder.'")
 
     def frozen_state(self) -> dict[str, Tensor]:
@@ -193,7 +240,7 @@ class PEBackbone(nn.Module):
         if not self.encoder.has_cls:
             unused.add("class_embedding")
         last = max(self.layers) + 1
-        for name, parameter in self.named_parameters():
+        for name, parameter in self.encoder.named_parameters(prefix="encoder"):
             layer = self.layer_of(name)
             if self.lora is not None:
                 parameter.requires_grad_(is_adapter(name))

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from pe_spatial.backbones.timm_models import names_of_timm, require_known
 from pe_spatial.backbones.variants import VARIANTS
 from pe_spatial.common.errors import MissingPackage, UnknownName, few, suggest
 
@@ -24,18 +25,20 @@ def named_encoder(name: str, weights: str | None) -> dict[str, Any]:
     source = None if weights == "none" else weights
     if name in VARIANTS:
         return {"type": "PEBackbone", "variant": name, "weights": name if weights is None else source}
-    from pe_spatial.backbones.timm_models import require_known
-
+    model = name.removeprefix(TIMM)
     try:
-        require_known(name.removeprefix(TIMM))
-    except MissingPackage as error:
-        if name.startswith(TIMM):
+        require_known(model)
+    except (UnknownName, MissingPackage):
+        if name.startswith(TIMM) or model.partition(".")[0] in names_of_timm():
             raise
-        raise MissingPackage(
-            f"{name!r} is none of the released encoders ({few(VARIANTS, 2)}; {suggest(name, VARIANTS)}); {error}"
-        ) from error
-    except UnknownName as error:
-        if name.startswith(TIMM):
-            raise
-        raise UnknownName(f"no released encoder is called {name!r} ({suggest(name, VARIANTS)}), and {error}") from error
-    return {"type": "TimmBackbone", "model": name.removeprefix(TIMM), "weights": source}
+        raise UnknownName(f"no encoder is called {name!r}; {nearest_encoder(name)}") from None
+    return {"type": "TimmBackbone", "model": model, "weights": source}
+
+
+def nearest_encoder(name: str) -> str:
+    """What may be meant by a name that no encoder has, for messages."""
+    for choices in (VARIANTS, names_of_timm()):
+        if "did you mean" in (hint := suggest(name, choices)):
+            return hint
+    theirs = "timm.list_models() names timm's" if names_of_timm() else "pip install 'pe_spatial[timm]' adds timm's"
+    return f"released are {few(VARIANTS, 4)}; {theirs}"

@@ -10,8 +10,10 @@ from mmengine.logging import print_log
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
+from pe_spatial.backbones.fine_maps import Upsampling, add_upsampler
 from pe_spatial.backbones.timm_models import (
     POSITION_MODES,
+    TimmModel,
     build_model,
     features_of,
     import_timm,
@@ -21,6 +23,7 @@ from pe_spatial.backbones.timm_models import (
     study_maps,
 )
 from pe_spatial.backbones.timm_weights import load_timm_weights
+from pe_spatial.backbones.upsampling import Interpolation
 from pe_spatial.backbones.vit import resolve_blocks
 from pe_spatial.common.errors import OptionError, require_choice
 
@@ -49,6 +52,8 @@ class TimmBackbone(nn.Module):
         in_checkpoint: Whether checkpoints hold a frozen encoder that came from a file. False stores the hash of the
             file and its path alone; it is read from there again.
         options: More arguments of timm's model, such as `{patch_size: 16}`.
+        upsampling: `bilinear` leaves the maps as they are; for finer ones see
+            `pe_spatial.backbones.fine_maps.build_upsampler`.
 
     Attributes:
         channels: Channels of every map.
@@ -84,14 +89,17 @@ class TimmBackbone(nn.Module):
         weights: str | None = None,
         in_checkpoint: bool = False,
         options: Mapping[str, Any] | None = None,
+        upsampling: Upsampling = "bilinear",
     ) -> None:
         super().__init__()
         require_choice("pos_embed", pos_embed, POSITION_MODES)
-        settings = (model, img_size, drop_path, options or {})
         self.model = model
         self.norm = norm
-        self.encoder = build_model(*settings)
-        self._choose(layers, settings)
+        self.pos_embed = pos_embed
+        self.upsampler: Interpolation | None = None
+        self._arguments = (model, img_size, drop_path, options or {})
+        self.encoder: TimmModel = build_model(*self._arguments)
+        self.select_layers(layers)
         if pos_embed == "bicubic":
             resize_positions_plainly(self.encoder)
         if checkpointing:
@@ -103,10 +111,18 @@ class TimmBackbone(nn.Module):
             self.origin = origin if frozen is True and not in_checkpoint else None
         self.frozen_layers = self._count_frozen(frozen)
         self._fix_parameters()
+        add_upsampler(self, upsampling)
         self.train()
 
-    def _choose(self, layers: Sequence[int], settings: tuple[Any, ...]) -> None:
-        """Set everything that follows from the model and the layers."""
+    def select_layers(self, layers: Sequence[int]) -> None:
+        """Return the maps of other features from now on; which parameters are trained stays as it is.
+
+        Args:
+            layers: From 0, or from the end if negative.
+
+        Raises:
+            OptionError: No feature, one that does not exist, or one that is no map.
+        """
         features = features_of(self.model, self.encoder)
         self.depth = len(features)
         self.layers = tuple(resolve_blocks(layers, self.depth))
@@ -114,19 +130,31 @@ class TimmBackbone(nn.Module):
             raise OptionError("layers is empty; name at least one, for example [-1] for the last")
         width = "num_chs_norm" if self.norm else "num_chs"
         sizes = [(int(each.get(width, each["num_chs"])), int(each["reduction"])) for each in features]
-        self._order = sorted(set(self.layers))
+        order = sorted(set(self.layers))
         with torch.device("meta"):
-            sketch = build_model(*settings)
-        taken = [sizes[layer] for layer in self._order]
-        self._used = study_maps(self.model, sketch, self._order, self.norm, taken)
+            sketch = build_model(*self._arguments)
+        taken = [sizes[layer] for layer in order]
+        self._used = study_maps(self.model, sketch, order, self.norm, taken)
         self.channels = tuple(sizes[layer][0] for layer in self.layers)
         self.strides = tuple(sizes[layer][1] for layer in self.layers)
         self.patch_size = max(self.strides)
+        if self.upsampler is not None:
+            self.strides = (self.upsampler.stride,) * len(self.strides)
         self.image_size = max(min(native_size(self.encoder)) // self.patch_size, 1) * self.patch_size
         statistics = self.encoder.pretrained_cfg
         self.mean, self.std = (tuple(255 * value for value in statistics[key]) for key in ("mean", "std"))
         self._layer_of, self._ends = _layers(self.encoder, features)
         self.num_layers = self._ends[-1] + 1
+
+    def settings(self) -> dict[str, Any]:
+        """What the maps depend on besides weights and layers."""
+        model, img_size, _, options = self._arguments
+        size = {} if img_size is None else {"img_size": img_size}
+        return (
+            {"type": type(self).__name__, "model": model, "norm": self.norm, "pos_embed": self.pos_embed}
+            | size
+            | ({"options": dict(options)} if options else {})
+        )
 
     def _recompute(self) -> None:
         from timm.layers import set_reentrant_ckpt
@@ -150,8 +178,9 @@ class TimmBackbone(nn.Module):
                 f"an image of {H} x {W} is not a multiple of {self.patch_size}, as {self.model} needs it; resize the "
                 f"images or pad them, for example with DensePreprocessor(size_divisor={self.patch_size})"
             )
+        order = sorted(set(self.layers))
         try:
-            maps = intermediates(self.encoder, x, self._order, self.norm)
+            maps = intermediates(self.encoder, x, order, self.norm)
         except (AssertionError, RuntimeError, ValueError) as error:
             if isinstance(error, torch.OutOfMemoryError) or native_size(self.encoder) == (H, W):
                 raise
@@ -160,7 +189,8 @@ class TimmBackbone(nn.Module):
                 f"{self.model} was built for images of {native} and does not take {H} x {W} ({error}); resize the "
                 f"images, or set img_size: [{H}, {W}]"
             ) from error
-        return tuple(maps[self._order.index(layer)] for layer in self.layers)
+        chosen = tuple(maps[order.index(layer)] for layer in self.layers)
+        return chosen if self.upsampler is None else self.upsampler(x, chosen)
 
     def layer_of(self, parameter_name: str) -> int:
         """Return the layer of a parameter for layer-wise decay, 0 for the embeddings, as timm groups them.
@@ -174,6 +204,8 @@ class TimmBackbone(nn.Module):
             KeyError: The name is none of this module's.
         """
         prefix, _, name = parameter_name.partition(".")
+        if prefix == "upsampler":
+            return self._ends[-1]
         if prefix != "encoder" or name not in self._layer_of:
             raise KeyError(f"{parameter_name!r} is not a parameter of TimmBackbone; names begin with 'encoder.'")
         return min(self._layer_of[name], self._ends[-1])
@@ -185,7 +217,7 @@ class TimmBackbone(nn.Module):
     def drop_unused(self) -> None:
         """Free what comes after the last of `layers`; checkpoints of others do not fit any more."""
         if hasattr(self.encoder, "prune_intermediate_layers"):
-            self.encoder.prune_intermediate_layers(self._order, prune_norm=not self.norm, prune_head=True)
+            self.encoder.prune_intermediate_layers(sorted(set(self.layers)), prune_norm=not self.norm, prune_head=True)
 
     def train(self, mode: bool = True) -> TimmBackbone:
         """Switch training mode; what is frozen stays in evaluation mode."""
@@ -212,7 +244,7 @@ class TimmBackbone(nn.Module):
                 parameter.requires_grad_(False)
 
 
-def _layers(model: nn.Module, features: Sequence[Mapping[str, Any]]) -> tuple[dict[str, int], list[int]]:
+def _layers(model: TimmModel, features: Sequence[Mapping[str, Any]]) -> tuple[dict[str, int], list[int]]:
     """The layer of every parameter for layer-wise decay, as timm groups them, and the last layer of every feature."""
     if hasattr(model, "group_matcher"):
         group = import_timm().models.group_parameters

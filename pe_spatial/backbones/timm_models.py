@@ -9,12 +9,14 @@ from types import FunctionType, MethodType
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pe_spatial.common.errors import MissingPackage, OptionError, UnknownName, suggest
 
 if TYPE_CHECKING:
     from types import ModuleType
+
+TimmModel = Any  # a module; its attributes, of many kinds, are those of timm's models
 
 # arguments of timm's models that options of ours decide
 _OURS = {
@@ -41,6 +43,14 @@ def import_timm() -> ModuleType:
     return timm
 
 
+def names_of_timm() -> list[str]:
+    """Names of all models of timm; none where it is not installed."""
+    try:
+        return list(import_timm().list_models())
+    except MissingPackage:
+        return []
+
+
 def require_known(name: str) -> None:
     """Refuse a name that is none of timm's.
 
@@ -54,7 +64,8 @@ def require_known(name: str) -> None:
     architecture, _, tag = name.partition(".")
     known = timm.list_models()
     if architecture not in known:
-        near = suggest(architecture, known) if architecture else "give a name"
+        near = suggest(architecture, known)
+        near = near if "did you mean" in near else "timm.list_models() names them"
         raise UnknownName(f"timm {timm.__version__} has no model {architecture!r}; {near}")
     tags = [each.partition(".")[2] for each in timm.list_pretrained(architecture + ".*")]
     if tag and tag not in tags:
@@ -63,7 +74,7 @@ def require_known(name: str) -> None:
 
 def build_model(
     name: str, img_size: int | Sequence[int] | None, drop_path: float, options: Mapping[str, Any]
-) -> nn.Module:
+) -> TimmModel:
     """Build a model of timm with random weights; it takes other sizes than its own wherever timm lets it.
 
     Args:
@@ -114,7 +125,7 @@ POSITION_MODES = ("antialiased", "bicubic")
 _RESIZERS = {"resample_abs_pos_embed", "resample_abs_pos_embed_nhwc"}
 
 
-def resize_positions_plainly(model: nn.Module) -> None:
+def resize_positions_plainly(model: TimmModel) -> None:
     """Let a model resize its table of positions by plain bicubic interpolation, where timm adds antialiasing.
 
     The methods of this one model that call timm's function get one that leaves the antialiasing out. torch takes the
@@ -139,7 +150,7 @@ def resize_positions_plainly(model: nn.Module) -> None:
 
 
 # --- features ---------------------------------------------------------------------------------------------------------
-def features_of(name: str, model: nn.Module) -> list[dict[str, Any]]:
+def features_of(name: str, model: TimmModel) -> list[dict[str, Any]]:
     """Timm's description of the features of a model: where they are, their channels and their reduction.
 
     Raises:
@@ -151,7 +162,7 @@ def features_of(name: str, model: nn.Module) -> list[dict[str, Any]]:
     return list(getattr(info, "info", info))
 
 
-def native_size(model: nn.Module) -> tuple[int, int]:
+def native_size(model: TimmModel) -> tuple[int, int]:
     """(H, W) of the images that a model was made for."""
     patches = getattr(model, "patch_embed", None)
     size = getattr(patches, "img_size", None) or model.pretrained_cfg["input_size"][-2:]
@@ -159,7 +170,7 @@ def native_size(model: nn.Module) -> tuple[int, int]:
     return int(height), int(width)
 
 
-def intermediates(model: nn.Module, x: Tensor, layers: Sequence[int], norm: bool) -> list[Tensor]:
+def intermediates(model: TimmModel, x: Tensor, layers: Sequence[int], norm: bool) -> list[Tensor]:
     """What timm returns for the features `layers`, in ascending order and without what comes after the last."""
     taken = {
         "indices": list(layers),
@@ -173,7 +184,7 @@ def intermediates(model: nn.Module, x: Tensor, layers: Sequence[int], norm: bool
 
 
 def study_maps(
-    name: str, sketch: nn.Module, layers: Sequence[int], norm: bool, expected: Sequence[tuple[int, int]]
+    name: str, sketch: TimmModel, layers: Sequence[int], norm: bool, expected: Sequence[tuple[int, int]]
 ) -> set[str]:
     """Names of the parameters that features depend on; refuses features that are no maps, or others than announced.
 
@@ -193,7 +204,7 @@ def study_maps(
     try:
         with torch.inference_mode(False), torch.enable_grad():
             maps = intermediates(sketch, torch.empty(1, 3, H, W, device="meta"), layers, norm)
-            gradients = torch.autograd.grad(sum(found.sum() for found in maps), parameters, allow_unused=True)
+            gradients = torch.autograd.grad([found.sum() for found in maps], parameters, allow_unused=True)
     except (AssertionError, RuntimeError, ValueError, TypeError, AttributeError, IndexError) as error:
         raise OptionError(f"{name}: timm gives no maps of its features {list(layers)} ({error})") from error
     for layer, found, (channels, reduction) in zip(layers, maps, expected, strict=True):

@@ -7,20 +7,21 @@ import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from pe_spatial.backbones.weights.layouts import unwrap
+from pe_spatial.backbones.timm_models import TimmModel
+from pe_spatial.backbones.weights.content import Checkpoint
 from pe_spatial.backbones.weights.loading import Origin
 from pe_spatial.backbones.weights.source import find
 from pe_spatial.common.errors import few
 from pe_spatial.common.integrity import content_hash
-from pe_spatial.common.tensors import Misfit, WeightsError, read_tensor_file, require_finite, shapes_of
+from pe_spatial.common.tensors import Misfit, WeightsError, require_finite, shapes_of
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 
-def load_timm_weights(model: nn.Module, source: str | Path, antialias: bool) -> tuple[str, Origin]:
+def load_timm_weights(model: TimmModel, source: str | Path, antialias: bool) -> tuple[str, Origin]:
     """Put weights into a model of timm; nothing is fetched, and no file can run code.
 
     Args:
@@ -36,8 +37,8 @@ def load_timm_weights(model: nn.Module, source: str | Path, antialias: bool) -> 
         WeightsError: It cannot be read, holds another model, or holds NaN or Inf.
     """
     path = find(source)
-    content = read_tensor_file(path)
-    tensors = unwrap(content)[0] or dict(content)
+    checkpoint = Checkpoint(path)
+    tensors: Mapping[str, Any] = checkpoint.read(checkpoint.keys)
     file_hash = content_hash(tensors)
     tensors, ignored = _inside(tensors, model)
     tensors = _renamed(path, tensors, model, antialias)
@@ -56,7 +57,7 @@ def load_timm_weights(model: nn.Module, source: str | Path, antialias: bool) -> 
     return (f"{text}; ignored: {few(ignored)}" if ignored else text), origin
 
 
-def _inside(tensors: Mapping[str, Any], model: nn.Module) -> tuple[dict[str, Any], list[str]]:
+def _inside(tensors: Mapping[str, Any], model: TimmModel) -> tuple[dict[str, Any], list[str]]:
     """The model's own tensors where they stand under a prefix in a larger checkpoint, and the names of the others."""
     from timm.models import clean_state_dict
 
@@ -70,7 +71,7 @@ def _inside(tensors: Mapping[str, Any], model: nn.Module) -> tuple[dict[str, Any
     return mine, [key for key in cleaned if not key.startswith(whole[0])]
 
 
-def _renamed(path: Path, tensors: Mapping[str, Any], model: nn.Module, antialias: bool) -> dict[str, Tensor]:
+def _renamed(path: Path, tensors: Mapping[str, Any], model: TimmModel, antialias: bool) -> dict[str, Tensor]:
     """What timm's own filter makes of the names and shapes of a file."""
     filters = vars(sys.modules[type(model).__module__])
     rename = filters.get("checkpoint_filter_fn") or filters.get("_filter_fn")
@@ -88,7 +89,7 @@ def _renamed(path: Path, tensors: Mapping[str, Any], model: nn.Module, antialias
     return renamed
 
 
-def _classifiers(model: nn.Module) -> tuple[str, ...]:
+def _classifiers(model: TimmModel) -> tuple[str, ...]:
     """Names of the parts that turn features into classes; the model was built without."""
     names = model.pretrained_cfg.get("classifier") or ()
     return (names,) if isinstance(names, str) else tuple(names)

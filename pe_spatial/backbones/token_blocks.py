@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
+from functools import partial
 from typing import Any
 
 import torch
@@ -127,8 +128,10 @@ class _OfTimm(TokenBlocks):
 
     def _call(self, block: Any, tokens: Tensor, **given: Tensor | None) -> Tensor:
         if self.model.grad_checkpointing and self.model.training and torch.is_grad_enabled():
-            return checkpoint(block, tokens, use_reentrant=False, **given)
-        return block(tokens, **given)
+            again: Tensor = checkpoint(partial(block, **given), tokens, use_reentrant=False)
+            return again
+        once: Tensor = block(tokens, **given)
+        return once
 
 
 class _OfRotaryTimm(_OfTimm):

@@ -15,12 +15,12 @@ from torch import Tensor
 from torchvision.models.detection import MaskRCNN_ResNet50_FPN_V2_Weights
 
 from pe_spatial.backbones import EncoderConfig, get_variant
-from pe_spatial.backbones.weights import find, load_state_dict, read_encoder, refuse_adapters, to_timm, unwrap
+from pe_spatial.backbones.weights import Checkpoint, find, load_state_dict, read_encoder, refuse_adapters, to_timm
 from pe_spatial.backbones.weights import to_detectron2 as encoder_to_detectron2
 from pe_spatial.backbones.weights.loading import check_values, fitting_variants
 from pe_spatial.commands.convert import LAYOUTS
 from pe_spatial.commands.options import encoder_weights
-from pe_spatial.common.tensors import SUFFIXES, WeightsError, read_tensor_file, write_tensor_file
+from pe_spatial.common.tensors import SUFFIXES, WeightsError, write_tensor_file
 from pe_spatial.common.trees import sections
 from pe_spatial.data.formats import open_source
 from pe_spatial.detection.conversion import RotaryGeometry, from_detectron2, is_detectron2, is_ours, to_detectron2
@@ -124,9 +124,9 @@ def in_dtype(tensors: Mapping[str, Tensor], options: argparse.Namespace) -> Tens
 
 def converted(source: Path, options: argparse.Namespace) -> Converted:
     """Return what is to be written, and the lines of the report."""
-    tensors, _ = unwrap(read_tensor_file(source))
-    refuse_adapters(source, tensors)
-    keys = list(tensors)
+    checkpoint = Checkpoint(source)
+    refuse_adapters(source, checkpoint.keys)
+    keys = list(checkpoint.keys)
     labels: list[str] = []
     if options.to == "pe_spatial" and not is_deta(keys) and not is_detectron2(keys):
         raise WeightsError(
@@ -138,6 +138,7 @@ def converted(source: Path, options: argparse.Namespace) -> Converted:
         return convert_encoder(source, options)
     if options.patch_size:
         raise WeightsError("--patch-size applies to encoders; a detector keeps the patch size that it was trained with")
+    tensors = checkpoint.read(keys)
     check_values(source, tensors)
     if options.to == "detectron2":
         config = encoder_config(source, options)

@@ -1,6 +1,7 @@
 """Make a small synthetic dataset: detection, segmentation, depth and video, in the formats of the usual datasets.
 
     pe-spatial demo --output demo/data --images 720 --image-size 128
+    pe-spatial demo --words --output demo/words
     pe-spatial demo --output demo/small --images 90 --image-size 768 --objects 40 --object-size 8 24 --formats coco
 
     OUT/images/{train,val}/000001.jpg              one scene in six is for validation
@@ -14,12 +15,32 @@
     OUT/demo.json                                  the arguments; written last, so it marks a complete dataset
 
 Equal arguments give equal data; run again, a complete dataset is left as it is.
+
+--words trains a small PE-Core on scenes with captions (some minutes on a CPU) and writes it for `--encoder OUT`:
+
+    OUT/pe_core.json, pe_core.safetensors          the model
+    OUT/held_out/red disc on the left/000001.png   scenes of combinations of color, shape and place that it has not seen
+    OUT/captions.json, classes.txt, templates.txt  captions of these, all classes, and the sentence of the captions
+    OUT/videos.csv, videos/000001.mp4              the same as videos
+    OUT/demo.json                                  its accuracy beside chance
 """
 
 import argparse
+from typing import Any
 
 from pe_spatial.commands.options import CommandParser, add_shared, integer, names, number_in, positive
 from pe_spatial.demo import FORMATS
+
+# options that --words does not take, with their defaults
+_UNUSED: dict[str, Any] = {
+    "image_size": 128,
+    "images": 720,
+    "objects": None,
+    "object_size": None,
+    "formats": list(FORMATS),
+    "videos": 3,
+}
+_UNUSED |= {"frames": 20, "video_size": [240, 426], "no_photographs": False}
 
 
 def add_arguments(parser: CommandParser) -> None:
@@ -36,6 +57,8 @@ def add_arguments(parser: CommandParser) -> None:
     add("--videos", type=integer(0), default=3, metavar="N", help="videos in all, for davis")
     add("--frames", type=positive, default=20, metavar="N", help="of a video")
     add("--video-size", type=integer(32), nargs=2, default=[240, 426], metavar=("H", "W"), help="in pixels")
+    add("--words", action="store_true", help="train a small PE-Core on scenes with captions instead")
+    add("--iterations", type=positive, metavar="N", help="steps of that training; default: 800")
     add("--no-photographs", action="store_true", help="procedural textures only, also with scikit-image")
     add("--force", action="store_true", help="replace the dataset in the folder; other files there are kept")
     parser.add_old_spellings({"--size": "--image-size"}, ["--output"])
@@ -43,6 +66,13 @@ def add_arguments(parser: CommandParser) -> None:
 
 def check(options: argparse.Namespace, parser: CommandParser) -> None:
     """Refuse options that contradict each other."""
+    if options.words:
+        for name, value in _UNUSED.items():
+            if getattr(options, name) != value:
+                parser.error(f"--{name.replace('_', '-')} says nothing to --words; leave it out")
+        return
+    if options.iterations is not None:
+        parser.error(f"--iterations {options.iterations} is of a training; give --words too")
     if options.images < 6 and set(options.formats) - {"davis"}:
         parser.error(f"--images {options.images}: 6 or more are needed, for every sixth is for validation")
     if options.image_size < 32:
@@ -56,7 +86,9 @@ def check(options: argparse.Namespace, parser: CommandParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Write the dataset."""
+    """Write the dataset, or train the small PE-Core."""
+    if options.words:
+        return _write_words(options)
     from pe_spatial.demo.datasets import DemoSettings, write_demo
 
     settings = DemoSettings(
@@ -69,4 +101,21 @@ def run(options: argparse.Namespace) -> int:
         print(f"wrote {options.output}: {', '.join(options.formats)}")
     else:
         print(f"{options.output} is complete already: {options.images} images, seed {options.seed}")
+    return 0
+
+
+def _write_words(options: argparse.Namespace) -> int:
+    from pe_spatial.zero_shot.demo import write_words_demo
+    from pe_spatial.zero_shot.training import TrainingSettings
+
+    settings = {} if options.iterations is None else {"iterations": options.iterations}
+    made = write_words_demo(options.output, TrainingSettings(seed=options.seed, **settings), options.force)
+    if made is None:
+        print(f"{options.output} is complete already: seed {options.seed}")
+        return 0
+    print(
+        f"wrote {options.output}: on {made['scenes']} scenes of combinations that it has not seen, accuracy "
+        f"{made['accuracy']:.1%} (chance {made['chance']:.1%}), color {made['accuracy_color']:.1%}, "
+        f"shape {made['accuracy_shape']:.1%}, place {made['accuracy_place']:.1%}"
+    )
     return 0

@@ -13,7 +13,7 @@ Results go to the folder `evaluation` of the run, or to `--output`.
 import argparse
 
 from pe_spatial.commands.options import CommandParser, add_shared, slices, take_override
-from pe_spatial.commands.predict import add_task_option
+from pe_spatial.commands.task_options import add_task_option
 from pe_spatial.commands.train import recall, use_device
 from pe_spatial.common.errors import OptionError
 

@@ -26,7 +26,14 @@ def add_own_options(parser: CommandParser) -> None:
     add("--epochs", metavar="N", type=float, help=f"passes over the training pictures (default: {EPOCHS})")
     add("--iterations", metavar="N", type=positive, help="batches, instead of --epochs")
     add("--tune", choices=TUNINGS, help="what of the encoder is trained (default: the recipe's)")
+    add(
+        "--encoder",
+        metavar="NAME",
+        help="in place of that of the size: timm's name of one (docs/foreign_encoders.md)",
+    )
     add("--weights", **SHARED["--weights"])
+    add("--teacher", metavar="NAME|FILE", help="of an alignment (default: the student as it begins)")
+    add("--encoder-from", metavar="RUN", help="train the head on the encoder of this run, so that both share a pass")
     add("--image-size", **SHARED["--image-size"])
     add("--batch-size", metavar="N", type=positive, help="pictures at once (default: the recipe's)")
     add("--accumulate", metavar="N", type=positive, help="batches per optimizer step (default: 1)")

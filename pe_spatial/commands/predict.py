@@ -5,12 +5,17 @@
     pe-spatial predict --checkpoint model.pth --input street.mp4 --output OUT
     pe-spatial predict --checkpoint model.pth --input aerial.tif --output OUT --slices 640
     pe-spatial predict --checkpoint model.pth --input photos --output OUT model.tta='{sizes: [1024, 1280]}'
+    pe-spatial predict --checkpoint det=RUN1 --checkpoint seg=RUN2 --input photos --output OUT
     torchrun --nproc-per-node 8 tools/predict.py --checkpoint model.pth --input photos --output OUT
     pe-spatial predict --checkpoint model.pth --input photos --output OUT --shard 3/16
 
 OUT/pictures mirrors the input: a drawn picture per image, a drawn video per video. Detections of all of them are in
 OUT/predictions.json in COCO's format; depth is in 16-bit PNG files and OUT/depth.json; classes of pixels are in
 OUT/labels, an indexed PNG per image, and their areas in OUT/segmentation.json.
+
+Several checkpoints on one frozen encoder share its pass (docs/shared_pass.md): each picture is read once, the results
+of each are in OUT/NAME, a `key=value` begins with the name of its model (seg.model.window=null), and a picture is
+finished when it is for all of them. What cannot be shared is said first.
 
 The same command again does only what is missing, whatever has ended the run before. torchrun splits the files over its
 processes (and adds its own report of a failure where the exit status is not 0), and --shard over jobs that know nothing
@@ -23,65 +28,39 @@ mistake in the command or the files, 130 interrupted (what was done is written).
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from pe_spatial.commands.options import add_shared, number_in, positive, slices
+from pe_spatial.commands.options import SHARED, CommandParser, add_shared, positive
+from pe_spatial.commands.task_options import TASK_OPTIONS, add_task_option
 from pe_spatial.common.console import print_note, progress
-from pe_spatial.common.errors import UserError, printable
+from pe_spatial.common.errors import OptionError, printable
+from pe_spatial.common.names import check_folder_names
 
 if TYPE_CHECKING:
     from pe_spatial.common.records import Part
     from pe_spatial.common.sources import Entry
-    from pe_spatial.inference.predictor import Predictor
-    from pe_spatial.inference.stream import Prediction
-    from pe_spatial.inference.tasks import Task
-    from pe_spatial.inference.writer import ResultsWriter
+    from pe_spatial.inference.stream import Prediction, Streamed
+    from pe_spatial.inference.write_ahead import Writes
 
 RESUMES = "the same command goes on where it was"
-DEFAULT_THRESHOLD = 0.5
 SHOWN_FAILURES = 20
-SWITCH: dict[str, Any] = {"action": "store_true"}
-RULES = ("value_range", "bands")  # options that say how pictures of many bits or bands are shown
-# options of some tasks: which, what they take and what they do
-TASK_OPTIONS: dict[str, tuple[str, dict[str, Any], str]] = {
-    "threshold": (
-        "detection and segmentation",
-        {"type": float},
-        f"lowest score of an object (default {DEFAULT_THRESHOLD})",
-    ),
-    "slices": (
-        "detection",
-        {"type": positive, "metavar": "SIDE"},
-        "see every picture in square windows of so many pixels, at its own size or at that of --image-size",
-    ),
-    "slice_overlap": (
-        "detection",
-        {"type": number_in(0, 0.9), "metavar": "SHARE"},
-        "share of a window that neighbors have in common; default: 0.2",
-    ),
-    "npy": ("depth", SWITCH, "write depth as .npy files too"),
-    "depth_colors": (
-        "depth",
-        {"type": number_in(0, 1e9), "nargs": 2, "metavar": ("NEAR", "FAR")},
-        "ends of the color scale; default: each image's own, and for a video the range of the model",
-    ),
-    "window": (
-        "segmentation",
-        {"type": positive, "nargs": 2, "metavar": ("SIDE", "STRIDE")},
-        "slide a square window over the model's input, in pixels; default: the model's own",
-    ),
-    "confidence": ("segmentation", SWITCH, "also write the probability of the class of each pixel"),
-    "probabilities": ("segmentation", SWITCH, "also write those of all classes (.npy, large)"),
-}
+MUST_SHARE = ("pass", "encoder", "nothing")  # as in pe_spatial.inference.shared, which loads torch
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""
-    files = ("--checkpoint", "--input", "--output")
-    add_shared(parser, *files, required=files)
+    parser.add_argument(
+        "--checkpoint",
+        metavar="[NAME=]PATH",
+        type=named_path,
+        action="append",
+        required=True,
+        help=f"{SHARED['--checkpoint']['help']}; several, each with a name, share one encoder",
+    )
+    add_shared(parser, "--input", "--output", required=("--input", "--output"))
     add_shared(
         parser, "--batch-size", "--limit", "--device", "--image-size", "--max-pixels", "--no-pictures", "--shard"
     )
@@ -89,61 +68,60 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     ends, colors = ("BLACK", "WHITE"), "of pictures of four or more bands (e.g. 4 3 2), or of gray: numbers from 1"
     parser.add_argument("--value-range", type=float, nargs=2, metavar=ends, help="values of pictures of over 8 bits")
     parser.add_argument("--bands", type=positive, nargs="+", metavar="N", help=f"red, green and blue {colors}")
+    parser.add_argument(
+        "--must-share",
+        choices=MUST_SHARE,
+        default=MUST_SHARE[1],
+        help="what several models must have in common: one pass of the encoder, the encoder, or nothing",
+    )
     for name in TASK_OPTIONS:
         add_task_option(parser, name)
 
 
-def add_task_option(parser: argparse.ArgumentParser, name: str) -> None:
-    """Add an option of `TASK_OPTIONS`."""
-    tasks, kind, text = TASK_OPTIONS[name]
-    parser.add_argument(f"--{name.replace('_', '-')}", help=f"{tasks}: {text}", **kind)
+def named_path(text: str) -> tuple[str | None, Path]:
+    """`NAME=PATH`, or a path alone, which may have such a sign in it."""
+    name, sign, path = text.partition("=")
+    if not sign or Path(text).exists():
+        return None, Path(text)
+    if "/" in name or not name or not path:
+        raise argparse.ArgumentTypeError(f"{text!r} is no file or folder, and no NAME=PATH with a name without a slash")
+    return name, Path(path)
+
+
+def check(options: argparse.Namespace, parser: CommandParser) -> None:
+    """Several checkpoints have names, which name the folders of their results."""
+    names = [name for name, _ in options.checkpoint if name is not None]
+    paths = [str(path) for name, path in options.checkpoint if name is None]
+    if paths and len(options.checkpoint) > 1:
+        parser.error(f"several checkpoints need a name each: --checkpoint NAME={paths[0]}")
+    try:
+        check_folder_names(names)
+    except OptionError as error:
+        parser.error(f"argument --checkpoint: {error}")
+    if not names and options.must_share != MUST_SHARE[1]:
+        parser.error(f"--must-share {options.must_share} is for several models: --checkpoint NAME={paths[0]} …")
 
 
 def run(options: argparse.Namespace) -> int:
     """Predict everything; returns the exit status."""
+    from pe_spatial.commands.predict_models import find_models, open_models
     from pe_spatial.common.names import output_stems
-    from pe_spatial.common.records import Records, fingerprint
-    from pe_spatial.inference.tasks import reading, resizing, task_of
-    from pe_spatial.training.checkpoint import load_checkpoint, read_config, resolve_checkpoint
 
-    checkpoint = resolve_checkpoint(options.checkpoint)
-    config = read_config(load_checkpoint(checkpoint), checkpoint)
-    task = task_of(config, checkpoint)
-    complete_options(options, task, checkpoint)
-    settings = {name: getattr(options, name) for name in (*task.settings, "image_size", "overrides")}
-    model = {"model": checkpoint.stem, "weights": fingerprint(checkpoint)}
     part = part_of(options)
+    models = find_models(options, part)
     files, left_out = find_files(options)
-    settings |= {name: rule for name in RULES if (rule := getattr(options, name)) is not None}
-    records = Records(options.output, {"task": task.name, **model, **settings}, part)
-    sliced = slices(options, config, options.image_size is not None)
-    resized = [] if options.image_size is None else resizing(config, options.image_size)
-    options.overrides = [*resized, *sliced, *options.overrides]
-    options.overrides = [*options.overrides, *reading(config, options.value_range, options.bands)]
-    predictor = task.predictor(checkpoint, options)
-    writer = task.writer(records, output_stems(files), predictor, options)
+    predictor, writer, results = open_models(models, output_stems(files), options.must_share)
     names = list(files)[: options.limit]
     failed = predict(predictor, writer, {name: files[name] for name in part.of(names)})
     if not is_first():
         return 1 if failed else 0
-    drawn = "" if options.no_pictures else f" and pictures to {options.output / 'pictures'}"
-    print(f"wrote {options.output / task.writer.result}{drawn}")
-    report(failed, options.output)
+    for result in results:
+        drawn = "" if options.no_pictures else f" and pictures to {result.parent / 'pictures'}"
+        print(f"wrote {result}{drawn}")
+    report(failed, results[0].parent)
     if left_out:
         print_note(left_out)
     return 1 if failed else 0
-
-
-def complete_options(options: argparse.Namespace, task: Task, checkpoint: Path) -> None:
-    """Refuse the options of other tasks, and fill in the defaults of this one's."""
-    for name, (tasks, _, _) in TASK_OPTIONS.items():
-        if getattr(options, name) not in (None, False) and name not in (*task.settings, *task.options):
-            raise UserError(
-                f"--{name.replace('_', '-')} is for {tasks}, but {checkpoint} holds a model of "
-                f"{task.name}; leave it out"
-            )
-    if options.threshold is None and "threshold" in task.settings:
-        options.threshold = DEFAULT_THRESHOLD
 
 
 def find_files(options: argparse.Namespace) -> tuple[dict[str, Entry], str]:
@@ -170,14 +148,25 @@ def is_first() -> bool:
     return not distributed.is_initialized() or distributed.get_rank() == 0
 
 
-def predict(predictor: Predictor, writer: ResultsWriter, files: Mapping[str, Entry]) -> dict[str, str]:
+def predict(
+    predictor: Streamed,
+    writer: Writes,
+    files: Mapping[str, Entry],
+    count: Callable[[Sequence[Entry]], int | None] | None = None,
+) -> dict[str, str]:
     """Do what is missing of some files and write the lists.
+
+    Args:
+        predictor: Of the task.
+        writer: Of the task.
+        files: By their names.
+        count: How many predictions files have, for the bar; None: one for each picture and each frame of a video.
 
     Returns:
         Why files failed, by their names, those of all processes.
     """
     from pe_spatial.inference.stream import count_pictures, stream
-    from pe_spatial.inference.writer import write_all
+    from pe_spatial.inference.write_ahead import write_all
 
     with keeping_results(writer):
         names = writer.plan({name: entry.file for name, entry in files.items()})
@@ -187,19 +176,19 @@ def predict(predictor: Predictor, writer: ResultsWriter, files: Mapping[str, Ent
         name_of = {entry.path: entry.name for entry in todo}.__getitem__
         # closed whatever happens, or its threads would wait for this one
         with closing(stream(predictor, todo)) as predictions:
-            failed = write_all(shown(predictions, count_pictures(todo)), writer, name_of)
+            failed = write_all(shown(predictions, (count or count_pictures)(todo)), writer, name_of)
         return gather(failed)
 
 
 @contextmanager
-def keeping_results(writer: ResultsWriter) -> Iterator[None]:
+def keeping_results(writer: Writes) -> Iterator[None]:
     """Write the lists when the block ends; what was finished is in them also when it is interrupted."""
     try:
         yield
         if is_first():
             writer.close()
         else:
-            writer.records.close()
+            writer.leave()
     except BaseException:  # also Ctrl-C: what was predicted is kept
         with suppress(OSError):  # a disk that is full for the list too
             writer.close()

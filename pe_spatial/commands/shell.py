@@ -38,6 +38,8 @@ COMMANDS = {
     "eval": "score a checkpoint on the data of its config",
     "compare": "put the results of several runs side by side",
     "predict": "run a model over images, folders and videos",
+    "features": "write the features of an encoder to files",
+    "classify": "name what pictures and videos show, in words of your own",
     "push": "share a trained model on the Hugging Face hub",
     "track": "follow objects through videos",
     "check": "examine the data of a config",

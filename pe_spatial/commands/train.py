@@ -1,6 +1,7 @@
 """Train a model on your own data or from a config, or continue a run.
 
     pe-spatial train detection --data FOLDER --model mask_rcnn-s --epochs 20 [key=value ...]
+    pe-spatial train alignment --data PHOTOS --teacher PE-Spatial-G14-448 --model PE-Core-S16-384
     pe-spatial train --config pe_g_coco.yaml [key=value ...]
     pe-spatial train --config pe_g_coco.yaml --memory 12gb
     pe-spatial train --config CONFIG --cache-features     # where the encoder is frozen
@@ -8,8 +9,9 @@
     torchrun --nproc-per-node 8 -m pe_spatial train --config pe_g_coco.yaml
     srun --ntasks-per-node 8 --gpus-per-node 8 pe-spatial train --config pe_g_coco.yaml
 
-With a task (detection, instances, segmentation, panoptic, depth) the data is recognized, whatever tool has written it,
-and a recipe of configs/own is filled in: `--print-config` shows the config that the run is, and `--config` takes it.
+With a task (detection, instances, segmentation, panoptic, depth, alignment) the data is recognized, whatever tool has
+written it, and a recipe of configs/own is filled in: `--print-config` shows the config that the run is, and `--config`
+takes it.
 
 A run's folder remembers its config, with all changes: `--resume RUN` needs nothing else, and `pe-spatial eval RUN`
 scores it. With `--config` or `key=value`, `--resume` continues with other values and names them. `--memory` changes

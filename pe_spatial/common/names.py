@@ -4,19 +4,38 @@ import hashlib
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from unicodedata import normalize
 
+from pe_spatial.common.errors import OptionError
 from pe_spatial.common.suffixes import VIDEO_SUFFIXES
 
 # a file system takes 255 bytes; the rest is for `_000001`, a suffix, and what temporary files add
 _LONGEST = 180
+_FOLDER_NAME = re.compile(r"\w[\w.-]{0,99}")
 _FRAME = re.compile(r"_\d{6,}$")  # what names of single frames add to that of their video
 
 
 def leaves(name: str) -> bool:
     """Whether a path that should be relative to a folder leads out of it: absolute, or with `..`."""
     return name.startswith("/") or ".." in name.split("/")
+
+
+def check_folder_names(names: Sequence[str]) -> None:
+    """Refuse names, given by a user, that cannot name a folder of results each.
+
+    Raises:
+        OptionError: No name, one that leads to another folder, or one that is given twice, in whatever case.
+    """
+    for name in names:
+        if not _FOLDER_NAME.fullmatch(name):
+            raise OptionError(
+                f"{name!r} cannot name a folder of results; use letters, digits, _, - and ., without a slash"
+            )
+    lower = [name.casefold() for name in names]
+    twice = next((name for name in names if lower.count(name.casefold()) > 1), None)
+    if twice is not None:
+        raise OptionError(f"the name {twice!r} is given twice; each needs a folder of its own")
 
 
 def output_stems(names: Iterable[str]) -> dict[str, str]:

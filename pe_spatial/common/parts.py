@@ -54,6 +54,11 @@ def build_options(kind: Callable[..., Options], values: Mapping[str, Any], secti
         raise ConfigError(f"{section}: {error}") from error
 
 
+def encoder_key(model: Mapping[str, Any]) -> str:
+    """Where the settings of a model have its encoder: `student` in those of an alignment, else `backbone`."""
+    return "student" if "student" in model else "backbone"
+
+
 def unpad(sample: BaseDataElement, values: Tensor) -> Tensor:
     """Values [C, H, W] of a padded image as float32 [C, h, w] in the frame of the original image.
 

@@ -205,6 +205,24 @@ class Records:
             files: Paths of what was written, relative to the output folder, by kind; of a video a list for each.
             frames: How many a video has.
         """
+        self._write(*self._statements(name, content, stamp, files, frames))
+
+    def add_together(self, units: Iterable[tuple[str, Mapping[str, Any], Stamp | None, Mapping[str, Any]]]) -> None:
+        """Note that several images are finished, all of them or, after a kill, none.
+
+        Args:
+            units: (name, content, stamp, files) of each; see `add`.
+        """
+        self._write(*(statement for unit in units for statement in self._statements(*unit, None)))
+
+    @staticmethod
+    def _statements(
+        name: str,
+        content: Mapping[str, Any] | None,
+        stamp: Stamp | None,
+        files: Mapping[str, Any] | None,
+        frames: int | None,
+    ) -> list[tuple[str, list[Row]]]:
         size, modified = (None, None) if stamp is None else stamp
         key = os.fsencode(name)
         unit: Row = (key, time.time_ns(), size, modified, frames, None, json.dumps(files or {}))
@@ -213,7 +231,7 @@ class Records:
         statements: list[tuple[str, list[Row]]] = [(ADD_UNIT, [unit]), (shorten, [(key, frames or 0)])]
         if frames is None:
             statements.append((ADD_CONTENT, [(key, 0, json.dumps(content))]))
-        self._write(*statements)
+        return statements
 
     def add_frame(self, name: str, frame: int, content: Mapping[str, Any]) -> None:
         """Note a frame of a video; it counts when the video is finished."""

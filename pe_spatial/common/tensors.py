@@ -158,11 +158,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def verify_hash(path: Path, tensors: Mapping[str, Any], stored: object) -> None:
-    """Refuse tensors that are not those which were saved.
-
-    Raises:
-        WeightsError: Their hash is not the stored one.
-    """
+    """Raise WeightsError where the hash of tensors is not the stored one: they are not those that were saved."""
     if content_hash(tensors) != stored:
         raise WeightsError(
             f"{path} is damaged: its tensors are not those that were saved (their hash differs from its {CONTENT_HASH})"
@@ -214,13 +210,16 @@ def _unreadable(path: Path, error: Exception) -> WeightsError:
     )
 
 
-def write_tensor_file(tensors: Mapping[str, Tensor], path: Path, wrap: str | None = None) -> None:
+def write_tensor_file(
+    tensors: Mapping[str, Tensor], path: Path, wrap: str | None = None, metadata: Mapping[str, str] | None = None
+) -> None:
     """Write tensors to a file whose suffix decides the format; readers see the old file or the whole new one.
 
     Args:
         tensors: What to write.
         path: Ends in `.pt`, `.pth` or `.safetensors`.
         wrap: Key under which a `.pt` or `.pth` file nests the tensors; safetensors files are always flat.
+        metadata: More texts in the header of a safetensors file.
 
     Raises:
         WeightsError: Another suffix.
@@ -233,7 +232,7 @@ def write_tensor_file(tensors: Mapping[str, Tensor], path: Path, wrap: str | Non
     # a strided view would drag its whole storage into the file
     flat = {key: tensor.detach().contiguous() for key, tensor in tensors.items()}
     if path.suffix == ".safetensors":
-        _write_safetensors(_unshared(flat), path)
+        _write_safetensors(_unshared(flat), path, metadata or {})
     else:
         write_torch_file({wrap: flat} if wrap else flat, path)
 
@@ -311,14 +310,14 @@ def tensor_bytes(tree: Any) -> int:  # noqa: ANN401 - nested containers of tenso
     return sum(map(tensor_bytes, tree)) if isinstance(tree, list | tuple) else 0
 
 
-def _write_safetensors(tensors: dict[str, Tensor], path: Path) -> None:
+def _write_safetensors(tensors: dict[str, Tensor], path: Path, metadata: Mapping[str, str]) -> None:
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     with atomic_path(path) as temporary:
         temporary.touch()  # fails with the system's own words where the folder cannot be written
         try:
-            save_file(tensors, temporary, metadata={"format": "pt", CONTENT_HASH: content_hash(tensors)})
+            save_file(tensors, temporary, {**metadata, "format": "pt", CONTENT_HASH: content_hash(tensors)})
             _sort_metadata(temporary)
         except SafetensorError as error:  # how it reports what the system refused
             raise full_disk(path, tensor_bytes(tensors)) from error

@@ -3,7 +3,7 @@
 Letters: H, W rows and columns of the image; h, w of a window.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -37,6 +37,26 @@ def even_starts(length: int, window: int, overlap: float) -> list[int]:
 def regions(rows: Sequence[int], columns: Sequence[int], window: tuple[int, int]) -> list[Region]:
     """Rows and columns of every window (h, w), row by row, from the first rows and the first columns."""
     return [(slice(y, y + window[0]), slice(x, x + window[1])) for y in rows for x in columns]
+
+
+def tiles(height: int, width: int, tile: int, reach: int) -> Iterator[tuple[Region, Region]]:
+    """Cut a grid into square tiles, each with what its cells look at.
+
+    Args:
+        height: Rows of the grid.
+        width: Columns of the grid.
+        tile: Side of a tile; those at the end are smaller.
+        reach: How many cells further than its own place a cell looks, along both axes.
+
+    Yields:
+        The tile, and the neighborhood of all of its cells, which ends with the grid.
+    """
+    for top in range(0, height, tile):
+        for left in range(0, width, tile):
+            bottom, right = min(top + tile, height), min(left + tile, width)
+            rows = slice(max(top - reach, 0), min(bottom + reach, height))
+            columns = slice(max(left - reach, 0), min(right + reach, width))
+            yield (slice(top, bottom), slice(left, right)), (rows, columns)
 
 
 def blend(parts: Iterable[tuple[Region, Tensor]], weight: Tensor | float, size: tuple[int, int]) -> Tensor:

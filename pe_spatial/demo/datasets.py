@@ -78,13 +78,8 @@ def write_demo(output: Path, settings: DemoSettings, replace: bool = False) -> b
     description = {name: value for name, value in description.items() if value is not None}
     if read_marker(output) == description:
         return False
-    if output.is_file() or (output.is_dir() and any(output.iterdir()) and not replace):
-        raise UserError(
-            f"{output} holds something else; choose another folder, or replace the dataset in it with --force"
-        )
-    partial = output.with_name(f".{output.name}.partial")  # a run that was killed leaves only this behind
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+    require_place(output, replace)
+    partial = new_partial(output)
     if set(settings.formats) - {"davis"}:
         numbers = range(settings.images)
         diameters = None if settings.object_size is None else (settings.object_size[0], settings.object_size[1])
@@ -109,6 +104,26 @@ def read_marker(output: Path) -> dict[str, Any] | None:
         return read_json(output / MARKER, {})
     except (FileNotFoundError, NotADirectoryError, UnreadableFile):
         return None
+
+
+def require_place(output: Path, replace: bool) -> None:
+    """Refuse a folder that holds something else, unless it is to be replaced.
+
+    Raises:
+        UserError: It does, or it is a file.
+    """
+    if output.is_file() or (output.is_dir() and any(output.iterdir()) and not replace):
+        raise UserError(
+            f"{output} holds something else; choose another folder, or replace the dataset in it with --force"
+        )
+
+
+def new_partial(output: Path) -> Path:
+    """An empty folder beside `output`, for `move_into_place`; a run that was killed leaves only this behind."""
+    partial = output.with_name(f".{output.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    return partial
 
 
 def move_into_place(partial: Path, output: Path) -> None:

@@ -83,7 +83,7 @@ def draw_scene(
     """
     rng = np.random.default_rng(seed)
     count = int(rng.integers(1, 6)) if objects is None else objects
-    return _paint(furnish(rng, size, photographs, count, diameters), time=0)
+    return paint(furnish(rng, size, photographs, count, diameters), time=0)
 
 
 def draw_video(
@@ -100,11 +100,12 @@ def draw_video(
         raise ValueError(f"frames {frames} is not a positive number")
     rng = np.random.default_rng(seed)
     room = furnish(rng, size, photographs, count=int(rng.integers(2, 5)))
-    return [_paint(room, time) for time in range(frames)]
+    return [paint(room, time) for time in range(frames)]
 
 
 # --- painting ---------------------------------------------------------------------------------------------------------
-def _paint(room: Room, time: int) -> Scene:
+def paint(room: Room, time: int) -> Scene:
+    """The scene that a room shows after some frames."""
     camera = room.camera
     things = [thing.at(time, camera) for thing in room.things]
     shapes = [rasterize(thing, camera) for thing in things]

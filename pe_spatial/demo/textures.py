@@ -95,9 +95,12 @@ def room_texture(rng: np.random.Generator, photographs: Sequence[NDArray[np.uint
     return _texture(rng, np.stack([_rgb(hue, saturation, 0.85 * value), light]), photographs, opacity=0.3)
 
 
-def thing_texture(rng: np.random.Generator, label: int, photographs: Sequence[NDArray[np.uint8]]) -> Texture:
-    """Vivid, and mostly of a hue that is typical of the class."""
-    hue = rng.normal(_HUES[label], 0.05) if rng.uniform() < _TYPICAL else rng.uniform()
+def thing_texture(
+    rng: np.random.Generator, label: int, photographs: Sequence[NDArray[np.uint8]], hue: float | None = None
+) -> Texture:
+    """Vivid, and of a given hue (0 to 1), or mostly of one that is typical of the class."""
+    if hue is None:
+        hue = rng.normal(_HUES[label], 0.05) if rng.uniform() < _TYPICAL else rng.uniform()
     saturation, value = rng.uniform(0.6, 1), rng.uniform(0.6, 1)
     light = _rgb(hue + rng.uniform(-0.06, 0.06), saturation, value)
     return _texture(rng, np.stack([_rgb(hue, saturation, 0.6 * value), light]), photographs, opacity=0.6)

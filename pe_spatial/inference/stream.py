@@ -5,23 +5,46 @@ import threading
 from collections.abc import Container, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
-from mmengine.structures import BaseDataElement
 from torch import Tensor
 
 from pe_spatial.common.errors import MissingPackage, PictureError, UnreadableFile, UserError
-from pe_spatial.common.pictures import image_size, read_image
+from pe_spatial.common.pictures import ValueRule, image_size, read_image
 from pe_spatial.common.sources import Entry, resolve_sources
 from pe_spatial.common.video import UnreadableFrame, VideoReader, count_frames
-from pe_spatial.inference.predictor import Picture, Predictor
+from pe_spatial.inference.inputs import Picture
 
 Prepared = tuple[Tensor, dict[str, Any]]  # the original image, and the packed sample
 
 _RUN_NOW = "run now"
 _PIXELS_AHEAD = 128_000_000  # of pictures that are read before the model asks for them; one always may
+
+
+class Streamed(Protocol):
+    """What `stream` feeds: a `Predictor`, or another with the same steps.
+
+    One with `read_video(path)`, which takes a path as `read_frames` does, says itself what of a video is seen.
+    """
+
+    batch_size: int
+    max_pixels: int | None
+
+    @property
+    def rule(self) -> ValueRule:
+        """How pictures of more than 8 bits and more than three bands are shown."""
+
+    def load(self, picture: Picture) -> dict[str, Any]:
+        """A sample whose `img` uint8 [3, H, W] is in the frame of the predictions."""
+
+    def transform(self, sample: dict[str, Any]) -> dict[str, Any]:
+        """What `predict` takes of it."""
+
+    def predict(self, samples: Sequence[dict[str, Any]]) -> Sequence[Any]:
+        """A data sample for each, or a mapping of names of models to theirs."""
 
 
 @dataclass(frozen=True)
@@ -48,13 +71,19 @@ class Source:
         return self.path.stem if self.frame is None else f"{self.path.stem}_{self.frame:06d}"
 
 
+Waiting = tuple[Source, Picture | Entry | Exception]
+
+
 @dataclass(frozen=True)
 class Prediction:
-    """What became of one picture: the image uint8 [3, H, W] and its data sample, or the error of a bad file."""
+    """What became of one picture: the image uint8 [3, H, W] and its data sample, or the error of a bad file.
+
+    Of several models the sample is a mapping of their names to theirs.
+    """
 
     source: Source
     image: Tensor | None = None
-    sample: BaseDataElement | None = None
+    sample: Any = None
     error: Exception | None = None
 
 
@@ -66,7 +95,7 @@ def count_pictures(files: Iterable[Path | Entry]) -> int | None:
         return None
 
 
-def stream(predictor: Predictor, paths: Sequence[Path | Entry], threads: int = 2) -> Generator[Prediction, None, None]:
+def stream(predictor: Streamed, paths: Sequence[Path | Entry], threads: int = 2) -> Generator[Prediction, None, None]:
     """Predictions in the order of the files.
 
     A picture that cannot be read, does not fit the model, or needs more memory than there is comes with the error. A
@@ -74,15 +103,34 @@ def stream(predictor: Predictor, paths: Sequence[Path | Entry], threads: int = 2
 
     The model runs in the caller's thread whenever the next item is asked for.
     """
-    ready: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    yield from _streamed(predictor, [paths], threads, together=False)
+
+
+def stream_batches(
+    predictor: Streamed, batches: Iterable[Sequence[Path | Entry]], threads: int = 2
+) -> Generator[Prediction, None, None]:
+    """Predictions as of `stream`; the pictures of a batch go through the model together, whatever their size.
+
+    So what is computed together, and with it the last digit of a result, depends on the batches alone. The frames of
+    a video go `batch_size` at a time.
+    """
+    yield from _streamed(predictor, batches, threads, together=True)
+
+
+def _streamed(
+    predictor: Streamed,
+    batches: Iterable[Sequence[Path | Entry]],
+    threads: int,
+    together: bool,
+) -> Generator[Prediction, None, None]:
     ahead = _Allowance(2 * (threads + predictor.batch_size), _PIXELS_AHEAD)
-    abandoned: set[Path] = set()
     with ThreadPoolExecutor(threads + 1) as pool:
-        feeding = pool.submit(_feed, predictor, paths, pool, ready, ahead, abandoned)
+        feed = _Feed(predictor, pool, ahead)
+        feeding = pool.submit(feed.run, batches, together)
         try:
-            for prediction in _predict(predictor, ready, ahead):
+            for prediction in _predict(predictor, feed.ready, ahead):
                 if prediction.error is not None:
-                    abandoned.add(prediction.source.path)
+                    feed.abandoned.add(prediction.source.path)
                 yield prediction
             feeding.result()
         finally:
@@ -101,13 +149,13 @@ class _Allowance:
     def has_room(self, pixels: int) -> bool:
         return self._pixels == 0 or self._pixels + pixels <= self._limits[1]
 
-    def enter(self, pixels: int) -> bool:
+    def enter(self, pixels: int, pictures: int = 1) -> bool:
         """Wait for room; False if the work was stopped."""
         with self._changed:
             self._changed.wait_for(
                 lambda: self._stopped or (self._pictures < self._limits[0] and self.has_room(pixels))
             )
-            self._pictures += 1
+            self._pictures += pictures
             self._pixels += pixels
             return not self._stopped
 
@@ -123,7 +171,7 @@ class _Allowance:
             self._changed.notify_all()
 
 
-def _predict(predictor: Predictor, ready: queue.SimpleQueue[Any], ahead: _Allowance) -> Iterator[Prediction]:
+def _predict(predictor: Streamed, ready: queue.SimpleQueue[Any], ahead: _Allowance) -> Iterator[Prediction]:
     waiting: list[tuple[Source, Prepared | Exception]] = []  # in order
     prepared: list[Prepared] = []
     pixels_waiting = 0
@@ -151,7 +199,7 @@ def _predict(predictor: Predictor, ready: queue.SimpleQueue[Any], ahead: _Allowa
             waiting, prepared, pixels_waiting = [], [], 0
 
 
-def _predict_batch(predictor: Predictor, batch: Sequence[Prepared]) -> list[BaseDataElement | Exception]:
+def _predict_batch(predictor: Streamed, batch: Sequence[Prepared]) -> list[Any]:
     """A data sample for every picture, or what is wrong with it; anything else is a bug and is raised."""
     try:
         return list(predictor.predict([inputs for _, inputs in batch]))
@@ -189,42 +237,76 @@ def _outcome(source: Source, future: Future[Prepared]) -> Prepared | Exception:
         return PictureError(f"{source.path}: out of memory while it was read")
 
 
-def _feed(
-    predictor: Predictor,
-    files: Sequence[Path | Entry],
-    pool: ThreadPoolExecutor,
-    ready: queue.SimpleQueue[Any],
-    ahead: _Allowance,
-    abandoned: Container[Path],
-) -> None:
-    """Hand every picture to the pool, in order, no further ahead than the allowance lasts; None ends them."""
-    try:
-        for source, picture in _pictures(files, abandoned, predictor):
-            pixels = _pixels(picture)
-            if not ahead.has_room(pixels):
-                ready.put(_RUN_NOW)  # or an incomplete batch would wait for this picture, and this one for it
-            if not ahead.enter(pixels):
-                return
-            ready.put((source, pixels, pool.submit(_prepare, predictor, picture)))
-    finally:
-        ready.put(None)
+@dataclass
+class _Feed:
+    """Hands pictures to threads, in order, no further ahead than the allowance lasts.
+
+    Attributes:
+        ready: Takes (source, pixels, future of the prepared picture), `_RUN_NOW`, and None at the end.
+        abandoned: Videos of which no more frames are read.
+    """
+
+    predictor: Streamed
+    pool: ThreadPoolExecutor
+    ahead: _Allowance
+    ready: queue.SimpleQueue[Any] = field(default_factory=queue.SimpleQueue)
+    abandoned: set[Path] = field(default_factory=set)
+
+    def run(self, batches: Iterable[Sequence[Path | Entry]], together: bool) -> None:
+        """Hand over every batch, `together` or picture by picture, until the work is stopped."""
+        enter = self._enter_together if together else self._enter_one_by_one
+        try:
+            for batch in batches:
+                if not enter(_pictures(batch, self.abandoned, self.predictor)):
+                    return
+        finally:
+            self.ready.put(None)
+
+    def _enter_one_by_one(self, pictures: Iterator[Waiting]) -> bool:
+        for waiting in pictures:
+            pixels = _pixels(waiting[1])
+            if not self.ahead.has_room(pixels):
+                self.ready.put(_RUN_NOW)  # or an incomplete batch would wait for this picture, and this one for it
+            if not self.ahead.enter(pixels):
+                return False
+            self._hand_over(*waiting, pixels)
+        return True
+
+    def _enter_together(self, pictures: Iterator[Waiting]) -> bool:
+        while batch := list(islice(pictures, self.predictor.batch_size)):
+            pixels = [_pixels(picture) for _, picture in batch]
+            if not self.ahead.enter(sum(pixels), len(batch)):
+                return False
+            for waiting, size in zip(batch, pixels, strict=True):
+                self._hand_over(*waiting, size)
+            self.ready.put(_RUN_NOW)
+        return True
+
+    def _hand_over(self, source: Source, picture: Picture | Entry | Exception, pixels: int) -> None:
+        self.ready.put((source, pixels, self.pool.submit(_prepare, self.predictor, picture)))
 
 
-def _pixels(picture: Picture | Exception) -> int:
+def _pixels(picture: Picture | Entry | Exception) -> int:
     """The size of a picture that is yet to be read, from the head of its file; 0 where it cannot be read."""
-    if not isinstance(picture, Path):
+    if not isinstance(picture, Path | Entry):
         return picture.numel() // 3 if isinstance(picture, Tensor) else 0
     try:
-        height, width = image_size(picture)
+        place = (picture.path, picture.archive) if isinstance(picture, Entry) else (picture, None)
+        height, width = image_size(*place)
     except (UnreadableFile, MissingPackage):  # reported when the file is read
         return 0
     return height * width
 
 
-def _prepare(predictor: Predictor, picture: Picture | Exception) -> Prepared:
+def _prepare(predictor: Streamed, picture: Picture | Entry | Exception) -> Prepared:
     if isinstance(picture, Exception):
         raise picture
-    sample = predictor.load(picture)
+    if isinstance(picture, Entry):
+        most, rule = predictor.max_pixels, predictor.rule
+        image: Picture = read_image(picture.path, archive=picture.archive, max_pixels=most, rule=rule)
+    else:
+        image = picture
+    sample = predictor.load(image)
     return sample["img"], predictor.transform(sample)
 
 
@@ -233,23 +315,17 @@ def _entries(files: Iterable[Path | Entry]) -> Iterator[Entry]:
         yield from [file] if isinstance(file, Entry) else resolve_sources([file])
 
 
-def _pictures(
-    files: Iterable[Path | Entry], abandoned: Container[Path], predictor: Predictor
-) -> Iterator[tuple[Source, Picture | Exception]]:
+def _pictures(files: Iterable[Path | Entry], abandoned: Container[Path], predictor: Streamed) -> Iterator[Waiting]:
+    """The files and the frames of videos; an entry stands for a picture in an archive, which is read later."""
+    read_video = getattr(predictor, "read_video", read_frames)
     for entry in _entries(files):
         if entry.kind == "video":
-            for source, frame in read_frames(entry.path):
+            for source, frame in read_video(entry.path):
                 if entry.path in abandoned:
                     break
                 yield source, frame
-        elif entry.archive is None:
-            yield Source(entry.path), entry.path
         else:
-            try:
-                most, rule = predictor.max_pixels, predictor.rule
-                yield Source(entry.path), read_image(entry.path, archive=entry.archive, max_pixels=most, rule=rule)
-            except (UnreadableFile, MissingPackage) as error:
-                yield Source(entry.path), error
+            yield Source(entry.path), entry.path if entry.archive is None else entry
 
 
 def read_frames(path: Path) -> Iterator[tuple[Source, Picture | Exception]]:

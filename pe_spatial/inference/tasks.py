@@ -10,12 +10,14 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import torch
 from mmengine.registry import MODELS, DefaultScope
 
 from pe_spatial.common.errors import UserError
 from pe_spatial.common.pictures import ValueRule
 from pe_spatial.inference.predictor import Predictor, inference_pipeline, pipeline_loader
 from pe_spatial.inference.writer import ResultsWriter
+from pe_spatial.training.checkpoint import load_checkpoint, read_config, resolve_checkpoint
 from pe_spatial.training.config import import_packages
 
 _RESIZES = ("KeepRatioResize", "Resize")  # ours, and torchvision's, which version 0.1 and resizes to (H, W) use
@@ -87,6 +89,26 @@ def task_of(config: Mapping[str, Any], checkpoint: Path) -> Task:
             f"{checkpoint}: predict has no writer for {kind}, a model of {name}; it has for: {', '.join(sorted(TASKS))}"
         )
     return TASKS[name]
+
+
+def open_predictor(
+    checkpoint: str | Path, device: str | torch.device | None, batch_size: int, overrides: Sequence[str]
+) -> Predictor:
+    """The predictor that `pe-spatial predict` takes for a checkpoint, without the options of its task.
+
+    Args:
+        checkpoint: As of `Predictor`.
+        device: Likewise.
+        batch_size: Likewise.
+        overrides: Likewise.
+
+    Raises:
+        UserError: As of `task_of` and of `Predictor`.
+    """
+    path = resolve_checkpoint(checkpoint)
+    task = task_of(read_config(load_checkpoint(path), path), path)
+    options = {"device": device, "batch_size": batch_size, "overrides": overrides, "output": None}
+    return task.predictor(path, Namespace(**options, **dict.fromkeys((*task.settings, *task.options))))
 
 
 # --- the size of the images -------------------------------------------------------------------------------------------

@@ -1,16 +1,13 @@
-"""What becomes of predictions: the base of the writers of all tasks, and the threads that call them."""
+"""What becomes of predictions: the base of the writers of all tasks."""
 
-import errno
 import re
 import threading
 from abc import ABC, abstractmethod
 from argparse import Namespace
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, contextmanager, suppress
-from itertools import chain, groupby
-from operator import itemgetter
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -20,18 +17,15 @@ from mmengine.structures import BaseDataElement
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pe_spatial.common.errors import printable
 from pe_spatial.common.files import remove_leftovers, write_json_stream
 from pe_spatial.common.pictures import save_image
 from pe_spatial.common.records import HIDDEN, Records, Stamp, Unit, stamp_of
 from pe_spatial.common.video import VideoWriter
 from pe_spatial.inference.predictor import Predictor
-from pe_spatial.inference.stream import Prediction, Source, is_out_of_memory
+from pe_spatial.inference.stream import Source
 
 PICTURES = "pictures"
 FAILED = "failed.json"
-PIXELS_TO_WRITE = 64_000_000  # of pictures that wait to be written
-_PICTURES_TO_WRITE = 4
 
 
 class ResultsWriter(ABC):
@@ -123,8 +117,12 @@ class ResultsWriter(ABC):
         if outdated:
             self.records.forget(outdated)
         missing = [name for name in files if name not in done]
-        self._stamps = {name: stamp_of(files[name]) for name in missing}
+        self.stamp({name: files[name] for name in missing})
         return missing
+
+    def stamp(self, files: Mapping[str, str | Path]) -> None:
+        """Note what the files that are to be done are like before they are read."""
+        self._stamps = {name: stamp_of(path) for name, path in files.items()}
 
     def _is_complete(self, unit: Unit) -> bool:
         files = unit.paths()
@@ -147,23 +145,46 @@ class ResultsWriter(ABC):
         Returns:
             [H', W', 3] uint8 RGB, the drawn picture; small images come back enlarged, large ones reduced.
         """
+        picture, record = self.write_files(name, image, sample, frame)
+        record()
+        return picture
+
+    def write_files(
+        self, name: str, image: Tensor, sample: BaseDataElement, frame: int | None = None
+    ) -> tuple[NDArray[np.uint8] | None, Callable[[], None]]:
+        """Do the work of `write` but for the record, which what is returned last makes."""
         sample = sample.cpu()
         stem = self.stems[name] if frame is None else f"{self.stems[name]}/{frame:06d}"
         content: dict[str, Any] = {"file_name": name} | ({} if frame is None else {"frame": frame})
         content |= self.describe(stem, image, sample, frame)
         drawn = self.draw(image, sample, frame) if PICTURES in self.kinds else None
         files = {kind: content[kind] for kind in self.kinds if kind != PICTURES}
-        if frame is not None:
-            with self._lock:
-                self._frame_files.setdefault(name, {})[frame] = files
-            self.records.add_frame(name, frame, content)
-        else:
-            if drawn is not None:
-                suffix = ".jpg" if name.lower().endswith((".jpg", ".jpeg")) else ".png"
-                files[PICTURES] = f"{PICTURES}/{self.stems[name]}{suffix}"
-                save_image(self.folder / files[PICTURES], drawn)
+        if frame is None and drawn is not None:
+            suffix = ".jpg" if name.lower().endswith((".jpg", ".jpeg")) else ".png"
+            files[PICTURES] = f"{PICTURES}/{self.stems[name]}{suffix}"
+            save_image(self.folder / files[PICTURES], drawn)
+        record = partial(self.record, name, frame, content, files)
+        return None if drawn is None else drawn.permute(1, 2, 0).numpy(), record
+
+    def record(self, name: str, frame: int | None, content: Mapping[str, Any], files: Mapping[str, Any]) -> None:
+        """Note that the files of a picture, or of a frame, are written; may run in any thread.
+
+        Args:
+            name: Of the file, relative to the input.
+            frame: Number of the frame where `name` is a video.
+            content: What the lists say of it.
+            files: Paths relative to the output folder, by kind.
+        """
+        if frame is None:
             self.records.add(name, content, self._stamps.get(name), files)
-        return None if drawn is None else drawn.permute(1, 2, 0).numpy()
+            return
+        with self._lock:
+            self._frame_files.setdefault(name, {})[frame] = dict(files)
+        self.records.add_frame(name, frame, content)
+
+    def fail(self, name: str, problem: str) -> None:
+        """Note why a picture, or a video, failed."""
+        self.records.fail(name, problem)
 
     def add_frame(self, source: Source, name: str, picture: NDArray[np.uint8] | None) -> None:
         """Append a drawn frame to the video of its file; frames of a video come in order, from one thread."""
@@ -222,6 +243,10 @@ class ResultsWriter(ABC):
                 folder.rmdir()
         self.discard_video(name)
 
+    def leave(self) -> None:
+        """Stop writing; another process writes the lists."""
+        self.records.close()
+
     def close(self) -> Path:
         """Write the lists, whole or not at all, of the records of all processes, and return the path of the main one.
 
@@ -245,85 +270,3 @@ class ResultsWriter(ABC):
             (self.folder / FAILED).unlink(missing_ok=True)
         else:
             write_json_stream(self.folder / FAILED, {"files": chain([first], failures)})
-
-
-def write_all(
-    predictions: Iterable[Prediction], writer: ResultsWriter, name_of: Callable[[Path], str]
-) -> dict[str, str]:
-    """Write and draw in threads while the model works; no more than a few pictures wait.
-
-    Args:
-        predictions: Of `stream`.
-        writer: Of the task.
-        name_of: The name of a file in the results.
-
-    Returns:
-        Why pictures failed, by their names. A video fails with its first frame that does.
-    """
-    failed: dict[str, str] = {}
-    with closing(_write_ahead(predictions, writer, name_of)) as written:
-        for name, outcomes in groupby(written, key=itemgetter(0)):
-            frames = 0
-            for _, source, picture, problem in outcomes:
-                if name in failed:
-                    continue
-                if problem is not None:
-                    writer.records.fail(name, problem)
-                    failed[name] = problem
-                elif source.frame is not None:
-                    writer.add_frame(source, name, picture)
-                    frames += 1
-            if name in failed:
-                writer.remove_video(name)  # when the frames after the first that failed are written too
-            elif frames:
-                writer.finish_video(name, frames)
-    return failed
-
-
-Outcome = tuple[str, Source, NDArray[np.uint8] | None, str | None]  # name, source, drawn picture, problem
-
-
-@contextmanager
-def _waiting_for(pool: ThreadPoolExecutor) -> Iterator[None]:
-    """Wait for the threads when the block ends, and again where Ctrl-C ends that: the lists name what they finish."""
-    try:
-        with pool:
-            yield
-    finally:
-        pool.shutdown()
-
-
-def _write_ahead(
-    predictions: Iterable[Prediction], writer: ResultsWriter, name_of: Callable[[Path], str]
-) -> Generator[Outcome, None, None]:
-    """Write in threads; what became of the predictions comes in their order."""
-    waiting: deque[tuple[str, Source, int, Future[Any] | str]] = deque()
-    pool = ThreadPoolExecutor(2)
-    with _waiting_for(pool):
-        for prediction in predictions:
-            source, image = prediction.source, prediction.image
-            name = name_of(source.path)
-            if image is None:
-                waiting.append((name, source, 0, str(prediction.error)))
-            else:
-                future = pool.submit(writer.write, name, image, prediction.sample, source.frame)
-                waiting.append((name, source, image.shape[-2] * image.shape[-1], future))
-            while len(waiting) > _PICTURES_TO_WRITE or sum(pixels for _, _, pixels, _ in waiting) > PIXELS_TO_WRITE:
-                yield _outcome(*waiting.popleft())
-        while waiting:
-            yield _outcome(*waiting.popleft())
-
-
-def _outcome(name: str, source: Source, _: int, written: Future[Any] | str) -> Outcome:
-    if isinstance(written, str):
-        return name, source, None, written
-    try:
-        return name, source, written.result(), None
-    except OSError as error:
-        if error.errno != errno.ENAMETOOLONG:
-            raise
-        return name, source, None, f"{printable(name)}: its results would have too long a path; give a shorter --output"
-    except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
-            raise
-        return name, source, None, "out of memory while it was drawn and written; --no-pictures needs less"

@@ -15,18 +15,26 @@ from mmengine.registry import DATASETS, DefaultScope
 
 from pe_spatial.common.devices import choose_device
 from pe_spatial.common.errors import OptionError
+from pe_spatial.common.parts import encoder_key
 from pe_spatial.common.trees import joined
 from pe_spatial.doctor.guards import overheard
 from pe_spatial.own.data import Data, Section, find_data
-from pe_spatial.own.facts import data_settings, lone_class_lines, part_lines
+from pe_spatial.own.encoder_from import borrow
+from pe_spatial.own.facts import data_settings, split_lines
 from pe_spatial.own.knobs import knob_settings
 from pe_spatial.own.length import Length, find_length, length_settings, momentum, scaled_rate
 from pe_spatial.own.memory import count_processes, fit_request
 from pe_spatial.own.models import TINY_ENCODER, Model, find_model
+from pe_spatial.own.other_encoder import other_encoder
+from pe_spatial.own.photographs import find_photographs
 from pe_spatial.own.request import Request
+from pe_spatial.own.students import student_settings, teacher_lines
 from pe_spatial.training.config import compose_config
 from pe_spatial.training.config_files import find_config, read_config_file
 from pe_spatial.training.loggers import require_logger
+from pe_spatial.training.planner.variation import WRAPPERS
+
+_COUNTED = ("LoadImage", "LoadSegmentation", "LoadPanoptic")  # what the classes of label maps are counted from
 
 
 @dataclass(frozen=True)
@@ -67,30 +75,42 @@ def compose(request: Request) -> Composition:
 
 
 def _compose(request: Request) -> Composition:
+    request, borrowed = borrow(request)
     model = find_model(request.task, request.model)
-    data = find_data(request)
-    parts = _parts(model)
+    parts = _parts(request, model)
+    recipe, _ = read_config_file(find_config(parts[0]))
+    key = encoder_key(recipe["model"])
+    encoder, patch_size, encoder_lines = _encoder(request, model, parts, key)
+    knobs = knob_settings(request, model, key, patch_size, choose_device().type == "cuda")
+    if model.is_student:
+        data = find_photographs(request, recipe)
+        knobs = joined(knobs, student_settings(request, model, knobs["optim_wrapper"]["type"] == WRAPPERS["bf16"]))
+    else:
+        data = find_data(request)
     settings = joined(
-        _encoder(model),
-        knob_settings(request, model, choose_device().type == "cuda"),
+        encoder,
+        knobs,
+        borrowed.settings,
         {"train_dataloader": {"dataset": data.train}, "val_dataloader": {"dataset": data.val}},
     )
     trust = (require_logger(request.logger).package,)
     drafted = compose_config(parts, settings, request.overrides, trust)
     train, val = _built(drafted)
     found, lines = data_settings(request.task, model, train, val)
-    settings = joined(settings, found)
-    settings, more = _sized(request, parts, settings, drafted, len(train))
+    settings = joined(settings, found, borrowed.pipeline(drafted))
+    settings, more = _sized(request, recipe, settings, drafted, len(train))
     config = compose_config(parts, settings, request.overrides, trust)
     config.work_dir = str(request.output or _default_folder(request, model, data))
     tune = f", {request.tune}" if request.tune else ""
-    told = (*data.lines, *part_lines("train", train), *part_lines("val", val), *lone_class_lines(train, val), *lines)
-    return Composition(config, told, (f"recipe: {parts[0]}, model {model.name}{tune}", *more), trust)
+    told = (*data.lines, *split_lines(train, val, not model.is_student), *lines, *teacher_lines(config.model))
+    decisions = (f"recipe: {parts[0]}, model {model.name}{tune}", *encoder_lines, *borrowed.lines, *more)
+    return Composition(config, told, decisions, trust)
 
 
-def _parts(model: Model) -> list[str]:
+def _parts(request: Request, model: Model) -> list[str]:
     """Names of the config files, each over those before it."""
-    parts = [f"own/{model.family.recipe}.yaml"]
+    taught = None if request.teacher is None else model.family.taught
+    parts = [f"own/{taught or model.family.recipe}.yaml"]
     if model.encoder is None:
         parts.append(f"_base_/tiny/{model.family.tiny}.yaml")
     elif model.family.windowed:
@@ -98,36 +118,52 @@ def _parts(model: Model) -> list[str]:
     return parts
 
 
-def _encoder(model: Model) -> Section:
+def _encoder(
+    request: Request, model: Model, parts: Sequence[str], key: str
+) -> tuple[Section, int | None, tuple[str, ...]]:
+    """The settings of the encoder, of what images must be multiples where it matters, and what to tell of it."""
+    if request.encoder is None:
+        windows = 16 if model.family.windowed else None  # patches of all encoders in windows
+        return _encoder_of_size(model, key), windows, ()
+    if model.is_student:
+        raise OptionError(f"encoder {request.encoder}: an alignment makes a Perception Encoder; name its size in model")
+    return other_encoder(request, parts)
+
+
+def _encoder_of_size(model: Model, key: str) -> Section:
     """The encoder of a model, but of one in windows, which has a config file."""
     if model.encoder is None:
-        return {"model": {"backbone": {"variant": {"_delete_": True, **TINY_ENCODER}, "weights": None}}}
+        return {"model": {key: {"variant": {"_delete_": True, **TINY_ENCODER}, "weights": None}}}
     if model.family.windowed:
         return {}
     from pe_spatial.backbones import VARIANTS
 
-    backbone: Section = {"variant": model.encoder, "weights": model.encoder}
+    backbone: Section = {"variant": model.encoder, "weights": model.weights}
     patch_size = model.family.patch_size or VARIANTS[model.encoder].patch_size
     if patch_size != VARIANTS[model.encoder].patch_size:
         backbone["patch_size"] = patch_size
     if model.size in model.family.layers:
         backbone["layers"] = model.family.layers[model.size]
-    return {"model": {"backbone": backbone, "data_preprocessor": {"size_divisor": patch_size}}}
+    return {"model": {key: backbone, "data_preprocessor": {"size_divisor": patch_size}}}
 
 
 def _built(config: Config) -> tuple[BaseDataset, BaseDataset]:
-    """The datasets of a config, without pipelines and without their lines in the log, which the run shows."""
+    """The datasets of a config, which load no more than label maps, without their lines in the log.
+
+    The run shows these lines.
+    """
     found = []
     with DefaultScope.overwrite_default_scope(config.get("default_scope", "mmengine")), overheard(lambda _: None):
         for loader in (config.train_dataloader, config.val_dataloader):
-            section = {**loader.dataset.to_dict(), "pipeline": []}
+            section = loader.dataset.to_dict()
+            section["pipeline"] = [step for step in section["pipeline"] if step["type"] in _COUNTED]
             section.pop("depth_range", None)  # which follows from the data
             found.append(DATASETS.build(section))
     return found[0], found[1]
 
 
 def _sized(
-    request: Request, parts: Sequence[str], settings: Section, drafted: Config, images: int
+    request: Request, recipe: Section, settings: Section, drafted: Config, images: int
 ) -> tuple[Section, list[str]]:
     """The settings with all that depends on the number of pictures, and what to tell of it."""
     batch, lines = drafted.train_dataloader.batch_size, []
@@ -138,7 +174,6 @@ def _sized(
         batch = images
         settings = joined(settings, {"train_dataloader": {"batch_size": batch}})
     processes = count_processes()
-    recipe, _ = read_config_file(find_config(parts[0]))
     length = find_length(request, images, batch, processes)
     wrapper = drafted.optim_wrapper
     rate, line = _rate(request, wrapper, batch * processes * wrapper.get("accumulative_counts", 1), recipe)
@@ -185,4 +220,5 @@ def _hook_settings(request: Request, drafted: Config, length: Length) -> Section
 
 def _default_folder(request: Request, model: Model, data: Data) -> Path:
     path = Path(request.data).expanduser().absolute()
-    return Path("work_dirs") / f"{request.task}_{model.name}_{path.stem if path.is_file() else path.name}"
+    name = model.name if request.encoder is None else f"{model.name}_{request.encoder.replace(':', '-')}"
+    return Path("work_dirs") / f"{request.task}_{name}_{path.stem if path.is_file() else path.name}"

@@ -8,7 +8,6 @@ from typing import Any
 
 from pe_spatial.common.errors import AnnotationError, ConfigError, OptionError, few, suggest
 from pe_spatial.data.formats import Reading, choose, recognize
-from pe_spatial.own.models import TASKS
 from pe_spatial.own.request import Request
 
 HELD_OUT = 0.2  # of the pictures of a data set without a validation part
@@ -23,13 +22,11 @@ class Data:
     """A data set that fits a task.
 
     Attributes:
-        reading: How it is read.
         train: Dataset section of the training part, over that of a recipe.
         val: Dataset section of the validation part.
         lines: What was recognized and chosen, for the user.
     """
 
-    reading: Reading
     train: Section
     val: Section
     lines: tuple[str, ...]
@@ -51,7 +48,7 @@ def usual_task(path: Path, format_name: str | None = None) -> str:
     tasks = tasks_of(reading)
     if not tasks:
         hint = "; pe-spatial track reads it" if reading.format == "video" else ""
-        raise AnnotationError(f"{path} holds {reading.about}, which no task of {', '.join(TASKS)} trains on{hint}")
+        raise AnnotationError(f"{path} holds {reading.about}, which no task but alignment trains on{hint}")
     return tasks[0]
 
 
@@ -68,23 +65,30 @@ def find_data(request: Request) -> Data:
     reading = _fitting(path, request.task, request.format)
     if reading.format == "masks" and reading.advice:
         raise ConfigError(f"{reading.path}: {reading.about}, but nothing says what these mean: {reading.advice}")
-    train, val = _roles(reading, request.split)
-    sections = {part: _section(reading, path, part) for part in (train, val or train)}
-    lines = [f"data: {reading.path}: {reading.about}"]
+    train, val, lines = roles(reading, request.split)
     if reading.advice:
         lines.append(f"{reading.advice}; millimeters are taken, another unit: _depth_scale=…")
-    unused = [part for part in reading.splits if part not in (train, val)]
-    if unused:
-        lines.append(f"not used: {', '.join(unused)}; `split` chooses others")
-    if val is not None:
-        return Data(reading, sections[train], sections[val], tuple(lines))
-    held = {"share": HELD_OUT, "seed": request.seed}
-    lines.append(
-        f"no validation part: {HELD_OUT:.0%} of {train} are held out (at least one; seed {request.seed}; files that "
-        "are equal byte for byte stay on one side)"
+    sections = [_section(reading, path, part) for part in (train, val or train)]
+    if val is None:
+        sections, line = held_out(sections[0], train, HELD_OUT, request.seed)
+        lines.append(line)
+    return Data(sections[0], sections[1], tuple(lines))
+
+
+def held_out(section: Section, name: str, share: float, seed: int) -> tuple[list[Section], str]:
+    """A section as that of the training and of the validation part, and what to tell of it.
+
+    Args:
+        section: Of data without a validation part.
+        name: What the data is called.
+        share: Of the pictures that is held out.
+        seed: Of the choice.
+    """
+    parts = [{**section, "holdout": {"part": part, "share": share, "seed": seed}} for part in ("train", "val")]
+    return parts, (
+        f"no validation part: {100 * share:.3g}% of {name} are held out (at least one; seed {seed}; files that are "
+        "equal byte for byte stay on one side)"
     )
-    train_section, val_section = ({**sections[train], "holdout": {"part": part, **held}} for part in ("train", "val"))
-    return Data(reading, train_section, val_section, tuple(lines))
 
 
 def _fitting(path: Path, task: str, format_name: str | None) -> Reading:
@@ -95,13 +99,29 @@ def _fitting(path: Path, task: str, format_name: str | None) -> Reading:
     if fitting or not readings:
         return choose(path, format_name)  # which says what is there, or lists the ways
     kinds = few((reading.about for reading in readings), 5)
-    tasks = list(dict.fromkeys(task for reading in readings for task in tasks_of(reading)))
-    remedy = f"it fits {', '.join(tasks)}" if tasks else f"no task of {', '.join(TASKS)} trains on it"
-    raise AnnotationError(f"{path} holds {kinds}, which is nothing for {task}; {remedy}")
+    tasks = dict.fromkeys([*(task for reading in readings for task in tasks_of(reading)), "alignment"])
+    raise AnnotationError(f"{path} holds {kinds}, which is nothing for {task}; it fits {', '.join(tasks)}")
+
+
+def roles(reading: Reading, wanted: str | None) -> tuple[str, str | None, list[str]]:
+    """Names of the training and the validation part, None where there is none; and what to tell of the data.
+
+    Args:
+        reading: Of the data.
+        wanted: The names as the user gives them; None goes by what the parts are called.
+
+    Raises:
+        OptionError: No such parts, or they cannot be told apart.
+    """
+    train, val = _roles(reading, wanted)
+    lines = [f"data: {reading.path}: {reading.about}"]
+    unused = [part for part in reading.splits if part not in (train, val)]
+    if unused:
+        lines.append(f"not used: {', '.join(unused)}; `split` chooses others")
+    return train, val, lines
 
 
 def _roles(reading: Reading, wanted: str | None) -> tuple[str, str | None]:
-    """Names of the training and the validation part; the latter is None where there is none."""
     if wanted is not None:
         names = wanted.split(",")
         for name in names:
@@ -130,11 +150,15 @@ def _section(reading: Reading, path: Path, split: str) -> Section:
     """The dataset section of a split; `_delete_` drops what the recipe says of its own data."""
     if reading.load is None:
         return {"data_root": "", **reading.datasets[split]}
+    return {**coco_section(reading, path, split), "data_prefix": {"_delete_": True}}
+
+
+def coco_section(reading: Reading, path: Path, split: str) -> Section:
+    """What reads a split of a format with objects."""
     return {
         "type": "CocoInstances",
         "data_root": "",
         "ann_file": str(path),
         "split": split,
         "format": reading.format,
-        "data_prefix": {"_delete_": True},
     }

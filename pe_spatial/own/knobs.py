@@ -1,22 +1,28 @@
 """The named options as sections of a config."""
 
-from pathlib import Path
 from typing import Any
 
 from pe_spatial.common.devices import available_cores
 from pe_spatial.common.errors import OptionError
+from pe_spatial.own.encoders import weights_of
 from pe_spatial.own.models import Model
 from pe_spatial.own.request import Request
 from pe_spatial.training.loggers import require_logger
+from pe_spatial.training.planner.variation import WRAPPERS
 
-_WRAPPERS = {"fp32": "OptimWrapper", "bf16": "Bf16OptimWrapper", "fp16": "AmpOptimWrapper"}
 _WORKERS = 4
 _RANK = 8  # of adapters
-_PATCH = 16  # of all encoders in windows
 
 
-def knob_settings(request: Request, model: Model, use_cuda: bool) -> dict[str, Any]:
+def knob_settings(request: Request, model: Model, key: str, patch_size: int | None, use_cuda: bool) -> dict[str, Any]:
     """What the options of a request say, apart from those that depend on the data.
+
+    Args:
+        request: What is asked for.
+        model: That is trained.
+        key: Where its settings have the encoder.
+        patch_size: Of what the side of the pictures must be a multiple; None takes any.
+        use_cuda: Whether a CUDA device trains.
 
     Raises:
         OptionError: An option that this machine or model has not.
@@ -27,13 +33,13 @@ def knob_settings(request: Request, model: Model, use_cuda: bool) -> dict[str, A
         raise OptionError("precision fp16 needs a CUDA device, and torch sees none here; bf16 runs on a CPU too")
     optimizer = {"lr": request.lr, "weight_decay": request.weight_decay}
     wrapper: dict[str, Any] = {
-        "type": _WRAPPERS[precision],
+        "type": WRAPPERS[precision],
         "optimizer": {name: value for name, value in optimizer.items() if value is not None},
     }
     if request.accumulate is not None:
         wrapper["accumulative_counts"] = request.accumulate
     settings: dict[str, Any] = {
-        "model": {"backbone": _encoder(request, model)},
+        "model": {key: _encoder(request, model)},
         "optim_wrapper": wrapper,
         "randomness": {"seed": request.seed},
         "visualizer": {"vis_backends": [{"type": require_logger(request.logger).backend}]},
@@ -41,8 +47,8 @@ def knob_settings(request: Request, model: Model, use_cuda: bool) -> dict[str, A
     if request.clip is not None:
         wrapper["clip_grad"] = {"_delete_": True, "max_norm": request.clip} if request.clip else None
     if request.image_size is not None:
-        if model.family.windowed and request.image_size % _PATCH:
-            raise OptionError(f"image_size {request.image_size} is not a multiple of the patch size {_PATCH}")
+        if patch_size is not None and request.image_size % patch_size:
+            raise OptionError(f"image_size {request.image_size} is not a multiple of the patch size {patch_size}")
         settings["_image_size"] = request.image_size
     workers = min(_WORKERS, available_cores()) if request.workers is None else request.workers
     settings["train_dataloader"] = {"num_workers": workers}
@@ -53,17 +59,18 @@ def knob_settings(request: Request, model: Model, use_cuda: bool) -> dict[str, A
 
 
 def _encoder(request: Request, model: Model) -> dict[str, Any]:
-    """Settings of the backbone that are options."""
+    """Settings of the encoder that are options."""
     settings: dict[str, Any] = {}
     if request.weights is not None:
-        settings["weights"] = None if request.weights == "none" else _weights(request.weights)
+        settings["weights"] = None if request.weights == "none" else weights_of(request.weights)
+    if model.is_student and request.tune not in (None, "full"):
+        raise OptionError(f"tune {request.tune}: an alignment makes new weights of a whole encoder; leave it out")
+    if request.teacher is not None and not model.is_student:
+        raise OptionError(f"teacher {request.teacher}: only the task alignment has one; leave it out")
+    if model.is_student:
+        return settings
     if request.tune in ("full", "frozen"):
         settings["frozen"] = request.tune == "frozen"
     if request.tune == "lora":
         settings |= {"frozen": False, "lora": {"rank": _RANK}}
     return settings
-
-
-def _weights(source: str | Path) -> str:
-    path = Path(source).expanduser()
-    return str(path.absolute()) if path.exists() else str(source)

@@ -13,6 +13,13 @@ SIZES: dict[str, str] = {
     "l": "PE-Spatial-L14-448",
     "g": "PE-Spatial-G14-448",
 }
+_CORES: dict[str, str] = {
+    "t": "PE-Core-T16-384",
+    "s": "PE-Core-S16-384",
+    "b": "PE-Core-B16-224",
+    "l": "PE-Core-L14-336",
+    "g": "PE-Core-G14-448",
+}
 TINY_ENCODER = {
     "name": TINY,
     "patch_size": 16,
@@ -35,6 +42,8 @@ class Family:
         windowed: Whether the encoder attends in windows (`configs/_base_/backbones`).
         patch_size: That all encoders are resampled to; None leaves each its own.
         layers: Of a size whose best map is not the last.
+        weights: Those that the encoder of each size begins with.
+        taught: Of students: the recipe where a teacher is named; the other one takes the student's own beginning.
     """
 
     recipe: str
@@ -42,6 +51,8 @@ class Family:
     windowed: bool = False
     patch_size: int | None = None
     layers: Mapping[str, list[int]] = field(default_factory=dict)
+    weights: Mapping[str, str] = field(default_factory=lambda: SIZES)
+    taught: str | None = None
 
 
 # the first family of a task is its default
@@ -60,6 +71,10 @@ TASKS: dict[str, dict[str, Family]] = {
     "depth": {
         "dpt": Family("depth_dpt", "dpt", layers={"g": [45]}),
         "linear": Family("depth_linear", "plain", layers={"g": [45]}),
+    },
+    "alignment": {
+        "core": Family("alignment_self", "student", weights=_CORES, taught="alignment_teacher"),
+        "spatial": Family("alignment_self", "student", taught="alignment_teacher"),
     },
 }
 DEFAULT_SIZE = "s"
@@ -81,8 +96,18 @@ class Model:
 
     @property
     def encoder(self) -> str | None:
-        """The released encoder; None where it is drawn at random."""
+        """The released encoder of its shape; None where it is a tiny one."""
         return SIZES.get(self.size)
+
+    @property
+    def weights(self) -> str | None:
+        """Name of the weights that the encoder begins with; None where it is drawn at random."""
+        return self.family.weights.get(self.size)
+
+    @property
+    def is_student(self) -> bool:
+        """Whether an encoder is trained by a teacher, and nothing else."""
+        return self.family.taught is not None
 
 
 def find_task(name: str) -> str:
@@ -102,15 +127,23 @@ def model_names(task: str) -> list[str]:
 
 
 def find_model(task: str, name: str | None) -> Model:
-    """The model of that name, or the task's default.
+    """The model of that name, or the task's default; a student is also called by the weights that it begins with.
 
     Raises:
         OptionError: No such task or model; names the nearest ones.
     """
     families = TASKS[find_task(task)]
-    name = name or f"{next(iter(families))}-{DEFAULT_SIZE}"
+    students = {
+        weights: f"{each}-{size}"
+        for each, family in families.items()
+        for size, weights in family.weights.items()
+        if family.taught
+    }
+    name = students.get(str(name), name) or f"{next(iter(families))}-{DEFAULT_SIZE}"
     family, _, size = name.rpartition("-")
     if family not in families or (size not in SIZES and size != TINY):
         forms = ", ".join(f"{each}-{{{','.join((TINY, *SIZES))}}}" for each in families)
-        raise OptionError(f"{task} has no model {name!r}; {suggest(name, model_names(task))}; there are {forms}")
+        raise OptionError(
+            f"{task} has no model {name!r}; {suggest(name, [*model_names(task), *students])}; there are {forms}"
+        )
     return Model(name, families[family], size)

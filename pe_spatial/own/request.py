@@ -23,7 +23,11 @@ class Request:
         epochs: Passes over the training pictures; may be a fraction.
         iterations: Batches, instead of epochs; counted before accumulation.
         tune: What of the encoder is trained.
-        weights: Of the encoder: a name, a file, or `none`.
+        encoder: In place of that of the size: a released one, or timm's name of one.
+        weights: Of the encoder: a name, a file, the folder of a run, or `none`.
+        teacher: Of an alignment: the name of a released encoder, a file, or the folder of a run; None takes what the
+            student begins with, at 82 % of its depth.
+        encoder_from: A run (or its checkpoint) whose encoder the head is trained on, frozen, with its preprocessing.
         image_size: Side of the pictures in pixels.
         batch_size: Pictures at once in a process.
         accumulate: Batches per optimizer step.
@@ -53,7 +57,10 @@ class Request:
     epochs: float | None = None
     iterations: int | None = None
     tune: str | None = None
+    encoder: str | None = None
     weights: str | Path | None = None
+    teacher: str | Path | None = None
+    encoder_from: str | Path | None = None
     image_size: int | None = None
     batch_size: int | None = None
     accumulate: int | None = None

@@ -9,11 +9,11 @@ from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-from pe_spatial.backbones.weights.source import find as find_weights
-from pe_spatial.common.errors import UserError
+from pe_spatial.common.parts import encoder_key
 from pe_spatial.common.reading import read_json
 from pe_spatial.inference.predictor import Predictor
 from pe_spatial.own.compose import Composition, compose
+from pe_spatial.own.encoders import require_weights
 from pe_spatial.own.request import Request
 from pe_spatial.training import launch
 from pe_spatial.training.checkpoint import resolve_checkpoint
@@ -115,10 +115,9 @@ def train_composition(composition: Composition, hooks: Sequence[Hook] = (), trus
 
 
 def _require_weights(config: Config) -> None:
-    """Find or fetch the weights of the encoder before anything else is begun."""
-    source = config.model.backbone.get("weights")
-    try:
-        if source is not None:
-            find_weights(source)
-    except FileNotFoundError as error:
-        raise UserError(f"{error}: weights=FILE (--weights FILE); or train from scratch with weights=none") from error
+    """Find or fetch the weights of all encoders before anything else is begun."""
+    model = config.model
+    scratch = "; or train from scratch with weights=none"
+    require_weights(model[encoder_key(model)].get("weights"), "weights", scratch)
+    for teacher in (model.get("teachers") or {}).values():
+        require_weights(teacher.get("weights"), "teacher")

@@ -14,8 +14,9 @@ from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, LogProcesso
 from torch import nn
 from torch.utils.data import DataLoader
 
+from pe_spatial.backbones.fine_maps import known_options
 from pe_spatial.backbones.lora import LoraOptions
-from pe_spatial.common.errors import ConfigError, suggest
+from pe_spatial.common.errors import ConfigError, OptionError, suggest
 from pe_spatial.training.config_values import entry_problems, takes_integers, value_problem
 from pe_spatial.training.optim import ParamwiseOptions
 from pe_spatial.training.trust import REGISTRIES, may_import
@@ -117,6 +118,9 @@ def _walk(node: Any, path: list[str], registry: str | None, scope: str) -> Itera
         for key in node.keys() - _CLIP_GRAD:
             yield ".".join([*path, str(key)]), f"clip_grad has no option {key!r}; {suggest(str(key), _CLIP_GRAD)}"
         return
+    if isinstance(node, dict) and path[-1] == "upsampling":
+        yield from _upsampling(node, path)
+        return
     if not isinstance(node, dict):
         return
     options = _implied_options(path, node)
@@ -144,6 +148,17 @@ def _walk(node: Any, path: list[str], registry: str | None, scope: str) -> Itera
         yield from _untyped(value, [*path, str(key)])
         # the registry of a section holds for what is nested in it until another section begins
         yield from _walk(value, [*path, str(key)], _SECTIONS.get(key, registry), scope)
+
+
+def _upsampling(node: dict[str, Any], path: list[str]) -> Iterator[tuple[str, str]]:
+    """Of a backbone: its type is no registered name."""
+    try:
+        known = known_options(node.get("type"))
+    except OptionError as error:
+        yield ".".join([*path, "type"]), str(error)
+        return
+    for key in node.keys() - known:
+        yield ".".join([*path, str(key)]), _unknown(node["type"], str(key), known)
 
 
 def _unknown(factory_name: str, key: str, options: Set[str]) -> str:

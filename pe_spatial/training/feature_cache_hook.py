@@ -61,6 +61,11 @@ class CachedFeaturesHook(Hook):
         self._device = next(runner.model.parameters()).device
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         backbone, loader = getattr(model, "backbone", None), runner.train_dataloader
+        if backbone is None:
+            raise ConfigError(
+                f"cached features are those of a model's backbone, and {type(model).__name__} has none; leave out "
+                "--cache-features"
+            )
         if not isinstance(backbone, nn.Module) or any(p.requires_grad for p in backbone.parameters()):
             raise ConfigError(
                 "cached features are those of an encoder that does not learn; set model.backbone.frozen=true, or leave "

@@ -1,7 +1,7 @@
-"""Checkpoints without a frozen encoder that can be found again where it came from: under adapters (LoRA), or foreign.
+"""Checkpoints without a frozen encoder that is found again where it came from, under adapters (LoRA) or foreign.
 
-Such a checkpoint holds the heads and, with LoRA, the adapters, and in its entry `pe_spatial` the key `encoders`: for the
-name of each backbone whose encoder was left out, its source and the hash of the encoder in that file. A model that
+Such a checkpoint holds the heads and, with LoRA, the adapters, and in its entry `pe_spatial` the key `encoders`: for
+the name of each backbone whose encoder was left out, its source and the hash of the encoder in that file. A model that
 loads the checkpoint has read the encoder from the source that its config names, and the hashes must agree. An encoder
 that has no source, or is no longer what the source holds, is stored as always.
 """

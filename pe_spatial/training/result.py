@@ -10,6 +10,7 @@ from torch import nn
 
 from pe_spatial.backbones import get_variant
 from pe_spatial.common.errors import UserError
+from pe_spatial.common.parts import encoder_key
 from pe_spatial.training import result_page as page
 from pe_spatial.training.checkpoint_hook import unwrap
 from pe_spatial.training.explanation import Measure, class_record, explained, plain
@@ -125,8 +126,8 @@ def model_name(model: nn.Module, settings: Mapping[str, Any]) -> str:
     """What a model is called in text: its `title`, or its class, and its encoder."""
     name = getattr(model, "title", type(model).__name__)
     try:
-        backbone = settings["backbone"]
-        encoder = backbone["model"] if backbone["type"] == "TimmBackbone" else get_variant(backbone["variant"]).name
+        backbone = settings[encoder_key(settings)]
+        encoder = backbone["model"] if backbone.get("type") == "TimmBackbone" else get_variant(backbone["variant"]).name
         return f"{name} with encoder {encoder}"
     except (KeyError, TypeError, UserError):
         return name

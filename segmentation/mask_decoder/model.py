@@ -9,6 +9,7 @@ from mmengine.structures import BaseDataElement, PixelData
 from torch import Tensor
 
 from pe_spatial.backbones.contract import build_backbone, grid_of, with_statistics
+from pe_spatial.backbones.fine_maps import require_patches
 from pe_spatial.backbones.token_blocks import token_blocks
 from pe_spatial.common.errors import OptionError
 from pe_spatial.common.parts import ModalModel, build_options
@@ -48,6 +49,7 @@ class MaskDecoder(ModalModel, SemanticModel):
         data_preprocessor: Config of the preprocessor; pads to multiples of the patch size.
 
     Attributes:
+        shared_layers: The block before the queries: all that another model on the encoder can have in common.
         masking: Probability per block that a query attends only to its own mask in training; all 0 at first.
 
     Raises:
@@ -86,7 +88,9 @@ class MaskDecoder(ModalModel, SemanticModel):
         self.stride = module.patch_size
         if tuple(module.layers) != (module.depth - 1,):
             raise OptionError(f"layers {module.layers} of the backbone: masks come from the last block alone, [-1]")
+        require_patches(module, type(self).__name__)
         self.queries = QueryTokens(module, num_queries, num_blocks)
+        self.shared_layers = (self.queries.first - 1,)
         self.head = MaskHead(module.channels[0], num_classes, module.patch_size)
         self.criterion = MODELS.build({"type": "MaskCriterion", **(criterion or {})})
         self.least_score = least_score

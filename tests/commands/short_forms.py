@@ -65,6 +65,22 @@ eval
     run
 eval --config
     run/iter_6.pth --config toy.yaml
+features --checkpoint --input --output --pool
+    --checkpoint model.pth --input photos/film.mp4 --output features_pool --pool mean --device cpu
+features --checkpoint --input --output --pool --shard
+    --checkpoint model.pth --input photos --output features_shard --pool mean --shard 2/3 --device cpu
+features --encoder --format --input --output --pool
+    --encoder tiny --weights none --input list.txt --output features_npy --pool cls --format npy --device cpu
+features --encoder --format --input --output --pool --weights
+    --encoder tiny --weights none --input photos/film.mp4 --output features_cls --pool cls --format npy --device cpu
+features --encoder --format --input --output --weights
+    --encoder tiny --weights none --input shards/*.tar --output features_tar --format tar --device cpu
+features --encoder --input --layers --output
+    --encoder tiny --weights none --input photos --output features_l --layers 1,2 --device cpu
+features --encoder --input --output
+    --encoder tiny --weights none --input photos/*.png --output features_plain --device cpu
+features --encoder --input --output --shard
+    --encoder tiny --weights none --input photos --output features_s --shard 2/3 --device cpu
 plan --config --memory
     --config demo/mask_rcnn_tiny_shapes.yaml --memory 64gb model.data_preprocessor.pad_to=[64,64]
 plan --config --device --memory
@@ -129,12 +145,34 @@ visualize --encoder --input --output --point
 
 # kind of command, and the test that runs it
 ELSEWHERE = table("""
+benchmark text --clock --threads --variant
+    tests/commands/test_benchmark_text.py::test_both_halves_are_compared
+benchmark text --variant
+    tests/commands/test_benchmark_text.py::test_both_halves_are_compared
+classify --classes --encoder --input --output
+    tests/commands/test_classify.py::test_folders_and_videos_are_named_in_all_lists
+classify --classes --encoder --input --output --templates
+    tests/commands/test_classify.py::test_templates_of_a_file_and_others_weights
+classify --classes --encoder --input --output --top-k --weights
+    tests/commands/test_classify.py::test_templates_of_a_file_and_others_weights
+classify --classes --encoder --evaluate --input --output
+    tests/commands/test_classify.py::test_a_list_is_evaluated
+classify --encoder --evaluate --input --output --templates
+    tests/commands/test_classify.py::test_folders_are_evaluated
+demo --output --words
+    tests/zero_shot/test_training.py::test_the_demo_writes_what_the_commands_take
 --help
     tests/commands/test_shell.py::test_help_and_a_mistyped_option_answer_at_once
 benchmark backbone --variant
     tests/commands/test_benchmark.py::test_backbone_against_timm
 benchmark deformable
     tests/commands/test_benchmark_deformable.py::test_it_reports
+benchmark features
+    tests/commands/test_benchmark_features.py::test_both_do_the_work
+benchmark features --batch-size --device --limit --rounds --threads
+    tests/commands/test_benchmark_features.py::test_both_do_the_work
+benchmark features --batch-size --encoder --input --limit
+    tests/commands/test_benchmark_features.py::test_both_do_the_work
 benchmark fidelity
     tests/commands/test_benchmark_fidelity.py::test_a_number_that_differs_is_named
 benchmark fidelity --document
@@ -149,6 +187,12 @@ benchmark segmentation --input --limit
     tests/commands/test_benchmark_segmentation.py::test_folders_against_mmseg
 benchmark segmentation --input --memory
     tests/commands/test_benchmark_segmentation.py::test_folders_against_mmseg
+benchmark shared
+    tests/commands/test_benchmark.py::test_heads_on_one_pass_are_compared_with_each_alone
+benchmark shared --heads --pictures --threads
+    tests/commands/test_benchmark.py::test_heads_on_one_pass_are_compared_with_each_alone
+benchmark shared --heads --variant
+    tests/commands/test_benchmark.py::test_heads_on_one_pass_are_compared_with_each_alone
 benchmark tracking
     tests/commands/test_benchmark.py::test_tracking_compares_equal_results
 convert --config --input --output --to
@@ -191,8 +235,16 @@ convert data --pictures --to
     tests/commands/test_convert_data.py::test_pictures_are_copied_linked_or_left_where_they_are
 plan --cards --config --memory
     tests/commands/test_plan.py::test_cards_correct_the_table
+train --data --encoder-from
+    tests/own/test_encoder_from.py::test_two_heads_share_a_pass
 train --data
     tests/commands/test_train_own.py::test_one_command_trains
+train --data --encoder --model --weights
+    tests/test_foreign_encoders.py::test_a_task_trains_and_predicts
+visualize --encoder --input --layers --output --weights
+    tests/test_foreign_encoders.py::test_the_drawing_of_features
+train --data --model --teacher
+    tests/own/test_alignment.py::test_the_command_is_short_and_says_what_it_does
 train --config --memory
     tests/commands/test_plan.py::test_a_training_is_planned_before_it_begins
 check --checkpoint --config
@@ -225,6 +277,8 @@ detectron2/tools/lazyconfig_train_net.py --config-file --num-gpus
     is Detectron2's; test_detectron2_adapter.py
 tools/dev/measure_label_errors.py
     trains for an hour; test_label_errors.py tests its parts
+tools/dev/measure_fine_maps.py --data --upsampler --weights
+    needs a trained encoder; test_measure_fine_maps.py tests its judgment
 tools/dev/measure_planner.py
     takes four minutes; test_planner.py tests what it measures
 tools/dev/measure_annotations.py --folder

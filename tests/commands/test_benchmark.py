@@ -78,3 +78,12 @@ def test_tracking_compares_equal_results(tmp_path, capsys):
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["difference"] < 1e-5 and report["ratio"] > 0
     assert f"ratio {report['ratio']:.4g}" in capsys.readouterr().out
+
+
+def test_heads_on_one_pass_are_compared_with_each_alone(tmp_path):
+    options = ["--heads", "seg,depth", "--variant", "PE-Spatial-T16-512", "--image-size", "64", "--pictures", "1"]
+    options += ["--rounds", "1", "--device", "cpu", "--threads", "1", "--json", str(tmp_path / "b.json")]
+    assert run_command("benchmark", ["shared", *options]) == 0
+    report = json.loads((tmp_path / "b.json").read_text())
+    assert report["difference"] <= 1e-6 and report["heads"] == "seg,depth"
+    assert 0 < report["shared_over_sum"] < report["shared_over_slowest"]

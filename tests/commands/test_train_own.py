@@ -1,14 +1,21 @@
 """`pe-spatial train TASK --data …` as a user types it, from a folder of their own, with an encoder from scratch."""
 
 import json
+import re
 import shlex
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import pe_spatial
 from pe_spatial.commands.shell import run_command
+from pe_spatial.doctor.examination import examine_dataset
+from pe_spatial.own import facts
+from pe_spatial.own.compose import compose
+from pe_spatial.own.request import Request
 
 # the end of every command: small pictures, no process for two of them, and of a model that is not tiny small heads
 SMALL = "--image-size 64 --workers 0"
@@ -103,6 +110,27 @@ def test_python_gives_the_run_and_resuming_knows_its_data(call, place):
     status, out = call("pe-spatial train --resume run_python train_cfg.max_iters=6 experiment_name=own_other")
     label.write_text(before)
     assert status == 2 and "the training data are not those of the run so far (other pictures or objects)" in out
+
+
+def test_the_classes_of_label_maps_are_counted(place, monkeypatch):
+    """All of them, or a sample, which is said."""
+    lines = {}
+    for task, model in (("segmentation", "linear-tiny"), ("panoptic", "mask_decoder-tiny")):
+        lines[task] = "\n".join(compose(Request(task, place / "drawn", model=model, image_size=64)).lines)
+        train = re.search(r"  train: 5 images; (\d+) classes, shares of .* / of the images: (.*)", lines[task])
+        shares = [float(share) for share in re.findall(r"([\d.]+)% / \d+%", train[2])]
+        assert sum(shares) == pytest.approx(100, abs=0.5) and shares == sorted(shares, reverse=True)
+    maps = [
+        np.asarray(Image.open(path).convert("RGB")) for path in (place / "drawn" / "labels" / "train").glob("*.png")
+    ]
+    walls = 100 * np.mean([np.mean((values == (255, 38, 38)).all(axis=-1)) for values in maps])
+    assert f"wall {walls:.1f}% / 100%" in lines["segmentation"]
+    assert "classes that occur in training only, so that no score tells of them: 1 (triangle)" in lines["segmentation"]
+    monkeypatch.setattr(
+        facts, "examine_dataset", lambda split, data, options: examine_dataset(split, data, replace(options, samples=2))
+    )
+    (line,) = [line for line in compose(Request("segmentation", place / "drawn")).lines if line.startswith("  train")]
+    assert "/ of a sample of 2 images: wall " in line
 
 
 @pytest.mark.parametrize(

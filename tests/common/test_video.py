@@ -15,6 +15,7 @@ from pe_spatial.common.video import (
     VideoWriter,
     count_frames,
     is_video,
+    measure_frames,
 )
 
 UNEVEN = [0, 0.04, 0.2, 0.24, 1.0]
@@ -289,3 +290,20 @@ def test_a_full_disk_is_an_error_and_leaves_nothing(tmp_path, small_files, limit
         for _ in range(12):
             writer.write(torch.randint(0, 256, (3, 128, 128), dtype=torch.uint8, generator=generator))
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", [name for name, _ in FORMATS])
+def test_the_rate_is_that_of_the_times(films, name):
+    count, rate = measure_frames(films[name])
+    assert count == 50
+    assert rate == pytest.approx(25, rel=0.021)  # where the last frame has no duration
+
+
+def test_the_rate_of_uneven_times_is_the_average(tmp_path):
+    count, rate = measure_frames(write_video(tmp_path / "out.mp4"))
+    with VideoWriter(tmp_path / "held.mp4") as writer:
+        writer.write(picture(0), 0.0)
+        writer.write(picture(1), 1.0, 2.5)
+    assert (count, rate) == (5, pytest.approx(5 / 1.04))
+    assert measure_frames(tmp_path / "held.mp4") == (2, pytest.approx(2 / 3.5))
+    assert measure_frames(write_video(tmp_path / "one.mp4", [0.0])) == (1, None)

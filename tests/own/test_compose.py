@@ -77,7 +77,7 @@ def test_what_the_data_says_is_in_the_config():
         ({"task": "segmentation", "model": None}, "which is nothing for segmentation; it fits detection, instances"),
         ({"task": "instances", "data": FORMATS / "voc"}, "2 of 2 objects have no mask, and the task instances"),
         ({"data": FORMATS / "depth_png"}, "holds depth pairs, which is nothing for detection; it fits depth"),
-        ({"data": FORMATS / "video"}, "no task of detection, instances, segmentation, panoptic, depth trains on it"),
+        ({"data": FORMATS / "video"}, "which is nothing for detection; it fits alignment"),
         ({"task": "segmentation", "model": None, "data": FORMATS / "masks_ids"}, "nothing says what these mean: write"),
         ({"batch_size": 3}, "a batch of 3 pictures, but the training part has 1"),
         ({"split": "train,test"}, "has no split 'test'"),

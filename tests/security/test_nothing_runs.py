@@ -1,6 +1,7 @@
 """Nothing that a stranger's config, checkpoint or data names is imported, called, unpickled or fetched."""
 
 import contextvars
+import json
 import re
 import shutil
 import sys
@@ -25,6 +26,7 @@ from routes import PAYLOAD, Pickled, routes, write_pickle
 from small_segmenters import save_photos, settings
 
 import pe_spatial.segmentation  # noqa: F401 - mmseg prints when it is first imported
+from pe_spatial import PEBackbone, PLMVision
 from pe_spatial.commands.options import CommandParser
 from pe_spatial.commands.shell import COMMANDS, run_command
 from pe_spatial.common.errors import UserError
@@ -324,6 +326,19 @@ def test_a_loss_in_a_checkpoint_unpickles_nothing(canary, capsys):
     file = write_checkpoint(canary.parent / "stranger.pth", config)
     with pytest.raises(UserError, match="is a pickle"):
         contextvars.Context().run(Predictor, file, device="cpu")
+    assert not canary.exists()
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_a_shard_with_a_pickle_is_not_obeyed(legacy, canary, tmp_path):
+    name = "pytorch_model-00001-of-00001.bin"
+    index = tmp_path / "pytorch_model.bin.index.json"
+    keys = ("conv1.weight", "transformer.resblocks.0.ln_1.bias", "vision_projector.projector.0.weight")
+    index.write_text(json.dumps({"weight_map": dict.fromkeys(keys, name)}))
+    torch.save(dict.fromkeys(keys, Pickled(canary)), tmp_path / name, _use_new_zipfile_serialization=not legacy)
+    for read in (PLMVision.from_files, lambda path: PEBackbone("PE-Spatial-T16-512", weights=str(path))):
+        with pytest.raises(UserError, match=f"{name}.*could run any code: refused"):
+            read(index)
     assert not canary.exists()
 
 

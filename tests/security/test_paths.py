@@ -17,11 +17,14 @@ from PIL import Image
 from small_runs import CONFIG, overrides, write_strips
 from small_segmenters import save_photos, save_segmenter
 
+from pe_spatial import PLMVision
 from pe_spatial.alignment.hooks import StudentExportHook
+from pe_spatial.backbones.weights import find
 from pe_spatial.commands.shell import run_command
 from pe_spatial.common.archives import INDEX_SUFFIX, read_images
 from pe_spatial.common.errors import AnnotationError, OptionError, UnreadableFile, UserError
 from pe_spatial.common.names import output_stems
+from pe_spatial.common.shards import ShardIndex
 from pe_spatial.common.sources import resolve_sources
 from pe_spatial.data.annotations import file_below
 from pe_spatial.depth.datasets import NyuDepth
@@ -245,3 +248,17 @@ def test_a_run_does_not_write_through_the_links_in_its_folder(finished, tmp_path
     train(toy_task.load(finished[0], run, "train_cfg.max_iters=7", "experiment_name=links"), "yes")
     assert (tmp_path / "mine").read_text() == "mine"
     assert (run / "environment.json").is_file() and not (run / "environment.json").is_symlink()
+
+
+# --- shards -----------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("name", [*LEAVING, *NAMELESS, "deep/a.safetensors", ".", "..\\a.safetensors"])
+def test_an_index_of_shards_names_files_of_its_own_folder(name, tmp_path):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    index = folder / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"vision_model.conv1.weight": name}}))
+    for read in (ShardIndex, lambda path: find(path.parent), PLMVision.from_files):
+        with pytest.raises(
+            UserError, match=r"index.json: the file of vision_model.conv1.weight is .* must be the name of"
+        ):
+            read(index)

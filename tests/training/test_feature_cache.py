@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+import pe_spatial
 from pe_spatial.commands.shell import run_command, run_module
 from pe_spatial.common.errors import ConfigError, FullDiskError, UserError
 from pe_spatial.data import Draw
@@ -18,6 +19,7 @@ from pe_spatial.training import feature_cache
 from pe_spatial.training.checkpoint import load_checkpoint
 from pe_spatial.training.config import load_config
 from pe_spatial.training.feature_cache import CachedViews, FeatureCache
+from pe_spatial.training.feature_cache_hook import CachedFeaturesHook
 from pe_spatial.training.launch import train
 
 CONFIG = "demo/seg_linear_tiny_random.yaml"
@@ -88,6 +90,43 @@ def test_without_augmentation_it_is_the_training_on_pictures(data, tmp_path):
     assert runner.model.backbone._forward_hooks == {} and runner.iter == 6
     labels = Predictor(tmp_path / "cached", device="cpu")(data / "images" / "val" / "0.png").pred_sem_seg.data
     assert labels.shape == (1, 32, 32)
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    """Six scenes with label maps and depth maps."""
+    folder = tmp_path_factory.mktemp("drawn")
+    options = ["--output", str(folder), "--images", "6", "--image-size", "64", "--no-photographs", "--force"]
+    assert run_command("demo", options) == 0
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("task", "model", "name", "labels"),
+    [
+        ("segmentation", "upernet-tiny", "masks", "LoadSegmentation"),
+        ("depth", "dpt-tiny", "depth", "LoadDepthMap"),
+        ("depth", "linear-tiny", "depth", "LoadDepthMap"),
+    ],
+)
+def test_other_heads_train_on_cached_maps_as_on_pictures(task, model, name, labels, drawn, tmp_path):
+    """DPT takes four maps, the others one; on data of one's own, with an encoder that the command freezes."""
+    pytest.importorskip("mmseg")
+    pipeline = f"train_dataloader.dataset.pipeline=[{{type: LoadImage}}, {{type: {labels}}}, {{type: PackSample}}]"
+    states = []
+    for kind, hooks in (("pictures", []), ("cached", [CachedFeaturesHook()])):
+        run = pe_spatial.train(
+            task, data=drawn, format=name, model=model, tune="frozen", iterations=2, batch_size=2, image_size=64,
+            workers=0, output=tmp_path / kind, hooks=hooks,
+            overrides=[pipeline, "default_hooks.checkpoint.best=null", f"experiment_name={task}_{model}_{kind}"],
+        )  # fmt: skip
+        states.append(load_checkpoint(run.folder / "iter_2.pth")["state_dict"])
+        assert run.metrics
+    plain, cached = states
+    assert len(list((tmp_path / "feature_cache").glob("*/map-*.npy"))) == (4 if model == "dpt-tiny" else 1)
+    assert plain.keys() == cached.keys()
+    for key in plain:
+        torch.testing.assert_close(cached[key].float(), plain[key].float(), atol=4e-3, rtol=4e-3)
 
 
 def test_a_resumed_run_is_the_one_that_was_not_interrupted(data, tmp_path):

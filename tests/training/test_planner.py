@@ -16,7 +16,7 @@ from pe_spatial.training.launch import train
 from pe_spatial.training.planner import plan, planning
 from pe_spatial.training.planner.costs import StepModel, _loss, _quiet, fit_steps, model_steps, small_sizes
 from pe_spatial.training.planner.devices import CONSTANTS, learn
-from pe_spatial.training.planner.fixed import FixedCost
+from pe_spatial.training.planner.fixed import FixedCost, count_fixed
 from pe_spatial.training.planner.inputs import make_batch, training_size
 from pe_spatial.training.planner.rescue import is_exhaustion, naming_exhaustion
 from pe_spatial.training.planner.rows import batches, overrides_for
@@ -150,9 +150,33 @@ def test_the_size_comes_from_the_config():
         training_size(load_config("tracking/baseline_color_davis2017"))
 
 
-def test_a_model_without_an_encoder_has_no_plan():
-    with pytest.raises(ConfigError, match=r"SpatialAlignment has none"):
-        variation_of(load_config("alignment/pe_spatial_b"))
+def test_a_model_without_a_training_has_no_plan():
+    with pytest.raises(ConfigError, match=r"VideoTracker has none"):
+        variation_of(load_config("tracking/dino_pe_spatial_b16_davis2017"))
+
+
+ALIGNMENT = (
+    "model.student.variant={base: PE-Spatial-T16-512, name: t, width: 64, heads: 2}",
+    "model.teachers.teacher.variant={base: PE-Spatial-T16-512, name: u, width: 96, depth: 17, heads: 2}",
+    "_image_size=64",
+)
+
+
+def test_the_student_of_an_alignment_is_planned_whole_and_with_its_teacher():
+    """Shallow models of student and teacher continue to the whole of both; weights of the teacher are counted once."""
+    config = load_config("own/alignment_teacher", ALIGNMENT)
+    assert {way.tuning for way in variations(config)} == {"full"}
+    steps = model_steps(config, variation_of(config), (64, 64), CPU, on_cuda=False)
+    measured = tracked(config, 3, (64, 64))
+    assert steps.operations(3, (64, 64)) == pytest.approx(measured.operations, rel=0.03)
+    deeper = load_config("own/alignment_teacher", [*ALIGNMENT, "model.teachers.teacher.variant.depth=29"])
+    assert tracked(deeper, 3, (64, 64)).activations == measured.activations
+    whole = build_model(model_settings(config, variation_of(config)), "meta")
+    teacher = sum(parameter.nbytes for parameter in whole.teachers["teacher"].parameters())
+    fixed = count_fixed(config, variation_of(config), on_cuda=False)
+    assert fixed.weights - teacher == sum(t.nbytes for t in (*whole.parameters(), *whole.buffers()))
+    shallow = build_model(with_depth(model_settings(config, variation_of(config)), 4), "meta")
+    assert len(shallow.teachers["teacher"].backbone.encoder.transformer.resblocks) == 17 - 4 * 4
 
 
 def test_made_batches_keep_the_contract():

@@ -2,7 +2,7 @@
 
     python tools/dev/measure_planner.py
 
-Twelve trainings of five tasks, each in a process of its own: three iterations on made batches. Measured is the most
+Fourteen trainings of six tasks, each in a process of its own: three iterations on made batches. Measured is the most
 that the process held (VmHWM of Linux) less what it held before the model was built. Cost: 4 minutes of one core.
 """
 
@@ -29,6 +29,12 @@ PANOPTIC = (
     "model.data_preprocessor.size_divisor=16",
 )
 DEPTH = ("depth, DPT", "demo/depth_dpt_tiny_shapes", TINY, "model.backbone.layers=[2, 5, 8, 11]")
+ALIGNMENT = (
+    "alignment, teacher S",
+    "own/alignment_teacher",
+    "model.student.variant=PE-Spatial-T16-512",
+    "model.teachers.teacher.variant=PE-Spatial-S16-512",
+)
 # what is trained, side in pixels, images, and a change
 CASES: list[tuple[tuple[str, ...], int, int, str]] = [
     (MASK_RCNN, 256, 4, ""),
@@ -43,6 +49,8 @@ CASES: list[tuple[tuple[str, ...], int, int, str]] = [
     (DEPTH, 256, 4, ""),
     (DEPTH, 384, 4, CHECKPOINTING),
     (DEPTH, 320, 4, LORA),
+    (ALIGNMENT, 256, 4, ""),
+    (ALIGNMENT, 384, 4, "model.student.checkpointing=true"),
 ]
 
 

@@ -3,5 +3,6 @@
 from pe_spatial.backbones.text.classes import Prompts, class_vectors, fill_template
 from pe_spatial.backbones.text.core import PECore
 from pe_spatial.backbones.text.preprocessing import prepare_picture
+from pe_spatial.backbones.text.runs import open_core, save_core
 from pe_spatial.backbones.text.tokenizer import Tokenizer, open_tokenizer
 from pe_spatial.backbones.text.tower import TextTower

@@ -39,14 +39,18 @@ class TextTower(nn.Module):
         nn.init.normal_(self.positional_embedding, std=0.01)
         nn.init.normal_(self.text_projection, std=width**-0.5)
         nn.init.constant_(self.logit_scale, 2.6592600)  # ln(1 / 0.07)
-        branch = (width * 2 * depth) ** -0.5
-        for block in self.transformer.resblocks:
-            nn.init.normal_(block.attn.in_proj_weight, std=width**-0.5)
-            nn.init.normal_(block.attn.out_proj.weight, std=branch)
-            nn.init.normal_(block.mlp.c_fc.weight, std=(2 * width) ** -0.5)
-            nn.init.normal_(block.mlp.c_proj.weight, std=branch)
-            for layer in (block.attn.out_proj, block.mlp.c_fc, block.mlp.c_proj):
-                nn.init.zeros_(layer.bias)
+        deviations = {
+            "attn.in_proj_weight": width**-0.5,
+            "attn.out_proj.weight": (width * 2 * depth) ** -0.5,
+            "mlp.c_fc.weight": (2 * width) ** -0.5,
+            "mlp.c_proj.weight": (width * 2 * depth) ** -0.5,
+        }
+        for name, parameter in self.transformer.resblocks.named_parameters():
+            kind = name.partition(".")[2]
+            if kind in deviations:
+                nn.init.normal_(parameter, std=deviations[kind])
+            elif not kind.startswith("ln_"):
+                nn.init.zeros_(parameter)
 
     def text_hidden(self, tokens: Tensor) -> Tensor:
         """Map tokens [B, L], L up to the context, to their states [B, L, C] after the final norm.

@@ -1,5 +1,6 @@
 """Weights of the encoders: find them, read any layout they travel in, load strictly, report."""
 
+from pe_spatial.backbones.weights.content import Checkpoint
 from pe_spatial.backbones.weights.layouts import Layout, to_detectron2, to_official, to_timm, unwrap
 from pe_spatial.backbones.weights.loading import (
     Origin,

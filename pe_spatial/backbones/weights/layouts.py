@@ -44,6 +44,11 @@ class Layout:
     prefix: str = ""
     container: str = ""
 
+    @property
+    def outside(self) -> str:
+        """What a tensor without the prefix is."""
+        return TEXT_REASON if self.family == "CLIP" else "not part of the encoder"
+
     def __str__(self) -> str:
         parts = [f"{self.family} layout"]
         if self.container:
@@ -103,14 +108,13 @@ def to_official(tensors: Mapping[str, Tensor], layout: Layout) -> tuple[dict[str
     """
     encoder: dict[str, Tensor] = {}
     ignored: dict[str, str] = {}
-    outside = TEXT_REASON if layout.family == "CLIP" else "not part of the encoder"
     for key, tensor in tensors.items():
         if not key.startswith(layout.prefix):
-            ignored[key] = outside
+            ignored[key] = layout.outside
         elif _ROTARY.search(key):
             ignored[key] = ROTARY_REASON
         elif layout.family == "DETA" and key.startswith(layout.prefix + "fpn"):
-            ignored[key] = outside  # DETA keeps its pyramid inside the encoder
+            ignored[key] = layout.outside  # DETA keeps its pyramid inside the encoder
         else:
             encoder[key.removeprefix(layout.prefix)] = tensor
     if layout.family == "timm":

@@ -2,7 +2,8 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -14,11 +15,12 @@ from torch import Tensor
 from pe_spatial.backbones.lora import is_adapter
 from pe_spatial.backbones.variants import VARIANTS, EncoderConfig
 from pe_spatial.backbones.vit import VisionTransformer, resize_positions
-from pe_spatial.backbones.weights.layouts import Layout, recognize, to_official, unwrap
+from pe_spatial.backbones.weights.content import Checkpoint
+from pe_spatial.backbones.weights.layouts import Layout, recognize, to_official
 from pe_spatial.backbones.weights.source import find
 from pe_spatial.common.errors import few
 from pe_spatial.common.integrity import content_hash
-from pe_spatial.common.tensors import Misfit, Shapes, WeightsError, read_tensor_file, require_finite, shapes_of
+from pe_spatial.common.tensors import Misfit, Shapes, WeightsError, require_finite, shapes_of
 
 
 @dataclass
@@ -26,13 +28,14 @@ class WeightsReport:
     """What was loaded, from where, and what was done to it.
 
     Args:
-        path: The file.
+        path: The file, or the index of several.
         layout: The layout that was found in it.
         tensors: Number of tensors of the encoder.
         parameters: Number of their elements.
         dtype: Their type, or types with counts.
         ignored: Keys of the file that were not used, each with the reason.
         conversions: What was changed, in order.
+        files: How many files were read and how many there are, as text; empty for a single one.
     """
 
     path: Path
@@ -42,11 +45,11 @@ class WeightsReport:
     dtype: str = ""
     ignored: dict[str, str] = field(default_factory=dict)
     conversions: list[str] = field(default_factory=list)
+    files: str = ""
 
     def __str__(self) -> str:
-        text = (
-            f"{self.tensors} tensors, {self.parameters:,} parameters ({self.dtype}) from {self.path} ({self.layout})."
-        )
+        origin = f"{self.layout}, {self.files}" if self.files else str(self.layout)
+        text = f"{self.tensors} tensors, {self.parameters:,} parameters ({self.dtype}) from {self.path} ({origin})."
         if self.conversions:
             text += f" Converted: {'; '.join(self.conversions)}."
         if self.ignored:
@@ -178,17 +181,29 @@ def merge_command(path: str | Path) -> str:
 def read_encoder(path: Path) -> tuple[dict[str, Tensor], WeightsReport]:
     """Return what a file holds of an encoder, named as in the official layout but not checked against any.
 
+    Args:
+        path: The file; or an index of several, of which those with a part of the encoder are read and no others.
+
     Raises:
         WeightsError: The file cannot be read, holds no encoder, or holds adapters that are not merged.
     """
-    tensors, container = unwrap(read_tensor_file(path))
-    refuse_adapters(path, tensors)
-    try:
-        layout = recognize(tensors, container)
+    checkpoint = Checkpoint(path)
+    refuse_adapters(path, checkpoint.keys)
+    with _naming(path):
+        layout = recognize(checkpoint.keys, checkpoint.container)
+    tensors = checkpoint.read(key for key in checkpoint.keys if key.startswith(layout.prefix))
+    with _naming(path):
         encoder, ignored = to_official(tensors, layout)
+    ignored |= {key: layout.outside for key in checkpoint.keys if key not in tensors}
+    return encoder, WeightsReport(path, layout, ignored=ignored, files=checkpoint.count_files(tensors))
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    try:
+        yield
     except WeightsError as error:
         raise WeightsError(f"{path}: {error}") from error
-    return encoder, WeightsReport(path, layout, ignored=ignored)
 
 
 @cache

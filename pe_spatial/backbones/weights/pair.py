@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from pe_spatial.backbones.variants import VARIANTS
-from pe_spatial.backbones.weights.layouts import TEXT_REASON, Layout, unwrap
+from pe_spatial.backbones.weights.content import Checkpoint
+from pe_spatial.backbones.weights.layouts import TEXT_REASON, Layout
 from pe_spatial.backbones.weights.loading import WeightsReport, cast, check_values, dtypes_of, load_state_dict
 from pe_spatial.common.errors import few
-from pe_spatial.common.tensors import Misfit, Shapes, WeightsError, read_tensor_file, shapes_of
+from pe_spatial.common.tensors import Misfit, Shapes, WeightsError, shapes_of
 
 if TYPE_CHECKING:
     from pe_spatial.backbones.text.core import PECore
@@ -50,14 +51,15 @@ def load_core(module: PECore, source: str | Path, adapt: Sequence[str] = ()) -> 
 def _text_half(report: WeightsReport, module: PECore, dtype: torch.dtype) -> dict[str, Tensor]:
     """The text half in the official layout and the order of the model; the report no longer calls it ignored."""
     path, name = report.path, module.config.name
-    tensors, _ = unwrap(read_tensor_file(path))
+    checkpoint = Checkpoint(path)
     expected = shapes_of({key: tensor for key, tensor in module.state_dict().items() if not key.startswith(_IMAGE)})
-    found = _find_text(tensors, report.layout, expected)
+    found = _find_text(checkpoint.keys, report.layout, expected)
+    tensors = checkpoint.read(found.values())
     known = {key: tensors[place] for key, place in found.items() if key != _MASK}
     if "token_embedding.weight" not in known:
         raise WeightsError(
             f"{path} holds the encoder of pictures ({report.layout}) and no text tower: there is no "
-            f"token_embedding.weight among its {len(tensors)} tensors. Take the whole checkpoint of PE-Core "
+            f"token_embedding.weight among its {len(checkpoint.keys)} tensors. Take the whole checkpoint of PE-Core "
             "(https://huggingface.co/facebook/" + (name if name in VARIANTS else "PE-Core-B16-224") + " and the like), "
             "or use PEBackbone, which needs no text"
         )
@@ -75,7 +77,7 @@ def _text_half(report: WeightsReport, module: PECore, dtype: torch.dtype) -> dic
     return cast({key: known[key] for key in expected}, dtype, report)
 
 
-def _find_text(tensors: Mapping[str, Any], layout: Layout, expected: Shapes) -> dict[str, str]:
+def _find_text(keys: Iterable[str], layout: Layout, expected: Shapes) -> dict[str, str]:
     """Where the file has each key of the text half, by its official name.
 
     What lies beside the encoder and belongs to no text half, such as a head of the user's own, is not among them.
@@ -83,9 +85,7 @@ def _find_text(tensors: Mapping[str, Any], layout: Layout, expected: Shapes) -> 
     root = layout.prefix.removesuffix("trunk.").removesuffix(_IMAGE)
     if root == layout.prefix:
         return {}  # the encoder lies under no `visual.`: what stands beside it is no text half
-    beside = {
-        key.removeprefix(root): key for key in tensors if key.startswith(root) and not key.startswith(root + _IMAGE)
-    }
+    beside = {key.removeprefix(root): key for key in keys if key.startswith(root) and not key.startswith(root + _IMAGE)}
     families = {*(key.split(".")[0] for key in expected), _MASK, _BIAS, _TEXT[:-1]}
     return {key.removeprefix(_TEXT): place for key, place in beside.items() if key.split(".")[0] in families}
 

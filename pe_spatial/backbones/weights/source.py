@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pe_spatial.backbones.variants import VARIANTS
 from pe_spatial.common.errors import few, suggest
+from pe_spatial.common.shards import ShardIndex, is_index, looks_like_shard
 from pe_spatial.common.tensors import SUFFIXES, WeightsError
 
 FOLDER_VARIABLE = "PE_SPATIAL_WEIGHTS"
@@ -17,12 +18,13 @@ _BLOCK = 2**20  # bytes
 
 
 def find(source: str | Path) -> Path:
-    """Return the file that holds the weights.
+    """Return the file that holds the weights, or the index of the files that do.
 
     Args:
         source: The name of a released encoder (`PE-Spatial-B16-512`), whose file is taken from the folder that the
             environment variable `PE_SPATIAL_WEIGHTS` names, else from the cache of the Hugging Face hub, else
-            downloaded to it; or the path of a file; or a folder with a single checkpoint.
+            downloaded to it; or the path of a file, which may be an index of shards (`*.index.json`); or a folder with
+            a single checkpoint, in one file or in several with their index.
 
     Raises:
         FileNotFoundError: Nothing is there; for an encoder, the message says where to put which file.
@@ -122,7 +124,19 @@ def suggested_folder() -> str:
 
 
 def _only_checkpoint(folder: Path) -> Path:
-    found = sorted(path for path in folder.iterdir() if path.suffix in SUFFIXES and path.is_file())
+    files = sorted(path for path in folder.iterdir() if path.is_file())
+    indexes = [path for path in files if is_index(path)]
+    shards = {name for index in indexes for name in ShardIndex(index).files.values()}
+    found = [path for path in files if path.suffix in SUFFIXES and path.name not in shards]
+    if found and not indexes and all(map(looks_like_shard, found)):
+        name = f"{found[0].name.partition('-')[0]}{found[0].suffix}.index.json"
+        raise WeightsError(
+            f"the folder {folder} holds parts of a checkpoint ({few(path.name for path in found)}), but not their "
+            f"index; fetch {name} into it"
+        )
+    if not found and len(indexes) > 1:  # the same weights in both formats, as on the hub
+        indexes = [path for path in indexes if path.name.endswith(".safetensors.index.json")] or indexes
+    found += indexes
     if not found:
         raise FileNotFoundError(f"no .pt, .pth or .safetensors file in the folder {folder}; give the path of the file")
     if len(found) > 1:

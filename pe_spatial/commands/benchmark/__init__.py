@@ -4,8 +4,10 @@
     pe-spatial benchmark backbone --device cuda --dtype bf16 --mode eager,compiled --pass forward,backward
     pe-spatial benchmark tracking --channels 768
     pe-spatial benchmark deformable
+    pe-spatial benchmark features
     pe-spatial benchmark teacher --input photos --image-size 256
     pe-spatial benchmark segmentation --input ../shared/data/coco_tiny/val2017 --memory 4000 6000
+    pe-spatial benchmark text --variant PE-Core-T16-384
     pe-spatial benchmark fidelity
 
 `--json FILE` also writes the figures to a file.
@@ -56,6 +58,24 @@ def add_deformable(parser: CommandParser) -> None:
     parser.add_old_spellings({"--size": "--image-size"})
 
 
+def add_features(parser: CommandParser) -> None:
+    """Features to files, from JPEG to disk, against the encoder alone on pictures that are ready in memory.
+
+        pe-spatial benchmark features
+        pe-spatial benchmark features --input photos --limit 64 --encoder PE-Spatial-B16-512 --batch-size 4
+
+    Both take turns on the same pictures (random weights, which does not change the speed). The share of the encoder's
+    own images per second is shown by wall time, and by the time of the processor, for a busy machine. Without --input,
+    JPEG files of 480 x 640 pixels are made.
+    """
+    _add_common(parser, rounds=3)
+    add = parser.add_argument
+    add("--encoder", default="PE-Spatial-T16-512", metavar="NAME", help="a released encoder")
+    add("--format", choices=("safetensors", "npy", "zarr", "tar"), default="safetensors", help="of the files")
+    add_shared(parser, "--input", "--limit", "--image-size", "--batch-size")
+    parser.set_defaults(limit=16, batch_size=8)
+
+
 def add_fidelity(parser: CommandParser) -> None:
     """What the official implementations returned against what ours return, on the CPU in float32.
 
@@ -95,6 +115,26 @@ def add_segmentation(parser: CommandParser) -> None:
     add("--memory-classes", type=positive, nargs=2, default=(19, 19), metavar=("OURS", "MMSEG"), help="for --memory")
 
 
+def add_shared_pass(parser: CommandParser) -> None:
+    """Several heads on one frozen encoder against each of them alone.
+
+        pe-spatial benchmark shared
+        pe-spatial benchmark shared --heads seg,dpt --variant PE-Spatial-S16-512
+
+    Mask R-CNN, a linear segmenter, linear depth and DPT of the recipes for own data, with 20 classes and random
+    weights, see the same pictures whole, from a picture in memory to its predictions; nothing is written. They take
+    turns.
+    """
+    _add_common(parser, rounds=3, clock="cpu")
+    add = parser.add_argument
+    add_shared(parser, "--image-size")
+    parser.set_defaults(image_size=512)
+    heads = ("det", "seg", "depth", "dpt")
+    add("--heads", type=names(heads), default=heads[:3], metavar="NAME,NAME", help=f"some of {', '.join(heads)}")
+    add("--variant", default="PE-Spatial-T16-512", metavar="NAME", help="of the encoder")
+    add("--pictures", type=positive, default=3, metavar="N", help="in a turn")
+
+
 def add_teacher(parser: CommandParser) -> None:
     """The mask teacher against SAM 2's automatic mask generator on the same points.
 
@@ -114,6 +154,22 @@ def add_teacher(parser: CommandParser) -> None:
     add("--weights", default="random", help="of SAM 2.1: a file, or random")
     add("--grid", type=positive, default=32, metavar="N", help="points per side")
     parser.add_old_spellings({"--images": "--limit"})
+
+
+def add_text(parser: CommandParser) -> None:
+    """PE-Core's two halves against open_clip's on the same weights.
+
+        pe-spatial benchmark text --variant PE-Core-T16-384 --clock cpu --threads 1
+
+    Both get the same tokens and the same pictures and take turns. open_clip computes all places of the context; ours
+    stop at the longest text of the batch, and a second row has the time without that.
+    """
+    _add_common(parser, rounds=5, clock="wall")
+    add = parser.add_argument
+    add("--variant", default="PE-Core-T16-384", help="official name of a PE-Core")
+    add("--texts", type=positive, default=64, metavar="N", help="at once")
+    add_shared(parser, "--batch-size")
+    parser.set_defaults(batch_size=2)
 
 
 def add_tracking(parser: CommandParser) -> None:
@@ -159,9 +215,12 @@ def _add_common(
 SUBCOMMANDS = {
     "backbone": add_backbone,
     "deformable": add_deformable,
+    "features": add_features,
     "fidelity": add_fidelity,
     "segmentation": add_segmentation,
+    "shared": add_shared_pass,
     "teacher": add_teacher,
+    "text": add_text,
     "tracking": add_tracking,
 }
 

@@ -111,7 +111,8 @@ def make_checkpoint(name: str, classes: int, path: Path, window: dict[str, Any] 
 
 def our_run(checkpoint: Path, device: str, network: list[float]) -> Callable[[list[Path], Path], None]:
     """A function that segments files into a folder as `pe-spatial predict --no-pictures` does."""
-    from pe_spatial.commands.predict import DEFAULT_THRESHOLD, predict
+    from pe_spatial.commands.predict import predict
+    from pe_spatial.commands.task_options import DEFAULT_THRESHOLD
     from pe_spatial.segmentation.predictor import SegmentationPredictor
     from pe_spatial.segmentation.results import SegmentationWriter
 

@@ -128,11 +128,15 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def image_size(path: str | Path) -> tuple[int, int]:
+def image_size(path: str | Path, archive: tuple[str, int, int] | None = None) -> tuple[int, int]:
     """(H, W) that `read_image` gives a file, from the head of the file: no pixel is decoded.
+
+    Args:
+        path: Of the file.
+        archive: As `read_image` takes it.
 
     Raises:
         UnreadableFile: The file is missing or no image.
     """
-    layout = picture_facts(path)
+    layout = picture_facts(path, archive)
     return layout.size[::-1] if layout.orientation >= 5 else layout.size

@@ -202,11 +202,27 @@ def count_frames(path: str | Path) -> int:
     Raises:
         UnreadableFile: The file is missing or no video.
     """
+    return measure_frames(path)[0]
+
+
+def measure_frames(path: str | Path) -> tuple[int, float | None]:
+    """How many frames a video file has and how many a second on average, by their times; none is decoded.
+
+    The rate is that of the whole video, whatever its head says; None where it has one frame or no times.
+
+    Raises:
+        UnreadableFile: The file is missing or no video.
+    """
     with _open(Path(path)) as (container, stream):
         packets = Packets(container, stream)
-        for _ in packets:
-            pass
-        return packets.shown
+        timed = (packet for packet in packets if packet is not None and packet.pts is not None)
+        spans = [(packet.pts, packet.duration or 0) for packet in timed if not packet.is_discard]
+        count, tick = packets.shown, float(stream.time_base)
+    if len(spans) < 2 or max(spans)[0] == min(spans)[0]:
+        return count, None
+    last, duration = max(spans)
+    steps = len(spans) if duration else len(spans) - 1  # how long the last frame is shown may not be said
+    return count, steps / ((last + duration - min(spans)[0]) * tick)
 
 
 def is_video(path: str | Path) -> bool:

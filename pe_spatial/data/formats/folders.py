@@ -36,7 +36,9 @@ def find_panoptic(place: Place) -> list[Reading]:
             counts[split] = _inside(place.pictures, found[0])
     if not configs:
         return []
-    return [Reading("panoptic", place.path, "COCO's panoptic format", tuple(configs), None, configs, counts)]
+    places = {split: place.root / config["data_prefix"]["img_path"] for split, config in configs.items()}
+    about = "COCO's panoptic format"
+    return [Reading("panoptic", place.path, about, tuple(configs), None, configs, counts, folders=places)]
 
 
 def find_depth(place: Place) -> list[Reading]:
@@ -63,7 +65,12 @@ def find_depth(place: Place) -> list[Reading]:
             advice = ""
             if any(name.lower().endswith((".png", ".tif", ".tiff")) for name in files):
                 advice = "depth in whole numbers: set depth_scale, meters per unit (0.001 for millimeters)"
-            found.append(Reading("depth", place.path, "depth pairs", tuple(splits), None, configs, counts, advice))
+            folders = {split: place.root / f"{pictures}{end}" for split, end in ends.items()}
+            found.append(
+                Reading(
+                    "depth", place.path, "depth pairs", tuple(splits), None, configs, counts, advice, folders=folders
+                )
+            )
     return found
 
 
@@ -79,7 +86,8 @@ def find_videos(place: Place) -> list[Reading]:
             for split in splits or ["all"]
         }
         counts = dict.fromkeys(davis, _inside(place.pictures, "JPEGImages/480p"))
-        return [Reading("video", place.path, "videos of DAVIS", tuple(davis), None, davis, counts)]
+        folders = dict.fromkeys(davis, place.root / "JPEGImages/480p")
+        return [Reading("video", place.path, "videos of DAVIS", tuple(davis), None, davis, counts, folders=folders)]
     youtube: dict[str, Config] = {
         split: {"type": "YouTubeVOS", "data_root": str(place.root), "split": split}
         for split in SPLITS
@@ -87,7 +95,9 @@ def find_videos(place: Place) -> list[Reading]:
     }
     if youtube:
         counts = {split: _inside(place.pictures, f"{split}/JPEGImages") for split in youtube}
-        return [Reading("video", place.path, "videos of YouTube-VOS", tuple(youtube), None, youtube, counts)]
+        folders = {split: place.root / split / "JPEGImages" for split in youtube}
+        about = "videos of YouTube-VOS"
+        return [Reading("video", place.path, about, tuple(youtube), None, youtube, counts, folders=folders)]
     for frames in _FRAMES:
         for masks in _MASKS:
             names = {PurePosixPath(name).parts[1] for name in place.pictures if _is_frame(name, frames)}
@@ -96,7 +106,8 @@ def find_videos(place: Place) -> list[Reading]:
                 config = {"type": "VideoFolder", "data_root": str(place.root), "frames": frames, "masks": masks}
                 counts = {"all": _inside(place.pictures, frames)}
                 about = f"videos ({len(names)} folders of frames) with masks"
-                return [Reading("video", place.path, about, ("all",), None, {"all": config}, counts)]
+                folders = {"all": place.root / frames}
+                return [Reading("video", place.path, about, ("all",), None, {"all": config}, counts, folders=folders)]
     return []
 
 

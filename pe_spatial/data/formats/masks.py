@@ -109,7 +109,10 @@ def find_classes(place: Place) -> list[Reading]:
             splits = {split: _config(name, split, place) for split in content["images"]}
             counts = {split: _count(place, str(folder)) for split, folder in content["images"].items()}
             about = f"label maps of {len(content['classes'])} classes, described by {name}"
-            found.append(Reading("masks", place.root / name, about, tuple(splits), None, splits, counts))
+            folders = {split: place.root / str(folder) for split, folder in content["images"].items()}
+            found.append(
+                Reading("masks", place.root / name, about, tuple(splits), None, splits, counts, folders=folders)
+            )
     if found or place.is_file:
         return found
     maps = place.with_suffix(*MASK_SUFFIXES)
@@ -157,7 +160,8 @@ def _proposed(place: Place, images: str, labels: str, files: Sequence[str]) -> R
         advice = "binary masks of 0 and 255: save objects with the value 1, for 255 means no label; then " + advice
     counts = {split: _count(place, folders["images"][split]) for split in splits}
     datasets = {split: _config("data.yaml", split, place) for split in splits}
-    return Reading("masks", place.path, f"label maps of {kind}", tuple(splits), None, datasets, counts, advice)
+    about, places = f"label maps of {kind}", {split: place.root / folders["images"][split] for split in splits}
+    return Reading("masks", place.path, about, tuple(splits), None, datasets, counts, advice, folders=places)
 
 
 def _end_of(place: Place, name: str, images: str, labels: str) -> str | None:

@@ -40,6 +40,7 @@ class Reading:
         splits: Its parts.
         load: Reads a split of a detection-like format; None for the others.
         table: Reads it as a table, where that takes no `Instances` in between.
+        folders: Of the others, where the pictures of a split lie, by its name.
         datasets: Of the others, the config of the dataset that reads a split, by its name.
         pictures: Number of pictures of a split; of the others only.
         advice: What the user has to add before it can be trained on; empty if nothing.
@@ -54,6 +55,7 @@ class Reading:
     pictures: Mapping[str, int] = field(default_factory=dict)
     advice: str = ""
     table: Callable[[str], Source] | None = None
+    folders: Mapping[str, Path] = field(default_factory=dict)
 
     def instances(self, split: str | None = None) -> Instances:
         """Read a split of a detection-like format; may be left out where there is only one.

@@ -56,7 +56,7 @@ class PEBackboneForTransformers(BackboneMixin, PreTrainedModel):
     supports_gradient_checkpointing = True
     has_attentions = False  # a fused kernel computes them; they are never there to be returned
     _supports_sdpa = True
-    _no_split_modules = ("Block",)
+    _no_split_modules = ["Block"]
 
     def __init__(self, config: PEConfig, weights: str | None = None, adapt: Sequence[str] = ()) -> None:
         config.check()
@@ -147,10 +147,11 @@ class PEBackboneForTransformers(BackboneMixin, PreTrainedModel):
             )
         self.body.encoder.checkpointing = self.gradient_checkpointing
         images = pixel_values.to(self.dtype)
-        if self.config.form == "tokens":
-            return BackboneOutput(feature_maps=self._tokens(images))
-        maps = self.body(images)
-        return BackboneOutput(feature_maps=maps if self.pyramid is None else self.pyramid(maps))
+        # transformers annotates a tuple of one
+        feature_maps: Any = self._tokens(images) if self.config.form == "tokens" else self.body(images)
+        if self.pyramid is not None:
+            feature_maps = self.pyramid(feature_maps)
+        return BackboneOutput(feature_maps=feature_maps)
 
     def _tokens(self, images: Tensor) -> tuple[Tensor, ...]:
         """The tokens [B, N, C] of the stages, with or without a first one that stands for the whole image."""

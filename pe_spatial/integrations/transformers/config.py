@@ -1,6 +1,6 @@
 """PEConfig: what transformers knows about an encoder, and the stages that a head may ask for."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from typing import Any, ClassVar
 
@@ -52,7 +52,7 @@ class PEConfig(BackboneConfigMixin, PreTrainedConfig):
 
     model_type: ClassVar[str] = "pe_spatial"
 
-    variant: str | dict[str, Any] = "PE-Spatial-S16-512"
+    variant: str | EncoderConfig | Mapping[str, Any] = "PE-Spatial-S16-512"
     form: str = "maps"
     first_token: bool = True
     pyramid_stage: int = -1
@@ -80,8 +80,7 @@ class PEConfig(BackboneConfigMixin, PreTrainedConfig):
         # what transformers has kept although nobody reads it; its own options are not among it
         self._refuse_unknown([name for name in kwargs if name in vars(self) and not hasattr(plain, name)])
         if not isinstance(self.variant, str):  # to JSON and back
-            known = isinstance(self.variant, EncoderConfig)
-            self.variant = asdict(self.variant) if known else dict(self.variant)
+            self.variant = asdict(self.variant) if isinstance(self.variant, EncoderConfig) else dict(self.variant)
         if self.patch_size is None:
             self.patch_size = get_variant(self.variant).patch_size
         if self.image_size is None:

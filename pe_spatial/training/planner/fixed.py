@@ -8,6 +8,7 @@ import torch
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIMIZERS
 from torch import nn
 
+from pe_spatial.training.planner.tracking import teachers_of
 from pe_spatial.training.planner.variation import Variation, build_model, model_settings
 
 
@@ -16,7 +17,7 @@ class FixedCost:
     """Bytes.
 
     Args:
-        weights: With buffers, and their moving averages if there are any.
+        weights: With buffers, and their moving averages if there are any; and those of teachers.
         gradients: Of what is trained.
         states: Of the optimizer.
         scratch: What a step of the optimizer needs beside them.
@@ -50,10 +51,11 @@ def count_fixed(config: Any, variation: Variation, on_cuda: bool) -> FixedCost:
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     gradients = _bytes(trained)
     weights = _bytes([*model.parameters(), *model.buffers()])
+    taught = sum(_bytes([*teacher.parameters()]) for teacher in teachers_of(model))
     hooks = [*(config.get("default_hooks") or {}).values(), *(config.get("custom_hooks") or [])]
     copies = 1 + any("EMAHook" in hook["type"] for hook in hooks if hook)
     at_once = max(map(_bytes, _groups(config, model, trained))) if on_cuda else 2 * max(_bytes([p]) for p in trained)
-    return FixedCost(weights * copies, gradients, int(gradients * _states_of(config)), at_once)
+    return FixedCost(weights * copies + taught, gradients, int(gradients * _states_of(config)), at_once)
 
 
 def _bytes(tensors: Sequence[torch.Tensor]) -> int:

@@ -20,7 +20,7 @@ _ON_CPU = ("can't allocate memory", "not enough memory", "bad_alloc")
 # where nothing can be measured
 _UNMEASURED = (
     "a smaller train_dataloader.batch_size with a larger optim_wrapper.accumulative_counts",
-    "model.backbone.checkpointing=true",
+    "model.backbone.checkpointing=true (of an alignment: model.student.checkpointing=true)",
     "optim_wrapper.type=Bf16OptimWrapper",
 )
 

@@ -78,8 +78,9 @@ class StepTracker(TorchDispatchMode):
         self._alive: dict[int, tuple[ref[Any], int]] = {}  # by the address of the storage
         self._hooks: list[Any] = []
         self._noise = 0.02 * torch.rand(65537, generator=torch.Generator().manual_seed(0)) - 0.01
-        for tensor in (*model.parameters(), *model.buffers()):
-            self._add(tensor.untyped_storage(), 0)
+        for part in (model, *teachers_of(model)):
+            for tensor in (*part.parameters(), *part.buffers()):
+                self._add(tensor.untyped_storage(), 0)
 
     def __enter__(self) -> "StepTracker":
         self._hooks = [
@@ -158,6 +159,11 @@ def _operations(packet: Any, args: Any, kwargs: Any, made: Any) -> float:
         query, key = [leaf for leaf in args if isinstance(leaf, Tensor)][packet.__name__.endswith("backward") :][:2]
         return 2.0 * _ATTENTION[packet] * query.numel() * key.shape[-2]
     return float(flop_registry[packet](*args, **kwargs, out_val=made))
+
+
+def teachers_of(model: nn.Module) -> list[nn.Module]:
+    """The frozen models beside a model that teach it, which are no parts of it; there are none beside most."""
+    return list(getattr(model, "teachers", {}).values())
 
 
 def follow_step(model: nn.Module, step: Callable[[], Tensor]) -> StepCost:

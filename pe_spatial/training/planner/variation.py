@@ -14,6 +14,7 @@ from pe_spatial.backbones import PEBackbone, get_variant
 from pe_spatial.backbones.contract import sketch
 from pe_spatial.backbones.vit import resolve_blocks
 from pe_spatial.common.errors import ConfigError
+from pe_spatial.common.parts import encoder_key
 from pe_spatial.training.config import drop_pretrained
 
 PRECISIONS = {"OptimWrapper": "fp32", "Bf16OptimWrapper": "bf16", "AmpOptimWrapper": "fp16"}
@@ -42,13 +43,13 @@ def variation_of(config: Any) -> Variation:
     """What a config asks for.
 
     Raises:
-        ConfigError: Its model has no encoder, or is none of detection, segmentation and depth.
+        ConfigError: Its model has no encoder, or nothing is trained.
     """
-    backbone = config.model.get("backbone")
+    backbone = config.model.get(encoder_key(config.model))
     if not backbone or not config.get("optim_wrapper"):
         raise ConfigError(
-            f"a plan is one of a training of detection, segmentation or depth, with model.backbone and optim_wrapper; "
-            f"{config.model.get('type')} has none"
+            "a plan is one of a training of detection, segmentation, depth or alignment, with model.backbone (or "
+            f"student) and optim_wrapper; {config.model.get('type')} has none"
         )
     frozen = backbone.get("frozen", False)
     tuning = "lora" if backbone.get("lora") else "frozen" if frozen is True else "partial" if frozen else "full"
@@ -61,8 +62,10 @@ def variations(config: Any) -> Iterator[Variation]:
     own = variation_of(config)
     precisions = [own.precision, *(["bf16"] if own.precision == "fp32" else [])]
     less = {"full": ["full", "lora", "frozen"], "partial": ["partial", "frozen"], "lora": ["lora", "frozen"]}
-    is_ours = config.model.backbone.get("type") == PEBackbone.__name__
-    for tuning in less.get(own.tuning, [own.tuning]) if is_ours else [own.tuning]:
+    key = encoder_key(config.model)
+    is_ours = config.model[key].get("type") == PEBackbone.__name__
+    # a student is trained whole
+    for tuning in less.get(own.tuning, [own.tuning]) if is_ours and key == "backbone" else [own.tuning]:
         if tuning == "lora" and own.tuning != "lora" and not takes_lora():
             continue
         # a frozen encoder keeps nothing that could be computed again
@@ -81,16 +84,17 @@ def settings_of(config: Any, variation: Variation) -> dict[str, Any]:
     """The entries (dotted key: value) by which a variation differs from its config."""
     own = variation_of(config)
     entries: dict[str, Any] = {}
+    encoder = f"model.{encoder_key(config.model)}"
     if variation.precision != own.precision:
         entries["optim_wrapper.type"] = WRAPPERS[variation.precision]
     if variation.checkpointing != own.checkpointing:
-        entries["model.backbone.checkpointing"] = variation.checkpointing
+        entries[f"{encoder}.checkpointing"] = variation.checkpointing
     if variation.tuning != own.tuning and variation.tuning == "frozen":
-        entries["model.backbone.frozen"] = True
+        entries[f"{encoder}.frozen"] = True
         if own.tuning == "lora":
-            entries["model.backbone.lora"] = None
+            entries[f"{encoder}.lora"] = None
     if variation.tuning != own.tuning and variation.tuning == "lora":
-        entries["model.backbone.lora"] = dict(LORA)
+        entries[f"{encoder}.lora"] = dict(LORA)
     return entries
 
 
@@ -98,10 +102,12 @@ def settings_of(config: Any, variation: Variation) -> dict[str, Any]:
 def model_settings(config: Any, variation: Variation) -> dict[str, Any]:
     """The settings of the model of a variation, without weights to load and without a size to pad to."""
     model: dict[str, Any] = deepcopy(config.model.to_dict())
+    encoder = encoder_key(model)
     for key, value in settings_of(config, variation).items():
-        if key.startswith("model.backbone."):
-            model["backbone"][key.rpartition(".")[2]] = value
+        if key.startswith(f"model.{encoder}."):
+            model[encoder][key.rpartition(".")[2]] = value
     drop_pretrained(model)
+    drop_pretrained(list((model.get("teachers") or {}).values()))
     (model.get("data_preprocessor") or {}).pop("pad_to", None)
     return model
 
@@ -143,7 +149,7 @@ class Depth:
 
 def depth_of(settings: dict[str, Any]) -> Depth:
     """The depths of a model; an encoder that is not ours has one block, so to say."""
-    backbone = settings["backbone"]
+    backbone = settings[encoder_key(settings)]
     if backbone.get("type") != PEBackbone.__name__:
         return Depth(1, (1, 1))
     blocks = resolve_blocks(backbone.get("layers", (-1,)), get_variant(backbone["variant"]).depth)
@@ -156,14 +162,16 @@ def depth_of(settings: dict[str, Any]) -> Depth:
 
 
 def with_depth(settings: dict[str, Any], blocks: int) -> dict[str, Any]:
-    """The settings of the same model with so many trained blocks and small windows."""
-    settings = deepcopy(settings)
-    backbone = settings["backbone"]
+    """The settings of the same model with so many trained blocks and small windows, and teachers as shallow."""
+    settings, depth = deepcopy(settings), depth_of(settings)
+    for teacher in (settings.get("teachers") or {}).values():
+        _shorten_teacher(teacher, blocks, depth)
+    backbone = settings[encoder_key(settings)]
     if backbone.get("type") != PEBackbone.__name__:
         return settings
     config = get_variant(backbone["variant"])
     taken = resolve_blocks(backbone.get("layers", (-1,)), config.depth)
-    if depth_of(settings).small != (blocks, blocks):
+    if depth.small != (blocks, blocks):
         distinct = sorted(set(taken))
         backbone["variant"] = replace(config, depth=blocks)
         backbone["layers"] = [distinct.index(layer) - len(distinct) for layer in taken]
@@ -175,9 +183,26 @@ def with_depth(settings: dict[str, Any], blocks: int) -> dict[str, Any]:
     return settings
 
 
+def _shorten_teacher(teacher: dict[str, Any], blocks: int, depth: Depth) -> None:
+    """Take blocks from a teacher, in place, so that what is affine in the student's blocks meets the whole teacher.
+
+    Of a teacher that is read at block T the model of b blocks has T - k (S - b) / 2, where S are those of the whole
+    student and k is the largest number that leaves one to the smallest model.
+    """
+    least, more = depth.small
+    if "variant" not in teacher or least == more:
+        return
+    with torch.device("meta"):
+        read = MODELS.build(teacher).backbone.layers[0] + 1
+    steps = (depth.whole - least) // (more - least)
+    per_step = (read - 1) // steps
+    left = read - per_step * (steps - (blocks - least) // (more - least))
+    teacher["variant"], teacher["layer"] = replace(get_variant(teacher["variant"]), depth=left), -1
+
+
 def side_unit(settings: dict[str, Any], small: bool = False) -> int:
     """Pixels of which the sides of an image are multiples, so that patches and windows fit."""
-    backbone = settings["backbone"]
+    backbone = settings[encoder_key(settings)]
     if backbone.get("type") != PEBackbone.__name__:
         divisor = (settings.get("data_preprocessor") or {}).get("size_divisor")
         return int(divisor or sketch(backbone).patch_size)

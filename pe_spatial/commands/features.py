@@ -1,0 +1,173 @@
+"""Write the features of an encoder to files: of pictures, folders, tar files and videos.
+
+    pe-spatial features --encoder PE-Spatial-B16-512 --input photos --output OUT --layers 5,8,11
+    pe-spatial features --encoder PE-Core-B16-224 --input list.txt --output OUT --pool attention --format npy
+    pe-spatial features --checkpoint work_dirs/NAME --input street.mp4 --output OUT --pool mean
+    pe-spatial features --encoder PE-Spatial-B16-512 --weights FILE --input 'shards/*.tar' --output OUT --format tar
+    torchrun --nproc-per-node 8 -m pe_spatial features --encoder PE-Spatial-B16-512 --input photos --output OUT
+    pe-spatial features --encoder PE-Spatial-B16-512 --input photos --output OUT --shard 3/16
+
+OUT/features holds a file for each picture (safetensors, npy) or tar files as WebDataset reads them; OUT/features.zarr
+holds arrays of Zarr. Each says what was computed: the encoder with a hash of its weights, layers, size, grid and
+normalization. OUT/features.json lists all; `pe_spatial.open_features(OUT)` reads every format.
+
+The same command again does only what is missing, whatever has ended the run before, and the files are the same as those
+of a run that nothing has interrupted. torchrun splits the work over its processes, and --shard over jobs that know
+nothing of each other.
+
+Exit status: 0 done, 1 some files failed (the rest is done; they are named at the end and in OUT/failed.json), 2 a
+mistake in the command or the files, 130 interrupted (what was done is written).
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from pe_spatial.commands.options import CommandParser, add_shared, positive
+from pe_spatial.commands.predict import find_files, gather, is_first, keeping_results, part_of, report, shown
+from pe_spatial.common.console import print_note, progress
+
+if TYPE_CHECKING:
+    from pe_spatial.common.records import Part
+    from pe_spatial.common.sources import Entry
+    from pe_spatial.features import FeatureExtractor
+    from pe_spatial.features.plan import Bundle
+    from pe_spatial.features.writer import FeatureWriter
+
+RESUMES = "the same command goes on where it was"
+POOLS = ("none", "mean", "cls", "attention")
+_MOST_READERS = 8
+
+
+def add_arguments(parser: CommandParser) -> None:
+    """Add the options of this command."""
+    add = parser.add_argument
+    encoder = parser.add_mutually_exclusive_group(required=True)
+    encoder.add_argument(
+        "--encoder", metavar="NAME", help="a released encoder, or '{type: NAME, ...}' for any registered backbone"
+    )
+    add_shared(encoder, "--checkpoint")
+    add("--weights", help="of --encoder: a file, a name, or 'none' for random ones; default: the released ones")
+    add_shared(parser, "--input", "--output", required=["--input", "--output"])
+    add_shared(parser, "--layers", "--image-size", "--batch-size", "--limit", "--device", "--max-pixels", "--shard")
+    add_shared(parser, "--allow-import")
+    parser.set_defaults(batch_size=8, no_pictures=True)
+    add("--norm", action="store_true", help="apply the encoder's final norm, if it has one, to every layer")
+    add("--resize", choices=("shorter", "longer", "square"), default="shorter", help="which side --image-size is")
+    add("--pool", choices=POOLS, default="none", help="one vector a picture: mean, class token, or PE-Core's own")
+    add("--form", choices=("maps", "tokens"), default="maps", help="without pooling: [C, h, w] or [h * w, C]")
+    add("--dtype", choices=("fp16", "bf16", "fp32"), default="fp16", help="of the features")
+    add("--precision", choices=("fp16", "bf16", "fp32"), default="fp32", help="in which the encoder computes")
+    add("--format", choices=("safetensors", "npy", "zarr", "tar"), default="safetensors", help="of the files")
+    add("--tar-pictures", type=positive, default=512, metavar="N", help="pictures a tar; a kill costs at most one tar")
+
+
+def check(options: argparse.Namespace, parser: CommandParser) -> None:
+    """Refuse options that contradict each other."""
+    if options.checkpoint and options.weights:
+        parser.error("--weights belongs to --encoder; a checkpoint has its own")
+    if options.pool != "none" and options.form != "maps":
+        parser.error(f"--form {options.form} is of whole maps, and --pool {options.pool} leaves none")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Extract everything; returns the exit status."""
+    from pe_spatial.features.writer import LIST, check_format
+
+    part = part_of(options)
+    found, left_out = find_files(options)
+    files = dict(islice(found.items(), options.limit))
+    extractor = open_extractor(options)
+    check_format(options.format, extractor)
+    failed = write_features(extractor, files, part, options)
+    if is_first():
+        print(f"wrote {options.output / LIST}")
+        report(failed, options.output)
+        if left_out:
+            print_note(left_out)
+    return 1 if failed else 0
+
+
+def write_features(
+    extractor: FeatureExtractor, files: Mapping[str, Entry], part: Part, options: argparse.Namespace
+) -> dict[str, str]:
+    """Write the features of a part of some files into `options.output`.
+
+    Returns:
+        Why files failed, by their names, those of all processes.
+    """
+    from pe_spatial.common.names import output_stems
+    from pe_spatial.common.records import Records
+    from pe_spatial.features.plan import bundles_of, targets_of
+    from pe_spatial.features.writer import identity_of, open_writer
+
+    identity = identity_of(options.format, extractor, files, options.tar_pictures)
+    records = Records(options.output, identity, part)
+    with progress("sizes", len(files), "images", shown=is_first()) as bar:
+        targets = targets_of(files, extractor.sizing, bar.advance)
+    size = options.tar_pictures if options.format == "tar" else 1
+    bundles = bundles_of(files, targets, extractor.batch_size, size)
+    writer = open_writer(records, options, extractor, output_stems(files), targets)
+    return extract(extractor, writer, part.of(bundles), files)
+
+
+def open_extractor(options: argparse.Namespace) -> FeatureExtractor:
+    """The extractor that the command describes."""
+    import torch
+
+    from pe_spatial.common.safe_yaml import parse
+    from pe_spatial.features import FeatureExtractor
+
+    encoder: Any = options.checkpoint or options.encoder
+    if options.encoder and options.encoder.lstrip().startswith("{"):
+        encoder = parse(options.encoder)
+    torch.manual_seed(0)  # random weights, where no others are given, are those of every other run
+    return FeatureExtractor(
+        encoder,
+        layers=options.layers,
+        pool=options.pool,
+        form=options.form,
+        weights=options.weights,
+        norm=options.norm,
+        image_size=options.image_size,
+        resize=options.resize,
+        dtype=options.dtype,
+        precision=options.precision,
+        batch_size=options.batch_size,
+        device=options.device,
+        max_pixels=options.max_pixels,
+    )
+
+
+def extract(
+    extractor: FeatureExtractor, writer: FeatureWriter, bundles: Sequence[Bundle], files: Mapping[str, Entry]
+) -> dict[str, str]:
+    """Do what is missing of some bundles and write the list.
+
+    Returns:
+        Why files failed, by their names, those of all processes.
+    """
+    import torch
+
+    from pe_spatial.features.writer import named
+    from pe_spatial.inference.stream import count_pictures, stream_batches
+    from pe_spatial.inference.write_ahead import write_all
+
+    with keeping_results(writer):
+        left = writer.begin(bundles, files)
+        todo = [[files[name] for name in batch] for bundle in left for batch in bundle.batches]
+        entries = [entry for batch in todo for entry in batch]
+        done = sum(len(bundle.names) for bundle in bundles) - len(entries)
+        if done and is_first():
+            print(f"{done} files were done by an earlier run")
+        names = {entry.path: entry.name for entry in entries}
+        readers = max(2, min(_MOST_READERS, torch.get_num_threads() // 2))
+        # closed whatever happens, or its threads would wait for this one
+        with closing(stream_batches(extractor, todo, readers)) as predictions:
+            seen = shown(named(predictions, names), count_pictures(entries))
+            failed = write_all(seen, writer, names.__getitem__, most=2 * extractor.batch_size)
+        return gather(failed)

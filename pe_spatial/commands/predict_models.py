@@ -1,0 +1,128 @@
+"""The models of `pe-spatial predict`: one alone, or several on one encoder, each with a folder of its own."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pe_spatial.commands.options import slices
+from pe_spatial.commands.task_options import options_of_task, refuse_options_of_others
+from pe_spatial.common.console import print_note
+from pe_spatial.common.records import Part, Records, fingerprint
+from pe_spatial.inference.predictor import Predictor
+from pe_spatial.inference.shared import SharedPredictor, overrides_by_name
+from pe_spatial.inference.shared_writer import SharedWriter
+from pe_spatial.inference.tasks import Task, reading, resizing, task_of
+from pe_spatial.training.checkpoint import load_checkpoint, read_config, resolve_checkpoint
+
+if TYPE_CHECKING:
+    from pe_spatial.inference.stream import Streamed
+    from pe_spatial.inference.write_ahead import Writes
+
+_RULES = ("value_range", "bands")  # options that say how pictures of many bits or bands are shown
+
+
+@dataclass(frozen=True)
+class Model:
+    """A checkpoint and the folder of its results.
+
+    Attributes:
+        name: None where it is the only one.
+        checkpoint: The file.
+        task: Of the model.
+        options: Of the command, as its task takes them; the overrides are complete.
+        records: Of its folder.
+    """
+
+    name: str | None
+    checkpoint: Path
+    task: Task
+    options: argparse.Namespace
+    records: Records
+
+    def predictor(self) -> Predictor:
+        """The model, loaded."""
+        return self.task.predictor(self.checkpoint, self.options)
+
+    @property
+    def result(self) -> Path:
+        """The list of its results."""
+        return self.records.folder / self.task.writer.result
+
+
+def find_models(options: argparse.Namespace, part: Part) -> list[Model]:
+    """The models of the command; none is loaded yet.
+
+    Args:
+        options: Of the command.
+        part: Of the files, that this process does.
+
+    Raises:
+        UserError: A checkpoint that is none, options that do not fit, or a folder with results of another run.
+    """
+    paths = {name: resolve_checkpoint(path) for name, path in options.checkpoint}
+    configs = {name: read_config(load_checkpoint(path), path) for name, path in paths.items()}
+    tasks = {name: task_of(config, paths[name]) for name, config in configs.items()}
+    refuse_options_of_others(options, {paths[name]: task for name, task in tasks.items()})
+    names = [name for name in paths if name is not None]
+    overrides: dict[str | None, list[str]] = {None: options.overrides}
+    if names:
+        overrides.update(overrides_by_name(options.overrides, names).items())
+    return [
+        _model(name, path, configs[name], tasks[name], overrides[name], options, part) for name, path in paths.items()
+    ]
+
+
+def _model(
+    name: str | None,
+    checkpoint: Path,
+    config: Mapping[str, Any],
+    task: Task,
+    overrides: Sequence[str],
+    options: argparse.Namespace,
+    part: Part,
+) -> Model:
+    output = options.output if name is None else options.output / name
+    own = options_of_task(options, task, output, overrides)
+    settings = {key: getattr(own, key) for key in (*task.settings, "image_size", "overrides")}
+    settings |= {key: rule for key in _RULES if (rule := getattr(own, key)) is not None}
+    run = {"task": task.name, "model": checkpoint.stem, "weights": fingerprint(checkpoint), **settings}
+    records = Records(output, run, part)
+    sliced = slices(own, config, own.image_size is not None)
+    resized = [] if own.image_size is None else resizing(config, own.image_size)
+    own.overrides = [*resized, *sliced, *overrides, *reading(config, own.value_range, own.bands)]
+    return Model(name, checkpoint, task, own, records)
+
+
+def open_models(
+    models: Sequence[Model], stems: Mapping[str, str], must_share: str
+) -> tuple[Streamed, Writes, list[Path]]:
+    """Load the models and claim their folders.
+
+    Args:
+        models: Of the command.
+        stems: Names of the files to write, by names of the input.
+        must_share: Of the command.
+
+    Returns:
+        What predicts, what writes, and the lists that are written.
+
+    Raises:
+        UserError: A checkpoint that does not fit its config, or models that do not share what they must.
+    """
+    results = [model.result for model in models]
+    if models[0].name is None:
+        model = models[0]
+        predictor = model.predictor()
+        return predictor, model.task.writer(model.records, stems, predictor, model.options), results
+    shared = SharedPredictor.of({str(model.name): model.predictor() for model in models}, must_share)
+    for line in shared.summary:
+        print_note(line)
+    writers = {
+        name: model.task.writer(model.records, stems, shared.predictors[name], model.options)
+        for name, model in zip(shared.predictors, models, strict=True)
+    }
+    return shared, SharedWriter(writers), results

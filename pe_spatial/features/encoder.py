@@ -1,0 +1,191 @@
+"""The frozen encoder that a name, a checkpoint, a section of a config or a module stands for."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from mmengine.registry import MODELS
+from torch import Tensor, nn
+
+from pe_spatial.backbones import PEBackbone, TimmBackbone
+from pe_spatial.backbones.named import named_encoder
+from pe_spatial.backbones.variants import VARIANTS
+from pe_spatial.common.errors import OptionError, UnknownName, UserError, suggest
+from pe_spatial.common.integrity import content_hash
+from pe_spatial.inference.encoders import read_backbone
+
+Encoder = str | Path | Mapping[str, Any] | nn.Module
+
+POOLS = ("none", "mean", "cls", "attention")
+_CONTRACT = ("channels", "strides", "patch_size")
+_PIXELS = (127.5, 127.5, 127.5)  # PE's mean and deviation
+
+
+@dataclass(frozen=True)
+class FrozenEncoder:
+    """A backbone with what its features depend on besides the picture.
+
+    Attributes:
+        backbone: Keeps the contract of backbones; it is in evaluation mode.
+        name: What people call it.
+        settings: What its features depend on besides the weights.
+        mean: Of the pixels per channel (RGB), on the scale 0…255.
+        std: Their deviation, likewise.
+        image_size: In pixels, of the pictures it was trained on; None where it does not say.
+    """
+
+    backbone: Any  # a module; its attributes are those of the contract
+    name: str
+    settings: Mapping[str, Any]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    image_size: int | None
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """The numbers of the blocks that the maps come from; counted from 0 where the backbone names none."""
+        named = getattr(self.backbone, "layers", None)
+        return tuple(named) if named is not None else tuple(range(len(self.channels)))
+
+    @property
+    def channels(self) -> tuple[int, ...]:
+        """Of every map."""
+        return tuple(self.backbone.channels)
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Pixels per cell of every map."""
+        return tuple(self.backbone.strides)
+
+    @property
+    def pools(self) -> tuple[str, ...]:
+        """The ways to one vector a picture that it has; `none` leaves the map."""
+        return ("none", "mean", *getattr(self.backbone, "pools", ()))
+
+    def describe(self) -> dict[str, Any]:
+        """What its features depend on, as JSON, with a hash of the weights."""
+        return {
+            "encoder": self.name,
+            "weights": content_hash(self.backbone.state_dict())[:16],
+            "settings": dict(self.settings),
+            "layers": list(self.layers),
+            "mean": list(self.mean),
+            "std": list(self.std),
+        }
+
+    def features(self, x: Tensor, pool: str) -> Sequence[Tensor]:
+        """What normalized pictures [B, 3, H, W] give: maps [B, C, h, w], or vectors [B, C], one per layer."""
+        if pool == "cls":
+            tokens: Sequence[Tensor] = self.backbone.class_tokens(x)
+            return tokens
+        if pool == "attention":
+            return [self.backbone.attention_pooled(x)]
+        maps: Sequence[Tensor] = self.backbone(x)
+        return maps if pool == "none" else [one.float().mean((2, 3)) for one in maps]
+
+
+def open_encoder(
+    encoder: Encoder, weights: str | None = None, layers: Sequence[int] | None = None, norm: bool = False
+) -> FrozenEncoder:
+    """Build or read an encoder.
+
+    Args:
+        encoder: The name of a released one, or timm's name of one; the file or the folder of a run of ours, or
+            `hf://OWNER/NAME`; the section of a config, a mapping with the `type` of any registered backbone; or a
+            module that keeps their contract.
+        weights: Of a released one or of a section: a file, a name, or "none" for random ones. None takes the released
+            ones, and of a section those that it names.
+        layers: Blocks from 0, or from the end if negative; None takes those of the checkpoint, section or module, and
+            the last one of a released encoder.
+        norm: Apply the encoder's final norm, if it has one, to every layer; a section says it itself.
+
+    Raises:
+        UserError: No such encoder, or one that does not keep the contract or cannot give these layers.
+    """
+    preparation: Mapping[str, Any] = {}
+    given: Mapping[str, Any] = {}
+    is_place = isinstance(encoder, nn.Module) or _is_place(encoder)
+    if weights is not None and is_place:
+        raise OptionError(f"weights {weights} belong to a released encoder or a section; {encoder} has its own")
+    if isinstance(encoder, nn.Module):
+        backbone = encoder
+    elif isinstance(encoder, Mapping):
+        given = {**encoder, **({} if layers is None else {"layers": list(layers)})}
+        given |= {} if weights is None else {"weights": None if weights == "none" else weights}
+        backbone = _build(given)
+    elif is_place:
+        backbone, preparation = read_backbone(Path(encoder).expanduser())
+    else:
+        backbone = MODELS.build(_named(str(encoder), weights))
+    _check(backbone)
+    _select(backbone, layers)
+    if isinstance(backbone, PEBackbone | TimmBackbone) and not isinstance(encoder, Mapping):
+        backbone.norm = norm
+    mean, std = (preparation.get(key, getattr(backbone, key, _PIXELS)) for key in ("mean", "std"))
+    size = getattr(backbone, "image_size", None)
+    name, settings = _settings(backbone, given)
+    return FrozenEncoder(backbone.eval().requires_grad_(False), name, settings, tuple(mean), tuple(std), size)
+
+
+def _is_place(encoder: Encoder) -> bool:
+    """Whether this is a checkpoint or a run of ours, and no name."""
+    if isinstance(encoder, Mapping | nn.Module) or encoder in VARIANTS:
+        return False
+    return str(encoder).startswith("hf://") or Path(encoder).expanduser().exists()
+
+
+def _named(name: str, weights: str | None) -> dict[str, Any]:
+    try:
+        return named_encoder(name, weights)
+    except UnknownName as error:
+        raise UnknownName(
+            str(error).replace("no encoder is called", "no encoder, checkpoint or run is called")
+        ) from None
+
+
+def _build(section: Mapping[str, Any]) -> nn.Module:
+    kind = section.get("type")
+    if kind is None or (isinstance(kind, str) and MODELS.get(kind) is None):
+        known = [name for name in MODELS.module_dict if name.endswith("Backbone")]
+        raise UserError(f"no backbone is registered as {kind!r}; {suggest(str(kind), known)}")
+    return MODELS.build(dict(section))
+
+
+def _check(backbone: nn.Module) -> None:
+    missing = [name for name in _CONTRACT if not hasattr(backbone, name)]
+    if missing:
+        raise OptionError(
+            f"{type(backbone).__name__} is no backbone for features: it has no {', '.join(missing)}; give it these "
+            "attributes (channels and strides of its maps, and the side of a patch)"
+        )
+
+
+def _select(backbone: Any, layers: Sequence[int] | None) -> None:  # noqa: ANN401 - its attributes are asked for
+    if layers is not None and hasattr(backbone, "select_layers"):
+        backbone.select_layers(layers)
+    chosen = list(getattr(backbone, "layers", ()))
+    if len(set(chosen)) < len(chosen):
+        raise OptionError(f"layers {chosen}: one is named twice; name each once")
+    if layers is not None and (not chosen or any(layer >= 0 and layer not in chosen for layer in layers)):
+        there = chosen or "maps without numbers"
+        raise OptionError(
+            f"layers {list(layers)} cannot be chosen: {type(backbone).__name__} gives {there}; name the layers where "
+            "it is built"
+        )
+
+
+def _settings(backbone: nn.Module, given: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Its name, and what its features depend on besides weights and layers."""
+    if isinstance(backbone, PEBackbone):
+        encoder, config = backbone.encoder, asdict(backbone.config)
+        options: dict[str, Any] = {"window": encoder.window, "windowed": encoder.windowed if encoder.window else None}
+        options |= {"rope": encoder.rope_reference, "pos_embed": encoder.pos_embed, "norm": backbone.norm}
+        finer = backbone.upsampler
+        options["upsampling"] = None if finer is None else f"{type(finer).__name__} to stride {finer.stride}"
+        return config.pop("name"), {"type": "PEBackbone", **config, **options}
+    if isinstance(backbone, TimmBackbone):
+        return backbone.model, backbone.settings()
+    settings = {key: value for key, value in given.items() if key not in ("weights", "layers")}
+    kind, model = type(backbone).__name__, given.get("model")
+    return model if isinstance(model, str) else kind, {"type": kind, **settings}

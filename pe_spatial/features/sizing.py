@@ -1,0 +1,58 @@
+"""The size at which an encoder sees a picture: by one side or both, in whole patches."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+from torchvision.transforms.v2 import functional as F
+
+from pe_spatial.common.errors import require_choice, require_positive
+
+RESIZES = {
+    "shorter": "the shorter side becomes image_size, the longer one at most 8 times that; the aspect ratio is kept",
+    "longer": "the longer side becomes image_size; the aspect ratio is kept",
+    "square": "both sides become image_size, whatever the aspect ratio",
+}
+INTERPOLATION = "bilinear, antialiased (Pillow)"
+_THINNEST = 8  # times the shorter side; a picture of one line would not fit into any memory
+
+
+@dataclass(frozen=True)
+class Sizing:
+    """How pictures are resized before an encoder sees them.
+
+    Both sides are then rounded to whole patches, at least one, which changes the aspect ratio by half a patch at most.
+
+    Args:
+        image_size: In pixels.
+        resize: One of `RESIZES`.
+        unit: Side of a patch in pixels; both sides become multiples of it.
+
+    Raises:
+        OptionError: Another word, or a number below 1.
+    """
+
+    image_size: int
+    resize: str = "shorter"
+    unit: int = 1
+
+    def __post_init__(self) -> None:
+        require_choice("resize", self.resize, RESIZES)
+        require_positive(image_size=self.image_size, unit=self.unit)
+
+    def target(self, size: tuple[int, int]) -> tuple[int, int]:
+        """The size (H, W) in pixels that a picture of (H, W) is resized to."""
+        if self.resize == "square":
+            wanted = (float(self.image_size),) * 2
+        else:
+            shorter, longer = self.image_size / min(size), self.image_size / max(size)
+            scale = min(shorter, _THINNEST * longer) if self.resize == "shorter" else longer
+            wanted = (size[0] * scale, size[1] * scale)
+        height, width = (max(int(side / self.unit + 0.5), 1) * self.unit for side in wanted)
+        return height, width
+
+    def __call__(self, image: Tensor) -> Tensor:
+        """Resize an image uint8 [3, H, W]."""
+        target = self.target((image.shape[-2], image.shape[-1]))
+        if tuple(image.shape[-2:]) == target:
+            return image.as_subclass(Tensor)
+        return F.pil_to_tensor(F.resize(F.to_pil_image(image), list(target), antialias=True))
