@@ -4,6 +4,7 @@ import shutil
 from importlib.util import find_spec
 from pathlib import Path
 
+import measure_fine_maps
 import pytest
 import torch
 
@@ -13,7 +14,8 @@ from pe_spatial.training.config import load_config
 
 MODEL = "vit_small_patch14_dinov2"
 FOUND = "/backbone/layernorm/Add_1_output_0"  # tokens after the final norm, the class token first
-DAVIS = Path(__file__).parents[2] / ".." / "shared" / "data" / "davis_tiny"
+DATA = Path(__file__).parents[2] / ".." / "shared" / "data"
+COCO, DAVIS = DATA / "coco_tiny", DATA / "davis_tiny"
 
 
 def real(weights, layers=(-1,)):
@@ -103,3 +105,18 @@ def test_the_tracker_follows_what_color_loses(vit_s14, tmp_path):
     followed = score(real(vit_s14), 9)
     lost = score({"type": "RawColor", "patch_size": 14, "layers": [0]}, 0)
     assert followed > lost + 0.2, (followed, lost)
+
+
+def test_a_linear_probe_learns_classes_that_colors_do_not_tell(vit_s14):
+    """A few pictures of a small COCO, 13 classes; the whole sample gives 0.17 against 0.06."""
+    if not COCO.is_dir():
+        pytest.skip("needs the sample of COCO beside the checkout")
+
+    def miou(name, weights):
+        encoder = measure_fine_maps.encoder_of(name, weights)
+        parts = (list(measure_fine_maps.read_part(encoder, COCO, f"{part}2017", 16)) for part in ("train", "val"))
+        train, val = parts
+        probe = measure_fine_maps.train_probe(train, seed=0)
+        return measure_fine_maps.judge(encoder, val, [probe], "bilinear")[0].miou
+
+    assert miou(MODEL, vit_s14) > miou("color", None) + 0.03
