@@ -200,7 +200,8 @@ def study_maps(
     """
     sketch.eval()
     H, W = native_size(sketch)
-    names, parameters = zip(*sketch.named_parameters(), strict=True)
+    # some models hold parameters that timm itself does not train
+    names, parameters = zip(*((n, p) for n, p in sketch.named_parameters() if p.requires_grad), strict=True)
     try:
         with torch.inference_mode(False), torch.enable_grad():
             maps = intermediates(sketch, torch.empty(1, 3, H, W, device="meta"), layers, norm)

@@ -66,6 +66,12 @@ def test_blocks_behind_frozen_embeddings_learn_with_checkpointing():
             torch.testing.assert_close(ours.grad, theirs.grad)
 
 
+def test_parameters_that_timm_itself_does_not_train_are_no_obstacle():
+    backbone = TimmBackbone("efficientvim_m1", [0, -1]).train()
+    assert any(not parameter.requires_grad for parameter in backbone.parameters())
+    sum(features.square().sum() for features in backbone(torch.randn(2, 3, 64, 128))).backward()
+
+
 # --- positions --------------------------------------------------------------------------------------------------------
 def test_plain_positions_are_those_of_torch_without_antialiasing():
     """With a table alone (patches and blocks without weight) the first map is the table, resized."""
