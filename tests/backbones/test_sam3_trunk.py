@@ -1,11 +1,11 @@
 """SAM 3's trunk: its file gives its maps, and nothing else is taken for it.
 
 `keys/sam3_trunk.json` is the state dict of the public class (`sam3/model/vitdet.py` of
-github.com/facebookresearch/sam3 at commit 99d02f2) with the arguments of `sam3/model_builder.py`, under the name that the
-trunk has in the released model. `backbone_sam3.npz` holds the maps that the same class gave after its global blocks, in
-float32 on a CPU, with these arguments but for sizes: img_size 168 (`whole`) and 140 (`padded`: the last windows are),
-pretrain_img_size 56, embed_dim 32, depth 4, num_heads 4, window_size 4, global_att_blocks (1, 3), return_interm_layers.
-Weights and images follow the rule of the golden files, the weights under the names of the public class behind `TRUNK`.
+github.com/facebookresearch/sam3 at commit 99d02f2) with the arguments of `sam3/model_builder.py`, under the name that
+the trunk has in the released model. `backbone_sam3.npz` holds the maps that the same class gave after its global
+blocks, in float32 on a CPU, with these arguments but for sizes: img_size 168 (`whole`) and 140 (`padded`: the last
+windows are), pretrain_img_size 56, embed_dim 32, depth 4, num_heads 4, window_size 4, global_att_blocks (1, 3),
+return_interm_layers. Weights and images follow the rule of the golden files, the weights by their names in that model.
 """
 
 import json
