@@ -209,6 +209,18 @@ env --json
     tests/commands/test_shell.py::test_env_names_versions_extras_and_weights
 eval --slices
     tests/detection/test_slicing.py::test_evaluation_and_prediction_agree
+predict --encoder --input --output --words
+    tests/commands/test_predict_words.py::test_words_become_the_files_of_every_segmenter
+predict --affinity --encoder --input --output --words
+    tests/commands/test_predict_words.py::test_an_affinity_of_a_block_changes_the_maps
+predict --background --encoder --input --output --words
+    tests/commands/test_predict_words.py::test_a_background_by_words_or_by_a_threshold
+predict --background-threshold --encoder --input --output --templates --words
+    tests/commands/test_predict_words.py::test_a_background_by_words_or_by_a_threshold
+predict --checkpoint --input --output --words
+    tests/commands/test_predict_words.py::test_a_trained_head_finds_any_words
+predict --checkpoint --encoder --input --output --words
+    tests/inference/test_naming.py::test_the_objects_of_a_run_are_named_by_the_command
 predict --checkpoint --input --output --slices
     tests/detection/test_slicing.py::test_predict_sees_the_picture_at_its_own_size
 train --cache-features --config
