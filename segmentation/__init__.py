@@ -7,6 +7,7 @@ from pe_spatial.segmentation.heads import LinearHead
 from pe_spatial.segmentation.labels import LabelFormat, LoadSegmentation
 from pe_spatial.segmentation.mask_decoder import MaskAnnealingHook, MaskCriterion, MaskDecoder
 from pe_spatial.segmentation.metrics import MeanIoUMetric
+from pe_spatial.segmentation.open_vocabulary import OpenVocabularySegmentor
 from pe_spatial.segmentation.panoptic import CocoPanoptic, InstanceLabels, LoadInstanceLabels, LoadPanoptic
 from pe_spatial.segmentation.panoptic_quality import PanopticMetric
 from pe_spatial.segmentation.segmentor import SemanticSegmentor

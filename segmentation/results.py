@@ -15,6 +15,7 @@ from pe_spatial.common.files import put_in_place, write_json_stream
 from pe_spatial.common.pictures import save_image
 from pe_spatial.common.records import Records
 from pe_spatial.data import boxes_of_masks
+from pe_spatial.inference.predictor import Recipe
 from pe_spatial.inference.sample import checked_threshold, instance_rows
 from pe_spatial.inference.tasks import Task, register_task
 from pe_spatial.inference.writer import ResultsWriter
@@ -183,7 +184,7 @@ def coco_panoptic(
     }
 
 
-def _predictor(checkpoint: Path, options: Namespace) -> SegmentationPredictor:
+def _predictor(checkpoint: Path | Recipe, options: Namespace) -> SegmentationPredictor:
     window = None
     if options.window is not None:
         side, stride = options.window

@@ -22,6 +22,7 @@ Equal arguments give equal data; run again, a complete dataset is left as it is.
     OUT/held_out/red disc on the left/000001.png   scenes of combinations of color, shape and place that it has not seen
     OUT/captions.json, classes.txt, templates.txt  captions of these, all classes, and the sentence of the captions
     OUT/videos.csv, videos/000001.mp4              the same as videos
+    OUT/scenes/{images,labels}/{train,val}         scenes with the class of every pixel; classes.yaml describes them
     OUT/demo.json                                  its accuracy beside chance
 """
 

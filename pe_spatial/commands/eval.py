@@ -4,17 +4,20 @@
     pe-spatial eval FILE [key=value ...]
     pe-spatial eval FILE --config pe_g_coco.yaml
     pe-spatial eval RUN --slices 640
+    pe-spatial eval --config segmentation/open_vocabulary_pe_core_l14_ade20k
     pe-spatial eval hf://OWNER/NAME --output OUT val_dataloader.dataset.data_root=DATA
 
 Of a run, the best checkpoint is scored, or else the last. A checkpoint remembers its config; `--config` names another.
+A model that nothing is trained for needs the config alone.
 Results go to the folder `evaluation` of the run, or to `--output`.
 """
 
 import argparse
+from pathlib import Path
 
 from pe_spatial.commands.options import CommandParser, add_shared, slices, take_override
 from pe_spatial.commands.task_options import add_task_option
-from pe_spatial.commands.train import recall, use_device
+from pe_spatial.commands.train import config_with_folder, recall, use_device
 from pe_spatial.common.errors import OptionError
 
 RESUMES = "the same command starts the evaluation anew"
@@ -36,13 +39,15 @@ def check(options: argparse.Namespace, parser: CommandParser) -> None:
     take_override(options, "run")
     if options.run and options.checkpoint:
         parser.error(f"give {options.run} or --checkpoint {options.checkpoint}, not both")
-    if not options.run and not options.checkpoint:
+    if not options.run and not options.checkpoint and not options.config:
         parser.error("give the folder of a training run, or a checkpoint")
 
 
 def run(options: argparse.Namespace) -> int:
     """Score."""
     use_device(options.device)
+    if not options.run and not options.checkpoint:
+        return _score_untrained(options)
     from pe_spatial.training.config import override_config
     from pe_spatial.training.hub import is_address
     from pe_spatial.training.launch import evaluate
@@ -54,4 +59,21 @@ def run(options: argparse.Namespace) -> int:
     if sliced := slices(options, config, resized=False):
         override_config(config, sliced, path)
     evaluate(config, path, options.output)
+    return 0
+
+
+def _score_untrained(options: argparse.Namespace) -> int:
+    """Score the model of a config that names all of its weights."""
+    from pe_spatial.training.config import override_config
+    from pe_spatial.training.launch import evaluate, needs_training
+
+    config = config_with_folder(options.config, options.overrides, None)
+    if needs_training(config):
+        raise OptionError(
+            f"{options.config} describes a {config.model.type}, which is not scored by its config alone; give its run, "
+            "or a checkpoint"
+        )
+    if sliced := slices(options, config, resized=False):
+        override_config(config, sliced, Path(options.config))
+    evaluate(config, None, options.output, untrained=True)
     return 0

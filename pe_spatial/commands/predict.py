@@ -8,6 +8,8 @@
     pe-spatial predict --checkpoint det=RUN1 --checkpoint seg=RUN2 --input photos --output OUT
     torchrun --nproc-per-node 8 tools/predict.py --checkpoint model.pth --input photos --output OUT
     pe-spatial predict --checkpoint model.pth --input photos --output OUT --shard 3/16
+    pe-spatial predict --encoder PE-Core-L14-336 --words "road, sky, tree" --input photos --output OUT
+    pe-spatial predict --encoder PE-Core-L14-336 --words "mug, plate" --checkpoint RUN --input photos --output OUT
 
 OUT/pictures mirrors the input: a drawn picture per image, a drawn video per video. Detections of all of them are in
 OUT/predictions.json in COCO's format; depth is in 16-bit PNG files and OUT/depth.json; classes of pixels are in
@@ -33,6 +35,7 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pe_spatial.commands import predict_words
 from pe_spatial.commands.options import SHARED, CommandParser, add_shared, positive
 from pe_spatial.commands.task_options import TASK_OPTIONS, add_task_option
 from pe_spatial.common.console import print_note, progress
@@ -57,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="[NAME=]PATH",
         type=named_path,
         action="append",
-        required=True,
+        default=[],
         help=f"{SHARED['--checkpoint']['help']}; several, each with a name, share one encoder",
     )
     add_shared(parser, "--input", "--output", required=("--input", "--output"))
@@ -76,6 +79,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     for name in TASK_OPTIONS:
         add_task_option(parser, name)
+    predict_words.add_arguments(parser)
 
 
 def named_path(text: str) -> tuple[str | None, Path]:
@@ -89,7 +93,10 @@ def named_path(text: str) -> tuple[str | None, Path]:
 
 
 def check(options: argparse.Namespace, parser: CommandParser) -> None:
-    """Several checkpoints have names, which name the folders of their results."""
+    """There are words or checkpoints; several of these have names, which name the folders of their results."""
+    predict_words.check(options, parser)
+    if not options.checkpoint:
+        return
     names = [name for name, _ in options.checkpoint if name is not None]
     paths = [str(path) for name, path in options.checkpoint if name is None]
     if paths and len(options.checkpoint) > 1:

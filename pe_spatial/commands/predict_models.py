@@ -1,4 +1,4 @@
-"""The models of `pe-spatial predict`: one alone, or several on one encoder, each with a folder of its own."""
+"""The models of `pe-spatial predict`: one alone, or several on one encoder, each with a folder of its own; or words."""
 
 from __future__ import annotations
 
@@ -8,11 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pe_spatial.backbones.text import open_core
+from pe_spatial.commands import predict_words
 from pe_spatial.commands.options import slices
 from pe_spatial.commands.task_options import options_of_task, refuse_options_of_others
 from pe_spatial.common.console import print_note
+from pe_spatial.common.errors import OptionError
 from pe_spatial.common.records import Part, Records, fingerprint
-from pe_spatial.inference.predictor import Predictor
+from pe_spatial.inference.naming import InstanceNamer
+from pe_spatial.inference.predictor import Predictor, Recipe
 from pe_spatial.inference.shared import SharedPredictor, overrides_by_name
 from pe_spatial.inference.shared_writer import SharedWriter
 from pe_spatial.inference.tasks import Task, reading, resizing, task_of
@@ -27,25 +31,29 @@ _RULES = ("value_range", "bands")  # options that say how pictures of many bits 
 
 @dataclass(frozen=True)
 class Model:
-    """A checkpoint and the folder of its results.
+    """A checkpoint, or a recipe without one, and the folder of its results.
 
     Attributes:
         name: None where it is the only one.
-        checkpoint: The file.
+        source: The file, or the recipe.
         task: Of the model.
         options: Of the command, as its task takes them; the overrides are complete.
         records: Of its folder.
     """
 
     name: str | None
-    checkpoint: Path
+    source: Path | Recipe
     task: Task
     options: argparse.Namespace
     records: Records
 
     def predictor(self) -> Predictor:
-        """The model, loaded."""
-        return self.task.predictor(self.checkpoint, self.options)
+        """The model, loaded; words name its objects where there are both."""
+        predictor = self.task.predictor(self.source, self.options)
+        if self.options.words is not None and self.options.encoder is not None and not isinstance(self.source, Recipe):
+            core = open_core(self.options.encoder, self.options.weights, self.options.device)
+            predictor.name_instances(InstanceNamer(core, predict_words.read_words(self.options)[0]))
+        return predictor
 
     @property
     def result(self) -> Path:
@@ -63,6 +71,11 @@ def find_models(options: argparse.Namespace, part: Part) -> list[Model]:
     Raises:
         UserError: A checkpoint that is none, options that do not fit, or a folder with results of another run.
     """
+    if not options.checkpoint:
+        recipe, identity = predict_words.recipe(options)
+        task = task_of(recipe.config, Path(recipe.name))
+        refuse_options_of_others(options, {Path(recipe.name): task})
+        return [_model(None, recipe, identity, recipe.config, task, options.overrides, options, part)]
     paths = {name: resolve_checkpoint(path) for name, path in options.checkpoint}
     configs = {name: read_config(load_checkpoint(path), path) for name, path in paths.items()}
     tasks = {name: task_of(config, paths[name]) for name, config in configs.items()}
@@ -71,14 +84,29 @@ def find_models(options: argparse.Namespace, part: Part) -> list[Model]:
     overrides: dict[str | None, list[str]] = {None: options.overrides}
     if names:
         overrides.update(overrides_by_name(options.overrides, names).items())
+    named: Mapping[str, Any] = {}
+    if options.words is not None and options.encoder is None:
+        ((name, path),) = paths.items()
+        overrides[name] = [*options.overrides, *predict_words.overrides(options, configs[name], path)]
+    elif options.words is not None:
+        ((name, path),) = paths.items()
+        if tasks[name].name != "detection":
+            raise OptionError(
+                f"{path} holds a model of {tasks[name].name}: words name the objects of a detector with masks; for the "
+                "class of every pixel leave --checkpoint out"
+            )
+        named = predict_words.read_words(options)[1]
+    identities = {name: {"model": path.stem, "weights": fingerprint(path), **named} for name, path in paths.items()}
     return [
-        _model(name, path, configs[name], tasks[name], overrides[name], options, part) for name, path in paths.items()
+        _model(name, path, identities[name], configs[name], tasks[name], overrides[name], options, part)
+        for name, path in paths.items()
     ]
 
 
 def _model(
     name: str | None,
-    checkpoint: Path,
+    source: Path | Recipe,
+    identity: Mapping[str, Any],
     config: Mapping[str, Any],
     task: Task,
     overrides: Sequence[str],
@@ -89,12 +117,12 @@ def _model(
     own = options_of_task(options, task, output, overrides)
     settings = {key: getattr(own, key) for key in (*task.settings, "image_size", "overrides")}
     settings |= {key: rule for key in _RULES if (rule := getattr(own, key)) is not None}
-    run = {"task": task.name, "model": checkpoint.stem, "weights": fingerprint(checkpoint), **settings}
+    run = {"task": task.name, **identity, **settings}
     records = Records(output, run, part)
     sliced = slices(own, config, own.image_size is not None)
     resized = [] if own.image_size is None else resizing(config, own.image_size)
     own.overrides = [*resized, *sliced, *overrides, *reading(config, own.value_range, own.bands)]
-    return Model(name, checkpoint, task, own, records)
+    return Model(name, source, task, own, records)
 
 
 def open_models(

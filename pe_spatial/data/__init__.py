@@ -1,5 +1,6 @@
 """Samples, loaders, datasets and batches. Importing this package registers their names with mmengine."""
 
+from pe_spatial.data.captions import CaptionedPictures
 from pe_spatial.data.dataset import DenseDataset, seeded
 from pe_spatial.data.images import ImageFolder, TarImages, find_images
 from pe_spatial.data.loading import LoadImage, LoadInstances, decode_mask, encode_masks, to_bitmaps

@@ -25,13 +25,15 @@ tv_tensors together.
     depth           tv_tensors.Mask float32 [1, H, W], meters, 0 = no measurement
     mask_logits     a teacher's masks on a grid of tokens, [K, h, w] (pe_spatial.alignment's TokenMap)
     token_mask      bool [1, h, w], the tokens that are hidden from a student
+    captions        list of texts that are true of the image
     ori_shape       (H, W) of the decoded image; everything else of the record passes through untouched
 
 A *packed sample* is `{"inputs": uint8 tensor [3, H, W], "data_samples": BaseDataElement}`. The data sample holds
 `gt_instances` (InstanceData: bboxes, labels, masks), `ignored_instances` (the same), `gt_sem_seg`, `gt_depth`,
 `mask_logits`, `token_mask` and, of videos, `gt_track_ids` (PixelData), each only where the sample has it, and the
-metainfo `img_path`, `img_id`, `ori_shape` and `img_shape`, both (H, W). mmengine's `pseudo_collate` batches packed
-samples into lists. Masks that are polygons become a list of outlines, which stays on the CPU.
+metainfo `img_path`, `img_id`, `captions` (where there are some), `ori_shape` and `img_shape`, both (H, W). mmengine's
+`pseudo_collate` batches packed samples into lists. Masks that are polygons become a list of outlines, which stays on
+the CPU.
 """
 
 from collections.abc import Mapping
@@ -82,6 +84,8 @@ class PackSample:
                 "img_shape": size,
             }
         )
+        if "captions" in sample:
+            data_sample.set_metainfo({"captions": tuple(sample["captions"])})
         is_video = isinstance(image, tv_tensors.Video)
         for field, columns in {} if is_video else _INSTANCE_FIELDS.items():
             present = {name: _column(sample[key]) for name, key in columns.items() if key in sample}

@@ -1,10 +1,12 @@
 """`Predictor`: a trained model on single images, exactly as it is evaluated."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -32,13 +34,31 @@ from pe_spatial.training.checkpoint_hook import compare_keys
 from pe_spatial.training.config import drop_pretrained, override_config
 from pe_spatial.training.frozen_encoders import restore_encoders, separable_backbones
 
+if TYPE_CHECKING:
+    from pe_spatial.inference.naming import InstanceNamer
+
+
+class Recipe(NamedTuple):
+    """A model that nothing was trained for: its config names all of its weights, so there is no checkpoint.
+
+    Args:
+        name: What messages call it.
+        config: With `model` and the pipeline of `val_dataloader`, as that in a checkpoint. It is of the caller's own
+            making, so it is not asked what it imports.
+        metainfo: With `classes`, as that in a checkpoint.
+    """
+
+    name: str
+    config: Mapping[str, Any]
+    metainfo: Mapping[str, Any]
+
 
 class Predictor:
     """Runs the validation pipeline, without its label loaders, and the model of a self-describing checkpoint.
 
     Args:
         checkpoint: A file written by `tools/train_net.py`, a work folder (its best checkpoint, else its last), or a
-            model that `pe-spatial push` has shared: its folder, or `hf://OWNER/NAME[@REVISION]`.
+            model that `pe-spatial push` has shared: its folder, or `hf://OWNER/NAME[@REVISION]`. Or a `Recipe`.
         device: E.g. "cuda:1"; None takes CUDA if it is there.
         batch_size: How many images of a list go through the model at once.
         overrides: Entries of the config to change, as `tools/train_net.py` takes them: `model.tta={sizes: [1024]}`.
@@ -58,7 +78,7 @@ class Predictor:
 
     def __init__(
         self,
-        checkpoint: str | Path,
+        checkpoint: str | Path | Recipe,
         device: str | torch.device | None = None,
         batch_size: int = 1,
         overrides: Sequence[str] = (),
@@ -66,20 +86,29 @@ class Predictor:
         trust: Sequence[str] = (),
         max_pixels: int | None = None,
     ) -> None:
+        self.namer: InstanceNamer | None = None
         require_positive(batch_size=batch_size, max_pixels=1 if max_pixels is None else max_pixels)
-        self.checkpoint = resolve_checkpoint(checkpoint)
-        content = load_checkpoint(self.checkpoint)
+        recipe = checkpoint if isinstance(checkpoint, Recipe) else None
+        content: dict[str, Any] = {}
+        if isinstance(checkpoint, Recipe):
+            self.checkpoint = Path(checkpoint.name)
+        else:
+            self.checkpoint = resolve_checkpoint(checkpoint)
+            content = load_checkpoint(self.checkpoint)
         self.device = choose_device(device)
         self.batch_size = batch_size
         self.allow_urls = allow_urls
         self.max_pixels = max_pixels
         with trusting(trust):
-            self.config = Config(read_config(content, self.checkpoint))
-            self.metainfo: dict[str, Any] = content["pe_spatial"].get("metainfo") or {}
+            self.config = Config(dict(recipe.config) if recipe else read_config(content, self.checkpoint))
+            metainfo = recipe.metainfo if recipe else content["pe_spatial"].get("metainfo")
+            self.metainfo: dict[str, Any] = dict(metainfo or {})
             override_config(self.config, overrides, self.checkpoint)
             scope = DefaultScope.overwrite_default_scope(self.config.get("default_scope", "mmengine"))
-            with naming_config(self.checkpoint), scope:
+            with nullcontext() if recipe else naming_config(self.checkpoint), scope:
                 self.model = _build(self.config, content, self.checkpoint).to(self.device).eval()
+                if named := getattr(self.model, "own_classes", None):  # they go before those of the data
+                    self.metainfo = {"classes": named}
                 self._load, *steps = Compose(inference_pipeline(self.config)).transforms
                 self._load.max_pixels = max_pixels
                 self._load.adopt_rule(self.metainfo)
@@ -106,6 +135,10 @@ class Predictor:
                 part.check_classes(self.metainfo)
             except ValueError as error:
                 raise CheckpointError(f"{self.checkpoint}: its names of classes do not fit: {error}") from error
+
+    def name_instances(self, namer: InstanceNamer) -> None:
+        """Let words name the instances from now on, instead of the classes that the model was trained with."""
+        self.namer, self.metainfo = namer, {"classes": namer.classes}
 
     def bind_model(self) -> None:
         """Prepare for `self.model`, or refuse it; for the predictors of tasks. This one takes every model."""
@@ -174,9 +207,13 @@ class Predictor:
     def predict(self, samples: Sequence[dict[str, Any]]) -> list[PredictedSample]:
         """Run the model on prepared pictures, `batch_size` at a time."""
         inputs = [{key: value for key, value in sample.items() if key != "image"} for sample in samples]
+        predictions = self.infer(inputs)
+        if (namer := self.namer) is not None:
+            pairs = zip(samples, predictions, strict=True)
+            predictions = [namer.name(sample["image"], prediction) for sample, prediction in pairs]
         return [
             PredictedSample.of(prediction, sample.get("image"), self.metainfo)
-            for prediction, sample in zip(self.infer(inputs), samples, strict=True)
+            for prediction, sample in zip(predictions, samples, strict=True)
         ]
 
     @torch.no_grad()
@@ -251,10 +288,12 @@ def pipeline_loader(config: Any) -> str:
 
 
 def _build(config: Any, content: Mapping[str, Any], path: Path) -> BaseModel:
-    state_dict = weights_of(content, path)
-    drop_pretrained(config.model)
     if config.get("data_preprocessor") is not None:
         config.model.setdefault("data_preprocessor", config.data_preprocessor)
+    if not content:  # a recipe
+        return MODELS.build(config.model)
+    state_dict = weights_of(content, path)
+    drop_pretrained(config.model)
     with SkipInitialization():
         model = MODELS.build(config.model)
     restore_encoders(content, dict(separable_backbones(model)), path)

@@ -15,7 +15,7 @@ from mmengine.registry import MODELS, DefaultScope
 
 from pe_spatial.common.errors import UserError
 from pe_spatial.common.pictures import ValueRule
-from pe_spatial.inference.predictor import Predictor, inference_pipeline, pipeline_loader
+from pe_spatial.inference.predictor import Predictor, Recipe, inference_pipeline, pipeline_loader
 from pe_spatial.inference.writer import ResultsWriter
 from pe_spatial.training.checkpoint import load_checkpoint, read_config, resolve_checkpoint
 from pe_spatial.training.config import import_packages
@@ -24,7 +24,7 @@ _RESIZES = ("KeepRatioResize", "Resize")  # ours, and torchvision's, which versi
 _PATCHES = (8, 14, 16)  # sides of the encoders' patches
 
 
-def plain_predictor(checkpoint: Path, options: Namespace) -> Predictor:
+def plain_predictor(checkpoint: Path | Recipe, options: Namespace) -> Predictor:
     """The predictor of a task without options of its own."""
     return Predictor(checkpoint, options.device, options.batch_size, options.overrides)
 
@@ -43,7 +43,7 @@ class Task:
 
     name: str
     writer: type[ResultsWriter]
-    predictor: Callable[[Path, Namespace], Predictor] = plain_predictor
+    predictor: Callable[[Path | Recipe, Namespace], Predictor] = plain_predictor
     settings: tuple[str, ...] = ()
     options: tuple[str, ...] = ()
 

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from mmengine.config import Config
 from mmengine.dist import broadcast_object_list, is_main_process
 from mmengine.hooks import Hook
+from mmengine.registry import MODELS
 from mmengine.runner import Runner
 
 from pe_spatial.common.errors import CheckpointError, ConfigError, UserError
@@ -15,12 +16,14 @@ from pe_spatial.common.trust import trusting
 from pe_spatial.training import checkpoint as files
 from pe_spatial.training.binding import count_classes
 from pe_spatial.training.checkpoint_content import check_resumable
+from pe_spatial.training.config import import_packages
 from pe_spatial.training.config_checks import require_dataset_types
 from pe_spatial.training.frozen_encoders import find_sources_from_anywhere
 from pe_spatial.training.planner.rescue import naming_exhaustion
 from pe_spatial.training.progress import METRICS_FILE
 from pe_spatial.training.run_config import differences
 from pe_spatial.training.start import naming_mistakes, prepare, start_runner
+from pe_spatial.training.trust import require_trusted
 
 Resume = Literal["no", "yes", "if-any"]
 
@@ -109,6 +112,7 @@ def evaluate(
     checkpoint: str | Path | None = None,
     output: Path | None = None,
     trust: Sequence[str] = (),
+    untrained: bool = False,
 ) -> dict[str, Any]:
     """Score a checkpoint on the test data, or on the validation data where a config has no test data.
 
@@ -117,6 +121,7 @@ def evaluate(
         checkpoint: A file; None takes the best of the work folder, or its last.
         output: Where results go; default: the folder `evaluation` below the work folder.
         trust: As in `train`.
+        untrained: There is no checkpoint: the model is scored with the weights that the config names.
 
     Returns:
         The metrics.
@@ -128,18 +133,36 @@ def evaluate(
         UserError: Another process evaluates into the same folder.
     """
     folder = Path(config.work_dir)
-    path = files.resolve_checkpoint(checkpoint or folder)
-    files.load_checkpoint(path)  # fails here, with a clear error, rather than after the data are loaded
+    path = None if untrained else files.resolve_checkpoint(checkpoint or folder)
+    if path is not None:
+        files.load_checkpoint(path)  # fails here, with a clear error, rather than after the data are loaded
     output = output or folder / "evaluation"
     entries = _test_entries(config)
     require_dataset_types(config, "test_dataloader" if config.get("test_dataloader") else "val_dataloader")
     with trusting(trust), prepare(config, output) as changes:
-        changes |= entries | {"resume": False, "load_from": str(path)}
+        changes |= entries | {"resume": False, "load_from": None if path is None else str(path)}
         with naming_mistakes():
             count_classes(config, ("test_dataloader", "val_dataloader"))
         with start_runner(config, changes, output) as runner:
-            runner.logger.info(f"scoring {path}; reading the data")
+            runner.logger.info(f"scoring {path or 'the model of the config'}; reading the data")
             return runner.test()
+
+
+def needs_training(config: Config) -> bool:
+    """Whether the model of a config is only known after a training.
+
+    One that is not has `needs_training = False` in its class, and its config no `train_cfg`.
+
+    Args:
+        config: A loaded config. What its `custom_imports` name is imported.
+
+    Raises:
+        ConfigError: It asks for code that is not trusted.
+    """
+    origin = str(config.filename or "the config")
+    require_trusted(config, lambda where: origin)
+    import_packages(config, Path(origin))
+    return config.get("train_cfg") is not None or getattr(MODELS.get(config.model.type), "needs_training", True)
 
 
 def _test_entries(config: Config) -> dict[str, Any]:

@@ -68,7 +68,8 @@ class RunReportHook(Hook):
                 return
             facts, loop = _training_facts(runner, self._first_iteration), runner.val_loop
         else:
-            facts, loop = {"checkpoint": plain_path(runner._load_from)}, runner.test_loop
+            loaded = runner._load_from  # None: the config names all weights
+            facts, loop = {"checkpoint": loaded and plain_path(loaded)}, runner.test_loop
         card = {
             "config": runner.cfg.filename,
             "command": shlex.join(["python", *sys.argv]),

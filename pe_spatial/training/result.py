@@ -111,7 +111,8 @@ def _sentence(card: Mapping[str, Any], measures: Mapping[str, Measure], runner: 
         return f"{model} was trained for {after} and not evaluated.\n" if after else f"{model} was not evaluated.\n"
     main = page.main_numbers(card["metrics"], card["headline"], measures)
     if not after:
-        return f"{model} reaches {main} on {card['images']:,} images (checkpoint {Path(card['checkpoint']).name}).\n"
+        weights = f"checkpoint {Path(card['checkpoint']).name}" if card["checkpoint"] else "nothing was trained"
+        return f"{model} reaches {main} on {card['images']:,} images ({weights}).\n"
     best = card.get("best")
     remark = ""
     if best:

@@ -160,7 +160,7 @@ def build_runner(config: Config, changes: dict[str, Any], folder: Path | None = 
     settings = {**config.to_dict(), **changes, "log_level": "WARNING"}
     read_safely(settings)
     place_results(settings, folder or Path(settings["work_dir"]))
-    if settings.get("resume") or settings.get("train_cfg") is None:
+    if settings.get("resume") or (settings.get("train_cfg") is None and settings.get("load_from")):
         drop_pretrained(settings["model"])
     runner = Runner.from_cfg(Config(settings, filename=config.filename, format_python_code=False))
     runner.register_hook(FrozenEncoderHook())

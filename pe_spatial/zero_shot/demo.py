@@ -15,7 +15,16 @@ from pe_spatial.backbones.text import PECore, Prompts, class_vectors, save_core
 from pe_spatial.common.files import write_json, write_text
 from pe_spatial.common.pictures import save_image
 from pe_spatial.common.video import VideoWriter
-from pe_spatial.demo.captions import ALL_WORDS, HELD_OUT, Words, described_room, draw_described, draw_objects
+from pe_spatial.demo.captions import (
+    ALL_WORDS,
+    COLORS,
+    HELD_OUT,
+    Words,
+    described_room,
+    draw_caption,
+    draw_described,
+    draw_objects,
+)
 from pe_spatial.demo.datasets import MARKER, move_into_place, new_partial, read_marker, require_place
 from pe_spatial.demo.scenes import paint
 from pe_spatial.zero_shot.training import TrainingSettings, train_small_core
@@ -30,7 +39,10 @@ def _class_name(words: Words) -> str:
 
 CLASS_NAMES = tuple(map(_class_name, ALL_WORDS))
 
+_VERSION = 2  # raised when what is written changes
 _PICTURES, _VIDEOS, _VIDEO_FRAMES = 180, 6, 20
+_SCENES = {"train": 1500, "val": 150}
+_CAPTIONS = 6  # of each of them, less those that are equal
 _JUDGED = 600  # scenes that the accuracy is measured on
 
 
@@ -42,6 +54,9 @@ def write_words_demo(output: Path, settings: TrainingSettings, replace: bool = F
         OUT/classes.txt, templates.txt             all 54 combinations, and the sentence of the captions
         OUT/captions.json                          of each picture of held_out its true captions
         OUT/videos/000001.mp4, videos.csv          short videos of such scenes, in Kinetics' form
+        OUT/scenes/{images,labels}/{train,val}     scenes with the class of every pixel, described by
+        OUT/scenes/classes.yaml                    the colors; val has two held-out combinations in each
+        OUT/scenes/captions_train.json             captions of the pictures of train
         OUT/demo.json                              how it was made, and its accuracy beside chance
 
     Args:
@@ -55,7 +70,7 @@ def write_words_demo(output: Path, settings: TrainingSettings, replace: bool = F
     Raises:
         UserError: The folder holds something else.
     """
-    made = asdict(settings)
+    made = {"version": _VERSION, **asdict(settings)}
     found = read_marker(output)
     if found is not None and found.get("words") == made:
         return None
@@ -66,6 +81,7 @@ def write_words_demo(output: Path, settings: TrainingSettings, replace: bool = F
     save_core(model, folder)
     _write_pictures(folder, settings.seed)
     _write_videos(folder, settings.seed)
+    _write_scenes(folder / "scenes", settings.seed)
     write_text(folder / "classes.txt", "".join(f"{name}\n" for name in CLASS_NAMES))
     write_text(folder / "templates.txt", f"{TEMPLATE}\n")
     write_json(folder / MARKER, description)
@@ -136,6 +152,39 @@ def _write_videos(folder: Path, seed: int) -> None:
                 video.write(_tensor(paint(room, time).image))
         rows.writerow([name, _class_name(objects[0])])
     write_text(folder / "videos.csv", text.getvalue())
+
+
+def _write_scenes(folder: Path, seed: int) -> None:
+    """Scenes with captions, and label maps: 0 is no object, then the colors in their order.
+
+    Those of val have two objects of different colors, so that it counts which words are said where.
+    """
+    colors = list(COLORS)
+    captions: dict[str, list[str]] = {}
+    for number, (split, count) in enumerate(_SCENES.items()):
+        for index in range(count):
+            rng = np.random.default_rng([seed, 6, number, index])
+            objects = draw_objects(rng, count=1 + index % 2) if split == "train" else _two_colors(rng)
+            name = f"{index + 1:06d}.png"
+            if split == "train":
+                said = [" and ".join(str(draw_caption(rng, thing)) for thing in objects) for _ in range(_CAPTIONS)]
+                captions[name] = list(dict.fromkeys(said))
+            scene = draw_described([seed, 7, number, index], objects)
+            rows = np.array([0, *(1 + colors.index(str(words.color)) for words in objects)], np.uint8)
+            for kind, pixels in (("images", scene.image), ("labels", rows[scene.ids])):
+                save_image(folder / kind / split / name, pixels)
+    write_json(folder / "captions_train.json", captions)
+    places = (f"{kind}: {{{', '.join(f'{s}: {kind}/{s}' for s in _SCENES)}}}" for kind in ("images", "labels"))
+    names = ", ".join(_class_name(Words(color)) for color in colors)
+    write_text(folder / "classes.yaml", "\n".join((f"classes: [{names}]", "zero_is_ignored: true", *places, "")))
+
+
+def _two_colors(rng: np.random.Generator) -> tuple[Words, ...]:
+    """Two objects of held-out combinations and of different colors."""
+    while True:
+        objects = draw_objects(rng, held_out=True, count=2)
+        if objects[0].color != objects[1].color:
+            return objects
 
 
 def _tensor(image: np.ndarray[Any, np.dtype[np.uint8]]) -> Tensor:

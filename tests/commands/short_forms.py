@@ -159,6 +159,30 @@ classify --classes --encoder --evaluate --input --output
     tests/commands/test_classify.py::test_a_list_is_evaluated
 classify --encoder --evaluate --input --output --templates
     tests/commands/test_classify.py::test_folders_are_evaluated
+benchmark search
+    tests/commands/test_benchmark_search.py::test_both_find_the_same_rows
+benchmark search --channels --dtype --queries --rows
+    tests/commands/test_benchmark_search.py::test_both_find_the_same_rows
+index --encoder --output
+    tests/commands/test_search.py::test_rows_are_the_normalized_features_of_files
+index --batch-size --dtype --encoder --output
+    tests/commands/test_search.py::test_tars_are_indexed_and_shown
+index --batch-size --dtype --encoder --output --weights
+    tests/commands/test_search.py::test_tars_are_indexed_and_shown
+index --encoder --every --output
+    tests/commands/test_search.py::test_frames_keep_their_distance
+index --encoder --output --video-rows
+    tests/commands/test_search.py::test_a_video_is_one_row_by_either_official_definition
+search
+    tests/commands/test_search.py::test_texts_and_pictures_find_rows
+search --output
+    tests/commands/test_search.py::test_texts_and_pictures_find_rows
+search --output --top-k
+    tests/commands/test_search.py::test_texts_and_pictures_find_rows
+search --evaluate
+    tests/commands/test_search.py::test_captions_name_whole_paths_or_their_ends
+search --evaluate --output
+    tests/commands/test_search.py::test_captions_are_scored
 demo --output --words
     tests/zero_shot/test_training.py::test_the_demo_writes_what_the_commands_take
 --help
@@ -209,6 +233,18 @@ env --json
     tests/commands/test_shell.py::test_env_names_versions_extras_and_weights
 eval --slices
     tests/detection/test_slicing.py::test_evaluation_and_prediction_agree
+predict --encoder --input --output --words
+    tests/commands/test_predict_words.py::test_words_become_the_files_of_every_segmenter
+predict --affinity --encoder --input --output --words
+    tests/commands/test_predict_words.py::test_an_affinity_of_a_block_changes_the_maps
+predict --background --encoder --input --output --words
+    tests/commands/test_predict_words.py::test_a_background_by_words_or_by_a_threshold
+predict --background-threshold --encoder --input --output --templates --words
+    tests/commands/test_predict_words.py::test_a_background_by_words_or_by_a_threshold
+predict --checkpoint --input --output --words
+    tests/commands/test_predict_words.py::test_a_trained_head_finds_any_words
+predict --checkpoint --encoder --input --output --words
+    tests/inference/test_naming.py::test_the_objects_of_a_run_are_named_by_the_command
 predict --checkpoint --input --output --slices
     tests/detection/test_slicing.py::test_predict_sees_the_picture_at_its_own_size
 train --cache-features --config
@@ -241,8 +277,6 @@ train --data
     tests/commands/test_train_own.py::test_one_command_trains
 train --data --encoder --model --weights
     tests/test_foreign_encoders.py::test_a_task_trains_and_predicts
-visualize --encoder --input --layers --output --weights
-    tests/test_foreign_encoders.py::test_the_drawing_of_features
 train --data --model --teacher
     tests/own/test_alignment.py::test_the_command_is_short_and_says_what_it_does
 train --config --memory
@@ -279,6 +313,14 @@ tools/dev/measure_label_errors.py
     trains for an hour; test_label_errors.py tests its parts
 tools/dev/measure_fine_maps.py --data --upsampler --weights
     needs a trained encoder; test_measure_fine_maps.py tests its judgment
+tools/dev/measure_fine_maps.py --data --encoder --strides
+    needs a sample of COCO; test_measure_fine_maps.py tests its judgment
+tools/dev/measure_fine_maps.py --data --encoder --strides --weights
+    needs a sample of COCO; test_measure_fine_maps.py tests its judgment
+tools/dev/measure_fine_maps.py --data --strides --weights
+    needs a trained encoder; test_measure_fine_maps.py tests its judgment
+tools/dev/real_encoder.py
+    needs a package of 90 MB; tests/real_weights run it
 tools/dev/measure_planner.py
     takes four minutes; test_planner.py tests what it measures
 tools/dev/measure_annotations.py --folder

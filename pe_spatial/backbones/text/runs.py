@@ -2,6 +2,7 @@
 
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -50,15 +51,27 @@ def open_core(
         WeightsError: The weights do not fit.
         UnreadableFile: The folder does not say what its model is.
     """
+    shape = shape_of(encoder)
     source = source_of(encoder, weights)
-    if str(encoder) in VARIANTS:
-        return PECore(str(encoder), weights=source).to(choose_device(device))
-    path = Path(encoder).expanduser() / SHAPE_FILE
-    shape = read_json(path, {"name": str})
     try:
         return PECore(shape, weights=source).to(choose_device(device))
     except (UnknownName, ConfigError, OptionError, TypeError) as error:
-        raise UnreadableFile(f"{path} describes no PE-Core: {error}") from error
+        if isinstance(shape, str):
+            raise
+        raise UnreadableFile(f"{Path(encoder) / SHAPE_FILE} describes no PE-Core: {error}") from error
+
+
+def shape_of(encoder: str | Path) -> str | dict[str, Any]:
+    """What `PECore` takes as `variant`: the name of a released one, or what a folder says of its own.
+
+    Raises:
+        UnknownName: There is no such encoder.
+        UnreadableFile: The file that describes it is damaged.
+    """
+    if str(encoder) in VARIANTS:
+        return str(encoder)
+    source_of(encoder)
+    return read_json(Path(encoder).expanduser() / SHAPE_FILE, {"name": str})
 
 
 def source_of(encoder: str | Path, weights: str | Path | None = None) -> str | None:
