@@ -5,7 +5,7 @@ preprocessor with `with_statistics`, and learns what a config would build from `
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from mmengine.registry import MODELS
@@ -114,6 +114,32 @@ def sketch(settings: Mapping[str, Any], **changes: Any) -> Any:  # noqa: ANN401 
     unweighted = {key: value for key, value in (("weights", None), ("upsampling", "bilinear")) if key in settings}
     with torch.device("meta"):
         return build_backbone({**settings, **unweighted, **changes}, "a sketch")
+
+
+def with_layers(settings: Mapping[str, Any], layers: Sequence[int] | Literal["all"] | None) -> dict[str, Any]:
+    """The section of a backbone that returns the maps of chosen layers.
+
+    Args:
+        settings: Of a registered backbone.
+        layers: That it returns, or all that it has; None takes those of the settings.
+
+    Raises:
+        OptionError: All are asked of a backbone that does not say how many it has.
+    """
+    if layers is None:
+        return dict(settings)
+    return {**settings, "layers": all_layers(sketch(settings)) if layers == "all" else list(layers)}
+
+
+def all_layers(backbone: Any) -> list[int]:  # noqa: ANN401 - any registered backbone
+    """The numbers of all layers that a backbone has.
+
+    Raises:
+        OptionError: It does not say how many.
+    """
+    if not hasattr(backbone, "depth"):
+        raise OptionError(f"{type(backbone).__name__} does not say how many layers it has (depth); name some")
+    return list(range(backbone.depth))
 
 
 def comes_from_its_file(settings: Mapping[str, Any]) -> bool:

@@ -1,9 +1,7 @@
 """What `pe-spatial visualize` draws: the features of layers as colors, and what is similar to one token."""
 
 import argparse
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import cv2
 import numpy as np
@@ -12,77 +10,37 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.transforms.v2.functional import resize
 
-from pe_spatial.backbones.contract import build_backbone, sketch
-from pe_spatial.backbones.named import named_encoder
-from pe_spatial.common.devices import choose_device
 from pe_spatial.common.errors import UserError
-from pe_spatial.inference.encoders import read_backbone
+from pe_spatial.features import FeatureExtractor
+from pe_spatial.features.sizing import THINNEST
 from pe_spatial.visualization import FeatureColors, caption_strip, similarity, similarity_rgb
 
-_LONGEST = 8  # times the shorter side: of what the encoder sees and what is drawn of a thin image
 
-
-# --- features ---------------------------------------------------------------------------------------------------------
-@dataclass
-class Encoder:
-    """A frozen backbone that gives the maps of chosen layers."""
-
-    backbone: Any  # any that keeps the contract
-    statistics: Tensor  # mean and standard deviation of the pixels, [2, 3, 1, 1]
-    size: int
-
-    @torch.inference_mode()
-    def __call__(self, image: Tensor) -> list[Tensor]:
-        """Maps [C, h, w], one per layer, of an image uint8 [3, H, W]; its sides are rounded to whole patches."""
-        patch = self.backbone.patch_size
-        scale = min(self.size / min(image.shape[-2:]), _LONGEST * self.size / max(image.shape[-2:]))
-        target = [max(round(side * scale / patch), 1) * patch for side in image.shape[-2:]]
-        pixels = F.interpolate(image[None].to(self.statistics), target, mode="bilinear", antialias=True)
-        return [layer[0].float().cpu() for layer in self.backbone((pixels - self.statistics[0]) / self.statistics[1])]
-
-
-def load_encoder(options: argparse.Namespace) -> Encoder:
-    """The encoder that the command names, on its device."""
-    preparation: Mapping[str, Any] = {}
-    if options.checkpoint:
-        backbone, preparation = read_backbone(options.checkpoint, options.layers or "all")
-    else:
-        settings = named_encoder(options.encoder, options.weights)
-        layers = options.layers or range(sketch(settings).depth)
-        backbone = build_backbone({**settings, "layers": list(layers)}, "the drawing of features")
-    backbone.norm = False
-    device = choose_device(options.device)
-    statistics = [preparation.get(key) or getattr(backbone, key) for key in ("mean", "std")]
-    size = options.image_size or backbone.image_size
-    return Encoder(backbone.to(device).eval(), torch.tensor(statistics, device=device).view(2, 3, 1, 1), size)
-
-
-# --- pictures ---------------------------------------------------------------------------------------------------------
 class Painter:
     """Draws the features of images; `fit` gives the colors that all images after it share."""
 
-    def __init__(self, encoder: Encoder, options: argparse.Namespace) -> None:
-        self.encoder = encoder
+    def __init__(self, extractor: FeatureExtractor, options: argparse.Namespace) -> None:
+        self.extractor = extractor
         self.point: list[float] | None = options.point
         self.foreground: bool = options.foreground
         self.colors: list[FeatureColors] | None = None
 
     def fit(self, images: Iterator[Tensor]) -> None:
         """Take the basis of every layer from these images."""
-        maps = [self.encoder(image) for image in images]
+        maps = [self.extractor(image).values() for image in images]
         self.colors = [FeatureColors(layer, self.foreground) for layer in zip(*maps, strict=True)]
 
     def __call__(self, image: Tensor) -> Tensor:
         """The picture uint8 [3, H', W'] of an image uint8 [3, H, W]: panels of its size side by side."""
-        maps = self.encoder(image)
+        maps = list(self.extractor(image).values())
         colors = self.colors or [FeatureColors([layer], self.foreground) for layer in maps]
         shown, scale = self._fitted(image)
         rows = [[("", self._marked(shown, scale))]]
-        for number, layer, paint in zip(self.encoder.backbone.layers, maps, colors, strict=True):
+        for number, layer, paint in zip(self.extractor.encoder.layers, maps, colors, strict=True):
             rows[0].append((f"layer {number}", _stretch(paint(layer), shown.shape[-2:])))
         if self.point:
             rows.append([("", torch.full_like(shown, 245))])
-            for number, layer in zip(self.encoder.backbone.layers, maps, strict=True):
+            for number, layer in zip(self.extractor.encoder.layers, maps, strict=True):
                 cosines = similarity(layer, self._token(image, layer))
                 panel = self._marked(_stretch(similarity_rgb(cosines), shown.shape[-2:]), scale)
                 rows[1].append((f"layer {number}: cosine {cosines.min():.2f} … 1", panel))
@@ -90,8 +48,8 @@ class Painter:
 
     def _fitted(self, image: Tensor) -> tuple[Tensor, float]:
         """The image with its shorter side at the size that the encoder sees, but no less than can be looked at."""
-        shown = max(self.encoder.size, 320)
-        scale = min(shown / min(image.shape[-2:]), _LONGEST * shown / max(image.shape[-2:]))
+        shown = max(self.extractor.sizing.image_size, 320)
+        scale = min(shown / min(image.shape[-2:]), THINNEST * shown / max(image.shape[-2:]))
         size = [max(round(side * scale / 2), 1) * 2 for side in image.shape[-2:]]  # video needs even sides
         return resize(image, size, antialias=True), scale
 

@@ -25,8 +25,9 @@ import argparse
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from pe_spatial.commands.encoder_options import add_encoder, check_encoder, open_extractor
 from pe_spatial.commands.options import CommandParser, add_shared, positive
 from pe_spatial.commands.predict import find_files, gather, is_first, keeping_results, part_of, report, shown
 from pe_spatial.common.console import print_note, progress
@@ -46,14 +47,9 @@ _MOST_READERS = 8
 def add_arguments(parser: CommandParser) -> None:
     """Add the options of this command."""
     add = parser.add_argument
-    encoder = parser.add_mutually_exclusive_group(required=True)
-    encoder.add_argument(
-        "--encoder", metavar="NAME", help="a released encoder, or '{type: NAME, ...}' for any registered backbone"
-    )
-    add_shared(encoder, "--checkpoint")
-    add("--weights", help="of --encoder: a file, a name, or 'none' for random ones; default: the released ones")
+    add_encoder(parser)
     add_shared(parser, "--input", "--output", required=["--input", "--output"])
-    add_shared(parser, "--layers", "--image-size", "--batch-size", "--limit", "--device", "--max-pixels", "--shard")
+    add_shared(parser, "--image-size", "--batch-size", "--limit", "--device", "--max-pixels", "--shard")
     add_shared(parser, "--allow-import")
     parser.set_defaults(batch_size=8, no_pictures=True)
     add("--norm", action="store_true", help="apply the encoder's final norm, if it has one, to every layer")
@@ -68,8 +64,7 @@ def add_arguments(parser: CommandParser) -> None:
 
 def check(options: argparse.Namespace, parser: CommandParser) -> None:
     """Refuse options that contradict each other."""
-    if options.checkpoint and options.weights:
-        parser.error("--weights belongs to --encoder; a checkpoint has its own")
+    check_encoder(options, parser)
     if options.pool != "none" and options.form != "maps":
         parser.error(f"--form {options.form} is of whole maps, and --pool {options.pool} leaves none")
 
@@ -81,7 +76,16 @@ def run(options: argparse.Namespace) -> int:
     part = part_of(options)
     found, left_out = find_files(options)
     files = dict(islice(found.items(), options.limit))
-    extractor = open_extractor(options)
+    extractor = open_extractor(
+        options,
+        pool=options.pool,
+        form=options.form,
+        norm=options.norm,
+        resize=options.resize,
+        dtype=options.dtype,
+        precision=options.precision,
+        batch_size=options.batch_size,
+    )
     check_format(options.format, extractor)
     failed = write_features(extractor, files, part, options)
     if is_first():
@@ -113,34 +117,6 @@ def write_features(
     bundles = bundles_of(files, targets, extractor.batch_size, size)
     writer = open_writer(records, options, extractor, output_stems(files), targets)
     return extract(extractor, writer, part.of(bundles), files)
-
-
-def open_extractor(options: argparse.Namespace) -> FeatureExtractor:
-    """The extractor that the command describes."""
-    import torch
-
-    from pe_spatial.common.safe_yaml import parse
-    from pe_spatial.features import FeatureExtractor
-
-    encoder: Any = options.checkpoint or options.encoder
-    if options.encoder and options.encoder.lstrip().startswith("{"):
-        encoder = parse(options.encoder)
-    torch.manual_seed(0)  # random weights, where no others are given, are those of every other run
-    return FeatureExtractor(
-        encoder,
-        layers=options.layers,
-        pool=options.pool,
-        form=options.form,
-        weights=options.weights,
-        norm=options.norm,
-        image_size=options.image_size,
-        resize=options.resize,
-        dtype=options.dtype,
-        precision=options.precision,
-        batch_size=options.batch_size,
-        device=options.device,
-        max_pixels=options.max_pixels,
-    )
 
 
 def extract(

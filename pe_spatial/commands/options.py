@@ -73,10 +73,10 @@ def numbers(form: str, *counts: int) -> Callable[[str], list[float]]:
     return parse
 
 
-def layers(text: str) -> list[int] | None:
-    """Numbers of blocks, negative ones from the end; None: all."""
+def layers(text: str) -> list[int] | str:
+    """Numbers of blocks, negative ones from the end; or all."""
     try:
-        return None if text == "all" else [int(integer(-LARGEST)(part)) for part in text.split(",")]
+        return text if text == "all" else [int(integer(-LARGEST)(part)) for part in text.split(",")]
     except (ValueError, argparse.ArgumentTypeError):
         raise argparse.ArgumentTypeError(f"{text!r}: write all, or numbers with commas, such as 5,8,-1") from None
 

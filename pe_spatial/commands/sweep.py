@@ -132,7 +132,7 @@ def evaluate(task: ModuleType, config: "Config", options: argparse.Namespace, se
     from pe_spatial.common.devices import choose_device
 
     depth = sketch(config.model.backbone).depth
-    layers = sorted(set(resolve_blocks(options.layers or range(depth), depth)))
+    layers = sorted(set(resolve_blocks(range(depth) if options.layers in (None, "all") else options.layers, depth)))
     changes = [f"{key}={value}" for key, value in setting.items()]
     config.work_dir = str(options.output / "runs" / ("_".join(changes) or "all"))
     prefix = " ".join(changes) or "layers"

@@ -16,6 +16,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pe_spatial.commands.encoder_options import add_encoder, check_encoder, open_extractor
 from pe_spatial.commands.options import CommandParser, add_shared, numbers
 from pe_spatial.common.console import Bar, print_warning, progress
 
@@ -28,17 +29,9 @@ FRAMES_IN_BASIS = 24  # of a video, evenly spaced; 24 maps of PE-G are 150 MB
 def add_arguments(parser: CommandParser) -> None:
     """Add the options of this command."""
     add = parser.add_argument
-    encoder = parser.add_mutually_exclusive_group(required=True)
-    encoder.add_argument(
-        "--encoder", metavar="NAME", help="a released encoder such as PE-Spatial-B16-512, or timm's name of one"
-    )
-    add_shared(encoder, "--checkpoint")
-    add(
-        "--weights",
-        help="of --encoder: a file, a name, or 'none' for random ones; default: the released ones, and none of timm's",
-    )
+    add_encoder(parser)
     add_shared(parser, "--input", "--output", required=["--input", "--output"])
-    add_shared(parser, "--limit", "--device", "--image-size", "--max-pixels", "--layers", "--allow-import")
+    add_shared(parser, "--limit", "--device", "--image-size", "--max-pixels", "--allow-import")
     parser.set_defaults(layers=[-1])
     pixel = numbers("X,Y in pixels", 2)
     add("--point", type=pixel, metavar="X,Y", help="also show what is similar to the token at this pixel")
@@ -49,13 +42,12 @@ def add_arguments(parser: CommandParser) -> None:
 
 def check(options: argparse.Namespace, parser: CommandParser) -> None:
     """Refuse options that contradict each other."""
-    if options.checkpoint and options.weights:
-        parser.error("--weights belongs to --encoder; a checkpoint has its own")
+    check_encoder(options, parser)
 
 
 def run(options: argparse.Namespace) -> int:
     """Draw everything; returns 1 if some files could not be read."""
-    from pe_spatial.commands.feature_drawing import Painter, load_encoder
+    from pe_spatial.commands.feature_drawing import Painter
     from pe_spatial.common.errors import UnreadableFile
     from pe_spatial.common.names import output_stems
     from pe_spatial.common.pictures import read_image, save_image
@@ -66,7 +58,7 @@ def run(options: argparse.Namespace) -> int:
     if found.warning:
         print_warning(found.warning)
     entries = outside(found, options.output)[: options.limit]
-    painter = Painter(load_encoder(options), options)
+    painter = Painter(open_extractor(options), options)
     stems = output_stems(entry.name for entry in entries)
     images = [entry for entry in entries if entry.kind == "image"]
     if options.shared and images:

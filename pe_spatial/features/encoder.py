@@ -1,21 +1,24 @@
 """The frozen encoder that a name, a checkpoint, a section of a config or a module stands for."""
 
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from pe_spatial.backbones import PEBackbone, TimmBackbone
+from pe_spatial.backbones.contract import all_layers, with_layers
 from pe_spatial.backbones.named import named_encoder
 from pe_spatial.backbones.variants import VARIANTS
-from pe_spatial.common.errors import OptionError, UnknownName, UserError, suggest
+from pe_spatial.common.errors import ConfigError, OptionError, UnknownName, UserError, few, suggest
 from pe_spatial.common.integrity import content_hash
 from pe_spatial.inference.encoders import read_backbone
 
 Encoder = str | Path | Mapping[str, Any] | nn.Module
+Layers = Sequence[int] | Literal["all"]
 
 POOLS = ("none", "mean", "cls", "attention")
 _CONTRACT = ("channels", "strides", "patch_size")
@@ -86,7 +89,7 @@ class FrozenEncoder:
 
 
 def open_encoder(
-    encoder: Encoder, weights: str | None = None, layers: Sequence[int] | None = None, norm: bool = False
+    encoder: Encoder, weights: str | None = None, layers: Layers | None = None, norm: bool = False
 ) -> FrozenEncoder:
     """Build or read an encoder.
 
@@ -96,8 +99,8 @@ def open_encoder(
             module that keeps their contract.
         weights: Of a released one or of a section: a file, a name, or "none" for random ones. None takes the released
             ones, and of a section those that it names.
-        layers: Blocks from 0, or from the end if negative; None takes those of the checkpoint, section or module, and
-            the last one of a released encoder.
+        layers: Blocks from 0, or from the end if negative, or all; None takes those of the checkpoint, section or
+            module, and the last one of a released encoder.
         norm: Apply the encoder's final norm, if it has one, to every layer; a section says it itself.
 
     Raises:
@@ -110,18 +113,18 @@ def open_encoder(
         raise OptionError(f"weights {weights} belong to a released encoder or a section; {encoder} has its own")
     if isinstance(encoder, nn.Module):
         backbone = encoder
+        _select(backbone, layers)
     elif isinstance(encoder, Mapping):
-        given = {**encoder, **({} if layers is None else {"layers": list(layers)})}
-        given |= {} if weights is None else {"weights": None if weights == "none" else weights}
-        backbone = _build(given)
+        given = {**encoder, **({} if weights is None else {"weights": None if weights == "none" else weights})}
+        backbone = _build(given, layers)
     elif is_place:
-        backbone, preparation = read_backbone(Path(encoder).expanduser())
+        backbone, preparation = read_backbone(Path(encoder).expanduser(), layers)
     else:
-        backbone = MODELS.build(_named(str(encoder), weights))
-    _check(backbone)
-    _select(backbone, layers)
+        backbone = _build(_named(str(encoder), weights), layers)
+    _check(backbone, layers)
     if isinstance(backbone, PEBackbone | TimmBackbone) and not isinstance(encoder, Mapping):
         backbone.norm = norm
+        backbone.select_layers(backbone.layers)  # a norm may change the channels
     mean, std = (preparation.get(key, getattr(backbone, key, _PIXELS)) for key in ("mean", "std"))
     size = getattr(backbone, "image_size", None)
     name, settings = _settings(backbone, given)
@@ -144,35 +147,41 @@ def _named(name: str, weights: str | None) -> dict[str, Any]:
         ) from None
 
 
-def _build(section: Mapping[str, Any]) -> nn.Module:
+def _build(section: Mapping[str, Any], layers: Layers | None) -> nn.Module:
     kind = section.get("type")
     if kind is None or (isinstance(kind, str) and MODELS.get(kind) is None):
         known = [name for name in MODELS.module_dict if name.endswith("Backbone")]
         raise UserError(f"no backbone is registered as {kind!r}; {suggest(str(kind), known)}")
-    return MODELS.build(dict(section))
+    signature = inspect.signature(MODELS.get(kind) if isinstance(kind, str) else kind)
+    try:
+        signature.bind(**{key: value for key, value in section.items() if key not in ("type", "_scope_")})
+    except TypeError as error:
+        raise ConfigError(f"encoder {kind}: {error}; it takes {few(signature.parameters, 20)}") from error
+    return MODELS.build(with_layers(section, layers))
 
 
-def _check(backbone: nn.Module) -> None:
+def _check(backbone: nn.Module, layers: Layers | None) -> None:
     missing = [name for name in _CONTRACT if not hasattr(backbone, name)]
     if missing:
         raise OptionError(
             f"{type(backbone).__name__} is no backbone for features: it has no {', '.join(missing)}; give it these "
             "attributes (channels and strides of its maps, and the side of a patch)"
         )
-
-
-def _select(backbone: Any, layers: Sequence[int] | None) -> None:  # noqa: ANN401 - its attributes are asked for
-    if layers is not None and hasattr(backbone, "select_layers"):
-        backbone.select_layers(layers)
     chosen = list(getattr(backbone, "layers", ()))
     if len(set(chosen)) < len(chosen):
         raise OptionError(f"layers {chosen}: one is named twice; name each once")
-    if layers is not None and (not chosen or any(layer >= 0 and layer not in chosen for layer in layers)):
+    wanted = [] if layers is None or layers == "all" else [layer for layer in layers if layer >= 0]
+    if layers is not None and (not chosen or not {*wanted} <= {*chosen}):
         there = chosen or "maps without numbers"
         raise OptionError(
-            f"layers {list(layers)} cannot be chosen: {type(backbone).__name__} gives {there}; name the layers where "
-            "it is built"
+            f"layers {layers if layers == 'all' else list(layers)} cannot be chosen: {type(backbone).__name__} gives "
+            f"{there}; name the layers where it is built"
         )
+
+
+def _select(backbone: Any, layers: Layers | None) -> None:  # noqa: ANN401 - its attributes are asked for
+    if layers is not None and hasattr(backbone, "select_layers"):
+        backbone.select_layers(all_layers(backbone) if layers == "all" else layers)
 
 
 def _settings(backbone: nn.Module, given: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:

@@ -14,7 +14,7 @@ from pe_spatial.common.devices import choose_device
 from pe_spatial.common.errors import OptionError, PictureError, require_choice, require_positive
 from pe_spatial.common.pictures import ValueRule, read_image
 from pe_spatial.common.trust import trusting
-from pe_spatial.features.encoder import POOLS, Encoder, open_encoder
+from pe_spatial.features.encoder import POOLS, Encoder, Layers, open_encoder
 from pe_spatial.features.sizing import INTERPOLATION, Sizing
 from pe_spatial.inference.inputs import Channels, Picture, list_pictures, read_picture
 
@@ -32,8 +32,8 @@ class FeatureExtractor:
         encoder: The name of a released encoder (`PE-Spatial-B16-512`); the file or the folder of a run, or
             `hf://OWNER/NAME`; a mapping with the `type` of any registered backbone and its options; or a module with
             `channels`, `strides` and `patch_size` that returns a tuple of maps.
-        layers: Blocks from 0, or from the end if negative; None takes those that a run, a mapping or a module has, and
-            the last one of a released encoder.
+        layers: Blocks from 0, or from the end if negative, or "all"; None takes those that a run, a mapping or a module
+            has, and the last one of a released encoder.
         pool: `none` for the whole map; `mean` of a map; `cls`, the class token; `attention`, PE-Core's own pooling and
             projection of the last layer.
         form: Of a map: `maps` [C, h, w] or `tokens` [h * w, C], row by row.
@@ -63,7 +63,7 @@ class FeatureExtractor:
         self,
         encoder: Encoder,
         *,
-        layers: Sequence[int] | None = None,
+        layers: Layers | None = None,
         pool: str = "none",
         form: str = "maps",
         weights: str | None = None,

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from pe_spatial.common.errors import UnknownName, UnreadableFile, UserError, suggest
 from pe_spatial.common.reading import read_json
+from pe_spatial.data.annotations import file_below
 from pe_spatial.features.writer import LIST
 from pe_spatial.features.zarr_store import PLACE, require_zarr
 
@@ -111,8 +112,12 @@ def _name_of(entry: Mapping[str, Any]) -> str:
 
 
 # --- one reader for each format ---------------------------------------------------------------------------------------
+def _file_of(folder: Path, entry: Mapping[str, Any]) -> Path:
+    return file_below(folder, entry["features"], str(folder / LIST))
+
+
 def _read_safetensors(folder: Path, entry: Mapping[str, Any], layers: Sequence[str]) -> Arrays:
-    path = folder / entry["features"]
+    path = _file_of(folder, entry)
     with open(path, "rb") as file:
         length = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(length))
@@ -132,12 +137,12 @@ def _widened(values: NDArray[Any]) -> NDArray[np.float32]:
 
 
 def _read_npy(folder: Path, entry: Mapping[str, Any], layers: Sequence[str]) -> Arrays:
-    stacked = np.load(folder / entry["features"], mmap_mode="r", allow_pickle=False)
+    stacked = np.load(_file_of(folder, entry), mmap_mode="r", allow_pickle=False)
     return dict(zip(layers, stacked, strict=True))
 
 
 def _read_tar(folder: Path, entry: Mapping[str, Any], layers: Sequence[str]) -> Arrays:
-    path = folder / entry["features"]
+    path = _file_of(folder, entry)
     state = path.stat()
     places = _members(path, state.st_mtime_ns, state.st_size)
     return {layer: _npy_at(path, places[f"{entry['key']}.{layer}.npy"]) for layer in layers}
@@ -156,6 +161,8 @@ def _npy_at(path: Path, place: int) -> NDArray[Any]:
         version = np.lib.format.read_magic(file)
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, _, kind = read(file)
+        if kind.hasobject:
+            raise ValueError("it holds Python objects")
         return np.memmap(path, kind, "r", file.tell(), shape)
 
 
@@ -172,7 +179,7 @@ def _read_zarr(folder: Path, entry: Mapping[str, Any], layers: Sequence[str]) ->
 
 @lru_cache(maxsize=4)
 def _open_zarr(path: Path) -> Any:  # noqa: ANN401 - a group of zarr
-    return require_zarr().open_group(path, mode="r")
+    return require_zarr().open_group(path, mode="r", zarr_format=3)
 
 
 _READERS = {"safetensors": _read_safetensors, "npy": _read_npy, "zarr": _read_zarr, "tar": _read_tar}

@@ -13,7 +13,7 @@ RESIZES = {
     "square": "both sides become image_size, whatever the aspect ratio",
 }
 INTERPOLATION = "bilinear, antialiased (Pillow)"
-_THINNEST = 8  # times the shorter side; a picture of one line would not fit into any memory
+THINNEST = 8  # times the shorter side; a picture of one line would not fit into any memory
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Sizing:
             wanted = (float(self.image_size),) * 2
         else:
             shorter, longer = self.image_size / min(size), self.image_size / max(size)
-            scale = min(shorter, _THINNEST * longer) if self.resize == "shorter" else longer
+            scale = min(shorter, THINNEST * longer) if self.resize == "shorter" else longer
             wanted = (size[0] * scale, size[1] * scale)
         height, width = (max(int(side / self.unit + 0.5), 1) * self.unit for side in wanted)
         return height, width

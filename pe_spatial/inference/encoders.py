@@ -7,7 +7,7 @@ from typing import Any, Literal
 from mmengine.registry import MODELS
 
 from pe_spatial.backbones import PEBackbone, TimmBackbone
-from pe_spatial.backbones.contract import sketch
+from pe_spatial.backbones.contract import with_layers
 from pe_spatial.common.errors import CheckpointError, UserError
 from pe_spatial.common.trees import sections
 from pe_spatial.inference.predictor import naming_config
@@ -40,9 +40,7 @@ def read_backbone(
         raise UserError(f"{file}: {config['model'].get('type')} has no {' and no '.join(kinds)}")
     drop_pretrained(described)
     with naming_config(file):
-        if layers is not None:
-            described["layers"] = list(range(sketch(described).depth) if layers == "all" else layers)
-        backbone = MODELS.build(described)
+        backbone = MODELS.build(with_layers(described, layers))
     suffix = f"encoder.{next(iter(backbone.encoder.state_dict()))}"
     prefixes = [*encoder_records(content, file), *(key[: -len(suffix)] for key in weights if key.endswith(suffix))]
     if not prefixes:

@@ -277,8 +277,6 @@ train --data
     tests/commands/test_train_own.py::test_one_command_trains
 train --data --encoder --model --weights
     tests/test_foreign_encoders.py::test_a_task_trains_and_predicts
-visualize --encoder --input --layers --output --weights
-    tests/test_foreign_encoders.py::test_the_drawing_of_features
 train --data --model --teacher
     tests/own/test_alignment.py::test_the_command_is_short_and_says_what_it_does
 train --config --memory
@@ -315,6 +313,14 @@ tools/dev/measure_label_errors.py
     trains for an hour; test_label_errors.py tests its parts
 tools/dev/measure_fine_maps.py --data --upsampler --weights
     needs a trained encoder; test_measure_fine_maps.py tests its judgment
+tools/dev/measure_fine_maps.py --data --encoder --strides
+    needs a sample of COCO; test_measure_fine_maps.py tests its judgment
+tools/dev/measure_fine_maps.py --data --encoder --strides --weights
+    needs a sample of COCO; test_measure_fine_maps.py tests its judgment
+tools/dev/measure_fine_maps.py --data --strides --weights
+    needs a trained encoder; test_measure_fine_maps.py tests its judgment
+tools/dev/real_encoder.py
+    needs a package of 90 MB; tests/real_weights run it
 tools/dev/measure_planner.py
     takes four minutes; test_planner.py tests what it measures
 tools/dev/measure_annotations.py --folder

@@ -8,7 +8,7 @@ from small_checkpoints import tracker_config
 
 from pe_spatial.backbones import VARIANTS, EncoderConfig, PEBackbone
 from pe_spatial.commands import visualize
-from pe_spatial.commands.feature_drawing import load_encoder
+from pe_spatial.commands.encoder_options import open_extractor
 from pe_spatial.commands.shell import parse, run_command
 from pe_spatial.common.tensors import write_tensor_file
 from pe_spatial.demo.scenes import draw_video
@@ -82,14 +82,13 @@ def test_the_features_are_those_of_the_backbone(scenes):
             "cpu",
         ],
     )
-    torch.manual_seed(0)
-    encoder = load_encoder(options)
+    extractor = open_extractor(options)
     torch.manual_seed(0)
     backbone = PEBackbone(TINY, layers=[1, 2]).eval()
     image = torch.randint(0, 256, (3, 64, 96), dtype=torch.uint8)
     with torch.inference_mode():
         expected = backbone(image[None].float() / 127.5 - 1)
-    maps = encoder(image)
+    maps = extractor(image).values()
     assert [tuple(layer.shape) for layer in maps] == [(32, 8, 12)] * 2
     for layer, other in zip(maps, expected, strict=True):
         torch.testing.assert_close(layer, other[0], atol=1e-5, rtol=1e-4)

@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 import sys
+import tarfile
 import time
 from contextlib import suppress
 from copy import deepcopy
@@ -27,12 +28,15 @@ from small_segmenters import save_photos, settings
 
 import pe_spatial.segmentation  # noqa: F401 - mmseg prints when it is first imported
 from pe_spatial import PEBackbone, PLMVision
+from pe_spatial.backbones import TimmBackbone
+from pe_spatial.backbones.text import PECore
 from pe_spatial.commands.options import CommandParser
 from pe_spatial.commands.shell import COMMANDS, run_command
 from pe_spatial.common.errors import UserError
 from pe_spatial.common.tensors import write_tensor_file
 from pe_spatial.common.trust import is_trusted, trusting
 from pe_spatial.depth.loading import LoadDepthMap
+from pe_spatial.features import FeatureExtractor, open_features
 from pe_spatial.inference.predictor import Predictor
 from pe_spatial.training.checkpoint import load_checkpoint, save_checkpoint
 from pe_spatial.training.checkpoint_hook import describe
@@ -190,6 +194,9 @@ WAYS = {
     "a config for a file": ("eval", "{pth}", "--config", "{yaml}"),
     "--eval-only": ("train", "--eval-only", "--config", "{yaml}", "--checkpoint", "{pth}"),
     "predict": ("predict", "--checkpoint", "{pth}", "--input", "{folder}", "--output", "{out}"),
+    "one of several models": ("predict", "--checkpoint", "a={pth}", "--input", "{folder}", "--output", "{out}"),
+    "features": ("features", "--checkpoint", "{pth}", "--input", "{folder}", "--output", "{out}"),
+    "the encoder of a run": ("train", "depth", "--data", "{folder}", "--encoder-from", "{pth}", "--output", "{out}"),
     "track": ("track", "--config", "{yaml}", "--output", "{out}"),
     "check": ("check", "--config", "{yaml}", "--output", "{out}"),
     "visualize": ("visualize", "--checkpoint", "{pth}", "--input", "{folder}", "--output", "{out}"),
@@ -290,6 +297,51 @@ def test_pickles_are_not_obeyed(legacy, canary, capsys):
     assert "refused" in line
     torch.load(file, weights_only=False)
     assert canary.exists()  # which is what it would have done
+
+
+@pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
+def test_weights_with_a_pickle_are_not_obeyed(legacy, canary, tmp_path, capsys):
+    """Of encoders of timm, of a whole PE-Core, of an upsampler, and as the options of commands take them."""
+    pytest.importorskip("timm")
+    file = pickled(tmp_path / "stranger.pth", canary, legacy)
+    learned = {"type": "learned", "stride": 8, "weights": str(file)}
+    for build in (
+        lambda: TimmBackbone("test_vit", weights=str(file)),
+        lambda: MODELS.build({"type": "TimmBackbone", "model": "test_vit", "weights": str(file), "frozen": True}),
+        lambda: PECore("PE-Core-S16-384", weights=str(file)),
+        lambda: TimmBackbone("test_vit", upsampling=learned),
+    ):
+        with pytest.raises(UserError, match=f"{file} stores Python objects"):
+            build()
+    save_photos(tmp_path / "photos", a=(16, 16))
+    for command in ("features", "visualize"):
+        given = ("--encoder", "test_vit", "--weights", file, "--input", "photos", "--output", "out")
+        (line,) = refused(capsys, canary, command, *given)
+        assert f"{file} stores Python objects" in line
+
+
+def test_a_section_of_an_encoder_imports_nothing(canary, tmp_path, capsys):
+    save_photos(tmp_path / "photos", a=(16, 16))
+    for section in ("{type: payload.Thing}", "{type: PEBackbone, variant: !!python/name:payload.Thing}"):
+        for command in ("features", "visualize"):
+            refused(capsys, canary, command, "--encoder", section, "--input", "photos", "--output", "out")
+    with pytest.raises(UserError, match=r"payload\.Thing"):
+        FeatureExtractor({"type": "payload.Thing"})
+    assert not canary.exists()
+
+
+def test_features_hold_no_objects(canary, tmp_path):
+    """A list of features of a stranger, with files of arrays that NumPy would unpickle."""
+    np.save(tmp_path / "a.npy", np.array([Pickled(canary)], dtype=object), allow_pickle=True)
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        tar.add(tmp_path / "a.npy", "a.layer_1.npy")
+    for kind in ("npy", "tar"):
+        entry = {"file_name": "a.png", "features": f"a.{kind}", "key": "a"}
+        listed = {"format_version": 1, "format": kind, "layers": ["layer_1"], "rule": {}, "features": [entry]}
+        (tmp_path / "features.json").write_text(json.dumps(listed))
+        with pytest.raises(UserError, match="the features of a.png cannot be read"):
+            open_features(tmp_path)["a.png"]
+    assert not canary.exists()
 
 
 def test_mmengines_readers_unpickle_nothing(canary):

@@ -29,6 +29,7 @@ from pe_spatial.common.sources import resolve_sources
 from pe_spatial.data.annotations import file_below
 from pe_spatial.depth.datasets import NyuDepth
 from pe_spatial.detection.datasets import CocoInstances, LvisInstances, Objects365
+from pe_spatial.features import open_features
 from pe_spatial.segmentation import CocoPanoptic
 from pe_spatial.tracking.datasets import Davis2017
 from pe_spatial.tracking.frames import open_frames
@@ -54,6 +55,16 @@ def test_a_name_that_leaves_its_folder_is_refused(name, tmp_path):
 @pytest.mark.parametrize("name", ["a.png", "deep/a.png", "..a/b..png", "./a.png", "~a.png", "a//b.png"])
 def test_a_name_within_it_is_taken(name, tmp_path):
     assert file_below(tmp_path, name, "") == tmp_path / name
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "npy", "tar"])
+@pytest.mark.parametrize("name", LEAVING)
+def test_features_lie_below_their_list(kind, name, tmp_path):
+    entry = {"file_name": "a.png", "features": name, "key": "a"}
+    listed = {"format_version": 1, "format": kind, "layers": ["layer_1"], "rule": {}, "features": [entry]}
+    (tmp_path / "features.json").write_text(json.dumps(listed))
+    with pytest.raises(AnnotationError, match="leaves its folder"):
+        open_features(tmp_path)["a.png"]
 
 
 def test_a_link_of_the_user_is_followed(tmp_path):
