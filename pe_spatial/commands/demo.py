@@ -59,7 +59,7 @@ def add_arguments(parser: CommandParser) -> None:
     add("--frames", type=positive, default=20, metavar="N", help="of a video")
     add("--video-size", type=integer(32), nargs=2, default=[240, 426], metavar=("H", "W"), help="in pixels")
     add("--words", action="store_true", help="train a small PE-Core on scenes with captions instead")
-    add("--iterations", type=positive, metavar="N", help="steps of that training; default: 800")
+    add("--iterations", type=positive, metavar="N", help="steps of that training; default: 1500")
     add("--no-photographs", action="store_true", help="procedural textures only, also with scikit-image")
     add("--force", action="store_true", help="replace the dataset in the folder; other files there are kept")
     parser.add_old_spellings({"--size": "--image-size"}, ["--output"])
