@@ -18,6 +18,7 @@ if TYPE_CHECKING:  # `as` offers the names to type checkers
     from pe_spatial.inference.shared import SharedPredictor as SharedPredictor
     from pe_spatial.own.run import train as train
     from pe_spatial.plm import PLMVision as PLMVision
+    from pe_spatial.search import Index as Index
     from pe_spatial.segmentation.predictor import SegmentationPredictor as SegmentationPredictor
     from pe_spatial.tracking.frames import open_frames as open_frames
     from pe_spatial.tracking.model import VideoTracker as VideoTracker
@@ -27,6 +28,7 @@ __version__ = "0.1.0"
 
 _MODULES = {
     "FeatureExtractor": "pe_spatial.features",
+    "Index": "pe_spatial.search",
     "PEBackbone": "pe_spatial.backbones",
     "PECore": "pe_spatial.backbones",
     "PLMVision": "pe_spatial.plm",

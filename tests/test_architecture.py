@@ -16,7 +16,7 @@ LONGEST_FUNCTION = 60  # lines
 # the longest prefix decides
 COMMON_FLOOR = {"common"}
 FLOOR_1 = {"common", "backbones", "data", "visualization"}
-FLOOR_2 = {*FLOOR_1, "training", "inference", "doctor", "own", "plm", "zero_shot", "features"}
+FLOOR_2 = {*FLOOR_1, "training", "inference", "doctor", "own", "plm", "zero_shot", "features", "search"}
 ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "": ({*FLOOR_2, *TASKS}, set()),  # the lazy names of pe_spatial itself
     "common": (set(), {"filelock", "rich"}),
@@ -49,6 +49,7 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "own": ({*FLOOR_1, "training", "inference", "doctor"}, set()),
     "features": ({*FLOOR_1, "inference"}, set()),
     "features.zarr_store": (COMMON_FLOOR, {"zarr"}),
+    "search": ({*FLOOR_1, "inference", "features", "zero_shot"}, set()),
     "plm": ({"common", "backbones"}, set()),
     "alignment": (FLOOR_2, {"safetensors"}),
     "detection": (FLOOR_2, {"hotcoco"}),

@@ -87,7 +87,8 @@ def run(options: argparse.Namespace) -> int:
     """Examine and report; returns 1 if there are errors."""
     from mmengine.registry import DefaultScope
 
-    from pe_spatial.doctor import ExaminationOptions, examine, save_sheet
+    from pe_spatial.doctor import ExaminationOptions, examine
+    from pe_spatial.visualization.sheets import save_sheet
 
     config = _config(options)
     folder = config.work_dir if options.data else Path("work_dirs") / Path(config.filename).stem

@@ -22,7 +22,7 @@ mistake in the command or the files, 130 interrupted (what was done is written).
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from pe_spatial.common.sources import Entry
     from pe_spatial.features import FeatureExtractor
     from pe_spatial.features.plan import Bundle
-    from pe_spatial.features.writer import FeatureWriter
+    from pe_spatial.features.writer import Extracting, FeatureWriter
 
 RESUMES = "the same command goes on where it was"
 POOLS = ("none", "mean", "cls", "attention")
@@ -120,9 +120,20 @@ def write_features(
 
 
 def extract(
-    extractor: FeatureExtractor, writer: FeatureWriter, bundles: Sequence[Bundle], files: Mapping[str, Entry]
+    extractor: Extracting,
+    writer: FeatureWriter,
+    bundles: Sequence[Bundle],
+    files: Mapping[str, Entry],
+    count: Callable[[Sequence[Entry]], int | None] | None = None,
 ) -> dict[str, str]:
     """Do what is missing of some bundles and write the list.
+
+    Args:
+        extractor: Makes the features.
+        writer: Takes them.
+        bundles: Of this process.
+        files: By their names.
+        count: How many features files have, for the bar; None: one for each picture and each frame of a video.
 
     Returns:
         Why files failed, by their names, those of all processes.
@@ -141,9 +152,10 @@ def extract(
         if done and is_first():
             print(f"{done} files were done by an earlier run")
         names = {entry.path: entry.name for entry in entries}
+        total = (count or count_pictures)(entries)
         readers = max(2, min(_MOST_READERS, torch.get_num_threads() // 2))
         # closed whatever happens, or its threads would wait for this one
         with closing(stream_batches(extractor, todo, readers)) as predictions:
-            seen = shown(named(predictions, names), count_pictures(entries))
+            seen = shown(named(predictions, names), total)
             failed = write_all(seen, writer, names.__getitem__, most=2 * extractor.batch_size)
         return gather(failed)

@@ -40,6 +40,8 @@ COMMANDS = {
     "predict": "run a model over images, folders and videos",
     "features": "write the features of an encoder to files",
     "classify": "name what pictures and videos show, in words of your own",
+    "index": "make pictures and videos searchable by words",
+    "search": "find pictures and videos by words or by a picture",
     "push": "share a trained model on the Hugging Face hub",
     "track": "follow objects through videos",
     "check": "examine the data of a config",

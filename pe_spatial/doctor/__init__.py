@@ -17,5 +17,4 @@ from pe_spatial.doctor.findings import Finding, Findings, Histogram
 from pe_spatial.doctor.guards import attempting, describe
 from pe_spatial.doctor.hook import DataCheckHook
 from pe_spatial.doctor.pictures import PictureCheck
-from pe_spatial.doctor.sheet import save_sheet
 from pe_spatial.doctor.suspects import KINDS, Suspect, as_json, draw_suspect, findings_of

@@ -36,11 +36,11 @@ class Store(ABC):
         description: What the features depend on; it stands in every file.
 
     Attributes:
-        place: The file or folder in the output folder that it alone writes to.
+        places: The files and folders in the output folder that it alone writes to.
         kinds: What a picture leaves: keys of what `put` returns.
     """
 
-    place = FOLDER
+    places: tuple[str, ...] = (FOLDER,)
     kinds: tuple[str, ...] = ("features",)
 
     def __init__(self, output: Path, names: Sequence[str], description: Mapping[str, Any]) -> None:

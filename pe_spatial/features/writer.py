@@ -6,7 +6,7 @@ import hashlib
 import os
 from argparse import Namespace
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from mmengine.structures import BaseDataElement
 from torch import Tensor
@@ -20,13 +20,20 @@ from pe_spatial.features.plan import Bundle, Size
 from pe_spatial.features.stores import NpyStore, SafetensorsStore, Store, require_numpy_type
 from pe_spatial.features.tar_store import TarStore
 from pe_spatial.features.zarr_store import ZarrStore, require_zarr
-from pe_spatial.inference.stream import Prediction
+from pe_spatial.inference.stream import Prediction, Streamed
 from pe_spatial.inference.writer import ResultsWriter
 
 LIST = "features.json"
 FORMATS = ("safetensors", "npy", "zarr", "tar")
 LIST_VERSION = 1
 _OF_ONE_LIST = ("zarr", "tar")  # where a picture lies depends on all others
+
+
+class Extracting(Streamed, Protocol):
+    """What makes the features that a `FeatureWriter` writes: a `FeatureExtractor`, or another with these attributes."""
+
+    names: tuple[str, ...]
+    description: dict[str, Any]
 
 
 class FeatureWriter(ResultsWriter):
@@ -46,9 +53,9 @@ class FeatureWriter(ResultsWriter):
     result = LIST
 
     def __init__(
-        self, records: Records, stems: Mapping[str, str], options: Namespace, store: Store, extractor: FeatureExtractor
+        self, records: Records, stems: Mapping[str, str], options: Namespace, store: Store, extractor: Extracting
     ) -> None:
-        self.places = (store.place,)
+        self.places = store.places
         super().__init__(records, stems, None, options, store.kinds)
         self.store = store
         self.extractor = extractor

@@ -44,7 +44,7 @@ class ZarrStore(Store):
         MissingPackage: zarr is not installed.
     """
 
-    place = PLACE
+    places = (PLACE,)
 
     def __init__(
         self,

@@ -10,7 +10,15 @@ from pe_spatial.common.errors import AnnotationError, few, suggest
 from pe_spatial.common.reading import read_text
 from pe_spatial.common.sources import Entry
 
-_HEADERS = {"video", "image", "file", "file_name", "path", "youtube_id"}  # first cells of a line without a file
+_HEADERS = {
+    "video",
+    "image",
+    "picture",
+    "file",
+    "file_name",
+    "path",
+    "youtube_id",
+}  # first cells of a line without a file
 
 
 def read_list(path: Path) -> dict[Path, str]:
@@ -23,21 +31,37 @@ def read_list(path: Path) -> dict[Path, str]:
         AnnotationError: A line that is none, a file that comes twice with different classes, or no line at all.
         UnreadableFile: The list is damaged.
     """
-    rows = [row for row in csv.reader(StringIO(read_text(path))) if row]
-    if rows and rows[0][0].strip().lower() in _HEADERS:
-        rows = rows[1:]
     found: dict[Path, str] = {}
-    for number, row in enumerate(rows, 1):
-        if len(row) != 2 or not row[0].strip() or not row[1].strip():
+    for cell, name in read_pairs(path, "class"):
+        if found.setdefault(path.parent / cell, name) != name:
             raise AnnotationError(
-                f"{path}: row {number} has {len(row)} cells ({','.join(row)[:60]!r}), not a file and its class"
+                f"{path}: {cell} is of the classes {found[path.parent / cell]!r} and {name!r}; keep one"
             )
-        file, name = path.parent / row[0].strip(), row[1].strip()
-        if found.setdefault(file, name) != name:
-            raise AnnotationError(f"{path}: {row[0].strip()} is of the classes {found[file]!r} and {name!r}; keep one")
     if not found:
         raise AnnotationError(f"{path} names no files; write lines such as jump.mp4,high jump")
     return found
+
+
+def read_pairs(path: Path, what: str) -> list[tuple[str, str]]:
+    """The lines of a CSV: the name of a file, and what is said of it; a first line may name the two.
+
+    Args:
+        path: Of the list.
+        what: Is said of a file, for messages.
+
+    Raises:
+        AnnotationError: A line that has not two cells with something in each.
+        UnreadableFile: The list is damaged.
+    """
+    rows = [row for row in csv.reader(StringIO(read_text(path))) if row]
+    if rows and rows[0][0].strip().lower() in _HEADERS:
+        rows = rows[1:]
+    for number, row in enumerate(rows, 1):
+        if len(row) != 2 or not row[0].strip() or not row[1].strip():
+            raise AnnotationError(
+                f"{path}: row {number} has {len(row)} cells ({','.join(row)[:60]!r}), not a file and its {what}"
+            )
+    return [(row[0].strip(), row[1].strip()) for row in rows]
 
 
 def of_folders(entries: Sequence[Entry]) -> dict[Path, str]:

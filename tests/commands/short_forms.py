@@ -159,6 +159,30 @@ classify --classes --encoder --evaluate --input --output
     tests/commands/test_classify.py::test_a_list_is_evaluated
 classify --encoder --evaluate --input --output --templates
     tests/commands/test_classify.py::test_folders_are_evaluated
+benchmark search
+    tests/commands/test_benchmark_search.py::test_both_find_the_same_rows
+benchmark search --channels --dtype --queries --rows
+    tests/commands/test_benchmark_search.py::test_both_find_the_same_rows
+index --encoder --output
+    tests/commands/test_search.py::test_rows_are_the_normalized_features_of_files
+index --batch-size --dtype --encoder --output
+    tests/commands/test_search.py::test_tars_are_indexed_and_shown
+index --batch-size --dtype --encoder --output --weights
+    tests/commands/test_search.py::test_tars_are_indexed_and_shown
+index --encoder --every --output
+    tests/commands/test_search.py::test_frames_keep_their_distance
+index --encoder --output --video-rows
+    tests/commands/test_search.py::test_a_video_is_one_row_by_either_official_definition
+search
+    tests/commands/test_search.py::test_texts_and_pictures_find_rows
+search --output
+    tests/commands/test_search.py::test_texts_and_pictures_find_rows
+search --output --top-k
+    tests/commands/test_search.py::test_texts_and_pictures_find_rows
+search --evaluate
+    tests/commands/test_search.py::test_captions_name_whole_paths_or_their_ends
+search --evaluate --output
+    tests/commands/test_search.py::test_captions_are_scored
 demo --output --words
     tests/zero_shot/test_training.py::test_the_demo_writes_what_the_commands_take
 --help

@@ -6,9 +6,10 @@ from mmengine.structures import BaseDataElement, InstanceData, PixelData
 from torchvision import tv_tensors
 
 from pe_spatial.common.errors import PictureError
-from pe_spatial.doctor.sheet import draw_tile, save_sheet
+from pe_spatial.doctor.sheet import draw_tile
 from pe_spatial.tracking.resizing import Resizing
 from pe_spatial.visualization import draw_prediction, enlarge
+from pe_spatial.visualization.sheets import save_sheet
 
 SIZES = [(1, 20_000), (20_000, 1), (1, 300_000), (300_000, 1), (1, 1), (2, 1), (1, 2), (5000, 1), (3, 4000)]
 MOST = 8_000_000  # pixels of a picture

@@ -10,7 +10,8 @@ from pe_spatial.backbones import PECore
 from pe_spatial.backbones.text import Prompts, class_vectors
 from pe_spatial.common.errors import UnreadableFile
 from pe_spatial.common.video import VideoReader, VideoWriter
-from pe_spatial.zero_shot.classifier import ZeroShotClassifier, frame_numbers, read_clip
+from pe_spatial.zero_shot.classifier import ZeroShotClassifier
+from pe_spatial.zero_shot.embedding import frame_numbers, read_clip
 
 PROMPTS = Prompts(("cat", "dog", "fire truck"))
 
@@ -91,13 +92,13 @@ def test_videos_that_are_none_are_named(model, tmp_path, monkeypatch):
     ((source, found),) = ZeroShotClassifier(model, PROMPTS).read_video(tmp_path / "bad.mp4")
     assert source.path.name == "bad.mp4"
     assert isinstance(found, UnreadableFile)
-    monkeypatch.setattr("pe_spatial.zero_shot.classifier.count_frames", lambda path: 0)
+    monkeypatch.setattr("pe_spatial.zero_shot.embedding.count_frames", lambda path: 0)
     with pytest.raises(UnreadableFile, match="a video without frames"):
         read_clip(tmp_path / "bad.mp4")
 
 
 def test_a_video_that_is_shorter_than_it_says_is_named(film, monkeypatch):
-    monkeypatch.setattr("pe_spatial.zero_shot.classifier.count_frames", lambda path: 30)
+    monkeypatch.setattr("pe_spatial.zero_shot.embedding.count_frames", lambda path: 30)
     with pytest.raises(UnreadableFile, match="ends before its frame 20 of 30"):
         read_clip(film)
 

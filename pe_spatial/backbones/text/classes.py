@@ -4,6 +4,7 @@ Letters: K classes, T templates, D channels of a feature.
 """
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -102,10 +103,23 @@ def _state_of(model: PECore) -> tuple[Any, ...]:
 
 def _compute(model: PECore, prompts: Prompts, batch_size: int) -> Tensor:
     texts = [text for name in prompts.classes for text in prompts.of(name)]
+    features = text_vectors(model, texts, batch_size)
+    means = features.unflatten(0, (len(prompts.classes), len(prompts.templates))).mean(dim=1)
+    return F.normalize(means, dim=-1)
+
+
+@torch.no_grad()
+def text_vectors(model: PECore, texts: Sequence[str], batch_size: int = 256) -> Tensor:
+    """The normalized features float32 [B, D] of many texts, on the device of the model.
+
+    Args:
+        model: Any PE-Core, in any mode.
+        texts: B of them.
+        batch_size: Texts at once.
+    """
     tokens = model.tokenize(texts)
     by_length = tokens.argmax(dim=1).argsort(stable=True)  # a batch is as long as its longest text
     features = torch.empty(len(texts), model.output_dim, device=model.device)
     for rows in by_length.split(batch_size):
         features[rows] = model.encode_text(tokens[rows], normalize=True).float()
-    means = features.unflatten(0, (len(prompts.classes), len(prompts.templates))).mean(dim=1)
-    return F.normalize(means, dim=-1)
+    return features

@@ -8,6 +8,7 @@
     pe-spatial benchmark teacher --input photos --image-size 256
     pe-spatial benchmark segmentation --input ../shared/data/coco_tiny/val2017 --memory 4000 6000
     pe-spatial benchmark text --variant PE-Core-T16-384
+    pe-spatial benchmark search
     pe-spatial benchmark fidelity
 
 `--json FILE` also writes the figures to a file.
@@ -90,6 +91,25 @@ def add_fidelity(parser: CommandParser) -> None:
     add("--golden", type=Path, metavar="FOLDER", help="the golden files; default: tests/data of the checkout")
     add("--document", type=Path, metavar="FILE", help="write the table between its two marks in this file")
     _add_common(parser, device=False)
+
+
+def add_search(parser: CommandParser) -> None:
+    """Exact search in random rows against one product with all of them in memory.
+
+        pe-spatial benchmark search                                    1 million rows of 512 channels, float32
+        pe-spatial benchmark search --rows 200000 --channels 1024 --dtype fp16 --queries 64
+
+    Both find the same rows and take turns. The memory is that of arrays at its peak, without the pages of the
+    mapped file, which the system takes back when it needs them.
+    """
+    _add_common(parser, rounds=5, device=False)
+    add = parser.add_argument
+    add("--rows", type=positive, default=1_000_000, metavar="N", help="of the index")
+    add("--channels", type=positive, default=512, metavar="N", help="of a row")
+    add("--dtype", choices=("fp32", "fp16"), default="fp32", help="of the file")
+    add("--queries", type=positive, default=1, metavar="N", help="at once")
+    add("--top-k", type=positive, default=10, metavar="N", help="hits of each")
+    add("--folder", type=Path, metavar="PATH", help="for the file of the rows; default: that of temporary files")
 
 
 def add_segmentation(parser: CommandParser) -> None:
@@ -217,6 +237,7 @@ SUBCOMMANDS = {
     "deformable": add_deformable,
     "features": add_features,
     "fidelity": add_fidelity,
+    "search": add_search,
     "segmentation": add_segmentation,
     "shared": add_shared_pass,
     "teacher": add_teacher,
