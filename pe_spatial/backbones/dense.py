@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from pe_spatial.backbones.fine_maps import Upsampling, add_upsampler
 from pe_spatial.backbones.lora import LoraOptions, add_adapters, is_adapter, merge_adapters
 from pe_spatial.backbones.upsampling import Interpolation
-from pe_spatial.backbones.variants import EncoderConfig, get_variant
+from pe_spatial.backbones.variants import TRAINED_WITH, EncoderConfig, get_variant
 from pe_spatial.backbones.vit import VisionTransformer, resolve_blocks
 from pe_spatial.common.errors import OptionError
 from pe_spatial.common.parts import build_options
@@ -58,7 +59,7 @@ class PEBackbone(nn.Module):
         channels: Channels of every map.
         strides: Pixels per cell of every map.
         depth: How many blocks there are to choose `layers` from.
-        image_size: Side in pixels of the images of pretraining.
+        image_size: Side in pixels of the images that the weights were last trained on.
         mean: Of the images of pretraining, per channel (RGB), on the scale 0…255.
         std: Their deviation, likewise.
         free_statistics: True, for the official detectors train the encoder further on images of other statistics.
@@ -119,9 +120,10 @@ class PEBackbone(nn.Module):
             from pe_spatial.backbones.weights import load_weights, origin_of
 
             print_log(f"Encoder weights: {load_weights(self.encoder, weights, adapt)}", "current")
+            _warn_of_other_options(self.encoder)
             self.origin = None if self.lora is None else origin_of(weights, self.encoder.state_dict())
         self.config, self.patch_size = config, config.patch_size
-        self.depth, self.image_size = config.depth, config.image_size
+        self.depth, self.image_size = config.depth, _training_grid(config) * config.patch_size
         self.upsampler: Interpolation | None = None
         self.select_layers(layers)
         self.norm = norm
@@ -246,6 +248,29 @@ class PEBackbone(nn.Module):
                 parameter.requires_grad_(is_adapter(name))
             elif layer < self.frozen_layers or name.split(".")[1] in unused or ("resblocks" in name and layer > last):
                 parameter.requires_grad_(False)
+
+
+def _training_grid(config: EncoderConfig) -> int:
+    """Side of the square images that the weights were last trained on, in patches."""
+    return TRAINED_WITH[config.name].grid if config.name in TRAINED_WITH else config.grid_size
+
+
+def _warn_of_other_options(encoder: VisionTransformer) -> None:
+    """Say if trained weights are used in another way than they were trained; that is allowed, for training further."""
+    training = TRAINED_WITH.get(encoder.config.name)
+    if training is None:
+        return
+    with torch.device("meta"):
+        trained = VisionTransformer(encoder.config, **training.options)
+    names = ("windowed", "window", "rope_reference", "pos_embed")
+    if any(getattr(encoder, name) != getattr(trained, name) for name in names):
+        options = ", ".join(f"{key}: {value}" for key, value in training.options.items())
+        print_log(
+            f"{encoder.config.name} was trained with {options}; with other options its features are not what its "
+            "weights were trained for",
+            "current",
+            logging.WARNING,
+        )
 
 
 def _count_frozen(frozen: bool | int, num_layers: int) -> int:

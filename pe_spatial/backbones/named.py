@@ -3,7 +3,7 @@
 from typing import Any
 
 from pe_spatial.backbones.timm_models import names_of_timm, require_known
-from pe_spatial.backbones.variants import VARIANTS
+from pe_spatial.backbones.variants import TRAINED_WITH, VARIANTS
 from pe_spatial.common.errors import MissingPackage, UnknownName, few, suggest
 
 TIMM = "timm:"  # may precede a name, where timm is meant and nothing else
@@ -24,7 +24,8 @@ def named_encoder(name: str, weights: str | None) -> dict[str, Any]:
     """
     source = None if weights == "none" else weights
     if name in VARIANTS:
-        return {"type": "PEBackbone", "variant": name, "weights": name if weights is None else source}
+        options = TRAINED_WITH[name].options if name in TRAINED_WITH else {}
+        return {"type": "PEBackbone", "variant": name, "weights": name if weights is None else source, **options}
     model = name.removeprefix(TIMM)
     try:
         require_known(model)

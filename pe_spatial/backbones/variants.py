@@ -1,11 +1,13 @@
 """The released Perception Encoders: one row each.
 
 Shapes were read from the official checkpoints; see `tests/data/keys` for the key lists they are tested against.
+Those of SAM 3's trunk were read from the public code, for its checkpoint is given on request only:
+`sam3/model_builder.py` and `sam3/model/vitdet.py` of github.com/facebookresearch/sam3 at commit 99d02f2.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from pe_spatial.common.errors import OptionError, UnknownName, require_positive, suggest
 from pe_spatial.common.parts import build_options
@@ -151,9 +153,27 @@ _ROWS: dict[str, dict[str, Any]] = {
     "PE-Spatial-B16-512": {**_BASE, "image_size": 512},
     "PE-Spatial-L14-448": {**_LARGE, "image_size": 448},
     "PE-Spatial-G14-448": {**_GIANT, "image_size": 448, "layer_scale": 0.1},
+    # SAM 3's trunk: its table is of 336 px and is tiled over the 1008 px that it was trained on; see TRAINED_WITH
+    "SAM3-L14-1008": {**_LARGE, "depth": 32, "mlp_ratio": 4.625, "image_size": 336, "cls_token": False},
 }
 
 VARIANTS: dict[str, EncoderConfig] = {name: EncoderConfig(name=name, **row) for name, row in _ROWS.items()}
+
+
+class Training(NamedTuple):
+    """What an encoder was last trained with, where it is not what the defaults of `PEBackbone` are.
+
+    Args:
+        grid: Side of the square images, in patches.
+        options: Of `PEBackbone`, with which its maps are those of the training.
+    """
+
+    grid: int
+    options: dict[str, Any]
+
+
+_SAM3_OPTIONS = {"window": 24, "global_blocks": [7, 15, 23, 31], "rope": "interpolate", "pos_embed": "tile"}
+TRAINED_WITH: dict[str, Training] = {"SAM3-L14-1008": Training(grid=72, options=_SAM3_OPTIONS)}
 
 
 def get_variant(variant: str | EncoderConfig | Mapping[str, Any]) -> EncoderConfig:

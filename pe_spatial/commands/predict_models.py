@@ -13,6 +13,7 @@ from pe_spatial.commands import predict_words
 from pe_spatial.commands.options import slices
 from pe_spatial.commands.task_options import options_of_task, refuse_options_of_others
 from pe_spatial.common.console import print_note
+from pe_spatial.common.errors import OptionError
 from pe_spatial.common.records import Part, Records, fingerprint
 from pe_spatial.inference.naming import InstanceNamer
 from pe_spatial.inference.predictor import Predictor, Recipe
@@ -88,6 +89,12 @@ def find_models(options: argparse.Namespace, part: Part) -> list[Model]:
         ((name, path),) = paths.items()
         overrides[name] = [*options.overrides, *predict_words.overrides(options, configs[name], path)]
     elif options.words is not None:
+        ((name, path),) = paths.items()
+        if tasks[name].name != "detection":
+            raise OptionError(
+                f"{path} holds a model of {tasks[name].name}: words name the objects of a detector with masks; for the "
+                "class of every pixel leave --checkpoint out"
+            )
         named = predict_words.read_words(options)[1]
     identities = {name: {"model": path.stem, "weights": fingerprint(path), **named} for name, path in paths.items()}
     return [

@@ -313,6 +313,14 @@ tools/dev/measure_label_errors.py
     trains for an hour; test_label_errors.py tests its parts
 tools/dev/measure_fine_maps.py --data --upsampler --weights
     needs a trained encoder; test_measure_fine_maps.py tests its judgment
+tools/dev/measure_fine_maps.py --data --encoder --strides
+    needs a sample of COCO; test_measure_fine_maps.py tests its judgment
+tools/dev/measure_fine_maps.py --data --encoder --strides --weights
+    needs a sample of COCO; test_measure_fine_maps.py tests its judgment
+tools/dev/measure_fine_maps.py --data --strides --weights
+    needs a trained encoder; test_measure_fine_maps.py tests its judgment
+tools/dev/real_encoder.py
+    needs a package of 90 MB; tests/real_weights run it
 tools/dev/measure_planner.py
     takes four minutes; test_planner.py tests what it measures
 tools/dev/measure_annotations.py --folder

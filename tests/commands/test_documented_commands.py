@@ -42,6 +42,7 @@ TOOLS = {
         "measure_label_errors",
         "measure_planner",
         "measure_tuning",
+        "real_encoder",
     )
 }
 

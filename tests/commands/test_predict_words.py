@@ -7,7 +7,7 @@ import pytest
 import torch
 from mmengine.registry import MODELS
 from PIL import Image
-from small_checkpoints import save_detector
+from small_checkpoints import save_depth_model, save_detector
 from small_core import WIDER, lively_core
 
 from pe_spatial.backbones.text import save_core
@@ -181,6 +181,13 @@ def test_the_words_of_a_model_without_words_need_an_encoder(photos, tmp_path, ca
     ]
     assert run_command("predict", [str(argument) for argument in arguments]) == 2
     assert "holds a MaskRCNN, which knows no words: name its objects with --encoder" in capsys.readouterr().err
+
+
+def test_words_name_no_objects_of_a_model_without_any(encoder, photos, tmp_path, capsys):
+    save_depth_model(tmp_path / "depth.pth")
+    arguments = ("--checkpoint", tmp_path / "depth.pth")
+    assert predict(encoder, photos, tmp_path / "o", *arguments) == 2
+    assert "holds a model of depth: words name the objects of a detector with masks" in capsys.readouterr().err
 
 
 # --- scoring ----------------------------------------------------------------------------------------------------------

@@ -12,10 +12,10 @@ from test_videos import GIVEN, encode, track
 
 from pe_spatial.commands.shell import run_command
 from pe_spatial.common.errors import AnnotationError, OptionError, UnreadableFile
-from pe_spatial.tracking.baselines import RepeatedMask
 from pe_spatial.tracking.datasets import VideoFolder
 from pe_spatial.tracking.frames import ImageFrames, missing_numbers
 from pe_spatial.tracking.masks import blurred_values, mask_fault, read_mask, read_prompt
+from pe_spatial.tracking.repeated_mask import RepeatedMask
 
 TRACKING = GIVEN / "tracking"
 SIZE = (48, 64)

@@ -14,6 +14,8 @@ from pe_spatial.backbones.text import TextAlignedHead, TextAlignedMap
 from pe_spatial.common.errors import AnnotationError, ConfigError, OptionError
 from pe_spatial.data import CaptionedPictures, PackSample
 from pe_spatial.segmentation import OpenVocabularySegmentor
+from pe_spatial.training.config import load_config
+from pe_spatial.zero_shot.training import SMALL_CORE
 
 SPATIAL = {**{key: WIDER[key] for key in ("width", "depth", "heads", "mlp_ratio")}, "name": "spatial", "patch_size": 4}
 BACKBONE = {"type": "PEBackbone", "variant": {**SPATIAL, "image_size": 16, "cls_token": False}}
@@ -134,3 +136,10 @@ def test_captions_reach_the_metainfo_of_a_sample(tmp_path):
 def test_files_that_are_none_of_captions(tmp_path, content, message):
     with pytest.raises(AnnotationError, match=message):
         CaptionedPictures(**write(tmp_path, content))
+
+
+@pytest.mark.parametrize("name", ["open_vocabulary_words", "text_aligned_words"])
+def test_the_configs_of_the_demo_describe_its_model(name):
+    maps = load_config(f"demo/{name}.yaml").model.maps
+    assert maps.core.variant == SMALL_CORE
+    assert "backbone" not in maps or maps.backbone.variant == SMALL_CORE

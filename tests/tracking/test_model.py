@@ -7,12 +7,13 @@ import torch
 from mmengine.registry import MODELS
 from PIL import Image
 
+from pe_spatial.backbones import RawColor
 from pe_spatial.common.errors import ConfigError, UserError
 from pe_spatial.demo.scenes import draw_video
-from pe_spatial.tracking.baselines import RawColor, RepeatedMask
 from pe_spatial.tracking.datasets import Davis2016, Davis2017
 from pe_spatial.tracking.metrics import JFMetric, VideoScore
 from pe_spatial.tracking.model import VideoTracker
+from pe_spatial.tracking.repeated_mask import RepeatedMask
 from pe_spatial.tracking.scores import ScoreTable
 
 TINY = {"name": "tiny", "patch_size": 8, "width": 32, "depth": 2, "heads": 2, "mlp_ratio": 2, "image_size": 64}

@@ -1,6 +1,7 @@
-"""Boundary F and mIoU of a linear probe on the maps of an encoder of timm, by the upsampling of the maps.
+"""Boundary F and mIoU of a linear probe on the maps of an encoder, by the upsampling of the maps.
 
     python tools/dev/measure_fine_maps.py --data coco --weights vit_s14.safetensors --upsampler upsampler.safetensors
+    python tools/dev/measure_fine_maps.py --data coco --encoder color --strides
 
 The data are a folder with train2017, val2017 and annotations. The 13 classes are the background and COCO's 12
 supercategories; crowds are ignored. Pictures are squeezed to 448 x 448. The probe (batch norm and a linear layer) is
@@ -21,12 +22,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from mmengine.registry import MODELS
 from pycocotools.coco import COCO
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pe_spatial.backbones import RawColor
 from pe_spatial.backbones.fine_maps import build_upsampler
-from pe_spatial.backbones.timm_backbone import TimmBackbone
+from pe_spatial.backbones.named import named_encoder
 from pe_spatial.commands.options import CommandParser, positive
 from pe_spatial.commands.shell import run_module
 from pe_spatial.common.pictures import read_image
@@ -34,6 +37,7 @@ from pe_spatial.tracking.metrics import contour_accuracy
 
 CLASSES, SIDE, IGNORED = 13, 448, 255
 STEPS, TOKENS = 300, 4096
+COLOR, PATCH, GRAY = "color", 14, (127.5, 127.5, 127.5)
 
 
 class Example(NamedTuple):
@@ -48,9 +52,9 @@ def add_arguments(parser: CommandParser) -> None:
     """Add the options of this study."""
     add = parser.add_argument
     add("--data", type=Path, required=True, help="folder of COCO")
-    add("--weights", required=True, help="of the encoder")
-    add("--model", default="vit_small_patch14_dinov2", help="timm's name of the encoder")
-    add("--strides", type=positive, nargs="+", default=[7, 2], metavar="S", help="of joint bilateral upsampling")
+    add("--encoder", default="vit_small_patch14_dinov2", help=f"name of the encoder; {COLOR}: the colors of the pixels")
+    add("--weights", help="file of the encoder's weights, or 'none' for random ones")
+    add("--strides", type=positive, nargs="*", default=[7, 2], metavar="S", help="of joint bilateral upsampling")
     add("--upsampler", help="file of a learned upsampler")
     add("--learned-stride", type=positive, default=2, metavar="S", help="its stride")
     add("--seeds", type=positive, default=3, metavar="N", help="how many probes")
@@ -59,7 +63,7 @@ def add_arguments(parser: CommandParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print the table."""
-    backbone = TimmBackbone(options.model, norm=True, frozen=True, weights=options.weights).eval()
+    backbone = encoder_of(options.encoder, options.weights)
     examples = {
         part: list(read_part(backbone, options.data, f"{part}2017", options.limit)) for part in ("train", "val")
     }
@@ -79,18 +83,26 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
+def encoder_of(name: str, weights: str | None) -> Any:
+    """The frozen encoder of a name; random ones have the weights of seed 0."""
+    torch.manual_seed(0)
+    if name == COLOR:
+        return RawColor(PATCH)
+    return MODELS.build({**named_encoder(name, weights), "norm": True, "frozen": True}).eval()
+
+
 def spread(values: list[float]) -> str:
     """Mean, least and greatest."""
     return f"{mean(values):.3f} ({min(values):.3f}-{max(values):.3f})"
 
 
 @torch.no_grad()
-def read_part(backbone: TimmBackbone, data: Path, part: str, limit: int | None) -> Iterator[Example]:
+def read_part(backbone: Any, data: Path, part: str, limit: int | None) -> Iterator[Example]:
     """The examples of a part of COCO."""
     coco = COCO(data / "annotations" / f"instances_{part}.json")
     names = list(dict.fromkeys(category["supercategory"] for category in coco.dataset["categories"]))
     classes = {category["id"]: 1 + names.index(category["supercategory"]) for category in coco.dataset["categories"]}
-    offset, scale = (torch.tensor(values).view(3, 1, 1) for values in (backbone.mean, backbone.std))
+    offset, scale = (torch.tensor(getattr(backbone, key, GRAY)).view(3, 1, 1) for key in ("mean", "std"))
     for number in sorted(coco.imgs)[:limit]:
         image = read_image(data / part / coco.imgs[number]["file_name"]).float()[None]
         squeezed = F.interpolate(image, (SIDE, SIDE), mode="bilinear", antialias=True)
@@ -137,7 +149,7 @@ class Result(NamedTuple):
 
 @torch.no_grad()
 def judge(
-    backbone: TimmBackbone,
+    backbone: Any,
     examples: list[Example],
     probes: list[nn.Module],
     settings: str | Mapping[str, Any],

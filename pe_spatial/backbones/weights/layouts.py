@@ -2,7 +2,7 @@
 
 All conversions go through the official layout: the keys and shapes of `VisionTransformer`. Every map is a bijection on
 what an encoder learns. What it does not learn (rotary tables, the zero bias of timm's head) is dropped one way and
-restored the other.
+restored the other. SAM 3's layout is read and not written.
 """
 
 import re
@@ -21,9 +21,10 @@ CONTAINERS = ("state_dict", "weights", "model", "module")
 
 TEXT_REASON = "text tower"
 ROTARY_REASON = "rotary tables, which are recomputed"
-_ROTARY = re.compile(r"(^|\.)(rope|rope_win|rope_glb)\.")
+_ROTARY = re.compile(r"(^|\.)((rope|rope_win|rope_glb)\.|freqs_cis$)")
 _BLOCK_INDEX = re.compile(r"(?<=blocks\.)\d+(?=\.)")
 
+_SAM3_MARK = "ln_pre.weight"  # what timm calls norm_pre; else both name the same parts alike
 _HEAD = ("ln_post.", "attn_pool.", "proj")
 
 # what ends the name of an encoder's root: the part of its prefix before the last dot
@@ -35,7 +36,7 @@ class Layout:
     """How a file names an encoder.
 
     Args:
-        family: `official`, `CLIP`, `pe_spatial`, `Detectron2`, `DETA`, `timm` or `official (nested)`.
+        family: `official`, `CLIP`, `pe_spatial`, `Detectron2`, `DETA`, `timm`, `SAM 3` or `official (nested)`.
         prefix: What precedes every key of the encoder.
         container: Name of the entry that holds the tensors, or empty where they are at the top.
     """
@@ -48,6 +49,11 @@ class Layout:
     def outside(self) -> str:
         """What a tensor without the prefix is."""
         return TEXT_REASON if self.family == "CLIP" else "not part of the encoder"
+
+    @property
+    def conversions(self) -> list[str]:
+        """What `to_official` changes besides names and dimensions of size 1."""
+        return ["position of the class token left out, which SAM 3 does not use"] if self.family == "SAM 3" else []
 
     def __str__(self) -> str:
         parts = [f"{self.family} layout"]
@@ -82,7 +88,7 @@ def recognize(keys: Iterable[str], container: str = "") -> Layout:
             "save the one that you want alone"
         )
     if timm:
-        return Layout("timm", timm[0], container)
+        return Layout("SAM 3" if timm[0] + _SAM3_MARK in names else "timm", timm[0], container)
     if official:
         root = official[0].removesuffix(".").rpartition(".")[2]
         if root == "module":
@@ -90,7 +96,7 @@ def recognize(keys: Iterable[str], container: str = "") -> Layout:
         return Layout(_FAMILY_OF_ROOT.get(root, "official (nested)"), official[0], container)
     raise WeightsError(
         f"no Perception Encoder among the {len(names)} tensors of the file (first: {few(names) or 'none'}); "
-        "known are the official layout, CLIP and training checkpoints, timm, Detectron2 and DETA, all with "
+        "known are the official layout, CLIP and training checkpoints, timm, Detectron2, DETA and SAM 3, all with "
         "`conv1.weight` or `patch_embed.proj.weight`; name another file"
     )
 
@@ -119,6 +125,8 @@ def to_official(tensors: Mapping[str, Tensor], layout: Layout) -> tuple[dict[str
             encoder[key.removeprefix(layout.prefix)] = tensor
     if layout.family == "timm":
         return _from_timm(encoder, layout, ignored), ignored
+    if layout.family == "SAM 3":
+        return _from_sam3(encoder), ignored
     table = encoder.get("positional_embedding")
     if table is not None and table.ndim == 3 and table.shape[0] == 1:
         encoder["positional_embedding"] = table[0]  # [1, N, C] -> [N, C]
@@ -228,6 +236,25 @@ def _from_timm(state: Mapping[str, Tensor], layout: Layout, ignored: dict[str, s
             official[f"attn_pool.attn.in_proj_{leaf}"] = torch.cat([tensor, state[f"attn_pool.kv.{leaf}"]])
         elif not (key.startswith("attn_pool.kv.") and key.replace(".kv.", ".q.") in state):
             name = _rename(key, _OFFICIAL_KEYS)
-            ones = _LEADING_ONES.get(name, 0)  # where there are none, the strict check reports the shape
-            official[name] = tensor.reshape(tensor.shape[ones:]) if tensor.shape[:ones] == (1,) * ones else tensor
+            official[name] = _without_leading_ones(name, tensor)
+    return official
+
+
+def _without_leading_ones(name: str, tensor: Tensor) -> Tensor:
+    ones = _LEADING_ONES.get(name, 0)  # where there are none, the strict check reports the shape
+    return tensor.reshape(tensor.shape[ones:]) if tensor.shape[:ones] == (1,) * ones else tensor
+
+
+def _from_sam3(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Name SAM 3's trunk officially, without the position of the class token, which is the first of its table.
+
+    Its class is `ViT` of `sam3/model/vitdet.py` in github.com/facebookresearch/sam3 at commit 99d02f2; its forward
+    drops that row (`get_abs_pos`). `sam3/model_builder.py` reads the released file into a model in which the trunk is
+    `detector.backbone.vision_backbone.trunk`; models of images alone have it without `detector.`.
+    """
+    official: dict[str, Tensor] = {}
+    for key, tensor in state.items():
+        name = _rename(key, _OFFICIAL_KEYS)
+        tensor = _without_leading_ones(name, tensor)
+        official[name] = tensor[1:] if name == "positional_embedding" and tensor.ndim else tensor
     return official

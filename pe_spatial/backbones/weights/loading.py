@@ -195,7 +195,8 @@ def read_encoder(path: Path) -> tuple[dict[str, Tensor], WeightsReport]:
     with _naming(path):
         encoder, ignored = to_official(tensors, layout)
     ignored |= {key: layout.outside for key in checkpoint.keys if key not in tensors}
-    return encoder, WeightsReport(path, layout, ignored=ignored, files=checkpoint.count_files(tensors))
+    files = checkpoint.count_files(tensors)
+    return encoder, WeightsReport(path, layout, ignored=ignored, conversions=layout.conversions, files=files)
 
 
 @contextmanager

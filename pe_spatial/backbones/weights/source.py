@@ -13,6 +13,8 @@ from pe_spatial.common.tensors import SUFFIXES, WeightsError
 FOLDER_VARIABLE = "PE_SPATIAL_WEIGHTS"
 # the commit of its repository that an encoder is fetched from; None: the newest, for we know of no commit to pin it to
 REVISIONS: dict[str, str | None] = dict.fromkeys(VARIANTS)
+# the repository and the file of an encoder whose name does not say both
+_PLACES = {"SAM3-L14-1008": ("facebook/sam3", "sam3.pt")}
 _SHA256 = re.compile(r"[0-9a-f]{64}")  # the hub's etag of a large file; that of a small one is shorter
 _BLOCK = 2**20  # bytes
 
@@ -49,18 +51,24 @@ def find_on_machine(name: str) -> Path | None:
         return path
     from huggingface_hub import try_to_load_from_cache
 
-    cached = try_to_load_from_cache(f"facebook/{name}", f"{name}.pt", revision=REVISIONS[name])
+    cached = try_to_load_from_cache(*_place(name), revision=REVISIONS[name])
     return Path(cached) if isinstance(cached, str) else None
 
 
 def local_copy(name: str) -> Path | None:
-    """A file of that name, with any suffix of weights, in the folder `PE_SPATIAL_WEIGHTS`."""
+    """A file of that name, or of that on the hub, with any suffix of weights, in the folder `PE_SPATIAL_WEIGHTS`."""
     folder = os.environ.get(FOLDER_VARIABLE)
     if not folder:
         return None
     root = Path(folder).expanduser()
-    candidates = [parent / f"{name}{suffix}" for parent in (root, root / name) for suffix in SUFFIXES]
+    names = dict.fromkeys((name, Path(_place(name)[1]).stem))
+    candidates = [parent / f"{stem}{suffix}" for stem in names for parent in (root, root / name) for suffix in SUFFIXES]
     return next((path for path in candidates if path.is_file()), None)
+
+
+def _place(name: str) -> tuple[str, str]:
+    """The repository on the hub and the file in it."""
+    return _PLACES.get(name, (f"facebook/{name}", f"{name}.pt"))
 
 
 def _download(name: str) -> Path:
@@ -72,7 +80,7 @@ def _download(name: str) -> Path:
     """
     from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
 
-    repository, file_name, revision = f"facebook/{name}", f"{name}.pt", REVISIONS[name]
+    (repository, file_name), revision = _place(name), REVISIONS[name]
     try:
         stated = get_hf_file_metadata(hf_hub_url(repository, file_name, revision=revision))
         # of the commit that was described, though a newer one may come in between

@@ -1,12 +1,12 @@
-"""Baselines that a tracker must beat: the raw colors of the pixels as features, and the first mask repeated."""
+"""A baseline that features must beat: the colors of the pixels."""
 
-import torch
+from collections.abc import Sequence
+
 import torch.nn.functional as F
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from pe_spatial.common.errors import OptionError
-from pe_spatial.tracking.model import VideoTracker
 
 
 @MODELS.register_module()
@@ -15,14 +15,27 @@ class RawColor(nn.Module):
 
     Args:
         patch_size: Side of a patch in pixels.
+        layers: Takes 0 or -1, the only layer, as sweeps name it.
+        frozen: Says what is true of it anyhow: nothing is trained.
 
     Attributes:
         channels: Of the map, 3 p^2.
         strides: Pixels per cell of the map, p.
+        depth: Number of layers, 1.
+
+    Raises:
+        OptionError: A layer that does not exist.
     """
 
-    def __init__(self, patch_size: int = 16) -> None:
+    depth = 1
+
+    def __init__(self, patch_size: int = 16, layers: Sequence[int] = (0,), frozen: bool = True) -> None:
         super().__init__()
+        if not frozen or any(layer not in (0, -1) for layer in layers) or len(layers) != 1:
+            raise OptionError(
+                f"RawColor has one layer, 0, and nothing to train; layers is {list(layers)}, frozen {frozen}"
+            )
+        self.layers = tuple(layers)
         self.patch_size = patch_size
         self.channels = (3 * patch_size**2,)
         self.strides = (patch_size,)
@@ -40,25 +53,3 @@ class RawColor(nn.Module):
     def layer_of(self, parameter_name: str) -> int:
         """Raise a KeyError, as of every backbone for a parameter that it does not have: this one has none."""
         raise KeyError(parameter_name)
-
-
-@MODELS.register_module()
-class RepeatedMask(VideoTracker):
-    """Repeats the masks that were given last on every frame: the lower bound of every score."""
-
-    def __init__(self) -> None:
-        super().__init__(backbone=RawColor(16), resizing={"tokens": 1}, recent=0)
-        self._given: dict[int, Tensor] = {}
-
-    def follow(self, features: Tensor, input_size: tuple[int, int], frame: Tensor, mask: Tensor | None) -> Tensor:
-        """Repeat, with what is new in `mask` on top."""
-        if self.labels.frame == 0:
-            self._given = {}
-        super().follow(features, input_size, frame, mask)  # checks the input
-        for number in [] if mask is None else mask.unique().tolist():
-            if number:
-                self._given[number] = mask == number
-        result = torch.zeros(frame.shape[-2:], dtype=torch.uint8)
-        for number, shape in self._given.items():
-            result[shape] = number
-        return result
