@@ -136,6 +136,8 @@ visualize --encoder --image-size --input --output --weights
     --encoder tiny --weights none --input photos --output seen_folder --image-size 64 --device cpu
 visualize --encoder --input --layers --output
     --encoder tiny --weights none --input photos/a1.png --output seen_l --layers 1,2 --device cpu
+visualize --encoder --input --layers --output --point --weights
+    --encoder tiny --weights none --input photos/a1.png --output seen_w --layers 1,2 --point 10,8 --device cpu
 visualize --encoder --input --layers --output --point
     --encoder tiny --weights none --input photos/a1.png --output seen_lp --layers 1,2 --point 10,8 --device
     cpu
