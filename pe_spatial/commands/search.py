@@ -6,9 +6,9 @@
     pe-spatial search INDEX --evaluate captions.json
     pe-spatial search INDEX --evaluate captions.csv --output OUT
 
-A query that ends like a picture (.jpg, .png and so on) is the path of one; anything else is a text. The hits are
-printed with their scores. With --output, OUT has hits.json, hits.csv and hits.png, a contact sheet. All rows are
-compared, exactly; docs/search.md says how long that takes, and what to do above ten million.
+A query that ends like a picture or a video (.jpg, .mp4 and so on) is the path of one; anything else is a text. The
+hits are printed with their scores. With --output, OUT has hits.json, hits.csv and hits.png, a contact sheet. All rows
+are compared, exactly; docs/search.md says how long that takes, and what to do above ten million.
 
 With --evaluate, captions are searched for and with: COCO's captions, a JSON object with the captions of each picture,
 or a CSV with a picture and a caption in each line. Recall at 1, 5 and 10 is printed for both directions, beside that
@@ -34,7 +34,7 @@ def add_arguments(parser: CommandParser) -> None:
     """Add the options of this command."""
     add = parser.add_argument
     add("index", metavar="INDEX", type=Path, help="a folder that pe-spatial index has written")
-    add("query", metavar="QUERY", nargs="?", help="a text, or the path of a picture")
+    add("query", metavar="QUERY", nargs="?", help="a text, or the path of a picture or a video")
     add("--top-k", type=positive, default=10, metavar="N", help="how many hits")
     add("--evaluate", metavar="FILE", type=Path, help="captions of the pictures: JSON or CSV")
     add("--encoder", metavar="NAME", help="where the encoder of the index is, if it was moved")
@@ -61,15 +61,13 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _search(index: Index, options: argparse.Namespace) -> int:
-    from pe_spatial.common.suffixes import IMAGE_SUFFIXES
+    from pe_spatial.search.index import names_file
     from pe_spatial.search.results import LIST, SHEET, TABLE, draw_hits, write_hits
 
-    path = Path(options.query)
-    is_picture = path.suffix.lower() in IMAGE_SUFFIXES
-    hits = index.search(path.expanduser() if is_picture else options.query, options.top_k)
+    hits = index.search(options.query, options.top_k)
     if len(hits) < options.top_k:
         print_note(f"--top-k {options.top_k}: {options.index} has {len(index)} rows, and all of them are shown")
-    print(f"{'picture' if is_picture else 'text'}: {options.query}")
+    print(f"{'file' if names_file(options.query) else 'text'}: {options.query}")
     for rank, hit in enumerate(hits, 1):
         print(f"{rank:4}  {hit.score:.4f}  {hit}")
     if options.output is not None:

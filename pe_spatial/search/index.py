@@ -19,10 +19,12 @@ from numpy.typing import NDArray
 from pe_spatial.backbones.text import text_vectors
 from pe_spatial.common.errors import OptionError, UnknownName, UnreadableFile, require_positive
 from pe_spatial.common.reading import open_regular, read_json
+from pe_spatial.common.suffixes import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from pe_spatial.inference.inputs import Picture
 from pe_spatial.search.encoder import IndexEmbedder, describe, open_model, require_same
 from pe_spatial.search.product import nearest
 from pe_spatial.search.writer import INDEX, INDEX_VERSION, npy_header
+from pe_spatial.zero_shot.embedding import read_clip
 
 AGAIN = "give the same pe-spatial index command again"
 _FIELDS: dict[str, type] = {
@@ -116,6 +118,8 @@ class Index:
             wanted = npy_header(rows, channels, kind)
         except (KeyError, TypeError, ValueError) as error:
             raise UnreadableFile(f"{self.folder / INDEX} is damaged: embeddings {stated} say no array") from error
+        if channels != self.content["encoder"].get("channels"):
+            raise UnreadableFile(f"{self.folder / INDEX} is damaged: {channels} channels are not those of its encoder")
         with open_regular(path) as file:
             if file.read(len(wanted)) != wanted:
                 raise UnreadableFile(f"{path} is not the array {rows} x {channels} of its {INDEX}; {AGAIN}")
@@ -190,13 +194,14 @@ class Index:
         """The rows that are nearest to a query, the best first; equal ones in the order of their rows.
 
         Args:
-            query: A text (str); or a picture: a `Path`, the bytes of a file, a binary file object, a PIL image, a
-                uint8 array [H, W, 3] or a uint8 tensor [3, H, W].
+            query: A text; or a picture or a video: its path (a `Path`, or a str that ends like one, such as in
+                `.jpg`), the bytes of a picture file, a binary file object, a PIL image, a uint8 array [H, W, 3] or a
+                uint8 tensor [3, H, W]. A video is one vector, by the definition `classification`.
             top_k: K; where there are fewer rows, all of them are returned.
 
         Raises:
             OptionError: `top_k` is below 1, the text is empty, or the encoder is another one.
-            UnreadableFile: A path without an image.
+            UnreadableFile: A path without an image or a video.
         """
         require_positive(top_k=top_k)
         scores, rows = nearest(self.embeddings, self.vector(query)[None], top_k)
@@ -204,9 +209,13 @@ class Index:
         return [Hit(row.name, row.time, score, number) for row, number, score in found]
 
     def vector(self, query: str | Picture) -> NDArray[np.float32]:
-        """The normalized vector float32 [D] of a text or a picture; see `search`."""
-        if isinstance(query, str):
+        """The normalized vector float32 [D] of a text, a picture or a video; see `search`."""
+        if isinstance(query, str) and not names_file(query):
             return self.text_vectors([query])[0]
+        if isinstance(query, str | Path):
+            path = Path(query).expanduser()
+            is_picture = path.suffix.lower() in IMAGE_SUFFIXES
+            query = path if is_picture or not names_file(str(path)) else read_clip(path)
         return self.embedder.of_picture(query).numpy()
 
     def text_vectors(self, texts: list[str]) -> NDArray[np.float32]:
@@ -217,4 +226,9 @@ class Index:
         """
         if empty := sum(not text.strip() for text in texts):
             raise OptionError(f"{empty} of {len(texts)} texts are empty; describe what is to be found")
-        return text_vectors(self.embedder.model, texts).cpu().numpy()
+        return text_vectors(self.embedder.model, texts, shown=True).cpu().numpy()
+
+
+def names_file(query: str) -> bool:
+    """Whether a query ends like the name of a picture or a video; it is a text otherwise."""
+    return Path(query).suffix.lower() in (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES)

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from pe_spatial.common.console import track
 from pe_spatial.common.errors import few
 from pe_spatial.common.files import atomic_path, write_json
 from pe_spatial.common.records import Records, stamp_of
@@ -86,7 +87,7 @@ class IndexWriter(FeatureWriter):
         count = 0
         with open(vectors, "wb") as values, open(lines, "wb") as rows:
             values.write(npy_header(0, channels, self.type))
-            for entry in self.records.contents():
+            for entry in track(self.records.contents(), "rows", unit="rows"):
                 values.write(base64.b64decode(entry["vector"]))
                 rows.write(f"{json.dumps(_row_of(entry))}\n".encode())
                 count += 1

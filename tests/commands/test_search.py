@@ -93,6 +93,8 @@ def test_texts_and_pictures_find_rows(made, encoder, photos, tmp_path, capsys):
     assert {hit.name for hit in pictures[:2]} == {"a/2.png", "b/7.png"}  # equal pictures
     assert pictures[0].score == pytest.approx(1, abs=1e-5)
     assert found.search(Image.open(photos / "b/7.png"), 3) == pictures
+    assert found.search(str(photos / "b/7.png"), 3) == pictures
+    assert "film.mp4" in [hit.name for hit in found.search(photos / "film.mp4", 3)]
     assert search(made, photos / "b/7.png", "--top-k", 1) == 0
     assert "   1  1.0000  " in capsys.readouterr().out
 
@@ -268,6 +270,7 @@ def change(folder, **fields):
         (lambda folder: (folder / "embeddings.npy").unlink(), "No such file"),
         (lambda folder: change(folder, format_version=2), "has format_version 2, and this version reads 1"),
         (lambda folder: change(folder, embeddings={"file": 3}), "say no array"),
+        (lambda folder: change(folder, encoder={"channels": 13}), "12 channels are not those of its encoder"),
         (lambda folder: change(folder, encoder=None), "its field 'encoder' is 'None'"),
     ],
 )
@@ -294,7 +297,12 @@ def test_mistyped_questions(made, capsys, arguments, message):
 
 @pytest.mark.parametrize(
     ("query", "message"),
-    [("absent.png", "absent.png"), (" ", "1 of 1 texts are empty"), ("", "1 of 1 texts are empty")],
+    [
+        ("absent.png", "absent.png"),
+        ("absent.mp4", "absent.mp4"),
+        (" ", "1 of 1 texts are empty"),
+        ("", "1 of 1 texts are empty"),
+    ],
 )
 def test_queries_that_are_none(made, capsys, query, message):
     assert search(made, query) == 2

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from pe_spatial.backbones.text.core import PECore
 from pe_spatial.backbones.text.tokenizer import END
+from pe_spatial.common.console import track
 from pe_spatial.common.errors import OptionError, few
 
 PLACES = ("{c}", "{}")  # where a template takes the name of a class
@@ -109,17 +110,18 @@ def _compute(model: PECore, prompts: Prompts, batch_size: int) -> Tensor:
 
 
 @torch.no_grad()
-def text_vectors(model: PECore, texts: Sequence[str], batch_size: int = 256) -> Tensor:
+def text_vectors(model: PECore, texts: Sequence[str], batch_size: int = 256, shown: bool = False) -> Tensor:
     """The normalized features float32 [B, D] of many texts, on the device of the model.
 
     Args:
         model: Any PE-Core, in any mode.
         texts: B of them.
         batch_size: Texts at once.
+        shown: Show the progress.
     """
     tokens = model.tokenize(texts)
     by_length = tokens.argmax(dim=1).argsort(stable=True)  # a batch is as long as its longest text
     features = torch.empty(len(texts), model.output_dim, device=model.device)
-    for rows in by_length.split(batch_size):
+    for rows in track(by_length.split(batch_size), "texts", unit="batches", shown=shown and len(texts) > batch_size):
         features[rows] = model.encode_text(tokens[rows], normalize=True).float()
     return features
