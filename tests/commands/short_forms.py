@@ -319,8 +319,6 @@ tools/dev/measure_fine_maps.py --data --encoder --strides
     needs a sample of COCO; test_measure_fine_maps.py tests its judgment
 tools/dev/measure_fine_maps.py --data --encoder --strides --weights
     needs a sample of COCO; test_measure_fine_maps.py tests its judgment
-tools/dev/measure_fine_maps.py --data --strides --weights
-    needs a trained encoder; test_measure_fine_maps.py tests its judgment
 tools/dev/real_encoder.py
     needs a package of 90 MB; tests/real_weights run it
 tools/dev/measure_planner.py
