@@ -150,9 +150,11 @@ class TimmBackbone(nn.Module):
         """What the maps depend on besides weights and layers."""
         model, img_size, _, options = self._arguments
         size = {} if img_size is None else {"img_size": img_size}
+        finer = {} if self.upsampler is None else {"upsampling": self.upsampler.settings()}
         return (
             {"type": type(self).__name__, "model": model, "norm": self.norm, "pos_embed": self.pos_embed}
             | size
+            | finer
             | ({"options": dict(options)} if options else {})
         )
 

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -58,6 +59,10 @@ class Interpolation(nn.Module):
         self.patch_size = patch_size
         self.stride = stride
         self.cells = patch_size // stride
+
+    def settings(self) -> dict[str, Any]:
+        """What the maps depend on besides weights."""
+        return {"type": type(self).__name__, "patch_size": self.patch_size, "stride": self.stride}
 
     def forward(self, pictures: Tensor, maps: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Upsample maps of one stride.
@@ -121,6 +126,10 @@ class JointBilateral(Interpolation):
         self.sigma = sigma
         self.tile = tile
         self.deviation = tuple(float(value) / 255 for value in deviation)
+
+    def settings(self) -> dict[str, Any]:
+        """See `Interpolation`."""
+        return {**super().settings(), "reach": self.reach, "sigma": self.sigma, "deviation": list(self.deviation)}
 
     def upsample(self, pictures: Tensor, maps: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """See `Interpolation`."""
@@ -261,6 +270,10 @@ class LearnedUpsampler(JointBilateral):
         self.sharpness = nn.Parameter(torch.full((), -math.log(sigma)))
         nn.init.zeros_(self.see[-1].weight)  # type: ignore[arg-type]
         nn.init.zeros_(self.see[-1].bias)  # type: ignore[arg-type]
+
+    def settings(self) -> dict[str, Any]:
+        """See `Interpolation`; what became of sigma is a weight."""
+        return {name: value for name, value in super().settings().items() if name != "sigma"}
 
     def guide(self, pictures: Tensor) -> Tensor:
         """See `JointBilateral`: the colors, and queries."""

@@ -26,6 +26,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pe_spatial.commands.encoder_options import add_core
 from pe_spatial.commands.options import add_shared, positive
 from pe_spatial.commands.predict import find_files, is_first, part_of, predict, report
 from pe_spatial.common.console import print_note
@@ -39,7 +40,7 @@ NONE = "none"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""
-    add_encoder(parser)
+    add_core(parser)
     files = ("--input", "--output")
     add_shared(parser, *files, required=files)
     add = parser.add_argument
@@ -51,12 +52,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     definitions = ("classification", "retrieval")
     add("--video-embedding", choices=definitions, default=definitions[0], help="which official mean of the frames")
     add_shared(parser, "--batch-size", "--limit", "--device", "--max-pixels", "--no-pictures", "--shard")
-
-
-def add_encoder(parser: argparse.ArgumentParser) -> None:
-    """Add --encoder and --weights as the commands with words take them."""
-    parser.add_argument("--encoder", required=True, metavar="NAME", help="a released PE-Core, or a folder with one")
-    parser.add_argument("--weights", metavar="PATH", help="other weights for it: a file, or 'none' for random ones")
 
 
 def run(options: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""The options that name a frozen encoder: a name, a section of a config or a checkpoint, its weights and its layers."""
+"""The options that name a frozen encoder or a PE-Core, and the extractor that they stand for."""
 
 from __future__ import annotations
 
@@ -26,6 +26,12 @@ def add_encoder(parser: CommandParser) -> None:
         help="of --encoder: a file, a name, or 'none' for random ones; default: the released ones, and none of timm's",
     )
     add_shared(parser, "--layers")
+
+
+def add_core(parser: argparse.ArgumentParser) -> None:
+    """Add --encoder and --weights as the commands with words take them."""
+    parser.add_argument("--encoder", required=True, metavar="NAME", help="a released PE-Core, or a folder with one")
+    parser.add_argument("--weights", metavar="PATH", help="other weights for it: a file, or 'none' for random ones")
 
 
 def check_encoder(options: argparse.Namespace, parser: CommandParser) -> None:

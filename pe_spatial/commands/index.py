@@ -28,7 +28,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pe_spatial.commands.classify import add_encoder
+from pe_spatial.commands.encoder_options import add_core
 from pe_spatial.commands.features import extract
 from pe_spatial.commands.options import SHARED, add_shared, number_in, positive
 from pe_spatial.commands.predict import find_files, is_first, part_of, report
@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""
     add = parser.add_argument
     add("input", metavar="DIR", help=SHARED["--input"]["help"])
-    add_encoder(parser)
+    add_core(parser)
     add_shared(parser, "--output", required=["--output"])
     add("--video-rows", choices=VIDEO_ROWS, default=VIDEO_ROWS[0], help="rows of a video: of frames, or one by a rule")
     add("--every", type=number_in(0, 1e6), default=1.0, metavar="S", help="seconds between frames; 0 takes them all")

@@ -190,8 +190,7 @@ def _settings(backbone: nn.Module, given: Mapping[str, Any]) -> tuple[str, dict[
         encoder, config = backbone.encoder, asdict(backbone.config)
         options: dict[str, Any] = {"window": encoder.window, "windowed": encoder.windowed if encoder.window else None}
         options |= {"rope": encoder.rope_reference, "pos_embed": encoder.pos_embed, "norm": backbone.norm}
-        finer = backbone.upsampler
-        options["upsampling"] = None if finer is None else f"{type(finer).__name__} to stride {finer.stride}"
+        options["upsampling"] = None if backbone.upsampler is None else backbone.upsampler.settings()
         return config.pop("name"), {"type": "PEBackbone", **config, **options}
     if isinstance(backbone, TimmBackbone):
         return backbone.model, backbone.settings()

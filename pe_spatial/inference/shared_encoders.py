@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pe_spatial.backbones import PEBackbone
+from pe_spatial.backbones import PEBackbone, TimmBackbone
 from pe_spatial.common.trees import divergences, short
 
 _AFTER_BLOCKS = ("ln_post", "attn_pool", "proj")  # what follows the last block; maps without the norm do not need it
@@ -25,6 +25,11 @@ def why_not_shared(model: nn.Module) -> str | None:
         )
     if not isinstance(getattr(backbone, "layers", None), tuple):
         return f"its backbone is a {type(backbone).__name__}, which does not say which layers its maps are of"
+    if hasattr(model, "shared_layers") and not isinstance(backbone, PEBackbone):
+        return (
+            f"it runs the last blocks of its encoder itself, and of a {type(backbone).__name__} whole passes alone are "
+            "shared"
+        )
     return None
 
 
@@ -68,6 +73,8 @@ def what_was_trained(backbone: Any) -> str | None:  # noqa: ANN401 - any backbon
 
 def options_of(backbone: Any, settings: Mapping[str, Any]) -> dict[str, Any]:  # noqa: ANN401 - any backbone
     """The options that change what an encoder computes, by their names in a config."""
+    if isinstance(backbone, TimmBackbone):
+        return backbone.settings()
     if not isinstance(backbone, PEBackbone):
         return {name: value for name, value in settings.items() if name not in _OF_TRAINING}
     encoder = backbone.encoder

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from pe_spatial.backbones import PEBackbone
 from pe_spatial.common.errors import UserError
 from pe_spatial.inference.predictor import Predictor
 from pe_spatial.inference.shared_encoders import (
@@ -181,9 +182,11 @@ class Sharing:
         for each, encoder in ((name, backbone), (group.lead, group.backbone)):
             trained = what_was_trained(encoder)
             if trained is not None:
+                # encoder_from takes runs with a Perception Encoder
+                taken = "the other head with --encoder-from that run, or " * isinstance(encoder, PEBackbone)
                 return (
-                    f"{different}; the encoder of {each} was {trained} in its run: train the other head with "
-                    f"--encoder-from that run, or {each} with model.backbone.frozen=true"
+                    f"{different}; the encoder of {each} was {trained} in its run: train {taken}{each} with "
+                    "model.backbone.frozen=true"
                 )
         return different
 

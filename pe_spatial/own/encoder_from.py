@@ -107,7 +107,10 @@ def borrow(request: Request) -> tuple[Request, Borrowed]:
 
 def _require_usable(backbone: Mapping[str, Any], path: Path) -> None:
     if backbone.get("type") != "PEBackbone":
-        raise OptionError(f"{path}: its backbone is {backbone.get('type')}; encoder_from takes runs with a PEBackbone")
+        raise OptionError(
+            f"{path}: its backbone is {backbone.get('type')}; encoder_from takes runs with a PEBackbone; a head on the "
+            "same frozen encoder of timm can share its pass too: name it with encoder and weights"
+        )
     if backbone.get("lora") is not None:
         raise OptionError(
             f"{path}: its encoder has adapters (LoRA); put them into it first, and take the file that results: "

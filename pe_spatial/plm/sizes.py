@@ -105,6 +105,11 @@ class _Fields:
             raise WeightsError(f"{self.path}: {self.name}{name} is {str(value)[:60]!r}, not a positive integer")
         return value
 
+    def flag(self, name: str) -> bool | None:
+        """Yes or no; None where it is neither."""
+        value = self.values.get(name)
+        return value if isinstance(value, bool) else None
+
     def mode(self, name: str) -> str | None:
         """A way to cut pictures; None where it is not said."""
         value = self.values.get(name)
@@ -125,13 +130,12 @@ def _transformers(content: _Fields, folder: Path) -> Sizes:
     arguments = vision.part("model_args")
     base = _architecture(vision.values.get("architecture"))
     reference = arguments.number("ref_feat_shape") or (base.grid_size if base else None)
-    cls_token = content.values.get("vision_use_cls_token")
     stated = _known(
         width=arguments.number("embed_dim"),
         depth=arguments.number("depth"),
         patch_size=arguments.number("patch_size"),
         image_size=arguments.number("img_size"),
-        cls_token=cls_token if isinstance(cls_token, bool) else None,
+        cls_token=content.flag("vision_use_cls_token"),
     )
     options: dict[str, Any] = {}
     for name in _PROCESSORS:
@@ -155,13 +159,12 @@ def _official(content: _Fields) -> Sizes:
     vision = model.part("vision_model")
     if not vision.values:
         raise WeightsError(f"{content.path} describes no vision model (model.vision_model); name that of a PLM")
-    cls_token = vision.values.get("use_cls_token")
     stated = _known(
         width=vision.number("width"),
         depth=vision.number("layers"),
         patch_size=vision.number("patch_size"),
         image_size=vision.number("image_size"),
-        cls_token=cls_token if isinstance(cls_token, bool) else None,
+        cls_token=vision.flag("use_cls_token"),
     )
     options = _known(
         mode=data.mode("vision_input_type"),

@@ -75,7 +75,7 @@ def test_an_encoder_of_timm_has_the_same_option():
     pytest.importorskip("timm")
     from pe_spatial.backbones.timm_backbone import TimmBackbone
 
-    options = {"options": {"embed_dim": 24, "depth": 2, "num_heads": 2}, "img_size": 56}
+    options = {"options": {"embed_dim": 24, "depth": 2, "num_heads": 2}, "img_size": 64}
     backbone = TimmBackbone(
         "vit_tiny_patch16_224", **options, frozen=True, upsampling={"type": "bilinear", "stride": 4}
     )

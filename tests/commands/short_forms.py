@@ -136,6 +136,8 @@ visualize --encoder --image-size --input --output --weights
     --encoder tiny --weights none --input photos --output seen_folder --image-size 64 --device cpu
 visualize --encoder --input --layers --output
     --encoder tiny --weights none --input photos/a1.png --output seen_l --layers 1,2 --device cpu
+visualize --encoder --input --layers --output --point --weights
+    --encoder tiny --weights none --input photos/a1.png --output seen_w --layers 1,2 --point 10,8 --device cpu
 visualize --encoder --input --layers --output --point
     --encoder tiny --weights none --input photos/a1.png --output seen_lp --layers 1,2 --point 10,8 --device
     cpu
@@ -317,8 +319,6 @@ tools/dev/measure_fine_maps.py --data --encoder --strides
     needs a sample of COCO; test_measure_fine_maps.py tests its judgment
 tools/dev/measure_fine_maps.py --data --encoder --strides --weights
     needs a sample of COCO; test_measure_fine_maps.py tests its judgment
-tools/dev/measure_fine_maps.py --data --strides --weights
-    needs a trained encoder; test_measure_fine_maps.py tests its judgment
 tools/dev/real_encoder.py
     needs a package of 90 MB; tests/real_weights run it
 tools/dev/measure_planner.py

@@ -8,8 +8,8 @@ import torch
 from mmengine.registry import MODELS
 from PIL import Image
 from small_checkpoints import save_depth_model, save_detector
+from small_core import WIDER, lively_core
 
-from pe_spatial.backbones import PECore
 from pe_spatial.backbones.text import save_core
 from pe_spatial.commands.shell import run_command
 from pe_spatial.segmentation.predictor import SegmentationPredictor
@@ -17,32 +17,13 @@ from pe_spatial.training.checkpoint import save_checkpoint
 from pe_spatial.training.checkpoint_hook import describe
 
 pytest.importorskip("ftfy")
-SHAPE = {
-    "name": "tiny",
-    "patch_size": 8,
-    "width": 16,
-    "depth": 2,
-    "heads": 2,
-    "mlp_ratio": 2,
-    "image_size": 32,
-    "cls_token": True,
-    "ln_post": True,
-    "attn_pool": True,
-    "output_dim": 12,
-    "text": {"context": 16, "width": 16, "depth": 1, "heads": 2},
-}
 WORDS = "road, set {of} things, sky"
 
 
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory):
-    torch.manual_seed(1)
-    model = PECore(SHAPE)
-    for parameter in model.parameters():
-        if parameter.ndim > 1:
-            torch.nn.init.normal_(parameter, std=0.25)
     folder = tmp_path_factory.mktemp("encoder")
-    save_core(model, folder)
+    save_core(lively_core(WIDER, 1), folder)
     return folder
 
 
@@ -168,8 +149,8 @@ def test_a_prompt_that_is_too_long_is_cut_and_said_once(encoder, photos, tmp_pat
 
 def test_a_trained_head_finds_any_words(encoder, photos, tmp_path, capsys):
     """Its checkpoint names no classes, for it was trained on captions."""
-    maps = {"type": "TextAlignedHead", "core": {"variant": SHAPE}, "caption_loss": {}}
-    maps |= {"backbone": {"type": "PEBackbone", "variant": SHAPE}}
+    maps = {"type": "TextAlignedHead", "core": {"variant": WIDER}, "caption_loss": {}}
+    maps |= {"backbone": {"type": "PEBackbone", "variant": WIDER}}
     config = {
         "model": {"type": "OpenVocabularySegmentor", "maps": maps},
         "custom_imports": {"imports": ["pe_spatial.segmentation"]},
@@ -241,7 +222,7 @@ def test_a_config_alone_is_scored_by_the_usual_metric(encoder, data, tmp_path):
 
     configs = Path(__file__).parents[2] / "configs"
     config = tmp_path / "words.yaml"
-    config.write_text(CONFIG.format(configs=configs, shape=json.dumps(SHAPE), encoder=encoder))
+    config.write_text(CONFIG.format(configs=configs, shape=json.dumps(WIDER), encoder=encoder))
     output = tmp_path / "out"
     arguments = ["--config", str(config), "--output", str(output), "--device", "cpu", "_image_size=64"]
     assert run_command("eval", arguments) == 0

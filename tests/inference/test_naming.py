@@ -8,8 +8,8 @@ import torch
 from mmengine.registry import MODELS
 from mmengine.structures import BaseDataElement, InstanceData
 from PIL import Image
+from small_core import TINY, lively_core
 
-from pe_spatial.backbones import PECore
 from pe_spatial.backbones.text import Prompts, class_vectors, save_core
 from pe_spatial.commands.shell import run_command
 from pe_spatial.common.errors import OptionError
@@ -18,31 +18,13 @@ from pe_spatial.training.checkpoint import save_checkpoint
 from pe_spatial.training.checkpoint_hook import describe
 
 pytest.importorskip("ftfy")
-SHAPE = {
-    "name": "tiny",
-    "patch_size": 8,
-    "width": 16,
-    "depth": 1,
-    "heads": 2,
-    "mlp_ratio": 2,
-    "image_size": 32,
-    "cls_token": False,
-    "ln_post": True,
-    "attn_pool": True,
-    "output_dim": 12,
-    "text": {"context": 16, "width": 16, "depth": 1, "heads": 2},
-}
+SHAPE = {**TINY, "image_size": 32, "cls_token": False}
 WORDS = ("mug", "plate", "spoon")
 
 
 @pytest.fixture(scope="module")
 def core():
-    torch.manual_seed(3)
-    model = PECore(SHAPE)
-    for parameter in model.parameters():
-        if parameter.ndim > 1:
-            torch.nn.init.normal_(parameter, std=0.25)
-    return model
+    return lively_core(SHAPE, 3)
 
 
 @pytest.fixture

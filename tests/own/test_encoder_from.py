@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from shared_models import save_shared
 from small_segmenters import save_photos
 
 import pe_spatial
@@ -71,6 +72,17 @@ def test_the_printed_config_is_the_run(place, tmp_path):
 def test_what_trains_the_encoder_takes_no_run(place):
     with pytest.raises(OptionError, match="alignment trains the encoder itself"):
         composed(place, "alignment")
+
+
+def test_a_run_on_an_encoder_of_timm_is_refused_in_a_line(place, tmp_path, capsys):
+    pytest.importorskip("timm")
+    backbone = {"type": "TimmBackbone", "model": "test_vit", "variant": None}
+    run = save_shared(tmp_path / "seg.pth", "seg", backbone=backbone, preprocessor={"size_divisor": 16})
+    words = ["depth", "--data", str(place / "drawn"), "--encoder-from", str(run), "--output", str(tmp_path / "out")]
+    assert run_command("train", words) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "its backbone is TimmBackbone; encoder_from takes runs with a PEBackbone" in line
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(

@@ -7,45 +7,26 @@ import pytest
 import torch
 from mmengine.registry import MODELS
 from mmengine.structures import BaseDataElement
+from small_core import WIDER, lively_core
 
 import pe_spatial.segmentation  # noqa: F401 - registers the models
-from pe_spatial.backbones import PECore
 from pe_spatial.backbones.text import Prompts, TextAlignedMap, class_vectors
 from pe_spatial.backbones.text.tokenizer import open_tokenizer
 from pe_spatial.common.errors import ConfigError, MissingPackage, OptionError
 from pe_spatial.segmentation.windows import slide
 
 pytest.importorskip("ftfy")
-SHAPE = {
-    "name": "tiny",
-    "patch_size": 8,
-    "width": 16,
-    "depth": 2,
-    "heads": 2,
-    "mlp_ratio": 2,
-    "image_size": 32,
-    "cls_token": True,
-    "ln_post": True,
-    "attn_pool": True,
-    "output_dim": 12,
-    "text": {"context": 16, "width": 16, "depth": 1, "heads": 2},
-}
 WORDS = ("road", "set {of} things", "sky", "tree")
 
 
 @pytest.fixture(scope="module")
 def core():
-    torch.manual_seed(1)
-    model = PECore(SHAPE)
-    for parameter in model.parameters():
-        if parameter.ndim > 1:
-            torch.nn.init.normal_(parameter, std=0.25)
-    return model
+    return lively_core(WIDER, 1)
 
 
 def build(core, **options):
     options = {"classes": WORDS, **options}
-    model = MODELS.build({"type": "OpenVocabularySegmentor", "maps": {"core": {"variant": SHAPE}}, **options})
+    model = MODELS.build({"type": "OpenVocabularySegmentor", "maps": {"core": {"variant": WIDER}}, **options})
     model.maps.core.load_state_dict(core.state_dict())
     return model.eval()
 

@@ -7,27 +7,23 @@ import pytest
 import torch
 from mmengine.structures import BaseDataElement
 from PIL import Image
-from test_open_vocabulary import SHAPE, images
+from small_core import WIDER, lively_core
+from test_open_vocabulary import images
 
-from pe_spatial.backbones.text import PECore, TextAlignedHead, TextAlignedMap
+from pe_spatial.backbones.text import TextAlignedHead, TextAlignedMap
 from pe_spatial.common.errors import AnnotationError, ConfigError, OptionError
 from pe_spatial.data import CaptionedPictures, PackSample
 from pe_spatial.segmentation import OpenVocabularySegmentor
 from pe_spatial.training.config import load_config
 from pe_spatial.zero_shot.training import SMALL_CORE
 
-SPATIAL = {**{key: SHAPE[key] for key in ("width", "depth", "heads", "mlp_ratio")}, "name": "spatial", "patch_size": 4}
+SPATIAL = {**{key: WIDER[key] for key in ("width", "depth", "heads", "mlp_ratio")}, "name": "spatial", "patch_size": 4}
 BACKBONE = {"type": "PEBackbone", "variant": {**SPATIAL, "image_size": 16, "cls_token": False}}
 
 
 @pytest.fixture(scope="module")
 def core():
-    torch.manual_seed(2)
-    model = PECore(SHAPE)
-    for parameter in model.parameters():
-        if parameter.ndim > 1:
-            torch.nn.init.normal_(parameter, std=0.25)
-    return model
+    return lively_core(WIDER, 2)
 
 
 def build(core, **losses):
@@ -87,7 +83,7 @@ def test_captions_are_told_apart_and_equal_ones_are_equal_targets(core):
 
 def test_the_segmenter_hands_the_captions_of_samples_on(core):
     pytest.importorskip("ftfy")
-    maps = {"type": "TextAlignedHead", "core": {"variant": SHAPE}, "backbone": BACKBONE, "caption_loss": {}}
+    maps = {"type": "TextAlignedHead", "core": {"variant": WIDER}, "backbone": BACKBONE, "caption_loss": {}}
     model = OpenVocabularySegmentor(maps, classes=["cat", "dog"])
     samples = [BaseDataElement(metainfo={"captions": (text,)}) for text in ("a cat", "a dog")]
     losses = model(images(16, 16), samples, mode="loss")

@@ -45,7 +45,7 @@ def evaluate_layers(
         raise ConfigError(f"test_dataloader.dataset is {type(dataset).__name__}; matching takes Photographs")
     homographies = dataset.homographies
     errors: list[list[NDArray[np.float64]]] = [[] for _ in layers]
-    strides = [int(stride) for stride in tracker.backbone.strides]  # type: ignore[union-attr]
+    strides = [int(stride) for stride in tracker.backbone.strides]
     for index in range(len(dataset)):
         record = dataset.get_data_info(index)
         picture = homographies.square(_pixels(record))
