@@ -25,7 +25,7 @@ USES = {
 
 
 def registered_backbones():
-    """Every backbone in the registry that is built from a variant; `test_timm_backbone` and `test_raw_color` test others."""
+    """Every backbone that is built from a variant; `test_timm_backbone` and `test_raw_color` test the others."""
     modules = {kind for kind in MODELS.module_dict.values() if kind.__module__.startswith("pe_spatial.backbones")}
     kinds = (kind for kind in modules if hasattr(kind, "layer_of") and "variant" in signature(kind).parameters)
     return sorted(kinds, key=lambda kind: kind.__name__)
