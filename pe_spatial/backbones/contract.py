@@ -112,7 +112,10 @@ def sketch(settings: Mapping[str, Any], **changes: Any) -> Any:  # noqa: ANN401 
         **changes: Settings to replace.
     """
     unweighted = {key: value for key, value in (("weights", None), ("upsampling", "bilinear")) if key in settings}
-    with torch.device("meta"):
+    with (
+        torch.random.fork_rng(devices=[]),
+        torch.device("meta"),
+    ):  # what is built afterwards has the numbers that it had
         return build_backbone({**settings, **unweighted, **changes}, "a sketch")
 
 

@@ -94,9 +94,9 @@ def test_attention_is_counted_as_the_plain_formula_does():
     weights = []
     original = F.scaled_dot_product_attention
 
-    def spy(q, k, v, attn_mask=None):
+    def spy(q, k, v, attn_mask=None, is_causal=False):
         weights.append((q @ k.mT / q.shape[-1] ** 0.5).softmax(-1).mean(1))
-        return original(q, k, v, attn_mask=attn_mask)
+        return original(q, k, v, attn_mask=attn_mask, is_causal=is_causal)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(F, "scaled_dot_product_attention", spy)

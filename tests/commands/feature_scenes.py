@@ -32,6 +32,7 @@ def child(source, output, *options, log=None, errors=None, sabotage=None):
             return load(self, picture, *channels)
 
         FeatureExtractor.load = noted
+    sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - what it inherits may be a file that is too large for `sabotage`
     if errors is not None:
         sys.stderr = errors.open("w")
     if sabotage is not None:

@@ -100,9 +100,13 @@ def test_a_video_gives_a_video(checkpoint, tmp_path):
     [
         ("nowhere", (), "no image or video there"),
         ("photos", ("--threshold", "2"), "threshold 2.0 is no score"),
-        ("photos", ("--checkpoint", "nothing.pth"), "no such checkpoint"),
     ],
 )
 def test_mistakes_are_named(checkpoint, photos, tmp_path, capsys, source, options, message):
     assert run(checkpoint, photos.parent / source, tmp_path / "out", *options) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_checkpoint_that_is_not_there_is_named(photos, tmp_path, capsys):
+    assert run("nothing.pth", photos, tmp_path / "out") == 2
+    assert "no such checkpoint" in capsys.readouterr().err

@@ -21,7 +21,7 @@ LOSSES = [{"type": "ScaleInvariantLogLoss"}, {"type": "MultiScaleGradientLoss"}]
 class PixelBackbone(nn.Module):
     """Every pixel is its own map cell: what lies beside it, padding for instance, cannot matter."""
 
-    channels, strides = (3,), (1,)
+    channels, strides, patch_size = (3,), (1,), 1
 
     def forward(self, x):
         return (x,)

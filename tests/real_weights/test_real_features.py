@@ -114,7 +114,7 @@ def test_a_linear_probe_learns_classes_that_colors_do_not_tell(vit_s14):
 
     def miou(name, weights):
         encoder = measure_fine_maps.encoder_of(name, weights)
-        parts = (list(measure_fine_maps.read_part(encoder, COCO, f"{part}2017", 16)) for part in ("train", "val"))
+        parts = (list(measure_fine_maps.read_part(encoder, COCO, f"{part}2017", 8)) for part in ("train", "val"))
         train, val = parts
         probe = measure_fine_maps.train_probe(train, seed=0)
         return measure_fine_maps.judge(encoder, val, [probe], "bilinear")[0].miou

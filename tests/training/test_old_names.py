@@ -3,8 +3,9 @@
 import json
 
 import pytest
+from mmengine.registry import MODELS
 
-import pe_spatial.tracking
+import pe_spatial.tracking  # noqa: F401 - registers
 from pe_spatial.training import old_names
 from pe_spatial.training.checkpoint import read_config
 from pe_spatial.training.config import load_config
@@ -99,4 +100,4 @@ def test_every_new_name_exists():
     for old, new in old_names.RECIPES.items():
         assert find_config(old).stem == new
     for name in old_names.TYPES.values():
-        assert hasattr(pe_spatial.tracking, name)
+        assert name in MODELS.module_dict
