@@ -19,7 +19,7 @@ from pe_spatial.alignment.global_tokens import watch_global_tokens
 from pe_spatial.alignment.losses import locality_loss, semantic_loss, target_similarity
 from pe_spatial.alignment.teachers import Teacher
 from pe_spatial.backbones import PEBackbone
-from pe_spatial.backbones.contract import build_backbone, grid_of, with_statistics
+from pe_spatial.backbones.contract import build_backbone, grid_of, renormalize, with_statistics
 from pe_spatial.backbones.fine_maps import require_patches
 from pe_spatial.common.errors import ConfigError, require_choice, suggest
 from pe_spatial.common.parts import ModalModel
@@ -170,9 +170,7 @@ class SpatialAlignment(ModalModel):
     def _targets(self, inputs: Tensor, data_samples: Sequence[BaseDataElement]) -> dict[str, Tensor]:
         """Tokens [B, N, K] of every teacher."""
         grid = grid_of(self.student, inputs)
-        if not self.student.free_statistics:  # teachers take images that are normalized as PE's
-            mean, std = (inputs.new_tensor(getattr(self.student, key)).view(3, 1, 1) for key in ("mean", "std"))
-            inputs = (inputs * std + mean - 127.5) / 127.5
+        inputs = renormalize(inputs, self.student, None)  # teachers take images that are normalized as PE's
         targets = {}
         for name, teacher in self.teachers.items():
             features = teacher(inputs, data_samples, grid)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pe_spatial.backbones import EncoderConfig
-from pe_spatial.backbones.contract import build_backbone, sketch
+from pe_spatial.backbones.contract import build_backbone, fit_to_grid, renormalize, sketch
 from pe_spatial.backbones.vit import resolve_blocks
 from pe_spatial.common.errors import OptionError, require_choice
 from pe_spatial.data import require_bitmaps
@@ -84,8 +84,6 @@ class EncoderTeacher(Teacher):
     """
 
     default_layer: int | float = -1
-    scale: Tensor
-    shift: Tensor
 
     def __init__(
         self,
@@ -106,21 +104,12 @@ class EncoderTeacher(Teacher):
         if hasattr(encoder, "drop_unused"):
             encoder.drop_unused()
         self.backbone = encoder.to(getattr(torch, dtype))
-        # from images that are normalized as PE's to those of the encoder: (127.5 x + 127.5 - mean) / std
-        mean, std = (torch.tensor(getattr(encoder, key)).view(3, 1, 1) for key in ("mean", "std"))
-        self.register_buffer("scale", 127.5 / std, persistent=False)
-        self.register_buffer("shift", (127.5 - mean) / std, persistent=False)
         self.train()
 
     def forward(self, inputs: Tensor, data_samples: Sequence[BaseDataElement], grid: tuple[int, int]) -> Tensor:
         """See `Teacher.forward`; K is the width of the encoder."""
-        size = tuple(cells * self.backbone.strides[0] for cells in grid)
-        if tuple(inputs.shape[-2:]) != size:
-            inputs = F.interpolate(inputs, size, mode="bilinear", antialias=True, align_corners=False)
-        dtype = next(self.backbone.parameters()).dtype
-        if not self.backbone.free_statistics:
-            inputs = inputs * self.scale + self.shift
-        return self.backbone(inputs.to(dtype))[0]
+        inputs = renormalize(fit_to_grid(inputs, grid, self.backbone.strides[0]), None, self.backbone)
+        return self.backbone(inputs.to(next(self.backbone.parameters()).dtype))[0]
 
 
 @MODELS.register_module()

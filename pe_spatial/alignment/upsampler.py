@@ -21,6 +21,7 @@ from mmengine.structures import BaseDataElement
 from torch import Tensor
 from torch.nn import functional as F
 
+from pe_spatial.backbones.contract import build_backbone, with_statistics
 from pe_spatial.backbones.fine_maps import build_upsampler, require_patches, save_upsampler
 from pe_spatial.backbones.upsampling import LearnedUpsampler
 from pe_spatial.common.errors import ConfigError, OptionError
@@ -40,7 +41,7 @@ class UpsamplerTraining(ModalModel):
         data_preprocessor: Config of the batch preparation.
 
     Raises:
-        ConfigError: A backbone that is trained or has upsampling.
+        ConfigError: A backbone that is trained or has upsampling, or statistics that are not its own.
         OptionError: A reduction below 2.
     """
 
@@ -53,12 +54,13 @@ class UpsamplerTraining(ModalModel):
         reduction: int = 4,
         data_preprocessor: Mapping[str, Any] | None = None,
     ) -> None:
-        super().__init__(data_preprocessor or {"type": "DensePreprocessor"})
+        module = build_backbone(backbone, type(self).__name__)
+        super().__init__(with_statistics(data_preprocessor or {"type": "DensePreprocessor"}, module))
         if not isinstance(reduction, int) or reduction < 2:
             raise OptionError(
                 f"reduction {reduction} is no whole number of at least 2; 4 compares at a quarter of a patch"
             )
-        self.backbone = MODELS.build(dict(backbone))
+        self.backbone = module
         if any(parameter.requires_grad for parameter in self.backbone.parameters()):
             raise ConfigError("an upsampler belongs to one encoder, which must not change: set backbone.frozen: true")
         require_patches(self.backbone, type(self).__name__)

@@ -10,10 +10,12 @@ from typing import Any, Literal
 import torch
 from mmengine.registry import MODELS
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from pe_spatial.common.errors import ConfigError, OptionError, few
 
 _ATTRIBUTES = ("channels", "strides")  # what all models ask; patch_size and layer_of are asked by some
+PE_STATISTICS = (127.5, 127.5, 127.5)  # PE's mean and its deviation, per channel, on the scale 0…255
 _SAME = 1.0  # gray level; the official detectors round 127.5 to 127
 
 
@@ -104,6 +106,33 @@ def grid_of(backbone: Any, x: Tensor) -> tuple[int, int]:  # noqa: ANN401 - any 
     return H // patch, W // patch
 
 
+def fit_to_grid(images: Tensor, grid: tuple[int, int], patch_size: int) -> Tensor:
+    """Images [B, 3, H, W] at the size of which an encoder makes a grid of tokens (h, w)."""
+    size = [cells * patch_size for cells in grid]
+    if list(images.shape[-2:]) == size:
+        return images
+    return F.interpolate(images, size, mode="bilinear", antialias=True, align_corners=False)
+
+
+def renormalize(images: Tensor, given: Any, wanted: Any) -> Tensor:  # noqa: ANN401 - any registered backbones
+    """Images [B, 3, H, W] that are normalized for one encoder, as another one takes them.
+
+    Args:
+        images: x = (pixels - mean) / std by the statistics of `given`.
+        given: A backbone; None, or one without statistics, stands for PE's.
+        wanted: Another, likewise.
+    """
+    (mean, std), (other_mean, other_std) = (
+        [tuple(getattr(backbone, key, PE_STATISTICS)) for key in ("mean", "std")] for backbone in (given, wanted)
+    )
+    if (mean, std) == (other_mean, other_std):
+        return images
+    mean, std, other_mean, other_std = (
+        images.new_tensor(values).view(3, 1, 1) for values in (mean, std, other_mean, other_std)
+    )
+    return (images * std + mean - other_mean) / other_std
+
+
 def sketch(settings: Mapping[str, Any], **changes: Any) -> Any:  # noqa: ANN401 - any registered backbone
     """The backbone of a config without memory, weights and upsampling, to ask it what it is.
 
@@ -112,10 +141,8 @@ def sketch(settings: Mapping[str, Any], **changes: Any) -> Any:  # noqa: ANN401 
         **changes: Settings to replace.
     """
     unweighted = {key: value for key, value in (("weights", None), ("upsampling", "bilinear")) if key in settings}
-    with (
-        torch.random.fork_rng(devices=[]),
-        torch.device("meta"),
-    ):  # what is built afterwards has the numbers that it had
+    # a sketch draws no random numbers that what is built afterwards would have drawn
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
         return build_backbone({**settings, **unweighted, **changes}, "a sketch")
 
 

@@ -22,18 +22,18 @@ mistake in the command or the files, 130 interrupted (what was done is written).
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pe_spatial.commands.encoder_options import add_core
 from pe_spatial.commands.options import add_shared, positive
-from pe_spatial.commands.predict import find_files, is_first, part_of, predict, report
-from pe_spatial.common.console import print_note
+from pe_spatial.commands.predict import find_files, finish, part_of, pictures_in, predict
 
 if TYPE_CHECKING:
     from pe_spatial.backbones.text import Prompts
     from pe_spatial.common.sources import Entry
+    from pe_spatial.zero_shot.results import ClassificationWriter
 
 NONE = "none"
 
@@ -74,12 +74,7 @@ def run(options: argparse.Namespace) -> int:
     writer = ClassificationWriter(records, output_stems(files), prompts.classes, options.top_k, truth, options)
     chosen = part.of(list(files)[: options.limit])
     failed = predict(classifier, writer, {name: files[name] for name in chosen}, len)
-    if is_first():
-        _report(options, writer.evaluation())
-        report(failed, options.output)
-        if left_out:
-            print_note(left_out)
-    return 1 if failed else 0
+    return finish(_lines(options, writer), failed, options.output, left_out)
 
 
 def _inputs(options: argparse.Namespace) -> tuple[dict[str, Entry], dict[Path, str], str]:
@@ -138,11 +133,11 @@ def _description(options: argparse.Namespace, prompts: Prompts) -> dict[str, Any
     }
 
 
-def _report(options: argparse.Namespace, score: Mapping[str, Any] | None) -> None:
-    from pe_spatial.zero_shot.results import TABLE, ClassificationWriter, score_lines
+def _lines(options: argparse.Namespace, writer: ClassificationWriter) -> Iterator[str]:
+    """What was written, and the score; it is computed by the process that says it."""
+    from pe_spatial.zero_shot.results import TABLE, score_lines
 
-    place = options.output / ClassificationWriter.result
-    drawn = "" if options.no_pictures else f" and pictures to {options.output / 'pictures'}"
-    print(f"wrote {place} and {options.output / TABLE}{drawn}")
-    if score:
-        print("\n".join(score_lines(score, place)))
+    place = options.output / writer.result
+    yield f"wrote {place} and {options.output / TABLE}{pictures_in(options.output, options)}"
+    if score := writer.evaluation():
+        yield from score_lines(score, place)

@@ -29,8 +29,8 @@ from typing import TYPE_CHECKING
 
 from pe_spatial.commands.encoder_options import add_encoder, check_encoder, open_extractor
 from pe_spatial.commands.options import CommandParser, add_shared, positive
-from pe_spatial.commands.predict import find_files, gather, is_first, keeping_results, part_of, report, shown
-from pe_spatial.common.console import print_note, progress
+from pe_spatial.commands.predict import find_files, finish, gather, is_first, keeping_results, part_of, shown
+from pe_spatial.common.console import progress
 
 if TYPE_CHECKING:
     from pe_spatial.common.records import Part
@@ -88,12 +88,7 @@ def run(options: argparse.Namespace) -> int:
     )
     check_format(options.format, extractor)
     failed = write_features(extractor, files, part, options)
-    if is_first():
-        print(f"wrote {options.output / LIST}")
-        report(failed, options.output)
-        if left_out:
-            print_note(left_out)
-    return 1 if failed else 0
+    return finish([f"wrote {options.output / LIST}"], failed, options.output, left_out)
 
 
 def write_features(

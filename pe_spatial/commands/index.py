@@ -31,8 +31,7 @@ from typing import TYPE_CHECKING, Any
 from pe_spatial.commands.encoder_options import add_core
 from pe_spatial.commands.features import extract
 from pe_spatial.commands.options import SHARED, add_shared, number_in, positive
-from pe_spatial.commands.predict import find_files, is_first, part_of, report
-from pe_spatial.common.console import print_note
+from pe_spatial.commands.predict import find_files, finish, is_first, part_of
 
 if TYPE_CHECKING:
     from pe_spatial.common.records import Part
@@ -67,12 +66,8 @@ def run(options: argparse.Namespace) -> int:
     settings = (options.batch_size, options.video_rows, options.every, options.frames, options.max_pixels)
     embedder = IndexEmbedder(model, *settings)
     failed = write_index(embedder, found, part, options)
-    if is_first():
-        print(f"wrote {options.output / 'index.json'}, embeddings.npy and rows.jsonl")
-        report(failed, options.output)
-        if left_out:
-            print_note(left_out)
-    return 1 if failed else 0
+    wrote = f"wrote {options.output / 'index.json'}, embeddings.npy and rows.jsonl"
+    return finish([wrote], failed, options.output, left_out)
 
 
 def write_index(

@@ -30,7 +30,7 @@ mistake in the command or the files, 130 interrupted (what was done is written).
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -120,15 +120,8 @@ def run(options: argparse.Namespace) -> int:
     predictor, writer, results = open_models(models, output_stems(files), options.must_share)
     names = list(files)[: options.limit]
     failed = predict(predictor, writer, {name: files[name] for name in part.of(names)})
-    if not is_first():
-        return 1 if failed else 0
-    for result in results:
-        drawn = "" if options.no_pictures else f" and pictures to {result.parent / 'pictures'}"
-        print(f"wrote {result}{drawn}")
-    report(failed, results[0].parent)
-    if left_out:
-        print_note(left_out)
-    return 1 if failed else 0
+    wrote = [f"wrote {result}{pictures_in(result.parent, options)}" for result in results]
+    return finish(wrote, failed, results[0].parent, left_out)
 
 
 def find_files(options: argparse.Namespace) -> tuple[dict[str, Entry], str]:
@@ -215,6 +208,29 @@ def shown(predictions: Iterator[Prediction], total: int | None) -> Iterator[Pred
         for prediction in predictions:
             yield prediction
             bar.advance(description=prediction.source.path.name)
+
+
+def pictures_in(output: Path, options: argparse.Namespace) -> str:
+    """What to add of the pictures, if there are any, to what was written into a folder."""
+    return "" if options.no_pictures else f" and pictures to {output / 'pictures'}"
+
+
+def finish(lines: Iterable[str], failed: Mapping[str, str], output: Path, left_out: str) -> int:
+    """Let the first process say how it ended; returns the exit status.
+
+    Args:
+        lines: What was written.
+        failed: Why files failed, by their names.
+        output: The folder of the results.
+        left_out: Of the input.
+    """
+    if is_first():
+        for line in lines:
+            print(line)
+        report(failed, output)
+        if left_out:
+            print_note(left_out)
+    return 1 if failed else 0
 
 
 def report(failed: Mapping[str, str], output: Path) -> None:

@@ -10,7 +10,7 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from pe_spatial.backbones import PEBackbone, TimmBackbone
-from pe_spatial.backbones.contract import all_layers, with_layers
+from pe_spatial.backbones.contract import PE_STATISTICS, all_layers, with_layers
 from pe_spatial.backbones.named import named_encoder
 from pe_spatial.backbones.variants import VARIANTS
 from pe_spatial.common.errors import ConfigError, OptionError, UnknownName, UserError, few, suggest
@@ -22,7 +22,6 @@ Layers = Sequence[int] | Literal["all"]
 
 POOLS = ("none", "mean", "cls", "attention")
 _CONTRACT = ("channels", "strides", "patch_size")
-_PIXELS = (127.5, 127.5, 127.5)  # PE's mean and deviation
 
 
 @dataclass(frozen=True)
@@ -125,7 +124,7 @@ def open_encoder(
     if isinstance(backbone, PEBackbone | TimmBackbone) and not isinstance(encoder, Mapping):
         backbone.norm = norm
         backbone.select_layers(backbone.layers)  # a norm may change the channels
-    mean, std = (preparation.get(key, getattr(backbone, key, _PIXELS)) for key in ("mean", "std"))
+    mean, std = (preparation.get(key, getattr(backbone, key, PE_STATISTICS)) for key in ("mean", "std"))
     size = getattr(backbone, "image_size", None)
     name, settings = _settings(backbone, given)
     return FrozenEncoder(backbone.eval().requires_grad_(False), name, settings, tuple(mean), tuple(std), size)

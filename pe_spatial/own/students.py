@@ -25,11 +25,6 @@ def student_settings(request: Request, model: Model, in_half: bool) -> dict[str,
         OptionError: Nothing to learn from; an image size that the patches do not divide; or as of `find_encoder`.
         FileNotFoundError, WeightsError, CheckpointError: As of `find_encoder`.
     """
-    if request.encoder_from is not None:
-        raise OptionError(
-            f"encoder_from {request.encoder_from}: an alignment trains an encoder and no head; name the run as its "
-            "teacher, or as weights to begin with"
-        )
     teacher = _teacher(request, model)
     variant: Any = teacher.variant
     if isinstance(variant, dict):

@@ -20,7 +20,6 @@ from pe_spatial.zero_shot.embedding import FRAMES, Embedder
 EMBEDDING = "embedding"
 # what a video becomes: a row for a frame now and then, or one row by either of the two official definitions
 VIDEO_ROWS = ("frames", "classification", "retrieval")
-DTYPES = ("fp32", "fp16")
 
 
 def open_model(

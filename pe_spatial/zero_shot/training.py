@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from pe_spatial.backbones.text import PECore, prepare_picture
+from pe_spatial.backbones.text.contrast import mutual_cross_entropy
 from pe_spatial.common.console import progress
 from pe_spatial.common.errors import require_positive
 from pe_spatial.demo.captions import SIDE, draw_caption, draw_described, draw_objects
@@ -97,8 +97,7 @@ def contrastive_loss(model: PECore, images: Tensor, texts: Sequence[str], truth:
         truth: Bool [B, B], True where the caption of the column is true of the scene of the row.
     """
     logits = model.logits(model.encode_image(images, normalize=True), model.encode_text(texts, normalize=True))
-    rows, columns = (F.normalize(table.float(), p=1, dim=1) for table in (truth, truth.T))
-    return (F.cross_entropy(logits, rows) + F.cross_entropy(logits.T, columns)) / 2
+    return mutual_cross_entropy(logits, truth)
 
 
 def rate(step: int, steps: int) -> float:

@@ -14,12 +14,12 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from pe_spatial.backbones.blocks import AttentionPool
+from pe_spatial.backbones.contract import fit_to_grid, renormalize
 from pe_spatial.backbones.text.affinity import BETA, GAMMA, check_affinity_options, proxy_affinity
 from pe_spatial.backbones.text.core import PECore
 from pe_spatial.backbones.vit import resolve_blocks
 from pe_spatial.common.errors import OptionError
 
-_PIXELS = (127.5, 127.5, 127.5)  # PE's mean and deviation
 Affinity = int | Mapping[str, Any] | nn.Module
 
 
@@ -158,13 +158,8 @@ class TextAlignedMap(nn.Module):
 
     def _proxy_map(self, images: Tensor, grid: tuple[int, int]) -> Tensor:
         """The map [B, C, h, w] of the other encoder, with its own normalization of the pixels."""
-        size = [cells * self.proxy.patch_size for cells in grid]
-        if list(images.shape[-2:]) != size:
-            images = F.interpolate(images, size, mode="bilinear", antialias=True, align_corners=False)
-        mean, std = (images.new_tensor(getattr(self.proxy, key, _PIXELS)).view(3, 1, 1) for key in ("mean", "std"))
-        if (mean != _PIXELS[0]).any() or (std != _PIXELS[0]).any():
-            images = (images * _PIXELS[0] + _PIXELS[0] - mean) / std
-        return self.proxy(images)[0]
+        images = fit_to_grid(images, grid, self.proxy.patch_size)
+        return self.proxy(renormalize(images, None, self.proxy))[0]
 
 
 def _values(pool: AttentionPool, tokens: Tensor) -> Tensor:

@@ -15,10 +15,12 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from pe_spatial.backbones.blocks import Block
+from pe_spatial.backbones.contract import fit_to_grid
 from pe_spatial.backbones.dense import PEBackbone
 from pe_spatial.backbones.fine_maps import require_patches
 from pe_spatial.backbones.rope import rotary_table
 from pe_spatial.backbones.text.aligned import TextAlignedMap
+from pe_spatial.backbones.text.contrast import mutual_cross_entropy
 from pe_spatial.backbones.text.core import PECore
 from pe_spatial.common.errors import ConfigError, OptionError, require_positive
 from pe_spatial.common.parts import build_options
@@ -170,10 +172,7 @@ class TextAlignedHead(nn.Module):
         assert options is not None  # `loss` asks  # noqa: S101
         affinity = self.backbone if options.affinity == "backbone" else options.affinity
         teacher = TextAlignedMap(self.core, affinity, options.beta, options.gamma)
-        size = [cells * teacher.patch_size for cells in features.shape[-2:]]
-        if list(images.shape[-2:]) != size:
-            images = F.interpolate(images, size, mode="bilinear", antialias=True, align_corners=False)
-        return teacher(images)
+        return teacher(fit_to_grid(images, (features.shape[-2], features.shape[-1]), teacher.patch_size))
 
     def _contrast(self, pooled: Tensor, captions: Sequence[str]) -> Tensor:
         """The mean of both cross entropies; equal captions are equal targets."""
@@ -181,5 +180,4 @@ class TextAlignedHead(nn.Module):
             texts = self.core.encode_text(list(captions), normalize=True).float()
         logits = self.core.logits(F.normalize(pooled.float(), dim=-1), texts)
         same = torch.tensor([[a == b for b in captions] for a in captions], device=logits.device)
-        target = F.normalize(same.float(), p=1, dim=1)
-        return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+        return mutual_cross_entropy(logits, same)
