@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -164,6 +164,21 @@ class PEBackbone(nn.Module):
         self.channels = (self.config.width,) * len(self.layers)
         stride = self.patch_size if self.upsampler is None else self.upsampler.stride
         self.strides = (stride,) * len(self.layers)
+
+    def settings(self) -> dict[str, Any]:
+        """What the maps depend on besides weights and layers, by the names of options."""
+        encoder, grid = self.encoder, self.config.grid_size
+        shape = {name: value for name, value in asdict(self.config).items() if name != "name"}
+        everywhere = [number for number, windowed in enumerate(encoder.windowed) if not windowed]
+        return {
+            "type": type(self).__name__,
+            **shape,
+            "window": encoder.window,
+            "global_blocks": everywhere if encoder.window is not None else [],
+            "rope": {None: "extrapolate", grid: "interpolate"}.get(encoder.rope_reference, encoder.rope_reference),
+            "pos_embed": encoder.pos_embed,
+            "norm": self.norm,
+        } | ({} if self.upsampler is None else {"upsampling": self.upsampler.settings()})
 
     @property
     def pools(self) -> tuple[str, ...]:

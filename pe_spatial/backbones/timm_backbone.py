@@ -10,7 +10,6 @@ from mmengine.logging import print_log
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from pe_spatial.backbones.contract import grid_of
 from pe_spatial.backbones.fine_maps import Upsampling, add_upsampler
 from pe_spatial.backbones.timm_models import (
     POSITION_MODES,
@@ -175,8 +174,12 @@ class TimmBackbone(nn.Module):
         Raises:
             OptionError: The model does not take this size.
         """
-        grid_of(self, x)  # which refuses sizes
         H, W = x.shape[-2:]
+        if H % self.patch_size or W % self.patch_size or min(H, W) < self.patch_size:
+            raise OptionError(
+                f"an image of {H} x {W} is not a multiple of {self.patch_size}, as {self.model} needs it; resize the "
+                f"images or pad them, for example with DensePreprocessor(size_divisor={self.patch_size})"
+            )
         order = sorted(set(self.layers))
         try:
             maps = intermediates(self.encoder, x, order, self.norm)

@@ -26,7 +26,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pe_spatial.commands.encoder_options import add_core
+from pe_spatial.commands.encoder_options import add_core, add_templates
 from pe_spatial.commands.options import add_shared, positive
 from pe_spatial.commands.predict import find_files, finish, part_of, pictures_in, predict
 
@@ -34,8 +34,6 @@ if TYPE_CHECKING:
     from pe_spatial.backbones.text import Prompts
     from pe_spatial.common.sources import Entry
     from pe_spatial.zero_shot.results import ClassificationWriter
-
-NONE = "none"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_shared(parser, *files, required=files)
     add = parser.add_argument
     add("--classes", metavar="NAMES", help="names with commas, a file with one per line, or imagenet")
-    add("--templates", metavar="FILE", default=NONE, help="sentences with {c} for the class; or imagenet")
+    add_templates(parser)
     add("--top-k", type=positive, default=5, metavar="N", help="classes that are written of each file")
     add("--evaluate", action="store_true", help="compare with the classes of folders or of a CSV")
     add("--frames", type=positive, default=8, metavar="N", help="of a video, from the first to the last")
@@ -116,19 +114,13 @@ def _truth(files: Mapping[str, Entry], names: Mapping[Path, str], prompts: Promp
 
 def _description(options: argparse.Namespace, prompts: Prompts) -> dict[str, Any]:
     """What two runs into one folder must have in common."""
-    import hashlib
+    from pe_spatial.backbones.text.runs import fingerprint_of, source_of
 
-    from pe_spatial.backbones.text.runs import RANDOM, source_of
-    from pe_spatial.backbones.weights import find
-    from pe_spatial.common.records import fingerprint
-
-    source = source_of(options.encoder, options.weights)
-    lists = hashlib.sha256(repr((prompts.classes, prompts.templates)).encode()).hexdigest()[:16]
     return {
         "task": "zero-shot classification",
         "model": options.encoder,
-        "weights": RANDOM if source is None else fingerprint(find(source)),
-        "prompts": f"{len(prompts.classes)} classes, {len(prompts.templates)} templates, {lists}",
+        "weights": fingerprint_of(source_of(options.encoder, options.weights)),
+        "prompts": f"{len(prompts.classes)} classes, {len(prompts.templates)} templates, {prompts.digest}",
         **{name: getattr(options, name) for name in ("top_k", "evaluate", "frames", "video_embedding")},
     }
 

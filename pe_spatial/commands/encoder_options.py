@@ -10,6 +10,8 @@ from pe_spatial.commands.options import CommandParser, add_shared
 if TYPE_CHECKING:
     from pe_spatial.features import FeatureExtractor
 
+NONE = "none"  # no templates, as in pe_spatial.zero_shot.lists, which loads torch
+
 
 def add_encoder(parser: CommandParser) -> None:
     """Add --encoder or --checkpoint, --weights and --layers."""
@@ -28,10 +30,17 @@ def add_encoder(parser: CommandParser) -> None:
     add_shared(parser, "--layers")
 
 
-def add_core(parser: argparse.ArgumentParser) -> None:
+def add_core(parser: argparse._ActionsContainer, required: bool = True) -> None:
     """Add --encoder and --weights as the commands with words take them."""
-    parser.add_argument("--encoder", required=True, metavar="NAME", help="a released PE-Core, or a folder with one")
+    parser.add_argument("--encoder", required=required, metavar="NAME", help="a released PE-Core, or a folder with one")
     parser.add_argument("--weights", metavar="PATH", help="other weights for it: a file, or 'none' for random ones")
+
+
+def add_templates(parser: argparse._ActionsContainer) -> None:
+    """Add --templates, the sentences around the names of classes."""
+    parser.add_argument(
+        "--templates", metavar="FILE", default=NONE, help="sentences with {c} for the name; or imagenet"
+    )
 
 
 def check_encoder(options: argparse.Namespace, parser: CommandParser) -> None:

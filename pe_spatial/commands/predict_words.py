@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pe_spatial.commands.encoder_options import NONE, add_core, add_templates
 from pe_spatial.commands.options import number_in
 from pe_spatial.common.errors import OptionError
 
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from pe_spatial.backbones.text import Prompts
     from pe_spatial.inference.predictor import Recipe
 
-NONE = "none"
 BACKGROUND = "background"
 # those that say nothing without --words, with what they are then
 DEFAULTS: dict[str, Any] = {"encoder": None, "weights": None, "templates": NONE, "affinity": None}
@@ -29,11 +28,11 @@ _LONGEST = 4096  # pixels of the longer side of thin pictures
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options, which all belong to --words."""
-    add = parser.add_argument_group("classes in words: of every pixel, or of the objects of --checkpoint").add_argument
+    group = parser.add_argument_group("classes in words: of every pixel, or of the objects of --checkpoint")
+    add = group.add_argument
     add("--words", metavar="NAMES", help="classes: names with commas, or a file with one per line")
-    add("--encoder", metavar="NAME", help="a released PE-Core, or a folder with one")
-    add("--weights", metavar="PATH", help="other weights for it: a file, or 'none' for random ones")
-    add("--templates", metavar="FILE", default=NONE, help="sentences with {c} for the word; or imagenet")
+    add_core(group, required=False)
+    add_templates(group)
     affinity = "which patches belong together: a released encoder, or the number of a block of --encoder"
     add("--affinity", metavar="NAME|BLOCK", help=affinity)
     add("--affinity-weights", metavar="PATH", help="other weights for the encoder of --affinity, or 'none'")
@@ -97,12 +96,12 @@ def overrides(options: argparse.Namespace, config: Mapping[str, Any], checkpoint
 
 def read_words(options: argparse.Namespace) -> tuple[Prompts, dict[str, Any]]:
     """The words that name objects, and what two runs into one folder must have in common of them."""
-    from pe_spatial.backbones.text.runs import source_of
+    from pe_spatial.backbones.text.runs import fingerprint_of, source_of
     from pe_spatial.zero_shot.lists import read_prompts
 
     prompts = read_prompts(options.words, options.templates)
-    source = source_of(options.encoder, options.weights)
-    described = {"named_by": options.encoder, "named_by_weights": _hash(source)}
+    weights = fingerprint_of(source_of(options.encoder, options.weights))
+    described = {"named_by": options.encoder, "named_by_weights": weights}
     return prompts, described | {"prompts": _lists(prompts)}
 
 
@@ -147,7 +146,8 @@ def recipe(options: argparse.Namespace) -> tuple[Recipe, dict[str, Any]]:
         "custom_imports": {"imports": ["pe_spatial.segmentation"]},
         "val_dataloader": {"dataset": {"pipeline": [*steps, {"type": "PackSample"}]}},
     }
-    return Recipe(options.encoder, config, {"classes": classes}), _description(options, prompts, len(words), source)
+    described = _description(options, prompts, len(words), source, affinity)
+    return Recipe(options.encoder, config, {"classes": classes}), described
 
 
 def _window(side: int, patch: int) -> dict[str, int]:
@@ -178,27 +178,26 @@ def _affinity(options: argparse.Namespace) -> int | dict[str, Any] | None:
     return {"type": "PEBackbone", "variant": name, "weights": None if weights == RANDOM else weights}
 
 
-def _description(options: argparse.Namespace, prompts: Prompts, words: int, source: str | None) -> dict[str, Any]:
+def _description(
+    options: argparse.Namespace,
+    prompts: Prompts,
+    words: int,
+    source: str | None,
+    affinity: int | dict[str, Any] | None,
+) -> dict[str, Any]:
     """Equal for two runs that give equal results."""
+    from pe_spatial.backbones.text.runs import fingerprint_of
+
     described: dict[str, Any] = {
         "model": options.encoder,
-        "weights": _hash(source),
+        "weights": fingerprint_of(source),
         "prompts": f"{words} classes, {_lists(prompts)}",
         **{name: getattr(options, name) for name in ("affinity", "beta", "gamma", "background_threshold")},
     }
-    if options.affinity is not None and not options.affinity.removeprefix("-").isdecimal():
-        weights = options.affinity_weights or options.affinity
-        described["affinity_weights"] = _hash(None if weights == NONE else weights)
+    if isinstance(affinity, dict):
+        described["affinity_weights"] = fingerprint_of(affinity["weights"])
     return described
 
 
 def _lists(prompts: Prompts) -> str:
-    lists = hashlib.sha256(repr((prompts.classes, prompts.templates)).encode()).hexdigest()[:16]
-    return f"{len(prompts.classes)} words, {len(prompts.templates)} templates, {lists}"
-
-
-def _hash(source: str | None) -> str:
-    from pe_spatial.backbones.weights import find
-    from pe_spatial.common.records import fingerprint
-
-    return NONE if source is None else fingerprint(find(source))
+    return f"{len(prompts.classes)} words, {len(prompts.templates)} templates, {prompts.digest}"

@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -186,11 +186,7 @@ def _select(backbone: Any, layers: Layers | None) -> None:  # noqa: ANN401 - its
 def _settings(backbone: nn.Module, given: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     """Its name, and what its features depend on besides weights and layers."""
     if isinstance(backbone, PEBackbone):
-        encoder, config = backbone.encoder, asdict(backbone.config)
-        options: dict[str, Any] = {"window": encoder.window, "windowed": encoder.windowed if encoder.window else None}
-        options |= {"rope": encoder.rope_reference, "pos_embed": encoder.pos_embed, "norm": backbone.norm}
-        options["upsampling"] = None if backbone.upsampler is None else backbone.upsampler.settings()
-        return config.pop("name"), {"type": "PEBackbone", **config, **options}
+        return backbone.config.name, backbone.settings()
     if isinstance(backbone, TimmBackbone):
         return backbone.model, backbone.settings()
     settings = {key: value for key, value in given.items() if key not in ("weights", "layers")}

@@ -1,7 +1,6 @@
 """Whether the encoders of two models are one and the same, frozen: what a shared pass rests on."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -77,19 +76,8 @@ def options_of(backbone: Any, settings: Mapping[str, Any]) -> dict[str, Any]:  #
         return backbone.settings()
     if not isinstance(backbone, PEBackbone):
         return {name: value for name, value in settings.items() if name not in _OF_TRAINING}
-    encoder = backbone.encoder
-    shape = {name: value for name, value in asdict(encoder.config).items() if name != "name"}
-    everywhere = [number for number, windowed in enumerate(encoder.windowed) if not windowed]
-    grid = encoder.config.grid_size
-    rope = {None: "extrapolate", grid: "interpolate"}.get(encoder.rope_reference, encoder.rope_reference)
-    return {
-        "type": "PEBackbone",
-        **shape,
-        "window": encoder.window,
-        "global_blocks": everywhere if encoder.window is not None else [],
-        "rope": rope,
-        "pos_embed": encoder.pos_embed,
-    }
+    # its encoder alone is shared: the norm and finer maps are made by each model itself
+    return {name: value for name, value in backbone.settings().items() if name not in ("norm", "upsampling")}
 
 
 def needed_weights(backbone: Any, last: int) -> dict[str, Tensor]:  # noqa: ANN401 - any backbone

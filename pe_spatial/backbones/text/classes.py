@@ -3,6 +3,7 @@
 Letters: K classes, T templates, D channels of a feature.
 """
 
+import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -63,6 +64,11 @@ class Prompts:
             raise OptionError(
                 f"{few(map(repr, ending))}: {END} ends a text for the model, wherever it stands; remove it"
             )
+
+    @property
+    def digest(self) -> str:
+        """16 digits that tell these lists from others."""
+        return hashlib.sha256(repr((self.classes, self.templates)).encode()).hexdigest()[:16]
 
     def of(self, name: str) -> list[str]:
         """The T prompts of a class."""

@@ -8,10 +8,12 @@ import torch
 
 from pe_spatial.backbones.text.core import PECore
 from pe_spatial.backbones.variants import VARIANTS
+from pe_spatial.backbones.weights.source import find
 from pe_spatial.common.devices import choose_device
 from pe_spatial.common.errors import ConfigError, OptionError, UnknownName, UnreadableFile, suggest
 from pe_spatial.common.files import write_json
 from pe_spatial.common.reading import read_json
+from pe_spatial.common.records import fingerprint
 from pe_spatial.common.tensors import write_tensor_file
 
 SHAPE_FILE = "pe_core.json"
@@ -59,6 +61,15 @@ def open_core(
         if isinstance(shape, str):
             raise
         raise UnreadableFile(f"{Path(encoder) / SHAPE_FILE} describes no PE-Core: {error}") from error
+
+
+def fingerprint_of(source: str | None) -> str:
+    """What tells the weights of `source_of`, or of any encoder, from others; "none" for random ones.
+
+    Raises:
+        FileNotFoundError: There are no such weights.
+    """
+    return RANDOM if source is None else fingerprint(find(source))
 
 
 def shape_of(encoder: str | Path) -> str | dict[str, Any]:
