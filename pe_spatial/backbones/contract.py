@@ -122,14 +122,12 @@ def renormalize(images: Tensor, given: Any, wanted: Any) -> Tensor:  # noqa: ANN
         given: A backbone; None, or one without statistics, stands for PE's.
         wanted: Another, likewise.
     """
-    (mean, std), (other_mean, other_std) = (
+    of_given, of_wanted = (
         [tuple(getattr(backbone, key, PE_STATISTICS)) for key in ("mean", "std")] for backbone in (given, wanted)
     )
-    if (mean, std) == (other_mean, other_std):
+    if of_given == of_wanted:
         return images
-    mean, std, other_mean, other_std = (
-        images.new_tensor(values).view(3, 1, 1) for values in (mean, std, other_mean, other_std)
-    )
+    mean, std, other_mean, other_std = (images.new_tensor(each).view(3, 1, 1) for each in (*of_given, *of_wanted))
     return (images * std + mean - other_mean) / other_std
 
 
