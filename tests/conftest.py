@@ -90,13 +90,15 @@ def small_files():
 
     @contextmanager
     def limit(size):
-        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        before, bytecode = resource.getrlimit(resource.RLIMIT_FSIZE), sys.dont_write_bytecode
         handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        sys.dont_write_bytecode = True  # Python does not notice that such a file is cut off, and reads it ever after
         resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
         try:
             yield
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, before)
+            sys.dont_write_bytecode = bytecode
             signal.signal(signal.SIGXFSZ, handler)
 
     return limit

@@ -190,6 +190,7 @@ def test_a_missing_package_is_named(photos, tmp_path, capsys, monkeypatch):
 def limit_files():
     """Every file may have so many bytes only, as on a disk that is full."""
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    sys.dont_write_bytecode = True  # Python does not notice that such a file is cut off, and reads it ever after
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))
 
 

@@ -3,8 +3,6 @@
 import errno
 import json
 import os
-import resource
-import signal
 import sys
 from pathlib import Path
 
@@ -152,19 +150,13 @@ def test_a_model_of_objects(photos, tmp_path):
 
 
 # --- a disk that fills up ---------------------------------------------------------------------------------------------
-def test_a_disk_that_fills_up(checkpoint, photos, tmp_path, capsys):
+def test_a_disk_that_fills_up(checkpoint, photos, tmp_path, capsys, small_files):
     """No file may grow beyond a limit, as on a full disk: it ends, nothing half-written remains, it goes on."""
     (photos / "more/broken.jpg").unlink()
     save_photos(photos, z__large=(240, 320))
     output = tmp_path / "out"
-    old_limit = resource.getrlimit(resource.RLIMIT_FSIZE)
-    old_handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, old_limit[1]))
-    try:
+    with small_files(60_000):
         assert run(checkpoint, photos, output, "--no-pictures", "--probabilities") == 2
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, old_limit)
-        signal.signal(signal.SIGXFSZ, old_handler)
     assert "free some space" in capsys.readouterr().err
     for path in output.rglob("*.png"):
         Image.open(path).load()  # complete

@@ -46,7 +46,7 @@ class PECore(TextTower):
 
     def __init__(self, variant: str | EncoderConfig | Mapping[str, Any], *, weights: str | None = None) -> None:
         config = get_variant(variant)
-        text, output_dim = _text_of(config)
+        text, output_dim = text_of(config)
         with torch.device("meta" if weights is not None else torch.get_default_device()):
             super().__init__(text, output_dim)
             self.visual = VisionTransformer(config)
@@ -128,7 +128,7 @@ def video_feature(frames: Tensor, definition: VideoDefinition) -> Tensor:
     return F.normalize(mean, dim=-1) if definition == "classification" else mean
 
 
-def _text_of(config: EncoderConfig) -> tuple[TextConfig, int]:
+def text_of(config: EncoderConfig) -> tuple[TextConfig, int]:
     """The text tower of an encoder and the channels of their features.
 
     Raises:

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from pe_spatial.backbones.text.core import PECore
+from pe_spatial.backbones.text.core import PECore, text_of
 from pe_spatial.backbones.variants import VARIANTS
 from pe_spatial.backbones.weights.source import find
 from pe_spatial.common.devices import choose_device
@@ -90,9 +90,12 @@ def source_of(encoder: str | Path, weights: str | Path | None = None) -> str | N
 
     Raises:
         UnknownName: There is no such encoder.
+        OptionError: It has no text tower; that is said before any weights are fetched.
     """
     folder = Path(encoder).expanduser()
-    if str(encoder) not in VARIANTS and not (folder / SHAPE_FILE).is_file():
+    if str(encoder) in VARIANTS:
+        text_of(VARIANTS[str(encoder)])
+    elif not (folder / SHAPE_FILE).is_file():
         raise UnknownName(
             f"no encoder is called {str(encoder)!r}, and no folder of that name has a {SHAPE_FILE}; "
             f"{suggest(str(encoder), [name for name, row in VARIANTS.items() if row.text])}"

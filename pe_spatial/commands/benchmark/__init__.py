@@ -256,12 +256,17 @@ def run(options: argparse.Namespace) -> int:
 
     options.device = str(choose_device(options.device))
     options.threads = options.threads or available_cores()
+    threads = torch.get_num_threads()
     if options.device == "cpu":
         torch.set_num_threads(options.threads)
-    benchmark = import_module(f"pe_spatial.commands.benchmark.{options.subcommand}")
-    machine = {"device": device_name(options.device), "torch": torch.__version__, "threads": torch.get_num_threads()}
-    show(machine)
-    report = {**machine, **benchmark.run(options)}
+    try:
+        benchmark = import_module(f"pe_spatial.commands.benchmark.{options.subcommand}")
+        name = device_name(options.device)
+        machine = {"device": name, "torch": torch.__version__, "threads": torch.get_num_threads()}
+        show(machine)
+        report = {**machine, **benchmark.run(options)}
+    finally:  # what else runs in this process would add numbers up in another order
+        torch.set_num_threads(threads)
     if options.json:
         write_json(options.json, report)
     return 1 if report.get("exceeded") else 0
