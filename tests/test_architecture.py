@@ -208,7 +208,7 @@ def walk(name: str, graph: dict[str, set[str]], trail: list[str], done: set[str]
 
 
 def test_every_python_file_at_the_top_belongs_to_a_known_folder():
-    known = {"pe_spatial", *TASKS, "configs", "tools", "tests", "docs"}
+    known = {"pe_spatial", *TASKS, "configs", "tools", "tests", "docs", "examples"}
     folders = {path.parent.relative_to(ROOT).parts[0] for path in ROOT.glob("*/*.py") if path.parent.name[0] != "."}
     assert folders <= known, f"unexpected packages at the top level: {folders - known}"
 
