@@ -1,6 +1,8 @@
 """The service example: answers, refusals, limits, batches and the end."""
 
 import json
+import re
+import shlex
 import threading
 import time
 from argparse import Namespace
@@ -9,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from http.client import HTTPConnection
 from io import BytesIO
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -412,6 +415,16 @@ def test_settings_are_checked_at_the_start(arguments, variables, message, monkey
 def test_a_checkpoint_that_is_missing_ends_it_with_one_line(tmp_path, capsys):
     assert run_module(settings, "service", ["--checkpoint", str(tmp_path / "gone.pth")]) == 2
     assert "gone.pth" in capsys.readouterr().err
+
+
+def test_the_commands_of_its_page_parse():
+    text = (Path(settings.__file__).parent / "README.md").read_text()
+    commands = re.findall(r"^python -m (service(?:\.load_test)?) (.*)$", text, re.MULTILINE)
+    assert len(commands) == 3
+    for program, arguments in commands:
+        parse(program, load_test if "load_test" in program else settings, shlex.split(arguments))
+    for place in re.findall(r"\]\(([\w./]+)\)", text):
+        assert (Path(settings.__file__).parent / place).is_file()
 
 
 def test_the_help_names_every_option():
