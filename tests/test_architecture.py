@@ -15,7 +15,7 @@ LONGEST_FUNCTION = 60  # lines
 # package or module of pe_spatial -> (ours that it may import besides itself, third parties beyond COMMON);
 # the longest prefix decides
 COMMON_FLOOR = {"common"}
-FLOOR_1 = {"common", "backbones", "data", "visualization"}
+FLOOR_1 = {"common", "backbones", "data", "visualization", "engines"}
 FLOOR_2 = {*FLOOR_1, "training", "inference", "doctor", "own", "plm", "zero_shot", "features", "search"}
 ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "": ({*FLOOR_2, *TASKS}, set()),  # the lazy names of pe_spatial itself
@@ -36,6 +36,9 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "backbones.sam2_model": (COMMON_FLOOR, {"sam2", "hydra", "omegaconf"}),
     "data": (COMMON_FLOOR, {"pycocotools"}),
     "data.annotations": (COMMON_FLOOR, {"pycocotools", "msgspec"}),
+    "engines": (COMMON_FLOOR, set()),
+    "engines.sessions": (COMMON_FLOOR, {"onnxruntime", "openvino"}),
+    "engines.header": (COMMON_FLOOR, {"openvino"}),
     "demo": ({"common", "data", "visualization"}, {"skimage"}),
     "visualization": ({"common", "backbones", "data"}, {"cv2"}),
     "visualization.charts": (COMMON_FLOOR, {"matplotlib"}),
@@ -168,7 +171,7 @@ def test_a_second_door_is_found(tmp_path):
     assert calls_of(path) & DOORS.keys() == {"os.replace", "Image.open"}
 
 
-@pytest.mark.parametrize("path", source_files(), ids=module_name)
+@pytest.mark.parametrize("path", [*source_files(), *sorted((ROOT / "examples").rglob("*.py"))], ids=module_name)
 def test_a_file_is_one_idea_and_a_function_fits_a_screen(path):
     lines = path.read_text().splitlines()
     assert len(lines) <= LONGEST_FILE
