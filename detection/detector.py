@@ -9,6 +9,7 @@ from torch import Tensor
 
 from pe_spatial.backbones.contract import build_backbone, with_statistics
 from pe_spatial.common.errors import OptionError
+from pe_spatial.common.graphs import Engine
 from pe_spatial.common.parts import ModalModel, build_part
 from pe_spatial.detection.slicing import build_slices
 from pe_spatial.detection.tta import build_tta
@@ -51,6 +52,7 @@ class Detector(ModalModel):
         if num_classes < 1:
             raise OptionError(f"num_classes is {num_classes}; a detector needs at least one class")
         self.num_classes = num_classes
+        self._engine: Engine | None = None
         self.tta = build_tta(tta, self.data_preprocessor)
         self.slices = build_slices(slices, tta, self.data_preprocessor)
         self.backbone = module
@@ -66,6 +68,10 @@ class Detector(ModalModel):
         """Predict a batch of the loader, in slices if there are any."""
         return super().val_step(data) if self.slices is None else self.slices(self, data)
 
+    def use_engine(self, run: Engine) -> None:
+        """See `Exportable`."""
+        self._engine = run
+
     def check_classes(self, metainfo: Mapping[str, Any]) -> None:
         """Compare the model with the `classes` of a dataset.
 
@@ -78,6 +84,11 @@ class Detector(ModalModel):
 def image_sizes_of(data_samples: Sequence[BaseDataElement]) -> list[tuple[int, int]]:
     """(H, W) of images in the network's input, without padding."""
     return [(sample.img_shape[0], sample.img_shape[1]) for sample in data_samples]
+
+
+def sizes_as_tensor(image_sizes: Sequence[tuple[int, int]], inputs: Tensor) -> Tensor:
+    """Sizes (H, W) as the graphs of detectors take them: float32 [B, 2], beside the images."""
+    return torch.tensor(image_sizes, dtype=torch.float32, device=inputs.device)
 
 
 def objects_with_area(sample: BaseDataElement, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
