@@ -15,7 +15,7 @@ LONGEST_FUNCTION = 60  # lines
 # package or module of pe_spatial -> (ours that it may import besides itself, third parties beyond COMMON);
 # the longest prefix decides
 COMMON_FLOOR = {"common"}
-FLOOR_1 = {"common", "backbones", "data", "visualization"}
+FLOOR_1 = {"common", "backbones", "data", "visualization", "engines"}
 FLOOR_2 = {*FLOOR_1, "training", "inference", "doctor", "own", "plm", "zero_shot", "features", "search"}
 ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "": ({*FLOOR_2, *TASKS}, set()),  # the lazy names of pe_spatial itself
@@ -36,6 +36,9 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "backbones.sam2_model": (COMMON_FLOOR, {"sam2", "hydra", "omegaconf"}),
     "data": (COMMON_FLOOR, {"pycocotools"}),
     "data.annotations": (COMMON_FLOOR, {"pycocotools", "msgspec"}),
+    "engines": (COMMON_FLOOR, set()),
+    "engines.sessions": (COMMON_FLOOR, {"onnxruntime", "openvino"}),
+    "engines.header": (COMMON_FLOOR, {"openvino"}),
     "demo": ({"common", "data", "visualization"}, {"skimage"}),
     "visualization": ({"common", "backbones", "data"}, {"cv2"}),
     "visualization.charts": (COMMON_FLOOR, {"matplotlib"}),

@@ -69,7 +69,7 @@ class Exportable(Protocol):
     """A model whose network can be exported, and replaced by an engine."""
 
     def graph(self, kind: str = "") -> NetworkGraph:
-        """The graph of its network.
+        """The graph of its network, also after `use_engine`: it never runs the engine itself.
 
         Args:
             kind: Which of several, e.g. "raw" of a detector; an empty text means the one that `use_engine` takes.
