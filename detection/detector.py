@@ -1,6 +1,6 @@
 """What the detectors share: backbone and pyramid, classes that are compared with the data, test-time augmentation."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -9,11 +9,13 @@ from torch import Tensor
 
 from pe_spatial.backbones.contract import build_backbone, with_statistics
 from pe_spatial.common.errors import OptionError
-from pe_spatial.common.graphs import Engine
+from pe_spatial.common.graphs import Engine, Network, NetworkGraph
 from pe_spatial.common.parts import ModalModel, build_part
 from pe_spatial.detection.slicing import build_slices
 from pe_spatial.detection.tta import build_tta
 from pe_spatial.training.binding import check_class_count
+
+_EXAMPLE = (10, 14)  # patches along the sides of an example; coarse maps of it have two cells at least
 
 
 class Detector(ModalModel):
@@ -71,6 +73,18 @@ class Detector(ModalModel):
     def use_engine(self, run: Engine) -> None:
         """See `Exportable`."""
         self._engine = run
+
+    def detector_graph(self, compute: Callable[..., Sequence[Tensor]], outputs: Sequence[str]) -> NetworkGraph:
+        """A graph of `images` [B, 3, H, W] and `image_sizes`, float32 [B, 2]: (H, W) of each without its padding.
+
+        Args:
+            compute: From these to the outputs.
+            outputs: Their names.
+        """
+        inputs, multiple = ("images", "image_sizes"), int(self.backbone.patch_size)
+        return NetworkGraph(
+            Network(self, compute), inputs, tuple(outputs), multiple, free_batch=False, example=_EXAMPLE
+        )
 
     def check_classes(self, metainfo: Mapping[str, Any]) -> None:
         """Compare the model with the `classes` of a dataset.

@@ -11,7 +11,7 @@ from mmengine.structures import BaseDataElement
 from torch import Tensor
 
 from pe_spatial.common.errors import require_choice
-from pe_spatial.common.graphs import Network, NetworkGraph
+from pe_spatial.common.graphs import NetworkGraph
 from pe_spatial.common.parts import build_part
 from pe_spatial.detection.detector import Detector, image_sizes_of, objects_with_area, sizes_as_tensor
 from pe_spatial.detection.mask_rcnn.boxes import Target
@@ -96,11 +96,10 @@ class MaskRCNN(Detector):
         require_choice("graph", kind, ("", "raw"))
         if kind == "":
             self.roi_heads.suppress.require_hard()
-        outputs = ("boxes", "scores") if kind else ("boxes", "scores", "labels", "masks")
-        if self.roi_heads.mask_head is None:
-            outputs = outputs[:3]
-        network = Network(self, partial(self._fixed, kind))
-        return NetworkGraph(network, ("images", "image_sizes"), outputs, self.backbone.patch_size, free_batch=False)
+        outputs = ["boxes", "scores"] if kind else ["boxes", "scores", "labels"]
+        if not kind and self.roi_heads.mask_head is not None:
+            outputs.append("masks")
+        return self.detector_graph(partial(self._fixed, kind), outputs)
 
     def _fixed(self, kind: str, images: Tensor, image_sizes: Tensor) -> tuple[Tensor, ...]:
         features = self.raw(images)

@@ -192,10 +192,11 @@ def test_classes_that_are_set_apart_do_not_overlap():
 # --- exported ---------------------------------------------------------------------------------------------------------
 @pytest.fixture(scope="module")
 def program(model):
-    """Two images of any size; the example has two cells at least on the coarsest map."""
+    """Two images of any size."""
     graph = model.graph()
     assert isinstance(model, Exportable) and graph.free_size and not graph.free_batch
-    example = (images(2, (192, 160)), tensor_of([(192, 160)] * 2))
+    size = tuple(side * graph.multiple for side in graph.example)
+    example = (images(2, size), tensor_of([size] * 2))
     shapes = {"inputs": ({2: ANY, 3: ANY}, None)}
     return torch.export.export(graph.module, example, dynamic_shapes=shapes, strict=False)
 
