@@ -117,6 +117,7 @@ class ModelSubject:
             "size_divisor": preprocessor.size_divisor,
             "pad_to": None if preprocessor.pad_to is None else list(preprocessor.pad_to),
             "align_corners": bool(getattr(model, "align_corners", False)),
+            "window": _window_of(model),
         }
         self.source = {"name": self.checkpoint.name, "sha256": sha256(self.checkpoint)}
         self.default_size = image_size or _size_of(self.preprocessing, self.graph.multiple)
@@ -152,7 +153,7 @@ class ModelSubject:
         if self._limit is not None:
             config[pipeline_loader(config)].dataset.indices = self._limit
         with TemporaryDirectory(prefix="pe_spatial_") as folder:
-            config.work_dir = folder
+            config.work_dir, config.log_level = folder, "WARNING"  # the results count, not how they came about
             try:
                 evaluate(config, path, Path(folder) / "scores", engine=engine)
             except FileNotFoundError as error:
@@ -177,8 +178,9 @@ def fixing(config: Any, size: tuple[int, int]) -> list[str]:  # noqa: ANN401 - m
     """
     window = config.model.get("window")
     if window is not None:
-        share = [stride / side for stride, side in zip(window["stride"], window["size"], strict=True)]
-        strides = [max(round(part * side), 1) for part, side in zip(share, size, strict=True)]
+        old, stride = window["size"], window.get("stride")
+        share = 2 / 3 if stride is None else min(_pair(stride)) / min(_pair(old))
+        strides = [max(int(share * side), 1) for side in size]
         return [f"model.window={json.dumps({**window, 'size': list(size), 'stride': strides})}"]
     if size[0] != size[1]:
         raise OptionError(f"image size {list(size)}: pictures are fitted into a square; give one number")
@@ -190,6 +192,16 @@ def fixing(config: Any, size: tuple[int, int]) -> list[str]:  # noqa: ANN401 - m
         f"model.data_preprocessor.pad_to={list(size)}",
         f"{loader}.dataset.pipeline={json.dumps(pipeline)}",
     ]
+
+
+def _pair(value: int | Sequence[int]) -> list[int]:
+    return [value, value] if isinstance(value, int) else list(value)
+
+
+def _window_of(model: Any) -> dict[str, list[int]] | None:  # noqa: ANN401 - its attribute is asked for
+    """The window that slides over pictures, in numbers."""
+    window = getattr(model, "window", None)
+    return None if window is None else {"size": list(window.size), "stride": list(window.stride)}
 
 
 def _size_of(preprocessing: Mapping[str, Any], multiple: int) -> tuple[int, int]:
@@ -235,6 +247,7 @@ class EncoderSubject:
             "size_divisor": self.graph.multiple,
             "pad_to": None,
             "align_corners": False,
+            "window": None,
         }
         self.source = {"name": extractor.encoder.name, "sha256": content_hash(backbone.state_dict())}
         self.default_size = (side // self.graph.multiple * self.graph.multiple,) * 2
