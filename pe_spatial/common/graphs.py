@@ -26,6 +26,8 @@ class NetworkGraph(NamedTuple):
         multiple: Sides of images are multiples of it.
         free_batch: Whether B may be left open.
         free_size: Whether H and W may be left open.
+        example: Sides in multiples of an image by which a graph of open sizes is traced. They differ, and no map has a
+            side of one cell, so that nothing is taken for a constant.
     """
 
     module: nn.Module
@@ -34,6 +36,7 @@ class NetworkGraph(NamedTuple):
     multiple: int
     free_batch: bool = True
     free_size: bool = True
+    example: tuple[int, int] = (5, 7)
 
 
 class Network(nn.Module):

@@ -14,8 +14,6 @@ from pe_spatial.common.errors import OptionError
 from pe_spatial.common.graphs import NetworkGraph
 from pe_spatial.export.options import ExportOptions
 
-# sides of the example in multiples, where sizes are open: none of them equal, so that nothing is taken for a constant
-_EXAMPLE = (5, 7)
 _LARGEST_MESSAGE = 2**31 - 2**24  # bytes of a protobuf message, with some room for the graph itself
 
 
@@ -38,7 +36,7 @@ def example_size(graph: NetworkGraph, options: ExportOptions) -> tuple[int, int]
     """The size of examples: that of the file, else one that is open."""
     if options.image_size is not None:
         return options.image_size
-    return _EXAMPLE[0] * graph.multiple, _EXAMPLE[1] * graph.multiple
+    return graph.example[0] * graph.multiple, graph.example[1] * graph.multiple
 
 
 def program_of(graph: NetworkGraph, options: ExportOptions) -> Any:
