@@ -273,6 +273,14 @@ def test_the_shape_of_a_released_file_is_found(name, tmp_path):
 
 
 # --- several teachers -------------------------------------------------------------------------------------------------
+BEST = "default_hooks.checkpoint.best=match/matched"
+TRIAL = (  # as docs/alignment_factory.md has it
+    "default_hooks.trial={type: StudentTrialHook, metric: {type: MatchingMetric}, model: {type: PhotographMatcher, "
+    "homographies: {side: 64, number: 1}}, dataset: {type: Photographs, source: photos, indices: 2, test_mode: true, "
+    "pipeline: [{type: LoadImage}, {type: PackSample}]}}"
+)
+
+
 def write_foreign(path):
     """Random weights of a small encoder of timm, in a file."""
     timm = pytest.importorskip("timm")
@@ -292,9 +300,8 @@ def test_several_teachers_of_any_kind_train_one_student_on_one_card(place, monke
     )
     arguments = shlex.split(f"alignment {command} --image-size 64 --workers 0 --batch-size 2 --output run_several")
     monkeypatch.setattr(sys, "argv", ["pe-spatial", "train", *arguments])
-    status = run_command(
-        "train", [*arguments, "experiment_name=alignment_several", "model.distill.teacher={weight: 2}"]
-    )
+    overrides = ["experiment_name=alignment_several", "model.distill.teacher={weight: 2}", TRIAL, BEST]
+    status = run_command("train", [*arguments, "--early-stopping", "3", *overrides])
     out = "".join(capfd.readouterr())
     assert status == 0, out
     assert "recipe: own/alignment_teachers.yaml" in out and "planned for 2.00 GB" in out
@@ -304,6 +311,8 @@ def test_several_teachers_of_any_kind_train_one_student_on_one_card(place, monke
     train_keys = {key for line in lines if line["mode"] == "train" for key in line}
     assert {"loss_teacher_cosine", "loss_resnet18_smooth_l1"} <= train_keys
     assert {"align/semantic_cosine", "align/semantic_cosine_resnet18"} <= {k for line in lines for k in line}
+    assert any("match/matched" in line and "align/effective_rank" in line for line in lines)
+    assert json.loads((place / "run_several" / "best_checkpoint.json").read_text())["metric"] == "match/matched"
     PEBackbone(TINY_ENCODER, weights=str(place / "run_several" / "student.pt"))
 
 
