@@ -93,8 +93,8 @@ def owners_of(grid: CellGrid, logits: Tensor, scores: Tensor) -> tuple[Tensor, l
         owner[region] = torch.where(inside, number, _NOBODY).to(torch.int16)
     pixels = grid.pixels_of_cells().to(logits.device)
     areas = [int((pixels * state).sum()) for state in on]
-    for number, mixed in enumerate(~(on | off)):
-        areas[number] += _pixels_above(grid, logits[number], mixed)
+    for place, mixed in enumerate(~(on | off)):
+        areas[place] += _pixels_above(grid, logits[place], mixed)
     return owner, areas
 
 

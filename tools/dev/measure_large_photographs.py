@@ -8,10 +8,10 @@ Without `--input` the photograph is synthetic: a scene of the demo, enlarged to 
 model runs in a process of its own that does what `pe-spatial predict` does for one file, with all its results, and
 first for a small picture, which loads what is loaded once. A line of each says, as the median of the rounds,
 
-* `decode`: seconds to read the file, the unit of the others;
-* `network`: seconds in the networks (the model's forward pass without its post-processing, as far as it has one);
-* `rest`: seconds of all else, the decoding included; `ratio`: `rest` without the decoding over `decode`;
-* `cpu`: seconds of all threads; `wall`: seconds from the file to the results;
+* `decode`: seconds of the processor to read the file, the unit of the others;
+* `network`: those in the modules of the model;
+* `rest`: those of all else, the decoding included, and `ratio`, as many decodings as that is;
+* `wall`: seconds by the clock from the file to the results;
 * `above`: the peak of the memory in GB above what the process held before, without the picture.
 """
 
@@ -100,31 +100,30 @@ def measure(checkpoint: Path, photograph: Path, folder: Path, rounds: int, no_pi
     predict_file(checkpoint, small, folder / "warm", no_pictures)
     found = [predict_file(checkpoint, photograph, folder / str(number), no_pictures) for number in range(rounds)]
     middle = {name: median(row[name] for row in found) for name in found[0]}
-    ratio = (middle["rest"] - middle["decode"]) / middle["decode"]
-    return {**middle, "ratio": ratio}
+    return {**middle, "ratio": middle["rest"] / middle["decode"]}
 
 
 def predict_file(checkpoint: Path, photograph: Path, output: Path, no_pictures: bool) -> dict[str, float]:
     """The figures of one run over one file; the checkpoint is loaded before the clocks start."""
-    started = time.perf_counter()
+    started = time.process_time()
     picture = read_image(photograph)
-    decode = time.perf_counter() - started
+    decode = time.process_time() - started
     size = picture.numel() / 1e9
     del picture
     options = command_options(checkpoint, photograph, output, no_pictures)
     files = {entry.name: entry for entry in resolve_sources([photograph])}
-    predictor, writer, _ = open_models(find_models(options, command.part_of(options)), output_stems(files), "encoder")
+    models = find_models(options, command.part_of(options))
+    predictor, writer, _ = open_models(models, output_stems(files), "encoder")
     before = forget_peak("cpu")
     with time_in_networks(predictor.model) as network:  # type: ignore[attr-defined] - of one checkpoint
-        started, cpu = time.perf_counter(), time.process_time()
+        started, wall = time.process_time(), time.perf_counter()
         if failed := command.predict(predictor, writer, files):
             raise UserError(f"{checkpoint}: {failed}")
-        wall, cpu = time.perf_counter() - started, time.process_time() - cpu
+        total, wall = time.process_time() - started, time.perf_counter() - wall
     return {
         "decode": decode,
         "network": sum(network),
-        "rest": wall - sum(network),
-        "cpu": cpu,
+        "rest": total - sum(network),
         "wall": wall,
         "above": peak_memory("cpu") - before - size,
     }
@@ -139,20 +138,20 @@ def command_options(checkpoint: Path, photograph: Path, output: Path, no_picture
 
 @contextmanager
 def time_in_networks(model: nn.Module) -> Iterator[list[float]]:
-    """The seconds that the modules of a model are at work in the block, the outermost ones of a nest counted."""
+    """The seconds of the processor in the modules of a model, the outermost ones of a nest counted."""
     depth, started, spent = 0, 0.0, []
 
     def enter(*_: object) -> None:
         nonlocal depth, started
         if depth == 0:
-            started = time.perf_counter()
+            started = time.process_time()
         depth += 1
 
     def leave(*_: object) -> None:
         nonlocal depth
         depth -= 1
         if depth == 0:
-            spent.append(time.perf_counter() - started)
+            spent.append(time.process_time() - started)
 
     inside = [part for name, part in model.named_modules() if name and not name.startswith("data_preprocessor")]
     hooks = [part.register_forward_pre_hook(enter) for part in inside]
