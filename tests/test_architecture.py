@@ -15,14 +15,15 @@ LONGEST_FUNCTION = 60  # lines
 # package or module of pe_spatial -> (ours that it may import besides itself, third parties beyond COMMON);
 # the longest prefix decides
 COMMON_FLOOR = {"common"}
-FLOOR_1 = {"common", "backbones", "data", "visualization"}
+FLOOR_1 = {"common", "backbones", "data", "visualization", "engines"}
 FLOOR_2 = {*FLOOR_1, "training", "inference", "doctor", "own", "plm", "zero_shot", "features", "search"}
 ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "": ({*FLOOR_2, *TASKS}, set()),  # the lazy names of pe_spatial itself
     "common": (set(), {"filelock", "rich"}),
     "common.files": (set(), {"psutil"}),
     "common.memory": (set(), {"psutil"}),
-    "common.pictures": (set(), {"cv2", "tifffile", "pillow_heif"}),
+    "common.picture_files": (set(), {"pillow_heif"}),
+    "common.pictures": (set(), {"cv2", "tifffile"}),
     "common.safe_yaml": (set(), {"yaml"}),
     "common.tensors": (set(), {"safetensors"}),
     "common.video": (set(), {"av", "cv2"}),
@@ -36,6 +37,11 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "backbones.sam2_model": (COMMON_FLOOR, {"sam2", "hydra", "omegaconf"}),
     "data": (COMMON_FLOOR, {"pycocotools"}),
     "data.annotations": (COMMON_FLOOR, {"pycocotools", "msgspec"}),
+    "engines": (COMMON_FLOOR, set()),
+    "engines.sessions": (COMMON_FLOOR, {"onnxruntime", "openvino"}),
+    "engines.header": (COMMON_FLOOR, {"openvino"}),
+    "runtime": ({"common", "engines"}, set()),
+    "export": (FLOOR_2, {"onnx", "onnxruntime", "openvino"}),
     "demo": ({"common", "data", "visualization"}, {"skimage"}),
     "visualization": ({"common", "backbones", "data"}, {"cv2"}),
     "visualization.charts": (COMMON_FLOOR, {"matplotlib"}),
@@ -65,7 +71,7 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "tracking.prompts": (FLOOR_2, {"sam2"}),
     "__main__": ({"commands"}, set()),
     "commands": (
-        {*FLOOR_2, *TASKS, "alignment", "demo", "configs", "__version__"},
+        {*FLOOR_2, *TASKS, "alignment", "export", "demo", "configs", "__version__"},
         {"rich", "timm", "mmseg", "cv2", "sam2", "open_clip"},
     ),
 }
@@ -76,7 +82,7 @@ DOORS = {
     "cv2.VideoCapture": "common.video",
     "cv2.VideoWriter": "common.video",
     "av.open": "common.video",
-    "Image.open": "common.pictures",
+    "Image.open": "common.picture_files",
     "os.replace": "common.files",
     "os.fsync": "common.files",
 }

@@ -9,7 +9,7 @@ from PIL import Image
 
 from pe_spatial.common.errors import PictureError
 from pe_spatial.common.memory import check_pixels
-from pe_spatial.common.pictures.opening import head_of, mend_byte_order, naming_file, opened, say_once
+from pe_spatial.common.picture_files import head_of, mend_byte_order, naming_file, opened, say_once
 
 if TYPE_CHECKING:
     from tifffile import TiffPage

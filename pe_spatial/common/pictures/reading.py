@@ -13,8 +13,8 @@ from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as F
 
 from pe_spatial.common.errors import PictureError
+from pe_spatial.common.picture_files import head_of, naming_file, opened
 from pe_spatial.common.pictures.layout import Layout, layout_of, layout_of_tiff, picture_facts, require_one_page
-from pe_spatial.common.pictures.opening import head_of, naming_file, opened
 from pe_spatial.common.pictures.rasters import read_bands, shows_all, turned
 from pe_spatial.common.pictures.scaling import ValueRule
 
