@@ -174,7 +174,7 @@ def test_a_second_door_is_found(tmp_path):
     assert calls_of(path) & DOORS.keys() == {"os.replace", "Image.open"}
 
 
-@pytest.mark.parametrize("path", source_files(), ids=module_name)
+@pytest.mark.parametrize("path", [*source_files(), *sorted((ROOT / "examples").rglob("*.py"))], ids=module_name)
 def test_a_file_is_one_idea_and_a_function_fits_a_screen(path):
     lines = path.read_text().splitlines()
     assert len(lines) <= LONGEST_FILE
@@ -214,7 +214,7 @@ def walk(name: str, graph: dict[str, set[str]], trail: list[str], done: set[str]
 
 
 def test_every_python_file_at_the_top_belongs_to_a_known_folder():
-    known = {"pe_spatial", *TASKS, "configs", "tools", "tests", "docs"}
+    known = {"pe_spatial", *TASKS, "configs", "tools", "tests", "docs", "examples"}
     folders = {path.parent.relative_to(ROOT).parts[0] for path in ROOT.glob("*/*.py") if path.parent.name[0] != "."}
     assert folders <= known, f"unexpected packages at the top level: {folders - known}"
 
