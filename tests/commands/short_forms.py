@@ -311,6 +311,8 @@ train --allow-import --resume
     is Detectron2's; test_detectron2_adapter.py
 detectron2/tools/lazyconfig_train_net.py --config-file --num-gpus
     is Detectron2's; test_detectron2_adapter.py
+tools/dev/measure_large_photographs.py --checkpoint
+    needs a trained model; test_measure_large_photographs.py runs it on small pictures
 tools/dev/measure_label_errors.py
     trains for an hour; test_label_errors.py tests its parts
 tools/dev/measure_fine_maps.py --data --upsampler --weights
