@@ -281,6 +281,8 @@ train --data --encoder --model --weights
     tests/test_foreign_encoders.py::test_a_task_trains_and_predicts
 train --data --model --teacher
     tests/own/test_alignment.py::test_the_command_is_short_and_says_what_it_does
+train --data --epochs --memory --model --teacher
+    tests/own/test_alignment.py::test_several_teachers_of_any_kind_train_one_student_on_one_card
 train --config --memory
     tests/commands/test_plan.py::test_a_training_is_planned_before_it_begins
 check --checkpoint --config
