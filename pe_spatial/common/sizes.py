@@ -34,3 +34,25 @@ def fitted_size(image: tuple[int, int], size: int, max_size: int | None, roundin
             size = max(round(max_size * short / long), 1)
         fitted = size, int(size * long / short)
     return fitted if image[0] <= image[1] else fitted[::-1]
+
+
+THINNEST = 8  # times the shorter side; a picture of one line would not fit into any memory
+
+
+def patched_size(image: tuple[int, int], side: int, resize: str, unit: int) -> tuple[int, int]:
+    """The size (H, W) in whole patches that an encoder sees an image in.
+
+    Args:
+        image: (H, W) before.
+        side: In pixels; of which sides, `resize` says.
+        resize: `shorter`, where the longer one is at most 8 times that; `longer`; or `square`, both.
+        unit: Side of a patch in pixels.
+    """
+    if resize == "square":
+        wanted = (float(side),) * 2
+    else:
+        shorter, longer = side / min(image), side / max(image)
+        scale = min(shorter, THINNEST * longer) if resize == "shorter" else longer
+        wanted = (image[0] * scale, image[1] * scale)
+    height, width = (max(int(length / unit + 0.5), 1) * unit for length in wanted)
+    return height, width

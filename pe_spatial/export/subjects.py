@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple, Protocol
@@ -107,9 +108,9 @@ class ModelSubject:
         self.kind, self.graph = kind, model.graph(kind)
         self.name = f"{type(model).__name__} of {self.checkpoint}"
         self.config = json.dumps(self.predictor.config.to_dict())
-        self.metainfo = json.loads(json.dumps(self.predictor.metainfo, default=list))
-        preprocessor = model.data_preprocessor
-        self.preprocessing = {
+        self.metainfo: Mapping[str, Any] = json.loads(json.dumps(self.predictor.metainfo, default=list))
+        preprocessor: Any = self.predictor.model.data_preprocessor
+        self.preprocessing: Mapping[str, Any] = {
             "task": str(getattr(model, "task", "")),
             "steps": inference_pipeline(self.predictor.config),
             "mean": preprocessor.mean.flatten().tolist(),
@@ -119,7 +120,7 @@ class ModelSubject:
             "align_corners": bool(getattr(model, "align_corners", False)),
             "window": _window_of(model),
         }
-        self.source = {"name": self.checkpoint.name, "sha256": sha256(self.checkpoint)}
+        self.source: Mapping[str, str] = {"name": self.checkpoint.name, "sha256": sha256(self.checkpoint)}
         self.default_size = image_size or _size_of(self.preprocessing, self.graph.multiple)
         self._limit = limit
 
@@ -228,7 +229,7 @@ class EncoderSubject:
         images: Pictures on which the maps of the file are compared with its own; empty: random ones.
     """
 
-    kind = ""
+    kind: str = ""
 
     def __init__(self, extractor: FeatureExtractor, images: Sequence[Path] = ()) -> None:
         backbone = extractor.encoder.backbone
@@ -238,10 +239,10 @@ class EncoderSubject:
         self.name = f"encoder {extractor.encoder.name}"
         self.config = json.dumps({"encoder": extractor.description})
         self.metainfo: Mapping[str, Any] = {}
-        side = extractor.sizing.size
-        self.preprocessing = {
+        sizing = extractor.sizing
+        self.preprocessing: Mapping[str, Any] = {
             "task": "encoder",
-            "steps": [{"type": "KeepRatioResize", "size": side}],
+            "steps": [{"type": "Sizing", **asdict(sizing)}],
             "mean": list(extractor.encoder.mean),
             "std": list(extractor.encoder.std),
             "size_divisor": self.graph.multiple,
@@ -249,8 +250,8 @@ class EncoderSubject:
             "align_corners": False,
             "window": None,
         }
-        self.source = {"name": extractor.encoder.name, "sha256": content_hash(backbone.state_dict())}
-        self.default_size = (side // self.graph.multiple * self.graph.multiple,) * 2
+        self.source: Mapping[str, str] = {"name": extractor.encoder.name, "sha256": content_hash(backbone.state_dict())}
+        self.default_size = sizing.target((sizing.image_size, sizing.image_size))
 
     def recorded(self, pictures: Sequence[Path]) -> list[tuple[Tensor, ...]]:
         """See `Subject`."""

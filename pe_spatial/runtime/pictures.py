@@ -12,11 +12,12 @@ from PIL import Image, ImageOps
 
 from pe_spatial.common.errors import CheckpointError, PictureError
 from pe_spatial.common.picture_files import head_of, naming_file, opened
-from pe_spatial.common.sizes import fitted_size
+from pe_spatial.common.sizes import fitted_size, patched_size
 
 Picture = str | Path | bytes | IO[bytes] | Image.Image | NDArray[np.uint8]
 
 # steps of a pipeline that do nothing to the pixels of a prediction
+_RESIZES = ("KeepRatioResize", "Sizing")
 _OTHERS = ("LoadImage", "PackSample")
 
 
@@ -49,13 +50,13 @@ class Preparation:
 
     def __init__(self, settings: Mapping[str, Any], multiple: int, path: Path) -> None:
         steps = [(step["type"].rpartition(".")[2], step) for step in settings["steps"]]
-        unknown = [name for name, _ in steps if name not in (*_OTHERS, "KeepRatioResize")]
+        unknown = [name for name, _ in steps if name not in (*_OTHERS, *_RESIZES)]
         if unknown:
             raise CheckpointError(
                 f"{path}: its pictures go through {unknown[0]}, which needs torch: use pe_spatial.Predictor, or "
                 "prepare the inputs yourself and call Runtime.run"
             )
-        self._resizes = [step for name, step in steps if name == "KeepRatioResize"]
+        self._resizes = [step for name, step in steps if name in _RESIZES]
         self._mean, self._std = (np.array(settings[key], np.float32)[:, None, None] for key in ("mean", "std"))
         self._divisor = max(int(settings["size_divisor"]), 1)
         self._multiple = multiple
@@ -82,6 +83,8 @@ class Preparation:
         return Input(images, size, original)
 
     def _resized(self, step: Mapping[str, Any], image: tuple[int, int]) -> tuple[int, int]:
+        if step["type"] == "Sizing":
+            return patched_size(image, step["image_size"], step["resize"], step["unit"])
         size, longest, limit = (step.get(name) for name in ("size", "max_size", "limit"))
         first = size if size is not None else longest
         assert first is not None, "the model's own pipeline has refused it"
