@@ -195,8 +195,6 @@ benchmark all --quick
     tests/commands/test_benchmark_all.py::test_all_run_in_short
 benchmark all --document --repeats
     tests/commands/test_benchmark_all.py::test_the_table_is_written_between_its_marks
-benchmark all --document
-    tests/commands/test_benchmark_all.py::test_the_table_is_written_between_its_marks
 benchmark backbone --variant
     tests/commands/test_benchmark.py::test_backbone_against_timm
 benchmark coco
