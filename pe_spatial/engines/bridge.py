@@ -1,5 +1,6 @@
 """Exported files on torch's tensors: what stands in for the network of a model."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ class TorchSession:
         self.module: Any = program.module().to(self.device)
 
     @torch.no_grad()
-    def run(self, arrays: list[Array]) -> list[Array]:
+    def run(self, arrays: Sequence[Array]) -> list[Array]:
         """See `Session`."""
         found = self.module(*(torch.from_numpy(np.ascontiguousarray(array)).to(self.device) for array in arrays))
         return [tensor.cpu().numpy() for tensor in found]

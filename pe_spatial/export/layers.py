@@ -1,7 +1,7 @@
 """Layer by layer: where an exported graph begins to compute something else than the program it was made of."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -50,23 +50,34 @@ class LayerDrift:
         }
 
 
-def compare_layers(
-    program: Any,
-    proto: Any,
-    header: Header,
-    engine: str,
-    inputs: Sequence[Tensor],  # noqa: ANN401 - torch's and onnx's
-) -> list[LayerDrift]:
+@dataclass(frozen=True)
+class Traced:
+    """What a file was made of.
+
+    Args:
+        program: `torch.export.ExportedProgram`, after the decompositions of ONNX.
+        proto: The ONNX graph in the precision of the file; None where the format has none.
+        layers: The module of every value of the graph, as of `layers_of`.
+    """
+
+    program: Any
+    proto: Any = None
+    layers: Mapping[str, str] = field(default_factory=dict)
+
+
+def compare_layers(traced: Traced, header: Header, engine: str, inputs: Sequence[Tensor]) -> list[LayerDrift]:
     """The drift of the values that a graph and its program have in common, in the order of the graph.
 
     Args:
-        program: `torch.export.ExportedProgram` that the graph was made of, after its decompositions.
-        proto: The graph as an ONNX model, in the precision that it is run with.
+        traced: The graph and its program.
         header: Of the file.
         engine: `onnxruntime` or `openvino`.
         inputs: Of the graph.
     """
-    chosen = _chosen(proto, _names_of(program))
+    program, proto = traced.program, traced.proto
+    chosen = _chosen(proto, _names_of(program), traced.layers)
+    if not chosen:
+        return []
     expected = _values_of(program, inputs, set(chosen))
     found = _run_open(proto, header, engine, [tensor.numpy() for tensor in inputs], list(chosen))
     makers = {output: node for node in proto.graph.node for output in node.output}
@@ -94,6 +105,11 @@ def nodes_of(proto: Any, layers: Sequence[str]) -> list[str]:  # noqa: ANN401 - 
     return [node.name for node in proto.graph.node if layer_of(node) in wanted]
 
 
+def layers_of(proto: Any) -> dict[str, str]:  # noqa: ANN401 - an ONNX model
+    """The module of every value of a graph as the exporter wrote it; what converts graphs loses them."""
+    return {output: layer_of(node) for node in proto.graph.node for output in node.output}
+
+
 def layer_of(node: Any) -> str:  # noqa: ANN401 - a node of ONNX
     """The module that a node belongs to, as in the model; an empty text where it is not known."""
     for entry in node.metadata_props:
@@ -108,13 +124,14 @@ def _names_of(program: Any) -> set[str]:  # noqa: ANN401
     return {node.name for node in program.graph.nodes if node.op == "call_function"}
 
 
-def _chosen(proto: Any, names: set[str]) -> dict[str, tuple[str, Any]]:  # noqa: ANN401
+def _chosen(proto: Any, names: set[str], layers: Mapping[str, str]) -> dict[str, tuple[str, Any]]:  # noqa: ANN401
     """Values to compare: of every stretch of nodes in one module the last, at most `_MOST`, evenly."""
     last: dict[str, tuple[str, Any]] = {}
     stretches: list[str] = []
     previous = None
     for node in proto.graph.node:
-        name, layer = (node.output[0] if node.output else ""), layer_of(node)
+        name = node.output[0] if node.output else ""
+        layer = layers.get(name, "")
         if name not in names or not layer:
             continue
         if layer == previous:

@@ -56,7 +56,7 @@ def to_int8(proto: Any, feeds: Sequence[Feed], keep: Iterable[str] = ()) -> Any:
     with TemporaryDirectory(prefix="pe_spatial_") as temporary:
         source, prepared, target = (Path(temporary) / f"{name}.onnx" for name in ("float", "prepared", "int8"))
         onnx.save_model(proto, str(source))
-        quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
+        quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True, skip_optimization=True)
         quantize_static(
             str(prepared),
             str(target),

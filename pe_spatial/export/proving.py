@@ -1,4 +1,4 @@
-"""Whether an exported file does what the model does: on data by the metric, on random inputs by numbers; and its time."""
+"""Whether an exported file does what the model does: by the metric on data, by numbers on random inputs; its time."""
 
 import platform
 import time
@@ -18,7 +18,7 @@ from pe_spatial.engines.bridge import engine_of
 from pe_spatial.engines.header import Header
 from pe_spatial.engines.sessions import RUNS, is_installed, open_session
 from pe_spatial.export.graphs import example_inputs
-from pe_spatial.export.layers import LayerDrift, compare_layers
+from pe_spatial.export.layers import LayerDrift, Traced, compare_layers
 from pe_spatial.export.options import ExportOptions
 from pe_spatial.export.subjects import Score, Subject
 from pe_spatial.training.explanation import Measure
@@ -110,7 +110,7 @@ def prove(
     engine: str,
     subject: Subject,
     expected: Score | None,
-    graph: "Traced",
+    traced: Traced,
     options: ExportOptions,
     tolerance: Tolerance,
 ) -> EngineProof:
@@ -122,7 +122,7 @@ def prove(
         engine: That runs it.
         subject: What was exported.
         expected: Its score in torch; None leaves the metric out.
-        graph: What the file was made of.
+        traced: What the file was made of.
         options: Of the export.
         tolerance: How far it may be off.
     """
@@ -132,11 +132,10 @@ def prove(
     for size, batch in _trials(subject, header, options):
         inputs = example_inputs(subject.graph, size, batch, seed=1)
         _compare_outputs(proof, subject, run, inputs, header)
-    if graph.proto is not None:
+    if traced.proto is not None:
         size, batch = next(iter(_trials(subject, header, options)))
-        proof.layers = compare_layers(
-            graph.program, graph.proto, header, engine, example_inputs(subject.graph, size, header.batch or batch, 1)
-        )
+        inputs = example_inputs(subject.graph, size, header.batch or batch, seed=1)
+        proof.layers = compare_layers(traced, header, engine, inputs)
     _judge_drift(proof, header, tolerance)
     if expected is not None:
         proof.score = subject.score(file, engine)
@@ -145,19 +144,6 @@ def prove(
     ours, theirs = _time_in_turn([lambda: subject.graph.module(*inputs), lambda: run(*inputs)], options.rounds)
     proof.torch_seconds, proof.seconds = ours, theirs
     return proof
-
-
-@dataclass(frozen=True)
-class Traced:
-    """What a file was made of.
-
-    Args:
-        program: Of torch.export, after the decompositions of ONNX.
-        proto: The ONNX graph in the precision of the file; None where the format has none.
-    """
-
-    program: Any
-    proto: Any
 
 
 def engines_for(file: Path) -> list[str]:

@@ -13,11 +13,11 @@ from pe_spatial.common.files import atomic_folder, write_json, write_text
 from pe_spatial.engines.header import EXTRA_FILE, KEY, REJECTED, Header
 from pe_spatial.engines.proof import PROOF, names_of
 from pe_spatial.export.graphs import onnx_of, program_of, save_onnx
-from pe_spatial.export.layers import nodes_of
+from pe_spatial.export.layers import Traced, layers_of, nodes_of
 from pe_spatial.export.options import TARGETS, ExportOptions
 from pe_spatial.export.page import PAGE, draw_drift, page
 from pe_spatial.export.precision import Feed, to_fp16, to_int8
-from pe_spatial.export.proving import EngineProof, Tolerance, Traced, engines_for, machine, prove, versions
+from pe_spatial.export.proving import EngineProof, Tolerance, engines_for, machine, prove, versions
 from pe_spatial.export.subjects import Score, Subject, pictures_of
 
 REPAIRS = 4  # rounds of --repair
@@ -124,20 +124,20 @@ def _write(
         import torch
 
         torch.export.save(program, path, extra_files={EXTRA_FILE: header.text()})
-        return Written([path], header, Traced(program, None))
+        return Written([path], header, Traced(program))
     made = onnx_of(program, subject.graph)
     proto = made.model_proto
-    traced_program = made.exported_program
-    nodes = nodes_of(proto, keep)
+    nodes, layers = nodes_of(proto, keep), layers_of(proto)
     if options.precision == "fp16" and options.target == "onnx":
         proto = to_fp16(proto, nodes)
     elif options.precision == "int8":
         proto = to_int8(proto, _feeds(subject, pictures), nodes)
     entry = proto.metadata_props.add()
     entry.key, entry.value = KEY, header.text()
+    traced = Traced(made.exported_program, proto, layers)
     if options.target == "onnx":
-        return Written(save_onnx(proto, path), header, Traced(traced_program, proto))
-    return Written(_save_openvino(proto, path, header, options), header, Traced(traced_program, proto))
+        return Written(save_onnx(proto, path), header, traced)
+    return Written(_save_openvino(proto, path, header, options), header, traced)
 
 
 def _save_openvino(proto: Any, path: Path, header: Header, options: ExportOptions) -> list[Path]:  # noqa: ANN401

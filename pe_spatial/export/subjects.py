@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple, Protocol
@@ -107,9 +108,9 @@ class ModelSubject:
         self.kind, self.graph = kind, model.graph(kind)
         self.name = f"{type(model).__name__} of {self.checkpoint}"
         self.config = json.dumps(self.predictor.config.to_dict())
-        self.metainfo = json.loads(json.dumps(self.predictor.metainfo, default=list))
-        preprocessor = model.data_preprocessor
-        self.preprocessing = {
+        self.metainfo: Mapping[str, Any] = json.loads(json.dumps(self.predictor.metainfo, default=list))
+        preprocessor: Any = self.predictor.model.data_preprocessor
+        self.preprocessing: Mapping[str, Any] = {
             "task": str(getattr(model, "task", "")),
             "steps": inference_pipeline(self.predictor.config),
             "mean": preprocessor.mean.flatten().tolist(),
@@ -117,8 +118,9 @@ class ModelSubject:
             "size_divisor": preprocessor.size_divisor,
             "pad_to": None if preprocessor.pad_to is None else list(preprocessor.pad_to),
             "align_corners": bool(getattr(model, "align_corners", False)),
+            "window": _window_of(model),
         }
-        self.source = {"name": self.checkpoint.name, "sha256": sha256(self.checkpoint)}
+        self.source: Mapping[str, str] = {"name": self.checkpoint.name, "sha256": sha256(self.checkpoint)}
         self.default_size = image_size or _size_of(self.preprocessing, self.graph.multiple)
         self._limit = limit
 
@@ -152,7 +154,7 @@ class ModelSubject:
         if self._limit is not None:
             config[pipeline_loader(config)].dataset.indices = self._limit
         with TemporaryDirectory(prefix="pe_spatial_") as folder:
-            config.work_dir = folder
+            config.work_dir, config.log_level = folder, "WARNING"  # the results count, not how they came about
             try:
                 evaluate(config, path, Path(folder) / "scores", engine=engine)
             except FileNotFoundError as error:
@@ -177,8 +179,9 @@ def fixing(config: Any, size: tuple[int, int]) -> list[str]:  # noqa: ANN401 - m
     """
     window = config.model.get("window")
     if window is not None:
-        share = [stride / side for stride, side in zip(window["stride"], window["size"], strict=True)]
-        strides = [max(round(part * side), 1) for part, side in zip(share, size, strict=True)]
+        old, stride = window["size"], window.get("stride")
+        share = 2 / 3 if stride is None else min(_pair(stride)) / min(_pair(old))
+        strides = [max(int(share * side), 1) for side in size]
         return [f"model.window={json.dumps({**window, 'size': list(size), 'stride': strides})}"]
     if size[0] != size[1]:
         raise OptionError(f"image size {list(size)}: pictures are fitted into a square; give one number")
@@ -190,6 +193,16 @@ def fixing(config: Any, size: tuple[int, int]) -> list[str]:  # noqa: ANN401 - m
         f"model.data_preprocessor.pad_to={list(size)}",
         f"{loader}.dataset.pipeline={json.dumps(pipeline)}",
     ]
+
+
+def _pair(value: int | Sequence[int]) -> list[int]:
+    return [value, value] if isinstance(value, int) else list(value)
+
+
+def _window_of(model: Any) -> dict[str, list[int]] | None:  # noqa: ANN401 - its attribute is asked for
+    """The window that slides over pictures, in numbers."""
+    window = getattr(model, "window", None)
+    return None if window is None else {"size": list(window.size), "stride": list(window.stride)}
 
 
 def _size_of(preprocessing: Mapping[str, Any], multiple: int) -> tuple[int, int]:
@@ -216,7 +229,7 @@ class EncoderSubject:
         images: Pictures on which the maps of the file are compared with its own; empty: random ones.
     """
 
-    kind = ""
+    kind: str = ""
 
     def __init__(self, extractor: FeatureExtractor, images: Sequence[Path] = ()) -> None:
         backbone = extractor.encoder.backbone
@@ -226,18 +239,19 @@ class EncoderSubject:
         self.name = f"encoder {extractor.encoder.name}"
         self.config = json.dumps({"encoder": extractor.description})
         self.metainfo: Mapping[str, Any] = {}
-        side = extractor.sizing.size
-        self.preprocessing = {
+        sizing = extractor.sizing
+        self.preprocessing: Mapping[str, Any] = {
             "task": "encoder",
-            "steps": [{"type": "KeepRatioResize", "size": side}],
+            "steps": [{"type": "Sizing", **asdict(sizing)}],
             "mean": list(extractor.encoder.mean),
             "std": list(extractor.encoder.std),
             "size_divisor": self.graph.multiple,
             "pad_to": None,
             "align_corners": False,
+            "window": None,
         }
-        self.source = {"name": extractor.encoder.name, "sha256": content_hash(backbone.state_dict())}
-        self.default_size = (side // self.graph.multiple * self.graph.multiple,) * 2
+        self.source: Mapping[str, str] = {"name": extractor.encoder.name, "sha256": content_hash(backbone.state_dict())}
+        self.default_size = sizing.target((sizing.image_size, sizing.image_size))
 
     def recorded(self, pictures: Sequence[Path]) -> list[tuple[Tensor, ...]]:
         """See `Subject`."""
