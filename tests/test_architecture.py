@@ -41,7 +41,7 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "engines.sessions": (COMMON_FLOOR, {"onnxruntime", "openvino"}),
     "engines.header": (COMMON_FLOOR, {"openvino"}),
     "runtime": ({"common", "engines"}, set()),
-    "export": (FLOOR_2, {"onnx", "onnxruntime", "openvino"}),
+    "export": ({*FLOOR_2, "__version__"}, {"onnx", "onnxruntime", "openvino"}),
     "demo": ({"common", "data", "visualization"}, {"skimage"}),
     "visualization": ({"common", "backbones", "data"}, {"cv2"}),
     "visualization.charts": (COMMON_FLOOR, {"matplotlib"}),

@@ -147,6 +147,20 @@ visualize --encoder --input --output --point
 
 # kind of command, and the test that runs it
 ELSEWHERE = table("""
+export --to
+    tests/export/test_export.py::test_the_command_writes_for_openvino
+export --batch --image-size --precision --to
+    tests/export/test_export.py::test_the_command_writes_for_openvino
+export --limit --to
+    tests/export/test_export.py::test_the_command_writes_for_openvino
+export --encoder --images --to
+    tests/export/test_export.py::test_an_encoder_alone
+export --encoder --output --to
+    tests/export/test_export.py::test_an_encoder_alone
+export --images --precision --repair --to
+    tests/export/test_export.py::test_what_loses_too_much_is_rejected_and_repaired
+predict --checkpoint --engine --input --output
+    tests/export/test_export.py::test_eval_and_predict_take_it
 benchmark text --clock --threads --variant
     tests/commands/test_benchmark_text.py::test_both_halves_are_compared
 benchmark text --variant
