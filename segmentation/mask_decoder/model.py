@@ -15,7 +15,7 @@ from pe_spatial.common.errors import OptionError
 from pe_spatial.common.parts import ModalModel, build_options
 from pe_spatial.segmentation.mask_decoder.criterion import Masks
 from pe_spatial.segmentation.mask_decoder.head import MaskHead
-from pe_spatial.segmentation.mask_decoder.postprocess import frame_resize, instances_of, panoptic_of, semantic_scores
+from pe_spatial.segmentation.mask_decoder.postprocess import Frame, instances_of, panoptic_of, semantic_scores
 from pe_spatial.segmentation.mask_decoder.queries import QueryTokens, attention_mask
 from pe_spatial.segmentation.mask_decoder.targets import segments_of_sample
 from pe_spatial.segmentation.semantic import SemanticModel, predict_semantic
@@ -154,15 +154,15 @@ class MaskDecoder(ModalModel, SemanticModel):
         return list(data_samples)
 
     def _fill(self, sample: BaseDataElement, logits: Tensor, class_logits: Tensor, size: tuple[int, int]) -> None:
-        resize = frame_resize(sample, size)
+        frame = Frame(sample, size)
         if "semantic" in self.outputs:
-            scores = resize(semantic_scores(logits[None], class_logits[None])[0])
-            sample.set_field(PixelData(data=scores.argmax(0, keepdim=True)), "pred_sem_seg", dtype=PixelData)
+            labels = frame.labels(semantic_scores(logits[None], class_logits[None])[0])
+            sample.set_field(PixelData(data=labels), "pred_sem_seg", dtype=PixelData)
         if "instance" in self.outputs:
-            sample.pred_instances = instances_of(logits, class_logits, self.things, resize, self.max_instances)
+            sample.pred_instances = instances_of(logits, class_logits, self.things, frame, self.max_instances)
         if "panoptic" in self.outputs:
             thresholds = self.least_score, self.least_visible
-            ids, segments = panoptic_of(logits, class_logits, self.things, resize, *thresholds)
+            ids, segments = panoptic_of(logits, class_logits, self.things, frame, *thresholds)
             sample.set_field(PixelData(data=ids[None]), "pred_panoptic", dtype=PixelData)
             sample.set_metainfo({"segments": segments})
 
