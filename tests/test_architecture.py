@@ -72,7 +72,7 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "__main__": ({"commands"}, set()),
     "commands": (
         {*FLOOR_2, *TASKS, "alignment", "export", "demo", "configs", "__version__"},
-        {"rich", "timm", "mmseg", "cv2", "sam2", "open_clip"},
+        {"rich", "timm", "mmseg", "cv2", "sam2", "open_clip", "pycocotools"},
     ),
 }
 
