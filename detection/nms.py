@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
 
 import torch
+import torch.nn.functional as F
 from mmengine.registry import MODELS
 from mmengine.structures import InstanceData
 from torch import Tensor
@@ -134,8 +135,10 @@ def survivors(boxes: Tensor, scores: Tensor, threshold: float) -> Tensor:
     Returns:
         [N] bool.
     """
+    # torchvision tells torch.export that two boxes survive at least: two without area always do
+    boxes, scores = F.pad(boxes, (0, 0, 0, 2)), F.pad(scores, (0, 2), value=-torch.inf)
     kept = nms(boxes, scores, threshold)
-    return torch.zeros_like(scores).scatter(0, kept, 1.0) > 0
+    return torch.zeros_like(scores).scatter(0, kept, 1.0)[:-2] > 0
 
 
 def set_apart(boxes: Tensor, labels: Tensor, num_classes: int) -> Tensor:

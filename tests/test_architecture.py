@@ -41,7 +41,7 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "engines.sessions": (COMMON_FLOOR, {"onnxruntime", "openvino"}),
     "engines.header": (COMMON_FLOOR, {"openvino"}),
     "runtime": ({"common", "engines"}, set()),
-    "export": (FLOOR_2, {"onnx", "onnxruntime", "openvino"}),
+    "export": ({*FLOOR_2, "__version__"}, {"onnx", "onnxruntime", "openvino"}),
     "demo": ({"common", "data", "visualization"}, {"skimage"}),
     "visualization": ({"common", "backbones", "data"}, {"cv2"}),
     "visualization.charts": (COMMON_FLOOR, {"matplotlib"}),
@@ -72,7 +72,7 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "__main__": ({"commands"}, set()),
     "commands": (
         {*FLOOR_2, *TASKS, "alignment", "export", "demo", "configs", "__version__"},
-        {"rich", "timm", "mmseg", "cv2", "sam2", "open_clip"},
+        {"rich", "timm", "mmseg", "cv2", "sam2", "open_clip", "pycocotools"},
     ),
 }
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from pe_spatial.common.errors import OptionError, UserError, few, require_choice
+from pe_spatial.common.errors import CheckpointError, OptionError, UserError, few, require_choice
 from pe_spatial.common.graphs import Engine, Exportable, NetworkGraph
 from pe_spatial.common.reading import read_json
 from pe_spatial.engines.bridge import open_engine
@@ -131,8 +131,16 @@ def _compiled(graph: NetworkGraph) -> Engine:
 
 
 def described(path: Path) -> dict[str, Any]:
-    """An exported file as the content of a checkpoint without weights: its config and the names of its classes."""
+    """An exported file as the content of a checkpoint without weights: its config and the names of its classes.
+
+    Raises:
+        CheckpointError: As of `read_header`, or an encoder alone.
+    """
     header = read_header(path)
+    if "model" not in json.loads(header.config):
+        raise CheckpointError(
+            f"{path}: holds an encoder alone, which predicts nothing; pe_spatial.runtime gives its maps"
+        )
     return {
         "meta": {},
         "pe_spatial": {"format_version": 1, "config": header.config, "metainfo": dict(header.metainfo)},

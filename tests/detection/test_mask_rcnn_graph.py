@@ -15,7 +15,7 @@ from pe_spatial.common.graphs import Exportable
 from pe_spatial.data import decode_masks
 from pe_spatial.detection.mask_rcnn import MaskRCNN
 from pe_spatial.detection.mask_rcnn.pooler import RoIPooler
-from pe_spatial.detection.nms import Suppression, set_apart
+from pe_spatial.detection.nms import Suppression, set_apart, survivors
 
 ANY = torch.export.Dim.DYNAMIC
 SIZES = [(96, 128), (50, 33), (70, 128)]  # of images that are padded to 96 x 128
@@ -179,6 +179,19 @@ def test_suppression_in_fixed_sizes_is_suppression(classes):
     torch.testing.assert_close(score[:count], wanted)
     assert torch.equal(box[:count], boxes[keep]) and torch.equal(label[:count], labels[keep])
     assert not score[count:].any() and not box[count:].any()
+
+
+def test_a_graph_of_suppression_holds_where_one_box_survives():
+    """torchvision tells torch.export that there are two at least."""
+
+    class Survivors(torch.nn.Module):
+        def forward(self, boxes, scores):
+            return survivors(boxes, scores, 0.5)
+
+    scores = torch.rand(6, generator=torch.Generator().manual_seed(0))
+    graph = torch.export.export(Survivors(), (torch.rand(6, 4), scores), strict=False).module()
+    found = graph(torch.tensor([[0.0, 0, 1, 1]]).repeat(6, 1), scores)
+    assert found.tolist() == [i == int(scores.argmax()) for i in range(6)]
 
 
 def test_classes_that_are_set_apart_do_not_overlap():

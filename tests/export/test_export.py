@@ -140,8 +140,8 @@ def test_eval_and_predict_take_it(exported, pictures, tmp_path, capfd):
     metrics = json.loads((tmp_path / "scores/result.json").read_text())["metrics"]
     expected = json.loads((exported.parent / "PROOF.json").read_text())["metrics"]
     assert metrics["seg/mIoU"] == pytest.approx(expected["seg/mIoU"], abs=1e-3)
-    arguments = ["--checkpoint", str(exported), "--input", str(pictures[0].parent), "--output", str(tmp_path / "out")]
-    assert run_command("predict", arguments) == 0
+    arguments = ["--input", str(pictures[0].parent), "--output", str(tmp_path / "out"), "--engine", "onnxruntime"]
+    assert run_command("predict", ["--checkpoint", str(exported), *arguments]) == 0
     assert len(list((tmp_path / "out/labels").iterdir())) == 3
     capfd.readouterr()
 
@@ -265,6 +265,44 @@ def test_pt2_needs_trust(segmenter, traced, once, tmp_path):
 
 
 # --- commands ---------------------------------------------------------------------------------------------------------
+def test_the_command_writes_for_openvino(segmenter, pictures, tmp_path, capfd):
+    """One size and one batch: pictures of other sizes are made to fit, and batches are cut."""
+    pytest.importorskip("openvino")
+    arguments = ["--to", "openvino", "--precision", "bf16", "--image-size", "48", "--batch", "2", "--limit", "2"]
+    assert run_command("export", [str(segmenter), *arguments]) == 0
+    assert "model.xml; the proof holds" in capfd.readouterr().out
+    file = segmenter / "exported/openvino_bf16/model.xml"
+    header = read_header(file)
+    assert (header.size, header.batch, header.precision) == ((48, 48), 2, "bf16")
+    assert json.loads((file.parent / "PROOF.json").read_text())["images"] == 2
+    predictor = open_predictor(file, "cpu", 3, [])
+    assert [tuple(found.pred_sem_seg.data.shape[1:]) for found in predictor(pictures)] == [(32, 32), (50, 41), (33, 70)]
+    assert Runtime(file)(pictures[1])["labels"].shape == (50, 41)
+    with pytest.raises(OptionError, match="exported for .48, 48."):
+        predictor.model.score_map(torch.zeros(1, 3, 32, 48))
+
+
+def test_an_encoder_alone(pictures, tmp_path, capfd):
+    tiny = "{base: PE-Spatial-T16-512, name: tiny, depth: 2, width: 48, heads: 3, image_size: 32}"
+    section = f"{{type: PEBackbone, variant: {tiny}, layers: [0, 1]}}"
+    images = ["--images", str(pictures[0].parent)]
+    assert (
+        run_command("export", ["--encoder", section, *images, "--output", str(tmp_path / "out"), "--to", "onnx"]) == 0
+    )
+    file = tmp_path / "out/model.onnx"
+    maps = Runtime(file)(pictures[1])
+    torch.manual_seed(0)
+    from pe_spatial import FeatureExtractor
+    from pe_spatial.common.safe_yaml import parse
+
+    expected = FeatureExtractor(parse(section), device="cpu")(pictures[1])
+    assert maps.keys() == {"map_0", "map_1"}
+    for number in range(2):
+        np.testing.assert_allclose(maps[f"map_{number}"], expected[f"layer_{number}"].numpy(), atol=1e-4)
+    with pytest.raises(CheckpointError, match="an encoder alone"):
+        open_predictor(file, "cpu", 1, [])
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
