@@ -153,9 +153,7 @@ export --batch --image-size --precision --to
     tests/export/test_export.py::test_the_command_writes_for_openvino
 export --limit --to
     tests/export/test_export.py::test_the_command_writes_for_openvino
-export --encoder --images --to
-    tests/export/test_export.py::test_an_encoder_alone
-export --encoder --output --to
+export --encoder --images --output --to
     tests/export/test_export.py::test_an_encoder_alone
 export --images --precision --repair --to
     tests/export/test_export.py::test_what_loses_too_much_is_rejected_and_repaired
