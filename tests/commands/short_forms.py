@@ -355,6 +355,8 @@ tools/dev/measure_planner.py
     takes four minutes; test_planner.py tests what it measures
 tools/dev/measure_annotations.py --folder
     takes ten minutes and a gigabyte
+tools/dev/measure_factory.py --data --output --seeds --weights
+    needs a sample of COCO and a package of 90 MB; test_measure_factory.py builds its rows and its table
 tools/dev/measure_alignment.py --seeds
     takes 20 minutes; test_measure_alignment.py runs its parts
 """)
