@@ -22,6 +22,7 @@ from pe_spatial.export.precision import float_weights
 from pe_spatial.export.proving import prove
 from pe_spatial.inference.tasks import open_predictor
 from pe_spatial.runtime import Runtime
+from pe_spatial.training.checkpoint import resolve_checkpoint
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")
@@ -148,6 +149,7 @@ def test_eval_and_predict_take_it(exported, pictures, tmp_path, capfd):
 
 def test_auto_takes_the_export_of_a_checkpoint(exported, segmenter, tmp_path):
     best = next(segmenter.glob("best_iter_*.pth"))
+    assert resolve_checkpoint(exported.parent) == exported
     path, engine = find_file(best, "auto")
     assert path == exported and engine == proof_of(exported).passed[0]
     assert find_file(best, None) == (best, "torch")
