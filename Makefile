@@ -60,7 +60,8 @@ lint: $(VENV)/.installed-test $(VENV)/.installed-lint
 	$(BIN)/ruff format --check .
 	@# mypy does not follow editable installs: it sees the packages as they are installed, through links
 	@rm -rf .mypy_links && mkdir -p .mypy_links/pe_spatial && cd .mypy_links/pe_spatial && \
-	    ln -s ../../pe_spatial/* . && ln -s ../../detection ../../segmentation ../../depth ../../tracking .
+	    ln -s ../../pe_spatial/* . && ln -s ../../detection ../../segmentation ../../depth ../../tracking . && \
+	    ln -s ../examples/service ../service
 	cd .mypy_links && ../$(BIN)/mypy --config-file ../pyproject.toml --cache-dir ../.mypy_cache
 
 format: $(VENV)/.installed-lint

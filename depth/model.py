@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from pe_spatial.backbones.contract import build_backbone, with_statistics
 from pe_spatial.common.errors import OptionError
+from pe_spatial.common.graphs import Engine, Network, NetworkGraph, only_graph
 from pe_spatial.common.parts import ModalModel, build_options, build_part, unpad
 from pe_spatial.data.stacked import stack_labels
 from pe_spatial.depth.tiling import DepthTiling
@@ -55,6 +56,7 @@ class DepthModel(ModalModel):
         self.metric = metric
         self.flip_test = flip_test
         self.tiling = None if tiling is None else build_options(DepthTiling, tiling, "tiling")
+        self._engine: Engine | None = None
         patch = self.backbone.patch_size
         if self.tiling is not None and any(side % patch for side in self.tiling.tile):
             raise OptionError(
@@ -64,8 +66,23 @@ class DepthModel(ModalModel):
 
     def raw(self, inputs: Tensor, data_samples: Sequence[BaseDataElement] | None = None) -> Tensor:
         """Depth [B, 1, H, W] of images [B, 3, H, W], H and W multiples of the patch size."""
+        if self._engine is not None:
+            return self._engine(inputs)[0]
+        return self._depth(inputs)
+
+    def _depth(self, inputs: Tensor) -> Tensor:
         depth = self.head(self.backbone(inputs))
         return F.interpolate(depth, size=inputs.shape[-2:], mode="bilinear", align_corners=False)  # [B, 1, H, W]
+
+    def graph(self, kind: str = "") -> NetworkGraph:
+        """See `Exportable`: images to depth at their size, without mirror images and tiles."""
+        only_graph(kind)
+        network = Network(self, lambda images: [self._depth(images)])
+        return NetworkGraph(network, ("images",), ("depth",), self.backbone.patch_size)
+
+    def use_engine(self, run: Engine) -> None:
+        """See `Exportable`."""
+        self._engine = run
 
     def loss(self, inputs: Tensor, data_samples: Sequence[BaseDataElement]) -> dict[str, Tensor]:
         """The losses by name; the samples have `gt_depth`, padded like the images."""

@@ -4,6 +4,8 @@ import torch
 from mmengine.structures import InstanceData
 from torchvision.ops import box_iou
 
+from pe_spatial.data import encode_masks
+
 _SAME = 0.5  # IoU of boxes of one class from which on they are of one object
 
 
@@ -15,7 +17,8 @@ def agree(one: InstanceData, other: InstanceData) -> InstanceData:
     (Solovyev, Wang, Gabruseva, 2021): what only one of them sees counts less.
 
     Args:
-        one: `bboxes` [N, 4], `labels` [N], `scores` [N], and where the model has masks `masks` [N, H, W].
+        one: `bboxes` [N, 4], `labels` [N], `scores` [N], and where the model has masks `masks`: RLEs, or bool
+            [N, H, W]; the result has RLEs.
         other: The same fields, in the same frame.
     """
     overlap = box_iou(one.bboxes.float(), other.bboxes.float()) * (one.labels[:, None] == other.labels)  # [N, M]
@@ -41,12 +44,13 @@ def _joined(one: InstanceData, other: InstanceData) -> InstanceData:
         "scores": (one.scores.float() + other.scores.float()) / 2,
     }
     if "masks" in one:
-        is_better = (one.scores >= other.scores)[:, None, None]
-        fields["masks"] = torch.where(is_better, one.masks.bool(), other.masks.bool())
+        is_better = (one.scores >= other.scores).tolist()
+        triples = zip(is_better, encode_masks(one.masks), encode_masks(other.masks), strict=True)
+        fields["masks"] = [mine if better else theirs for better, mine, theirs in triples]
     return InstanceData(**fields)
 
 
 def _halved(found: InstanceData) -> InstanceData:
     """The same with half of its scores."""
     fields = {"bboxes": found.bboxes.float(), "labels": found.labels, "scores": found.scores.float() / 2}
-    return InstanceData(**fields, **({"masks": found.masks.bool()} if "masks" in found else {}))
+    return InstanceData(**fields, **({"masks": encode_masks(found.masks)} if "masks" in found else {}))

@@ -1,6 +1,6 @@
 """What the detectors share: backbone and pyramid, classes that are compared with the data, test-time augmentation."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -9,10 +9,13 @@ from torch import Tensor
 
 from pe_spatial.backbones.contract import build_backbone, with_statistics
 from pe_spatial.common.errors import OptionError
+from pe_spatial.common.graphs import Engine, Network, NetworkGraph
 from pe_spatial.common.parts import ModalModel, build_part
 from pe_spatial.detection.slicing import build_slices
 from pe_spatial.detection.tta import build_tta
 from pe_spatial.training.binding import check_class_count
+
+_EXAMPLE = (10, 14)  # patches along the sides of an example; coarse maps of it have two cells at least
 
 
 class Detector(ModalModel):
@@ -51,6 +54,7 @@ class Detector(ModalModel):
         if num_classes < 1:
             raise OptionError(f"num_classes is {num_classes}; a detector needs at least one class")
         self.num_classes = num_classes
+        self._engine: Engine | None = None
         self.tta = build_tta(tta, self.data_preprocessor)
         self.slices = build_slices(slices, tta, self.data_preprocessor)
         self.backbone = module
@@ -66,6 +70,22 @@ class Detector(ModalModel):
         """Predict a batch of the loader, in slices if there are any."""
         return super().val_step(data) if self.slices is None else self.slices(self, data)
 
+    def use_engine(self, run: Engine) -> None:
+        """See `Exportable`."""
+        self._engine = run
+
+    def detector_graph(self, compute: Callable[..., Sequence[Tensor]], outputs: Sequence[str]) -> NetworkGraph:
+        """A graph of `images` [B, 3, H, W] and `image_sizes`, float32 [B, 2]: (H, W) of each without its padding.
+
+        Args:
+            compute: From these to the outputs.
+            outputs: Their names.
+        """
+        inputs, multiple = ("images", "image_sizes"), int(self.backbone.patch_size)
+        return NetworkGraph(
+            Network(self, compute), inputs, tuple(outputs), multiple, free_batch=False, example=_EXAMPLE
+        )
+
     def check_classes(self, metainfo: Mapping[str, Any]) -> None:
         """Compare the model with the `classes` of a dataset.
 
@@ -78,6 +98,11 @@ class Detector(ModalModel):
 def image_sizes_of(data_samples: Sequence[BaseDataElement]) -> list[tuple[int, int]]:
     """(H, W) of images in the network's input, without padding."""
     return [(sample.img_shape[0], sample.img_shape[1]) for sample in data_samples]
+
+
+def sizes_as_tensor(image_sizes: Sequence[tuple[int, int]], inputs: Tensor) -> Tensor:
+    """Sizes (H, W) as the graphs of detectors take them: float32 [B, 2], beside the images."""
+    return torch.tensor(image_sizes, dtype=torch.float32, device=inputs.device)
 
 
 def objects_with_area(sample: BaseDataElement, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:

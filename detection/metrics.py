@@ -69,7 +69,7 @@ class CocoMetric(ExplainedMetric):
         Args:
             data_batch: not used.
             data_samples: with `img_id` and `pred_instances` (`bboxes` [N, 4] xyxy in the original frame,
-                `scores`, `labels` and, for `segm`, `masks` [N, H, W] bool).
+                `scores`, `labels` and, for `segm`, `masks`: RLEs or bool [N, H, W]).
         """
         for sample in data_samples:
             found = sample["pred_instances"]

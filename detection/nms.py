@@ -8,15 +8,17 @@ rounds as the longest chain of boxes that wait for each other, not as many as bo
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
 
 import torch
+import torch.nn.functional as F
 from mmengine.registry import MODELS
 from mmengine.structures import InstanceData
 from torch import Tensor
-from torchvision.ops import batched_nms, box_iou
+from torchvision.ops import batched_nms, box_iou, nms
 
 from pe_spatial.common.errors import OptionError, require_choice
 
@@ -83,10 +85,78 @@ class Suppression:
         kept.scores = scores[:most]
         return kept
 
+    def fixed(
+        self, boxes: Tensor, scores: Tensor, labels: Tensor, num_classes: int, most: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Suppress in tensors whose sizes follow no values; for graphs, of the hard method.
+
+        Args:
+            boxes: [N, 4] xyxy, finite.
+            scores: [N]; -inf where there is no box.
+            labels: [N] in 0…K-1.
+            num_classes: K.
+            most: How many stay at most, from 1 to N.
+
+        Returns:
+            Boxes [most, 4], scores [most] and labels [most], best first; the rest, where fewer stay, is zero.
+        """
+        keep = survivors(set_apart(boxes, labels, num_classes), scores, self.threshold)
+        score, best = torch.where(keep, scores, -torch.inf).topk(most)
+        nothing = score.isneginf()
+        box, label = boxes[best].masked_fill(nothing[:, None], 0.0), labels[best].masked_fill(nothing, 0)
+        return box, score.masked_fill(nothing, 0.0), label
+
+    def require_hard(self) -> None:
+        """Refuse the soft methods, whose number of rounds follows the boxes, where a graph of fixed sizes is wanted.
+
+        Raises:
+            OptionError: The method is a soft one.
+        """
+        if self.method != "nms":
+            raise OptionError(
+                f"suppression {self.method!r} takes as many rounds as the boxes need, and a graph has a fixed number "
+                "of steps; export the graph without suppression (kind 'raw'), or set the method to 'nms'"
+            )
+
     def _factor(self, overlap: Tensor) -> Tensor:
         if self.method == "gaussian":
             return torch.exp(-overlap.square() / self.scale)
         return (1 - overlap) ** (self.scale if self.method == "quad" else 1.0)
+
+
+def survivors(boxes: Tensor, scores: Tensor, threshold: float) -> Tensor:
+    """Which boxes hard suppression leaves, as a mask of fixed size; for graphs.
+
+    Args:
+        boxes: [N, 4] xyxy, finite.
+        scores: [N]; boxes that do not count score -inf, so that they suppress no other box.
+        threshold: IoU from which on the weaker box goes.
+
+    Returns:
+        [N] bool.
+    """
+    # torchvision tells torch.export that two boxes survive at least: two without area always do
+    boxes, scores = F.pad(boxes, (0, 0, 0, 2)), F.pad(scores, (0, 2), value=-torch.inf)
+    kept = nms(boxes, scores, threshold)
+    return torch.zeros_like(scores).scatter(0, kept, 1.0)[:-2] > 0
+
+
+def set_apart(boxes: Tensor, labels: Tensor, num_classes: int) -> Tensor:
+    """Move the boxes [N, 4] of every class to a field of their own, so that no two classes overlap; for graphs.
+
+    The fields form a square, so that coordinates grow by the root of the number of classes. Rounding moves a border by
+    less than 0.001 pixels with 80 classes at 1024 pixels, and by 0.002 with 1203.
+
+    Args:
+        boxes: xyxy, finite.
+        labels: [N] in 0…K-1.
+        num_classes: K.
+    """
+    columns = math.ceil(math.sqrt(num_classes))
+    row = torch.div(labels, columns, rounding_mode="floor")
+    cell = torch.stack([labels - row * columns, row], 1).to(boxes.dtype)  # [N, 2]
+    field = boxes.max() - boxes.min() + 1
+    return boxes + (cell * field).repeat(1, 2)
 
 
 class OverlapPairs(NamedTuple):

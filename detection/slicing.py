@@ -26,7 +26,7 @@ from torchvision.ops import box_area
 
 from pe_spatial.common.errors import OptionError, require_positive
 from pe_spatial.common.windows import Region, even_starts, regions
-from pe_spatial.data import KeepRatioResize, boxes_of_masks, place_masks
+from pe_spatial.data import KeepRatioResize, boxes_of_masks, decode_masks, encode_masks, move_masks, place_masks
 from pe_spatial.detection.nms import Suppression
 from pe_spatial.detection.views import build_views, require_canvas
 
@@ -40,7 +40,7 @@ class SlicedDetection:
     """What `model.slices` of a detector configures: it then reads every picture in windows, also in validation.
 
     The windows lie on the image that the pipeline gives, so a pipeline that resizes nothing keeps the scale of the
-    picture. Memory follows the windows and the detections: masks become RLEs of the picture (`place_masks`).
+    picture. Memory follows the windows and the detections: masks are RLEs of the picture.
 
     Args:
         size: Side of a window in pixels. An image that is no larger is one window, and nothing is merged.
@@ -140,7 +140,7 @@ class SlicedDetection:
         found = found[~self._is_clear(found, windows, scale, (image.shape[1], image.shape[2]))]
         if "masks" in found:
             masks = found.pop("masks")
-            found.masks = [_enlarge(mask, (height, width)) for mask in masks]
+            found.masks = [_enlarge(mask, (height, width)) for mask in encode_masks(masks)]
         return found
 
 
@@ -171,7 +171,7 @@ class Window(NamedTuple):
         return cls(region, (top, left), (max(bottom - top, 1), max(right - left, 1)), scale, original)
 
     def place(self, found: InstanceData) -> InstanceData:
-        """Detections in the frame of the part, brought into that of the original image; masks become RLEs.
+        """Detections in the frame of the part, brought into that of the original image.
 
         Corners of parts are rounded to pixels, boxes are not.
         """
@@ -183,7 +183,7 @@ class Window(NamedTuple):
             boxes = boxes + boxes.new_tensor([columns.start, rows.start] * 2)
             found.bboxes = boxes * boxes.new_tensor([self.scale[1], self.scale[0]] * 2)
         if "masks" in found:
-            found.masks = place_masks(found.masks, self.corner, self.original)
+            found.masks = move_masks(encode_masks(found.masks), self.corner, self.original)
         return found
 
 
@@ -231,8 +231,9 @@ def belongs(pieces: InstanceData, whole: InstanceData) -> Tensor:
     return (covered & as_sure & (pieces.labels[:, None] == whole.labels)).any(1)
 
 
-def _enlarge(mask: Tensor, size: tuple[int, int]) -> dict[str, Any]:
-    """The RLE of a mask [h, w] of a reduced image at the size (H, W) of the original; no more than its box is drawn."""
+def _enlarge(rle: dict[str, Any], size: tuple[int, int]) -> dict[str, Any]:
+    """The mask of a reduced image at the size (H, W) of the original; no more than its box is drawn."""
+    mask = decode_masks([rle])[0]
     x1, y1, x2, y2 = boxes_of_masks(mask[None])[0].int().tolist()
     corners = ((y1, max(y2, y1 + 1)), (x1, max(x2, x1 + 1)))  # a pixel of an empty mask
     ends = [

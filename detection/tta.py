@@ -11,6 +11,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
 from pe_spatial.common.errors import OptionError
+from pe_spatial.data import encode_masks, mirror_masks
 from pe_spatial.detection.nms import Suppression
 from pe_spatial.detection.views import build_views, require_canvas
 
@@ -93,6 +94,9 @@ class MultiScaleFlip:
                 ],
             }
             results = model(**model.data_preprocessor(batch, False), mode="predict")
+            for found in (result.pred_instances for result in results):
+                if "masks" in found:  # a detector of the user's own may give bitmaps
+                    found.masks = encode_masks(found.masks)
             if flipped:
                 for result in results:
                     unmirror(result.pred_instances, result.ori_shape[1])
@@ -127,7 +131,7 @@ def unmirror(found: InstanceData, width: int) -> InstanceData:
     x1, y1, x2, y2 = found.bboxes.unbind(1)
     found.bboxes = torch.stack([width - x2, y1, width - x1, y2], 1)
     if "masks" in found:
-        found.masks = found.masks.flip(-1)
+        found.masks = mirror_masks(encode_masks(found.masks))
     return found
 
 

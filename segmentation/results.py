@@ -190,7 +190,8 @@ def _predictor(checkpoint: Path | Recipe, options: Namespace) -> SegmentationPre
         side, stride = options.window
         window = check_window((side, side), (stride, stride))
     scratch = options.output / "probabilities" if options.probabilities else None
-    predictor = SegmentationPredictor(checkpoint, options.device, options.batch_size, options.overrides)
+    given = (options.device, options.batch_size, options.overrides)
+    predictor = SegmentationPredictor(checkpoint, *given, engine=options.engine)
     return predictor.configure(window, options.confidence, scratch)
 
 

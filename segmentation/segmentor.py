@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pe_spatial.backbones.contract import build_backbone, with_statistics
 from pe_spatial.common.errors import OptionError
+from pe_spatial.common.graphs import Engine, Network, NetworkGraph, only_graph
 from pe_spatial.common.parts import build_options, build_part, link
 from pe_spatial.segmentation.semantic import SemanticModel, predict_semantic
 from pe_spatial.segmentation.windows import check_window
@@ -73,10 +74,26 @@ class SemanticSegmentor(EncoderDecoder, SemanticModel):
         self.window = None if window is None else build_options(check_window, window, "window")
         self.stride = self.backbone.patch_size
         self.train_cfg = self.test_cfg = None
+        self._engine: Engine | None = None
 
     def score_map(self, inputs: Tensor) -> Tensor:
         """See `SemanticModel`."""
+        if self._engine is not None:
+            return self._engine(inputs)[0]
+        return self._scores(inputs)
+
+    def _scores(self, inputs: Tensor) -> Tensor:
         return self.decode_head(self.extract_feat(inputs))
+
+    def graph(self, kind: str = "") -> NetworkGraph:
+        """See `Exportable`: images to the score map."""
+        only_graph(kind)
+        network = Network(self, lambda images: [self._scores(images)])
+        return NetworkGraph(network, ("images",), ("scores",), self.stride)
+
+    def use_engine(self, run: Engine) -> None:
+        """See `Exportable`."""
+        self._engine = run
 
     def encode_decode(self, inputs: Tensor, batch_img_metas: Sequence[Mapping[str, Any]] = ()) -> Tensor:
         """The name of mmseg for `segment_logits`; the metainfo is not needed."""

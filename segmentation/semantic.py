@@ -7,7 +7,7 @@ original image:
     pred_sem_seg    PixelData, data int64 [1, H, W]: the class of every pixel
     pred_panoptic   PixelData, data int32 [1, H, W] of segment ids from 1, 0 where nothing was found, together with the
                     metainfo `segments`: a list of {id, label, score, area, is_thing}, one per segment
-    pred_instances  InstanceData: bboxes [N, 4] xyxy, labels [N], scores [N], masks bool [N, H, W]
+    pred_instances  InstanceData: bboxes [N, 4] xyxy, labels [N], scores [N], masks: RLEs [N] of the image
 
 `pred_sem_seg` is always there for a semantic model; the mask decoder adds the other two where its `outputs` name them.
 """

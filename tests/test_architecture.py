@@ -15,14 +15,15 @@ LONGEST_FUNCTION = 60  # lines
 # package or module of pe_spatial -> (ours that it may import besides itself, third parties beyond COMMON);
 # the longest prefix decides
 COMMON_FLOOR = {"common"}
-FLOOR_1 = {"common", "backbones", "data", "visualization"}
+FLOOR_1 = {"common", "backbones", "data", "visualization", "engines"}
 FLOOR_2 = {*FLOOR_1, "training", "inference", "doctor", "own", "plm", "zero_shot", "features", "search"}
 ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "": ({*FLOOR_2, *TASKS}, set()),  # the lazy names of pe_spatial itself
     "common": (set(), {"filelock", "rich"}),
     "common.files": (set(), {"psutil"}),
     "common.memory": (set(), {"psutil"}),
-    "common.pictures": (set(), {"cv2", "tifffile", "pillow_heif"}),
+    "common.picture_files": (set(), {"pillow_heif"}),
+    "common.pictures": (set(), {"cv2", "tifffile"}),
     "common.safe_yaml": (set(), {"yaml"}),
     "common.tensors": (set(), {"safetensors"}),
     "common.video": (set(), {"av", "cv2"}),
@@ -36,6 +37,11 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "backbones.sam2_model": (COMMON_FLOOR, {"sam2", "hydra", "omegaconf"}),
     "data": (COMMON_FLOOR, {"pycocotools"}),
     "data.annotations": (COMMON_FLOOR, {"pycocotools", "msgspec"}),
+    "engines": (COMMON_FLOOR, set()),
+    "engines.sessions": (COMMON_FLOOR, {"onnxruntime", "openvino"}),
+    "engines.header": (COMMON_FLOOR, {"openvino"}),
+    "runtime": ({"common", "engines"}, set()),
+    "export": ({*FLOOR_2, "__version__"}, {"onnx", "onnxruntime", "openvino"}),
     "demo": ({"common", "data", "visualization"}, {"skimage"}),
     "visualization": ({"common", "backbones", "data"}, {"cv2"}),
     "visualization.charts": (COMMON_FLOOR, {"matplotlib"}),
@@ -65,8 +71,8 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "tracking.prompts": (FLOOR_2, {"sam2"}),
     "__main__": ({"commands"}, set()),
     "commands": (
-        {*FLOOR_2, *TASKS, "alignment", "demo", "configs", "__version__"},
-        {"rich", "timm", "mmseg", "cv2", "sam2", "open_clip"},
+        {*FLOOR_2, *TASKS, "alignment", "export", "demo", "configs", "__version__"},
+        {"rich", "timm", "mmseg", "cv2", "sam2", "open_clip", "pycocotools"},
     ),
 }
 
@@ -76,7 +82,7 @@ DOORS = {
     "cv2.VideoCapture": "common.video",
     "cv2.VideoWriter": "common.video",
     "av.open": "common.video",
-    "Image.open": "common.pictures",
+    "Image.open": "common.picture_files",
     "os.replace": "common.files",
     "os.fsync": "common.files",
 }
@@ -168,7 +174,7 @@ def test_a_second_door_is_found(tmp_path):
     assert calls_of(path) & DOORS.keys() == {"os.replace", "Image.open"}
 
 
-@pytest.mark.parametrize("path", source_files(), ids=module_name)
+@pytest.mark.parametrize("path", [*source_files(), *sorted((ROOT / "examples").rglob("*.py"))], ids=module_name)
 def test_a_file_is_one_idea_and_a_function_fits_a_screen(path):
     lines = path.read_text().splitlines()
     assert len(lines) <= LONGEST_FILE
@@ -208,7 +214,7 @@ def walk(name: str, graph: dict[str, set[str]], trail: list[str], done: set[str]
 
 
 def test_every_python_file_at_the_top_belongs_to_a_known_folder():
-    known = {"pe_spatial", *TASKS, "configs", "tools", "tests", "docs"}
+    known = {"pe_spatial", *TASKS, "configs", "tools", "tests", "docs", "examples"}
     folders = {path.parent.relative_to(ROOT).parts[0] for path in ROOT.glob("*/*.py") if path.parent.name[0] != "."}
     assert folders <= known, f"unexpected packages at the top level: {folders - known}"
 

@@ -6,6 +6,7 @@ level, C = H x D channels.
 
 import math
 from collections.abc import Sequence
+from itertools import accumulate
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from pe_spatial.common.errors import OptionError
+from pe_spatial.detection.deta.tokens import sizes_of_levels
 
 Shapes = Sequence[tuple[int, int]]
 
@@ -36,6 +38,8 @@ def deformable_attention(
     Returns:
         [B, Q, C] of the type of `value`.
     """
+    if torch.compiler.is_exporting():
+        return _sum_grid_samples(value, shapes, locations, weights)
     if chunk is None or locations.shape[1] <= chunk:
         return _sum_samples(value, shapes, locations, weights)
     parts = []
@@ -75,6 +79,25 @@ def _sum_samples(value: Tensor, shapes: Shapes, locations: Tensor, weights: Tens
     return summed.view(images, -1, heads * channels)
 
 
+def _sum_grid_samples(value: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor) -> Tensor:
+    """The same by one `grid_sample` for each level, which engines have, and which holds the samples of a level."""
+    images, _, heads, channels = value.shape
+    queries = locations.shape[1]
+    value = value.permute(0, 2, 3, 1).flatten(0, 1)  # [B * H, D, S]
+    places = locations.transpose(1, 2).flatten(0, 1) * 2 - 1  # [B * H, Q, L, P, 2]
+    shares = weights.transpose(1, 2).flatten(0, 1).to(value.dtype)  # [B * H, Q, L, P]
+    summed: Tensor | None = None
+    first = 0
+    for level, (rows, columns) in enumerate(shapes):
+        table = value[:, :, first : first + rows * columns].unflatten(2, (rows, columns))
+        samples = F.grid_sample(table, places[:, :, level].to(value.dtype), align_corners=False)  # [B * H, D, Q, P]
+        part = (samples * shares[:, None, :, level]).sum(-1)
+        summed = part if summed is None else summed + part
+        first += rows * columns
+    assert summed is not None, "a pyramid has levels"
+    return summed.reshape(images, heads * channels, queries).transpose(1, 2)
+
+
 def _neighbors(place: Tensor, cells: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
     """The cells before and behind a place on an axis, each as number (int32) and share.
 
@@ -95,9 +118,9 @@ def _neighbors(place: Tensor, cells: Tensor) -> tuple[tuple[Tensor, Tensor], tup
 
 def _per_sample(shapes: Shapes, points: int, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Rows, columns and number of the first token of the level of every sample, each [L * P]; the number int32."""
-    sizes = like.new_tensor(shapes).repeat_interleave(points, dim=0)  # [L * P, 2]
-    counts = [0, *(rows * columns for rows, columns in shapes[:-1])]
-    first = torch.tensor(counts, device=like.device).cumsum(0).int().repeat_interleave(points)
+    sizes = sizes_of_levels(shapes, like).repeat_interleave(points, dim=0)  # [L * P, 2]
+    counts = accumulate((rows * columns for rows, columns in shapes[:-1]), initial=0)
+    first = torch.stack([like.new_full((), count, dtype=torch.int32) for count in counts]).repeat_interleave(points)
     return sizes[:, 0], sizes[:, 1], first
 
 
@@ -174,6 +197,6 @@ class DeformableAttention(nn.Module):
         if references.shape[-1] == 4:
             locations = centers + offsets * references[:, :, None, :, None, 2:] * (0.5 / points)
         else:
-            locations = centers + offsets / offsets.new_tensor(shapes).flip(1)[:, None]
+            locations = centers + offsets / sizes_of_levels(shapes, offsets).flip(1)[:, None]
         y = deformable_attention(value.unflatten(-1, (heads, -1)), shapes, locations, weights, self.chunk)
         return self.output_proj(y)

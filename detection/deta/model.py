@@ -12,14 +12,16 @@ from torch import Tensor
 from torchvision.ops import box_convert
 
 from pe_spatial.common.errors import OptionError, require_choice
+from pe_spatial.common.graphs import NetworkGraph
 from pe_spatial.common.parts import build_part
 from pe_spatial.detection.deta import proposals
 from pe_spatial.detection.deta.boxes import to_corners
 from pe_spatial.detection.deta.criterion import Criterion
 from pe_spatial.detection.deta.matching import IoUMatching, OneToOneMatching, Target
+from pe_spatial.detection.deta.postprocess import NMSPostprocess
 from pe_spatial.detection.deta.tokens import TokenGrid
 from pe_spatial.detection.deta.transformer import Predictions, QuerySelector
-from pe_spatial.detection.detector import Detector, image_sizes_of, objects_with_area
+from pe_spatial.detection.detector import Detector, image_sizes_of, objects_with_area, sizes_as_tensor
 
 _QUERIES = "model.transformer.num_queries"
 
@@ -87,9 +89,10 @@ class DETA(Detector):
     def raw(self, inputs: Tensor, data_samples: Sequence[BaseDataElement] | None = None) -> Predictions:
         """Return the `Predictions`, relative to the images without padding; without data samples nothing is padding."""
         if data_samples is None:
-            image_sizes = [(inputs.shape[-2], inputs.shape[-1])] * len(inputs)
-        else:
-            image_sizes = image_sizes_of(data_samples)
+            return self._predictions(inputs, [(inputs.shape[-2], inputs.shape[-1])] * len(inputs))
+        return self._predictions(inputs, image_sizes_of(data_samples))
+
+    def _predictions(self, inputs: Tensor, image_sizes: Sequence[tuple[int, int]] | Tensor) -> Predictions:
         maps = self.neck(self.backbone(inputs))
         grid = TokenGrid.of(maps, image_sizes, (inputs.shape[-2], inputs.shape[-1]))
         if not self.float32_transformer:
@@ -118,12 +121,46 @@ class DETA(Detector):
         Returns:
             Boxes [Q, 4] (xyxy, pixels of the original image, not clipped) and scores [Q, K] for every image.
         """
-        last = self.raw(inputs, data_samples).layers[-1]
+        if self._engine is None:
+            last = self.raw(inputs, data_samples).layers[-1]
+            outputs: Sequence[Tensor] = (last.boxes, last.logits)
+        else:
+            outputs = self._engine(inputs, sizes_as_tensor(image_sizes_of(data_samples), inputs))
         found = []
-        for boxes, logits, sample in zip(last.boxes, last.logits, data_samples, strict=True):
+        for boxes, logits, sample in zip(*outputs, data_samples, strict=True):
             height, width = sample.ori_shape[:2]
             found.append((to_corners(boxes) * boxes.new_tensor([width, height] * 2), logits.float().sigmoid()))
         return found
+
+    def graph(self, kind: str = "") -> NetworkGraph:
+        """See `Exportable` and `detector_graph`.
+
+        Outputs are those of the last layer: `boxes` [B, Q, 4] (cx, cy, w, h relative to the image without padding) and
+        `logits` [B, Q, K]. Of the kind "suppressed" they are detections: `boxes` [B, D, 4] (xyxy, pixels of the input,
+        not clipped), `scores` [B, D] and `labels` [B, D], best first and 0 where there are fewer.
+
+        Raises:
+            OptionError: Another kind, or a post-processing that is no hard suppression in a "suppressed" graph.
+        """
+        require_choice("graph", kind, ("", "suppressed"))
+        if not kind:
+            return self.detector_graph(self._last_layer, ("boxes", "logits"))
+        if not isinstance(self.postprocess, NMSPostprocess):
+            raise OptionError(
+                f"graph 'suppressed': model.postprocess is {type(self.postprocess).__name__}, and graphs suppress as "
+                "NMSPostprocess does; export the graph of kind '', or set model.postprocess.type to NMSPostprocess"
+            )
+        return self.detector_graph(self._suppressed, ("boxes", "scores", "labels"))
+
+    def _last_layer(self, images: Tensor, image_sizes: Tensor) -> tuple[Tensor, Tensor]:
+        last = self._predictions(images, image_sizes).layers[-1]
+        return last.boxes, last.logits.float()
+
+    def _suppressed(self, images: Tensor, image_sizes: Tensor) -> list[Tensor]:
+        boxes, logits = self._last_layer(images, image_sizes)
+        boxes = to_corners(boxes) * image_sizes.flip(1).repeat(1, 2)[:, None].to(boxes.dtype)
+        found = [self.postprocess.fixed(*each) for each in zip(boxes.unbind(), logits.sigmoid().unbind(), strict=True)]
+        return [torch.stack(column) for column in zip(*found, strict=True)]
 
     def bind_dataset(self, metainfo: Mapping[str, Any]) -> None:
         """Check the model against the training data.

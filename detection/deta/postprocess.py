@@ -53,6 +53,17 @@ class NMSPostprocess(_SuppressingPostprocess):
     def __init__(self, threshold: float = 0.7, candidates: int = 10000, max_detections: int = 100) -> None:
         super().__init__(Suppression("nms", threshold), candidates, max_detections)
 
+    def fixed(self, boxes: Tensor, scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Detections of an image in tensors whose sizes follow no values; for graphs.
+
+        Returns:
+            Boxes [D, 4], scores [D] and labels [D], best first, and 0 where there are fewer. D is `max_detections`, or
+            less where there are fewer candidates.
+        """
+        best = best_pairs(boxes, scores, self.candidates)
+        most = min(self.max_detections or len(best.scores), len(best.scores))
+        return self.suppression.fixed(best.bboxes, best.scores, best.labels, scores.shape[1], most)
+
 
 @MODELS.register_module()
 class SoftNMSPostprocess(_SuppressingPostprocess):

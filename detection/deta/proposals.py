@@ -4,11 +4,12 @@ Letters: B images, S tokens, Q queries.
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
-from torchvision.ops import batched_nms
 
 from pe_spatial.detection.deta.boxes import to_corners
 from pe_spatial.detection.deta.tokens import TokenGrid
+from pe_spatial.detection.nms import survivors
 
 _PER_LEVEL = 1000  # tokens of a level that are considered
 _NMS_THRESHOLD = 0.9
@@ -43,19 +44,34 @@ def select_per_level(objectness: Tensor, boxes: Tensor, grid: TokenGrid, number:
 
 
 def _select_in_image(logits: Tensor, corners: Tensor, grid: TokenGrid, number: int) -> Tensor:
-    candidates = []
+    """Of one image; nothing's size follows values, so that the selection can be part of a graph."""
+    best = logits.topk(number).indices
+    index, score, level = _candidates(logits, corners, grid)
+    if len(score) < number:
+        return best
+    score, order = score.sort(descending=True)
+    index, level, kept = index[order], level[order], ~score.isneginf()
+    of_level = level[:, None] == torch.arange(len(grid.shapes), device=level.device)  # [candidates, L]
+    place = (of_level & kept[:, None]).cumsum(0).gather(1, level[:, None]).squeeze(1)
+    wanted = kept & (place <= number // len(grid.shapes))
+    others = kept & ~wanted
+    wanted = wanted | (others & (others.cumsum(0) <= number - wanted.sum()))
+    # the wanted ones in their order: the first has the highest place from behind
+    behind = torch.arange(len(wanted), 0, -1, device=wanted.device) * wanted
+    return torch.where(kept.sum() >= number, index[behind.topk(number).indices], best)
+
+
+def _candidates(logits: Tensor, corners: Tensor, grid: TokenGrid) -> tuple[Tensor, Tensor, Tensor]:
+    """The best tokens of every level: their numbers, logits (-inf for what is suppressed) and levels, each [L * n]."""
+    index, scores, levels = [], [], []
     first = 0
-    for rows, columns in grid.shapes:
-        level = logits[first : first + rows * columns]
-        candidates.append(first + level.topk(min(_PER_LEVEL, len(level))).indices)
+    for level, (rows, columns) in enumerate(grid.shapes):
+        own = F.pad(logits[first : first + rows * columns], (0, _PER_LEVEL), value=-torch.inf)  # it may have fewer
+        score, best = own.topk(_PER_LEVEL)
+        best = first + best.clamp(max=rows * columns - 1)
+        keep = survivors(corners[best], score, _NMS_THRESHOLD)
+        index.append(best)
+        scores.append(score.masked_fill(~keep, -torch.inf))
+        levels.append(torch.full_like(best, level))
         first += rows * columns
-    index = torch.cat(candidates)
-    kept = index[batched_nms(corners[index], logits[index], grid.levels[index], _NMS_THRESHOLD)]  # best first
-    if len(kept) < number:
-        kept = logits.topk(number).indices
-    share = number // len(grid.shapes)
-    of_level = grid.levels[kept][:, None] == torch.arange(len(grid.shapes), device=kept.device)  # [kept, L]
-    wanted = (of_level & (of_level.cumsum(0) <= share)).any(dim=1)
-    missing = number - wanted.sum()
-    wanted |= ~wanted & ((~wanted).cumsum(0) <= missing)
-    return kept[wanted]
+    return torch.cat(index), torch.cat(scores), torch.cat(levels)

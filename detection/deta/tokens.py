@@ -30,7 +30,7 @@ class TokenGrid:
 
     @classmethod
     def of(
-        cls, maps: Sequence[Tensor], image_sizes: Sequence[tuple[int, int]], input_size: tuple[int, int]
+        cls, maps: Sequence[Tensor], image_sizes: Sequence[tuple[int, int]] | Tensor, input_size: tuple[int, int]
     ) -> TokenGrid:
         """The grid of `maps`, for images of `image_sizes` (H, W) in the corner of an input of `input_size`.
 
@@ -38,17 +38,18 @@ class TokenGrid:
         """
         shapes = tuple((m.shape[-2], m.shape[-1]) for m in maps)
         H, W = input_size
-        counts = [
-            [(_cells_inside(columns, W, width), _cells_inside(rows, H, height)) for rows, columns in shapes]
-            for height, width in image_sizes
+        height, width = torch.as_tensor(image_sizes, dtype=torch.float32, device=maps[0].device).unbind(1)  # [B]
+        inside = [
+            torch.stack((_cells_inside(columns, W, width), _cells_inside(rows, H, height)), 1)
+            for rows, columns in shapes
         ]
-        return cls(shapes, torch.tensor(counts, dtype=torch.float32, device=maps[0].device))
+        return cls(shapes, torch.stack(inside, 1))
 
     @cached_property
     def levels(self) -> Tensor:
         """[S] the level of every token."""
-        counts = torch.tensor([rows * columns for rows, columns in self.shapes], device=self.valid.device)
-        return torch.arange(len(self.shapes), device=self.valid.device).repeat_interleave(counts)
+        numbers = enumerate(self.shapes)
+        return torch.cat([self.valid.new_full((r * c,), i, dtype=torch.int64) for i, (r, c) in numbers])
 
     @cached_property
     def cells(self) -> Tensor:
@@ -76,8 +77,7 @@ class TokenGrid:
 
         Multiplying a place in the image by them gives the place in the input.
         """
-        sizes = self.valid.new_tensor(self.shapes).flip(1)  # [L, 2]
-        return self.valid / sizes
+        return self.valid / sizes_of_levels(self.shapes, self.valid).flip(1)
 
     def anchors(self, finest: float) -> Tensor:
         """[B, S, 4] an anchor at every center, as (cx, cy, w, h) relative to the image.
@@ -93,10 +93,16 @@ class TokenGrid:
         return sine_code(self.centers.flip(-1), channels // 2)
 
 
-def _cells_inside(cells: int, whole: int, inside: int) -> int:
+def sizes_of_levels(shapes: Sequence[tuple[int, int]], like: Tensor) -> Tensor:
+    """The shapes [L, 2] in the type and on the device of another tensor; sides of graphs may be symbols."""
+    return torch.stack([like.new_full((), side) for shape in shapes for side in shape]).unflatten(0, (-1, 2))
+
+
+def _cells_inside(cells: int, whole: int, inside: Tensor) -> Tensor:
+    """Of cells along a side of `whole` pixels, how many show images of which `inside` [B] pixels are not padding."""
     # in float32, as torch resizes masks
-    picked = (torch.arange(cells, dtype=torch.float32) * (whole / cells)).floor()
-    return int((picked < inside).sum())
+    picked = (torch.arange(cells, dtype=torch.float32, device=inside.device) * (whole / cells)).floor()
+    return (picked < inside[:, None]).sum(1).to(inside.dtype)
 
 
 def sine_code(numbers: Tensor, channels: int) -> Tensor:

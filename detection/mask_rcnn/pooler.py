@@ -8,6 +8,8 @@ from torchvision.ops import roi_align
 
 from pe_spatial.common.errors import OptionError
 
+_OUTSIDE = (-9.0, -9.0, -8.0, -8.0)  # a box, in cells, whose samples are zero
+
 
 class RoIPooler:
     """Crops of boxes, [sum of N, C, size, size].
@@ -50,3 +52,24 @@ class RoIPooler:
             crops.append(roi_align(feature, rois[index], self.size, 1 / stride, sampling_ratio=0, aligned=True))
             order.append(index)
         return torch.cat(crops)[torch.cat(order).argsort()]
+
+    def fixed(self, features: Sequence[Tensor], boxes: Tensor) -> Tensor:
+        """Crop `boxes` [B, N, 4] as above, to [B * N, C, size, size]; for graphs, whose sizes follow no values.
+
+        Every level crops as many boxes, and the crops are added up: for a box of another level it reads one outside of
+        its map, which gives zeros. One without area would too, but not with OpenVINO (0 / 0).
+        """
+        count = boxes.shape[1]
+        image = torch.arange(boxes.shape[0], device=boxes.device, dtype=boxes.dtype).repeat_interleave(count)
+        boxes = boxes.reshape(-1, 4)
+        level = self.levels(boxes)
+        has_area = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
+        crops: Tensor | None = None
+        for i, (feature, stride) in enumerate(zip(features, self.strides, strict=True)):
+            outside = boxes.new_tensor(_OUTSIDE) * stride
+            rois = torch.where((has_area & (level == i))[:, None], boxes, outside)
+            rois = torch.cat([image[:, None], rois], 1)
+            found = roi_align(feature, rois, self.size, 1 / stride, sampling_ratio=0, aligned=True)
+            crops = found if crops is None else crops + found
+        assert crops is not None, "a pyramid has maps"
+        return crops

@@ -1,13 +1,19 @@
 """From the frame of the network's input to the frame of the photograph."""
 
+import math
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from mmengine.structures import InstanceData
 from torch import Tensor
 from torchvision.ops import clip_boxes_to_image
 
+from pe_spatial.data import place_columns
 from pe_spatial.detection.mask_rcnn.roi_heads import Detections
 
-_MAX_PIXELS = 2**26  # of mask probabilities held at once: 256 MiB
+_THRESHOLD = 0.5  # smallest probability that is pasted
+_STRIP = 2**20  # pixels of a mask that exist at a time
 
 
 def rescale(found: Detections, image_size: tuple[int, int], original_size: tuple[int, int]) -> InstanceData:
@@ -19,7 +25,7 @@ def rescale(found: Detections, image_size: tuple[int, int], original_size: tuple
         original_size: (H, W) of the photograph.
 
     Returns:
-        `bboxes` [N, 4], `scores` [N], `labels` [N] and, where there is a mask head, `masks` [N, H, W] bool.
+        `bboxes` [N, 4], `scores` [N], `labels` [N] and, where there is a mask head, `masks`, RLEs of the photograph.
     """
     (height, width), (original_height, original_width) = image_size, original_size
     ratio = found.boxes.new_tensor([original_width / width, original_height / height] * 2)
@@ -31,36 +37,41 @@ def rescale(found: Detections, image_size: tuple[int, int], original_size: tuple
     return instances
 
 
-def paste_masks(masks: Tensor, boxes: Tensor, size: tuple[int, int], threshold: float = 0.5) -> Tensor:
-    """Draw masks of boxes into the image.
+def paste_masks(masks: Tensor, boxes: Tensor, size: tuple[int, int]) -> list[dict[str, Any]]:
+    """The masks of boxes in the image, as RLEs: one exists at a time, and no more than a strip of it.
 
-    A pixel's value is the bilinear sample of the mask at the pixel's center, zero outside of the mask. The samples of
-    a mask form a grid, so that they are two matrix products: rows · mask · columns.
+    A pixel's value is the bilinear sample of the mask at the pixel's center, zero outside of the mask; those from 0.5
+    on belong to the object. The samples of a mask form a grid, so that they are two matrix products: rows · mask ·
+    columns.
 
     Args:
         masks: [N, M, M] probabilities.
         boxes: [N, 4] xyxy in pixels of the image, of positive area.
         size: (H, W) of the image.
-        threshold: Smallest probability that is pasted.
-
-    Returns:
-        [N, H, W] bool.
     """
-    height, width = size
-    pasted = torch.zeros(len(masks), height, width, dtype=torch.bool, device=masks.device)
-    chunk = max(1, _MAX_PIXELS // max(1, height * width))
     with torch.autocast(masks.device.type, enabled=False):
-        for start in range(0, len(masks), chunk):
-            part, box = masks[start : start + chunk].float(), boxes[start : start + chunk].float()
-            rows = _interpolation(box[:, 1], box[:, 3], height, part.shape[1])  # [n, H, M]
-            columns = _interpolation(box[:, 0], box[:, 2], width, part.shape[2])  # [n, W, M]
-            pasted[start : start + chunk] = rows @ part @ columns.transpose(1, 2) >= threshold
-    return pasted
+        return [_paste(*each, size) for each in zip(masks.float(), boxes.float(), boxes.tolist(), strict=True)]
 
 
-def _interpolation(start: Tensor, end: Tensor, pixels: int, cells: int) -> Tensor:
-    """Weights [N, pixels, cells] of linear interpolation between cells that divide [start, end] equally."""
-    center = torch.arange(pixels, device=start.device, dtype=torch.float32) + 0.5
-    position = (center - start[:, None]) / (end - start)[:, None] * cells - 0.5  # [N, pixels], in cells
+def _paste(mask: Tensor, box: Tensor, corners: Sequence[float], size: tuple[int, int]) -> dict[str, Any]:
+    left, top, right, bottom = corners
+    rows, columns = _reach(top, bottom, size[0], mask.shape[0]), _reach(left, right, size[1], mask.shape[1])
+    down = _interpolation(box[1], box[3], rows, mask.shape[0]) @ mask  # [h, M]
+    across = _interpolation(box[0], box[2], columns, mask.shape[1])  # [w, M]
+    strips = (part @ down.T >= _THRESHOLD for part in across.split(max(_STRIP // max(len(rows), 1), 1)))
+    return place_columns(strips, (rows.start, columns.start), size)
+
+
+def _reach(start: float, end: float, pixels: int, cells: int) -> range:
+    """The pixels along a side of the image that a mask over [start, end] can have a value at, and one more."""
+    cell = (end - start) / cells
+    first = min(max(math.floor(start - cell) - 1, 0), pixels)
+    return range(first, min(max(math.ceil(end + cell) + 1, first), pixels))
+
+
+def _interpolation(start: Tensor, end: Tensor, pixels: range, cells: int) -> Tensor:
+    """Weights [len(pixels), cells] of linear interpolation between cells that divide [start, end] equally."""
+    center = torch.arange(pixels.start, pixels.stop, device=start.device, dtype=torch.float32) + 0.5
+    position = (center - start) / (end - start) * cells - 0.5  # in cells
     cell = torch.arange(cells, device=start.device, dtype=torch.float32)
-    return (1 - (position[..., None] - cell).abs()).clamp(min=0)
+    return (1 - (position[:, None] - cell).abs()).clamp(min=0)

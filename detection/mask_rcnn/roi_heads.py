@@ -16,6 +16,8 @@ from pe_spatial.detection.mask_rcnn.mask_head import crop_masks, mask_loss
 from pe_spatial.detection.mask_rcnn.pooler import RoIPooler
 from pe_spatial.detection.nms import Suppression
 
+_CANDIDATES = 3840  # pairs of proposal and class that a graph suppresses; TensorRT's top-k gives no more
+
 
 class Detections(NamedTuple):
     """Detections of one image, highest score first.
@@ -137,6 +139,59 @@ class RoIHeads(nn.Module):
         crops = self.mask_pooler(features, [d.boxes for d in found])
         masks = self.mask_head(crops, torch.cat([d.labels for d in found])).sigmoid()
         return [d._replace(masks=m) for d, m in zip(found, masks.split([len(d.boxes) for d in found]), strict=True)]
+
+    def candidates(
+        self, features: Sequence[Tensor], proposals: Tensor, logits: Tensor, image_sizes: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """What `predict` chooses from, in tensors whose sizes follow no values; for graphs.
+
+        Args:
+            features: Maps [B, C, H, W], finest first.
+            proposals: [B, P, 4] xyxy.
+            logits: [B, P], -inf where there is no proposal.
+            image_sizes: [B, 2], (H, W) of each image without its padding.
+
+        Returns:
+            Boxes [B, P, K, 4] xyxy in input pixels, clipped, and scores [B, P, K]; both 0 where there is no proposal.
+        """
+        images, number = logits.shape
+        class_logits, deltas = self.box_predictor(self.box_head(self.box_pooler.fixed(features, proposals)))
+        scores = self.class_loss.scores(class_logits)  # [B * P, K]
+        boxes = self.coder.decode(deltas, proposals.reshape(-1, 4))  # [B * P, K, 4]
+        finite = boxes.flatten(1).isfinite().all(dim=1) & scores.isfinite().all(dim=1)
+        there = finite.reshape(images, number) & ~logits.isneginf()
+        limit = image_sizes.flip(1).repeat(1, 2)[:, None, None].to(boxes.dtype)  # [B, 1, 1, 4]
+        boxes = boxes.reshape(images, number, self.num_classes, 4)
+        boxes = torch.where(there[..., None, None], boxes, 0.0).clamp(min=0).minimum(limit)
+        return boxes, torch.where(there[..., None], scores.reshape(images, number, self.num_classes), 0.0)
+
+    def fixed(self, features: Sequence[Tensor], boxes: Tensor, scores: Tensor) -> tuple[Tensor, ...]:
+        """Detections among `candidates`, in tensors whose sizes follow no values; for graphs.
+
+        Suppression sees the 3840 best pairs of proposal and class, where `predict` takes all of them.
+
+        Args:
+            features: Maps [B, C, H, W], finest first.
+            boxes: [B, P, K, 4] xyxy.
+            scores: [B, P, K].
+
+        Returns:
+            Boxes [B, D, 4], scores [B, D], labels [B, D] and, with a mask head, probabilities [B, D, 28, 28] of masks;
+            best first, and 0 where there are fewer. D is `max_detections`, or P * K if that is less.
+        """
+        images = boxes.shape[0]
+        chosen = torch.where(scores > self.score_threshold, scores, -torch.inf).flatten(1)  # [B, P * K]
+        score, index = chosen.topk(min(_CANDIDATES, chosen.shape[1]), dim=1)
+        box = boxes.flatten(1, 2).gather(1, index[..., None].expand(-1, -1, 4))
+        label = index % self.num_classes
+        most = min(self.max_detections, score.shape[1])
+        found = [self.suppress.fixed(box[i], score[i], label[i], self.num_classes, most) for i in range(images)]
+        kept, best, labels = (torch.stack(column) for column in zip(*found, strict=True))
+        if self.mask_head is None or self.mask_pooler is None:
+            return kept, best, labels
+        masks = self.mask_head(self.mask_pooler.fixed(features, kept), labels.flatten()).sigmoid()
+        masks = masks.reshape(images, most, *masks.shape[1:])
+        return kept, best, labels, torch.where((best > 0)[..., None, None], masks, 0.0)
 
     def _boxes(self, features: Sequence[Tensor], boxes: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         return self.box_predictor(self.box_head(self.box_pooler(features, boxes)))

@@ -14,6 +14,7 @@ from torchvision.ops import batched_nms, clip_boxes_to_image
 from pe_spatial.common.errors import DivergedError, OptionError
 from pe_spatial.detection.mask_rcnn.anchors import grid_anchors
 from pe_spatial.detection.mask_rcnn.boxes import IGNORED, Assigner, DeltaCoder, Target
+from pe_spatial.detection.nms import survivors
 
 
 class RPNHead(nn.Module):
@@ -97,6 +98,30 @@ class RPN(nn.Module):
         logits, deltas = self.head(features)
         return self._proposals(self._anchors(features), logits, deltas, image_sizes, self.pre_nms[1], self.post_nms[1])
 
+    def fixed(self, features: Sequence[Tensor], image_sizes: Tensor) -> tuple[Tensor, Tensor]:
+        """The proposals of `predict` in tensors whose sizes follow no values; for graphs.
+
+        Args:
+            features: Maps [B, C, H, W], finest first.
+            image_sizes: [B, 2], (H, W) of each image without its padding.
+
+        Returns:
+            Boxes [B, P, 4] xyxy and logits [B, P], best first. Where there are fewer, the rest has -inf and no area.
+        """
+        boxes, scores = [], []
+        for anchor, logit, delta in zip(self._anchors(features), *self.head(features), strict=True):
+            padded = F.pad(logit, (0, self.pre_nms[1]), value=-torch.inf)  # maps may have fewer anchors
+            score, best = padded.topk(self.pre_nms[1], dim=1)
+            box = self._decode(anchor, delta, best.clamp(max=logit.shape[1] - 1))
+            box, score = drop_invalid(box, score, image_sizes)
+            keep = [survivors(b, s, self.nms_threshold) for b, s in zip(box.unbind(), score.unbind(), strict=True)]
+            boxes.append(box)
+            scores.append(score.masked_fill(~torch.stack(keep), -torch.inf))
+        box, score = torch.cat(boxes, 1), torch.cat(scores, 1)
+        score, best = score.topk(min(self.post_nms[1], score.shape[1]), dim=1)
+        box = box.gather(1, best[..., None].expand(-1, -1, 4))
+        return box.masked_fill(score[..., None].isneginf(), 0.0), score
+
     def loss(
         self, features: Sequence[Tensor], image_sizes: Sequence[tuple[int, int]], targets: Sequence[Target]
     ) -> tuple[list[Tensor], dict[str, Tensor]]:
@@ -153,9 +178,7 @@ class RPN(nn.Module):
         boxes, scores, levels = [], [], []
         for level, (anchor, logit, delta) in enumerate(zip(anchors, logits, deltas, strict=True)):
             score, best = logit.topk(min(pre_nms, logit.shape[1]), dim=1)  # [B, n]
-            delta = delta.gather(1, best[..., None].expand(-1, -1, 4))
-            box = self.coder.decode(delta.flatten(0, 1), anchor[best].flatten(0, 1))  # [B * n, 1, 4]
-            boxes.append(box.reshape(*best.shape, 4))
+            boxes.append(self._decode(anchor, delta, best))
             scores.append(score)
             levels.append(torch.full_like(best[0], level))
         level_of = torch.cat(levels)
@@ -168,3 +191,24 @@ class RPN(nn.Module):
             kept = batched_nms(box, score, level_of[keep], self.nms_threshold)[:post_nms]
             results.append((box[kept], score[kept]))
         return results
+
+    def _decode(self, anchors: Tensor, deltas: Tensor, chosen: Tensor) -> Tensor:
+        """Boxes [B, n, 4] of the `chosen` anchors [B, n] among N, from offsets [B, N, 4]."""
+        deltas = deltas.gather(1, chosen[..., None].expand(-1, -1, 4))
+        boxes = self.coder.decode(deltas.flatten(0, 1), anchors[chosen].flatten(0, 1))  # [B * n, 1, 4]
+        return boxes.reshape(*chosen.shape, 4)
+
+
+def drop_invalid(boxes: Tensor, scores: Tensor, image_sizes: Tensor) -> tuple[Tensor, Tensor]:
+    """Clip boxes to their images; what is not finite or has no area then is zero and scores -inf.
+
+    Args:
+        boxes: [B, N, 4] xyxy, pixels.
+        scores: [B, N].
+        image_sizes: [B, 2], (H, W).
+    """
+    limit = image_sizes.flip(1).repeat(1, 2)[:, None].to(boxes.dtype)  # [B, 1, 4]
+    finite = boxes.isfinite().all(-1) & scores.isfinite()
+    boxes = torch.where(finite[..., None], boxes, 0.0).clamp(min=0).minimum(limit)
+    keep = finite & (boxes[..., 2] > boxes[..., 0]) & (boxes[..., 3] > boxes[..., 1])
+    return boxes.masked_fill(~keep[..., None], 0.0), torch.where(keep, scores, -torch.inf)

@@ -3,4 +3,15 @@
 Importing this package registers its names with mmengine.
 """
 
-from pe_spatial.alignment import hooks, loading, model, sam_teacher, teachers, transforms, upsampler
+from pe_spatial.alignment import (
+    hooks,
+    loading,
+    metric,
+    model,
+    module_teacher,
+    sam_teacher,
+    teachers,
+    transforms,
+    upsampler,
+    views,
+)

@@ -14,6 +14,7 @@ from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pe_spatial.alignment.summaries import Source, map_and_summary, require_class_token
 from pe_spatial.backbones import EncoderConfig
 from pe_spatial.backbones.contract import build_backbone, fit_to_grid, renormalize, sketch
 from pe_spatial.backbones.vit import resolve_blocks
@@ -46,6 +47,29 @@ class Teacher(nn.Module):
             channels of zeros change nothing: images with fewer channels are filled up with them.
         """
         raise NotImplementedError
+
+    def with_summary(
+        self, inputs: Tensor, data_samples: Sequence[BaseDataElement], grid: tuple[int, int], source: Source
+    ) -> tuple[Tensor, Tensor]:
+        """What `forward` returns, and what stands for the whole images, [B, K].
+
+        Args:
+            inputs: See `forward`.
+            data_samples: See `forward`.
+            grid: See `forward`.
+            source: `mean` of the map; other teachers than encoders have nothing else.
+        """
+        features = self(inputs, data_samples, grid)
+        return features, features.mean(dim=(2, 3))
+
+    def require_summary(self, source: Source) -> None:
+        """Make sure that `with_summary` takes this source.
+
+        Raises:
+            OptionError: It does not.
+        """
+        if source != "mean":
+            raise OptionError(f"{type(self).__name__} gives no class token; set summary_source: mean")
 
     def train(self, mode: bool = True) -> Teacher:
         """Stay in evaluation mode, without gradients."""
@@ -108,8 +132,23 @@ class EncoderTeacher(Teacher):
 
     def forward(self, inputs: Tensor, data_samples: Sequence[BaseDataElement], grid: tuple[int, int]) -> Tensor:
         """See `Teacher.forward`; K is the width of the encoder."""
-        inputs = renormalize(fit_to_grid(inputs, grid, self.backbone.strides[0]), None, self.backbone)
-        return self.backbone(inputs.to(next(self.backbone.parameters()).dtype))[0]
+        return self.backbone(self._prepared(inputs, grid))[0]
+
+    def with_summary(
+        self, inputs: Tensor, data_samples: Sequence[BaseDataElement], grid: tuple[int, int], source: Source
+    ) -> tuple[Tensor, Tensor]:
+        """See `Teacher.with_summary`; `source` may be `cls` where the encoder has a class token."""
+        return map_and_summary(self.backbone, self._prepared(inputs, grid), source)
+
+    def require_summary(self, source: Source) -> None:
+        """See `Teacher.require_summary`."""
+        if source == "cls":
+            require_class_token(self.backbone, type(self).__name__)
+
+    def _prepared(self, inputs: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Images of which the encoder makes a grid, normalized and of the type that it takes."""
+        images = renormalize(fit_to_grid(inputs, grid, self.backbone.strides[0]), None, self.backbone)
+        return images.to(next(self.backbone.parameters()).dtype)
 
 
 @MODELS.register_module()

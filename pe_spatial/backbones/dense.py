@@ -143,9 +143,10 @@ class PEBackbone(nn.Module):
         Raises:
             OptionError: H or W is not a multiple of the patch size.
         """
-        grid = self.encoder.grid(x)
-        tokens = self.encoder.forward_features(x, self.layers, self.norm)
-        skip = int(self.encoder.has_cls)
+        return self._maps(x, self.encoder.forward_features(x, self.layers, self.norm))
+
+    def _maps(self, x: Tensor, tokens: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        grid, skip = self.encoder.grid(x), int(self.encoder.has_cls)
         maps = tuple(t[:, skip:].transpose(1, 2).unflatten(2, grid) for t in tokens)
         return maps if self.upsampler is None else self.upsampler(x, maps)
 
@@ -192,9 +193,21 @@ class PEBackbone(nn.Module):
         Raises:
             OptionError: The encoder has none; or as of `forward`.
         """
+        return tuple(tokens[:, 0] for tokens in self._tokens_with_class(x))
+
+    def maps_and_class_tokens(self, x: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """What `forward` and `class_tokens` return, in one pass.
+
+        Raises:
+            OptionError: As of `class_tokens`.
+        """
+        tokens = self._tokens_with_class(x)
+        return self._maps(x, tokens), tuple(each[:, 0] for each in tokens)
+
+    def _tokens_with_class(self, x: Tensor) -> Sequence[Tensor]:
         if "cls" not in self.pools:
             raise OptionError(f"{self.config.name} has no class token here (windows leave it out)")
-        return tuple(tokens[:, 0] for tokens in self.encoder.forward_features(x, self.layers, self.norm))
+        return self.encoder.forward_features(x, self.layers, self.norm)
 
     def attention_pooled(self, x: Tensor) -> Tensor:
         """Map images [B, 3, H, W] to PE-Core's own embedding [B, D]: pooled by attention, and projected.

@@ -5,6 +5,7 @@
     pe-spatial eval FILE --config pe_g_coco.yaml
     pe-spatial eval RUN --slices 640
     pe-spatial eval --config segmentation/open_vocabulary_pe_core_l14_ade20k
+    pe-spatial eval RUN/exported/onnx_fp32/model.onnx
     pe-spatial eval hf://OWNER/NAME --output OUT val_dataloader.dataset.data_root=DATA
 
 Of a run, the best checkpoint is scored, or else the last. A checkpoint remembers its config; `--config` names another.
@@ -28,7 +29,7 @@ def add_arguments(parser: CommandParser) -> None:
     parser.add_argument(
         "run", nargs="?", metavar="RUN|FILE", help="the folder of a training run, a checkpoint, or hf://…"
     )
-    add_shared(parser, "--config", "--checkpoint", "--output", "--device", "--allow-import", "overrides")
+    add_shared(parser, "--config", "--checkpoint", "--output", "--device", "--engine", "--allow-import", "overrides")
     for name in ("slices", "slice_overlap"):
         add_task_option(parser, name)
     parser.add_old_spellings({"--work-dir": "--output"})
@@ -58,7 +59,7 @@ def run(options: argparse.Namespace) -> int:
     config, path = recall(source, options.overrides, options.config)
     if sliced := slices(options, config, resized=False):
         override_config(config, sliced, path)
-    evaluate(config, path, options.output)
+    evaluate(config, path, options.output, engine=options.engine)
     return 0
 
 

@@ -112,6 +112,11 @@ SHARED: dict[str, dict[str, Any]] = {
     "--batch-size": {"metavar": "N", "type": positive, "default": 1, "help": "images at once"},
     "--limit": {"metavar": "N", "type": positive, "help": "stop after so many; default: all"},
     "--device": {"type": device, "help": "for example cuda:1 or cpu; default: CUDA if there is any"},
+    "--engine": {
+        "choices": ("auto", "torch", "compile", "onnxruntime", "openvino", "tensorrt"),
+        "help": "what runs the network; auto: the fastest export that passed its proof; default: torch, and "
+        "auto for exported files",
+    },
     "--image-size": {"metavar": "N", "type": positive, "help": "side of the images in pixels"},
     "--shard": {"metavar": "I/N", "type": shard, "help": "do the I-th of N equal parts of the files, from 1"},
     "--layers": {"metavar": "N,N", "type": layers, "help": "all, or blocks from 0, or from the end if negative"},

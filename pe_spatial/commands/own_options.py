@@ -32,7 +32,12 @@ def add_own_options(parser: CommandParser) -> None:
         help="in place of that of the size: timm's name of one (docs/foreign_encoders.md)",
     )
     add("--weights", **SHARED["--weights"])
-    add("--teacher", metavar="NAME|FILE", help="of an alignment (default: the student as it begins)")
+    add(
+        "--teacher",
+        metavar="NAME|FILE",
+        action="append",
+        help="of an alignment; give several by repeating it; timm's as NAME=FILE (default: the student as it begins)",
+    )
     add("--encoder-from", metavar="RUN", help="train the head on the encoder of this run, so that both share a pass")
     add("--image-size", **SHARED["--image-size"])
     add("--batch-size", metavar="N", type=positive, help="pictures at once (default: the recipe's)")

@@ -5,6 +5,7 @@
     pe-spatial predict --checkpoint model.pth --input street.mp4 --output OUT
     pe-spatial predict --checkpoint model.pth --input aerial.tif --output OUT --slices 640
     pe-spatial predict --checkpoint model.pth --input photos --output OUT model.tta='{sizes: [1024, 1280]}'
+    pe-spatial predict --checkpoint model.onnx --input photos --output OUT --engine openvino
     pe-spatial predict --checkpoint det=RUN1 --checkpoint seg=RUN2 --input photos --output OUT
     torchrun --nproc-per-node 8 tools/predict.py --checkpoint model.pth --input photos --output OUT
     pe-spatial predict --checkpoint model.pth --input photos --output OUT --shard 3/16
@@ -65,7 +66,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_shared(parser, "--input", "--output", required=("--input", "--output"))
     add_shared(
-        parser, "--batch-size", "--limit", "--device", "--image-size", "--max-pixels", "--no-pictures", "--shard"
+        parser,
+        "--batch-size",
+        "--limit",
+        "--device",
+        "--engine",
+        "--image-size",
+        "--max-pixels",
+        "--no-pictures",
+        "--shard",
     )
     add_shared(parser, "--allow-import", "overrides")
     ends, colors = ("BLACK", "WHITE"), "of pictures of four or more bands (e.g. 4 3 2), or of gray: numbers from 1"
@@ -105,6 +114,8 @@ def check(options: argparse.Namespace, parser: CommandParser) -> None:
         check_folder_names(names)
     except OptionError as error:
         parser.error(f"argument --checkpoint: {error}")
+    if names and options.engine not in (None, "torch"):
+        parser.error(f"--engine {options.engine} runs one model; several share an encoder, which torch runs")
     if not names and options.must_share != MUST_SHARE[1]:
         parser.error(f"--must-share {options.must_share} is for several models: --checkpoint NAME={paths[0]} …")
 

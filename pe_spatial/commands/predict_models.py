@@ -117,6 +117,7 @@ def _model(
     own = options_of_task(options, task, output, overrides)
     settings = {key: getattr(own, key) for key in (*task.settings, "image_size", "overrides")}
     settings |= {key: rule for key in _RULES if (rule := getattr(own, key)) is not None}
+    settings |= {} if own.engine in (None, "torch") else {"engine": own.engine}
     run = {"task": task.name, **identity, **settings}
     records = Records(output, run, part)
     sliced = slices(own, config, own.image_size is not None)

@@ -42,6 +42,7 @@ COMMANDS = {
     "classify": "name what pictures and videos show, in words of your own",
     "index": "make pictures and videos searchable by words",
     "search": "find pictures and videos by words or by a picture",
+    "export": "write a model for another engine, with a proof",
     "push": "share a trained model on the Hugging Face hub",
     "track": "follow objects through videos",
     "check": "examine the data of a config",

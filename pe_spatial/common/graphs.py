@@ -5,10 +5,12 @@ everything after it (windows, suppression, masks at the size of the image) stays
 the model gives, to the digits of the engine.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor, nn
+
+from pe_spatial.common.errors import OptionError
 
 Engine = Callable[..., tuple[Tensor, ...]]
 """Runs an exported graph: its inputs in the order of `NetworkGraph.inputs`, its outputs in that of `outputs`."""
@@ -24,6 +26,8 @@ class NetworkGraph(NamedTuple):
         multiple: Sides of images are multiples of it.
         free_batch: Whether B may be left open.
         free_size: Whether H and W may be left open.
+        example: Sides in multiples of an image by which a graph of open sizes is traced. They differ, and no map has a
+            side of one cell, so that nothing is taken for a constant.
     """
 
     module: nn.Module
@@ -32,6 +36,35 @@ class NetworkGraph(NamedTuple):
     multiple: int
     free_batch: bool = True
     free_size: bool = True
+    example: tuple[int, int] = (5, 7)
+
+
+class Network(nn.Module):
+    """A model as a module that computes its graph.
+
+    Args:
+        model: Its parameters are those of the graph.
+        compute: From the inputs to the outputs; a method of the model.
+    """
+
+    def __init__(self, model: nn.Module, compute: Callable[..., Sequence[Tensor]]) -> None:
+        super().__init__()
+        self.model = model
+        self.compute = compute
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """Compute."""
+        return tuple(self.compute(*inputs))
+
+
+def only_graph(kind: str) -> None:
+    """Refuse a kind, for models that have one graph.
+
+    Raises:
+        OptionError: One is asked for.
+    """
+    if kind:
+        raise OptionError(f"graph {kind!r}: this model has one graph, so leave the kind out")
 
 
 @runtime_checkable
@@ -39,7 +72,7 @@ class Exportable(Protocol):
     """A model whose network can be exported, and replaced by an engine."""
 
     def graph(self, kind: str = "") -> NetworkGraph:
-        """The graph of its network.
+        """The graph of its network, also after `use_engine`: it never runs the engine itself.
 
         Args:
             kind: Which of several, e.g. "raw" of a detector; an empty text means the one that `use_engine` takes.

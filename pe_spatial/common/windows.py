@@ -3,10 +3,14 @@
 Letters: H, W rows and columns of the image; h, w of a window.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from __future__ import annotations
 
-import torch
-from torch import Tensor
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Region = tuple[slice, slice]  # rows, columns
 
@@ -70,10 +74,10 @@ def blend(parts: Iterable[tuple[Region, Tensor]], weight: Tensor | float, size: 
     Returns:
         [..., H, W] of the type of the values.
     """
-    total = weights = torch.empty(0)
-    for number, (region, values) in enumerate(parts):
-        if number == 0:
-            total, weights = values.new_zeros(*values.shape[:-2], *size), values.new_zeros(size)
+    remaining = iter(parts)
+    first = next(remaining)
+    total, weights = first[1].new_zeros(*first[1].shape[:-2], *size), first[1].new_zeros(size)
+    for region, values in chain([first], remaining):
         total[(..., *region)] += values
         weights[region] += weight
     return total / weights

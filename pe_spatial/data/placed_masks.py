@@ -4,7 +4,7 @@ An RLE counts pixels column by column. A run of a part is a run of the picture, 
 the runs move. A bitmap of 100 megapixels is 100 MB for every object, the RLE of a small object less than a kilobyte.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,24 +31,73 @@ def place_masks(masks: Tensor, corner: tuple[int, int], size: tuple[int, int]) -
     masks = masks.detach().bool()
     placed = []
     for mask, (x1, y1, x2, y2) in zip(masks, boxes_of_masks(masks).int().tolist(), strict=True):
-        columns = mask[y1:y2, x1:x2].T.cpu().numpy()
-        counts = _runs(columns, (corner[0] + y1, corner[1] + x1), size)
-        rle = coco_mask.frPyObjects({"size": list(size), "counts": counts}, *size)
-        placed.append({"size": [int(side) for side in rle["size"]], "counts": rle["counts"].decode("ascii")})
+        placed.append(place_columns([mask[y1:y2, x1:x2].T], (corner[0] + y1, corner[1] + x1), size))
     return placed
 
 
-def _runs(columns: NDArray[np.bool_], corner: tuple[int, int], size: tuple[int, int]) -> list[int]:
-    """The runs of a bitmap [w, h], given by columns, at a corner of a picture that is empty elsewhere."""
-    steps = np.diff(np.pad(columns.astype(np.int8), ((0, 0), (1, 1))), axis=1)
-    first = corner[1] * size[0] + corner[0]  # number of the corner's pixel
-    starts, ends = ((place[0] * size[0] + place[1] + first) for place in (np.nonzero(steps == s) for s in (1, -1)))
-    apart = starts[1:] != ends[:-1]  # a run to the foot of a column goes on at the head of the next
-    starts, ends = starts[np.r_[True, apart][: len(starts)]], ends[np.r_[apart, True][: len(ends)]]
+def place_columns(strips: Iterable[Tensor], corner: tuple[int, int], size: tuple[int, int]) -> dict[str, Any]:
+    """The RLE of one mask that arrives in strips from left to right, so that no more than a strip of it exists.
+
+    Args:
+        strips: Bool [w, h], by columns, all of one height; each begins where the one before ends.
+        corner: (row, column) of the first pixel of the first strip in the picture.
+        size: (H, W) of the picture, in which all strips lie; it is empty elsewhere.
+    """
+    row, column = corner
+    found = []
+    for strip in strips:
+        found.append(_ends_of_runs(strip.cpu().numpy(), column * size[0] + row, size[0]))
+        column += len(strip)
+    borders = np.concatenate(found) if found else np.zeros(0, np.int64)
+    apart = borders[1:-1:2] != borders[2::2]  # a run to the foot of a column goes on at the head of the next
+    kept = np.ones(len(borders), bool)
+    kept[1:-1:2] = kept[2::2] = apart
     total = size[0] * size[1]
-    borders = np.stack([starts, ends], axis=1).ravel()
+    borders = borders[kept]
     runs: list[int] = np.diff(np.r_[0, borders, total]).tolist()
-    return runs[:-1] if len(borders) and borders[-1] == total else runs
+    counts = runs[:-1] if len(borders) and borders[-1] == total else runs
+    rle = coco_mask.frPyObjects({"size": list(size), "counts": counts}, *size)
+    return {"size": [int(side) for side in rle["size"]], "counts": rle["counts"].decode("ascii")}
+
+
+def _ends_of_runs(columns: NDArray[np.bool_], first: int, height: int) -> NDArray[np.int64]:
+    """Where runs start and end, in turn, as numbers of pixels of the picture.
+
+    Args:
+        columns: Bool [w, h].
+        first: The number of the first of its pixels.
+        height: Of the picture.
+    """
+    padded = np.zeros((columns.shape[0], columns.shape[1] + 2), bool)
+    padded[:, 1:-1] = columns
+    column, row = np.divmod(np.flatnonzero(padded[:, 1:] != padded[:, :-1]), columns.shape[1] + 1)
+    return column * height + row + first
+
+
+def move_masks(rles: Sequence[Rle], corner: tuple[int, int], size: tuple[int, int]) -> list[dict[str, Any]]:
+    """Masks of a window as masks of the picture, which is empty around the window.
+
+    Args:
+        rles: Of the window.
+        corner: (row, column) of the window's first pixel in the picture.
+        size: (H, W) of the picture, in which the window lies.
+    """
+    moved = []
+    for rle in rles:
+        (rows, columns), part = cut_mask(rle)
+        place = (corner[0] + rows.start, corner[1] + columns.start)
+        moved.append(place_columns([torch.from_numpy(part).T], place, size))
+    return moved
+
+
+def mirror_masks(rles: Sequence[Rle]) -> list[dict[str, Any]]:
+    """Masks of a picture as those of the picture with left and right exchanged."""
+    mirrored = []
+    for rle in rles:
+        (rows, columns), part = cut_mask(rle)
+        corner = (rows.start, rle["size"][1] - columns.stop)
+        mirrored.append(place_columns([torch.from_numpy(part).T.flip(0)], corner, tuple(rle["size"])))
+    return mirrored
 
 
 def cut_mask(rle: Rle, margin: int = 0) -> tuple[Region, NDArray[np.bool_]]:
@@ -81,16 +130,34 @@ def cut_mask(rle: Rle, margin: int = 0) -> tuple[Region, NDArray[np.bool_]]:
     return (rows, columns), np.cumsum(steps[:-1], dtype=np.int8).astype(bool).reshape(shape).T
 
 
+def box_of_mask(rle: Rle) -> tuple[int, int, int, int]:
+    """The smallest box (x1, y1, x2, y2) around a mask, as `boxes_of_masks` says; zeros for an empty one."""
+    x, y, width, height = (int(value) for value in coco_mask.toBbox(rle))
+    return (x, y, x + width, y + height) if width and height else (0, 0, 0, 0)
+
+
 def mask_areas(rles: Sequence[Rle]) -> list[int]:
     """The pixels of masks."""
     return [int(coco_mask.area(rle)) for rle in rles]  # of a list, pycocotools fails from 256 masks on with numpy 2
 
 
-def decode_masks(masks: Tensor | Sequence[Rle]) -> Tensor:
-    """Masks of detections as bool [N, H, W], whichever of the two forms they have; for few, or for small pictures."""
+def decode_masks(masks: Tensor | Sequence[Rle], size: tuple[int, int] | None = None) -> Tensor:
+    """Masks as bool [N, H, W], for few, or for small pictures: `pred_instances.masks` of a sample are RLEs.
+
+    Args:
+        masks: RLEs of one size; or bitmaps, which stay as they are.
+        size: (H, W) of the picture, which matters where there is no mask; that of the masks otherwise.
+
+    Raises:
+        ValueError: Masks of another size than `size`, or of several.
+    """
     if isinstance(masks, Tensor):
         return masks.bool()
-    bitmaps = torch.zeros(len(masks), *(masks[0]["size"] if len(masks) else (0, 0)), dtype=torch.bool)
+    size = size or ((masks[0]["size"][0], masks[0]["size"][1]) if len(masks) else (0, 0))
+    for rle in masks:
+        if tuple(rle["size"]) != tuple(size):
+            raise ValueError(f"a mask of {tuple(rle['size'])} (H, W) among those of {tuple(size)}; decode each alone")
+    bitmaps = torch.zeros(len(masks), *size, dtype=torch.bool)
     for bitmap, rle in zip(bitmaps, masks, strict=True):
         region, part = cut_mask(rle)
         bitmap[region] = torch.from_numpy(part)

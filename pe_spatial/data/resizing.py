@@ -4,7 +4,7 @@ The sizes are functions of their own, so that tables can be held against them. N
 """
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from mmengine.registry import TRANSFORMS
@@ -13,39 +13,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 from pe_spatial.common.errors import OptionError, require_choice, require_positive
-
-Rounding = Literal["half_up", "floor_long"]
-
-
-def fitted_size(image: tuple[int, int], size: int, max_size: int | None, rounding: Rounding) -> tuple[int, int]:
-    """The size (H, W) of an image whose shorter side becomes `size`, or less where the longer would pass `max_size`.
-
-    `half_up` is the rule of Detectron2's `ResizeShortestEdge.get_output_shape`, and of mmcv's `rescale_size`;
-    `floor_long` that of `get_size_with_aspect_ratio` in DETA's `datasets/transforms.py`. The order of the operations is
-    theirs too: in floating point another one decides some ties otherwise.
-
-    Args:
-        image: (H, W) before, at least one pixel each.
-        size: Of the shorter side in pixels.
-        max_size: Of the longer side in pixels; None sets no bound.
-        rounding: `half_up` rounds both sides to the nearest pixel. `floor_long` rounds the shorter one and derives the
-            longer one from it, rounded down; for thin images that may be more than `max_size`.
-
-    Returns:
-        At least one pixel each.
-    """
-    short, long = min(image), max(image)
-    if rounding == "half_up":
-        new_short, new_long = float(size), size / short * long
-        if max_size is not None and new_long > max_size:
-            factor = max_size / new_long
-            new_short, new_long = new_short * factor, new_long * factor
-        fitted = max(int(new_short + 0.5), 1), max(int(new_long + 0.5), 1)
-    else:
-        if max_size is not None and long / short * size > max_size:
-            size = max(round(max_size * short / long), 1)
-        fitted = size, int(size * long / short)
-    return fitted if image[0] <= image[1] else fitted[::-1]
+from pe_spatial.common.sizes import Rounding, fitted_size
 
 
 def jittered_size(image: tuple[int, int], target: tuple[int, int], scale: float) -> tuple[int, int]:

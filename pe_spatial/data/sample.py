@@ -26,14 +26,15 @@ tv_tensors together.
     mask_logits     a teacher's masks on a grid of tokens, [K, h, w] (pe_spatial.alignment's TokenMap)
     token_mask      bool [1, h, w], the tokens that are hidden from a student
     captions        list of texts that are true of the image
+    shifts          (row, column) of the windows that a student and its teachers see (pe_spatial.alignment)
     ori_shape       (H, W) of the decoded image; everything else of the record passes through untouched
 
 A *packed sample* is `{"inputs": uint8 tensor [3, H, W], "data_samples": BaseDataElement}`. The data sample holds
 `gt_instances` (InstanceData: bboxes, labels, masks), `ignored_instances` (the same), `gt_sem_seg`, `gt_depth`,
 `mask_logits`, `token_mask` and, of videos, `gt_track_ids` (PixelData), each only where the sample has it, and the
-metainfo `img_path`, `img_id`, `captions` (where there are some), `ori_shape` and `img_shape`, both (H, W). mmengine's
-`pseudo_collate` batches packed samples into lists. Masks that are polygons become a list of outlines, which stays on
-the CPU.
+metainfo `img_path`, `img_id`, `captions` and `shifts` (where there are some), `ori_shape` and `img_shape`, both (H, W).
+mmengine's `pseudo_collate` batches packed samples into lists. Masks that are polygons become a list of outlines, which
+stays on the CPU.
 """
 
 from collections.abc import Mapping
@@ -84,8 +85,9 @@ class PackSample:
                 "img_shape": size,
             }
         )
-        if "captions" in sample:
-            data_sample.set_metainfo({"captions": tuple(sample["captions"])})
+        for key in ("captions", "shifts"):
+            if key in sample:
+                data_sample.set_metainfo({key: tuple(sample[key])})
         is_video = isinstance(image, tv_tensors.Video)
         for field, columns in {} if is_video else _INSTANCE_FIELDS.items():
             present = {name: _column(sample[key]) for name, key in columns.items() if key in sample}

@@ -6,6 +6,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
 from pe_spatial.common.errors import require_choice, require_positive
+from pe_spatial.common.sizes import patched_size
 
 RESIZES = {
     "shorter": "the shorter side becomes image_size, the longer one at most 8 times that; the aspect ratio is kept",
@@ -13,7 +14,6 @@ RESIZES = {
     "square": "both sides become image_size, whatever the aspect ratio",
 }
 INTERPOLATION = "bilinear, antialiased (Pillow)"
-THINNEST = 8  # times the shorter side; a picture of one line would not fit into any memory
 
 
 @dataclass(frozen=True)
@@ -41,14 +41,7 @@ class Sizing:
 
     def target(self, size: tuple[int, int]) -> tuple[int, int]:
         """The size (H, W) in pixels that a picture of (H, W) is resized to."""
-        if self.resize == "square":
-            wanted = (float(self.image_size),) * 2
-        else:
-            shorter, longer = self.image_size / min(size), self.image_size / max(size)
-            scale = min(shorter, THINNEST * longer) if self.resize == "shorter" else longer
-            wanted = (size[0] * scale, size[1] * scale)
-        height, width = (max(int(side / self.unit + 0.5), 1) * self.unit for side in wanted)
-        return height, width
+        return patched_size(size, self.image_size, self.resize, self.unit)
 
     def __call__(self, image: Tensor) -> Tensor:
         """Resize an image uint8 [3, H, W]."""

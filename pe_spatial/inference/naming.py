@@ -14,6 +14,8 @@ from torch.nn import functional as F
 
 from pe_spatial.backbones.text import PECore, Prompts, TextAlignedMap, class_vectors
 from pe_spatial.common.errors import OptionError
+from pe_spatial.data import decode_masks
+from pe_spatial.data.placed_masks import Rle
 
 
 class InstanceNamer:
@@ -43,12 +45,12 @@ class InstanceNamer:
         self.vectors = class_vectors(core, prompts)
 
     @torch.no_grad()
-    def probabilities(self, image: Tensor, masks: Tensor) -> Tensor:
+    def probabilities(self, image: Tensor, masks: Tensor | Sequence[Rle]) -> Tensor:
         """How well each word names each mask.
 
         Args:
             image: uint8 RGB [3, H, W].
-            masks: bool [M, H, W].
+            masks: RLEs of the picture, of which one is decoded at a time, or bool [M, H, W].
 
         Returns:
             float32 [M, K] on the CPU; rows sum to 1.
@@ -56,16 +58,21 @@ class InstanceNamer:
         Raises:
             OptionError: Masks of another size than the picture.
         """
-        if masks.ndim != 3 or masks.shape[1:] != image.shape[1:]:
+        size = tuple(image.shape[1:])
+        sizes = {tuple(masks.shape[1:])} if isinstance(masks, Tensor) else {tuple(rle["size"]) for rle in masks}
+        if sizes - {size}:
             raise OptionError(
-                f"masks {list(masks.shape)} do not lie on the picture {list(image.shape)}; they must be [M, H, W] "
-                "in its pixels"
+                f"masks of {sorted(sizes)} (H, W) do not lie on the picture {list(image.shape)}; they must be RLEs of "
+                "it, or [M, H, W] in its pixels"
             )
         core = self.maps.core
         if not len(masks):
             return torch.zeros(0, len(self.classes))
         inputs = core.preprocess(image)[None].to(core.device)
-        squares = F.interpolate(masks[None].float(), tuple(inputs.shape[2:]), mode="area").to(core.device)
+        # one at a time: all of them may not fit at the size of the picture
+        bitmaps = (decode_masks(masks[number : number + 1]) for number in range(len(masks)))
+        shares = [F.interpolate(bitmap[None].float(), tuple(inputs.shape[2:]), mode="area") for bitmap in bitmaps]
+        squares = torch.cat(shares, dim=1).to(core.device)
         features = F.normalize(self.maps.of_masks(inputs, squares)[0].float(), dim=-1)
         return (core.logit_scale.exp() * features @ self.vectors.T).softmax(dim=-1).cpu()
 
@@ -82,7 +89,7 @@ class InstanceNamer:
         found = sample.pred_instances
         if "masks" not in found:
             raise OptionError("words name masks, and this model gives boxes alone; take one that is trained with masks")
-        probabilities, labels = self.probabilities(image, torch.as_tensor(found.masks).bool()).max(dim=-1)
+        probabilities, labels = self.probabilities(image, found.masks).max(dim=-1)
         found.labels = labels.to(found.labels.device)
         found.scores = found.scores * probabilities.to(found.scores.device)
         return sample

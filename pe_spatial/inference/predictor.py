@@ -25,6 +25,8 @@ from pe_spatial.common.memory import check_pixels
 from pe_spatial.common.pictures import ValueRule, to_image
 from pe_spatial.common.trust import trusting
 from pe_spatial.data import KeepRatioResize
+from pe_spatial.engines.header import is_exported
+from pe_spatial.engines.models import equip, find_file, require_same_network, shed
 from pe_spatial.inference.inputs import Channels, Picture, list_pictures, read_picture
 from pe_spatial.inference.sample import PredictedSample, checked_threshold
 from pe_spatial.training.amp import evaluation_autocast
@@ -65,16 +67,22 @@ class Predictor:
         allow_urls: Fetch pictures that are given as addresses (http, https).
         trust: Packages of your own that the config in the checkpoint may import, e.g. ["my_package"]; see SECURITY.md.
         max_pixels: Larger images of files are refused; None: those that the free memory does not hold.
+        engine: What runs the network: `torch`, or `compile` for `torch.compile`; of exported files `onnxruntime`,
+            `openvino` or `tensorrt`; or `auto`, the fastest that has passed its proof. None: `torch` for checkpoints,
+            `auto` for exported files.
 
     Attributes:
+        engine: What runs the network.
         checkpoint: The file that was loaded. On a CPU the weights are views of it: it may be deleted or replaced
             by another file, but must not be written over in place.
         metainfo: Of the dataset that the model was trained on.
         config: The config that the model was trained with.
 
     Raises:
-        CheckpointError: The file is missing, damaged, does not describe itself, or does not fit its config.
+        CheckpointError: The file is missing, damaged, does not describe itself, or does not fit its config; or an
+            exported file without a proof.
         ConfigError: An override that does not fit the config, or a config that asks for code which is not trusted.
+        OptionError: An engine that does not run such a file; or an override of a network that a file has fixed.
     """
 
     def __init__(
@@ -86,15 +94,16 @@ class Predictor:
         allow_urls: bool = False,
         trust: Sequence[str] = (),
         max_pixels: int | None = None,
+        engine: str | None = None,
     ) -> None:
         self.namer: InstanceNamer | None = None
         require_positive(batch_size=batch_size, max_pixels=1 if max_pixels is None else max_pixels)
         recipe = checkpoint if isinstance(checkpoint, Recipe) else None
         content: dict[str, Any] = {}
         if isinstance(checkpoint, Recipe):
-            self.checkpoint = Path(checkpoint.name)
+            self.checkpoint, self.engine = Path(checkpoint.name), engine or "torch"
         else:
-            self.checkpoint = resolve_checkpoint(checkpoint)
+            self.checkpoint, self.engine = find_file(resolve_checkpoint(checkpoint), engine)
             content = load_checkpoint(self.checkpoint)
         self.device = choose_device(device)
         self.batch_size = batch_size
@@ -108,6 +117,7 @@ class Predictor:
             scope = DefaultScope.overwrite_default_scope(self.config.get("default_scope", "mmengine"))
             with nullcontext() if recipe else naming_config(self.checkpoint), scope:
                 self.model = _build(self.config, content, self.checkpoint).to(self.device).eval()
+                equip(self.model, self.checkpoint, self.engine, self.device)
                 if named := getattr(self.model, "own_classes", None):  # they go before those of the data
                     self.metainfo = {"classes": named}
                 self._load, *steps = Compose(inference_pipeline(self.config)).transforms
@@ -293,10 +303,14 @@ def _build(config: Any, content: Mapping[str, Any], path: Path) -> BaseModel:
         config.model.setdefault("data_preprocessor", config.data_preprocessor)
     if not content:  # a recipe
         return MODELS.build(config.model)
-    state_dict = weights_of(content, path)
     drop_pretrained(config.model)
     with SkipInitialization():
         model = MODELS.build(config.model)
+    if is_exported(path):  # its weights are in the graph
+        require_same_network(path, config.model.to_dict())
+        shed(model)
+        return model
+    state_dict = weights_of(content, path)
     restore_encoders(content, dict(separable_backbones(model)), path)
     problem = compare_keys(model, state_dict)
     if problem:

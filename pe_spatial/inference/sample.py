@@ -163,11 +163,16 @@ class PredictedSample(BaseDataElement):
         names = np.array(class_names(self.dataset, found.labels), dtype=np.str_)
         return {
             "xyxy": found.bboxes.float().numpy(),
-            "mask": decode_masks(found.masks).numpy() if "masks" in found else None,
+            "mask": decode_masks(found.masks, self._size()).numpy() if "masks" in found else None,
             "confidence": found.scores.float().numpy(),
             "class_id": found.labels.numpy(),
             "data": {"class_name": names[found.labels.numpy()]},
         }
+
+    def _size(self) -> tuple[int, int] | None:
+        """(H, W) of the image; None where nothing says it."""
+        size = self.metainfo.get("ori_shape") if self.image is None else self.image.shape[-2:]
+        return None if size is None else (int(size[0]), int(size[1]))
 
     def _instances(self, asked: str) -> Any:  # noqa: ANN401 - mmengine's InstanceData
         if "pred_instances" not in self:

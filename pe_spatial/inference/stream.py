@@ -188,7 +188,7 @@ def _predict(predictor: Streamed, ready: queue.SimpleQueue[Any], ahead: _Allowan
                 prepared.append(outcome)
                 pixels_waiting += pixels
         if not isinstance(item, tuple) or len(prepared) == predictor.batch_size:
-            samples = iter(_predict_batch(predictor, prepared))
+            samples = iter(predict_each(predictor, prepared))
             ahead.leave(len(prepared), pixels_waiting)
             for source, outcome in waiting:
                 image, sample = (None, outcome) if isinstance(outcome, Exception) else (outcome[0], next(samples))
@@ -199,8 +199,15 @@ def _predict(predictor: Streamed, ready: queue.SimpleQueue[Any], ahead: _Allowan
             waiting, prepared, pixels_waiting = [], [], 0
 
 
-def _predict_batch(predictor: Streamed, batch: Sequence[Prepared]) -> list[Any]:
-    """A data sample for every picture, or what is wrong with it; anything else is a bug and is raised."""
+def predict_each(predictor: Streamed, batch: Sequence[Prepared]) -> list[Any]:
+    """A data sample for every prepared picture, or what is wrong with it; anything else is a bug and is raised.
+
+    A batch that fails is repeated picture by picture.
+
+    Args:
+        predictor: Whose `predict` runs.
+        batch: Original images uint8 [3, H, W] with what `transform` made of them.
+    """
     try:
         return list(predictor.predict([inputs for _, inputs in batch]))
     except (UserError, MemoryError, RuntimeError) as error:
@@ -216,7 +223,7 @@ def _predict_batch(predictor: Streamed, batch: Sequence[Prepared]) -> list[Any]:
             )
             return [error if isinstance(error, UserError) else too_large]
     # here the error, which holds the failed batch, is gone
-    return [outcome for prepared in batch for outcome in _predict_batch(predictor, [prepared])]
+    return [outcome for prepared in batch for outcome in predict_each(predictor, [prepared])]
 
 
 def is_out_of_memory(error: Exception) -> bool:

@@ -26,7 +26,7 @@ _PATCHES = (8, 14, 16)  # sides of the encoders' patches
 
 def plain_predictor(checkpoint: Path | Recipe, options: Namespace) -> Predictor:
     """The predictor of a task without options of its own."""
-    return Predictor(checkpoint, options.device, options.batch_size, options.overrides)
+    return Predictor(checkpoint, options.device, options.batch_size, options.overrides, engine=options.engine)
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,11 @@ def task_of(config: Mapping[str, Any], checkpoint: Path) -> Task:
 
 
 def open_predictor(
-    checkpoint: str | Path, device: str | torch.device | None, batch_size: int, overrides: Sequence[str]
+    checkpoint: str | Path,
+    device: str | torch.device | None,
+    batch_size: int,
+    overrides: Sequence[str],
+    engine: str | None = None,
 ) -> Predictor:
     """The predictor that `pe-spatial predict` takes for a checkpoint, without the options of its task.
 
@@ -101,13 +105,14 @@ def open_predictor(
         device: Likewise.
         batch_size: Likewise.
         overrides: Likewise.
+        engine: Likewise.
 
     Raises:
         UserError: As of `task_of` and of `Predictor`.
     """
     path = resolve_checkpoint(checkpoint)
     task = task_of(read_config(load_checkpoint(path), path), path)
-    options = {"device": device, "batch_size": batch_size, "overrides": overrides, "output": None}
+    options = {"device": device, "batch_size": batch_size, "overrides": overrides, "output": None, "engine": engine}
     return task.predictor(path, Namespace(**options, **dict.fromkeys((*task.settings, *task.options))))
 
 

@@ -18,6 +18,7 @@ from pe_spatial.common.errors import OptionError
 from pe_spatial.common.parts import encoder_key
 from pe_spatial.common.trees import joined
 from pe_spatial.doctor.guards import overheard
+from pe_spatial.own.costs import cost_line
 from pe_spatial.own.data import Data, Section, find_data
 from pe_spatial.own.encoder_from import borrow
 from pe_spatial.own.facts import data_settings, split_lines
@@ -28,7 +29,8 @@ from pe_spatial.own.models import TINY_ENCODER, Model, find_model
 from pe_spatial.own.other_encoder import other_encoder
 from pe_spatial.own.photographs import find_photographs
 from pe_spatial.own.request import Request
-from pe_spatial.own.students import student_settings, teacher_lines
+from pe_spatial.own.students import student_settings
+from pe_spatial.own.teachers import teacher_lines, teaches_alone
 from pe_spatial.training.config import compose_config
 from pe_spatial.training.config_files import find_config, read_config_file
 from pe_spatial.training.loggers import require_logger
@@ -69,9 +71,9 @@ def compose(request: Request) -> Composition:
     composition = _compose(request)
     if request.memory is None:
         return composition
-    fitting, line = fit_request(request, composition.config)
+    fitting, line, row = fit_request(request, composition.config)
     fitted = _compose(fitting)
-    return replace(fitted, decisions=(*fitted.decisions, line))
+    return replace(fitted, decisions=(*fitted.decisions, line, cost_line(fitted.config, row)))
 
 
 def _compose(request: Request) -> Composition:
@@ -109,8 +111,10 @@ def _compose(request: Request) -> Composition:
 
 def _parts(request: Request, model: Model) -> list[str]:
     """Names of the config files, each over those before it."""
-    taught = None if request.teacher is None else model.family.taught
-    parts = [f"own/{taught or model.family.recipe}.yaml"]
+    recipe = model.family.recipe
+    if request.teachers and model.family.taught and model.family.several:
+        recipe = model.family.taught if teaches_alone(request.teachers) else model.family.several
+    parts = [f"own/{recipe}.yaml"]
     if model.encoder is None:
         parts.append(f"_base_/tiny/{model.family.tiny}.yaml")
     elif model.family.windowed:

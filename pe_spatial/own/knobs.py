@@ -65,8 +65,8 @@ def _encoder(request: Request, model: Model) -> dict[str, Any]:
         settings["weights"] = None if request.weights == "none" else weights_of(request.weights)
     if model.is_student and request.tune not in (None, "full"):
         raise OptionError(f"tune {request.tune}: an alignment makes new weights of a whole encoder; leave it out")
-    if request.teacher is not None and not model.is_student:
-        raise OptionError(f"teacher {request.teacher}: only the task alignment has one; leave it out")
+    if request.teachers and not model.is_student:
+        raise OptionError(f"teacher {', '.join(request.teachers)}: only the task alignment has one; leave it out")
     if model.is_student:
         return settings
     if request.tune in ("full", "frozen"):

@@ -11,7 +11,7 @@ from pe_spatial.own.request import Request
 from pe_spatial.training.distributed import adopt_slurm
 from pe_spatial.training.planner import plan
 from pe_spatial.training.planner.inputs import training_size
-from pe_spatial.training.planner.rows import overrides_for
+from pe_spatial.training.planner.rows import Row, overrides_for
 
 
 def count_processes() -> int:
@@ -20,8 +20,8 @@ def count_processes() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def fit_request(request: Request, config: Config) -> tuple[Request, str]:
-    """The request with the changes that let it fit into its memory, and a sentence that names them.
+def fit_request(request: Request, config: Config) -> tuple[Request, str, Row]:
+    """The request with the changes that let it fit into its memory, a sentence that names them, and what it then takes.
 
     Args:
         request: With `memory`.
@@ -42,4 +42,4 @@ def fit_request(request: Request, config: Config) -> tuple[Request, str]:
     row = found.chosen
     size = None if row.image_size == training_size(config) else row.image_size
     changes = overrides_for(config, row.variation, (row.batch, row.accumulation), size, lengths=False)
-    return replace(request, memory=None, overrides=(*request.overrides, *changes)), found.summary(changes)
+    return replace(request, memory=None, overrides=(*request.overrides, *changes)), found.summary(changes), row

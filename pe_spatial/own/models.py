@@ -44,6 +44,7 @@ class Family:
         layers: Of a size whose best map is not the last.
         weights: Those that the encoder of each size begins with.
         taught: Of students: the recipe where a teacher is named; the other one takes the student's own beginning.
+        several: Of students: the recipe where several teachers are named, or one that is no Perception Encoder.
     """
 
     recipe: str
@@ -53,6 +54,7 @@ class Family:
     layers: Mapping[str, list[int]] = field(default_factory=dict)
     weights: Mapping[str, str] = field(default_factory=lambda: SIZES)
     taught: str | None = None
+    several: str | None = None
 
 
 # the first family of a task is its default
@@ -73,8 +75,10 @@ TASKS: dict[str, dict[str, Family]] = {
         "linear": Family("depth_linear", "plain", layers={"g": [45]}),
     },
     "alignment": {
-        "core": Family("alignment_self", "student", weights=_CORES, taught="alignment_teacher"),
-        "spatial": Family("alignment_self", "student", taught="alignment_teacher"),
+        "core": Family(
+            "alignment_self", "student", weights=_CORES, taught="alignment_teacher", several="alignment_teachers"
+        ),
+        "spatial": Family("alignment_self", "student", taught="alignment_teacher", several="alignment_teachers"),
     },
 }
 DEFAULT_SIZE = "s"

@@ -25,8 +25,9 @@ class Request:
         tune: What of the encoder is trained.
         encoder: In place of that of the size: a released one, or timm's name of one.
         weights: Of the encoder: a name, a file, the folder of a run, or `none`.
-        teacher: Of an alignment: the name of a released encoder, a file, or the folder of a run; None takes what the
-            student begins with, at 82 % of its depth.
+        teacher: Of an alignment: the name of a released encoder, a file, the folder of a run, or timm's name of an
+            encoder with its file, `NAME=FILE`; or several of these. None takes what the student begins with, at 82 %
+            of its depth.
         encoder_from: A run (or its checkpoint) whose encoder the head is trained on, frozen, with its preprocessing.
         image_size: Side of the pictures in pixels.
         batch_size: Pictures at once in a process.
@@ -59,7 +60,7 @@ class Request:
     tune: str | None = None
     encoder: str | None = None
     weights: str | Path | None = None
-    teacher: str | Path | None = None
+    teacher: str | Path | Sequence[str | Path] | None = None
     encoder_from: str | Path | None = None
     image_size: int | None = None
     batch_size: int | None = None
@@ -78,6 +79,13 @@ class Request:
     split: str | None = None
     output: str | Path | None = None
     overrides: Sequence[str] = ()
+
+    @property
+    def teachers(self) -> tuple[str, ...]:
+        """All that `teacher` names; none where it is None."""
+        if self.teacher is None:
+            return ()
+        return (str(self.teacher),) if isinstance(self.teacher, str | Path) else tuple(map(str, self.teacher))
 
     def __post_init__(self) -> None:
         counts = ("iterations", "image_size", "batch_size", "accumulate", "early_stopping")

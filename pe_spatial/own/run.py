@@ -120,4 +120,4 @@ def _require_weights(config: Config) -> None:
     scratch = "; or train from scratch with weights=none"
     require_weights(model[encoder_key(model)].get("weights"), "weights", scratch)
     for teacher in (model.get("teachers") or {}).values():
-        require_weights(teacher.get("weights"), "teacher")
+        require_weights(teacher.get("backbone", teacher).get("weights"), "teacher")

@@ -19,6 +19,8 @@ from pe_spatial.common.errors import CheckpointError, FullDiskError, UserError, 
 from pe_spatial.common.reading import read_json, read_text
 from pe_spatial.common.tensors import WeightsError, read_tensor_file, write_torch_file
 from pe_spatial.common.trees import sections
+from pe_spatial.engines.header import is_exported
+from pe_spatial.engines.models import described
 from pe_spatial.training import hub
 from pe_spatial.training.checkpoint_content import check_content, describes_itself, seal
 from pe_spatial.training.old_names import update_names
@@ -50,6 +52,8 @@ def save_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
 def load_checkpoint(path: str | Path) -> dict[str, Any]:
     """The content of a checkpoint, memory-mapped on the CPU: copied page by page as it is used.
 
+    That of an exported file (see `pe_spatial.engines`) is its config and its classes, without weights.
+
     Raises:
         CheckpointError: No such file, a truncated or damaged one, one that is no checkpoint, one that holds Python
             objects, or weights that are not finite.
@@ -57,6 +61,8 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     path = Path(path).expanduser()
     if not path.is_file():
         raise CheckpointError(f"{path}: no such checkpoint")
+    if is_exported(path):
+        return described(path)
     try:
         content = dict(read_tensor_file(path))
         content = read_published(path, content) if is_published(path) else content

@@ -13,11 +13,14 @@ from mmengine.runner import Runner
 
 from pe_spatial.common.errors import CheckpointError, ConfigError, UserError
 from pe_spatial.common.trust import trusting
+from pe_spatial.engines.header import is_exported
+from pe_spatial.engines.models import find_file
 from pe_spatial.training import checkpoint as files
 from pe_spatial.training.binding import count_classes
 from pe_spatial.training.checkpoint_content import check_resumable
 from pe_spatial.training.config import import_packages
 from pe_spatial.training.config_checks import require_dataset_types
+from pe_spatial.training.engine_hook import EngineHook
 from pe_spatial.training.frozen_encoders import find_sources_from_anywhere
 from pe_spatial.training.planner.rescue import naming_exhaustion
 from pe_spatial.training.progress import METRICS_FILE
@@ -113,6 +116,7 @@ def evaluate(
     output: Path | None = None,
     trust: Sequence[str] = (),
     untrained: bool = False,
+    engine: str | None = None,
 ) -> dict[str, Any]:
     """Score a checkpoint on the test data, or on the validation data where a config has no test data.
 
@@ -122,6 +126,7 @@ def evaluate(
         output: Where results go; default: the folder `evaluation` below the work folder.
         trust: As in `train`.
         untrained: There is no checkpoint: the model is scored with the weights that the config names.
+        engine: What runs the network, as of `Predictor`.
 
     Returns:
         The metrics.
@@ -134,16 +139,21 @@ def evaluate(
     """
     folder = Path(config.work_dir)
     path = None if untrained else files.resolve_checkpoint(checkpoint or folder)
+    running = "torch"
     if path is not None:
+        path, running = find_file(path, engine)
         files.load_checkpoint(path)  # fails here, with a clear error, rather than after the data are loaded
     output = output or folder / "evaluation"
     entries = _test_entries(config)
     require_dataset_types(config, "test_dataloader" if config.get("test_dataloader") else "val_dataloader")
     with trusting(trust), prepare(config, output) as changes:
-        changes |= entries | {"resume": False, "load_from": None if path is None else str(path)}
+        in_graph = path is not None and is_exported(path)
+        changes |= entries | {"resume": False, "load_from": None if path is None or in_graph else str(path)}
         with naming_mistakes():
             count_classes(config, ("test_dataloader", "val_dataloader"))
         with start_runner(config, changes, output) as runner:
+            if path is not None:
+                runner.register_hook(EngineHook(path, running))
             runner.logger.info(f"scoring {path or 'the model of the config'}; reading the data")
             return runner.test()
 

@@ -1,6 +1,6 @@
 """From masks and classes of queries to pixels, objects and segments of one image."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import torch
@@ -9,12 +9,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pe_spatial.common.parts import unpad
-from pe_spatial.data import boxes_of_masks
+from pe_spatial.data import box_of_mask, encode_masks
+from pe_spatial.segmentation.cell_grid import LARGE, CellGrid
+from pe_spatial.segmentation.mask_decoder.large_frames import LargeMask, mask_of, owners_of
 
 Segment = dict[str, Any]
-Resize = Callable[[Tensor], Tensor]
-
-_CHUNK = 16  # masks that are enlarged at a time
 
 
 def semantic_scores(logits: Tensor, class_logits: Tensor) -> Tensor:
@@ -28,23 +27,56 @@ def semantic_scores(logits: Tensor, class_logits: Tensor) -> Tensor:
     return torch.einsum("bqhw,bqk->bkhw", logits.float().sigmoid(), classes)
 
 
-def frame_resize(sample: BaseDataElement, padded: tuple[int, int]) -> Resize:
-    """A function from mask logits [M, h', w'] to those in the original image, [M, H, W].
+class Frame:
+    """The original image of a sample, in whose pixels the maps of the network are read.
 
     Args:
         sample: See `unpad`.
         padded: (H, W) of the model's input.
+        large: Pixels from which on a picture is read by the cells of the maps, as far as it has more than the input.
+
+    Attributes:
+        grid: Of a large picture.
     """
 
-    def resize(logits: Tensor) -> Tensor:
-        whole = F.interpolate(logits[None].float(), padded, mode="bilinear", align_corners=False)
-        return unpad(sample, whole[0])
+    def __init__(self, sample: BaseDataElement, padded: tuple[int, int], large: int = LARGE) -> None:
+        self.sample, self.padded = sample, padded
+        seen, size = ((int(side[0]), int(side[1])) for side in (sample.img_shape, sample.ori_shape))
+        is_large = size[0] * size[1] > large and size[0] > seen[0] and size[1] > seen[1]
+        self.grid = CellGrid(seen, size) if is_large else None
 
-    return resize
+    def seen(self, maps: Tensor) -> Tensor:
+        """Maps [M, h', w'] at the size of the model's input, without padding, [M, h, w]."""
+        whole = F.interpolate(maps[None].float(), self.padded, mode="bilinear", align_corners=False)[0]
+        height, width = self.sample.img_shape[:2]
+        return whole[:, :height, :width]
+
+    def resize(self, maps: Tensor) -> Tensor:
+        """Maps [M, h', w'] at the size of the original image, [M, H, W]."""
+        whole = F.interpolate(maps[None].float(), self.padded, mode="bilinear", align_corners=False)
+        return unpad(self.sample, whole[0])
+
+    def labels(self, scores: Tensor) -> Tensor:
+        """The largest of the maps [K, h', w'] at every pixel, [1, H, W]."""
+        if self.grid is None:
+            return self.resize(scores).argmax(0, keepdim=True)
+        return self.grid.labels(self.seen(scores))[None]
+
+    def masks(self, logits: Tensor) -> Iterator[LargeMask]:
+        """The pixels of the original image where each of the maps [M, h', w'] is above 0; one at a time exists."""
+        for each in logits.split(1):
+            if self.grid is not None:
+                yield mask_of(self.grid, self.seen(each)[0])
+                continue
+            large = self.resize(each)
+            inside = large > 0
+            area = inside.sum()
+            certainty = (large.sigmoid() * inside).flatten(1).sum(1)[0] / area.clamp_min(1)
+            yield LargeMask(encode_masks(inside)[0], int(area), certainty)
 
 
 def instances_of(
-    logits: Tensor, class_logits: Tensor, things: Collection[int], resize: Resize, most: int
+    logits: Tensor, class_logits: Tensor, things: Collection[int], frame: Frame, most: int
 ) -> InstanceData:
     """The objects of one image, best first.
 
@@ -55,34 +87,32 @@ def instances_of(
         logits: [Q, h, w].
         class_logits: [Q, K+1].
         things: Labels of countable classes.
-        resize: See `frame_resize`.
+        frame: The original image.
         most: Candidates that are kept.
 
     Returns:
-        `bboxes` [N, 4] xyxy, `labels` [N], `scores` [N] and `masks` bool [N, H, W], without empty masks.
+        `bboxes` [N, 4] xyxy, `labels` [N], `scores` [N] and `masks`, RLEs of the image, without empty masks.
     """
     names = torch.tensor(sorted(things), device=logits.device)
     classes = class_logits.float().softmax(-1)[:, names]  # [Q, T]
     scores, flat = classes.flatten().topk(min(most, classes.numel()))
     queries, labels = flat // len(names), names[flat % len(names)]
-    masks, certainty = [], []
-    for chunk in logits[queries].split(_CHUNK):
-        large = resize(chunk)  # [n, H, W]
-        inside = large > 0
-        masks.append(inside)
-        certainty.append((large.sigmoid() * inside).flatten(1).sum(1) / inside.flatten(1).sum(1).clamp_min(1))
-    mask, scores = torch.cat(masks), scores * torch.cat(certainty)
+    asked = queries.unique().tolist()
+    found = dict(zip(asked, frame.masks(logits[asked]), strict=True))  # several classes may ask for one mask
+    masks = [found[query] for query in queries.tolist()]
+    scores = scores * torch.stack([mask.certainty for mask in masks]).to(scores) if masks else scores
     order = scores.argsort(descending=True)
-    order = order[mask[order].flatten(1).any(1)]
-    mask = mask[order]
-    return InstanceData(bboxes=boxes_of_masks(mask), labels=labels[order], scores=scores[order], masks=mask)
+    order = order[torch.tensor([mask.area > 0 for mask in masks], dtype=torch.bool, device=order.device)[order]]
+    kept = [masks[row].rle for row in order.tolist()]
+    boxes = scores.new_tensor([box_of_mask(rle) for rle in kept]).reshape(-1, 4)
+    return InstanceData(bboxes=boxes, labels=labels[order], scores=scores[order], masks=kept)
 
 
 def panoptic_of(
     logits: Tensor,
     class_logits: Tensor,
     things: Collection[int],
-    resize: Resize,
+    frame: Frame,
     least_score: float = 0.8,
     least_visible: float = 0.8,
 ) -> tuple[Tensor, list[Segment]]:
@@ -96,7 +126,7 @@ def panoptic_of(
         logits: [Q, h, w].
         class_logits: [Q, K+1].
         things: Labels of countable classes.
-        resize: See `frame_resize`.
+        frame: The original image.
         least_score: Probability of its class below which a query does not take part.
         least_visible: Share of a mask.
 
@@ -106,27 +136,38 @@ def panoptic_of(
     scores, labels = class_logits.float().softmax(-1).max(-1)
     kept = (labels < class_logits.shape[-1] - 1) & (scores >= least_score)
     scores, labels, logits = scores[kept], labels[kept], logits[kept]
-    frame = resize(logits[:1] if len(logits) else class_logits.new_zeros(1, 1, 1)).shape[-2:]
-    best = torch.zeros(frame, device=logits.device)
-    winner = torch.full(frame, -1, device=logits.device)
-    insides = []
-    for number, (score, mask) in enumerate(zip(scores, logits, strict=True)):  # one at a time: Q masks may not fit
-        probability = resize(mask[None])[0].sigmoid()
-        insides.append(probability >= 0.5)
-        better = score * probability > best
-        best = torch.where(better, score * probability, best)
-        winner[better] = number
-    ids = torch.zeros(frame, dtype=torch.int32, device=logits.device)
+    owner, wholes = _owners(logits, scores, frame)
+    visible = torch.bincount(owner.flatten().long() + 1, minlength=len(scores) + 1)[1:].tolist()
+    new_ids = torch.zeros(len(scores) + 1, dtype=torch.int32, device=logits.device)  # by owner, the last for none
     segments: dict[Any, Segment] = {}
-    for number, (score, label, inside) in enumerate(zip(scores.tolist(), labels.tolist(), insides, strict=True)):
-        visible = inside & (winner == number)
-        area, whole = int(visible.sum()), int(inside.sum())
-        if area == 0 or area < least_visible * whole:
+    for number, (score, label) in enumerate(zip(scores.tolist(), labels.tolist(), strict=True)):
+        area = visible[number]
+        if area == 0 or area < least_visible * wholes[number]:
             continue
         is_thing = label in things
         new = {"id": len(segments) + 1, "label": label, "score": score, "area": 0, "is_thing": is_thing}
         segment = segments.setdefault(("thing", number) if is_thing else label, new)
         segment["area"] += area
         segment["score"] = max(segment["score"], score)
-        ids[visible] = segment["id"]
-    return ids, list(segments.values())
+        new_ids[number] = segment["id"]
+    return new_ids[owner.long()], list(segments.values())
+
+
+def _owners(logits: Tensor, scores: Tensor, frame: Frame) -> tuple[Tensor, list[int]]:
+    """The query that owns each pixel, int16 [H, W], -1 for none; and the pixels of each mask, hidden ones included."""
+    size = (int(frame.sample.ori_shape[0]), int(frame.sample.ori_shape[1]))
+    if not len(logits):
+        return torch.full(size, -1, dtype=torch.int16, device=logits.device), []
+    if frame.grid is not None:
+        return owners_of(frame.grid, frame.seen(logits), scores)
+    best = torch.zeros(size, device=logits.device)
+    owner = torch.full(size, -1, dtype=torch.int16, device=logits.device)
+    wholes = []
+    for number, (score, mask) in enumerate(zip(scores, logits, strict=True)):  # one at a time: Q masks may not fit
+        probability = frame.resize(mask[None])[0].sigmoid()
+        inside = probability >= 0.5
+        wholes.append(int(inside.sum()))
+        better = score * probability > best
+        best = torch.where(better, score * probability, best)
+        owner = torch.where(better, torch.where(inside, number, -1).to(torch.int16), owner)
+    return owner, wholes

@@ -59,7 +59,7 @@ def test_a_hidden_patch_does_not_reach_the_student(core):
 def test_zero_fill_is_the_token_with_its_position_alone(core):
     model = build(core)
     data = model.data_preprocessor(batch(scene(0, hidden=hide((3, 0)))))
-    tokens = model.student.encoder.conv1(model._hide(data["inputs"], data["data_samples"]))
+    tokens = model.student.encoder.conv1(model._hide(data["inputs"], data["data_samples"])[0])
     assert not tokens[0, :, 3, 0].any()
     assert tokens[0, :, 3, 1].any()
 
@@ -68,7 +68,7 @@ def test_fills(core):
     hidden = scene(0, hidden=hide((0, 0)))
     mean, learned = build(core, fill="mean"), build(core, fill="learned")
     data = mean.data_preprocessor(batch(hidden))
-    patch = mean._hide(data["inputs"], data["data_samples"])[0, :, :8, :8]
+    patch = mean._hide(data["inputs"], data["data_samples"])[0][0, :, :8, :8]
     torch.testing.assert_close(patch, data["inputs"][0].mean((1, 2))[:, None, None].expand(-1, 8, 8))
     sum(run(learned, "loss", hidden).values()).backward()
     assert learned.hidden_patch.grad.abs().sum() > 0
@@ -190,7 +190,7 @@ TWO_LAYERS = {"type": "PEBackbone", "variant": CORE, "layers": [0, 1]}
     [
         ({"semantic": None, "locality": None}, "nothing to learn"),
         ({"semantic": {"teacher": "cor"}}, "no teacher 'cor'; did you mean 'core'"),
-        ({"semantic": None}, "'core' is used by neither"),
+        ({"semantic": None}, "'core' is used by no loss"),
         ({"semantic": {"teacher": "masks"}, "teachers": MASKS}, "only teach locality"),
         ({"teachers": {"core": WIDE, **MASKS}}, "24 channels and the student 16; set semantic.projection"),
         ({"fill": "noise"}, "fill 'noise'"),

@@ -147,6 +147,20 @@ visualize --encoder --input --output --point
 
 # kind of command, and the test that runs it
 ELSEWHERE = table("""
+export --to
+    tests/export/test_export.py::test_the_command_writes_for_openvino
+export --batch --image-size --precision --to
+    tests/export/test_export.py::test_the_command_writes_for_openvino
+export --limit --to
+    tests/export/test_export.py::test_the_command_writes_for_openvino
+export --encoder --images --to
+    tests/export/test_export.py::test_an_encoder_alone
+export --encoder --output --to
+    tests/export/test_export.py::test_an_encoder_alone
+export --images --precision --repair --to
+    tests/export/test_export.py::test_what_loses_too_much_is_rejected_and_repaired
+predict --checkpoint --engine --input --output
+    tests/export/test_export.py::test_eval_and_predict_take_it
 benchmark text --clock --threads --variant
     tests/commands/test_benchmark_text.py::test_both_halves_are_compared
 benchmark text --variant
@@ -189,8 +203,22 @@ demo --output --words
     tests/zero_shot/test_training.py::test_the_demo_writes_what_the_commands_take
 --help
     tests/commands/test_shell.py::test_help_and_a_mistyped_option_answer_at_once
+benchmark all
+    tests/commands/test_benchmark_all.py::test_all_run_in_short
+benchmark all --quick
+    tests/commands/test_benchmark_all.py::test_all_run_in_short
+benchmark all --document --repeats
+    tests/commands/test_benchmark_all.py::test_the_table_is_written_between_its_marks
 benchmark backbone --variant
     tests/commands/test_benchmark.py::test_backbone_against_timm
+benchmark coco
+    tests/commands/test_benchmark_all.py::test_both_score_the_same_boxes_alike
+benchmark coco --images
+    tests/commands/test_benchmark_all.py::test_both_score_the_same_boxes_alike
+benchmark detector
+    tests/commands/test_benchmark_all.py::test_a_folder_is_detected_as_by_the_model
+benchmark detector --config --input
+    tests/commands/test_benchmark_all.py::test_a_folder_is_detected_as_by_the_model
 benchmark deformable
     tests/commands/test_benchmark_deformable.py::test_it_reports
 benchmark features
@@ -281,6 +309,8 @@ train --data --encoder --model --weights
     tests/test_foreign_encoders.py::test_a_task_trains_and_predicts
 train --data --model --teacher
     tests/own/test_alignment.py::test_the_command_is_short_and_says_what_it_does
+train --data --epochs --memory --model --teacher
+    tests/own/test_alignment.py::test_several_teachers_of_any_kind_train_one_student_on_one_card
 train --config --memory
     tests/commands/test_plan.py::test_a_training_is_planned_before_it_begins
 check --checkpoint --config
@@ -311,6 +341,8 @@ train --allow-import --resume
     is Detectron2's; test_detectron2_adapter.py
 detectron2/tools/lazyconfig_train_net.py --config-file --num-gpus
     is Detectron2's; test_detectron2_adapter.py
+tools/dev/measure_large_photographs.py --checkpoint
+    needs a trained model; test_measure_large_photographs.py runs it on small pictures
 tools/dev/measure_label_errors.py
     trains for an hour; test_label_errors.py tests its parts
 tools/dev/measure_fine_maps.py --data --upsampler --weights

@@ -41,6 +41,7 @@ TOOLS = {
         "measure_cached_features",
         "measure_fine_maps",
         "measure_label_errors",
+        "measure_large_photographs",
         "measure_planner",
         "measure_tuning",
         "real_encoder",

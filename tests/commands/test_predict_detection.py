@@ -13,6 +13,7 @@ from pycocotools.coco import COCO
 from small_runs import CONFIG, overrides
 
 from pe_spatial.commands.shell import run_command
+from pe_spatial.data import decode_masks
 from pe_spatial.inference.predictor import Predictor
 from pe_spatial.training.checkpoint import save_checkpoint
 from pe_spatial.training.checkpoint_hook import describe
@@ -70,7 +71,7 @@ def test_equals_the_predictor(checkpoint, photos, tmp_path):
     expected = Predictor(checkpoint, device="cpu")(photos / "b.png").pred_instances
     assert len(rows) == len(expected) > 0
     for row, (x1, y1, x2, y2), score, mask in zip(
-        rows, expected.bboxes.tolist(), expected.scores.tolist(), expected.masks, strict=True
+        rows, expected.bboxes.tolist(), expected.scores.tolist(), decode_masks(expected.masks), strict=True
     ):
         assert row["bbox"] == pytest.approx([x1, y1, x2 - x1, y2 - y1], abs=0.01)
         assert row["score"] == pytest.approx(score, abs=1e-5)

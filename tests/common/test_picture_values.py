@@ -12,7 +12,7 @@ import pytest
 import tifffile
 from PIL import Image
 
-import pe_spatial.common.pictures.opening as opening
+import pe_spatial.common.picture_files as opening
 import pe_spatial.common.pictures.rasters as rasters
 from pe_spatial.common.errors import MissingPackage, OptionError, UnreadableFile
 from pe_spatial.common.pictures import ValueRule, image_size, picture_facts, read_image, read_indices, read_values

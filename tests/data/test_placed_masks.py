@@ -4,7 +4,17 @@ import numpy as np
 import pytest
 import torch
 
-from pe_spatial.data import cut_mask, decode_mask, decode_masks, encode_masks, mask_areas, place_masks
+from pe_spatial.data import (
+    cut_mask,
+    decode_mask,
+    decode_masks,
+    encode_masks,
+    mask_areas,
+    mirror_masks,
+    move_masks,
+    place_columns,
+    place_masks,
+)
 
 
 def random_part(seed):
@@ -58,3 +68,29 @@ def test_a_mask_of_a_hundred_megapixels_takes_its_runs_alone():
 def test_no_masks():
     assert place_masks(torch.zeros(0, 4, 5, dtype=torch.bool), (0, 0), (9, 9)) == [] == mask_areas([])
     assert decode_masks([]).shape == (0, 0, 0)
+    assert move_masks([], (0, 0), (9, 9)) == [] == mirror_masks([])
+    assert decode_masks([], (4, 5)).shape == (0, 4, 5)
+
+
+@pytest.mark.parametrize("seeds", [range(40)])
+def test_masks_are_moved_and_mirrored_without_a_bitmap_of_the_picture(seeds):
+    for part, corner, size, whole in map(random_part, seeds):
+        assert move_masks(encode_masks(part), corner, size) == encode_masks(whole)
+        assert mirror_masks(encode_masks(whole)) == encode_masks(whole.flip(-1))
+        assert mirror_masks(mirror_masks(encode_masks(whole))) == encode_masks(whole)
+
+
+@pytest.mark.parametrize("step", [1, 2, 5])
+def test_strips_of_a_mask_are_one_mask(step):
+    for part, corner, size, whole in map(random_part, range(100)):
+        for bitmap, rle in zip(part, encode_masks(whole), strict=True):
+            assert place_columns(bitmap.T.split(step), corner, size) == rle
+    assert place_columns([], (0, 0), (3, 4)) == encode_masks(torch.zeros(1, 3, 4, dtype=torch.bool))[0]
+
+
+def test_masks_of_several_sizes_are_not_decoded_together():
+    small, large = (encode_masks(torch.ones(1, side, side, dtype=torch.bool))[0] for side in (3, 4))
+    with pytest.raises(ValueError, match=r"a mask of \(4, 4\) \(H, W\) among those of \(3, 3\); decode each alone"):
+        decode_masks([small, large])
+    with pytest.raises(ValueError, match=r"a mask of \(3, 3\) .* among those of \(9, 9\)"):
+        decode_masks([small], (9, 9))

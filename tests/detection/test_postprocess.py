@@ -1,6 +1,9 @@
+import pytest
 import torch
 import torch.nn.functional as F
+from torchvision.ops import clip_boxes_to_image
 
+from pe_spatial.data import decode_masks, encode_masks, mask_areas, place_columns
 from pe_spatial.detection.mask_rcnn import postprocess
 from pe_spatial.detection.mask_rcnn.postprocess import paste_masks, rescale
 from pe_spatial.detection.mask_rcnn.roi_heads import Detections
@@ -22,14 +25,59 @@ def test_pasting_equals_grid_sample(monkeypatch):
     boxes = torch.cat([corner, corner + 0.5 + torch.rand(12, 2) * 60], dim=1)
     expected = sample_whole_image(masks, boxes, (60, 70))
     certain = (expected - 0.5).abs() > 1e-5
-    for pixels_at_once in (2**26, 5000):
-        monkeypatch.setattr(postprocess, "_MAX_PIXELS", pixels_at_once)
-        drawn = paste_masks(masks, boxes, (60, 70))
+    for pixels_at_once in (2**26, 500, 1):
+        monkeypatch.setattr(postprocess, "_STRIP", pixels_at_once)
+        drawn = decode_masks(paste_masks(masks, boxes, (60, 70)))
         assert torch.equal(drawn[certain], (expected >= 0.5)[certain])
 
 
+def paste_whole(masks, boxes, size):
+    """Every mask at the size of the image at once, as it was before masks were RLEs."""
+
+    def weights(start, end, pixels, cells):
+        center = torch.arange(pixels, dtype=torch.float32) + 0.5
+        position = (center - start[:, None]) / (end - start)[:, None] * cells - 0.5
+        return (1 - (position[..., None] - torch.arange(cells, dtype=torch.float32)).abs()).clamp(min=0)
+
+    rows = weights(boxes[:, 1], boxes[:, 3], size[0], masks.shape[1])
+    columns = weights(boxes[:, 0], boxes[:, 2], size[1], masks.shape[2])
+    return rows @ masks @ columns.transpose(1, 2) >= 0.5
+
+
+@pytest.mark.parametrize("size", [(61, 83), (200, 150), (1, 400)])
+def test_pasted_masks_are_those_of_the_whole_image_to_the_bit(size):
+    torch.manual_seed(0)
+    masks = torch.randn(60, 28, 28).mul(3).sigmoid()
+    masks[:6] = 1  # up to the edge of the box, and half a cell beyond what it divides
+    corner = torch.rand(60, 2) * torch.tensor([size[1], size[0]]) * 1.2 - 0.1 * min(size)
+    boxes = torch.cat([corner, corner + 0.3 + torch.rand(60, 2) * torch.tensor([size[1], size[0]])], dim=1)
+    boxes[:20] = clip_boxes_to_image(boxes[:20], size)
+    boxes[:20, 2:] += 0.01  # area
+    boxes[20] = torch.tensor([0, 0, size[1], size[0]])
+    assert paste_masks(masks, boxes, size) == encode_masks(paste_whole(masks, boxes, size))
+
+
+def test_no_more_than_a_strip_of_a_mask_exists_at_a_time(monkeypatch):
+    seen = []
+
+    def place(strips, corner, size):
+        def watched():
+            for strip in strips:
+                seen.append(strip.numel())
+                yield strip
+
+        return place_columns(watched(), corner, size)
+
+    monkeypatch.setattr(postprocess, "place_columns", place)
+    monkeypatch.setattr(postprocess, "_STRIP", 20_000)
+    boxes = torch.tensor([[0.0, 0, 900, 700], [10, 10, 20, 20]]).repeat(5, 1)
+    rles = paste_masks(torch.rand(10, 28, 28), boxes, (700, 900))
+    assert max(seen) <= 20_000 and sum(seen) >= 5 * 700 * 900
+    assert rles[0]["size"] == [700, 900]
+
+
 def test_a_full_mask_is_its_box():
-    drawn = paste_masks(torch.ones(1, 28, 28), torch.tensor([[10.0, 20, 40, 50]]), (64, 64))
+    drawn = decode_masks(paste_masks(torch.ones(1, 28, 28), torch.tensor([[10.0, 20, 40, 50]]), (64, 64)))
     expected = torch.zeros(1, 64, 64, dtype=torch.bool)
     expected[0, 20:50, 10:40] = True
     assert torch.equal(drawn, expected)
@@ -40,7 +88,7 @@ def test_pasting_is_single_precision_under_autocast():
     masks, boxes = torch.rand(5, 28, 28), torch.tensor([[3.0, 5, 60, 50]]).expand(5, 4)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         drawn = paste_masks(masks, boxes, (64, 64))
-    assert torch.equal(drawn, paste_masks(masks, boxes, (64, 64)))
+    assert drawn == paste_masks(masks, boxes, (64, 64))
 
 
 def test_detections_arrive_in_the_original_frame():
@@ -54,10 +102,10 @@ def test_detections_arrive_in_the_original_frame():
     # x is stretched by 4 and y by 2; the second box is cut at the border, the third lies outside
     assert result.bboxes.tolist() == [[40, 40, 120, 80], [396, 0, 400, 20]]
     assert result.labels.tolist() == [2, 1]
-    assert result.masks.shape == (2, 100, 400)
-    assert result.masks[0].sum() == 80 * 40
+    assert [rle["size"] for rle in result.masks] == [[100, 400]] * 2
+    assert mask_areas(result.masks)[0] == 80 * 40
 
 
 def test_nothing_found():
     empty = Detections(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64), torch.zeros(0, 28, 28))
-    assert rescale(empty, (10, 10), (20, 20)).masks.shape == (0, 20, 20)
+    assert rescale(empty, (10, 10), (20, 20)).masks == []

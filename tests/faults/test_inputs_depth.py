@@ -5,7 +5,7 @@ import pytest
 import tifffile
 from PIL import Image
 
-import pe_spatial.common.pictures.opening as opening
+import pe_spatial.common.picture_files as opening
 import pe_spatial.data  # noqa: F401 - registers the loaders
 from pe_spatial.common.errors import AnnotationError, OptionError, UnreadableFile
 from pe_spatial.depth.datasets import DepthFolder

@@ -8,7 +8,7 @@ import tifffile
 from PIL import Image
 from small_segmenters import save_segmenter
 
-import pe_spatial.common.pictures.opening as opening
+import pe_spatial.common.picture_files as opening
 from pe_spatial.commands.shell import run_command
 from pe_spatial.common.video import VideoWriter
 

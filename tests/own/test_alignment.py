@@ -19,11 +19,13 @@ from pe_spatial.backbones import VARIANTS, PEBackbone, VisionTransformer, get_va
 from pe_spatial.commands.shell import run_command
 from pe_spatial.common.errors import UserError
 from pe_spatial.common.tensors import write_tensor_file
+from pe_spatial.own import memory
 from pe_spatial.own.compose import compose
 from pe_spatial.own.encoders import find_encoder
 from pe_spatial.own.models import TINY_ENCODER, find_model
 from pe_spatial.own.request import Request
 from pe_spatial.training.checkpoint import load_checkpoint
+from pe_spatial.training.planner.planning import Plan, find_target, predict
 
 SMALL = {"image_size": 32, "workers": 0, "batch_size": 4}
 FORMATS = Path(__file__).parents[1] / "data" / "formats"
@@ -268,3 +270,70 @@ def test_the_shape_of_a_released_file_is_found(name, tmp_path):
         state = VisionTransformer(VARIANTS[name]).state_dict()
     write_tensor_file({key: torch.zeros(tensor.shape) for key, tensor in state.items()}, tmp_path / "any.pt")
     assert find_encoder(tmp_path / "any.pt").variant == name
+
+
+# --- several teachers -------------------------------------------------------------------------------------------------
+def write_foreign(path):
+    """Random weights of a small encoder of timm, in a file."""
+    timm = pytest.importorskip("timm")
+    torch.manual_seed(2)
+    write_tensor_file(timm.create_model("resnet18", num_classes=0).state_dict(), path)
+    return path
+
+
+def test_several_teachers_of_any_kind_train_one_student_on_one_card(place, monkeypatch, capfd):
+    write_foreign(place / "resnet18.pt")
+    monkeypatch.chdir(place)
+    # one way to train instead of all: each takes seconds to measure
+    found = lambda config, amount: Plan(find_target("cpu"), amount, (predict(config),), None, "")  # noqa: E731
+    monkeypatch.setattr(memory, "plan", found)
+    command = (
+        "--data photos --teacher teacher.pt --teacher resnet18=resnet18.pt --model core-tiny --epochs 1 --memory 2gb"
+    )
+    arguments = shlex.split(f"alignment {command} --image-size 64 --workers 0 --batch-size 2 --output run_several")
+    monkeypatch.setattr(sys, "argv", ["pe-spatial", "train", *arguments])
+    status = run_command(
+        "train", [*arguments, "experiment_name=alignment_several", "model.distill.teacher={weight: 2}"]
+    )
+    out = "".join(capfd.readouterr())
+    assert status == 0, out
+    assert "recipe: own/alignment_teachers.yaml" in out and "planned for 2.00 GB" in out
+    assert "cost: 8 images, 0:00:0" in out and "of checkpoints" in out
+    assert "teacher teacher: block 4 of 4 of tiny" in out and "teacher resnet18: block 5 of 5 of resnet18" in out
+    lines = [json.loads(line) for line in (place / "run_several" / "metrics.jsonl").read_text().splitlines()]
+    train_keys = {key for line in lines if line["mode"] == "train" for key in line}
+    assert {"loss_teacher_cosine", "loss_resnet18_smooth_l1"} <= train_keys
+    assert {"align/semantic_cosine", "align/semantic_cosine_resnet18"} <= {k for line in lines for k in line}
+    PEBackbone(TINY_ENCODER, weights=str(place / "run_several" / "student.pt"))
+
+
+def test_one_teacher_of_our_own_is_taught_as_ever(place):
+    config = composed(place, teacher=[place / "teacher.pt"]).config
+    assert config.to_dict() == composed(place, teacher=place / "teacher.pt").config.to_dict()
+    assert config.model.get("distill") is None
+
+
+def test_names_of_teachers_are_those_of_their_files(place, tmp_path):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        write_encoder(tmp_path / folder / "My-teacher.v2.pt", seed=ord(folder))
+    model = composed(
+        place, teacher=[tmp_path / "a" / "My-teacher.v2.pt", tmp_path / "b" / "My-teacher.v2.pt"]
+    ).config.model
+    assert list(model.teachers) == list(model.distill) == ["my_teacher_v2", "my_teacher_v3"]
+
+
+@pytest.mark.parametrize(
+    ("teachers", "message"),
+    [
+        (["start.pt", "start.pt"], "the same one twice"),
+        (["start.pt", "resnet18"], "nothing of timm's is fetched; give its file, resnet18=FILE"),
+        (["start.pt", "resnet18=missing.pt"], "there is no file missing.pt"),
+        (["start.pt", "PE-Core-S16"], "did you mean 'PE-Core-S16-384'"),
+    ],
+)
+def test_teachers_that_do_not_fit_are_one_line(teachers, message, place, monkeypatch):
+    pytest.importorskip("timm")
+    monkeypatch.chdir(place)
+    with pytest.raises((UserError, FileNotFoundError), match=message):
+        composed(place, teacher=teachers, image_size=64)

@@ -177,7 +177,7 @@ def test_contract():
         assert each.pred_sem_seg.data.shape == (1, *size) and each.pred_sem_seg.data.dtype == torch.int64
         assert each.pred_panoptic.data.shape == (1, *size) and each.pred_panoptic.data.dtype == torch.int32
         instances = each.pred_instances
-        assert instances.masks.shape[1:] == size and set(instances.labels.tolist()) <= {2, 3}
+        assert all(tuple(rle["size"]) == size for rle in instances.masks) and set(instances.labels.tolist()) <= {2, 3}
         assert len(instances.bboxes) == len(instances.scores) == len(instances.masks)
         ids, counts = each.pred_panoptic.data.unique(return_counts=True)
         assert dict(zip(ids.tolist(), counts.tolist(), strict=True)) | {0: 0} == {

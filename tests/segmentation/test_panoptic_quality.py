@@ -7,7 +7,7 @@ from mmengine.structures import BaseDataElement
 
 from pe_spatial.common.errors import ConfigError
 from pe_spatial.segmentation import PanopticMetric
-from pe_spatial.segmentation.mask_decoder.postprocess import frame_resize, instances_of, panoptic_of, semantic_scores
+from pe_spatial.segmentation.mask_decoder.postprocess import Frame, instances_of, panoptic_of, semantic_scores
 from pe_spatial.segmentation.panoptic_matching import Truth, panoptic_quality, tally
 
 META = {"classes": ("wall", "floor", "disc"), "is_thing": (False, False, True)}
@@ -49,7 +49,9 @@ def score(*samples, meta=META):
 
 
 def same(logits):
-    return logits
+    """The picture of which the maps have every pixel."""
+    size = tuple(logits.shape[-2:])
+    return Frame(BaseDataElement(metainfo={"img_shape": size, "ori_shape": size}), size)
 
 
 # --- what queries become ----------------------------------------------------------------------------------------------
@@ -57,11 +59,11 @@ def test_perfect_queries_become_the_scene():
     logits, class_logits = queries()
     labels, things, masks = scene()
     assert torch.equal(semantic_scores(logits[None], class_logits[None]).argmax(1), labels)
-    found = instances_of(logits, class_logits, THINGS, same, most=10)
+    found = instances_of(logits, class_logits, THINGS, same(logits), most=10)
     good = found.scores > 0.5
     assert found.labels[good].tolist() == [2, 2]
     assert {tuple(box) for box in found.bboxes[good].tolist()} == {(3, 2, 8, 9), (12, 10, 13, 11)}
-    ids, segments = panoptic_of(logits, class_logits, THINGS, same)
+    ids, segments = panoptic_of(logits, class_logits, THINGS, same(logits))
     assert ids.dtype == torch.int32 and (ids > 0).all()
     assert sorted(each["label"] for each in segments) == [0, 1, 2, 2]
     assert all(each["area"] == int((ids == each["id"]).sum()) for each in segments)
@@ -77,7 +79,7 @@ def test_areas_of_one_stuff_class_are_joined_and_things_are_not():
     logits[0, :2], logits[1, 2:] = 20, 20
     for label, count in ((1, 1), (2, 2)):
         class_logits = torch.nn.functional.one_hot(torch.tensor([label, label]), 4).float() * 20
-        ids, segments = panoptic_of(logits, class_logits, THINGS, same)
+        ids, segments = panoptic_of(logits, class_logits, THINGS, same(logits))
         assert len(segments) == count == int(ids.max()) and sum(each["area"] for each in segments) == 16
 
 
@@ -86,20 +88,22 @@ def test_a_query_that_is_mostly_covered_is_dropped():
     logits[1, :, 0] = 20  # the second covers all, and is surer in one column
     logits[1, :, 1:] = 1
     class_logits = torch.nn.functional.one_hot(torch.tensor([0, 2]), 4).float() * 20
-    ids, segments = panoptic_of(logits, class_logits, THINGS, same, least_visible=0.5)
+    ids, segments = panoptic_of(logits, class_logits, THINGS, same(logits), least_visible=0.5)
     assert [each["label"] for each in segments] == [0] and int((ids > 0).sum()) == 12
-    assert panoptic_of(logits, class_logits - 100, THINGS, same, least_score=2)[1] == []  # nothing takes part
+    assert panoptic_of(logits, class_logits - 100, THINGS, same(logits), least_score=2)[1] == []  # nothing takes part
 
 
 def test_no_query_takes_part():
-    ids, segments = panoptic_of(torch.zeros(2, 4, 4), torch.tensor([[0.0, 0, 0, 9]] * 2), THINGS, same)
+    logits = torch.zeros(2, 4, 4)
+    ids, segments = panoptic_of(logits, torch.tensor([[0.0, 0, 0, 9]] * 2), THINGS, same(logits))
     assert segments == [] and not ids.any()
 
 
 def test_masks_come_back_to_the_original_image():
     logits = torch.full((1, 4, 6), -9.0)
     logits[0, :2, :3] = 9
-    found = frame_resize(BaseDataElement(metainfo={"img_shape": (16, 24), "ori_shape": (8, 12)}), (32, 48))(logits)
+    frame = Frame(BaseDataElement(metainfo={"img_shape": (16, 24), "ori_shape": (8, 12)}), (32, 48))
+    found = frame.resize(logits)
     assert found.shape == (1, 8, 12) and (found > 0).float().mean() > 0.8  # the quarter that is image is all mask
 
 

@@ -1,5 +1,6 @@
 """Measure speed and memory on this machine, and how near our numbers are to the official ones.
 
+    pe-spatial benchmark all
     pe-spatial benchmark backbone --variant PE-Spatial-T16-512
     pe-spatial benchmark backbone --device cuda --dtype bf16 --mode eager,compiled --pass forward,backward
     pe-spatial benchmark tracking --channels 768
@@ -9,6 +10,8 @@
     pe-spatial benchmark segmentation --input ../shared/data/coco_tiny/val2017 --memory 4000 6000
     pe-spatial benchmark text --variant PE-Core-T16-384
     pe-spatial benchmark search
+    pe-spatial benchmark coco
+    pe-spatial benchmark detector
     pe-spatial benchmark fidelity
 
 `--json FILE` also writes the figures to a file.
@@ -20,6 +23,26 @@ from importlib import import_module
 from pathlib import Path
 
 from pe_spatial.commands.options import CommandParser, add_shared, integer, names, positive
+
+
+def add_all(parser: CommandParser) -> None:
+    """Ours against the field's, all in one table with ratios and their spread.
+
+        pe-spatial benchmark all
+        pe-spatial benchmark all --quick
+        pe-spatial benchmark all --repeats 5 --document docs/speed.md
+
+    Runs the other benchmarks one after the other, and all of that several times in turning order: encoders, folders of
+    segmentation, detection and features, a shared pass, deformable attention, tracking, text and COCO's evaluation. The
+    row of a partner that is not installed says so. --quick takes tiny sizes: it shows that all runs, not how fast.
+    """
+    _add_common(parser)
+    add = parser.add_argument
+    add_shared(parser, "--input")
+    add("--repeats", type=positive, default=3, metavar="N", help="of the whole")
+    add("--quick", action="store_true", help="tiny sizes")
+    add("--only", type=_listed, metavar="NAME,NAME", help="some of the comparisons, such as encoder-T,coco")
+    add("--document", type=Path, metavar="FILE", help="write the table between its two marks in this file")
 
 
 def add_backbone(parser: CommandParser) -> None:
@@ -37,6 +60,23 @@ def add_backbone(parser: CommandParser) -> None:
     add("--pass", dest="passes", type=names(["forward", "backward"]), default=["forward"], help="one, or both")
     add_shared(parser, "--batch-size", "--image-size")
     parser.add_old_spellings({"--batch": "--batch-size", "--size": "--image-size"})
+
+
+def add_coco(parser: CommandParser) -> None:
+    """COCO's average precision of boxes against pycocotools.
+
+        pe-spatial benchmark coco
+        pe-spatial benchmark coco --images 5000
+
+    Both score the same synthetic boxes from lists in memory and take turns. The largest difference of the twelve
+    numbers is reported.
+    """
+    _add_common(parser, rounds=3, clock="wall", device=False)
+    add = parser.add_argument
+    add("--images", type=positive, default=500, metavar="N", help="images")
+    add("--objects", type=positive, default=7, metavar="N", help="in each")
+    add("--detections", type=positive, default=100, metavar="N", help="in each")
+    add("--classes", type=positive, default=80, metavar="N", help="of the objects")
 
 
 def add_deformable(parser: CommandParser) -> None:
@@ -57,6 +97,20 @@ def add_deformable(parser: CommandParser) -> None:
     add("--chunk", type=positive, default=16384, metavar="N", help="queries at once where ours works in parts")
     add("--no-memory", action="store_true", help="do not measure memory")
     parser.add_old_spellings({"--size": "--image-size"})
+
+
+def add_detector(parser: CommandParser) -> None:
+    """Detection of a folder, from JPEG to predictions.json, against the model alone on pictures that are ready.
+
+        pe-spatial benchmark detector
+        pe-spatial benchmark detector --input photos --config own/detection_deta.yaml
+
+    The model of a recipe has 20 classes and random weights, which find as many objects as the figures say. Both take
+    turns. Without --input, JPEG files of 480 x 640 pixels are made.
+    """
+    _add_common(parser, rounds=3, clock="wall")
+    add_shared(parser, "--input", "--config", "--limit", "--batch-size")
+    parser.set_defaults(config="own/detection_mask_rcnn.yaml", limit=8)
 
 
 def add_features(parser: CommandParser) -> None:
@@ -214,6 +268,10 @@ def add_tracking(parser: CommandParser) -> None:
     add("--dtype", choices=("float32", "bfloat16"), default="float32", help="of our features")
 
 
+def _listed(text: str) -> list[str]:
+    return text.split(",")
+
+
 def _add_common(
     parser: CommandParser, rounds: int | None = None, clock: str | None = None, device: bool = True
 ) -> None:
@@ -233,8 +291,11 @@ def _add_common(
 
 
 SUBCOMMANDS = {
+    "all": add_all,
     "backbone": add_backbone,
+    "coco": add_coco,
     "deformable": add_deformable,
+    "detector": add_detector,
     "features": add_features,
     "fidelity": add_fidelity,
     "search": add_search,

@@ -93,12 +93,23 @@ def compare_labels(files: list[Path], folder: Path, number: int) -> float:
 
 
 # --- the two ----------------------------------------------------------------------------------------------------------
-def make_checkpoint(name: str, classes: int, path: Path, window: dict[str, Any] | None = None) -> Path:
-    """Random weights of a recipe in a file that both read; images keep their size in its pipeline."""
+def make_checkpoint(
+    name: str, classes: int, path: Path, window: dict[str, Any] | None = None, keep_size: bool = True
+) -> Path:
+    """Random weights of a recipe in a file that both read.
+
+    Args:
+        name: Of the recipe.
+        classes: Of the model.
+        path: Of the file.
+        window: Of the model, instead of the recipe's.
+        keep_size: Leave out of the pipeline what resizes images.
+    """
     overrides = [f"model.num_classes={classes}"]
     config = load_config(name, overrides)
     drop_pretrained(config.model)
-    config.val_dataloader.dataset.pipeline = [{"type": "LoadImage"}, {"type": "PackSample"}]
+    if keep_size:
+        config.val_dataloader.dataset.pipeline = [{"type": "LoadImage"}, {"type": "PackSample"}]
     if window is not None:
         config.model.window = window
     torch.manual_seed(0)

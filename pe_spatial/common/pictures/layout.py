@@ -9,7 +9,7 @@ from PIL import Image
 
 from pe_spatial.common.errors import PictureError
 from pe_spatial.common.memory import check_pixels
-from pe_spatial.common.pictures.opening import head_of, mend_byte_order, naming_file, opened, say_once
+from pe_spatial.common.picture_files import head_of, mend_byte_order, name_of, naming_file, opened, say_once
 
 if TYPE_CHECKING:
     from tifffile import TiffPage
@@ -60,24 +60,27 @@ class Layout:
         return f"a {self.format} of {bands}, {self.bits} bits{' each' if self.bands > 1 else ''}{kind}"
 
 
-def picture_facts(path: str | Path, archive: tuple[str, int, int] | None = None) -> Layout:
+def picture_facts(
+    source: str | Path | bytes, archive: tuple[str, int, int] | None = None, max_pixels: int | None = None
+) -> Layout:
     """What a picture file holds; no pixel is decoded.
 
     Args:
-        path: Of the file.
+        source: A file, or its content.
         archive: As `read_image` takes it.
+        max_pixels: As `read_image` takes it.
 
     Raises:
         UnreadableFile: It is missing or no picture.
     """
-    source, part = (path, None) if archive is None else (archive[0], archive[1:])
-    with naming_file(path), opened(source, part) as file:
+    path, part = (source, None) if archive is None else (archive[0], archive[1:])
+    with naming_file(name_of(source)), opened(path, part) as file:
         start = file.tell()
-        image = head_of(file)
+        image = head_of(file, max_pixels)
         if image is not None:
             return layout_of(image)
         file.seek(start)
-        return layout_of_tiff(file)
+        return layout_of_tiff(file, max_pixels)
 
 
 def layout_of(image: Image.Image) -> Layout:

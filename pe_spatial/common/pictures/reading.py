@@ -1,6 +1,5 @@
 """Photographs: every kind of file and of array in memory as RGB of 8 bits."""
 
-from io import BytesIO
 from pathlib import Path
 from typing import IO, Any, Literal
 
@@ -13,8 +12,8 @@ from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as F
 
 from pe_spatial.common.errors import PictureError
+from pe_spatial.common.picture_files import head_of, name_of, naming_file, opened
 from pe_spatial.common.pictures.layout import Layout, layout_of, layout_of_tiff, picture_facts, require_one_page
-from pe_spatial.common.pictures.opening import head_of, naming_file, opened
 from pe_spatial.common.pictures.rasters import read_bands, shows_all, turned
 from pe_spatial.common.pictures.scaling import ValueRule
 
@@ -43,13 +42,9 @@ def read_image(
             values or bands become colors.
         MissingPackage: Its format needs a package that is not installed.
     """
-    if isinstance(source, str | Path):
-        name = str(source)
-    else:
-        name = "the given bytes" if isinstance(source, bytes) else str(getattr(source, "name", "the given file"))
+    name = name_of(source)
     path, part = (source, None) if archive is None else (archive[0], archive[1:])
-    content = BytesIO(path) if isinstance(path, bytes) else path
-    with naming_file(name), opened(content, part) as file:
+    with naming_file(name), opened(path, part) as file:
         start = file.tell()
         image = head_of(file, max_pixels)
         if image is not None:
@@ -128,15 +123,18 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def image_size(path: str | Path, archive: tuple[str, int, int] | None = None) -> tuple[int, int]:
+def image_size(
+    source: str | Path | bytes, archive: tuple[str, int, int] | None = None, max_pixels: int | None = None
+) -> tuple[int, int]:
     """(H, W) that `read_image` gives a file, from the head of the file: no pixel is decoded.
 
     Args:
-        path: Of the file.
+        source: A file, or its content.
         archive: As `read_image` takes it.
+        max_pixels: As `read_image` takes it.
 
     Raises:
         UnreadableFile: The file is missing or no image.
     """
-    layout = picture_facts(path, archive)
+    layout = picture_facts(source, archive, max_pixels)
     return layout.size[::-1] if layout.orientation >= 5 else layout.size

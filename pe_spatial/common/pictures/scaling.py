@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pe_spatial.common.errors import OptionError, PictureError
+from pe_spatial.common.picture_files import say_once
 from pe_spatial.common.pictures.layout import Layout
-from pe_spatial.common.pictures.opening import say_once
 
 FEW_LEVELS = 32  # of 256 gray levels
 _SENSORS = (8, 10, 12, 14, 16)  # bits that cameras have, in files of 16

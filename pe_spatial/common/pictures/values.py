@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pe_spatial.common.errors import UnreadableFile
+from pe_spatial.common.picture_files import head_of, naming_file, opened
 from pe_spatial.common.pictures.layout import layout_of, layout_of_tiff, require_one_page
-from pe_spatial.common.pictures.opening import head_of, naming_file, opened
 from pe_spatial.common.pictures.rasters import read_bands
 
 _INDEX_MODES = ("P", "L", "1", "I", "I;16", "I;16B", "I;16L", "I;16N")

@@ -4,9 +4,8 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from pe_spatial.commands.benchmark.document import write_between
 from pe_spatial.commands.benchmark.fidelity.rule import Difference
-from pe_spatial.common.errors import UserError
-from pe_spatial.common.files import write_text
 
 BEGIN = "<!-- fidelity: what follows is written by `pe-spatial benchmark fidelity --document README.md` -->"
 END = "<!-- fidelity: end -->"
@@ -33,14 +32,5 @@ def markdown(lines: Sequence[Difference], versions: Mapping[str, str]) -> str:
 
 
 def write_table(path: Path, table: str) -> None:
-    """Replace what stands between the two marks of a document.
-
-    Raises:
-        UserError: It does not have each of them once, in their order.
-        OSError: It cannot be read or written.
-    """
-    text = path.read_text(encoding="utf-8")
-    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
-        raise UserError(f"{path}: has no place for the table; put these two lines where it belongs:\n{BEGIN}\n{END}")
-    before, rest = text.split(BEGIN)
-    write_text(path, f"{before}{BEGIN}\n\n{table}\n\n{END}{rest.partition(END)[2]}")
+    """Replace what stands between the two marks of a document; raises as `write_between` does."""
+    write_between(path, BEGIN, END, table)

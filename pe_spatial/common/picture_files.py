@@ -44,16 +44,23 @@ def _reason(error: Exception) -> str:
     return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
 
 
+def name_of(source: str | Path | bytes | IO[bytes]) -> str:
+    """What messages call a file, its content, or an open file."""
+    if isinstance(source, str | Path):
+        return str(source)
+    return "the given bytes" if isinstance(source, bytes) else str(getattr(source, "name", "the given file"))
+
+
 @contextmanager
-def opened(source: str | Path | IO[bytes], part: tuple[int, int] | None = None) -> Iterator[IO[bytes]]:
+def opened(source: str | Path | bytes | IO[bytes], part: tuple[int, int] | None = None) -> Iterator[IO[bytes]]:
     """The bytes of a picture, at their beginning; closed at the end, unless an open file was given.
 
     Args:
-        source: A file, or an open one.
+        source: A file, its content, or an open file.
         part: (offset, bytes) of a picture that lies in a larger file.
     """
     if not isinstance(source, str | Path):
-        yield source
+        yield BytesIO(source) if isinstance(source, bytes) else source
         return
     with open_regular(source) as file:
         offset, size = part or (0, os.fstat(file.fileno()).st_size)

@@ -1,0 +1,93 @@
+"""Exported files on torch's tensors: what stands in for the network of a model."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pe_spatial.common.errors import CheckpointError, OptionError
+from pe_spatial.common.graphs import Engine
+from pe_spatial.common.trust import is_guarded, is_trusted
+from pe_spatial.engines.header import Header
+from pe_spatial.engines.sessions import Array, Session, open_session
+
+
+class TorchSession:
+    """A program of torch.export (.pt2).
+
+    Args:
+        path: The file.
+        device: Where it computes.
+
+    Raises:
+        CheckpointError: It cannot be loaded.
+        OptionError: Its code is not trusted, see SECURITY.md.
+    """
+
+    def __init__(self, path: Path, device: str) -> None:
+        if is_guarded() and not is_trusted("torch.export"):
+            raise OptionError(
+                f"{path}: to load a .pt2 file may run what somebody has written into it; if you have made it yourself, "
+                "say --allow-import torch.export (trust=['torch.export'] in Python), else export to onnx"
+            )
+        try:
+            program = torch.export.load(path)
+        except Exception as error:  # whatever its parts raise
+            reason = " ".join(str(error).split())[:300]
+            raise CheckpointError(f"{path}: torch cannot load it ({reason}); export it again") from error
+        self.device = torch.device(device)
+        self.module: Any = program.module().to(self.device)
+
+    @torch.no_grad()
+    def run(self, arrays: Sequence[Array]) -> list[Array]:
+        """See `Session`."""
+        found = self.module(*(torch.from_numpy(np.ascontiguousarray(array)).to(self.device) for array in arrays))
+        return [tensor.cpu().numpy() for tensor in found]
+
+
+def open_engine(path: Path, engine: str, device: torch.device) -> tuple[Engine, Header]:
+    """What runs an exported file on tensors; see `open_session`."""
+    session, header = open_session(path, engine, str(device))
+    return engine_of(session, header), header
+
+
+def engine_of(session: Session, header: Header) -> Engine:
+    """Run a session on tensors.
+
+    A batch of another size than the file's is cut, and its last part filled up with its last image.
+    """
+
+    def run(*inputs: Tensor) -> tuple[Tensor, ...]:
+        check_size(inputs[0], header)
+        arrays = [tensor.detach().float().contiguous().cpu().numpy() for tensor in inputs]
+        count = len(arrays[0])
+        step = header.batch or max(count, 1)
+        parts = [session.run([_filled(array[i : i + step], step) for array in arrays]) for i in range(0, count, step)]
+        outputs = (np.concatenate(values)[:count] for values in zip(*parts, strict=True))
+        return tuple(torch.from_numpy(np.ascontiguousarray(output)).to(inputs[0].device) for output in outputs)
+
+    return run
+
+
+def check_size(images: Tensor, header: Header) -> None:
+    """Refuse images that the graph does not take.
+
+    Raises:
+        OptionError: Another size than that of the file, or sides that are no multiples.
+    """
+    size = (int(images.shape[-2]), int(images.shape[-1]))
+    if header.size is not None and size != header.size:
+        raise OptionError(
+            f"images of {size} (H, W) for a file that was exported for {header.size}; export it again with "
+            "--image-size dynamic, or with this size"
+        )
+    if size[0] % header.multiple or size[1] % header.multiple:
+        raise OptionError(f"images of {size} (H, W), but the sides must be multiples of {header.multiple}; pad them")
+
+
+def _filled(array: Array, count: int) -> Array:
+    missing = count - len(array)
+    return array if missing <= 0 else np.concatenate([array, np.repeat(array[-1:], missing, axis=0)])

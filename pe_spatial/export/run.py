@@ -1,0 +1,243 @@
+"""An export from beginning to end: trace, write, prove, and keep the file or reject it."""
+
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pe_spatial.common.console import print_note
+from pe_spatial.common.errors import OptionError, UserError, few
+from pe_spatial.common.files import atomic_folder, write_json, write_text
+from pe_spatial.engines.header import EXTRA_FILE, KEY, REJECTED, Header
+from pe_spatial.engines.proof import PROOF, names_of
+from pe_spatial.export.graphs import onnx_of, program_of, save_onnx
+from pe_spatial.export.layers import Traced, layers_of, nodes_of
+from pe_spatial.export.options import TARGETS, ExportOptions
+from pe_spatial.export.page import PAGE, draw_drift, page
+from pe_spatial.export.precision import Feed, to_fp16, to_int8
+from pe_spatial.export.proving import EngineProof, Tolerance, engines_for, machine, prove, versions
+from pe_spatial.export.subjects import Score, Subject, pictures_of
+
+REPAIRS = 4  # rounds of --repair
+_SHARE = 0.15  # of the layers that a round of --repair gives back their precision
+
+
+class RejectedExport(UserError):  # noqa: N818 - names what happened
+    """The file does not do what the model does; it was kept under another name, with the report."""
+
+
+@dataclass(frozen=True)
+class Written:
+    """A file and what it was made of."""
+
+    files: list[Path]
+    header: Header
+    traced: Traced
+
+
+def export(
+    subject: Subject,
+    folder: Path,
+    options: ExportOptions,
+    tolerance: Tolerance | None = None,
+    metric: bool = True,
+    repair: bool = False,
+) -> Path:
+    """Write a model for another engine, with its proof.
+
+    Args:
+        subject: What is exported.
+        folder: Is made, with the file, `PROOF.json`, `PROOF.md` and a picture of the drift; must not exist yet.
+        options: How.
+        tolerance: How far the file may be off; None takes the default.
+        metric: Whether it is judged on data.
+        repair: Give layers back their precision, those in which the drift grows most first, until the proof holds.
+
+    Returns:
+        The file.
+
+    Raises:
+        OptionError: As of `ExportOptions`, or something that cannot be traced or translated.
+        RejectedExport: The proof does not hold in any engine.
+        UserError: The folder exists.
+    """
+    options.check()
+    options = options.fit(subject.graph)
+    if folder.exists() and any(folder.iterdir()):
+        raise OptionError(f"{folder}: exists and is not empty; nothing is overwritten: give another --output")
+    tolerance = tolerance or Tolerance()
+    pictures = pictures_of(options.images, options.calibration)
+    print_note(f"tracing {subject.name}")
+    program = program_of(subject.graph, options)
+    expected = subject.score(None, "torch") if metric else None
+    keep: list[str] = []
+    with atomic_folder(folder) as temporary:
+        for attempt in range(REPAIRS + 1 if repair else 1):
+            _empty(temporary)
+            written = _write(subject, program, temporary, options, keep, pictures)
+            proofs = _prove(written, subject, expected, options, tolerance)
+            if any(proof.passed for proof in proofs) or not repair or attempt == REPAIRS:
+                break
+            keep = _more_precise(proofs, keep)
+            print_note(f"the proof does not hold; {len(keep)} layers keep float32: {few(keep[-3:])}")
+        passed = any(proof.passed for proof in proofs)
+        files = written.files if passed else [_reject(path) for path in written.files]
+        _report(subject, replace_files(written, files), proofs, expected, tolerance, keep, temporary, passed)
+    target = folder / files[0].name
+    if not passed:
+        raise RejectedExport(_failure(target, proofs, options))
+    return target
+
+
+def replace_files(written: Written, files: list[Path]) -> Written:
+    """The same under other names."""
+    return replace(written, files=files)
+
+
+# --- writing ----------------------------------------------------------------------------------------------------------
+def _write(
+    subject: Subject,
+    program: Any,  # noqa: ANN401 - torch's
+    folder: Path,
+    options: ExportOptions,
+    keep: Sequence[str],
+    pictures: Sequence[Path],
+) -> Written:
+    header = Header(
+        inputs=subject.graph.inputs,
+        outputs=subject.graph.outputs,
+        multiple=subject.graph.multiple,
+        batch=options.batch,
+        size=options.image_size,
+        precision=options.precision,
+        kind=subject.kind,
+        config=subject.config,
+        metainfo=subject.metainfo,
+        preprocessing=subject.preprocessing,
+        source=subject.source,
+        versions=versions(),
+    )
+    path = folder / TARGETS[options.target]
+    if options.target == "pt2":
+        import torch
+
+        torch.export.save(program, path, extra_files={EXTRA_FILE: header.text()})
+        return Written([path], header, Traced(program))
+    made = onnx_of(program, subject.graph)
+    proto = made.model_proto
+    nodes, layers = nodes_of(proto, keep), layers_of(proto)
+    if options.precision == "fp16" and options.target == "onnx":
+        proto = to_fp16(proto, nodes)
+    elif options.precision == "int8":
+        proto = to_int8(proto, _feeds(subject, pictures), nodes)
+    entry = proto.metadata_props.add()
+    entry.key, entry.value = KEY, header.text()
+    traced = Traced(made.exported_program, proto, layers)
+    if options.target == "onnx":
+        return Written(save_onnx(proto, path), header, traced)
+    return Written(_save_openvino(proto, path, header, options), header, traced)
+
+
+def _save_openvino(proto: Any, path: Path, header: Header, options: ExportOptions) -> list[Path]:  # noqa: ANN401
+    import openvino
+
+    with _temporary_onnx(proto, path) as source:
+        try:
+            model = openvino.Core().read_model(source)
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())[:400]
+            raise OptionError(f"OpenVINO has no form for a part of the model: {reason}; try --to onnx") from error
+        model.set_rt_info(header.text(), [KEY])
+        openvino.save_model(model, path, compress_to_fp16=options.precision == "fp16")
+    return [path, path.with_suffix(".bin")]
+
+
+@contextmanager
+def _temporary_onnx(proto: Any, path: Path) -> Iterator[Path]:  # noqa: ANN401
+    source = path.parent / "source.onnx"
+    written = save_onnx(proto, source)
+    try:
+        yield source
+    finally:
+        for each in written:
+            each.unlink()
+
+
+def _feeds(subject: Subject, pictures: Sequence[Path]) -> list[Feed]:
+    passes = subject.recorded(pictures)
+    return [
+        {name: tensor.numpy() for name, tensor in zip(subject.graph.inputs, inputs, strict=True)} for inputs in passes
+    ]
+
+
+def _empty(folder: Path) -> None:
+    for path in folder.iterdir():
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+# --- proving ----------------------------------------------------------------------------------------------------------
+def _prove(
+    written: Written, subject: Subject, expected: Score | None, options: ExportOptions, tolerance: Tolerance
+) -> list[EngineProof]:
+    proofs = []
+    for engine in engines_for(written.files[0]):
+        print_note(f"proving {written.files[0].name} in {engine}")
+        proofs.append(
+            prove(written.files[0], written.header, engine, subject, expected, written.traced, options, tolerance)
+        )
+    return proofs
+
+
+def _more_precise(proofs: Sequence[EngineProof], keep: Sequence[str]) -> list[str]:
+    """The layers that keep float32 in the next round."""
+    suspects = [drift.layer for proof in proofs for drift in proof.suspects if drift.layer not in keep]
+    layers = list(dict.fromkeys(suspects))
+    if not layers:
+        return list(keep)
+    total = len({drift.layer for proof in proofs for drift in proof.layers})
+    return [*keep, *layers[: max(int(total * _SHARE), 1)]]
+
+
+def _reject(path: Path) -> Path:
+    return path.rename(path.with_name(path.name + REJECTED))
+
+
+def _report(
+    subject: Subject,
+    written: Written,
+    proofs: Sequence[EngineProof],
+    expected: Score | None,
+    tolerance: Tolerance,
+    keep: Sequence[str],
+    folder: Path,
+    passed: bool,
+) -> None:
+    record: Mapping[str, Any] = {
+        "format_version": 1,
+        "passed": passed,
+        "files": names_of(written.files),
+        "bytes": sum(path.stat().st_size for path in written.files),
+        "subject": subject.name,
+        "source": dict(subject.source),
+        "precision": written.header.precision,
+        "kept_in_float32": list(keep),
+        "tolerance": {"points": tolerance.points, "drift": tolerance.drift},
+        "images": None if expected is None else expected.images,
+        "metrics": None if expected is None else dict(expected.values),
+        "engines": {proof.engine: proof.record() for proof in proofs},
+        "machine": machine(),
+        "versions": dict(written.header.versions),
+    }
+    write_json(folder / PROOF, record)
+    draw_drift(proofs, folder)
+    write_text(folder / PAGE, page(record, proofs, expected))
+
+
+def _failure(path: Path, proofs: Sequence[EngineProof], options: ExportOptions) -> str:
+    problems = [f"{proof.engine}: {problem}" for proof in proofs for problem in proof.problems]
+    layers = list(dict.fromkeys(drift.layer for proof in proofs for drift in proof.suspects))[:3]
+    where = f"; the drift grows most in {few(layers)}" if layers else ""
+    remedy = "take --precision fp32 or bf16, or --repair" if options.precision in ("fp16", "int8") else "report it"
+    return f"{path}: does not do what the model does: {few(problems)}{where}; {remedy} (see {PROOF} and {PAGE})"

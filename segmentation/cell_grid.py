@@ -1,0 +1,147 @@
+"""Maps of a network at the size of a large picture, computed pixel by pixel only where something changes.
+
+Bilinear interpolation mixes the four values at the corners of a cell. Where one class is the largest at all four, or
+a mask is on at all four, it is so for every pixel between them; a photograph of 36 megapixels has 2000 pixels in a cell
+of a map of 128 x 128, and most cells are of that kind. The others are interpolated, in rectangles of neighbors.
+
+Letters: H, W rows and columns of the picture; h, w of the map; K maps.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from pe_spatial.common.windows import Region
+
+LARGE = 2**22  # pixels of a picture from which on the cells are worth the trouble
+_MARGIN = 1e-4  # of the largest value: nearer to a change, what rounding makes of a pixel decides
+_SIDE = 32  # pixels of the smallest rectangle
+
+
+@dataclass(frozen=True)
+class _Side:
+    """Rows or columns: from which entries of the map a pixel is made, as torch's `interpolate` does it.
+
+    Attributes:
+        lower: The entry before each pixel of the picture [L], and the number of its cell.
+        upper: The entry behind it [L].
+        part: The share of the upper one [L].
+        starts: The first pixel of every cell, and the end of the last one [l + 1].
+    """
+
+    cells: int
+    pixels: int
+    lower: Tensor = field(init=False)
+    upper: Tensor = field(init=False)
+    part: Tensor = field(init=False)
+    starts: Tensor = field(init=False)
+
+    def __post_init__(self) -> None:
+        scale = float(torch.tensor(self.cells / self.pixels))  # torch computes the positions in single precision
+        place = (scale * (torch.arange(self.pixels, dtype=torch.float64) + 0.5) - 0.5).float().clamp_min(0)
+        lower = place.long().clamp_max(self.cells - 1)
+        starts = torch.searchsorted(lower, torch.arange(self.cells + 1))
+        values = {"lower": lower, "upper": (lower + 1).clamp_max(self.cells - 1), "part": place - lower}
+        for name, value in {**values, "starts": starts}.items():
+            object.__setattr__(self, name, value)
+
+
+class CellGrid:
+    """The cells between the entries of a map (h, w) in a picture (H, W), both without padding.
+
+    Args:
+        cells: (h, w).
+        frame: (H, W).
+    """
+
+    def __init__(self, cells: tuple[int, int], frame: tuple[int, int]) -> None:
+        self.frame = frame
+        self.rows, self.columns = (_Side(*each) for each in zip(cells, frame, strict=True))
+        # neighbors are looked at together where cells are small
+        self.step = [max(-(-_SIDE * count // side), 1) for count, side in zip(cells, frame, strict=True)]
+
+    def labels(self, scores: Tensor) -> Tensor:
+        """The largest of the maps at every pixel, as `argmax` of the enlarged maps up to rounding.
+
+        Args:
+            scores: [K, h, w].
+
+        Returns:
+            [H, W], uint8 up to 256 maps, else int32.
+        """
+        best, label = scores.float().topk(min(2, len(scores)), dim=0)
+        gap = best[0] - best[-1] if len(scores) > 1 else torch.full_like(best[0], torch.inf)
+        low, high = corners(label[0])
+        certain = (low == high) & (corners(gap)[0] > _MARGIN * scores.abs().amax().clamp_min(1e-30))
+        kind = torch.uint8 if len(scores) <= 256 else torch.int32
+        whole = self.fill(label[0].to(kind))
+        for region, values in self.values(scores, ~certain):
+            whole[region] = values.argmax(0).to(kind)
+        return whole
+
+    def fill(self, values: Tensor) -> Tensor:
+        """One value of each cell [h, w] as those of its pixels [H, W]."""
+        wide = values[:, self.columns.lower.to(values.device)]
+        return wide[self.rows.lower.to(values.device)]
+
+    def pixels_of_cells(self) -> Tensor:
+        """How many pixels each cell has, int64 [h, w]."""
+        return self.rows.starts.diff()[:, None] * self.columns.starts.diff()
+
+    def values(self, maps: Tensor, asked: Tensor) -> Iterator[tuple[Region, Tensor]]:
+        """The enlarged maps in rectangles of pixels that together cover the cells which are asked for.
+
+        Args:
+            maps: [K, h, w].
+            asked: bool [h, w]; further cells come along where cells are small.
+
+        Yields:
+            Rows and columns of the picture, and the values [K, R, C] there.
+        """
+        for rows, columns in self.rectangles(asked):
+            yield (rows, columns), self.interpolate(maps, rows, columns)
+
+    def interpolate(self, maps: Tensor, rows: slice, columns: slice) -> Tensor:
+        """The enlarged maps [K, R, C] in a rectangle of pixels, as torch's bilinear `interpolate` up to rounding."""
+        left, right, part = (
+            values[columns].to(maps.device) for values in (self.columns.lower, self.columns.upper, self.columns.part)
+        )
+        above, below, share = (
+            values[rows].to(maps.device) for values in (self.rows.lower, self.rows.upper, self.rows.part)
+        )
+        first = int(self.rows.lower[rows.start])
+        near = maps[:, first : int(self.rows.upper[rows.stop - 1]) + 1].float()
+        wide = near[..., left] * (1 - part) + near[..., right] * part
+        return wide[:, above - first] * (1 - share)[:, None] + wide[:, below - first] * share[:, None]
+
+    def rectangles(self, asked: Tensor) -> Iterator[Region]:
+        """Rows and columns of the picture that cover the cells asked for, bool [h, w]; they do not overlap."""
+        down, right = self.step
+        missing = (-asked.shape[1] % right, -asked.shape[0] % down)
+        padded = F.pad(asked[None, None].float(), (0, missing[0], 0, missing[1]))
+        blocks = F.max_pool2d(padded, (down, right))[0, 0].bool().cpu()  # [h / down, w / right]
+        edges = F.pad(blocks.int(), (1, 1)).diff(dim=1)
+        starts, stops = (edges == 1).nonzero().tolist(), (edges == -1).nonzero().tolist()
+        for (row, first), (_, last) in zip(starts, stops, strict=True):
+            rows = self._pixels(self.rows, row * down, (row + 1) * down)
+            columns = self._pixels(self.columns, first * right, last * right)
+            if rows.start < rows.stop and columns.start < columns.stop:  # a cell may have no pixel
+                yield rows, columns
+
+    @staticmethod
+    def _pixels(side: _Side, first: int, last: int) -> slice:
+        return slice(int(side.starts[first]), int(side.starts[min(last, side.cells)]))
+
+
+def corners(maps: Tensor) -> tuple[Tensor, Tensor]:
+    """The least and the largest value at the four corners of every cell [..., h, w]; the last ones have no others."""
+    low = high = maps
+    for dim in (-2, -1):
+        size = maps.shape[dim]
+        behind = torch.arange(1, size + 1, device=maps.device).clamp_max(size - 1)
+        low = torch.minimum(low, low.index_select(dim, behind))
+        high = torch.maximum(high, high.index_select(dim, behind))
+    return low, high

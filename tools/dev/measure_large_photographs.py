@@ -1,0 +1,167 @@
+"""Where the time and the memory of a large photograph go: its decoding, the network, and all else of `predict`.
+
+    pe-spatial demo --output demo/data --images 360 --image-size 128
+    python tools/train_net.py --config demo/mask_rcnn_tiny_shapes.yaml
+    python tools/dev/measure_large_photographs.py --checkpoint instances=work_dirs/mask_rcnn_tiny_shapes
+
+Without `--input` the photograph is synthetic: a scene of the demo, enlarged to a square and grained, as a JPEG. Every
+model runs in a process of its own that does what `pe-spatial predict` does for one file, with all its results, and
+first for a small picture, which loads what is loaded once. A line of each says, as the median of the rounds,
+
+* `decode`: seconds of the processor to read the file, the unit of the others;
+* `network`: those in the modules of the model;
+* `rest`: those of all else, the decoding included, and `ratio`, as many decodings as that is;
+* `wall`: seconds by the clock from the file to the results;
+* `above`: the peak of the memory in GB above what the process held before, without the picture.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+
+from pe_spatial.commands import predict as command
+from pe_spatial.commands.benchmark.measuring import forget_peak, in_own_process, show
+from pe_spatial.commands.options import CommandParser, add_shared, positive
+from pe_spatial.commands.predict_models import find_models, open_models
+from pe_spatial.commands.shell import parse, run_module
+from pe_spatial.common.devices import device_name, peak_memory
+from pe_spatial.common.errors import UserError
+from pe_spatial.common.names import output_stems
+from pe_spatial.common.pictures import read_image, save_image
+from pe_spatial.common.sources import resolve_sources
+from pe_spatial.demo.scenes import draw_scene
+
+SMALL = 160  # pixels of the picture that comes before
+
+
+def add_arguments(parser: CommandParser) -> None:
+    """Add the options of this study."""
+    parser.add_argument("--checkpoint", metavar="NAME=PATH", type=command.named_path, action="append", required=True)
+    parser.add_argument("--rounds", type=positive, default=3, metavar="N", help="of which the median is taken")
+    parser.add_argument("--input", type=Path, help="a photograph; default: a synthetic one")
+    parser.add_argument("--no-pictures", action="store_true", help="write results, and draw none")
+    add_shared(parser, "--image-size")
+    parser.set_defaults(image_size=6000)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print the machine, the photograph, and a line for each checkpoint."""
+    with tempfile.TemporaryDirectory() as folder:
+        photograph = options.input or synthetic_photograph(Path(folder) / "photograph.jpg", options.image_size)
+        height, width = read_image(photograph).shape[-2:]
+        size = photograph.stat().st_size
+        print(f"{device_name('cpu')}, {torch.get_num_threads()} threads")
+        print(f"{photograph.name}: {height} x {width} pixels (H x W), {size / 1e6:.1f} MB")
+        for name, path in options.checkpoint:
+            place = Path(folder) / str(name)
+            figures = in_own_process(measure, path, photograph, place, options.rounds, options.no_pictures)
+            show({"model": name or path.stem} | figures)
+    return 0
+
+
+def synthetic_photograph(path: Path, side: int) -> Path:
+    """A scene of the demo, enlarged to a square and grained."""
+    rng = np.random.default_rng(0)
+    scene = Image.fromarray(draw_scene(0, objects=7).image).resize((side, side), Image.Resampling.BICUBIC)
+    pixels = np.asarray(scene)
+    for rows in np.array_split(np.arange(side), -(-side // 512)):  # in parts: the noise of all of it is large
+        grain = rng.normal(0, 4, (len(rows), side, 1))
+        part = pixels[rows[0] : rows[-1] + 1] + grain
+        scene.paste(Image.fromarray(part.clip(0, 255).astype(np.uint8)), (0, int(rows[0])))
+    save_image(path, scene)
+    return path
+
+
+def measure(checkpoint: Path, photograph: Path, folder: Path, rounds: int, no_pictures: bool) -> dict[str, Any]:
+    """Predict a photograph as the command does, in this process; see the head of this file.
+
+    Args:
+        checkpoint: Of the model.
+        photograph: The file.
+        folder: For the results of all rounds.
+        rounds: How often.
+        no_pictures: Whether nothing is drawn.
+    """
+    small = folder / "small.jpg"
+    save_image(small, Image.open(photograph).resize((SMALL, SMALL)))
+    predict_file(checkpoint, small, folder / "warm", no_pictures)
+    found = [predict_file(checkpoint, photograph, folder / str(number), no_pictures) for number in range(rounds)]
+    middle = {name: median(row[name] for row in found) for name in found[0]}
+    return {**middle, "ratio": middle["rest"] / middle["decode"]}
+
+
+def predict_file(checkpoint: Path, photograph: Path, output: Path, no_pictures: bool) -> dict[str, float]:
+    """The figures of one run over one file; the checkpoint is loaded before the clocks start."""
+    started = time.process_time()
+    picture = read_image(photograph)
+    decode = time.process_time() - started
+    size = picture.numel() / 1e9
+    del picture
+    options = command_options(checkpoint, photograph, output, no_pictures)
+    files = {entry.name: entry for entry in resolve_sources([photograph])}
+    models = find_models(options, command.part_of(options))
+    predictor, writer, _ = open_models(models, output_stems(files), "encoder")
+    before = forget_peak("cpu")
+    with time_in_networks(predictor.model) as network:  # type: ignore[attr-defined] - of one checkpoint
+        started, wall = time.process_time(), time.perf_counter()
+        if failed := command.predict(predictor, writer, files):
+            raise UserError(f"{checkpoint}: {failed}")
+        total, wall = time.process_time() - started, time.perf_counter() - wall
+    return {
+        "decode": decode,
+        "network": sum(network),
+        "rest": total - sum(network),
+        "wall": wall,
+        "above": peak_memory("cpu") - before - size,
+    }
+
+
+def command_options(checkpoint: Path, photograph: Path, output: Path, no_pictures: bool) -> argparse.Namespace:
+    """What `pe-spatial predict` takes from its command line."""
+    arguments = ["--checkpoint", str(checkpoint), "--input", str(photograph), "--output", str(output)]
+    arguments += ["--device", "cpu", *(["--no-pictures"] if no_pictures else [])]
+    return parse("pe-spatial predict", command, arguments)[0]
+
+
+@contextmanager
+def time_in_networks(model: nn.Module) -> Iterator[list[float]]:
+    """The seconds of the processor in the modules of a model, the outermost ones of a nest counted."""
+    depth, started, spent = 0, 0.0, []
+
+    def enter(*_: object) -> None:
+        nonlocal depth, started
+        if depth == 0:
+            started = time.process_time()
+        depth += 1
+
+    def leave(*_: object) -> None:
+        nonlocal depth
+        depth -= 1
+        if depth == 0:
+            spent.append(time.process_time() - started)
+
+    inside = [part for name, part in model.named_modules() if name and not name.startswith("data_preprocessor")]
+    hooks = [part.register_forward_pre_hook(enter) for part in inside]
+    hooks += [part.register_forward_hook(leave, always_call=True) for part in inside]
+    try:
+        yield spent
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+if __name__ == "__main__":
+    raise SystemExit(run_module(sys.modules[__name__], __file__))
