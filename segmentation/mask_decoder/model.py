@@ -12,6 +12,7 @@ from pe_spatial.backbones.contract import build_backbone, grid_of, with_statisti
 from pe_spatial.backbones.fine_maps import require_patches
 from pe_spatial.backbones.token_blocks import token_blocks
 from pe_spatial.common.errors import OptionError
+from pe_spatial.common.graphs import Engine, Network, NetworkGraph, only_graph
 from pe_spatial.common.parts import ModalModel, build_options
 from pe_spatial.segmentation.mask_decoder.criterion import Masks
 from pe_spatial.segmentation.mask_decoder.head import MaskHead
@@ -97,6 +98,11 @@ class MaskDecoder(ModalModel, SemanticModel):
         self.least_visible = least_visible
         self.max_instances = max_instances
         self.masking: Sequence[float] = [0.0] * num_blocks
+        self._engine: Engine | None = None
+
+    @property
+    def _is_semantic(self) -> bool:
+        return self.outputs == ("semantic",)
 
     def _check_outputs(self) -> None:
         unknown = [name for name in self.outputs if name not in OUTPUTS]
@@ -109,12 +115,25 @@ class MaskDecoder(ModalModel, SemanticModel):
             )
         if "instance" in self.outputs and not self.things:
             raise OptionError("outputs has 'instance' but no class is countable; set things")
-        if self.window is not None and self.outputs != ("semantic",):
+        if self.window is not None and not self._is_semantic:
             raise OptionError("objects cannot be joined across windows; set window=None, or outputs=['semantic']")
 
     def raw(self, inputs: Tensor, data_samples: Sequence[BaseDataElement] | None = None) -> Masks:
         """The masks of all queries."""
         return self._decode(inputs)[-1]
+
+    def graph(self, kind: str = "") -> NetworkGraph:
+        """See `Exportable`: images to the score map, or, of a model of objects, to the masks of all queries."""
+        only_graph(kind)
+        if self._is_semantic:
+            network, outputs = Network(self, lambda images: [semantic_scores(*self.raw(images))]), ("scores",)
+        else:
+            network, outputs = Network(self, self.raw), Masks._fields
+        return NetworkGraph(network, ("images",), outputs, self.stride)
+
+    def use_engine(self, run: Engine) -> None:
+        """See `Exportable`."""
+        self._engine = run
 
     def loss(self, inputs: Tensor, data_samples: Sequence[BaseDataElement]) -> dict[str, Tensor]:
         """The losses of the criterion.
@@ -145,9 +164,9 @@ class MaskDecoder(ModalModel, SemanticModel):
 
     def predict(self, inputs: Tensor, data_samples: Sequence[BaseDataElement]) -> list[BaseDataElement]:
         """Fill what `segmentation.semantic` names; the samples have the metainfo of `DensePreprocessor`."""
-        if self.outputs == ("semantic",):
+        if self._is_semantic:
             return predict_semantic(self, inputs, data_samples)
-        found = self._decode(inputs)[-1]
+        found = self.raw(inputs) if self._engine is None else self._engine(inputs)
         size = (inputs.shape[-2], inputs.shape[-1])
         for sample, logits, class_logits in zip(data_samples, *found, strict=True):
             self._fill(sample, logits, class_logits, size)
@@ -168,7 +187,10 @@ class MaskDecoder(ModalModel, SemanticModel):
 
     def score_map(self, inputs: Tensor) -> Tensor:
         """See `SemanticModel`; the scores are sums of probabilities, not logits."""
-        return semantic_scores(*self._decode(inputs)[-1])
+        if self._engine is None:
+            return semantic_scores(*self.raw(inputs))
+        found = self._engine(inputs)
+        return found[0] if self._is_semantic else semantic_scores(*found)
 
     def probabilities(self, scores: Tensor) -> Tensor:
         """See `SemanticModel`."""

@@ -49,7 +49,7 @@ class QueryTokens(nn.Module):
     def join(self, encoder: nn.Module, inputs: Tensor) -> Tensor:
         """Tokens [B, N, C] before the first of the blocks."""
         tokens = token_blocks(encoder).before(inputs, self.first)
-        queries = self.tokens.to(tokens.dtype).expand(len(tokens), -1, -1)
+        queries = self.tokens.to(tokens.dtype).expand(tokens.shape[0], -1, -1)
         return torch.cat([queries, tokens], dim=1)
 
     def split(self, tokens: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
