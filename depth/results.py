@@ -18,9 +18,10 @@ from pe_spatial.depth.ranges import checked_range
 from pe_spatial.inference.predictor import Predictor
 from pe_spatial.inference.tasks import Task, register_task
 from pe_spatial.inference.writer import ResultsWriter
-from pe_spatial.visualization import depth_picture
+from pe_spatial.visualization import depth_picture, quantiles
 
 _LARGEST = 65535  # of 16 bits
+_STRIP = 2**18  # pixels that are converted at a time
 
 
 class DepthWriter(ResultsWriter):
@@ -49,6 +50,9 @@ class DepthWriter(ResultsWriter):
         values = _values(sample)
         is_metric, far = bool(sample.depth_is_metric), float(sample.depth_range[1])
         units = 1000.0 if is_metric else _LARGEST / far
+        pixels, saturated = _in_16_bits(values, units)
+        if self.color_range is None and frame is None:  # here, for `draw` asks again
+            sample.set_metainfo({"color_range": _quantiles_of(values)})
         entry: dict[str, Any] = {
             "kind": "metric" if is_metric else "relative",
             "unit": "meters" if is_metric else "none",
@@ -57,9 +61,9 @@ class DepthWriter(ResultsWriter):
             "color_range": list(self._colors_of(values, sample, frame)),
             "png": f"depth/{stem}_depth_{'mm' if is_metric else 'relative'}.png",
             "png_units_per_unit": units,
-            "saturated_pixels": int((values * units >= _LARGEST + 0.5).sum()),
+            "saturated_pixels": saturated,
         }
-        _save_png(self.folder / entry["png"], values * units, entry)
+        _save_png(self.folder / entry["png"], pixels, entry)
         if "npy" in self.kinds:
             entry["npy"] = f"depth/{stem}_depth_{'m' if is_metric else 'relative'}.npy"
             write_atomically(self.folder / entry["npy"], lambda file: np.save(file, values))
@@ -77,8 +81,7 @@ class DepthWriter(ResultsWriter):
             return self.color_range
         if frame is not None:
             return float(sample.depth_range[0]), float(sample.depth_range[1])
-        near, far = np.quantile(values, (0.02, 0.98))
-        return float(near), float(max(far, near * (1 + 1e-3)))
+        return sample.get("color_range") or _quantiles_of(values)
 
     def write_lists(self) -> None:
         """Write `depth.json`."""
@@ -104,10 +107,26 @@ def _values(sample: BaseDataElement) -> NDArray[np.float32]:
     return sample.pred_depth.data[0].float().numpy()
 
 
-def _save_png(path: Path, values: NDArray[np.float32], entry: dict[str, Any]) -> None:
+def _quantiles_of(values: NDArray[np.float32]) -> tuple[float, float]:
+    """The ends of the colors of an image."""
+    near, far = quantiles(values, (0.02, 0.98))
+    return near, max(far, near * (1 + 1e-3))
+
+
+def _in_16_bits(values: NDArray[np.float32], units: float) -> tuple[NDArray[np.uint16], int]:
+    """Depth in units of a PNG, rounded, and the number of pixels that it cannot hold; strip by strip."""
+    pixels, saturated = np.empty(values.shape, np.uint16), 0
+    rows = max(_STRIP // values.shape[1], 1)
+    for top in range(0, len(values), rows):
+        scaled = values[top : top + rows] * units
+        saturated += int((scaled >= _LARGEST + 0.5).sum())
+        pixels[top : top + rows] = np.clip(np.round(scaled, out=scaled), 0, _LARGEST, out=scaled)
+    return pixels, saturated
+
+
+def _save_png(path: Path, pixels: NDArray[np.uint16], entry: dict[str, Any]) -> None:
     metric = entry["kind"] == "metric"
     unit = "millimeters" if metric else f"1/{entry['png_units_per_unit']:.6g} of the model's own"
-    pixels = np.clip(np.round(values), 0, _LARGEST).astype(np.uint16)
     save_image(path, pixels, text={"depth": entry["kind"], "unit": unit})
 
 

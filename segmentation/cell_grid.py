@@ -18,6 +18,7 @@ from pe_spatial.common.windows import Region
 
 LARGE = 2**22  # pixels of a picture from which on the cells are worth the trouble
 _MARGIN = 1e-4  # of the largest value: nearer to a change, what rounding makes of a pixel decides
+_FEW = 16  # maps
 _SIDE = 32  # pixels of the smallest rectangle
 
 
@@ -63,6 +64,10 @@ class CellGrid:
         # neighbors are looked at together where cells are small
         self.step = [max(-(-_SIDE * count // side), 1) for count, side in zip(cells, frame, strict=True)]
 
+    def turned(self) -> "CellGrid":
+        """The cells of the transposed map in the transposed picture."""
+        return CellGrid((self.columns.cells, self.rows.cells), self.frame[::-1])
+
     def labels(self, scores: Tensor) -> Tensor:
         """The largest of the maps at every pixel, as `argmax` of the enlarged maps up to rounding.
 
@@ -79,7 +84,7 @@ class CellGrid:
         kind = torch.uint8 if len(scores) <= 256 else torch.int32
         whole = self.fill(label[0].to(kind))
         for region, values in self.values(scores, ~certain):
-            whole[region] = values.argmax(0).to(kind)
+            whole[region] = _largest(values, kind)
         return whole
 
     def fill(self, values: Tensor) -> Tensor:
@@ -114,8 +119,8 @@ class CellGrid:
         )
         first = int(self.rows.lower[rows.start])
         near = maps[:, first : int(self.rows.upper[rows.stop - 1]) + 1].float()
-        wide = near[..., left] * (1 - part) + near[..., right] * part
-        return wide[:, above - first] * (1 - share)[:, None] + wide[:, below - first] * share[:, None]
+        wide = torch.lerp(near.index_select(2, left), near.index_select(2, right), part)
+        return torch.lerp(wide.index_select(1, above - first), wide.index_select(1, below - first), share[:, None])
 
     def rectangles(self, asked: Tensor) -> Iterator[Region]:
         """Rows and columns of the picture that cover the cells asked for, bool [h, w]; they do not overlap."""
@@ -126,14 +131,34 @@ class CellGrid:
         edges = F.pad(blocks.int(), (1, 1)).diff(dim=1)
         starts, stops = (edges == 1).nonzero().tolist(), (edges == -1).nonzero().tolist()
         for (row, first), (_, last) in zip(starts, stops, strict=True):
-            rows = self._pixels(self.rows, row * down, (row + 1) * down)
-            columns = self._pixels(self.columns, first * right, last * right)
+            rows = self.pixels(self.rows, row * down, (row + 1) * down)
+            columns = self.pixels(self.columns, first * right, last * right)
             if rows.start < rows.stop and columns.start < columns.stop:  # a cell may have no pixel
                 yield rows, columns
 
+    def cells_of(self, rows: slice, columns: slice) -> Region:
+        """The cells of a rectangle of pixels."""
+        found = [
+            slice(int(side.lower[part.start]), int(side.lower[part.stop - 1]) + 1)
+            for side, part in ((self.rows, rows), (self.columns, columns))
+        ]
+        return found[0], found[1]
+
     @staticmethod
-    def _pixels(side: _Side, first: int, last: int) -> slice:
+    def pixels(side: _Side, first: int, last: int) -> slice:
+        """The pixels along a side of the cells from `first` up to `last`."""
         return slice(int(side.starts[first]), int(side.starts[min(last, side.cells)]))
+
+
+def _largest(values: Tensor, kind: torch.dtype) -> Tensor:
+    """The first of the largest of [K, R, C] at every pixel; for few of them, torch's `argmax` takes longer."""
+    if len(values) > _FEW:
+        return values.argmax(0).to(kind)
+    best, number = values[0].clone(), torch.zeros(values.shape[1:], dtype=kind, device=values.device)
+    for k, other in enumerate(values[1:], start=1):
+        number.masked_fill_(other > best, k)
+        torch.maximum(best, other, out=best)
+    return number
 
 
 def corners(maps: Tensor) -> tuple[Tensor, Tensor]:

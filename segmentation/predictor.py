@@ -15,14 +15,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 from torchvision import tv_tensors
+from torchvision.transforms.v2 import Resize
 
 from pe_spatial.common.errors import UserError
 from pe_spatial.common.files import temporary_path
+from pe_spatial.data import KeepRatioResize
 from pe_spatial.inference.inputs import Channels, Picture
 from pe_spatial.inference.predictor import Predictor
+from pe_spatial.segmentation.cell_grid import LARGE, CellGrid
 from pe_spatial.segmentation.probabilities import Add, probability_file
 from pe_spatial.segmentation.semantic import SemanticModel
-from pe_spatial.segmentation.sliding import Axis, Grid, Tile, blend
+from pe_spatial.segmentation.sliding import CELLS_KEPT, Axis, Grid, Tile, blend
 from pe_spatial.segmentation.windows import Window, pad_to_multiple
 from pe_spatial.training.amp import evaluation_autocast
 
@@ -89,6 +92,11 @@ class SegmentationPredictor(Predictor):
         return self
 
     @property
+    def shrinks(self) -> bool:
+        """Whether the pipeline resizes images."""
+        return any(isinstance(step, KeepRatioResize | Resize) for step in self._pipeline.transforms)
+
+    @property
     def kinds(self) -> tuple[str, ...]:
         """The maps that are predicted, by the names that `SegmentationWriter` has for them."""
         if not self.finds_objects:
@@ -97,9 +105,9 @@ class SegmentationPredictor(Predictor):
         return tuple(kind for output, kind in _KINDS.items() if output in self.model.outputs)
 
     def load(self, picture: Picture, channels: Channels = "rgb") -> dict[str, Any]:
-        """Load one image; a large one in the memory order of the model, so that there is only one of it."""
+        """Load one image; a large one that is not resized in the memory order of the model, so that there is one."""
         sample = super().load(picture, channels)
-        if sample["img"].numel() > 3 * _LARGE:
+        if sample["img"].numel() > 3 * _LARGE and not self.shrinks:
             sample["img"] = tv_tensors.wrap(sample["img"].contiguous(), like=sample["img"])
         return sample
 
@@ -119,8 +127,7 @@ class SegmentationPredictor(Predictor):
             grids = [self._grid(sample) for sample in samples]
             scores = self._scores(self._windows(samples, grids))
             return [
-                self._label(sample["data_samples"], blend(grid, scores))
-                for sample, grid in zip(samples, grids, strict=True)
+                self._label(sample["data_samples"], grid, scores) for sample, grid in zip(samples, grids, strict=True)
             ]
 
     def _grid(self, sample: dict[str, Any]) -> Grid:
@@ -174,14 +181,26 @@ class SegmentationPredictor(Predictor):
         inputs = pad_to_multiple(F.pad(normalized, missing), self.model.stride)
         yield from self.model.score_map(inputs).float().permute(0, 2, 3, 1).contiguous()
 
-    def _label(self, sample: BaseDataElement, tiles: Iterator[Tile]) -> BaseDataElement:
+    def _label(self, sample: BaseDataElement, grid: Grid, scores: Iterator[Tensor]) -> BaseDataElement:
+        height, width = sample.ori_shape[:2]
+        cells = grid.seen()
+        if len(grid.strips) == 1 and self._is_enlarged((cells.rows.length, cells.columns.length), (height, width)):
+            labels = CellGrid((cells.rows.length, cells.columns.length), (height, width)).labels(_joined(cells, scores))
+            sample.set_field(PixelData(data=labels.cpu()[None]), "pred_sem_seg", dtype=PixelData)
+            return sample
+        tiles = blend(grid, scores)
         if self.probabilities is None:
             return self._fill(sample, tiles, None)
-        height, width = sample.ori_shape[:2]
         path = temporary_path(self.probabilities / "pixels.npy")
         with probability_file(path, (height, width, self.model.num_classes)) as add:
             sample.set_metainfo({"probabilities": path})
             return self._fill(sample, tiles, add)
+
+    def _is_enlarged(self, seen: tuple[int, int], frame: tuple[int, int]) -> bool:
+        """Whether labels alone are asked for, of a picture that is much larger than what the model sees of it."""
+        enough = 4 * self.model.num_classes * seen[0] * seen[1] <= CELLS_KEPT and frame[0] * frame[1] > LARGE
+        asked = self.confidence or self.probabilities is not None
+        return enough and not asked and all(4 * few <= many for few, many in zip(seen, frame, strict=True))
 
     def _fill(self, sample: BaseDataElement, tiles: Iterator[Tile], add: Add | None) -> BaseDataElement:
         height, width = sample.ori_shape[:2]
@@ -207,6 +226,17 @@ class Crop(NamedTuple):
 
     pixels: Tensor
     window: tuple[int, int]
+
+
+def _joined(grid: Grid, scores: Iterator[Tensor]) -> Tensor:
+    """The scores [K, H, W] of all tiles of a grid."""
+    whole = torch.empty(0)
+    for number, tile in enumerate(blend(grid, scores)):
+        if number == 0:
+            whole = tile.scores.new_empty(grid.rows.length, grid.columns.length, tile.scores.shape[2])
+        rows, columns = tile.scores.shape[:2]
+        whole[tile.top : tile.top + rows, tile.left : tile.left + columns] = tile.scores
+    return whole.permute(2, 0, 1)
 
 
 def best_class(scores: Tensor) -> NDArray[np.int64]:

@@ -6,15 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from mmengine.structures import BaseDataElement
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 from pe_spatial.common.files import put_in_place, write_json_stream
 from pe_spatial.common.pictures import save_image
 from pe_spatial.common.records import Records
-from pe_spatial.data import boxes_of_masks
 from pe_spatial.inference.predictor import Recipe
 from pe_spatial.inference.sample import checked_threshold, instance_rows
 from pe_spatial.inference.tasks import Task, register_task
@@ -85,7 +84,7 @@ class SegmentationWriter(ResultsWriter):
 
     def _save(self, path: Path, kind: str, values: NDArray[Any]) -> None:
         if kind == "panoptic":
-            values = np.stack([values >> shift & 255 for shift in (0, 8, 16)], -1).astype(np.uint8)
+            values = np.ascontiguousarray(values, "<i4").view(np.uint8).reshape(*values.shape, 4)[..., :3]
         elif kind == "labels":
             values = values.astype(np.uint16 if len(self.classes) > 256 else np.uint8, copy=False)
         has_palette = kind == "labels" and len(self.classes) <= 256
@@ -122,6 +121,8 @@ class SegmentationWriter(ResultsWriter):
 def count_labels(labels: NDArray[Any], num_classes: int) -> NDArray[np.int64]:
     """Pixels of every class [K] of a map [H, W]."""
     counts = np.zeros(num_classes, np.int64)
+    if labels.dtype == np.uint8:
+        return np.asarray(Image.fromarray(labels).histogram()[:num_classes], np.int64)
     for rows in np.array_split(labels, max(labels.size // 2**22, 1)):  # bincount makes 64-bit copies
         counts += np.bincount(rows.ravel(), minlength=num_classes)
     return counts
@@ -129,10 +130,10 @@ def count_labels(labels: NDArray[Any], num_classes: int) -> NDArray[np.int64]:
 
 def describe_segments(ids: NDArray[Any], segments: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Segments of a map of ids [H, W] with their boxes [x, y, width, height], for JSON."""
+    boxes = boxes_of_ids(ids)
     described = []
     for segment in segments:
-        inside = torch.from_numpy(ids == segment["id"])
-        x1, y1, x2, y2 = boxes_of_masks(inside[None])[0].int().tolist()
+        x1, y1, x2, y2 = boxes.get(int(segment["id"]), (0, 0, 0, 0))
         described.append(
             {
                 "id": int(segment["id"]),
@@ -143,6 +144,23 @@ def describe_segments(ids: NDArray[Any], segments: Iterable[Mapping[str, Any]]) 
             }
         )
     return described
+
+
+def boxes_of_ids(ids: NDArray[Any]) -> dict[int, tuple[int, int, int, int]]:
+    """The smallest box (x1, y1, x2, y2) around the pixels of every number in a map [H, W], in one pass over it."""
+    height, width = ids.shape
+    starts = np.ones((height, width), bool)  # of runs along rows
+    np.not_equal(ids[:, 1:], ids[:, :-1], out=starts[:, 1:])
+    first = np.flatnonzero(starts)
+    last = np.append(first[1:], height * width) - 1
+    names, number = np.unique(ids.ravel()[first], return_inverse=True)
+    low = np.full((2, len(names)), max(height, width))
+    high = np.zeros((2, len(names)), np.int64)
+    for side, (begin, end) in enumerate(((first % width, last % width), (first // width, first // width))):
+        np.minimum.at(low[side], number, begin)
+        np.maximum.at(high[side], number, end + 1)
+    rows = zip(names.tolist(), *low.tolist(), *high.tolist(), strict=True)
+    return {name: (x1, y1, x2, y2) for name, x1, y1, x2, y2 in rows}
 
 
 def coco_panoptic(

@@ -10,7 +10,7 @@ scores of the image never exist; only the cells of the windows that the next row
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import torch
@@ -145,6 +145,11 @@ class Grid:
         count = 1 if total <= most else -(-total // (most - 1))
         edges = [round(number * columns.length / count) for number in range(count + 1)]
         return cls(rows, columns, [Strip(a, b, columns.covering(a, b)) for a, b in zip(edges, edges[1:], strict=False)])
+
+    def seen(self) -> "Grid":
+        """The same windows over the image that the model sees, in one strip."""
+        rows, columns = (replace(axis, length=axis.network) for axis in (self.rows, self.columns))
+        return Grid(rows, columns, [Strip(0, columns.length, columns.covering(0, columns.length))])
 
     def places(self) -> Iterator[tuple[int, int]]:
         """Upper left corners of the windows in the order in which `blend` takes their scores."""

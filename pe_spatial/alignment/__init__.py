@@ -5,6 +5,7 @@ Importing this package registers its names with mmengine.
 
 from pe_spatial.alignment import (
     hooks,
+    label_trial,
     loading,
     metric,
     model,

@@ -18,6 +18,7 @@ class AlignmentMetric(ExplainedMetric):
     `align/semantic_cosine`: mean cosine between tokens of student and teacher (after the projection, if there is one).
     `align/locality_error`: mean squared difference of the pairwise matrices, the loss itself.
     `align/locality_agreement`: Pearson's correlation of the two matrices off the diagonal.
+    `align/effective_rank`: see `effective_rank`; it falls where tokens become alike.
     `align/global_tokens`: share of tokens that more than half of the others attend to, in the block with most of them.
     """
 
@@ -29,6 +30,7 @@ class AlignmentMetric(ExplainedMetric):
             "locality error", "mean squared difference of the pairwise matrices", higher_is_better=False
         ),
         "locality_agreement": Measure("locality agreement", "correlation of the two pairwise matrices"),
+        "effective_rank": Measure("effective rank", "directions that the tokens of an image fill; 1: all are one"),
         "global_tokens": Measure("global tokens", "share of tokens that most others attend to", higher_is_better=False),
     }
 
@@ -45,6 +47,16 @@ def pairwise_cosines(tokens: Tensor) -> Tensor:
     """[N, K] to [N, N]."""
     unit = F.normalize(tokens.float(), dim=-1)
     return unit @ unit.T
+
+
+def effective_rank(tokens: Tensor) -> float:
+    """How many directions centered tokens [N, C] fill (Roy & Vetterli, 2007): exp of the entropy of singular values.
+
+    At most min(N - 1, C); 1 where all lie on a line; NaN where all are one.
+    """
+    values = torch.linalg.svdvals(tokens.double() - tokens.double().mean(0))
+    shares = values / values.sum()
+    return float(torch.special.entr(shares).sum().exp())
 
 
 def correlation(a: Tensor, b: Tensor) -> float:

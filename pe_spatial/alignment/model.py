@@ -18,7 +18,7 @@ from pe_spatial.alignment.distillation import Distillation, DistillationOptions,
 from pe_spatial.alignment.global_tokens import watch_global_tokens
 from pe_spatial.alignment.hiding import fill_hidden, hidden_tokens
 from pe_spatial.alignment.losses import locality_loss, semantic_loss, target_similarity
-from pe_spatial.alignment.metric import correlation, pairwise_cosines
+from pe_spatial.alignment.metric import correlation, effective_rank, pairwise_cosines
 from pe_spatial.alignment.options import Fill, GramOptions, LocalityOptions, SemanticOptions, require_used
 from pe_spatial.alignment.summaries import has_class_token, map_and_summary
 from pe_spatial.alignment.targets import Target, ask_teacher, tokens_of
@@ -166,6 +166,7 @@ class SpatialAlignment(ModalModel):
         }
         for number, sample in enumerate(data_samples):
             values = {"global_tokens": max((float(share[number]) for share in shares), default=self._unwatched)}
+            values["effective_rank"] = effective_rank(tokens[number])
             cosines = {name: found[number] for name, found in agreements.items()}
             if self.semantic is not None:
                 target = targets[self.semantic.teacher].tokens[number].float()

@@ -16,6 +16,7 @@ from pe_spatial.backbones.timm_models import (
     TimmModel,
     build_model,
     features_of,
+    has_class_token,
     import_timm,
     intermediates,
     native_size,
@@ -174,15 +175,47 @@ class TimmBackbone(nn.Module):
         Raises:
             OptionError: The model does not take this size.
         """
+        return self._chosen(x, self._intermediates(x))
+
+    def maps_and_class_tokens(self, x: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """What `forward` and `class_tokens` return, in one pass.
+
+        Raises:
+            OptionError: The model has no class token; or as of `forward`.
+        """
+        if "cls" not in self.pools:
+            raise OptionError(f"{self.model} has no class token that timm gives with its features")
+        maps, prefixes = zip(*self._intermediates(x, prefix=True), strict=True)
+        order = sorted(set(self.layers))
+        return self._chosen(x, maps), tuple(prefixes[order.index(layer)][:, 0] for layer in self.layers)
+
+    def class_tokens(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Map images [B, 3, H, W] to the class token [B, C] after every entry of `layers`.
+
+        Raises:
+            OptionError: As of `maps_and_class_tokens`.
+        """
+        return self.maps_and_class_tokens(x)[1]
+
+    @property
+    def pools(self) -> tuple[str, ...]:
+        """What the encoder has, besides the mean of a map, to stand for a whole image: `cls`, or nothing."""
+        return ("cls",) * has_class_token(self.encoder)
+
+    def _chosen(self, x: Tensor, maps: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        order = sorted(set(self.layers))
+        chosen = tuple(maps[order.index(layer)] for layer in self.layers)
+        return chosen if self.upsampler is None else self.upsampler(x, chosen)
+
+    def _intermediates(self, x: Tensor, prefix: bool = False) -> list[Any]:
         H, W = x.shape[-2:]
         if H % self.patch_size or W % self.patch_size or min(H, W) < self.patch_size:
             raise OptionError(
                 f"an image of {H} x {W} is not a multiple of {self.patch_size}, as {self.model} needs it; resize the "
                 f"images or pad them, for example with DensePreprocessor(size_divisor={self.patch_size})"
             )
-        order = sorted(set(self.layers))
         try:
-            maps = intermediates(self.encoder, x, order, self.norm)
+            return intermediates(self.encoder, x, sorted(set(self.layers)), self.norm, prefix)
         except (AssertionError, RuntimeError, ValueError) as error:
             if isinstance(error, torch.OutOfMemoryError) or native_size(self.encoder) == (H, W):
                 raise
@@ -191,8 +224,6 @@ class TimmBackbone(nn.Module):
                 f"{self.model} was built for images of {native} and does not take {H} x {W} ({error}); resize the "
                 f"images, or set img_size: [{H}, {W}]"
             ) from error
-        chosen = tuple(maps[order.index(layer)] for layer in self.layers)
-        return chosen if self.upsampler is None else self.upsampler(x, chosen)
 
     def layer_of(self, parameter_name: str) -> int:
         """Return the layer of a parameter for layer-wise decay, 0 for the embeddings, as timm groups them.

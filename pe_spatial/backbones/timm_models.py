@@ -170,17 +170,33 @@ def native_size(model: TimmModel) -> tuple[int, int]:
     return int(height), int(width)
 
 
-def intermediates(model: TimmModel, x: Tensor, layers: Sequence[int], norm: bool) -> list[Tensor]:
-    """What timm returns for the features `layers`, in ascending order and without what comes after the last."""
-    taken = {
+def has_class_token(model: TimmModel) -> bool:
+    """Whether timm gives the model's class token together with its features."""
+    takes_prefix = "return_prefix_tokens" in inspect.signature(type(model).forward_intermediates).parameters
+    return takes_prefix and getattr(model, "cls_token", None) is not None
+
+
+def intermediates(model: TimmModel, x: Tensor, layers: Sequence[int], norm: bool, prefix: bool = False) -> list[Any]:
+    """What timm returns for the features `layers`, in ascending order and without what comes after the last.
+
+    Args:
+        model: Of timm.
+        x: Normalized images [B, 3, H, W].
+        layers: Ascending.
+        norm: Apply the final norm.
+        prefix: Give (map, prefix tokens [B, P, C]) for each, the class token first, instead of the map.
+    """
+    taken: dict[str, Any] = {
         "indices": list(layers),
         "norm": norm,
         "stop_early": True,
         "output_fmt": "NCHW",
         "intermediates_only": True,
     }
-    maps: list[Tensor] = model.forward_intermediates(x, **taken)
-    return maps
+    if prefix:
+        taken["return_prefix_tokens"] = True
+    found: list[Any] = model.forward_intermediates(x, **taken)
+    return found
 
 
 def study_maps(

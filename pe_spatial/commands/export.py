@@ -4,7 +4,7 @@
     pe-spatial export RUN --to onnx --precision int8 --images PHOTOS --repair
     pe-spatial export RUN --to openvino --precision bf16 --image-size 512 --batch 1
     pe-spatial export RUN --to onnx val_dataloader.dataset.data_root=DATA --limit 200
-    pe-spatial export --encoder PE-Spatial-B16-512 --images PHOTOS --to onnx
+    pe-spatial export --encoder PE-Spatial-B16-512 --images PHOTOS --output OUT --to onnx
 
 The file goes to RUN/exported/TARGET_PRECISION, or to --output. It holds the weights, the config, the names of the
 classes and the normalization. After it is written, it is run on the validation images of the config through the metric

@@ -11,8 +11,8 @@ from torch.nn import functional as F
 from torchvision.transforms.v2.functional import resize
 
 from pe_spatial.common.errors import UserError
-from pe_spatial.features import FeatureExtractor
 from pe_spatial.common.sizes import THINNEST
+from pe_spatial.features import FeatureExtractor
 from pe_spatial.visualization import FeatureColors, caption_strip, similarity, similarity_rgb
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from pe_spatial.common.errors import CheckpointError, OptionError
 from pe_spatial.common.graphs import Engine
 from pe_spatial.common.trust import is_guarded, is_trusted
+from pe_spatial.engines.fitting import cut, filled, padded
 from pe_spatial.engines.header import Header
 from pe_spatial.engines.sessions import Array, Session, open_session
 
@@ -57,16 +58,20 @@ def open_engine(path: Path, engine: str, device: torch.device) -> tuple[Engine, 
 def engine_of(session: Session, header: Header) -> Engine:
     """Run a session on tensors.
 
-    A batch of another size than the file's is cut, and its last part filled up with its last image.
+    A batch of another size than the file's is cut, and its last part filled up with its last image. Images that are
+    smaller than those of the file are padded with 0, the color `mean`, at the right and the bottom, and maps are cut.
     """
 
     def run(*inputs: Tensor) -> tuple[Tensor, ...]:
         check_size(inputs[0], header)
+        size = (int(inputs[0].shape[-2]), int(inputs[0].shape[-1]))
         arrays = [tensor.detach().float().contiguous().cpu().numpy() for tensor in inputs]
+        arrays[0] = padded(arrays[0], header.size or size)
         count = len(arrays[0])
         step = header.batch or max(count, 1)
-        parts = [session.run([_filled(array[i : i + step], step) for array in arrays]) for i in range(0, count, step)]
-        outputs = (np.concatenate(values)[:count] for values in zip(*parts, strict=True))
+        parts = [session.run([filled(array[i : i + step], step) for array in arrays]) for i in range(0, count, step)]
+        joined = (np.concatenate(values)[:count] for values in zip(*parts, strict=True))
+        outputs = (cut(output, header.size or size, size) for output in joined)
         return tuple(torch.from_numpy(np.ascontiguousarray(output)).to(inputs[0].device) for output in outputs)
 
     return run
@@ -76,18 +81,13 @@ def check_size(images: Tensor, header: Header) -> None:
     """Refuse images that the graph does not take.
 
     Raises:
-        OptionError: Another size than that of the file, or sides that are no multiples.
+        OptionError: More than the size of the file, or sides that are no multiples.
     """
     size = (int(images.shape[-2]), int(images.shape[-1]))
-    if header.size is not None and size != header.size:
+    if header.size is not None and (size[0] > header.size[0] or size[1] > header.size[1]):
         raise OptionError(
             f"images of {size} (H, W) for a file that was exported for {header.size}; export it again with "
             "--image-size dynamic, or with this size"
         )
     if size[0] % header.multiple or size[1] % header.multiple:
         raise OptionError(f"images of {size} (H, W), but the sides must be multiples of {header.multiple}; pad them")
-
-
-def _filled(array: Array, count: int) -> Array:
-    missing = count - len(array)
-    return array if missing <= 0 else np.concatenate([array, np.repeat(array[-1:], missing, axis=0)])

@@ -239,5 +239,6 @@ def _failure(path: Path, proofs: Sequence[EngineProof], options: ExportOptions) 
     problems = [f"{proof.engine}: {problem}" for proof in proofs for problem in proof.problems]
     layers = list(dict.fromkeys(drift.layer for proof in proofs for drift in proof.suspects))[:3]
     where = f"; the drift grows most in {few(layers)}" if layers else ""
-    remedy = "take --precision fp32 or bf16, or --repair" if options.precision in ("fp16", "int8") else "report it"
+    remedies = {"fp32": "report it", "bf16": "take --precision fp32"}
+    remedy = remedies.get(options.precision, "take --precision fp32, or --repair")
     return f"{path}: does not do what the model does: {few(problems)}{where}; {remedy} (see {PROOF} and {PAGE})"

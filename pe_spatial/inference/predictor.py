@@ -60,7 +60,8 @@ class Predictor:
 
     Args:
         checkpoint: A file written by `tools/train_net.py`, a work folder (its best checkpoint, else its last), or a
-            model that `pe-spatial push` has shared: its folder, or `hf://OWNER/NAME[@REVISION]`. Or a `Recipe`.
+            model that `pe-spatial push` has shared: its folder, or `hf://OWNER/NAME[@REVISION]`. Or a file that
+            `pe-spatial export` has written. Or a `Recipe`.
         device: E.g. "cuda:1"; None takes CUDA if it is there.
         batch_size: How many images of a list go through the model at once.
         overrides: Entries of the config to change, as `tools/train_net.py` takes them: `model.tta={sizes: [1024]}`.

@@ -55,7 +55,7 @@ def several_settings(teachers: Sequence[str], dtype: str) -> dict[str, Any]:
         backbone = {"type": "PEBackbone", "variant": found.variant, "weights": found.weights}
         sections[name] = {"type": "ModuleTeacher", "backbone": backbone, "dtype": dtype}
     # in the place of those of the recipe
-    distilled = {name: {} for name in sections}
+    distilled: dict[str, Any] = {name: {} for name in sections}
     return {"teachers": {"_delete_": True, **sections}, "distill": {"_delete_": True, **distilled}}
 
 

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from pe_spatial.common.errors import CheckpointError, OptionError
 from pe_spatial.common.windows import strided_starts
+from pe_spatial.engines.fitting import cut, filled, padded
 from pe_spatial.engines.header import Header
 from pe_spatial.engines.sessions import Array, open_session
 from pe_spatial.runtime.arrays import enlarge, place_mask
@@ -81,10 +82,11 @@ class Runtime:
         return dict(zip(self.header.outputs, found, strict=True))
 
     def run_one(self, images: NDArray[np.float32], *others: Array) -> dict[str, Array]:
-        """The outputs of one image; where the graph takes several at once, it is given so many times."""
-        count = self.header.batch or 1
-        found = self.run(*(np.repeat(array, count, axis=0) for array in (images, *others)))
-        return {name: values[:1] for name, values in found.items()}
+        """The outputs of one image, which is padded and repeated to the size and the batch of the file."""
+        given = (int(images.shape[-2]), int(images.shape[-1]))
+        whole, count = self.header.size or given, self.header.batch or 1
+        found = self.run(*(filled(array, count) for array in (padded(images, whole), *others)))
+        return {name: cut(values[:1], whole, given) for name, values in found.items()}
 
     # --- by task ------------------------------------------------------------------------------------------------------
     def _segment(self, given: Input) -> Result:

@@ -19,7 +19,7 @@ from pe_spatial.common.errors import CheckpointError, FullDiskError, UserError, 
 from pe_spatial.common.reading import read_json, read_text
 from pe_spatial.common.tensors import WeightsError, read_tensor_file, write_torch_file
 from pe_spatial.common.trees import sections
-from pe_spatial.engines.header import is_exported
+from pe_spatial.engines.header import SUFFIXES, is_exported
 from pe_spatial.engines.models import described
 from pe_spatial.training import hub
 from pe_spatial.training.checkpoint_content import check_content, describes_itself, seal
@@ -198,7 +198,8 @@ def resolve_checkpoint(checkpoint: str | Path) -> Path:
     """The file that a checkpoint, the work folder of a training run, or a shared model stands for.
 
     Of a run it is the best checkpoint, or else the last. Damaged ones are passed over, which a warning says. A shared
-    model is a folder as `pe-spatial push` writes it, or `hf://OWNER/NAME[@REVISION]`, which is fetched.
+    model is a folder as `pe-spatial push` writes it, or `hf://OWNER/NAME[@REVISION]`, which is fetched. The folder of an
+    export stands for its file.
 
     Raises:
         CheckpointError: A folder without a complete checkpoint, or an address that cannot be fetched.
@@ -211,7 +212,8 @@ def resolve_checkpoint(checkpoint: str | Path) -> Path:
     problems: list[str] = []
     best = _best_first(path, problems)
     shared = filter(is_published, [path / WEIGHTS])
-    found, damaged = find_sound([*best, *_last_first(path, problems), *shared])
+    exported = filter(Path.is_file, (path / f"model{suffix}" for suffix in SUFFIXES))
+    found, damaged = find_sound([*best, *_last_first(path, problems), *shared, *exported])
     problems += damaged
     if found is None:
         raise CheckpointError(

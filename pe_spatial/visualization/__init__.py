@@ -1,7 +1,7 @@
 """Pictures of labels and predictions. Images are uint8 RGB tensors [3, H, W]; none is changed in place."""
 
 from pe_spatial.visualization.classes import draw_classes
-from pe_spatial.visualization.colors import palette, quantile, ramp_colors
+from pe_spatial.visualization.colors import palette, quantile, quantiles, ramp_colors
 from pe_spatial.visualization.depth import colorize_depth, depth_picture
 from pe_spatial.visualization.features import FeatureColors, similarity, similarity_rgb
 from pe_spatial.visualization.instances import draw_boxes, draw_instances, overlay_masks

@@ -9,6 +9,7 @@ from torchvision.transforms.v2 import functional as TF
 
 from pe_spatial.visualization.layout import enlarge
 
+_LONGEST = 2048
 _BORDER, _TINT = 230, 128  # opacities, of 256
 
 
@@ -18,7 +19,7 @@ def draw_classes(
     classes: Sequence[str],
     colors: Sequence[Sequence[int]],
     regions: Tensor | None = None,
-    longest: int = 2048,
+    longest: int = _LONGEST,
 ) -> Tensor:
     """Tint an image by the class of its pixels, outline the regions, and name the classes at the right.
 
@@ -33,18 +34,24 @@ def draw_classes(
     Returns:
         uint8 [3, H', W'], small images enlarged by a whole factor; W' depends on the size and the names only.
     """
-    step = -(-max(image.shape[-2:]) // longest)
-    canvas, factor = enlarge(image.as_subclass(Tensor)[:, ::step, ::step])
-    shown = labels[::step, ::step].long()
+    canvas, factor = enlarge(thinned(image.as_subclass(Tensor), longest))
+    shown = thinned(labels, longest).long()
     known = torch.where((shown >= 0) & (shown < len(classes)), shown, len(classes))
     counts = torch.bincount(known.flatten(), minlength=len(classes))[: len(classes)]
     table = torch.tensor([*colors, (0, 0, 0)], dtype=torch.int16)  # [K + 1, 3]
-    borders = _borders(known if regions is None else regions[::step, ::step])
+    borders = _borders(known if regions is None else thinned(regions, longest))
     alpha = torch.where(borders, _BORDER, _TINT).where(known < len(classes), 0)  # [h, w]
     tint = table[known].permute(2, 0, 1)  # [3, h, w]
-    alpha, tint = (t.repeat_interleave(factor, -2).repeat_interleave(factor, -1) for t in (alpha, tint))
+    if factor > 1:
+        alpha, tint = (t.repeat_interleave(factor, -2).repeat_interleave(factor, -1) for t in (alpha, tint))
     mixed = canvas + ((tint - canvas) * alpha.int() >> 8)
     return torch.cat([mixed.to(torch.uint8), _legend(mixed.shape[1], counts, classes, colors)], dim=2)
+
+
+def thinned(maps: Tensor, longest: int = _LONGEST) -> Tensor:
+    """Maps [..., H, W] with rows and columns left out as `draw_classes` does it, which then leaves out no more."""
+    step = -(-max(maps.shape[-2:]) // longest)
+    return maps[..., ::step, ::step]
 
 
 def _borders(labels: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from pe_spatial.visualization.colors import quantile, ramp_colors
 from pe_spatial.visualization.layout import beside, enlarge, reduce_thin
 
 UNMEASURED = 150  # gray level of pixels whose error is not known
+_STRIP = 2**18  # pixels that are colored at a time
 LEGEND_HEIGHT = 240  # at least; a lower map stands above white
 
 
@@ -28,11 +29,18 @@ def colorize_depth(depth: Tensor, near: float | None = None, far: float | None =
     """
     meters = depth.detach().float().cpu().reshape(depth.shape[-2:])
     near, far = _color_range(meters, near, far)
-    colors = ramp_colors(1 - (meters - near) / max(far - near, 1e-6))
-    return colors * (meters > 0).to(torch.uint8)
+    colors = torch.empty(*meters.shape, 3, dtype=torch.uint8)
+    rows = max(_STRIP // max(meters.shape[1], 1), 1)
+    for part, strip in zip(colors.split(rows), meters.split(rows), strict=True):
+        levels = (strip - near).div_(max(far - near, 1e-6)).neg_().add_(1)
+        part[:] = ramp_colors(levels).permute(1, 2, 0)
+        part[strip <= 0] = 0
+    return colors.permute(2, 0, 1)
 
 
 def _color_range(depth: Tensor, near: float | None, far: float | None) -> tuple[float, float]:
+    if near is not None and far is not None:
+        return near, far
     measured = depth[depth > 0]
     if len(measured) == 0:
         measured = torch.ones(1)
@@ -57,7 +65,8 @@ def depth_picture(depth: Tensor, near: float | None = None, far: float | None = 
     near, far = _color_range(depth.detach().float().cpu(), near, far)
     colors = colorize_depth(depth, near, far)
     factor = enlarge(colors)[1]
-    colors = colors.repeat_interleave(factor, -2).repeat_interleave(factor, -1)
+    if factor > 1:
+        colors = colors.repeat_interleave(factor, -2).repeat_interleave(factor, -1)
     colors = reduce_thin(colors, LEGEND_HEIGHT)
     return beside(colors, _legend(max(colors.shape[-2], LEGEND_HEIGHT), near, far, is_metric))
 

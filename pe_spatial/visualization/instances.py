@@ -3,21 +3,24 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from mmengine.structures import InstanceData
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
-from torch.nn import functional as F
-from torchvision.transforms.v2 import functional as TF
 
+from pe_spatial.common.pictures import pixels_of
 from pe_spatial.common.windows import Region
 from pe_spatial.data import cut_mask, decode_masks
 from pe_spatial.visualization.colors import Color, rgb_of
 from pe_spatial.visualization.layout import enlarge
 
+_OPACITY = 0.45
+
 
 def overlay_masks(
-    image: Tensor, masks: Tensor | Sequence[Any], colors: Sequence[Color] | None = None, opacity: float = 0.45
+    image: Tensor, masks: Tensor | Sequence[Any], colors: Sequence[Color] | None = None, opacity: float = _OPACITY
 ) -> Tensor:
     """Tint the pixels of masks and outline them; later masks lie on top.
 
@@ -31,38 +34,65 @@ def overlay_masks(
     Raises:
         ValueError: The masks have another size than the image.
     """
+    picture = _picture_of(image)
+    _tint_all(picture, masks, colors, opacity)
+    return _tensor_of(picture)
+
+
+def _picture_of(image: Tensor) -> Image.Image:
+    return Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
+
+
+def _tensor_of(picture: Image.Image) -> Tensor:
+    return torch.from_numpy(pixels_of(picture)).permute(2, 0, 1)
+
+
+def _tint_all(
+    picture: Image.Image, masks: Tensor | Sequence[Any], colors: Sequence[Color] | None, opacity: float
+) -> None:
+    """The work of `overlay_masks`, in place."""
     if isinstance(masks, Tensor) and masks.ndim == 2:
         ids = masks.unique()
         ids = ids[ids != 0]
         masks, colors = masks == ids[:, None, None], [int(n) - 1 for n in ids] if colors is None else colors
-    size = masks.shape[-2:] if isinstance(masks, Tensor) else masks[0]["size"] if masks else image.shape[-2:]
-    if tuple(size) != tuple(image.shape[-2:]):
-        raise ValueError(f"masks of {tuple(size)} (H, W) on an image of {tuple(image.shape[-2:])}; resize one")
-    canvas = image.clone()
+    given = picture.height, picture.width
+    size = masks.shape[-2:] if isinstance(masks, Tensor) else masks[0]["size"] if masks else given
+    if tuple(size) != given:
+        raise ValueError(f"masks of {tuple(size)} (H, W) on an image of {given}; resize one")
     for number, mask in enumerate(masks):
-        region, bitmap = _part(mask)
-        part = canvas[(..., *region)].float()
-        color = torch.tensor(rgb_of(number if colors is None else colors[number]), dtype=torch.float32)[:, None]
-        part[:, bitmap] = (1 - opacity) * part[:, bitmap] + opacity * color
-        part[:, _outline(bitmap)] = color
-        canvas[(..., *region)] = part.round().to(torch.uint8)
-    return canvas
+        _tint(picture, mask, rgb_of(number if colors is None else colors[number]), opacity)
 
 
-def _part(mask: Any) -> tuple[Region, Tensor]:  # noqa: ANN401 - a tensor or an RLE
+def _tint(picture: Image.Image, mask: Any, color: tuple[int, int, int], opacity: float) -> None:  # noqa: ANN401
+    """Tint the pixels of a mask and outline them, in place: Pillow needs no copy of the picture in floating point."""
+    (rows, columns), bitmap = _part(mask)
+    if not bitmap.size:
+        return
+    corner = (columns.start, rows.start)
+    part = picture.crop((*corner, columns.stop, rows.stop))
+    levels = torch.arange(256, dtype=torch.float32)
+    added = opacity * torch.tensor(color, dtype=torch.float32)
+    table = ((1 - opacity) * levels + added[:, None]).round().int()  # of every value of red, green and blue
+    picture.paste(part.point(table.flatten().tolist()), corner, Image.fromarray(bitmap))
+    picture.paste(color, (*corner, columns.stop, rows.stop), Image.fromarray(_outline(bitmap)))
+
+
+def _part(mask: Any) -> tuple[Region, NDArray[np.bool_]]:  # noqa: ANN401 - a tensor or an RLE
     """Where a mask lies in the image, with a pixel around it, which its outline needs; and the bitmap of that part."""
     if isinstance(mask, Tensor):
-        return (slice(None), slice(None)), mask.bool()
-    region, bitmap = cut_mask(mask, margin=1)
-    return region, torch.from_numpy(bitmap)
+        return (slice(0, mask.shape[0]), slice(0, mask.shape[1])), mask.bool().numpy()
+    return cut_mask(mask, margin=1)
 
 
-def _outline(mask: Tensor) -> Tensor:
+def _outline(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """The pixels of a mask [H, W] that touch its outside; those at the edge of the image do not count."""
-    if not mask.numel():
-        return mask
-    padded = F.pad(mask[None, None].float(), (1, 1, 1, 1), mode="replicate")
-    return mask & (F.max_pool2d(1 - padded, 3, stride=1)[0, 0] > 0)
+    inner = mask.copy()  # and so are the neighbors above, below and beside
+    inner[1:] &= mask[:-1]
+    inner[:-1] &= mask[1:]
+    core = inner.copy()
+    core[:, 1:] &= inner[:, :-1]
+    core[:, :-1] &= inner[:, 1:]
+    return mask & ~core
 
 
 def draw_boxes(
@@ -81,7 +111,19 @@ def draw_boxes(
         colors: One color per box, by number or as (r, g, b); by default each has its own.
         outlined: Whether the boxes are drawn, or the captions alone.
     """
-    picture = Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
+    picture = _picture_of(image)
+    _write_boxes(picture, boxes, captions, colors, outlined)
+    return _tensor_of(picture)
+
+
+def _write_boxes(
+    picture: Image.Image,
+    boxes: Tensor,
+    captions: Sequence[str] | None,
+    colors: Sequence[Color] | None,
+    outlined: bool = True,
+) -> None:
+    """The work of `draw_boxes`, in place."""
     draw = ImageDraw.Draw(picture)
     thickness = max(1, round(min(picture.size) / 320))
     font = ImageFont.load_default(size=max(11, min(picture.size) / 36))
@@ -91,7 +133,6 @@ def draw_boxes(
         draw.rectangle((x1, y1, max(x1, x2 - 1), max(y1, y2 - 1)), outline=color, width=thickness)
     for corner, caption, color in zip(corners, captions or (), colored, strict=captions is not None):
         _draw_caption(draw, corner, caption, color, font)
-    return TF.pil_to_tensor(picture)
 
 
 def _draw_caption(
@@ -134,12 +175,14 @@ def draw_instances(image: Tensor, instances: Any, classes: Sequence[str], thresh
     if labels and max(labels) >= len(classes):
         raise ValueError(f"label {max(labels)} has no name among {len(classes)} classes; pass those of the dataset")
     canvas, factor = enlarge(image.cpu())
+    picture = _picture_of(canvas)
     if "masks" in data and labels:
         masks = data.masks
         if factor > 1:  # a small image
             masks = decode_masks(masks).repeat_interleave(factor, -2).repeat_interleave(factor, -1)
-        canvas = overlay_masks(canvas, masks, labels)
+        _tint_all(picture, masks, labels, _OPACITY)
     captions = [classes[label] for label in labels]
     if "scores" in data:
         captions = [f"{name} {score:.2f}" for name, score in zip(captions, data["scores"].tolist(), strict=True)]
-    return draw_boxes(canvas, data["bboxes"].float() * factor, captions, labels)
+    _write_boxes(picture, data["bboxes"].float() * factor, captions, labels)
+    return _tensor_of(picture)

@@ -41,8 +41,13 @@ def reduce_thin(picture: Tensor, least: int) -> Tensor:
 
 def beside(left: Tensor, right: Tensor) -> Tensor:
     """Two pictures uint8 [3, H, W] side by side; the lower one gets white below."""
-    height = max(left.shape[-2], right.shape[-2])
-    return torch.cat([TF.pad(side, [0, 0, 0, height - side.shape[-2]], fill=255) for side in (left, right)], dim=-1)
+    height, width = max(left.shape[-2], right.shape[-2]), left.shape[-1] + right.shape[-1]
+    both = torch.empty(height, width, 3, dtype=torch.uint8).permute(2, 0, 1)  # in the order in which files are written
+    for first, side in ((0, left), (left.shape[-1], right)):
+        columns = slice(first, first + side.shape[-1])
+        both[:, : side.shape[-2], columns] = side
+        both[:, side.shape[-2] :, columns] = 255
+    return both
 
 
 def row(panels: Mapping[str, Tensor]) -> Tensor:

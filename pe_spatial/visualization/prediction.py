@@ -9,7 +9,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as TF
 
 from pe_spatial.data.sample import IGNORE_LABEL
-from pe_spatial.visualization.classes import draw_classes
+from pe_spatial.visualization.classes import draw_classes, thinned
 from pe_spatial.visualization.colors import palette
 from pe_spatial.visualization.depth import LEGEND_HEIGHT, depth_picture
 from pe_spatial.visualization.instances import draw_boxes, draw_instances
@@ -32,8 +32,8 @@ def draw_prediction(
     """
     sample = sample.cpu()
     if "pred_panoptic" in sample:
-        ids = sample.pred_panoptic.data[0].long()
-        label_of = torch.full((int(ids.max()) + 1,), -1)
+        image, ids = thinned(image), thinned(sample.pred_panoptic.data)[0].long()
+        label_of = torch.full((1 + max((int(segment["id"]) for segment in sample.segments), default=0),), -1)
         for segment in sample.segments:
             label_of[segment["id"]] = segment["label"]
         picture = _draw_labels(image, label_of[ids], metainfo, ids)

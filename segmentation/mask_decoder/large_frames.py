@@ -9,12 +9,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from pe_spatial.common.windows import Region
 from pe_spatial.data import place_columns
 from pe_spatial.segmentation.cell_grid import CellGrid, corners
 
 _MARGIN = 1e-4  # of the largest logit or probability: nearer to a change, pixels are looked at
-_STRIP = 2**20  # pixels of a mask whose values exist at a time
 _NOBODY = -1
 
 
@@ -32,36 +30,38 @@ class LargeMask(NamedTuple):
     certainty: Tensor
 
 
-def mask_of(grid: CellGrid, logits: Tensor) -> LargeMask:
+def mask_of(turned: CellGrid, logits: Tensor) -> LargeMask:
     """The pixels whose logit is above 0.
 
     Args:
-        grid: Of the picture.
+        turned: The transposed picture: RLEs go by columns.
         logits: [h, w] of the network's input, without padding.
     """
-    possible = corners(logits)[1] > -_MARGIN * logits.abs().amax()
-    region = _around(grid, possible)
-    area, total = 0, logits.new_zeros((), dtype=torch.float64)
-    strips = []
-    width = max(_STRIP // max(region[0].stop - region[0].start, 1), 1)
-    for left in range(region[1].start, region[1].stop, width):
-        columns = slice(left, min(left + width, region[1].stop))
-        values = grid.interpolate(logits[None], region[0], columns)[0]
-        inside = values > 0
-        area += int(inside.sum())
-        total += (values.sigmoid_() * inside).sum(dtype=torch.float64)
-        strips.append(inside.T)
-    rle = place_columns(strips, (region[0].start, region[1].start), grid.frame)
-    return LargeMask(rle, area, (total / max(area, 1)).to(logits.dtype))
+    maps = logits.T[None]
+    possible = corners(maps[0])[1] > -_MARGIN * logits.abs().amax()  # [w, h]
+    left, right = _ends(possible.any(1))
+    top, bottom = _ends(possible.any(0))
+    columns, rows = turned.pixels(turned.rows, left, right), turned.pixels(turned.columns, top, bottom)
+    strips, area, total = [], 0, 0.0
+    for cell in range(left, right):
+        first, last = _ends(possible[cell])
+        some, inner = turned.pixels(turned.rows, cell, cell + 1), turned.pixels(turned.columns, first, last)
+        strip = torch.zeros(some.stop - some.start, rows.stop - rows.start, dtype=torch.bool)
+        if some.start < some.stop and inner.start < inner.stop:
+            values = turned.interpolate(maps, some, inner)[0]
+            inside = values > 0
+            area += int(inside.count_nonzero())
+            total += float(values.sigmoid_().mul_(inside).sum())
+            strip[:, inner.start - rows.start : inner.stop - rows.start] = inside
+        strips.append(strip)
+    rle = place_columns(strips, (rows.start, columns.start), turned.frame[::-1])
+    return LargeMask(rle, area, logits.new_tensor(total / max(area, 1)))
 
 
-def _around(grid: CellGrid, cells: Tensor) -> Region:
-    """The smallest rectangle of pixels with all the cells [h, w] that are true."""
-    sides = []
-    for side, occupied in ((grid.rows, cells.any(1)), (grid.columns, cells.any(0))):
-        found = occupied.nonzero()[:, 0].tolist()
-        sides.append(slice(int(side.starts[found[0]]), int(side.starts[found[-1] + 1])) if found else slice(0, 0))
-    return sides[0], sides[1]
+def _ends(occupied: Tensor) -> tuple[int, int]:
+    """The first of the true ones and the one behind the last, 0 and 0 for none."""
+    found = occupied.nonzero()[:, 0].tolist()
+    return (found[0], found[-1] + 1) if found else (0, 0)
 
 
 def owners_of(grid: CellGrid, logits: Tensor, scores: Tensor) -> tuple[Tensor, list[int]]:
@@ -86,11 +86,13 @@ def owners_of(grid: CellGrid, logits: Tensor, scores: Tensor) -> tuple[Tensor, l
     is_on, is_off = (state.gather(0, winner[None])[0] for state in (on, off))
     certain = (surest > others + _MARGIN) & (is_on | is_off)
     owner = grid.fill(torch.where(is_on, winner, _NOBODY).to(torch.int16))
-    for region, values in grid.values(logits, ~certain):
-        probability = values.sigmoid()
-        best, number = (scores[:, None, None] * probability).max(0)
+    for region in grid.rectangles(~certain):
+        cells = grid.cells_of(*region)
+        able = (most[(..., *cells)].amax((1, 2)) >= surest[cells].amin() - _MARGIN).nonzero()[:, 0]
+        probability = grid.interpolate(logits[able], *region).sigmoid_()
+        best, number = (scores[able, None, None] * probability).max(0)
         inside = (probability.gather(0, number[None])[0] >= 0.5) & (best > 0)
-        owner[region] = torch.where(inside, number, _NOBODY).to(torch.int16)
+        owner[region] = torch.where(inside, able[number], _NOBODY).to(torch.int16)
     pixels = grid.pixels_of_cells().to(logits.device)
     areas = [int((pixels * state).sum()) for state in on]
     for place, mixed in enumerate(~(on | off)):
@@ -101,7 +103,9 @@ def owners_of(grid: CellGrid, logits: Tensor, scores: Tensor) -> tuple[Tensor, l
 def _pixels_above(grid: CellGrid, logits: Tensor, asked: Tensor) -> int:
     """How many pixels of the cells asked for, bool [h, w], are on."""
     count = 0
-    for (rows, columns), values in grid.values(logits[None], asked):
-        counted = asked[grid.rows.lower[rows]][:, grid.columns.lower[columns]]
-        count += int(((values[0].sigmoid() >= 0.5) & counted).sum())
+    for region, values in grid.values(logits[None], asked):
+        on = values[0].sigmoid_() >= 0.5
+        if max(grid.step) > 1:  # a rectangle has cells that are not asked for
+            on &= asked[grid.rows.lower[region[0]]][:, grid.columns.lower[region[1]]]
+        count += int(on.count_nonzero())
     return count

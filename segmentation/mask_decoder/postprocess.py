@@ -15,6 +15,8 @@ from pe_spatial.segmentation.mask_decoder.large_frames import LargeMask, mask_of
 
 Segment = dict[str, Any]
 
+_STRIP = 2**18  # pixels that are counted at a time
+
 
 def semantic_scores(logits: Tensor, class_logits: Tensor) -> Tensor:
     """Scores [B, K, h, w]: every query votes for its classes where its mask is (MaskFormer, arXiv:2107.06278).
@@ -64,9 +66,10 @@ class Frame:
 
     def masks(self, logits: Tensor) -> Iterator[LargeMask]:
         """The pixels of the original image where each of the maps [M, h', w'] is above 0; one at a time exists."""
+        turned = None if self.grid is None else self.grid.turned()
         for each in logits.split(1):
-            if self.grid is not None:
-                yield mask_of(self.grid, self.seen(each)[0])
+            if turned is not None:
+                yield mask_of(turned, self.seen(each)[0])
                 continue
             large = self.resize(each)
             inside = large > 0
@@ -137,7 +140,9 @@ def panoptic_of(
     kept = (labels < class_logits.shape[-1] - 1) & (scores >= least_score)
     scores, labels, logits = scores[kept], labels[kept], logits[kept]
     owner, wholes = _owners(logits, scores, frame)
-    visible = torch.bincount(owner.flatten().long() + 1, minlength=len(scores) + 1)[1:].tolist()
+    strips = owner.split(max(_STRIP // max(owner.shape[1], 1), 1))  # 64-bit copies of all of it are large
+    counts = sum(torch.bincount(strip.flatten().long() + 1, minlength=len(scores) + 1) for strip in strips)
+    visible = torch.as_tensor(counts)[1:].tolist()
     new_ids = torch.zeros(len(scores) + 1, dtype=torch.int32, device=logits.device)  # by owner, the last for none
     segments: dict[Any, Segment] = {}
     for number, (score, label) in enumerate(zip(scores.tolist(), labels.tolist(), strict=True)):
@@ -150,7 +155,10 @@ def panoptic_of(
         segment["area"] += area
         segment["score"] = max(segment["score"], score)
         new_ids[number] = segment["id"]
-    return new_ids[owner.long()], list(segments.values())
+    ids = torch.empty(owner.shape, dtype=torch.int32, device=owner.device)
+    for part, strip in zip(ids.split(len(strips[0])), strips, strict=True):
+        part[:] = new_ids[strip.long()]
+    return ids, list(segments.values())
 
 
 def _owners(logits: Tensor, scores: Tensor, frame: Frame) -> tuple[Tensor, list[int]]:

@@ -7,6 +7,7 @@ from mmengine.registry import MODELS
 from mmengine.structures import PixelData
 
 from pe_spatial.alignment.losses import locality_loss, semantic_loss
+from pe_spatial.alignment.metric import effective_rank
 from pe_spatial.alignment.teachers import Teacher
 from pe_spatial.backbones import PEBackbone
 from pe_spatial.common.errors import ConfigError, UserError
@@ -213,3 +214,11 @@ def test_other_modes_are_refused(core):
 def test_a_teacher_must_say_what_it_sees():
     with pytest.raises(NotImplementedError):
         Teacher()(torch.zeros(1, 3, 8, 8), [], (1, 1))
+
+
+def test_the_effective_rank_counts_directions():
+    torch.manual_seed(0)
+    axes = torch.linalg.qr(torch.randn(64, 8))[0]
+    axes = torch.cat((axes, -axes))  # of mean zero
+    assert effective_rank(axes) == pytest.approx(8, rel=1e-5)
+    assert effective_rank(axes[:, :1] @ torch.ones(1, 8)) == pytest.approx(1, rel=1e-4)

@@ -38,7 +38,7 @@ def test_twice_the_pixels_are_reduced_to_the_grid_of_the_student():
     torch.testing.assert_close(summary, teacher.backbone(large)[0].mean((2, 3)))
 
 
-@pytest.mark.parametrize("model", ["vit_small_patch14_dinov2", "resnet18"])
+@pytest.mark.parametrize("model", ["vit_small_patch14_dinov2", "test_resnet"])
 def test_encoders_of_timm_have_their_own_statistics_and_patches(model):
     pytest.importorskip("timm")
     torch.manual_seed(0)
@@ -51,7 +51,14 @@ def test_encoders_of_timm_have_their_own_statistics_and_patches(model):
     expected = teacher.backbone(renormalize(images, None, teacher.backbone))[0]
     assert torch.equal(teacher(images, [], (2, 2)), expected)
     assert teacher.channels == expected.shape[1] and tuple(expected.shape[2:]) == (2, 2)
-    assert build_backbone(backbone, "a test").mean != PEBackbone.mean
+    if model.startswith("vit"):
+        assert build_backbone(backbone, "a test").mean != PEBackbone.mean
+        features, summary = teacher.with_summary(images, [], (2, 2), "cls")
+        prepared = renormalize(images, None, teacher.backbone)
+        assert torch.equal(features, expected) and torch.equal(summary, teacher.backbone.class_tokens(prepared)[0])
+    else:
+        with pytest.raises(OptionError, match="TimmBackbone gives no class token"):
+            teacher.require_summary("cls")
 
 
 def test_grids_that_do_not_divide_are_refused_unless_interpolated():

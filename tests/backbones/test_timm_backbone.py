@@ -24,6 +24,25 @@ def test_the_maps_are_those_of_timm_in_the_order_of_the_layers():
         assert torch.equal(ours, expected)
 
 
+@pytest.mark.parametrize("name", ["test_vit", "vit_small_patch16_dinov3"])
+def test_class_tokens_come_with_the_maps(name):
+    options = {} if name == "test_vit" else {"depth": 2}
+    backbone = TimmBackbone(name, [-1, 0], norm=True, options=options).eval()
+    images = torch.randn(2, 3, 64, 96)
+    maps, tokens = backbone.maps_and_class_tokens(images)
+    assert backbone.pools == ("cls",)
+    assert all(map(torch.equal, maps, backbone(images)))
+    assert all(map(torch.equal, tokens, backbone.class_tokens(images)))
+    torch.testing.assert_close(tokens[0], backbone.encoder.forward_features(images)[:, 0])
+
+
+def test_a_convnet_has_no_class_token():
+    backbone = TimmBackbone("test_resnet")
+    assert backbone.pools == ()
+    with pytest.raises(UserError, match="test_resnet has no class token"):
+        backbone.class_tokens(torch.zeros(1, 3, 64, 64))
+
+
 def test_weights_of_a_file_give_the_same_maps(tmp_path):
     model = timm.create_model("test_convnext").eval()
     torch.save({"state_dict": model.state_dict()}, tmp_path / "weights.pth")

@@ -153,9 +153,7 @@ export --batch --image-size --precision --to
     tests/export/test_export.py::test_the_command_writes_for_openvino
 export --limit --to
     tests/export/test_export.py::test_the_command_writes_for_openvino
-export --encoder --images --to
-    tests/export/test_export.py::test_an_encoder_alone
-export --encoder --output --to
+export --encoder --images --output --to
     tests/export/test_export.py::test_an_encoder_alone
 export --images --precision --repair --to
     tests/export/test_export.py::test_what_loses_too_much_is_rejected_and_repaired
@@ -357,6 +355,8 @@ tools/dev/measure_planner.py
     takes four minutes; test_planner.py tests what it measures
 tools/dev/measure_annotations.py --folder
     takes ten minutes and a gigabyte
+tools/dev/measure_factory.py --data --output --seeds --weights
+    needs a sample of COCO and a package of 90 MB; test_measure_factory.py builds its rows and its table
 tools/dev/measure_alignment.py --seeds
     takes 20 minutes; test_measure_alignment.py runs its parts
 """)

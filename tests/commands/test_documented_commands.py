@@ -38,6 +38,7 @@ TOOLS = {
         "measure_alignment",
         "measure_annotations",
         "measure_cached_features",
+        "measure_factory",
         "measure_fine_maps",
         "measure_label_errors",
         "measure_large_photographs",

@@ -273,37 +273,44 @@ def test_the_shape_of_a_released_file_is_found(name, tmp_path):
 
 
 # --- several teachers -------------------------------------------------------------------------------------------------
+BEST = "default_hooks.checkpoint.best=match/matched"
+TRIAL = (  # as docs/alignment_factory.md has it
+    "default_hooks.trial={type: StudentTrialHook, metric: {type: MatchingMetric}, model: {type: PhotographMatcher, "
+    "homographies: {side: 64, number: 1}}, dataset: {type: Photographs, source: photos, indices: 2, test_mode: true, "
+    "pipeline: [{type: LoadImage}, {type: PackSample}]}}"
+)
+
+
 def write_foreign(path):
     """Random weights of a small encoder of timm, in a file."""
     timm = pytest.importorskip("timm")
     torch.manual_seed(2)
-    write_tensor_file(timm.create_model("resnet18", num_classes=0).state_dict(), path)
+    write_tensor_file(timm.create_model("test_resnet", num_classes=0).state_dict(), path)
     return path
 
 
 def test_several_teachers_of_any_kind_train_one_student_on_one_card(place, monkeypatch, capfd):
-    write_foreign(place / "resnet18.pt")
+    write_foreign(place / "r.pt")
     monkeypatch.chdir(place)
     # one way to train instead of all: each takes seconds to measure
     found = lambda config, amount: Plan(find_target("cpu"), amount, (predict(config),), None, "")  # noqa: E731
     monkeypatch.setattr(memory, "plan", found)
-    command = (
-        "--data photos --teacher teacher.pt --teacher resnet18=resnet18.pt --model core-tiny --epochs 1 --memory 2gb"
-    )
+    command = "--data photos --teacher teacher.pt --teacher test_resnet=r.pt --model core-tiny --epochs 1 --memory 2gb"
     arguments = shlex.split(f"alignment {command} --image-size 64 --workers 0 --batch-size 2 --output run_several")
     monkeypatch.setattr(sys, "argv", ["pe-spatial", "train", *arguments])
-    status = run_command(
-        "train", [*arguments, "experiment_name=alignment_several", "model.distill.teacher={weight: 2}"]
-    )
+    overrides = ["experiment_name=alignment_several", "model.distill.teacher={weight: 2}", TRIAL, BEST]
+    status = run_command("train", [*arguments, "--early-stopping", "3", *overrides])
     out = "".join(capfd.readouterr())
     assert status == 0, out
     assert "recipe: own/alignment_teachers.yaml" in out and "planned for 2.00 GB" in out
     assert "cost: 8 images, 0:00:0" in out and "of checkpoints" in out
-    assert "teacher teacher: block 4 of 4 of tiny" in out and "teacher resnet18: block 5 of 5 of resnet18" in out
+    assert "teacher teacher: block 4 of 4 of tiny" in out and "teacher test_resnet: block 5 of 5 of test_resnet" in out
     lines = [json.loads(line) for line in (place / "run_several" / "metrics.jsonl").read_text().splitlines()]
     train_keys = {key for line in lines if line["mode"] == "train" for key in line}
-    assert {"loss_teacher_cosine", "loss_resnet18_smooth_l1"} <= train_keys
-    assert {"align/semantic_cosine", "align/semantic_cosine_resnet18"} <= {k for line in lines for k in line}
+    assert {"loss_teacher_cosine", "loss_test_resnet_smooth_l1"} <= train_keys
+    assert {"align/semantic_cosine", "align/semantic_cosine_test_resnet"} <= {k for line in lines for k in line}
+    assert any("match/matched" in line and "align/effective_rank" in line for line in lines)
+    assert json.loads((place / "run_several" / "best_checkpoint.json").read_text())["metric"] == "match/matched"
     PEBackbone(TINY_ENCODER, weights=str(place / "run_several" / "student.pt"))
 
 
@@ -327,8 +334,8 @@ def test_names_of_teachers_are_those_of_their_files(place, tmp_path):
     ("teachers", "message"),
     [
         (["start.pt", "start.pt"], "the same one twice"),
-        (["start.pt", "resnet18"], "nothing of timm's is fetched; give its file, resnet18=FILE"),
-        (["start.pt", "resnet18=missing.pt"], "there is no file missing.pt"),
+        (["start.pt", "test_resnet"], "nothing of timm's is fetched; give its file, test_resnet=FILE"),
+        (["start.pt", "test_resnet=missing.pt"], "there is no file missing.pt"),
         (["start.pt", "PE-Core-S16"], "did you mean 'PE-Core-S16-384'"),
     ],
 )

@@ -15,9 +15,9 @@ from torchvision.ops import masks_to_boxes
 from pe_spatial.common.errors import UserError
 from pe_spatial.common.names import output_stems
 from pe_spatial.common.records import Records
-from pe_spatial.data import decode_mask
+from pe_spatial.data import boxes_of_masks, decode_mask
 from pe_spatial.segmentation.panoptic import CocoPanoptic, LoadPanoptic
-from pe_spatial.segmentation.results import SegmentationWriter, count_labels
+from pe_spatial.segmentation.results import SegmentationWriter, boxes_of_ids, count_labels
 
 METAINFO = {"classes": CLASSES, "palette": COLORS, "is_thing": [False, False, True, False, True]}
 IMAGE = torch.zeros(3, 30, 40, dtype=torch.uint8)
@@ -222,3 +222,17 @@ def test_instances_keep_their_masks(folder):
     assert [(row["label"], row["score"], row["area"]) for row in found] == [(2, 0.9, 35), (4, 0.6, 100)]
     assert found[0]["bbox"] == [3, 2, 5, 7]
     assert all(np.array_equal(decode_mask(row["segmentation"], (30, 40)), masks[i]) for i, row in enumerate(found))
+
+
+def test_boxes_of_all_segments_come_from_one_pass():
+    rng = np.random.default_rng(0)
+    for ids in (
+        rng.integers(0, 6, (9, 14)),
+        rng.integers(0, 2, (1, 30)) * 700,
+        np.full((5, 1), 3),
+        np.eye(7, dtype=int),
+    ):
+        boxes = boxes_of_ids(ids.astype(np.int32))
+        assert boxes.keys() == set(ids.ravel().tolist())
+        for number, box in boxes.items():
+            assert list(box) == boxes_of_masks(torch.from_numpy(ids == number)[None])[0].tolist()

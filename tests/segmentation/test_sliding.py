@@ -11,6 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from pe_spatial.common.errors import UserError
 from pe_spatial.inference.predictor import Predictor
+from pe_spatial.inference.tasks import resizing
 from pe_spatial.segmentation import predictor, sliding
 from pe_spatial.segmentation.predictor import SegmentationPredictor
 from pe_spatial.segmentation.sliding import Axis, Grid, blend
@@ -205,3 +206,19 @@ def test_the_samples_of_a_model_of_objects_are_its_own(photos, tmp_path):
     ours, expected = (kind(path, "cpu")(photos / "a.png") for kind in (SegmentationPredictor, Predictor))
     assert torch.equal(ours.pred_panoptic.data, expected.pred_panoptic.data) and ours.segments == expected.segments
     assert SegmentationPredictor(path, "cpu").kinds == ("labels", "panoptic")
+
+
+@pytest.mark.parametrize("config", [{}, CONFIG])
+def test_a_picture_much_larger_than_its_input_has_the_same_labels(tmp_path, monkeypatch, config):
+    path = save_segmenter(tmp_path / "seg.pth", **config)
+    overrides = resizing(Predictor(path, device="cpu").config, 72)
+    photo = save_photos(tmp_path / "photos", a=(400, 611)) / "a.png"
+    plain = SegmentationPredictor(path, "cpu", 2, overrides)
+    assert plain.shrinks and not SegmentationPredictor(path, "cpu").shrinks
+    expected = plain(photo).pred_sem_seg.data
+    monkeypatch.setattr(predictor, "LARGE", 0)
+    asked = []
+    monkeypatch.setattr(predictor, "best_class", lambda scores: asked.append(scores))
+    found = SegmentationPredictor(path, "cpu", 2, overrides)(photo).pred_sem_seg.data
+    assert not asked  # no pixel of the picture went the way of windows
+    assert found.dtype == expected.dtype and torch.equal(found, expected) and len(found.unique()) > 1

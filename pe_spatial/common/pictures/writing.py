@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pe_spatial.common.errors import PictureError
 from pe_spatial.common.files import write_atomically
+from pe_spatial.common.pictures.large_png import LARGE, write_large_png
 from pe_spatial.common.suffixes import HEIF_SUFFIXES, IMAGE_SUFFIXES
 
 
@@ -38,13 +39,16 @@ def save_image(
     written = [suffix for suffix in IMAGE_SUFFIXES if suffix not in HEIF_SUFFIXES]
     if kind is None or path.suffix.lower() not in written:
         raise PictureError(f"{path} ends in {path.suffix!r}; the name of a picture ends in {', '.join(written)}")
+    path.parent.mkdir(parents=True, exist_ok=True)
     if isinstance(picture, Tensor):
         picture = picture.permute(1, 2, 0).contiguous().cpu().numpy()
+    if kind == "PNG" and colors is None and isinstance(picture, np.ndarray) and picture.size > LARGE:
+        write_atomically(path, lambda file: write_large_png(file, picture, text or {}))
+        return
     image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
     if colors is not None:
         image.putpalette(np.asarray(colors, np.uint8).tobytes())
     entries = PngInfo()
     for key, value in (text or {}).items():
         entries.add_text(key, value)
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, lambda file: image.save(file, format=kind, quality=90, pnginfo=entries))

@@ -1,0 +1,78 @@
+"""Drawings of large pictures are drawn in strips and in place: equal to the definition, pixel by pixel."""
+
+import numpy as np
+import pytest
+import torch
+
+from pe_spatial.data import encode_masks
+from pe_spatial.visualization import colorize_depth, overlay_masks, quantiles, ramp_colors
+from pe_spatial.visualization import colors as module
+from pe_spatial.visualization.classes import draw_classes, thinned
+from pe_spatial.visualization.colors import rgb_of
+
+
+def tinted(image, masks, opacity):
+    """The definition, in floating point."""
+    canvas = image.clone()
+    for number, mask in enumerate(masks):
+        part, color = canvas.float(), torch.tensor(rgb_of(number), dtype=torch.float32)[:, None]
+        part[:, mask] = (1 - opacity) * part[:, mask] + opacity * color
+        padded = torch.nn.functional.pad(mask[None, None].float(), (1, 1, 1, 1), mode="replicate")
+        part[:, mask & (torch.nn.functional.max_pool2d(1 - padded, 3, stride=1)[0, 0] > 0)] = color
+        canvas = part.round().to(torch.uint8)
+    return canvas
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("opacity", [0.45, 0.3])
+def test_masks_are_tinted_and_outlined_as_the_definition_says(seed, opacity):
+    rng = np.random.default_rng(seed)
+    size = tuple(rng.integers(1, 60, 2).tolist())
+    image = torch.from_numpy(rng.integers(0, 256, (3, *size), dtype=np.uint8))
+    masks = torch.from_numpy(rng.random((4, *size)) < (0.97 if seed % 2 else 0.3))
+    masks[0], masks[1] = False, True
+    expected = tinted(image, masks, opacity)
+    assert torch.equal(overlay_masks(image, masks, opacity=opacity), expected)
+    assert torch.equal(overlay_masks(image, encode_masks(masks), opacity=opacity), expected)
+
+
+def test_colors_of_every_level_are_interpolated_ones():
+    levels = torch.cat([torch.linspace(-0.1, 1.1, 700_000), torch.rand(300_000)]).reshape(1000, 1000)
+    expected = module._interpolated(levels).permute(2, 0, 1)
+    assert torch.equal(ramp_colors(levels), expected)
+
+
+def test_strips_of_a_map_have_the_colors_of_the_map(monkeypatch):
+    depth = 10 * torch.rand(64, 48)
+    depth[:3] = 0
+    whole = colorize_depth(depth, 2, 8)
+    for part in (module, __import__("pe_spatial.visualization.depth", fromlist=["depth"])):
+        monkeypatch.setattr(part, "_STRIP", 100)
+    assert torch.equal(colorize_depth(depth, 2, 8), whole) and not whole[:, :3].any()
+
+
+@pytest.mark.parametrize("kind", ["uniform", "normal", "few", "one", "sorted", "apart"])
+def test_quantiles_are_those_of_numpy(monkeypatch, kind):
+    monkeypatch.setattr(module, "_MANY", 1000)
+    monkeypatch.setattr(module, "_SAMPLES", 300)
+    for seed in range(5):
+        rng = np.random.default_rng(seed)
+        values = {
+            "uniform": rng.random(5000 + seed),
+            "normal": rng.normal(size=5000 + seed),
+            "few": rng.integers(0, 3, 5000 + seed),
+            "one": np.ones(4000),
+            "sorted": np.arange(4001.0),
+            "apart": np.repeat([0.0, 1e6], [100, 4900]),
+        }[kind].astype(np.float32)
+        asked = (0.0, 0.02, 0.3, 0.5, 0.98, 1.0)
+        assert quantiles(values.reshape(1, -1), asked) == [float(value) for value in np.quantile(values, asked)]
+
+
+def test_thin_maps_are_drawn_as_whole_ones_are():
+    image = torch.randint(0, 256, (3, 700, 900), dtype=torch.uint8)
+    labels = torch.randint(0, 4, (700, 900))
+    names, colors = ["a", "b", "c"], [[250, 0, 0], [0, 250, 0], [0, 0, 250]]
+    whole = draw_classes(image, labels, names, colors, longest=400)
+    parts = thinned(image, 400), thinned(labels, 400)
+    assert torch.equal(draw_classes(*parts, names, colors, longest=400), whole)
