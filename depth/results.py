@@ -130,4 +130,4 @@ def _save_png(path: Path, pixels: NDArray[np.uint16], entry: dict[str, Any]) -> 
     save_image(path, pixels, text={"depth": entry["kind"], "unit": unit})
 
 
-register_task(Task("depth", DepthWriter, settings=("depth_colors",), options=("npy",)))
+register_task(Task("depth", DepthWriter, settings=("depth_colors", "tiles"), options=("npy",)))

@@ -62,6 +62,32 @@ def trusted_packages():
         yield
 
 
+@pytest.fixture(autouse=True, scope="session")
+def blank_charts():
+    """Charts as white pictures of their size: matplotlib lays one out for half a second, half of a training of a test.
+
+    `drawn_charts` draws them; processes that tests start do so too.
+    """
+    from PIL import Image
+
+    from pe_spatial.visualization import charts
+
+    def save_blank(path, figure, dpi=charts._DPI):
+        blank = Image.new("RGB", tuple(int(dpi * side) for side in figure.get_size_inches()), "white")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        charts.write_atomically(path, lambda file: blank.save(file, "PNG"))
+
+    drawn, charts.save_figure = charts.save_figure, save_blank
+    yield drawn
+    charts.save_figure = drawn
+
+
+@pytest.fixture
+def drawn_charts(blank_charts, monkeypatch):
+    """The charts of a test are those that a user gets."""
+    monkeypatch.setattr("pe_spatial.visualization.charts.save_figure", blank_charts)
+
+
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory):
     """(path of the config, work folder)."""

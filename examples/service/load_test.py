@@ -35,7 +35,6 @@ from pe_spatial.commands.shell import run_module
 from pe_spatial.common.errors import UserError
 
 SIZES = ((240, 320), (480, 640), (333, 500), (640, 427))  # (H, W) of the pictures that are made
-_NEAR = 0.01  # relative; batches change the last digits
 _TIMEOUT = 120.0  # seconds for an answer
 
 
@@ -52,6 +51,7 @@ class Phase:
     """What came of a number of clients.
 
     Attributes:
+        near: Share by which the numbers of a right answer may differ.
         outcomes: How often an answer was right, wrong, refused as it should be, or lost.
         seconds: Of right answers, from the request that was let in.
         busy: Seconds until each 503.
@@ -59,6 +59,7 @@ class Phase:
     """
 
     clients: int
+    near: float
     outcomes: Counter[str] = field(default_factory=Counter)
     seconds: list[float] = field(default_factory=list)
     busy: list[float] = field(default_factory=list)
@@ -76,6 +77,7 @@ def add_arguments(parser: CommandParser) -> None:
     add("--requests", type=positive, default=20, metavar="N", help="of each client")
     add("--queue", type=positive, default=16, metavar="N", help="of the service")
     add("--max-batch", type=positive, default=4, metavar="N", help="of the service")
+    add("--tolerance", type=number_in(0, 1), default=0.01, metavar="X", help="share by which numbers may differ")
     add("--busy-seconds", type=number_in(0), default=1.0, metavar="S", help="in which 503 has to come")
     add(
         "--memory-growth",
@@ -89,11 +91,12 @@ def add_arguments(parser: CommandParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Run both phases, print their table, and return the exit status."""
     questions = known_answers(options.checkpoint, list(pictures(options.input)))
-    require_distinct(questions)
+    require_distinct(questions, options.tolerance)
     questions += [Question(content, None) for content in damaged(questions[0].content)]
     print(f"{len(questions)} pictures, the last {sum(q.answer is None for q in questions)} of them damaged")
     with running(options) as port:
-        phases = [load(port, questions, clients, options.requests) for clients in (options.queue, options.clients)]
+        numbers = (options.queue, options.clients)
+        phases = [load(port, questions, clients, options.requests, options.tolerance) for clients in numbers]
     show(phases)
     failures = judge(phases, options.busy_seconds, options.memory_growth * 1e6)
     print("\n".join(failures) or "passed")
@@ -147,16 +150,16 @@ def fingerprint(answer: Any, name: str = "") -> dict[str, float]:  # noqa: ANN40
     return total
 
 
-def is_same(found: Mapping[str, float], expected: Mapping[str, float]) -> bool:
-    """Whether two answers are of one picture."""
+def is_same(found: Mapping[str, float], expected: Mapping[str, float], near: float) -> bool:
+    """Whether two answers are of one picture: their numbers differ by less than the share `near`."""
     largest = max(expected.values(), default=1.0)
     return all(
-        abs(found.get(name, 0) - expected.get(name, 0)) <= _NEAR * max(abs(expected.get(name, 0)), _NEAR * largest)
+        abs(found.get(name, 0) - expected.get(name, 0)) <= near * max(abs(expected.get(name, 0)), near * largest)
         for name in found.keys() | expected.keys()
     )
 
 
-def require_distinct(questions: Sequence[Question]) -> None:
+def require_distinct(questions: Sequence[Question], near: float) -> None:
     """Refuse pictures whose answers are alike: a mixed-up answer would not be noticed.
 
     Raises:
@@ -164,10 +167,10 @@ def require_distinct(questions: Sequence[Question]) -> None:
     """
     for number, question in enumerate(questions):
         for other in range(number):
-            if is_same(question.answer or {}, questions[other].answer or {}):
+            if is_same(question.answer or {}, questions[other].answer or {}, near):
                 raise UserError(
-                    f"pictures {other} and {number} get the same answer, so mixing them up would not be noticed; give "
-                    "other pictures with --input, or a checkpoint that was trained"
+                    f"the answers to pictures {other} and {number} differ by less than {near:g}, so mixing them up "
+                    "would not be noticed; give other pictures with --input, or a smaller --tolerance"
                 )
 
 
@@ -204,9 +207,9 @@ def status(port: int, path: str) -> int | None:
         connection.close()
 
 
-def load(port: int, questions: Sequence[Question], clients: int, requests: int) -> Phase:
+def load(port: int, questions: Sequence[Question], clients: int, requests: int, near: float) -> Phase:
     """Let so many clients ask at once."""
-    phase = Phase(clients)
+    phase = Phase(clients, near)
     done = threading.Event()
     watcher = threading.Thread(target=watch_memory, args=(port, phase, done))
     threads = [threading.Thread(target=ask_all, args=(port, questions, requests, phase, n)) for n in range(clients)]
@@ -259,7 +262,9 @@ def ask(connection: HTTPConnection, question: Question, phase: Phase) -> str:
         else:
             with phase.lock:
                 phase.seconds.append(seconds)
-            is_right = question.answer is not None and is_same(fingerprint(json.loads(body)), question.answer)
+            is_right = question.answer is not None and is_same(
+                fingerprint(json.loads(body)), question.answer, phase.near
+            )
             return "right" if is_right else "wrong"
 
 

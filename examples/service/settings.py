@@ -51,7 +51,8 @@ class Settings:
 def add_arguments(parser: CommandParser) -> None:
     """Add the options."""
     add = parser.add_argument
-    add_shared(parser, "--checkpoint", "--device", "--allow-import", "overrides", required=["--checkpoint"])
+    shared = ("--checkpoint", "--device", "--engine", "--allow-import", "overrides")
+    add_shared(parser, *shared, required=["--checkpoint"])
     add("--host", default="127.0.0.1", metavar="NAME", help="address to listen at; 0.0.0.0: all")
     add("--port", type=number_in(1, 65535, kind=int), default=8000, metavar="N", help="to listen at")
     add("--max-batch", type=positive, default=8, metavar="N", help="pictures that go through the model at once")
@@ -87,6 +88,8 @@ def take_environment(parser: CommandParser, environment: Mapping[str, str]) -> N
             value = action.type(text) if callable(action.type) else text
         except (argparse.ArgumentTypeError, ValueError) as error:
             parser.error(f"the environment variable {name}: {error}")
+        if action.choices is not None and value not in action.choices:
+            parser.error(f"the environment variable {name}: {text!r} is not one of {', '.join(action.choices)}")
         action.default = text.split(",") if action.dest == "allow_import" else value
         action.required = False
 
@@ -111,7 +114,10 @@ def run(options: argparse.Namespace) -> int:
     # threads that wait for each other in the network spin; with more of them than cores, all is many times slower
     options.threads = options.threads or max(available_cores() - options.readers, 1)
     settings = Settings(**{field.name: getattr(options, field.name) for field in fields(Settings)})
-    predictor = open_predictor(options.checkpoint, options.device, settings.max_batch, options.overrides)
+    os.environ["OMP_NUM_THREADS"] = str(settings.threads)  # what the engines of exported files go by
+    predictor = open_predictor(
+        options.checkpoint, options.device, settings.max_batch, options.overrides, options.engine
+    )
     return serve(create_app(predictor, settings), options)
 
 

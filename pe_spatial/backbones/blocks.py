@@ -34,7 +34,7 @@ class Attention(nn.Module):
         super().__init__()
         self.heads = heads
         self.causal = causal
-        self.in_proj_weight = nn.Parameter(torch.zeros(3 * width, width))
+        self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width))  # drawn by whoever builds it, or loaded
         self.in_proj_bias = nn.Parameter(torch.zeros(3 * width))
         self.out_proj = nn.Linear(width, width)
         self.lora_in_proj: nn.Module | None = None  # see `pe_spatial.backbones.lora`

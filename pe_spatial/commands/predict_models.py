@@ -19,7 +19,7 @@ from pe_spatial.inference.naming import InstanceNamer
 from pe_spatial.inference.predictor import Predictor, Recipe
 from pe_spatial.inference.shared import SharedPredictor, overrides_by_name
 from pe_spatial.inference.shared_writer import SharedWriter
-from pe_spatial.inference.tasks import Task, reading, resizing, task_of
+from pe_spatial.inference.tasks import Task, reading, resizing, task_of, tiling
 from pe_spatial.training.checkpoint import load_checkpoint, read_config, resolve_checkpoint
 
 if TYPE_CHECKING:
@@ -122,7 +122,8 @@ def _model(
     records = Records(output, run, part)
     sliced = slices(own, config, own.image_size is not None)
     resized = [] if own.image_size is None else resizing(config, own.image_size)
-    own.overrides = [*resized, *sliced, *overrides, *reading(config, own.value_range, own.bands)]
+    tiled = [] if own.tiles is None else tiling(config, int(own.tiles), own.image_size is not None)
+    own.overrides = [*resized, *sliced, *tiled, *overrides, *reading(config, own.value_range, own.bands)]
     return Model(name, source, task, own, records)
 
 

@@ -32,6 +32,12 @@ TASK_OPTIONS: dict[str, tuple[str, dict[str, Any], str]] = {
         {"type": number_in(0, 0.9), "metavar": "SHARE"},
         "share of a window that neighbors have in common; default: 0.2",
     ),
+    "tiles": (
+        "depth",
+        {"type": positive, "metavar": "SIDE"},
+        "see every picture in overlapping square tiles of so many pixels, at its own size or at that of --image-size; "
+        "default: whole, at the size that the config says",
+    ),
     "npy": ("depth", _SWITCH, "write depth as .npy files too"),
     "depth_colors": (
         "depth",

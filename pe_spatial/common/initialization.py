@@ -1,4 +1,4 @@
-"""Building a model whose weights are about to be loaded, without the time that random weights take."""
+"""A model whose weights come from a file: built without the time of random ones, filled without a second copy."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -35,3 +35,27 @@ class SkipInitialization(TorchFunctionMode):
             if isinstance(target, nn.Parameter) or isinstance(getattr(target, "_base", None), nn.Parameter):
                 return target
         return func(*args, **(kwargs or {}))
+
+
+def adopt_weights(module: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Load a state dict into a module on the CPU, which takes over the tensors that are of its types.
+
+    Views of a mapped file stay views: their pages are read when they are used, and become private where they are
+    written to. What is of another type is cast. A parameter that has several names stays one: such a module is given
+    copies. Whether the weights learn stays as it is.
+
+    Args:
+        module: On the CPU or the meta device.
+        state: All keys of its state dict, in their shapes.
+
+    Raises:
+        RuntimeError: Keys or shapes that are not those of the module.
+    """
+    names = [name for name, _ in module.named_parameters(remove_duplicate=False)]
+    is_tied = len(names) > len(list(module.parameters()))
+    own = module.state_dict()
+    cast = {
+        key: value.to(own[key].dtype) if key in own and isinstance(value, Tensor) else value
+        for key, value in state.items()
+    }
+    module.load_state_dict(cast, assign=not is_tied)

@@ -51,6 +51,7 @@ class KeepRatioResize(_Resizing):
         rounding: See `fitted_size`: `half_up` is Detectron2's, `floor_long` DETA's.
         limit: Of the longer side where `floor_long` leaves more than `max_size`, as it does for thin images; the canvas
             of the model, on which the official DETA stops with an error.
+        enlarge: False leaves images as they are that are smaller already.
 
     Raises:
         OptionError: Neither of the sizes, one below a pixel, or another order than size, max_size, limit.
@@ -62,6 +63,7 @@ class KeepRatioResize(_Resizing):
         max_size: int | None = None,
         rounding: Rounding = "half_up",
         limit: int | None = None,
+        enlarge: bool = True,
     ) -> None:
         super().__init__()
         require_choice("rounding", rounding, ("half_up", "floor_long"))
@@ -76,12 +78,15 @@ class KeepRatioResize(_Resizing):
         self.max_size = max_size
         self.rounding: Rounding = rounding
         self.limit = limit
+        self.enlarge = enlarge
 
     def output_size(self, image: tuple[int, int]) -> tuple[int, int]:
         """The size (H, W) that an image of (H, W) is resized to."""
         size = self.size if self.size is not None else self.max_size
         assert size is not None
         height, width = fitted_size(image, size, self.max_size, self.rounding)
+        if not self.enlarge and max(height, width) >= max(image):
+            height, width = image
         return (height, width) if self.limit is None else (min(height, self.limit), min(width, self.limit))
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from torchvision.transforms import v2
 
 from pe_spatial.common.devices import choose_device
 from pe_spatial.common.errors import CheckpointError, PictureError, UserError, require_positive
-from pe_spatial.common.initialization import SkipInitialization
+from pe_spatial.common.initialization import SkipInitialization, adopt_weights
 from pe_spatial.common.memory import check_pixels
 from pe_spatial.common.pictures import ValueRule, to_image
 from pe_spatial.common.trust import trusting
@@ -74,7 +74,8 @@ class Predictor:
 
     Attributes:
         engine: What runs the network.
-        checkpoint: The file that was loaded.
+        checkpoint: The file that was loaded. On a CPU the weights are views of it: it may be deleted or replaced
+            by another file, but must not be written over in place.
         metainfo: Of the dataset that the model was trained on.
         config: The config that the model was trained with.
 
@@ -317,5 +318,5 @@ def _build(config: Any, content: Mapping[str, Any], path: Path) -> BaseModel:
         raise CheckpointError(f"{path}: the weights do not fit the config in the same file: {problem}")
     if not state_dict.keys() >= dict(model.named_parameters()).keys():
         model = MODELS.build(config.model)  # it keeps parameters out of its state dict, so they are its own to set
-    model.load_state_dict(state_dict)
+    adopt_weights(model, state_dict)
     return model

@@ -107,6 +107,12 @@ class SharedPredictor:
 
     def _share(self, predictors: dict[str, Predictor], must_share: str) -> None:
         require_choice("must_share", must_share, MUST_SHARE)
+        for name, predictor in predictors.items():
+            if predictor.engine != "torch":
+                raise OptionError(
+                    f"{name}: {predictor.checkpoint} runs in {predictor.engine}, and models share an encoder in torch "
+                    "alone; give its checkpoint"
+                )
         self.predictors = predictors
         self.sharing = Sharing(predictors, must_share)
         self.batch_size, self.max_pixels = self._first.batch_size, self._first.max_pixels

@@ -156,10 +156,26 @@ def slicing(config: Mapping[str, Any], side: int, overlap: float | None, resized
     preprocessor = config["model"].get("data_preprocessor") or {}
     if preprocessor.get("pad_to"):
         overrides.append(f"model.data_preprocessor.pad_to={[_padded(side, old) for old in preprocessor['pad_to']]}")
-    if not resized:
-        steps = [step for step in inference_pipeline(config) if step["type"].rpartition(".")[2] not in _RESIZES]
-        overrides.append(f"{pipeline_loader(config)}.dataset.pipeline={json.dumps(steps)}")
-    return overrides
+    return overrides if resized else [*overrides, _unresized(config)]
+
+
+def tiling(config: Mapping[str, Any], side: int, resized: bool) -> list[str]:
+    """Overrides of a config with which its depth model sees images in overlapping square tiles (`model.tiling`).
+
+    Args:
+        config: Of a depth model; the overlap is the one that it names, or else the model's own.
+        side: Of the tiles in pixels.
+        resized: Whether other overrides say how large images are; without them their own size is kept.
+    """
+    settings = {**(config["model"].get("tiling") or {}), "tile": [side, side], "stride": None}
+    overrides = [f"model.tiling={json.dumps(settings)}"]
+    return overrides if resized else [*overrides, _unresized(config)]
+
+
+def _unresized(config: Mapping[str, Any]) -> str:
+    """The override that leaves images at their own size."""
+    steps = [step for step in inference_pipeline(config) if step["type"].rpartition(".")[2] not in _RESIZES]
+    return f"{pipeline_loader(config)}.dataset.pipeline={json.dumps(steps)}"
 
 
 def reading(config: Mapping[str, Any], value_range: Sequence[float] | None, bands: Sequence[int] | None) -> list[str]:
@@ -186,7 +202,9 @@ def _resized(step: Mapping[str, Any], side: int) -> dict[str, Any]:
     size, longest, limit = (step.get(name) for name in ("size", "max_size", "limit"))
     if isinstance(size, list | tuple):
         return {"size": [max(round(length * side / max(size)), 1) for length in size]}
-    resized = {"max_size": side} if size is None else {"size": side}
+    resized: dict[str, Any] = {"max_size": side} if size is None else {"size": side}
+    if "enlarge" in step:
+        resized["enlarge"] = True
     if size is not None and longest is not None:
         resized["max_size"] = max(round(longest * side / size), side + 1)
     if longest is not None and limit is not None:  # as many pixels of the canvas stay free as before

@@ -198,8 +198,8 @@ def resolve_checkpoint(checkpoint: str | Path) -> Path:
     """The file that a checkpoint, the work folder of a training run, or a shared model stands for.
 
     Of a run it is the best checkpoint, or else the last. Damaged ones are passed over, which a warning says. A shared
-    model is a folder as `pe-spatial push` writes it, or `hf://OWNER/NAME[@REVISION]`, which is fetched. The folder of an
-    export stands for its file.
+    model is a folder as `pe-spatial push` writes it, or `hf://OWNER/NAME[@REVISION]`, which is fetched. The folder of
+    an export stands for its file.
 
     Raises:
         CheckpointError: A folder without a complete checkpoint, or an address that cannot be fetched.

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from pe_spatial.backbones import VisionTransformer, get_variant
+from pe_spatial.common.initialization import SkipInitialization
 
 timm = pytest.importorskip("timm")
 eva = pytest.importorskip("timm.models.eva")
@@ -37,7 +38,8 @@ def test_same_output_on_the_same_weights(name, timm_name, depth):
     for parameter in ours.parameters():
         if parameter.ndim == 1:  # move norms, biases and scales away from ones, zeros and 0.1
             parameter.add_(0.05 * torch.randn_like(parameter))
-    theirs = timm.create_model(timm_name, num_classes=config.output_dim or 0, depth=depth).eval()
+    with SkipInitialization():
+        theirs = timm.create_model(timm_name, num_classes=config.output_dim or 0, depth=depth).eval()
     theirs.load_state_dict(eva.checkpoint_filter_fn(ours.state_dict(), theirs), strict=not config.attn_pool)
     if config.attn_pool:
         theirs.head.bias.zero_()  # the one parameter that only timm has

@@ -276,7 +276,7 @@ def test_inductor_gives_the_same():
 
     model, x = encoder({**BASE, "depth": 1}), images(4, 5, batch=1)
     torch.compiler.reset()
-    # no workers, and no vectors, whose instruction sets would have to be tried one by one
-    cheap = inductor.patch({"compile_threads": 1, "cpp.vec_isa_ok": False})
+    # no workers, no precompiled headers, and no vectors, whose instruction sets would have to be tried one by one
+    cheap = inductor.patch({"compile_threads": 1, "cpp_cache_precompile_headers": False, "cpp.vec_isa_ok": False})
     with torch.no_grad(), cheap:
         torch.testing.assert_close(torch.compile(model, fullgraph=True)(x), model(x), atol=5e-6, rtol=0)

@@ -1,4 +1,7 @@
-"""Commands that are killed at random moments, and what must hold of their folder of results."""
+"""Commands that are killed at random moments, and what must hold of their folder of results.
+
+PE_SPATIAL_KILLS kills more often.
+"""
 
 import contextlib
 import json
@@ -10,8 +13,8 @@ from children import CONTEXT
 
 from pe_spatial.common.records import Records
 
-KILLS = 12  # by each signal
-IN_A_FOLDER = 4  # kills of one command after another, before it may end
+KILLS = int(os.environ.get("PE_SPATIAL_KILLS", "5"))  # by each signal
+IN_A_FOLDER = 3  # kills of one command after another, before it may end
 
 
 def start_process(target, *arguments, **options):

@@ -273,6 +273,8 @@ predict --checkpoint --input --output --words
     tests/commands/test_predict_words.py::test_a_trained_head_finds_any_words
 predict --checkpoint --encoder --input --output --words
     tests/inference/test_naming.py::test_the_objects_of_a_run_are_named_by_the_command
+predict --checkpoint --input --output --tiles
+    tests/commands/test_predict_tiles.py::test_one_pass_by_default_and_tiles_where_they_are_asked_for
 predict --checkpoint --input --output --slices
     tests/detection/test_slicing.py::test_predict_sees_the_picture_at_its_own_size
 train --cache-features --config

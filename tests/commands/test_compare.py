@@ -42,7 +42,7 @@ def compare(*arguments):
     return run_command("compare", [str(argument) for argument in arguments])
 
 
-def test_configs_metrics_classes_and_curves(runs, tmp_path, capsys):
+def test_configs_metrics_classes_and_curves(runs, tmp_path, capsys, drawn_charts):
     assert compare(*runs, "--output", tmp_path / "out") == 0
     shown = capsys.readouterr().out
     lines = [" ".join(line.split()) for line in shown.splitlines()]

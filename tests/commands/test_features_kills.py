@@ -40,7 +40,7 @@ def test_kills_at_random_moments(kind, place, tmp_path):
     random.seed(number)
     whole, kills, log = results(place / "whole"), 0, tmp_path / "log"
     seconds = seconds_of(finish, place / "input", tmp_path / "measured", *kind)
-    while kills < KILLS // 3:
+    while kills < KILLS:
         output = tmp_path / f"out{kills}"
         begin = partial(start_process, child, place / "input", output, *kind, log=log)
         kills += kill_at_random(begin, output, log, number, seconds)

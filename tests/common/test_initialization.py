@@ -1,10 +1,11 @@
 """A module that is built without random weights is the same once its weights are loaded."""
 
+import pytest
 import torch
 from torch import nn
 
 from pe_spatial.backbones import PEBackbone
-from pe_spatial.common.initialization import SkipInitialization
+from pe_spatial.common.initialization import SkipInitialization, adopt_weights
 
 
 class Everything(nn.Module):
@@ -53,3 +54,36 @@ def test_tensors_that_are_no_parameters_are_drawn():
         more = torch.zeros(1000).uniform_(2, 3)
     assert noise.std() > 0.8
     assert more.min() >= 2 and more.max() <= 3
+
+
+# --- taking over ------------------------------------------------------------------------------------------------------
+def test_tensors_of_the_modules_types_are_taken_over_and_others_cast():
+    first = Everything()
+    state = {key: value.double() if key == "weight" else value for key, value in first.state_dict().items()}
+    with SkipInitialization():
+        second = Everything()
+    second.scale.requires_grad = False
+    adopt_weights(second, state)
+    for name, value in second.state_dict().items():
+        assert torch.equal(value, first.state_dict()[name]) and value.dtype == first.state_dict()[name].dtype, name
+        assert (value.data_ptr() == state[name].data_ptr()) == (name != "weight"), name
+    assert second.weight.requires_grad and not second.scale.requires_grad
+
+
+def test_a_parameter_of_two_names_stays_one():
+    model = nn.ModuleDict({"first": nn.Linear(3, 3), "second": nn.Linear(3, 3)})
+    model["second"].weight = model["first"].weight
+    state = {key: torch.randn_like(value) for key, value in model.state_dict().items()}
+    state["second.weight"] = state["first.weight"]
+    adopt_weights(model, state)
+    assert model["second"].weight is model["first"].weight
+    assert torch.equal(model["first"].weight, state["first.weight"])
+
+
+def test_what_does_not_fit_is_refused():
+    with pytest.raises(RuntimeError, match="Missing key"):
+        adopt_weights(nn.Linear(3, 3), {"weight": torch.zeros(3, 3)})
+    with pytest.raises(RuntimeError, match="Unexpected key"):
+        adopt_weights(nn.Linear(3, 3, bias=False), {"weight": torch.zeros(3, 3), "bias": torch.zeros(3)})
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        adopt_weights(nn.Linear(3, 3, bias=False), {"weight": torch.zeros(3, 4)})

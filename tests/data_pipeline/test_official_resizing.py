@@ -150,3 +150,20 @@ def test_the_whole_sample_jitters_together():
 def test_impossible_jitter(options, message):
     with pytest.raises(ValueError, match=message):
         ScaleJitter(**options)
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"), [((370, 1226), (370, 1226)), ((376, 1242), (376, 1242)), ((4000, 6000), (828, 1242))]
+)
+def test_smaller_images_stay_where_they_are_not_to_be_enlarged(size, expected):
+    resize = KeepRatioResize(max_size=1242, enlarge=False)
+    assert resize.output_size(size) == expected
+    assert max(KeepRatioResize(max_size=1242).output_size(size)) == 1242
+    image = tv_tensors.Image(torch.randint(0, 256, (3, size[0] // 20, size[1] // 20), dtype=torch.uint8))
+    small = KeepRatioResize(max_size=62, enlarge=False)({"img": image})["img"]
+    assert tuple(small.shape[1:]) == small_size(image) and (max(image.shape) > 62 or torch.equal(small, image))
+
+
+def small_size(image):
+    size = tuple(image.shape[1:])
+    return size if max(size) <= 62 else KeepRatioResize(max_size=62).output_size(size)

@@ -97,8 +97,9 @@ def test_made_pictures(recipe, pictures):
 
 
 @pytest.mark.skipif(not TINY.is_dir(), reason="no real data beside the repository")
-@pytest.mark.parametrize("recipe", ["mask_rcnn_pe_spatial_b_coco_36ep", "deta_pe_spatial_g_coco_3ep_1824px"])
-@pytest.mark.parametrize("split", ["train", "val"])
+@pytest.mark.parametrize(
+    ("recipe", "split"), [("mask_rcnn_pe_spatial_b_coco_36ep", "train"), ("deta_pe_spatial_g_coco_3ep_1824px", "val")]
+)
 def test_every_picture_of_coco_tiny(recipe, split):
     seen = compare(recipe, TINY, f"annotations/instances_{split}2017.json", f"{split}2017")
     assert sorted(seen) == sorted(path.name for path in (TINY / f"{split}2017").iterdir())

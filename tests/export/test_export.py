@@ -10,6 +10,7 @@ import pytest
 import torch
 from export_scenes import train
 
+from pe_spatial import SharedPredictor
 from pe_spatial.commands.shell import run_command
 from pe_spatial.common.errors import CheckpointError, OptionError
 from pe_spatial.engines import choose_engine, proof_of, read_header
@@ -228,6 +229,13 @@ def _give_header(written):
     entry = model.metadata_props.add()
     entry.key, entry.value = "pe_spatial", written.header.text()
     onnx.save_model(model, str(written.files[0]))
+
+
+def test_models_share_a_pass_in_torch_alone(exported, segmenter):
+    with pytest.raises(
+        OptionError, match=r"other: .*model.onnx runs in \w+, and models share an encoder in torch alone"
+    ):
+        SharedPredictor({"seg": segmenter, "other": exported}, "cpu")
 
 
 # --- other precisions -------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ import torch
 from shared_models import MODELS_BY_NAME, PIPELINE, save_shared
 
 from pe_spatial.common.errors import CheckpointError, ConfigError, OptionError, UserError
+from pe_spatial.data import decode_masks
 from pe_spatial.inference import shared_pass
 from pe_spatial.inference.shared import MUST_SHARE, SharedPredictor
 from pe_spatial.inference.tasks import open_predictor
@@ -48,7 +49,10 @@ def largest_difference(shared, alone):
         ours, theirs = shared.get(field), alone.get(field)
         parts = theirs.keys() if field == "pred_instances" else ["data"]
         for part in parts:
-            a, b = (torch.as_tensor(getattr(each, part)).float() for each in (ours, theirs))
+            a, b = (getattr(each, part) for each in (ours, theirs))
+            if part == "masks":
+                a, b = decode_masks(a), decode_masks(b)
+            a, b = torch.as_tensor(a).float(), torch.as_tensor(b).float()
             assert a.shape == b.shape
             worst = max(worst, float((a - b).abs().max()) if a.numel() else 0.0)
     return worst

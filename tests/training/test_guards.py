@@ -17,7 +17,7 @@ from test_resume import assert_same_run, die_in_iteration, die_in_validation, fi
 from pe_spatial.inference.predictor import Predictor
 from pe_spatial.training.binding import BindDatasetHook
 from pe_spatial.training.checkpoint import find_last, load_checkpoint, read_best
-from pe_spatial.training.config import load_config
+from pe_spatial.training.config import load_config, override_config
 from pe_spatial.training.launch import evaluate, train
 from pe_spatial.training.progress import read_metrics
 
@@ -44,15 +44,16 @@ class Hooked:
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_hooks_of_ones_own_leave_the_guards_of_a_recipe_alive(path):
-    config = load_config(path, [AVERAGE])
+    config = load_config(path)
+    assert not config.get("custom_hooks")
     if config.get("train_cfg") is None:
         pytest.skip("trains nothing")
+    override_config(config, [AVERAGE], path)
     hooks = Hooked(config)._hooks
     names = {type(hook).__name__ for hook in hooks}
     assert any(isinstance(hook, EMAHook) for hook in hooks)
     assert names >= GUARDS
     assert OWN_GUARDS.get(config.model.type, "BindDatasetHook") in names
-    assert not load_config(path).get("custom_hooks")
 
 
 def test_other_classes_are_refused_with_hooks_of_ones_own_too(finished, tmp_path, monkeypatch):

@@ -213,7 +213,15 @@ def test_overrides_keep_the_effective_batch_and_the_schedule():
 
 # --- plans ------------------------------------------------------------------------------------------------------------
 @pytest.fixture(scope="module")
-def large():
+def two_ways():
+    """Plans of the config's own way and of the next: each way is measured at six sizes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(planning, "variations", lambda config: list(variations(config))[:2])
+        yield
+
+
+@pytest.fixture(scope="module")
+def large(two_ways):
     return plan(config_of("depth"), 64e9, "cpu", shown=False)
 
 
@@ -241,7 +249,7 @@ def test_where_nothing_fits_the_smallest_is_named(large):
         planning.replace(none, rows=rows).chosen  # noqa: B018
 
 
-def test_a_gpu_that_is_not_here_is_not_timed(monkeypatch):
+def test_a_gpu_that_is_not_here_is_not_timed(two_ways, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     config = config_of("depth")
     found = plan(config, 12e9, "cuda", shown=False)
@@ -312,7 +320,7 @@ def test_exhaustion_is_recognized(error):
     assert is_exhaustion(error) and not is_exhaustion(RuntimeError("shapes differ"))
 
 
-def test_exhaustion_names_three_changes():
+def test_exhaustion_names_three_changes(two_ways):
     with pytest.raises(NotEnoughMemory, match="the cheapest changes") as caught, naming_exhaustion(config_of("depth")):
         raise RuntimeError(CPU_MESSAGE)
     lines = str(caught.value).splitlines()[1:]

@@ -18,7 +18,7 @@ from pe_spatial.training.launch import train
 from pe_spatial.training.picture_hook import PictureHook, labels_of
 from pe_spatial.training.progress import read_metrics
 from pe_spatial.training.result import numbers
-from pe_spatial.training.result_pictures import draw_confusion, draw_ranking, reader_of
+from pe_spatial.training.result_pictures import draw_confusion, draw_curves, draw_ranking, reader_of
 
 
 def test_the_page_opens_with_the_main_number(finished):
@@ -29,8 +29,14 @@ def test_the_page_opens_with_the_main_number(finished):
         f"ToyModel reached toy/score {score:.4f} on 12 validation images after 6 iterations (best at"
     )
     assert last.startswith("* git_revision")
-    with Image.open(run / "curves.png") as picture:
+
+
+def test_curves_are_drawn(finished, tmp_path, drawn_charts):
+    records = [json.loads(line) for line in (finished[1] / "metrics.jsonl").read_text().splitlines()]
+    assert draw_curves(tmp_path, records, ["toy/score"], {}, best=3) == "curves.png"
+    with Image.open(tmp_path / "curves.png") as picture:
         assert picture.format == "PNG" and picture.width > picture.height
+        assert len(picture.getcolors(picture.width * picture.height)) > 100  # lines of two colors, and letters
 
 
 def test_a_resume_to_nothing_keeps_the_numbers(run, finished):
@@ -102,9 +108,11 @@ def test_an_image_that_is_gone_is_left_out(judged, tmp_path):
     assert draw_ranking(tmp_path, "ends", metric.explanation.ranking, reader_of(dataset)) == {"best": [], "worst": []}
 
 
-def test_a_matrix_is_drawn_where_it_can_be_read(judged, tmp_path):
+def test_a_matrix_is_drawn_where_it_can_be_read(judged, tmp_path, drawn_charts):
     confusion = judged[0].explanation.confusion
     assert draw_confusion(tmp_path, "confusion.png", confusion) == "confusion.png"
+    with Image.open(tmp_path / "confusion.png") as picture:
+        assert len(picture.getcolors(picture.width * picture.height)) > 100
     names = [str(number) for number in range(40)]
     many = type(confusion)(torch.eye(40).long().numpy(), names, names, "objects", "")
     assert draw_confusion(tmp_path, "many.png", many) is None and not (tmp_path / "many.png").exists()
