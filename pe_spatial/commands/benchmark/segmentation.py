@@ -27,6 +27,9 @@ from pe_spatial.training.checkpoint_hook import describe
 from pe_spatial.training.config import drop_pretrained, load_config
 from pe_spatial.training.run_config import config_of_checkpoint
 
+Segment = Callable[[list[Path], Path], None]
+Build = Callable[[Path, str, list[float]], Segment]
+
 CHUNK = 4  # images per call of mmseg's inferencer
 MEMORY_WINDOW = {"size": [1024, 1024], "stride": [1024, 1024]}
 
@@ -47,7 +50,7 @@ def compare_speed(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     checkpoint = make_checkpoint(options.config, options.classes, folder / "model.pth")
     of_checkpoint = options.engine in (None, "torch", "compile")
     sources = {**dict.fromkeys(RUNS, checkpoint), "ours": checkpoint if of_checkpoint else write_export(checkpoint)}
-    builds = {**RUNS, "ours": partial(our_run, engine=options.engine)}
+    builds: dict[str, Build] = {**RUNS, "ours": partial(our_run, engine=options.engine)}
     networks: dict[str, list[float]] = {name: [] for name in RUNS}  # seconds of every call
     runs = {name: build(sources[name], options.device, networks[name]) for name, build in builds.items()}
 
@@ -135,9 +138,7 @@ def write_export(checkpoint: Path) -> Path:
     return export(subject, checkpoint.parent / "exported" / "onnx_fp32", ExportOptions(image_size=size), metric=False)
 
 
-def our_run(
-    checkpoint: Path, device: str, network: list[float], engine: str | None = None
-) -> Callable[[list[Path], Path], None]:
+def our_run(checkpoint: Path, device: str, network: list[float], engine: str | None = None) -> Segment:
     """A function that segments files into a folder as `pe-spatial predict --no-pictures` does."""
     from pe_spatial.commands.predict import predict
     from pe_spatial.commands.task_options import DEFAULT_THRESHOLD
@@ -156,7 +157,7 @@ def our_run(
     return run
 
 
-def mmseg_run(checkpoint: Path, device: str, network: list[float]) -> Callable[[list[Path], Path], None]:
+def mmseg_run(checkpoint: Path, device: str, network: list[float]) -> Segment:
     """A function that segments files into a folder with mmseg's inferencer, without drawing."""
     from mmengine.infer import BaseInferencer
     from mmseg.apis import MMSegInferencer
@@ -198,7 +199,7 @@ def mmseg_run(checkpoint: Path, device: str, network: list[float]) -> Callable[[
     return run
 
 
-RUNS = {"ours": our_run, "mmseg": mmseg_run}
+RUNS: dict[str, Build] = {"ours": our_run, "mmseg": mmseg_run}
 
 
 # --- memory -----------------------------------------------------------------------------------------------------------
