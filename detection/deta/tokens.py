@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -16,17 +14,36 @@ from torch import Tensor
 _TEMPERATURE = 10000.0
 
 
-@dataclass(frozen=True)
 class TokenGrid:
     """The geometry of the tokens of a batch of padded images.
 
     Args:
         shapes: (rows, columns) of the levels.
         valid: [B, L, 2], columns and rows that show the image, float32.
+
+    Attributes:
+        levels: [S] the level of every token.
+        cells: [S, 2] column and row of every token, float32.
+        padding: [B, S] True where a token does not show the image.
+        centers: [B, S, 2] x and y of the tokens' centers, 1 at the right and lower edge of the image without padding.
+        ratios: [B, L, 2] width and height of the image over those of the input. Multiplying a place in the image by
+            them gives the place in the input.
     """
 
-    shapes: tuple[tuple[int, int], ...]
-    valid: Tensor
+    def __init__(self, shapes: tuple[tuple[int, int], ...], valid: Tensor) -> None:
+        self.shapes = shapes
+        self.valid = valid
+        numbers = enumerate(shapes)
+        self.levels = torch.cat([valid.new_full((r * c,), i, dtype=torch.int64) for i, (r, c) in numbers])
+        grids = [
+            torch.cartesian_prod(torch.arange(rows, device=valid.device), torch.arange(columns, device=valid.device))
+            for rows, columns in shapes
+        ]
+        self.cells = torch.cat(grids).flip(1).float()
+        of_token = valid[:, self.levels]  # [B, S, 2]
+        self.padding = (self.cells >= of_token).any(dim=-1)
+        self.centers = (self.cells + 0.5) / of_token
+        self.ratios = valid / sizes_of_levels(shapes, valid).flip(1)
 
     @classmethod
     def of(
@@ -45,40 +62,6 @@ class TokenGrid:
         ]
         return cls(shapes, torch.stack(inside, 1))
 
-    @cached_property
-    def levels(self) -> Tensor:
-        """[S] the level of every token."""
-        numbers = enumerate(self.shapes)
-        return torch.cat([self.valid.new_full((r * c,), i, dtype=torch.int64) for i, (r, c) in numbers])
-
-    @cached_property
-    def cells(self) -> Tensor:
-        """[S, 2] column and row of every token, float32."""
-        device = self.valid.device
-        grids = [
-            torch.cartesian_prod(torch.arange(rows, device=device), torch.arange(columns, device=device)).flip(1)
-            for rows, columns in self.shapes
-        ]
-        return torch.cat(grids).float()
-
-    @cached_property
-    def padding(self) -> Tensor:
-        """[B, S] True where a token does not show the image."""
-        return (self.cells >= self.valid[:, self.levels]).any(dim=-1)
-
-    @cached_property
-    def centers(self) -> Tensor:
-        """[B, S, 2] x and y of the tokens' centers, 1 at the right and lower edge of the image without padding."""
-        return (self.cells + 0.5) / self.valid[:, self.levels]
-
-    @cached_property
-    def ratios(self) -> Tensor:
-        """[B, L, 2] width and height of the image over those of the input.
-
-        Multiplying a place in the image by them gives the place in the input.
-        """
-        return self.valid / sizes_of_levels(self.shapes, self.valid).flip(1)
-
     def anchors(self, finest: float) -> Tensor:
         """[B, S, 4] an anchor at every center, as (cx, cy, w, h) relative to the image.
 
@@ -86,7 +69,7 @@ class TokenGrid:
             finest: Sides of the anchors on the finest level; every coarser level doubles them.
         """
         side = (finest * 2.0**self.levels).to(self.valid)  # [S]
-        return torch.cat((self.centers, side[:, None].expand(-1, 2).expand(len(self.valid), -1, -1)), dim=-1)
+        return torch.cat((self.centers, side[:, None].expand(-1, 2).expand(self.valid.shape[0], -1, -1)), dim=-1)
 
     def positions(self, channels: int) -> Tensor:
         """[B, S, C] sine codes of the centers, rows in the first half of the channels."""

@@ -71,7 +71,8 @@ def engine_of(session: Session, header: Header) -> Engine:
         step = header.batch or max(count, 1)
         parts = [session.run([filled(array[i : i + step], step) for array in arrays]) for i in range(0, count, step)]
         joined = (np.concatenate(values)[:count] for values in zip(*parts, strict=True))
-        outputs = (cut(output, header.size or size, size) for output in joined)
+        shown = header.size if header.size and header.gives_maps else size
+        outputs = (cut(output, shown, size) for output in joined)
         return tuple(torch.from_numpy(np.ascontiguousarray(output)).to(inputs[0].device) for output in outputs)
 
     return run

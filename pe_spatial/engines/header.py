@@ -60,6 +60,11 @@ class Header:
     versions: Mapping[str, str] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
 
+    @property
+    def gives_maps(self) -> bool:
+        """Whether outputs of four dimensions show the images cell by cell; detections do not."""
+        return "image_sizes" not in self.inputs
+
     def text(self) -> str:
         """As JSON."""
         return json.dumps(asdict(self))

@@ -86,7 +86,8 @@ class Runtime:
         given = (int(images.shape[-2]), int(images.shape[-1]))
         whole, count = self.header.size or given, self.header.batch or 1
         found = self.run(*(filled(array, count) for array in (padded(images, whole), *others)))
-        return {name: cut(values[:1], whole, given) for name, values in found.items()}
+        shown = whole if self.header.gives_maps else given
+        return {name: cut(values[:1], shown, given) for name, values in found.items()}
 
     # --- by task ------------------------------------------------------------------------------------------------------
     def _segment(self, given: Input) -> Result:

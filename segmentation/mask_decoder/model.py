@@ -126,10 +126,9 @@ class MaskDecoder(ModalModel, SemanticModel):
         """See `Exportable`: images to the score map, or, of a model of objects, to the masks of all queries."""
         only_graph(kind)
         if self._is_semantic:
-            network, outputs = Network(self, lambda images: [semantic_scores(*self.raw(images))]), ("scores",)
-        else:
-            network, outputs = Network(self, self.raw), Masks._fields
-        return NetworkGraph(network, ("images",), outputs, self.stride)
+            network = Network(self, lambda images: [semantic_scores(*self.raw(images))])
+            return NetworkGraph(network, ("images",), ("scores",), self.stride)
+        return NetworkGraph(Network(self, self.raw), ("images",), Masks._fields, self.stride)
 
     def use_engine(self, run: Engine) -> None:
         """See `Exportable`."""

@@ -233,6 +233,8 @@ benchmark fidelity --document --golden
     tests/commands/test_benchmark_fidelity.py::test_the_table_is_written_between_its_marks
 benchmark segmentation --classes --config --input
     tests/commands/test_benchmark_segmentation.py::test_folders_against_mmseg
+benchmark segmentation --engine --input
+    tests/commands/test_benchmark_segmentation.py::test_folders_against_mmseg
 benchmark segmentation --input
     tests/commands/test_benchmark_segmentation.py::test_folders_against_mmseg
 benchmark segmentation --input --limit

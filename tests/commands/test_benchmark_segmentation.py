@@ -3,13 +3,15 @@
 import json
 
 import numpy as np
+import pytest
 from mmengine.registry import DefaultScope
 from PIL import Image
 
 from pe_spatial.commands.shell import run_command
 
 
-def test_folders_against_mmseg(tmp_path, capsys, monkeypatch):
+@pytest.mark.parametrize("engine", [None, "onnxruntime"])
+def test_folders_against_mmseg(engine, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(
         DefaultScope, "_instance_dict", DefaultScope._instance_dict.copy()
     )  # mmseg sets its own for good
@@ -20,6 +22,10 @@ def test_folders_against_mmseg(tmp_path, capsys, monkeypatch):
     config.write_text("_base_: demo/seg_linear_tiny_shapes.yaml\nmodel: {window: {size: 64}}\n")
     arguments = ["--input", tmp_path / "*.png", "--config", config, "--classes", 7, "--rounds", 1]
     options = ["--device", "cpu", "--threads", 1, "--json", tmp_path / "report.json"]
+    if engine is not None:
+        pytest.importorskip(engine)
+        pytest.importorskip("onnxscript")
+        options += ["--engine", engine]
     run_command("benchmark", [str(argument) for argument in ("segmentation", *arguments, *options)])
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["equal_labels"] > 0.999 and report["ratio"] > 0 and report["images"] == 2

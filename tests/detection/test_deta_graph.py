@@ -113,6 +113,13 @@ def test_an_engine_takes_the_place_of_the_network(model):
     assert calls == [2]
 
 
+def test_the_network_compiles_as_one_graph(model):
+    compiled = torch.compile(model, backend="eager", fullgraph=True)
+    with torch.no_grad():
+        found, wanted = (each(images(1)).layers[-1] for each in (compiled, model))
+    torch.testing.assert_close(found, wanted)
+
+
 # --- its parts --------------------------------------------------------------------------------------------------------
 def select_as_the_authors(logits, corners, grid, number):
     """`select_per_level` of one image with torchvision's suppression of all levels at once, and lists of any length."""

@@ -16,6 +16,8 @@ from pe_spatial.data import decode_masks
 from pe_spatial.detection.mask_rcnn import MaskRCNN
 from pe_spatial.detection.mask_rcnn.pooler import RoIPooler
 from pe_spatial.detection.nms import Suppression, set_apart, survivors
+from pe_spatial.engines.bridge import engine_of
+from pe_spatial.engines.header import Header
 
 ANY = torch.export.Dim.DYNAMIC
 SIZES = [(96, 128), (50, 33), (70, 128)]  # of images that are padded to 96 x 128
@@ -146,6 +148,34 @@ def test_soft_suppression_has_a_raw_graph_only(kind):
 def test_a_graph_that_does_not_exist_is_named(model):
     with pytest.raises(OptionError, match="'logits'"):
         model.graph("logits")
+
+
+def test_a_file_of_one_size_takes_smaller_images_and_leaves_masks_whole(model):
+    """What pads the images cuts maps, and the cells of a mask are none of the image."""
+    graph = model.graph()
+
+    class OneSize:
+        @torch.no_grad()
+        def run(self, arrays):
+            inputs = [torch.from_numpy(array) for array in arrays]
+            assert inputs[0].shape == (2, 3, 96, 128)
+            return [part.numpy() for part in graph.module(*inputs)]
+
+    facts = {"kind": "", "config": "{}", "metainfo": {}, "preprocessing": {}, "source": {}}
+    header = Header(graph.inputs, graph.outputs, graph.multiple, 2, (96, 128), "fp32", **facts)
+    inside = [(70, 90), (80, 112), (64, 64)]
+    found = engine_of(OneSize(), header)(images(3, (80, 112)), tensor_of(inside))
+    assert found[3].shape == (3, 10, 28, 28)
+    whole = torch.nn.functional.pad(images(3, (80, 112)), (0, 16, 0, 16))
+    with torch.no_grad():
+        assert assert_found(found, model, whole, inside) > 0
+
+
+def test_the_network_compiles_as_one_graph(model):
+    compiled = torch.compile(model, backend="eager", fullgraph=True)
+    with torch.no_grad():
+        for found, wanted in zip(compiled(images(1)), model(images(1)), strict=True):
+            torch.testing.assert_close(found, wanted)
 
 
 # --- its parts --------------------------------------------------------------------------------------------------------

@@ -80,6 +80,12 @@ def test_prediction_with_an_engine_is_prediction(model, kind):
     assert calls == [2, 2]
 
 
+def test_the_network_compiles_as_one_graph(model):
+    compiled = torch.compile(model, backend="eager", fullgraph=True)
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(images(1, 40, 56)), model(images(1, 40, 56)))
+
+
 # --- exported: of a model of classes, whose graph is the other one and the sum of its masks ---------------------------
 @pytest.fixture(scope="module")
 def segmenter():

@@ -21,10 +21,14 @@ from pe_spatial.common.names import output_stems
 from pe_spatial.common.pictures import read_indices
 from pe_spatial.common.records import Records
 from pe_spatial.common.sources import resolve_sources
+from pe_spatial.segmentation.windows import check_window
 from pe_spatial.training.checkpoint import save_checkpoint
 from pe_spatial.training.checkpoint_hook import describe
 from pe_spatial.training.config import drop_pretrained, load_config
 from pe_spatial.training.run_config import config_of_checkpoint
+
+Segment = Callable[[list[Path], Path], None]
+Build = Callable[[Path, str, list[float]], Segment]
 
 CHUNK = 4  # images per call of mmseg's inferencer
 MEMORY_WINDOW = {"size": [1024, 1024], "stride": [1024, 1024]}
@@ -44,8 +48,11 @@ def compare_speed(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Both on the same images, in turns."""
     files = [entry.path for entry in resolve_sources(options.input, ["image"])][: options.limit]
     checkpoint = make_checkpoint(options.config, options.classes, folder / "model.pth")
+    of_checkpoint = options.engine in (None, "torch", "compile")
+    sources = {**dict.fromkeys(RUNS, checkpoint), "ours": checkpoint if of_checkpoint else write_export(checkpoint)}
+    builds: dict[str, Build] = {**RUNS, "ours": partial(our_run, engine=options.engine)}
     networks: dict[str, list[float]] = {name: [] for name in RUNS}  # seconds of every call
-    runs = {name: build(checkpoint, options.device, networks[name]) for name, build in RUNS.items()}
+    runs = {name: build(sources[name], options.device, networks[name]) for name, build in builds.items()}
 
     def segment(name: str, number: int) -> tuple[float, float, float]:
         networks[name].clear()
@@ -56,6 +63,7 @@ def compare_speed(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     rounds = take_turns({name: partial(segment, name) for name in runs}, options.rounds)
     wall, cpu, inside = ({name: [times[kind] for times in rounds[name]] for name in runs} for kind in range(3))
     setting = {"config": options.config, "classes": options.classes, "images": len(files)}
+    setting |= {} if options.engine is None else {"engine": options.engine}
     figures = {"ratio": median_ratio(*wall.values()), "ratio_cpu_time": median_ratio(*cpu.values())}
     for name in runs:
         figures[f"{name}_images_per_s"] = len(files) / statistics.median(wall[name])
@@ -120,14 +128,24 @@ def make_checkpoint(
     return path
 
 
-def our_run(checkpoint: Path, device: str, network: list[float]) -> Callable[[list[Path], Path], None]:
+def write_export(checkpoint: Path) -> Path:
+    """The ONNX file of a checkpoint for pictures of one window, with its proof; there are no data to judge it on."""
+    from pe_spatial.export import ExportOptions, ModelSubject, export
+
+    window = config_of_checkpoint(checkpoint).model.get("window")
+    size = None if window is None else check_window(**window).size
+    subject = ModelSubject(checkpoint, size)
+    return export(subject, checkpoint.parent / "exported" / "onnx_fp32", ExportOptions(image_size=size), metric=False)
+
+
+def our_run(checkpoint: Path, device: str, network: list[float], engine: str | None = None) -> Segment:
     """A function that segments files into a folder as `pe-spatial predict --no-pictures` does."""
     from pe_spatial.commands.predict import predict
     from pe_spatial.commands.task_options import DEFAULT_THRESHOLD
     from pe_spatial.segmentation.predictor import SegmentationPredictor
     from pe_spatial.segmentation.results import SegmentationWriter
 
-    predictor = SegmentationPredictor(checkpoint, device)
+    predictor = SegmentationPredictor(checkpoint, device, engine=engine)
     predictor.model.score_map = timing(predictor.model.score_map, network)
     options = argparse.Namespace(no_pictures=True, threshold=DEFAULT_THRESHOLD)
 
@@ -139,12 +157,10 @@ def our_run(checkpoint: Path, device: str, network: list[float]) -> Callable[[li
     return run
 
 
-def mmseg_run(checkpoint: Path, device: str, network: list[float]) -> Callable[[list[Path], Path], None]:
+def mmseg_run(checkpoint: Path, device: str, network: list[float]) -> Segment:
     """A function that segments files into a folder with mmseg's inferencer, without drawing."""
     from mmengine.infer import BaseInferencer
     from mmseg.apis import MMSegInferencer
-
-    from pe_spatial.segmentation.windows import check_window
 
     model = config_of_checkpoint(checkpoint).model.to_dict()
     window, preprocessor = model.pop("window", None), model.pop("data_preprocessor")
@@ -183,7 +199,7 @@ def mmseg_run(checkpoint: Path, device: str, network: list[float]) -> Callable[[
     return run
 
 
-RUNS = {"ours": our_run, "mmseg": mmseg_run}
+RUNS: dict[str, Build] = {"ours": our_run, "mmseg": mmseg_run}
 
 
 # --- memory -----------------------------------------------------------------------------------------------------------
