@@ -2,7 +2,7 @@
 
     pe-spatial export RUN --to onnx
     pe-spatial export RUN --to onnx --precision int8 --images PHOTOS --repair
-    pe-spatial export RUN --to openvino --precision bf16 --image-size 512 --batch 1
+    pe-spatial export RUN --to openvino --precision bf16 --image-size 512 --batch-size 1
     pe-spatial export RUN --to onnx val_dataloader.dataset.data_root=DATA --limit 200
     pe-spatial export --encoder PE-Spatial-B16-512 --images PHOTOS --output OUT --to onnx
 
@@ -45,7 +45,7 @@ def add_arguments(parser: CommandParser) -> None:
     parser.add_argument("--to", choices=TARGETS, default=TARGETS[0], help="what reads the file")
     parser.add_argument("--precision", choices=PRECISIONS, default=PRECISIONS[0], help="of the computation")
     parser.add_argument("--image-size", type=_size, metavar="N", help=f"side of all inputs, or {OPEN}; default: {OPEN}")
-    parser.add_argument("--batch", type=_batch, metavar="N", help=f"images of a pass, or {OPEN}; default: {OPEN}")
+    parser.add_argument("--batch-size", type=_batch, metavar="N", help=f"images of a pass, or {OPEN}; default: {OPEN}")
     parser.add_argument("--graph", default="", metavar="KIND", help="another graph of a detector: raw or suppressed")
     parser.add_argument("--images", type=Path, metavar="PATH", help="pictures that int8 is calibrated on")
     parser.add_argument("--calibration", type=positive, default=32, metavar="N", help="how many of them")
@@ -84,7 +84,7 @@ def run(options: argparse.Namespace) -> int:
     from pe_spatial.export import ExportOptions, Tolerance, export
 
     size = None if options.image_size is None else (options.image_size, options.image_size)
-    chosen = ExportOptions(options.to, options.precision, size, options.batch, options.images, options.calibration)
+    chosen = ExportOptions(options.to, options.precision, size, options.batch_size, options.images, options.calibration)
     chosen.check()
     with trusting(options.allow_import):
         subject, folder = _subject(options, chosen)

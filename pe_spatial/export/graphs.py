@@ -56,7 +56,9 @@ def program_of(graph: NetworkGraph, options: ExportOptions) -> Any:
     except Exception as error:  # torch's errors of tracing have no common class
         reason = " ".join(str(error).split())[:400]
         open_ones = " or ".join(
-            name for name, given in (("--image-size", options.image_size), ("--batch", options.batch)) if given is None
+            name
+            for name, given in (("--image-size", options.image_size), ("--batch-size", options.batch))
+            if given is None
         )
         remedy = f"; give {open_ones}, so that less stays open" if open_ones else ""
         raise OptionError(f"the model cannot be traced ({type(error).__name__}: {reason}){remedy}") from error

@@ -73,7 +73,9 @@ def test_weights_of_a_folder_are_loaded_at_construction_and_the_image_half_alone
     write_tensor_file(model.state_dict(), tmp_path / "core.safetensors")
     x = torch.randn(1, 3, 16, 16)
     with torch.no_grad():
-        assert torch.equal(PECore(TINY, weights=str(tmp_path)).encode_image(x), model.encode_image(x))
+        found = PECore(TINY, weights=str(tmp_path)).encode_image(x)
+        # the kernels of some processors add up by where weights lie in memory
+        torch.testing.assert_close(found, model.encode_image(x), atol=1e-6, rtol=1e-6)
     backbone = PEBackbone(TINY, weights=str(tmp_path))
     assert torch.equal(backbone.encoder.proj, model.visual.proj)
 

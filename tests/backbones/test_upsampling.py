@@ -52,7 +52,9 @@ def test_tiles_of_any_side_equal_the_whole(kind, reach):
     for tile in (1, 2, 3, 5, 64, None):
         upsampler.tile = tile
         (tiled,) = upsampler(pictures.detach(), [maps])
-        torch.testing.assert_close(tiled, whole.detach(), rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(
+            tiled, whole.detach(), rtol=1e-6, atol=2e-5
+        )  # kernels of some processors add up by size
 
 
 def reference(upsampler, picture, tokens):

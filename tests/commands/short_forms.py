@@ -149,7 +149,7 @@ visualize --encoder --input --output --point
 ELSEWHERE = table("""
 export --to
     tests/export/test_export.py::test_the_command_writes_for_openvino
-export --batch --image-size --precision --to
+export --batch-size --image-size --precision --to
     tests/export/test_export.py::test_the_command_writes_for_openvino
 export --limit --to
     tests/export/test_export.py::test_the_command_writes_for_openvino

@@ -278,7 +278,7 @@ def test_pt2_needs_trust(segmenter, traced, once, tmp_path):
 def test_the_command_writes_for_openvino(segmenter, pictures, tmp_path, capfd):
     """One size and one batch: pictures of other sizes are made to fit, and batches are cut."""
     pytest.importorskip("openvino")
-    arguments = ["--to", "openvino", "--precision", "bf16", "--image-size", "48", "--batch", "2", "--limit", "2"]
+    arguments = ["--to", "openvino", "--precision", "bf16", "--image-size", "48", "--batch-size", "2", "--limit", "2"]
     arguments += ["--tolerance", "30"]  # of a model that few steps have taught
     assert run_command("export", [str(segmenter), *arguments]) == 0
     assert "model.xml; the proof holds" in capfd.readouterr().out

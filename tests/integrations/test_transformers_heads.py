@@ -55,7 +55,8 @@ def test_forward_gradients_save_and_reload(head, tmp_path):
     model.save_pretrained(tmp_path)
     again = tensors_of(HEADS[head][0].from_pretrained(tmp_path)(images))
     assert again.keys() == output.keys()
-    assert all(torch.equal(again[name], value) for name, value in output.items())
+    for name, value in output.items():  # the kernels of some processors add up by where weights lie in memory
+        torch.testing.assert_close(again[name], value, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("form", FORMS)

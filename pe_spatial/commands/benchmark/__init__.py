@@ -109,7 +109,7 @@ def add_detector(parser: CommandParser) -> None:
     turns. Without --input, JPEG files of 480 x 640 pixels are made.
     """
     _add_common(parser, rounds=3, clock="wall")
-    add_shared(parser, "--input", "--config", "--limit", "--batch-size")
+    add_shared(parser, "--input", "--config", "--limit", "--batch-size", "--allow-import")
     parser.set_defaults(config="own/detection_mask_rcnn.yaml", limit=8)
 
 

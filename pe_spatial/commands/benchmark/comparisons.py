@@ -108,15 +108,17 @@ def _encoder(size: str, quick: str | None) -> Comparison:
     return Comparison(f"encoder-{size[0]}", "backbone", arguments, quick, (f"{variant}, one picture",), of_backbone)
 
 
-def _segmentation(encoder: str, classes: int, quick: str | None) -> Comparison:
+def _segmentation(encoder: str, classes: int, quick: str | None, exported: bool = False) -> Comparison:
     name = f"linear_pe_spatial_{encoder.lower()}_ade20k_40k"
     arguments = f"--input PICTURES --limit 4 --rounds 1 --config {name} --classes {classes}"
-    row = f"segmentation of a folder, PE-Spatial-{encoder}, {classes} classes"
-    return Comparison(f"segmentation-{encoder[0]}-{classes}", "segmentation", arguments, quick, (row,), of_segmentation)
+    row, end = f"segmentation of a folder, PE-Spatial-{encoder}, {classes} classes", ""
+    if exported:
+        arguments, row, end = f"{arguments} --engine auto", f"{row}, exported (ONNX, fp32)", "-exported"
+    key = f"segmentation-{encoder[0]}-{classes}{end}"
+    return Comparison(key, "segmentation", arguments, quick, (row,), of_segmentation)
 
 
-# A further row is an entry here. Exported engines belong behind the encoders and the folders of segmentation: they need
-# a benchmark of their own beside this file, whose report has the times of a checkpoint and of its exports.
+# a further row is an entry here
 COMPARISONS: tuple[Comparison, ...] = (
     _encoder("T16", "--variant PE-Spatial-T16-512 --image-size 64 --rounds 1"),
     _encoder("S16", None),
@@ -127,6 +129,7 @@ COMPARISONS: tuple[Comparison, ...] = (
     _segmentation("T16", 150, None),
     _segmentation("B16", 19, None),
     _segmentation("B16", 150, None),
+    *(_segmentation(encoder, classes, None, exported=True) for encoder in ("T16", "B16") for classes in (19, 150)),
     Comparison(
         "detector",
         "detector",
