@@ -1,7 +1,7 @@
 """Layer by layer: where an exported graph begins to compute something else than the program it was made of."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -40,14 +40,7 @@ class LayerDrift:
 
     def record(self) -> dict[str, Any]:
         """As JSON has it."""
-        return {
-            "layer": self.layer,
-            "value": self.value,
-            "operator": self.operator,
-            "drift": self.drift,
-            "largest": self.largest,
-            "grown": self.grown,
-        }
+        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -198,14 +191,10 @@ def _run_open(
     opened.CopyFrom(proto)
     there = {output.name for output in opened.graph.output}
     opened.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in there)
-    fields = {**header.__dict__, "outputs": tuple(names)}
+    outputs = tuple(output.name for output in opened.graph.output)  # in the order in which OpenVINO returns them
     with TemporaryDirectory(prefix="pe_spatial_") as folder:
         path = Path(folder) / "open.onnx"
         save_onnx(opened, path)
         kind = OpenVINOSession if engine == "openvino" else OnnxRuntimeSession
-        session: Session = kind(path, Header(**fields), "cpu")
-        if engine == "openvino":  # its outputs come in the order of the graph
-            fields["outputs"] = tuple(output.name for output in opened.graph.output)
-            session._outputs = fields["outputs"]  # type: ignore[attr-defined]
-            return dict(zip(fields["outputs"], session.run(arrays), strict=True))
-        return dict(zip(names, session.run(arrays), strict=True))
+        session: Session = kind(path, replace(header, outputs=outputs), "cpu")
+        return dict(zip(outputs, session.run(arrays), strict=True))

@@ -1,6 +1,6 @@
 """What is exported, and how."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -85,4 +85,4 @@ class ExportOptions:
                 nearest = max(round(side / graph.multiple), 1) * graph.multiple
                 raise OptionError(f"--image-size {side} is no multiple of {graph.multiple}; take {nearest}")
         batch = self.batch if self.batch is not None or graph.free_batch else 1
-        return ExportOptions(**{**self.__dict__, "batch": batch})
+        return replace(self, batch=batch)

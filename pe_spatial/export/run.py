@@ -84,16 +84,11 @@ def export(
             print_note(f"the proof does not hold; {len(keep)} layers keep float32: {few(keep[-3:])}")
         passed = any(proof.passed for proof in proofs)
         files = written.files if passed else [_reject(path) for path in written.files]
-        _report(subject, replace_files(written, files), proofs, expected, tolerance, keep, temporary, passed)
+        _report(subject, replace(written, files=files), proofs, expected, tolerance, keep, temporary, passed)
     target = folder / files[0].name
     if not passed:
         raise RejectedExport(_failure(target, proofs, options))
     return target
-
-
-def replace_files(written: Written, files: list[Path]) -> Written:
-    """The same under other names."""
-    return replace(written, files=files)
 
 
 # --- writing ----------------------------------------------------------------------------------------------------------
