@@ -4,5 +4,6 @@ from pe_spatial.training.layer_probes import probe_layers
 
 METRIC = "depth/rmse"
 HIGHER_IS_BETTER = False
+UNIT = "m"
 
 evaluate_layers = probe_layers

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from pe_spatial.common.errors import ConfigError, DivergedError, OptionError
 from pe_spatial.data.sample import check_frame
-from pe_spatial.depth.explanation import draw_errors
 from pe_spatial.depth.ranges import checked_range
 from pe_spatial.training.explanation import ExplainedMetric, Explanation, percent
 from pe_spatial.training.explanation import Measure as Shown
+from pe_spatial.visualization.depth_errors import draw_errors
 
 
 # --- measures ---------------------------------------------------------------------------------------------------------

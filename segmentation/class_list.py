@@ -28,7 +28,7 @@ from pe_spatial.common.safe_yaml import parse
 from pe_spatial.data.pairs import Affixes
 from pe_spatial.data.sample import IGNORE_LABEL
 from pe_spatial.segmentation.labels import Color, LabelFormat
-from pe_spatial.visualization import palette
+from pe_spatial.visualization import class_colors
 
 _AFFIXES = ("image_stem_start", "image_stem_end", "label_stem_start", "label_stem_end")
 _KEYS = ("classes", "images", "labels", "zero_is_ignored", "ignore", *_AFFIXES, "value_range", "bands")
@@ -86,7 +86,7 @@ def read_class_list(path: str | Path) -> ClassList:
     described = ClassList(
         path=Path(path),
         label_format=label_format,
-        palette=[list(color) for color in colors] if colors else palette(len(names) + 1)[1:].tolist(),
+        palette=class_colors(names, colors),
         images=_folders(path, "images", content["images"], folder),
         labels=_folders(path, "labels", content["labels"], folder),
         affixes=Affixes((affixes[0], affixes[1]), (affixes[2], affixes[3])),

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pe_spatial.data.sample import IGNORE_LABEL
 from pe_spatial.training.explanation import Measure, percent
-from pe_spatial.visualization import draw_classes, palette
+from pe_spatial.visualization import class_colors, draw_classes
 from pe_spatial.visualization.judged import LONGEST_PANEL, VERDICT_COLORS, verdict_pixels, with_legend
 from pe_spatial.visualization.layout import row
 
@@ -69,8 +69,7 @@ def draw_pixels(image: Tensor, target: Tensor, prediction: Tensor, metainfo: Map
         prediction[::step, ::step].long(),
     )
     classes = metainfo["classes"]
-    colors = list(metainfo.get("palette") or ())
-    colors += palette(len(classes) + 1)[1 + len(colors) :].tolist()
+    colors = class_colors(classes, metainfo.get("palette"))
     judged = target != IGNORE_LABEL
     right = target == prediction
     share = int((right & judged).sum()) / max(int(judged.sum()), 1)

@@ -4,5 +4,6 @@ from pe_spatial.training.layer_probes import probe_layers
 
 METRIC = "seg/mIoU"
 HIGHER_IS_BETTER = True
+UNIT = "%"
 
 evaluate_layers = probe_layers

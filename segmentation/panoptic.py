@@ -30,7 +30,7 @@ from pe_spatial.data.lazy import LazyRecords
 from pe_spatial.data.loading import instance_mask
 from pe_spatial.data.sample import IGNORE_LABEL
 from pe_spatial.segmentation.labels import look_up, pack
-from pe_spatial.visualization import palette
+from pe_spatial.visualization import class_colors
 
 Segment = dict[str, Any]  # label: row of classes, is_thing: bool, ignore: bool (crowd)
 
@@ -222,9 +222,10 @@ def _describe(source: str, categories: Sequence[Mapping[str, Any]], things: Sequ
             f"{source}: {len(categories)} classes; label maps hold 1 to {IGNORE_LABEL} ({IGNORE_LABEL} marks pixels "
             "without a label)"
         )
-    own = palette(len(categories) + 1)[1:].tolist()
+    names = tuple(category["name"] for category in categories)
+    own = class_colors(names)
     return {
-        "classes": tuple(category["name"] for category in categories),
+        "classes": names,
         "palette": [list(c.get("color", color)) for c, color in zip(categories, own, strict=True)],
         "is_thing": tuple(things),
     }
@@ -267,8 +268,6 @@ class InstanceLabels(DenseDataset):
             ids = known["category_ids"]
             origin = {key: known[key] for key in ("ann_file", "ann_options") if key in known}
             self._metainfo.update(category_ids=(*[min(ids) - 1] * shift, *ids), **origin)
-        if self.background is not None:
-            self._metainfo["palette"] = palette(len(names)).tolist()  # the background is black
         records = []
         for index in range(len(source)):
             record = source.get_data_info(index)

@@ -20,7 +20,7 @@ from pe_spatial.inference.tasks import Task, register_task
 from pe_spatial.inference.writer import ResultsWriter
 from pe_spatial.segmentation.predictor import SegmentationPredictor
 from pe_spatial.segmentation.windows import check_window
-from pe_spatial.visualization import draw_prediction, palette
+from pe_spatial.visualization import class_colors, draw_prediction
 
 KINDS = {"pred_sem_seg": "labels", "pred_confidence": "confidence", "pred_panoptic": "panoptic"}
 
@@ -51,7 +51,7 @@ class SegmentationWriter(ResultsWriter):
     ) -> None:
         self.threshold = checked_threshold(options.threshold)
         self.classes: Sequence[str] = predictor.metainfo["classes"]
-        self.colors: list[list[int]] = predictor.metainfo.get("palette") or palette(len(self.classes) + 1)[1:].tolist()
+        self.colors = class_colors(self.classes, predictor.metainfo.get("palette"))
         super().__init__(records, stems, predictor, options, predictor.kinds)
         things = getattr(predictor.model, "things", ())
         is_thing = [label in things for label in range(predictor.model.num_classes)]

@@ -12,7 +12,7 @@ from pe_spatial.doctor import DatasetCheck, Finding, Histogram
 from pe_spatial.tracking.datasets import VideoDataset
 from pe_spatial.tracking.frames import ImageFrames
 from pe_spatial.tracking.masks import mask_fault, mask_files, read_mask
-from pe_spatial.visualization import overlay_masks
+from pe_spatial.visualization import draw_objects
 
 Size = tuple[int, int]
 
@@ -103,4 +103,4 @@ class VideoCheck(DatasetCheck):
             image, mask = read_image(record["frame_paths"][frame]), read_mask(**prompt)
         except (UnreadableFile, ValueError):
             return None
-        return overlay_masks(image, mask) if mask.shape == image.shape[-2:] else image
+        return draw_objects(image, mask) if mask.shape == image.shape[-2:] else image

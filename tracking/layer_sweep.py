@@ -17,6 +17,7 @@ from pe_spatial.tracking.scores import ScoreTable
 
 METRIC = "J&F"
 HIGHER_IS_BETTER = True
+UNIT = "0 to 1"
 
 
 def evaluate_layers(

@@ -19,7 +19,7 @@ from torch import Tensor
 from pe_spatial.common.errors import AnnotationError, UnreadableFile, few
 from pe_spatial.common.pictures import IndexModeError, read_indices
 from pe_spatial.tracking.label_tracker import MAX_OBJECTS
-from pe_spatial.visualization.colors import palette
+from pe_spatial.visualization.colors import bright_color, palette
 
 VOID = 255  # "unknown" where a video has numbered objects
 
@@ -186,11 +186,12 @@ def _codes(colors: NDArray[np.uint8]) -> NDArray[np.int64]:
 
 
 @cache
-def _tables() -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The colors of the numbers 0…255 as DAVIS and Pascal VOC have them, and as our results do."""
+def _tables() -> tuple[NDArray[np.int64], ...]:
+    """The colors of the numbers 0…255 as DAVIS and Pascal VOC have them, as our results do, and as they once did."""
     davis = np.zeros((256, 3), np.uint8)
     for number in range(256):
         for bit in range(8):
             for channel in range(3):
                 davis[number, channel] |= (number >> (3 * bit + channel) & 1) << (7 - bit)
-    return _codes(davis), _codes(palette(256).numpy())
+    former = np.array([(0, 0, 0), *map(bright_color, range(255))], np.uint8)
+    return _codes(davis), _codes(palette(256).numpy()), _codes(former)

@@ -30,7 +30,7 @@ from pe_spatial.common.tensors import read_tensor_file, require_finite, write_to
 from pe_spatial.inference.stream import Source
 from pe_spatial.inference.writer import ResultsWriter
 from pe_spatial.tracking.frames import Frame
-from pe_spatial.visualization import overlay_masks, palette
+from pe_spatial.visualization import draw_objects, palette
 
 # seconds between two savings of the tracker's state; a rerun repeats at most this much
 SAVE_EVERY = 10.0
@@ -101,8 +101,8 @@ class TrackingWriter(ResultsWriter):
         return {"masks": place}
 
     def draw(self, image: Tensor, sample: BaseDataElement, frame: int | None) -> Tensor:
-        """The frame with its objects tinted."""
-        return overlay_masks(image, sample.ids) if bool(sample.ids.any()) else image
+        """The frame with its objects tinted, outlined and numbered."""
+        return draw_objects(image, sample.ids) if bool(sample.ids.any()) else image
 
     def write_lists(self) -> None:
         """Write `tracks.json`, an entry for every finished video, and forget what a kill left of such videos."""

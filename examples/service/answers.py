@@ -10,7 +10,7 @@ from PIL import Image
 
 from pe_spatial.common.errors import OptionError
 from pe_spatial.inference.sample import PredictedSample, instance_rows
-from pe_spatial.visualization import class_names, palette
+from pe_spatial.visualization import class_colors, class_names
 
 Form = Literal["json", "picture", "map"]
 _DEEPEST = 65535  # of 16 bits
@@ -83,7 +83,7 @@ def value_map(sample: PredictedSample) -> Image.Image:
         if len(sample.classes) > 256:
             return Image.fromarray(labels.astype(np.uint16))
         indexed = Image.fromarray(labels.astype(np.uint8))
-        colors = sample.dataset.get("palette") or palette(len(sample.classes) + 1)[1:].tolist()
+        colors = class_colors(sample.classes, sample.dataset.get("palette"))
         indexed.putpalette(np.asarray(colors, np.uint8).tobytes())
         return indexed
     if "pred_depth" in sample:

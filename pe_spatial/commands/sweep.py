@@ -15,8 +15,8 @@ Tracking needs no training. Of depth and segmentation, the config's probe is tra
 side, in OUT/runs; that resumes as any training does.
 
 A task takes part with a module `<task>/layer_sweep.py` of a package that the config imports. Its `METRIC` is the
-column that is plotted, `HIGHER_IS_BETTER` says which end of it is good, and `evaluate_layers(config, layers, device,
-advance)` returns {layer: {column: value}}.
+column that is plotted, `UNIT` its unit, `HIGHER_IS_BETTER` says which end of it is good, and
+`evaluate_layers(config, layers, device, advance)` returns {layer: {column: value}}.
 
 Exit status: 0 done, 2 a mistake in the command or the files, 130 interrupted (finished combinations stay).
 """
@@ -163,22 +163,17 @@ def write_table(folder: Path, rows: list[Row]) -> None:
 
 def plot(path: Path, rows: list[Row], task: ModuleType, keys: list[str]) -> None:
     """The metric over the layers, a line per combination; the best layer of each is marked."""
-    from pe_spatial.visualization.charts import new_figure, save_figure
+    from pe_spatial.visualization.charts import Curve, Panel, save_curves
 
     metric, choose = task.METRIC, max if task.HIGHER_IS_BETTER else min
-    figure, (axes,) = new_figure(panel=(8, 4.5))
-    curves: dict[str, list[Row]] = {}
+    groups: dict[str, list[Row]] = {}
     for row in rows:
-        curves.setdefault(", ".join(f"{key.rpartition('.')[2]} {row[key]}" for key in keys), []).append(row)
-    for label, curve in curves.items():
-        (line,) = axes.plot([r["layer"] for r in curve], [r[metric] for r in curve], marker=".", label=label)
-        best = choose(curve, key=lambda row: row[metric])
-        axes.plot(best["layer"], best[metric], "o", color=line.get_color(), fillstyle="none", markersize=11)
-        axes.annotate(f"{best[metric]:.3f}", (best["layer"], best[metric]), (0, 9), textcoords="offset points")
-    axes.set(xlabel="layer (from 0)", ylabel=metric, title="Best layer circled")
-    axes.margins(y=0.15)
-    axes.locator_params(axis="x", integer=True)
-    axes.grid(alpha=0.3)
-    if len(curves) > 1:
-        axes.legend(fontsize="small")
-    save_figure(path, figure, dpi=120)
+        groups.setdefault(", ".join(f"{key.rpartition('.')[2]} {row[key]}" for key in keys), []).append(row)
+    curves = []
+    for label, group in groups.items():
+        values = [float(row[metric]) for row in group]
+        curves.append(Curve(label, [row["layer"] for row in group], values, values.index(choose(values))))
+    direction = "higher" if task.HIGHER_IS_BETTER else "lower"
+    unit = f"{metric} ({task.UNIT}), {direction} is better"
+    panel = Panel("The best layer is circled", curves, unit, steps="layer, counted from 0")
+    save_curves(path, "", [panel], (8, 4.5))

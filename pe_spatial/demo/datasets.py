@@ -19,14 +19,15 @@ from pe_spatial.common.reading import read_json
 from pe_spatial.data.loading import encode_masks
 from pe_spatial.demo.scenes import CLASSES, SEMANTIC_CLASSES, Scene, draw_scene, draw_video
 from pe_spatial.demo.textures import load_photographs
-from pe_spatial.visualization import palette
+from pe_spatial.visualization import class_colors, palette
 
 SPLITS = ("train", "val")
 MARKER = "demo.json"
 # raised when the drawing or the layout changes, so that an older dataset is not taken for a current one
-VERSION = 5
+VERSION = 6
 # colors of the classes [256, 3]; black is left for pixels without a label
-CLASS_COLORS = np.roll(palette(256).numpy(), -1, axis=0)
+CLASS_COLORS = np.zeros((256, 3), np.uint8)
+CLASS_COLORS[: len(SEMANTIC_CLASSES)] = class_colors(SEMANTIC_CLASSES)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from typing import Any
 
 from pe_spatial.export.proving import EngineProof
 from pe_spatial.export.subjects import Score
-from pe_spatial.visualization.charts import new_figure, save_figure
+from pe_spatial.visualization.charts import Curve, Panel, save_curves
 
 PAGE, PICTURE = "PROOF.md", "drift.png"
 _SHOWN = 12
@@ -52,15 +52,18 @@ def draw_drift(proofs: Sequence[EngineProof], folder: Path) -> None:
     shown = [proof for proof in proofs if proof.layers]
     if not shown:
         return
-    figure, (axes,) = new_figure(panel=(8.0, 3.5))
-    for proof in shown:
-        axes.plot([max(drift.drift, _LEAST) for drift in proof.layers], label=proof.engine)
+    curves = [
+        Curve(proof.engine, range(len(proof.layers)), [max(drift.drift, _LEAST) for drift in proof.layers])
+        for proof in shown
+    ]
     layers = [drift.layer for drift in shown[0].layers]
     places = sorted({round(n * (len(layers) - 1) / (_NAMED - 1)) for n in range(_NAMED)})
-    axes.set_xticks(places, [layers[place].rpartition("encoder.")[2] for place in places], rotation=20, ha="right")
-    axes.set(yscale="log", ylabel="drift, relative")
-    axes.legend()
-    save_figure(folder / PICTURE, figure)
+    names = {place: layers[place].rpartition("encoder.")[2] for place in places}
+    title = "Drift from torch, layer by layer" + (f" in {shown[0].engine}" if len(shown) == 1 else "")
+    unit, steps = "relative difference, no unit", "layers in their order"
+    save_curves(
+        folder / PICTURE, "", [Panel(title, curves, unit, logarithmic=True, steps=steps, names=names)], (8.5, 4.2)
+    )
 
 
 def _metrics(proofs: Sequence[EngineProof], expected: Score | None) -> list[str]:

@@ -188,7 +188,7 @@ class Comparison:
         measures = self.measures
         keys = dict.fromkeys(key for run in self.runs for key in run.headline)
         losses = [metric_curve(_of(run, "train"), "loss", run.name) for run in self.runs]
-        panels = [Panel("training loss", [curve for curve in losses if curve.values])]
+        panels = [Panel("training loss", [curve for curve in losses if curve.values], "loss, no unit")]
         for key in keys or [key for key in self.runs[0].metrics if key in self.runs[1].metrics][:4]:
 
             def curves(name: str, measure: Measure) -> list[Curve]:

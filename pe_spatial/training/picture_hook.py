@@ -15,8 +15,8 @@ from pe_spatial.common.pictures import save_image
 from pe_spatial.data import LoadInstances
 from pe_spatial.training.progress import is_training
 from pe_spatial.training.result_pictures import reader_of
-from pe_spatial.visualization import draw_labels, draw_prediction
-from pe_spatial.visualization.layout import row, shrink
+from pe_spatial.visualization import draw_compared
+from pe_spatial.visualization.layout import shrink
 
 _SEARCHED = 1000  # records of a dataset that are asked for the labels of a picture; the first pictures come first
 
@@ -71,11 +71,7 @@ class PictureHook(Hook):
 
     def _draw(self, image: Tensor, sample: Any, dataset: Any) -> Tensor:
         metainfo = getattr(dataset, "metainfo", None) or {}
-        picture = draw_prediction(image, sample, metainfo, self.threshold)
-        labels = labels_of(sample, dataset, image)
-        if not labels:
-            return picture
-        return row({"annotation": draw_labels({"img": image, **labels}, metainfo), "prediction": picture})
+        return draw_compared(image, labels_of(sample, dataset, image), sample, metainfo, self.threshold)
 
 
 def labels_of(sample: Any, dataset: Any, image: Tensor) -> dict[str, Tensor]:

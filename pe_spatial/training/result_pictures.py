@@ -1,6 +1,7 @@
 """The pictures of a result: `curves.png`, `confusion.png`, and the best and the worst images in `best_and_worst/`."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -74,14 +75,19 @@ def draw_curves(
         return None
     terms = dict.fromkeys(name for record in training for name in record if "loss" in name)
     losses = [metric_curve(training, name, name.removeprefix("loss_")) for name in terms]
+    if len(losses) == 2:  # the only term is the sum
+        losses = losses[:1]
     rate = "base_lr" if any("base_lr" in record for record in training) else "lr"
-    panels = [Panel("training loss", losses), Panel("learning rate", [metric_curve(training, rate, rate)])]
+    panels = [
+        Panel("training loss", losses, "loss, no unit"),
+        Panel("learning rate", [metric_curve(training, rate, rate)], "learning rate"),
+    ]
     shown = [name for name in headline if any(name in record for record in validations)]
     panels += metric_panels(
         shown, measures, lambda name, measure: [metric_curve(validations, name, measure.name, measure.factor)]
     )
-    marks = None if best is None else {best: "best"}
-    marked = [Panel(p.title, p.curves, p.unit, marks if p.title.startswith("validation") else None) for p in panels]
+    marks = None if best is None else {best: f"best, {best:,}"}
+    marked = [replace(panel, marks=marks) if panel.title.startswith("validation") else panel for panel in panels]
     save_curves(folder / "curves.png", "", marked)
     return "curves.png"
 

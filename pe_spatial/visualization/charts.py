@@ -1,4 +1,7 @@
-"""Charts as PNG files: curves and confusion matrices. The one door to matplotlib, which is imported late."""
+"""Charts as PNG files: curves, bars and confusion matrices. The one door to matplotlib, which is imported late.
+
+The ground is white, so that a chart reads the same on a light and on a dark page. Legends lie below their diagram.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +21,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# of Okabe and Ito, which color-blind people tell apart; lines of one color differ in their strokes
+# of Okabe and Ito, which color-blind people tell apart, without the yellow, which nobody sees on white
 LINE_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+_MARKERS = "osD^vPX"  # one for each color, where a curve has few points
 _STROKES = ("-", "--", ":", "-.")
 _DPI = 110
 _PANEL = (5.4, 4.0)  # inches
@@ -29,11 +33,15 @@ _STYLE: Any = {"font.size": 11, "axes.spines.top": False, "axes.spines.right": F
 
 @dataclass(frozen=True)
 class Curve:
-    """One line of a panel: values [N] over iterations [N]; values that are not finite are gaps."""
+    """One line of a panel: values [N] over iterations or other steps [N]; values that are not finite are gaps.
+
+    The point with the number `circled` gets a circle, and its value is written beside it.
+    """
 
     label: str
     iterations: Sequence[int]
     values: Sequence[float]
+    circled: int | None = None
 
 
 @dataclass(frozen=True)
@@ -46,6 +54,8 @@ class Panel:
         unit: Of the values.
         marks: Iterations that get a vertical line, with what they are.
         logarithmic: Whether the values are shown in powers of ten.
+        steps: What the curves run over.
+        names: Of some of the steps, in place of their numbers.
     """
 
     title: str
@@ -53,6 +63,8 @@ class Panel:
     unit: str = ""
     marks: Mapping[int, str] | None = None
     logarithmic: bool = False
+    steps: str = "iteration"
+    names: Mapping[int, str] | None = None
 
 
 def new_figure(columns: int = 1, rows: int = 1, panel: tuple[float, float] = _PANEL) -> tuple[Figure, list[Axes]]:
@@ -74,19 +86,21 @@ def save_figure(path: Path, figure: Figure, dpi: int = _DPI) -> None:
 
 
 # --- curves -----------------------------------------------------------------------------------------------------------
-def save_curves(path: Path, title: str, panels: Sequence[Panel]) -> None:
+def save_curves(path: Path, title: str, panels: Sequence[Panel], panel: tuple[float, float] = _PANEL) -> None:
     """Write diagrams, three in a row, into one picture.
 
     Args:
         path: A PNG file.
-        title: Of the whole.
+        title: Of the whole; may be empty.
         panels: At least one.
+        panel: (width, height) of a diagram in inches.
     """
     columns = min(len(panels), 3)
-    figure, axes = new_figure(columns, -(-len(panels) // columns))
-    figure.suptitle(title)
-    for place, panel in zip(axes, panels, strict=False):
-        _draw_panel(place, panel)
+    figure, axes = new_figure(columns, -(-len(panels) // columns), panel)
+    if title:
+        figure.suptitle(title)
+    for place, shown in zip(axes, panels, strict=False):
+        _draw_panel(place, shown)
     for place in axes[len(panels) :]:
         place.set_axis_off()
     save_figure(path, figure)
@@ -94,36 +108,53 @@ def save_curves(path: Path, title: str, panels: Sequence[Panel]) -> None:
 
 def _draw_panel(axes: Axes, panel: Panel) -> None:
     for number, curve in enumerate(panel.curves[:_MOST_LINES]):
-        style: dict[str, Any] = {
-            "color": LINE_COLORS[number % len(LINE_COLORS)],
-            "linestyle": _STROKES[number // len(LINE_COLORS) % len(_STROKES)],
-            "marker": "o" if len(curve.values) <= 12 else None,
-        }
-        values = [value if math.isfinite(value) else math.nan for value in curve.values]
-        axes.plot(curve.iterations, values, label=curve.label, markersize=4, **style)
+        _draw_curve(axes, number, curve)
     if panel.logarithmic:
         axes.set_yscale("log")
+    axes.margins(y=0.12)
+    axes.locator_params(axis="x", integer=True)
+    if panel.names:
+        axes.set_xticks(list(panel.names), list(panel.names.values()), rotation=25, ha="right", fontsize=9)
     for iteration, text in (panel.marks or {}).items():
-        axes.axvline(iteration, color="#777777", linestyle=":", linewidth=1.2)
+        axes.axvline(iteration, color="#777777", linestyle=":", linewidth=1.2, zorder=0)
         axes.annotate(
             text,
-            xy=(iteration, 1),
-            xytext=(-3, -2),
+            xy=(iteration, 0),
+            xytext=(-4, 4),
             xycoords=axes.get_xaxis_transform(),
             textcoords="offset points",
             ha="right",
-            va="top",
             color="#555555",
             fontsize=9,
         )
     axes.set_title(panel.title)
-    axes.set_xlabel("iteration")
+    axes.set_xlabel(panel.steps)
     axes.set_ylabel(panel.unit)
     axes.grid(alpha=0.25)
+    _draw_legend(axes, panel)
+
+
+def _draw_curve(axes: Axes, number: int, curve: Curve) -> None:
+    kind = number % len(LINE_COLORS)
+    style: dict[str, Any] = {
+        "color": LINE_COLORS[kind],
+        "linestyle": _STROKES[number // len(LINE_COLORS) % len(_STROKES)],
+        "marker": _MARKERS[kind] if len(curve.values) <= 12 else None,
+    }
+    values = [value if math.isfinite(value) else math.nan for value in curve.values]
+    axes.plot(curve.iterations, values, label=curve.label, markersize=5, **style)
+    if curve.circled is not None:
+        place = (curve.iterations[curve.circled], values[curve.circled])
+        axes.plot(*place, "o", color=LINE_COLORS[kind], fillstyle="none", markersize=12)
+        axes.annotate(f"{place[1]:.4g}", place, (0, 10), textcoords="offset points", ha="center", fontsize=9)
+
+
+def _draw_legend(axes: Axes, panel: Panel) -> None:
     left_out = len(panel.curves) - _MOST_LINES
     if len(panel.curves) > 1:
         title = f"and {left_out} more" if left_out > 0 else None
-        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=2, fontsize=9, frameon=False, title=title)
+        lower = -0.36 if panel.names else -0.17
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, lower), ncols=2, fontsize=9, frameon=False, title=title)
 
 
 # --- confusion --------------------------------------------------------------------------------------------------------

@@ -1,16 +1,19 @@
 """Pictures of class maps: the image tinted by class, beside a legend."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torchvision.transforms.v2 import functional as TF
 
+from pe_spatial.common.pictures import pixels_of
+from pe_spatial.visualization.class_colors import is_muted
 from pe_spatial.visualization.layout import enlarge
+from pe_spatial.visualization.marks import middles, write_numbers
 
 _LONGEST = 2048
-_BORDER, _TINT = 230, 128  # opacities, of 256
+_BORDER, _TINT, _MUTED_TINT = 230, 128, 90  # opacities, of 256
 
 
 def draw_classes(
@@ -20,8 +23,11 @@ def draw_classes(
     colors: Sequence[Sequence[int]],
     regions: Tensor | None = None,
     longest: int = _LONGEST,
+    numbered: Collection[int] = (),
 ) -> Tensor:
     """Tint an image by the class of its pixels, outline the regions, and name the classes at the right.
+
+    The legend lies beside the picture and covers nothing. Background and "other" are tinted less.
 
     Args:
         image: uint8 [3, H, W].
@@ -30,6 +36,7 @@ def draw_classes(
         colors: [[r, g, b], …] by label.
         regions: Integers [H, W], such as objects, to outline; by default those of one class.
         longest: Larger images are downsampled to this many pixels on the longer side.
+        numbered: Those of the regions that get a number, in their order.
 
     Returns:
         uint8 [3, H', W'], small images enlarged by a whole factor; W' depends on the size and the names only.
@@ -38,14 +45,36 @@ def draw_classes(
     shown = thinned(labels, longest).long()
     known = torch.where((shown >= 0) & (shown < len(classes)), shown, len(classes))
     counts = torch.bincount(known.flatten(), minlength=len(classes))[: len(classes)]
-    table = torch.tensor([*colors, (0, 0, 0)], dtype=torch.int16)  # [K + 1, 3]
-    borders = _borders(known if regions is None else thinned(regions, longest))
-    alpha = torch.where(borders, _BORDER, _TINT).where(known < len(classes), 0)  # [h, w]
-    tint = table[known].permute(2, 0, 1)  # [3, h, w]
+    table = torch.tensor([*colors[: len(classes)], (0, 0, 0)], dtype=torch.int16)  # [K + 1, 3]
+    opacity = torch.tensor([*(_MUTED_TINT if is_muted(name) else _TINT for name in classes), 0], dtype=torch.int32)
+    shapes = known if regions is None else thinned(regions, longest)
+    tint, alpha, borders = table[known].permute(2, 0, 1), opacity[known], _borders(_grown(shapes, factor))
     if factor > 1:
-        alpha, tint = (t.repeat_interleave(factor, -2).repeat_interleave(factor, -1) for t in (alpha, tint))
-    mixed = canvas + ((tint - canvas) * alpha.int() >> 8)
-    return torch.cat([mixed.to(torch.uint8), _legend(mixed.shape[1], counts, classes, colors)], dim=2)
+        tint, alpha = _grown(tint, factor), _grown(alpha, factor)
+    alpha[borders & (alpha > 0)] = _BORDER
+    mixed = canvas + ((tint - canvas) * alpha >> 8)
+    picture = mixed.to(torch.uint8)
+    if numbered:
+        picture = _numbered(picture, shapes, numbered, known, colors)
+    return torch.cat([picture, _legend(mixed.shape[1], counts, classes, colors)], dim=2)
+
+
+def _numbered(
+    picture: Tensor, regions: Tensor, numbered: Collection[int], labels: Tensor, colors: Sequence[Sequence[int]]
+) -> Tensor:
+    """A picture [3, H, W] with the numbers of some regions [h, w] in their middle, on plates of the class's color."""
+    factor, places = picture.shape[-1] // regions.shape[-1], middles(regions)
+    order = [region for region in numbered if region in places]
+    marks: dict[tuple[int, int], tuple[str, tuple[int, int, int]]] = {}
+    for number, region in enumerate(order, 1):
+        x, y = places[region]
+        label = int(labels[y, x])
+        if label < len(colors):
+            red, green, blue = colors[label]
+            marks[x * factor + factor // 2, y * factor + factor // 2] = str(number), (red, green, blue)
+    canvas = Image.fromarray(picture.permute(1, 2, 0).contiguous().numpy())
+    write_numbers(canvas, marks)
+    return torch.from_numpy(pixels_of(canvas)).permute(2, 0, 1)
 
 
 def thinned(maps: Tensor, longest: int = _LONGEST) -> Tensor:
@@ -54,17 +83,26 @@ def thinned(maps: Tensor, longest: int = _LONGEST) -> Tensor:
     return maps[..., ::step, ::step]
 
 
+def _grown(maps: Tensor, factor: int) -> Tensor:
+    """Maps [..., H, W] whose pixels are squares of `factor` pixels."""
+    return maps.repeat_interleave(factor, -2).repeat_interleave(factor, -1) if factor > 1 else maps
+
+
 def _borders(labels: Tensor) -> Tensor:
-    """The pixels [H, W] whose lower or right neighbor has another label."""
+    """The pixels [H, W] with a neighbor above, below or beside that has another label."""
     border = torch.zeros_like(labels, dtype=torch.bool)
-    border[:-1] |= labels[:-1] != labels[1:]
-    border[:, :-1] |= labels[:, :-1] != labels[:, 1:]
+    differs = labels[:-1] != labels[1:]
+    border[:-1] |= differs
+    border[1:] |= differs
+    differs = labels[:, :-1] != labels[:, 1:]
+    border[:, :-1] |= differs
+    border[:, 1:] |= differs
     return border
 
 
 def _legend(height: int, counts: Tensor, classes: Sequence[str], colors: Sequence[Sequence[int]]) -> Tensor:
     """Color, name and share of the classes with the largest areas, as many as there is room for."""
-    size = min(max(12, height // 40), 64)
+    size = min(max(12, height // 30), 64)
     font = ImageFont.load_default(size=size)
     line = round(1.6 * size)
     widest = max((font.getlength(f"{name} 100%") for name in classes), default=0.0)

@@ -23,9 +23,23 @@ def rgb_of(color: Color) -> tuple[int, int, int]:
     return color_of(color) if isinstance(color, int) else color
 
 
+# Color-blind people tell the first seven apart (Okabe and Ito); the other nine are as far from these as can be.
+_FIRST = (
+    *((0, 114, 178), (230, 159, 0), (0, 158, 115), (204, 121, 167), (213, 94, 0), (86, 180, 233), (240, 228, 66)),
+    *((132, 26, 160), (122, 252, 40), (252, 40, 185), (40, 242, 252), (160, 52, 26), (149, 160, 26), (206, 30, 54)),
+    *((139, 42, 252), (26, 38, 160)),
+)
+DISTINCT = len(_FIRST)  # colors that an eye keeps apart
+
+
 @cache
 def color_of(index: int) -> tuple[int, int, int]:
-    """The color of a class or an object by its number, from 0."""
+    """The color of an object by its number, from 0; the first seven are safe for color-blind people."""
+    return _FIRST[index] if index < DISTINCT else bright_color(index)
+
+
+def bright_color(index: int) -> tuple[int, int, int]:
+    """A bright color by its number, from 0. Objects had these once, so that older mask files hold them."""
     hue = index * 0.61803398875 % 1  # the golden ratio keeps neighbors apart, however many there are
     value = (1.0, 0.8, 0.62)[index // 5 % 3]
     red, green, blue = (round(255 * level) for level in hsv_to_rgb(hue, 0.85, value))
@@ -33,7 +47,10 @@ def color_of(index: int) -> tuple[int, int, int]:
 
 
 def palette(count: int = 256) -> Tensor:
-    """Distinct colors, uint8 [count, 3]; color 0 is black, for background and for PNG palettes."""
+    """Distinct colors of object numbers, uint8 [count, 3]; color 0 is black, for background and for PNG palettes.
+
+    Classes have colors by their names: `class_colors`.
+    """
     return torch.tensor([(0, 0, 0), *map(color_of, range(count - 1))], dtype=torch.uint8)
 
 

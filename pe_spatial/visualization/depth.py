@@ -99,7 +99,7 @@ def _legend(height: int, near: float, far: float, is_metric: bool) -> Tensor:
 def _strip(bar: Tensor, near: float, far: float, title: tuple[str, str]) -> Tensor:
     """White strip [3, height, W] with the title, a bar of colors [3, height, 1] from `near` to `far`, and its ticks."""
     height = bar.shape[-2]
-    size = min(max(11, height // 36), 64)
+    size = min(max(11, height // 30), 64)
     font = ImageFont.load_default(size=size)
     width = int(max(font.getlength(line) for line in title)) + 2 * size // 2 + 4
     canvas = Image.new("RGB", (width, height), "white")

@@ -3,18 +3,21 @@
 from collections.abc import Sequence
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from mmengine.structures import InstanceData
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from torch import Tensor
 
 from pe_spatial.common.pictures import pixels_of
 from pe_spatial.common.windows import Region
 from pe_spatial.data import cut_mask, decode_masks
+from pe_spatial.visualization.class_colors import class_colors
 from pe_spatial.visualization.colors import Color, rgb_of
 from pe_spatial.visualization.layout import enlarge
+from pe_spatial.visualization.marks import Captions, middles, write_numbers
 
 _OPACITY = 0.45
 
@@ -74,7 +77,13 @@ def _tint(picture: Image.Image, mask: Any, color: tuple[int, int, int], opacity:
     added = opacity * torch.tensor(color, dtype=torch.float32)
     table = ((1 - opacity) * levels + added[:, None]).round().int()  # of every value of red, green and blue
     picture.paste(part.point(table.flatten().tolist()), corner, Image.fromarray(bitmap))
-    picture.paste(color, (*corner, columns.stop, rows.stop), Image.fromarray(_outline(bitmap)))
+    outline = _outline(bitmap, _thickness(picture))
+    picture.paste(color, (*corner, columns.stop, rows.stop), Image.fromarray(outline))
+
+
+def _thickness(picture: Image.Image) -> int:
+    """Of lines, in pixels, so that they are seen on the whole picture."""
+    return max(1, round(min(picture.size) / 240))
 
 
 def _part(mask: Any) -> tuple[Region, NDArray[np.bool_]]:  # noqa: ANN401 - a tensor or an RLE
@@ -84,15 +93,11 @@ def _part(mask: Any) -> tuple[Region, NDArray[np.bool_]]:  # noqa: ANN401 - a te
     return cut_mask(mask, margin=1)
 
 
-def _outline(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """The pixels of a mask [H, W] that touch its outside; those at the edge of the image do not count."""
-    inner = mask.copy()  # and so are the neighbors above, below and beside
-    inner[1:] &= mask[:-1]
-    inner[:-1] &= mask[1:]
-    core = inner.copy()
-    core[:, 1:] &= inner[:, :-1]
-    core[:, :-1] &= inner[:, 1:]
-    return mask & ~core
+def _outline(mask: NDArray[np.bool_], thickness: int) -> NDArray[np.bool_]:
+    """The pixels of a mask [H, W] near its outside; the edge of the image is no outside."""
+    side = 2 * thickness + 1
+    core = cv2.erode(np.ascontiguousarray(mask).view(np.uint8), np.ones((side, side), np.uint8))
+    return mask & (core == 0)
 
 
 def draw_boxes(
@@ -124,36 +129,42 @@ def _write_boxes(
     outlined: bool = True,
 ) -> None:
     """The work of `draw_boxes`, in place."""
-    draw = ImageDraw.Draw(picture)
-    thickness = max(1, round(min(picture.size) / 320))
-    font = ImageFont.load_default(size=max(11, min(picture.size) / 36))
+    draw, thickness = ImageDraw.Draw(picture), _thickness(picture)
     colored = [rgb_of(number if colors is None else colors[number]) for number in range(len(boxes))]
     corners = boxes.round().int().tolist()
     for (x1, y1, x2, y2), color in zip(corners, colored, strict=True) if outlined else ():
         draw.rectangle((x1, y1, max(x1, x2 - 1), max(y1, y2 - 1)), outline=color, width=thickness)
-    for corner, caption, color in zip(corners, captions or (), colored, strict=captions is not None):
-        _draw_caption(draw, corner, caption, color, font)
+    if captions is not None:
+        plates = Captions(picture)
+        rows = list(zip(corners, captions, colored, strict=True))
+        for corner, caption, color in reversed(rows):  # what lies on top has the first choice
+            plates.write(corner, caption, color)
 
 
-def _draw_caption(
-    draw: ImageDraw.ImageDraw,
-    box: Sequence[int],
-    caption: str,
-    color: tuple[int, int, int],
-    font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
-) -> None:
-    """A caption on a plate of the box's color: above the box, or inside it where there is no room above."""
-    left, top, right, bottom = draw.textbbox((0, 0), caption, font=font)
-    width, height = right - left + 6, bottom - top + 6
-    x = max(0, min(box[0], draw.im.size[0] - width))
-    y = box[1] - height if box[1] >= height else min(box[1], draw.im.size[1] - height)
-    draw.rectangle((x, y, x + width - 1, y + height - 1), fill=color)
-    luminance = 0.299 * color[0] + 0.587 * color[1] + 0.114 * color[2]
-    draw.text((x + 3 - left, y + 3 - top), caption, font=font, fill=(0, 0, 0) if luminance > 130 else (255, 255, 255))
+def draw_objects(image: Tensor, ids: Tensor) -> Tensor:
+    """Tint and outline the objects of a map of numbers, and write the number of each into its middle.
+
+    Args:
+        image: uint8 [3, H, W].
+        ids: Integers [H, W], 0 = background; equal numbers have equal colors in every picture.
+    """
+    picture = _picture_of(image)
+    _tint_all(picture, ids, None, _OPACITY)
+    write_numbers(picture, {place: (str(number), number - 1) for number, place in middles(ids).items()})
+    return _tensor_of(picture)
 
 
-def draw_instances(image: Tensor, instances: Any, classes: Sequence[str], threshold: float = 0.5) -> Tensor:
-    """Masks, boxes and "class score" captions of detections or annotations; one color per class.
+def draw_instances(
+    image: Tensor,
+    instances: Any,
+    classes: Sequence[str],
+    threshold: float = 0.5,
+    palette: Sequence[Sequence[int]] | None = None,
+) -> Tensor:
+    """Masks, boxes and captions "number class score" of detections or annotations; one color for each class.
+
+    Detections are numbered by their scores, from 1 for the best, annotations by their order. A picture with one
+    object has no number.
 
     Args:
         image: uint8 [3, H, W]. A small one comes back enlarged by a whole factor.
@@ -161,6 +172,7 @@ def draw_instances(image: Tensor, instances: Any, classes: Sequence[str], thresh
             `masks`.
         classes: Names by label.
         threshold: Instances with a lower score are left out; it does not matter without scores.
+        palette: [[r, g, b], …] by label, where the data set states colors; see `class_colors`.
 
     Raises:
         ValueError: A label has no name.
@@ -176,13 +188,18 @@ def draw_instances(image: Tensor, instances: Any, classes: Sequence[str], thresh
         raise ValueError(f"label {max(labels)} has no name among {len(classes)} classes; pass those of the dataset")
     canvas, factor = enlarge(image.cpu())
     picture = _picture_of(canvas)
+    by_class = class_colors(classes, palette)
+    colors = [(red, green, blue) for red, green, blue in (by_class[label] for label in labels)]
     if "masks" in data and labels:
         masks = data.masks
         if factor > 1:  # a small image
             masks = decode_masks(masks).repeat_interleave(factor, -2).repeat_interleave(factor, -1)
-        _tint_all(picture, masks, labels, _OPACITY)
+        _tint_all(picture, masks, colors, _OPACITY)
     captions = [classes[label] for label in labels]
+    if len(labels) > 1:
+        numbers = range(len(labels), 0, -1) if "scores" in data else range(1, len(labels) + 1)
+        captions = [f"{number} {name}" for number, name in zip(numbers, captions, strict=True)]
     if "scores" in data:
         captions = [f"{name} {score:.2f}" for name, score in zip(captions, data["scores"].tolist(), strict=True)]
-    _write_boxes(picture, data["bboxes"].float() * factor, captions, labels)
+    _write_boxes(picture, data["bboxes"].float() * factor, captions, colors)
     return _tensor_of(picture)

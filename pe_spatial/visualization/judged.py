@@ -100,7 +100,7 @@ def with_legend(picture: Tensor, entries: Sequence[tuple[tuple[int, int, int], s
 
 
 def verdict_pixels(image: Tensor, right: Tensor, judged: Tensor) -> Tensor:
-    """Pixels that are right, wrong or not judged, as tints of a gray image.
+    """Pixels that are right, wrong or not judged, as tints of a gray image; what is wrong stands out.
 
     Args:
         image: uint8 [3, H, W].
@@ -110,6 +110,7 @@ def verdict_pixels(image: Tensor, right: Tensor, judged: Tensor) -> Tensor:
     gray = image.as_subclass(Tensor).float().mean(0, keepdim=True).expand(3, -1, -1)
     verdicts = torch.where(judged, torch.where(right, 0, 1), 2)  # [H, W]
     table = torch.tensor([VERDICT_COLORS[name] for name in (RIGHT, FALSE, UNJUDGED)], dtype=torch.float32)
-    mixed = 0.45 * gray + 0.55 * table[verdicts].permute(2, 0, 1)
+    opacity = torch.tensor([0.3, 0.7, 0.5])[verdicts]
+    mixed = torch.lerp(gray, table[verdicts].permute(2, 0, 1), opacity)
     picture, factor = mixed.round().to(torch.uint8), enlarge(image)[1]
     return picture.repeat_interleave(factor, -2).repeat_interleave(factor, -1)

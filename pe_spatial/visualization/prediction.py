@@ -1,6 +1,6 @@
 """The picture of a prediction or of labels, whatever the task."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -9,11 +9,12 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as TF
 
 from pe_spatial.data.sample import IGNORE_LABEL
+from pe_spatial.visualization.class_colors import class_colors
 from pe_spatial.visualization.classes import draw_classes, thinned
-from pe_spatial.visualization.colors import palette
 from pe_spatial.visualization.depth import LEGEND_HEIGHT, depth_picture
+from pe_spatial.visualization.depth_errors import draw_errors
 from pe_spatial.visualization.instances import draw_boxes, draw_instances
-from pe_spatial.visualization.layout import LONGEST, beside, enlarge, reduce_thin
+from pe_spatial.visualization.layout import LONGEST, beside, enlarge, reduce_thin, row
 
 
 def draw_prediction(
@@ -32,16 +33,13 @@ def draw_prediction(
     """
     sample = sample.cpu()
     if "pred_panoptic" in sample:
-        image, ids = thinned(image), thinned(sample.pred_panoptic.data)[0].long()
-        label_of = torch.full((1 + max((int(segment["id"]) for segment in sample.segments), default=0),), -1)
-        for segment in sample.segments:
-            label_of[segment["id"]] = segment["label"]
-        picture = _draw_labels(image, label_of[ids], metainfo, ids)
+        picture = _draw_segments(image, sample.pred_panoptic.data[0], sample.segments, metainfo)
     elif "pred_sem_seg" in sample:
-        picture = _draw_labels(image, sample.pred_sem_seg.data.reshape(image.shape[-2:]), metainfo, None)
+        picture = _draw_labels(image, sample.pred_sem_seg.data.reshape(image.shape[-2:]), metainfo)
     elif "pred_instances" in sample:
         names = class_names(metainfo, sample.pred_instances.labels)
-        picture = draw_instances(image.as_subclass(Tensor), sample.pred_instances, names, threshold)
+        plain, colors = image.as_subclass(Tensor), metainfo.get("palette")
+        picture = draw_instances(plain, sample.pred_instances, names, threshold, colors)
     else:
         picture = enlarge(image.as_subclass(Tensor).cpu())[0]
     if "pred_depth" in sample:
@@ -63,28 +61,101 @@ def draw_labels(sample: Mapping[str, Any], metainfo: Mapping[str, Any]) -> Tenso
     plain = {key: value.as_subclass(Tensor) for key, value in sample.items() if isinstance(value, Tensor)}
     picture, labels, drawn = plain["img"], plain.get("sem_seg"), BaseDataElement()
     if labels is not None:
-        gray = picture.float().mean(0, keepdim=True) * 0.4
-        picture = torch.where(labels == IGNORE_LABEL, gray, picture).round().to(torch.uint8)
-        drawn.pred_sem_seg = PixelData(data=labels)
+        gray, unlabeled = picture.float().mean(0, keepdim=True) * 0.4, labels == IGNORE_LABEL
+        if "masks" in plain:
+            unlabeled = unlabeled & ~plain["masks"].bool().any(0)
+        picture = torch.where(unlabeled, gray, picture).round().to(torch.uint8)
+        if "masks" in plain:
+            _set_segments(drawn, labels.reshape(picture.shape[-2:]), plain["masks"], plain["labels"])
+        else:
+            drawn.pred_sem_seg = PixelData(data=labels)
     elif "boxes" in plain:
         instances = {"bboxes": plain["boxes"], "labels": plain["labels"], "masks": plain.get("masks")}
         drawn.pred_instances = InstanceData(**{key: value for key, value in instances.items() if value is not None})
     if "depth" in plain:
         drawn.pred_depth = PixelData(data=plain["depth"])
     result = draw_prediction(picture, drawn, metainfo)
-    if labels is None or "boxes" not in plain:
+    if labels is None or "boxes" not in plain or "masks" in plain:
         return result
     names, numbers = class_names(metainfo, plain["labels"]), plain["labels"].tolist()
-    scale = result.shape[-2] / picture.shape[-2]
-    return draw_boxes(result, plain["boxes"] * scale, [names[number] for number in numbers], numbers)
+    scale, by_class = result.shape[-2] / picture.shape[-2], class_colors(names, metainfo.get("palette"))
+    colors = [(red, green, blue) for red, green, blue in (by_class[number] for number in numbers)]
+    return draw_boxes(result, plain["boxes"] * scale, [names[number] for number in numbers], colors)
 
 
-def _draw_labels(image: Tensor, labels: Tensor, metainfo: Mapping[str, Any], regions: Tensor | None) -> Tensor:
+def draw_compared(
+    image: Tensor,
+    labels: Mapping[str, Tensor],
+    sample: BaseDataElement,
+    metainfo: Mapping[str, Any],
+    threshold: float = 0.5,
+) -> Tensor:
+    """The annotation beside the prediction; of metric depth on one color scale, with the error.
+
+    Args:
+        image: uint8 [3, H, W].
+        labels: Those of the image, see `draw_labels`; without any, the prediction is alone.
+        sample: The prediction.
+        metainfo: Of the dataset; see `draw_prediction`.
+        threshold: Instances with a lower score are left out.
+
+    Returns:
+        uint8 [3, H', W'].
+    """
+    measured = labels.get("depth")
+    if measured is not None and "pred_depth" in sample and sample.get("depth_is_metric", True) and measured.any():
+        return draw_errors(image, measured, sample.pred_depth.data.cpu())
+    picture = draw_prediction(image, sample, metainfo, threshold)
+    if not labels:
+        return picture
+    return row({"annotation": draw_labels({"img": image, **labels}, metainfo), "prediction": picture})
+
+
+def _set_segments(sample: BaseDataElement, labels: Tensor, masks: Tensor, of_mask: Tensor) -> None:
+    """Give a sample the segments of an annotation: a thing for each mask, and below them the classes of pixels."""
+    count = len(masks)
+    ids = torch.where(labels == IGNORE_LABEL, 0, labels.long() + count + 1)
+    for number, mask in enumerate(masks, 1):
+        ids[mask.bool()] = number
+    kept = [number for number in ids.unique().tolist() if number]
+    of_thing = of_mask.tolist()
+    sample.pred_panoptic = PixelData(data=ids[None])
+    sample.set_metainfo(
+        {
+            "segments": [
+                {"id": n, "label": of_thing[n - 1] if n <= count else n - count - 1, "is_thing": n <= count}
+                for n in kept
+            ]
+        }
+    )
+
+
+def _draw_segments(
+    image: Tensor, ids: Tensor, segments: Sequence[Mapping[str, Any]], metainfo: Mapping[str, Any]
+) -> Tensor:
+    """Segments by class, those of things numbered in their order."""
+    image, ids = thinned(image), thinned(ids).long()
+    label_of = torch.full((1 + max((int(segment["id"]) for segment in segments), default=0),), -1)
+    for segment in segments:
+        label_of[segment["id"]] = segment["label"]
+    is_thing = dict(enumerate(metainfo.get("is_thing") or ()))
+    things = [
+        int(segment["id"]) for segment in segments if segment.get("is_thing", is_thing.get(int(segment["label"]), True))
+    ]
+    return _draw_labels(image, label_of[ids], metainfo, ids, things)
+
+
+def _draw_labels(
+    image: Tensor,
+    labels: Tensor,
+    metainfo: Mapping[str, Any],
+    regions: Tensor | None = None,
+    numbered: Sequence[int] = (),
+) -> Tensor:
     # labels without a name are not tinted, so only a dataset without names needs to be told how many there are
     names = list(metainfo.get("classes") or class_names({}, labels[labels != 255]))
-    colors = list(metainfo.get("palette") or ())
-    colors += palette(len(names) + 1)[1 + len(colors) :].tolist()
-    return draw_classes(image.cpu(), labels, names, colors, regions)
+    colors = class_colors(names, metainfo.get("palette"))
+    return draw_classes(image.cpu(), labels, names, colors, regions, numbered=numbered)
 
 
 def class_names(metainfo: Mapping[str, Any], labels: Tensor) -> list[str]:

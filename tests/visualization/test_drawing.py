@@ -4,6 +4,7 @@ from mmengine.structures import BaseDataElement, InstanceData, PixelData
 
 from pe_spatial.demo.scenes import CLASSES, draw_scene
 from pe_spatial.visualization import (
+    class_colors,
     class_names,
     colorize_depth,
     depth_picture,
@@ -181,18 +182,21 @@ def test_every_kind_of_prediction_has_its_picture(image, scene):
 
     labels = torch.from_numpy(scene.ids).long()
     names = class_names({}, labels)
-    colors = palette(len(names) + 1)[1:].tolist()
+    colors = class_colors(names)
     classes = BaseDataElement(pred_sem_seg=PixelData(data=labels[None]))
     assert torch.equal(draw_prediction(image, classes, {}), draw_classes(image, labels, names, colors))
     chosen = [[9, 8, 7]] * len(names)
     expected = draw_classes(image, labels, names, chosen)
     assert torch.equal(draw_prediction(image, classes, {"palette": chosen}), expected)
 
-    segments = [{"id": int(n), "label": 1} for n in labels.unique() if n]
+    numbers = [int(n) for n in labels.unique() if n]
+    segments = [{"id": n, "label": 1} for n in numbers]
     panoptic = BaseDataElement(
         metainfo={"segments": segments}, pred_panoptic=PixelData(data=labels[None]), pred_instances=found
     )
-    expected = draw_classes(image, torch.where(labels > 0, 1, -1), CLASSES, palette(4)[1:].tolist(), labels)
+    expected = draw_classes(
+        image, torch.where(labels > 0, 1, -1), CLASSES, class_colors(CLASSES), labels, numbered=numbers
+    )
     assert torch.equal(draw_prediction(image, panoptic, metainfo), expected)
 
 

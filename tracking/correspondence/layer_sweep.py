@@ -18,6 +18,7 @@ from pe_spatial.tracking.layer_sweep import tracker_of_layers
 
 METRIC = "matched"
 HIGHER_IS_BETTER = True
+UNIT = "0 to 1"
 
 
 @torch.no_grad()

@@ -4,10 +4,10 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as TF
 
-from pe_spatial.visualization import colorize_depth, depth_picture, enlarge, quantile
-from pe_spatial.visualization.depth import UNMEASURED, error_picture
+from pe_spatial.visualization.colors import quantile
+from pe_spatial.visualization.depth import UNMEASURED, colorize_depth, depth_picture, error_picture
 from pe_spatial.visualization.judged import LONGEST_PANEL, with_legend
-from pe_spatial.visualization.layout import row
+from pe_spatial.visualization.layout import enlarge, row
 
 _DARKEST = 0.25  # relative error
 
@@ -17,7 +17,7 @@ def draw_errors(image: Tensor, target: Tensor, prediction: Tensor) -> Tensor:
 
     Args:
         image: uint8 [3, H, W].
-        target: [1, H, W], meters; 0 is not judged.
+        target: [1, H, W], meters; 0 is not judged. At least one pixel is.
         prediction: [1, H, W], meters.
     """
     step = -(-max(target.shape[-2:]) // LONGEST_PANEL)
