@@ -2,6 +2,7 @@
 # make test   install what is missing and run the tests
 # make test-fast   those that take less than a second each, all cases of a test together
 # make lint   ruff and mypy
+# make docs   the documentation site, into build/site
 
 PYTHON ?= python3
 VENV   ?= .venv
@@ -17,7 +18,7 @@ export PYTHONDONTWRITEBYTECODE :=
 
 ENGINE_TESTS := tests/export tests/detection/test_deta_graph.py tests/detection/test_mask_rcnn_graph.py
 
-.PHONY: install demo test test-fast slow-list lint format clean
+.PHONY: install demo test test-fast slow-list lint docs format clean
 .DEFAULT_GOAL := install
 
 install: $(VENV)/.installed-demo
@@ -67,6 +68,10 @@ lint: $(VENV)/.installed-test $(VENV)/.installed-lint
 	    ln -s ../../pe_spatial/* . && ln -s ../../detection ../../segmentation ../../depth ../../tracking . && \
 	    ln -s ../examples/service ../service
 	cd .mypy_links && ../$(BIN)/mypy --config-file ../pyproject.toml --cache-dir ../.mypy_cache
+
+# Strict: a page that no menu has, or a link to nothing, fails.
+docs: $(VENV)/.installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 format: $(VENV)/.installed-lint
 	$(BIN)/ruff check --fix .
