@@ -2,6 +2,7 @@
 # make test   install what is missing and run the tests
 # make test-fast   those that take less than a second each, all cases of a test together
 # make lint   ruff, mypy, spelling, and how long the sentences of the documents are
+# make docs   the documentation site, into build/site
 
 PYTHON ?= python3
 VENV   ?= .venv
@@ -21,7 +22,7 @@ SOURCES := pe_spatial detection segmentation depth tracking configs tools exampl
 # documents whose sentences `make lint` measures
 PROSE := CONTRIBUTING.md docs/developing docs/export.md docs/open_vocabulary.md
 
-.PHONY: install demo test test-fast slow-list lint format clean
+.PHONY: install demo test test-fast slow-list lint docs format clean
 .DEFAULT_GOAL := install
 
 install: $(VENV)/.installed-demo
@@ -74,6 +75,10 @@ lint: $(VENV)/.installed-test $(VENV)/.installed-lint
 	$(BIN)/codespell $(wildcard *.md) docs .github $(SOURCES)
 	$(BIN)/python tools/dev/readability.py $(PROSE) --median 18 --longest 40 --quiet \
 	    --without drawn 'brought down' forgiven pretended
+
+# Strict: a page that no menu has, or a link to nothing, fails.
+docs: $(VENV)/.installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 format: $(VENV)/.installed-lint
 	$(BIN)/ruff check --fix .
