@@ -35,11 +35,11 @@ class Painter:
         maps = list(self.extractor(image).values())
         colors = self.colors or [FeatureColors([layer], self.foreground) for layer in maps]
         shown, scale = self._fitted(image)
-        rows = [[("", self._marked(shown, scale))]]
+        rows = [[("image", self._marked(shown, scale))]]
         for number, layer, paint in zip(self.extractor.encoder.layers, maps, colors, strict=True):
             rows[0].append((f"layer {number}", _stretch(paint(layer), shown.shape[-2:])))
         if self.point:
-            rows.append([("", torch.full_like(shown, 245))])
+            rows.append([("light: similar to the cross", torch.full_like(shown, 245))])
             for number, layer in zip(self.extractor.encoder.layers, maps, strict=True):
                 cosines = similarity(layer, self._token(image, layer))
                 panel = self._marked(_stretch(similarity_rgb(cosines), shown.shape[-2:]), scale)

@@ -7,7 +7,8 @@
 Without --memory it is what is free. Small steps of the config's model are measured, with made images, and continued to
 its size. Every row is a way to train with the same effective batch; the fastest come first. The chosen one, marked with
 *, changes the result least: it keeps what is trained, the image size and the precision where it can, in this order.
---overrides prints nothing but its key=value, for `train … $(…)`. Memory and time are estimates; see docs/planner.md.
+--overrides prints nothing but its key=value, for `train … $(…)`. --picture draws the ways as bars. Memory and time are
+estimates; see docs/planner.md.
 
 Exit status: 0 something fits, 2 nothing fits (the smallest is named), or a mistake in the command or the config.
 """
@@ -30,6 +31,7 @@ def add_arguments(parser: CommandParser) -> None:
     parser.add_argument(
         "--cards", metavar="FOLDER", type=Path, help="with runs, whose result cards correct the estimates"
     )
+    parser.add_argument("--picture", metavar="FILE", type=Path, help="PNG of what every way needs")
     parser.add_argument(
         "--overrides", dest="only_overrides", action="store_true", help="print those of the chosen row alone"
     )
@@ -45,6 +47,8 @@ def run(options: argparse.Namespace) -> int:
     config = load_config(options.config, options.overrides)
     found = plan(config, memory, options.device, options.cards)
     chosen = found.chosen if any(row.fits for row in found.rows) else None
+    if options.picture is not None:
+        draw_plan(options.picture, found, chosen)
     if options.only_overrides:
         print(" ".join([*options.overrides, *found.chosen.overrides]))
         return 0
@@ -82,6 +86,22 @@ def table_lines(found: "Plan", chosen: "Row | None") -> list[str]:
     cells = [heads, *(_cells(row, row is chosen) for row in shown)]
     widths = [max(len(row[column]) for row in cells) for column in range(len(heads))]
     return ["  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
+
+
+def draw_plan(path: Path, found: "Plan", chosen: "Row | None") -> None:
+    """A bar for each way: what it needs, and how fast it is."""
+    from pe_spatial.common.memory import gigabytes
+    from pe_spatial.visualization.charts import Bar, save_bars
+
+    bars = []
+    for row in found.rows:
+        _, batch, accumulation, size, again, precision, tuning, need, seconds = _cells(row, row is chosen)
+        name = f"{batch} x {accumulation}, {size}, {precision}, {tuning}{', recomputed' if again == 'yes' else ''}"
+        text = need if row.seconds is None else f"{need}, {seconds} s/image"
+        bars.append(Bar(name, row.need / 1e9, text, row is chosen))
+    title = f"Ways to train that fit into {gigabytes(found.memory)} of {found.target.name}"
+    limit = (found.memory / 1e9, f"{gigabytes(found.memory)}; bold: the chosen way; gray: does not fit")
+    save_bars(path, title, "needed memory in GB", bars, limit)
 
 
 def _cells(row: "Row", is_chosen: bool) -> tuple[str, ...]:

@@ -153,8 +153,52 @@ def _draw_legend(axes: Axes, panel: Panel) -> None:
     left_out = len(panel.curves) - _MOST_LINES
     if len(panel.curves) > 1:
         title = f"and {left_out} more" if left_out > 0 else None
-        lower = -0.36 if panel.names else -0.17
-        axes.legend(loc="upper center", bbox_to_anchor=(0.5, lower), ncols=2, fontsize=9, frameon=False, title=title)
+        from matplotlib.transforms import offset_copy
+
+        points = -78 if panel.names else -38  # below the names of the steps and of the axis, whatever the size
+        below = offset_copy(axes.transAxes, axes.get_figure(), y=points, units="points")
+        place: Any = {"loc": "upper center", "bbox_to_anchor": (0.5, 0), "bbox_transform": below}
+        axes.legend(**place, ncols=2, fontsize=9, frameon=False, title=title)
+
+
+# --- bars -------------------------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Bar:
+    """One bar: its name, its length, what is written behind it, and whether it is the chosen one."""
+
+    name: str
+    value: float
+    text: str = ""
+    chosen: bool = False
+
+
+def save_bars(path: Path, title: str, unit: str, bars: Sequence[Bar], limit: tuple[float, str] | None = None) -> None:
+    """Write horizontal bars, the first above; those beyond a limit are gray.
+
+    Args:
+        path: A PNG file.
+        title: Of the diagram.
+        unit: Of the values.
+        bars: At least one.
+        limit: A value that gets a line, and what it is.
+    """
+    figure, (axes,) = new_figure(panel=(8.5, 1.6 + 0.3 * len(bars)))
+    most = math.inf if limit is None else limit[0]
+    for place, bar in enumerate(bars):
+        color = "#BBBBBB" if bar.value > most else LINE_COLORS[1 if bar.chosen else 0]
+        axes.barh(place, bar.value, color=color, height=0.7)
+        axes.annotate(bar.text, (bar.value, place), (4, 0), textcoords="offset points", va="center", fontsize=9)
+    axes.set_yticks(range(len(bars)), [_short(bar.name, 48) for bar in bars], fontsize=9)
+    for label, bar in zip(axes.get_yticklabels(), bars, strict=True):
+        label.set_fontweight("bold" if bar.chosen else "normal")
+    axes.invert_yaxis()
+    axes.margins(x=0.18)
+    axes.set(title=title, xlabel=unit)
+    axes.grid(axis="x", alpha=0.25)
+    if limit is not None:
+        axes.axvline(limit[0], color="#333333", linestyle="--", linewidth=1.2)
+        axes.set_xlabel(f"{unit}; dashed line: {limit[1]}")
+    save_figure(path, figure)
 
 
 # --- confusion --------------------------------------------------------------------------------------------------------
@@ -195,5 +239,5 @@ def save_confusion(
     save_figure(path, figure)
 
 
-def _short(name: str) -> str:
-    return name if len(name) <= 24 else f"{name[:23]}…"
+def _short(name: str, most: int = 24) -> str:
+    return name if len(name) <= most else f"{name[: most - 1]}…"

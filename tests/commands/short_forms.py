@@ -81,6 +81,11 @@ features --encoder --input --output
     --encoder tiny --weights none --input photos/*.png --output features_plain --device cpu
 features --encoder --input --output --shard
     --encoder tiny --weights none --input photos --output features_s --shard 2/3 --device cpu
+plan --config --device --memory --picture
+    --config demo/mask_rcnn_tiny_shapes.yaml --memory 64gb --device cuda --picture plan.png
+    model.data_preprocessor.pad_to=[64,64]
+plan --config --memory --picture
+    --config demo/mask_rcnn_tiny_shapes.yaml --memory 64gb --picture plan.png model.data_preprocessor.pad_to=[64,64]
 plan --config --memory
     --config demo/mask_rcnn_tiny_shapes.yaml --memory 64gb model.data_preprocessor.pad_to=[64,64]
 plan --config --device --memory
@@ -289,6 +294,10 @@ sweep --config --layers --output --vary
     tests/commands/test_sweep.py::test_variations_are_compared_in_one_table_and_go_on_after_an_interruption
 sweep --config --output
     tests/commands/test_sweep.py::test_probes_of_all_layers_are_trained_from_one_command
+tools/dev/make_gallery.py --weights --work
+    tests/commands/test_make_gallery.py::test_one_command_makes_the_pictures_that_are_asked_for
+tools/dev/make_gallery.py --only --weights --work
+    tests/commands/test_make_gallery.py::test_one_command_makes_the_pictures_that_are_asked_for
 tools/dev/measure_tuning.py --image-size --rank --variant
     tests/commands/test_measure_tuning.py::test_states_are_sixteen_bytes_of_what_is_trained_and_four_of_what_is_not
 tools/dev/measure_cached_features.py --config --output --seeds

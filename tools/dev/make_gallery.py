@@ -42,8 +42,9 @@ MODELS = {
     "segmentation": ("linear-tiny", 200, 40),
 }
 SCENE = "000012"  # of the validation part, which no model has seen
-FRAMES, WINDOW, SHOWN = 12, 320, 448  # of the moving view: how many, its side in the photograph, its side in the video
-OBJECTS = {1: (224, 118, 62, 80), 2: (440, 370, 60, 84)}  # ellipses (x, y, radius, radius) in astronaut: face, helmet
+FRAMES, SHOWN = 12, 448  # of the moving view, and its side in pixels
+# ellipses (x, y, radius, radius) in astronaut, by hand: the head, the patch and the helmet
+OBJECTS = {1: (228, 106, 74, 80), 2: (172, 385, 42, 42), 3: (418, 440, 92, 80)}
 LONGEST, LARGEST = 1400, 150_000  # pixels and bytes of a picture
 PANEL = 300  # pixels of the side of a panel of the strip
 
@@ -176,9 +177,9 @@ def moving_view(gallery: Gallery) -> tuple[Path, Path]:
     ids = np.zeros((photograph.height, photograph.width), np.uint8)
     for number, (middle_x, middle_y, radius_x, radius_y) in OBJECTS.items():
         ids[((x - middle_x) / radius_x) ** 2 + ((y - middle_y) / radius_y) ** 2 <= 1] = number
-    for frame, angle in enumerate(np.linspace(0, 1.5 * np.pi, FRAMES)):
-        side = WINDOW * (1 + 0.25 * np.sin(angle))
-        middle = (286 + 40 * np.cos(angle), 236 + 45 * np.sin(angle))
+    for frame, angle in enumerate(np.linspace(0, 1.2 * np.pi, FRAMES)):
+        side = 490 - 150 * np.sin(angle * 0.8)
+        middle = (250 + 70 * np.sin(angle), 266 - 60 * np.sin(1.5 * angle))
         left, top = (min(max(place - side / 2, 0), 512 - side) for place in middle)
         box = (left, top, left + side, top + side)
         save_image(frames / f"{frame:05d}.png", photograph.resize((SHOWN, SHOWN), Image.Resampling.BICUBIC, box))
@@ -197,7 +198,7 @@ def tracked(gallery: Gallery) -> list[Tensor]:
         gallery.command(
             *("track", "--config", "tracking/dino_pe_spatial_b16_davis2017", "--input", frames, "--mask", mask),
             *("--output", place, f"model.backbone={backbone}", f"model.resizing.short_side={SHOWN}"),
-            *("model.backbone._delete_=true", "--no-pictures"),
+            "--no-pictures",
         )
         masks = sorted((place / frames.name).glob("*.png"))
     return [draw_objects(read_image(frames / path.name), torch.from_numpy(read_indices(path))) for path in masks]
@@ -259,6 +260,15 @@ def sheet(gallery: Gallery) -> Path:
     return gallery.save("sheet.jpg", min(place.glob("*.png")))
 
 
+def planner(gallery: Gallery) -> Path:
+    """What each way to train a DPT on PE-Spatial-B needs."""
+    drawn = gallery.work / "plan.png"
+    if not drawn.is_file():
+        config = "depth/dpt1_pe_spatial_b16_nyu_20ep"
+        gallery.command("plan", "--config", config, "--memory", "12gb", "--device", "cuda", "--picture", drawn)
+    return gallery.save("plan.png", drawn)
+
+
 def drift(gallery: Gallery) -> Path:
     """How an exported file drifts from torch, layer by layer."""
     place = gallery.work / "exported"
@@ -306,6 +316,7 @@ PICTURES: dict[str, Callable[[Gallery], Path]] = {
     "confusion": of_run("segmentation", "confusion.png", "confusion.png"),
     "comparison": comparison,
     "sheet": sheet,
+    "planner": planner,
     "drift": drift,
     "strip": strip,
 }
