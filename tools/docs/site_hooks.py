@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import command_pages
 import site_links
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
@@ -28,9 +29,10 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the pages of the site whose text lies elsewhere or is made from the code."""
     for source, uri in site_links.ROOT_PAGES.items():
         files.append(File.generated(config, uri, content=(ROOT / source).read_text(encoding="utf-8")))
-    for path in site_links.pictures_outside(
-        ROOT, [*(ROOT / "docs").rglob("*.md"), *map(ROOT.joinpath, site_links.ROOT_PAGES)]
-    ):
+    for uri, content in command_pages.command_pages().items():
+        files.append(File.generated(config, uri, content=content))
+    documents = [*(ROOT / "docs").rglob("*.md"), *map(ROOT.joinpath, site_links.ROOT_PAGES)]
+    for path in site_links.pictures_outside(ROOT, documents):
         files.append(File.generated(config, site_links.picture_uri(path), abs_src_path=str(ROOT / path)))
     return files
 
