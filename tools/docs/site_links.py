@@ -10,6 +10,7 @@ ROOT_PAGES = {
     "CONTRIBUTING.md": "developing/contributing.md",
     "CHANGELOG.md": "developing/changelog.md",
     "SECURITY.md": "developing/security.md",
+    "CODE_OF_CONDUCT.md": "developing/code_of_conduct.md",
 }
 PICTURES = (".png", ".jpg", ".jpeg", ".gif", ".webp", ".svg")
 _LINK = re.compile(
