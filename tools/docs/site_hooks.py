@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import command_pages
+import recipe_table
 import site_links
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
@@ -40,5 +41,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Read Markdown as GitHub does, and turn links to files outside docs/ into links that work on the site."""
     sources = {uri: source for source, uri in site_links.ROOT_PAGES.items()}
+    if recipe_table.MARK in markdown:
+        markdown = markdown.replace(recipe_table.MARK, recipe_table.recipe_table())
     source = sources.get(page.file.src_uri, f"docs/{page.file.src_uri}")
     return site_links.rewritten(site_links.with_lists(markdown), source, page.file.src_uri, config.repo_url or "")
