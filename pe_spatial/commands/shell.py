@@ -141,8 +141,10 @@ def parser_of(program: str, module: ModuleType, subcommand: str | None = None) -
         module: Of the command.
         subcommand: One of the module's `SUBCOMMANDS`, if it has these.
     """
-    description, add_arguments = str(module.__doc__), getattr(module, "add_arguments", None)
-    if subcommand is not None:
+    description = str(module.__doc__)
+    if subcommand is None:
+        add_arguments: Callable[[CommandParser], None] = module.add_arguments
+    else:
         program, add_arguments = f"{program} {subcommand}", module.SUBCOMMANDS[subcommand]
         first, _, rest = str(add_arguments.__doc__).partition("\n")
         description = f"{first}\n{dedent(rest)}"

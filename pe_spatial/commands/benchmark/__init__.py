@@ -135,7 +135,7 @@ def add_fidelity(parser: CommandParser) -> None:
     """What the official implementations returned against what ours return, on the CPU in float32.
 
         pe-spatial benchmark fidelity
-        pe-spatial benchmark fidelity --golden tests/data --document README.md
+        pe-spatial benchmark fidelity --golden tests/data --document docs/measurements/fidelity.md
 
     The golden files hold the official numbers for small models whose weights follow from their names. All comparisons
     whose files are in the folder are made; the table has the largest difference of each, and those from which on it
