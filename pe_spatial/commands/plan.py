@@ -99,7 +99,7 @@ def draw_plan(path: Path, found: "Plan", chosen: "Row | None") -> None:
         name = f"{batch} x {accumulation}, {size}, {precision}, {tuning}{', recomputed' if again == 'yes' else ''}"
         text = need if row.seconds is None else f"{need}, {seconds} s/image"
         bars.append(Bar(name, row.need / 1e9, text, row is chosen))
-    title = f"Ways to train that fit into {gigabytes(found.memory)} of {found.target.name}"
+    title = f"Ways to train on {found.target.name} with {gigabytes(found.memory)}"
     limit = (found.memory / 1e9, f"{gigabytes(found.memory)}; bold: the chosen way; gray: does not fit")
     save_bars(path, title, "needed memory in GB", bars, limit)
 

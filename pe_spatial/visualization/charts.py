@@ -156,7 +156,7 @@ def _draw_legend(axes: Axes, panel: Panel) -> None:
         from matplotlib.transforms import offset_copy
 
         points = -78 if panel.names else -38  # below the names of the steps and of the axis, whatever the size
-        below = offset_copy(axes.transAxes, axes.get_figure(), y=points, units="points")
+        below = offset_copy(axes.transAxes, axes.get_figure(root=True), y=points, units="points")
         place: Any = {"loc": "upper center", "bbox_to_anchor": (0.5, 0), "bbox_transform": below}
         axes.legend(**place, ncols=2, fontsize=9, frameon=False, title=title)
 
@@ -187,17 +187,18 @@ def save_bars(path: Path, title: str, unit: str, bars: Sequence[Bar], limit: tup
     for place, bar in enumerate(bars):
         color = "#BBBBBB" if bar.value > most else LINE_COLORS[1 if bar.chosen else 0]
         axes.barh(place, bar.value, color=color, height=0.7)
-        axes.annotate(bar.text, (bar.value, place), (4, 0), textcoords="offset points", va="center", fontsize=9)
+        style: Any = {"fontsize": 9, "bbox": {"facecolor": "white", "edgecolor": "none", "pad": 1}}
+        axes.annotate(bar.text, (bar.value, place), (4, 0), textcoords="offset points", va="center", **style)
     axes.set_yticks(range(len(bars)), [_short(bar.name, 48) for bar in bars], fontsize=9)
     for label, bar in zip(axes.get_yticklabels(), bars, strict=True):
         label.set_fontweight("bold" if bar.chosen else "normal")
     axes.invert_yaxis()
-    axes.margins(x=0.18)
+    axes.margins(x=0.18, y=0.02)
     axes.set(title=title, xlabel=unit)
     axes.grid(axis="x", alpha=0.25)
     if limit is not None:
         axes.axvline(limit[0], color="#333333", linestyle="--", linewidth=1.2)
-        axes.set_xlabel(f"{unit}; dashed line: {limit[1]}")
+        axes.set_xlabel(f"{unit}\ndashed line: {limit[1]}")
     save_figure(path, figure)
 
 

@@ -83,14 +83,22 @@ def _tint(picture: Image.Image, mask: Any, color: tuple[int, int, int], opacity:
 
 def _thickness(picture: Image.Image) -> int:
     """Of lines, in pixels, so that they are seen on the whole picture."""
-    return max(1, round(min(picture.size) / 240))
+    return min(max(1, round(min(picture.size) / 240)), 12)  # wider ones would take long
 
 
 def _part(mask: Any) -> tuple[Region, NDArray[np.bool_]]:  # noqa: ANN401 - a tensor or an RLE
     """Where a mask lies in the image, with a pixel around it, which its outline needs; and the bitmap of that part."""
     if isinstance(mask, Tensor):
-        return (slice(0, mask.shape[0]), slice(0, mask.shape[1])), mask.bool().numpy()
+        bitmap = mask.bool()
+        spans = [_span(bitmap.any(1 - axis), bitmap.shape[axis]) for axis in (0, 1)]
+        return (spans[0], spans[1]), bitmap[spans[0], spans[1]].numpy()
     return cut_mask(mask, margin=1)
+
+
+def _span(present: Tensor, length: int) -> slice:
+    """The places that are present, with one more at either end; none if none is."""
+    places = present.nonzero().flatten()
+    return slice(max(int(places[0]) - 1, 0), min(int(places[-1]) + 2, length)) if len(places) else slice(0, 0)
 
 
 def _outline(mask: NDArray[np.bool_], thickness: int) -> NDArray[np.bool_]:

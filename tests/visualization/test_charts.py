@@ -56,5 +56,5 @@ def test_bars_beyond_the_limit_are_gray_and_the_chosen_one_is_marked(figures, tm
     labels = axes.get_yticklabels()
     assert [label.get_text() for label in labels] == ["small", "chosen", "large"]
     assert [label.get_fontweight() for label in labels] == ["normal", "bold", "normal"]
-    assert axes.get_xlabel() == "GB; dashed line: 12 GB"
+    assert axes.get_xlabel() == "GB\ndashed line: 12 GB"
     charts.save_bars(tmp_path / "x.png", "Ways", "GB", bars[:1])

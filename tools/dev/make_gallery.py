@@ -38,15 +38,15 @@ PHOTOGRAPHS = ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg")
 MODELS = {
     "instances": ("mask_rcnn-tiny", 240, 80),
     "depth": ("dpt-tiny", 160, 40),
-    "panoptic": ("mask_decoder-tiny", 240, 80),
-    "segmentation": ("linear-tiny", 200, 40),
+    "panoptic": ("mask_decoder-tiny", 120, 120),
+    "segmentation": ("linear-tiny", 100, 25),
 }
 SCENE = "000012"  # of the validation part, which no model has seen
 FRAMES, SHOWN = 12, 448  # of the moving view, and its side in pixels
 # ellipses (x, y, radius, radius) in astronaut, by hand: the head, the patch and the helmet
 OBJECTS = {1: (228, 106, 74, 80), 2: (172, 385, 42, 42), 3: (418, 440, 92, 80)}
 LONGEST, LARGEST = 1400, 150_000  # pixels and bytes of a picture
-PANEL = 300  # pixels of the side of a panel of the strip
+PANEL = 400  # pixels of the side of a panel of the strip
 
 
 def add_arguments(parser: CommandParser) -> None:
@@ -261,11 +261,11 @@ def sheet(gallery: Gallery) -> Path:
 
 
 def planner(gallery: Gallery) -> Path:
-    """What each way to train a DPT on PE-Spatial-B needs."""
+    """What each way to train the detector of the demo needs."""
     drawn = gallery.work / "plan.png"
     if not drawn.is_file():
-        config = "depth/dpt1_pe_spatial_b16_nyu_20ep"
-        gallery.command("plan", "--config", config, "--memory", "12gb", "--device", "cuda", "--picture", drawn)
+        config = "demo/mask_rcnn_tiny_shapes.yaml"
+        gallery.command("plan", "--config", config, "--memory", "870mb", "--device", "cpu", "--picture", drawn)
     return gallery.save("plan.png", drawn)
 
 
@@ -281,27 +281,34 @@ def drift(gallery: Gallery) -> Path:
 
 
 def strip(gallery: Gallery) -> Path:
-    """Photograph, features and track; and of a scene the objects, the segments and the depth."""
-    photograph = read_image(gallery.photographs() / "astronaut.png")
+    """Above the photograph with features and track; below a scene with objects, segments and depth."""
     astronaut_features(gallery)
-    blocks = read_image(gallery.work / "features" / "astronaut.png")
-    side = blocks.shape[-1] // 4  # the photograph and three blocks
+    blocks = read_image(gallery.work / "features" / "astronaut.png")  # the photograph and three blocks, side by side
+    side, view = blocks.shape[-1] // 4, tracked(gallery)
     path = gallery.data() / "images" / "val" / f"{SCENE}.jpg"
     found = {task: Predictor(gallery.trained(task))(path) for task in ("instances", "panoptic", "depth")}
     scene = read_image(path)
     width = enlarge(scene)[0].shape[-1]  # what lies to the right of it is a legend
     drawn = {task: torch.from_numpy(sample.draw()).permute(2, 0, 1)[..., :width] for task, sample in found.items()}
-    panels = {
-        "photograph": photograph,
+    above = {
+        "photograph": read_image(gallery.photographs() / "astronaut.png"),
         "features": blocks[:, -side:, 2 * side : 3 * side],
-        "track": tracked(gallery)[-1],
+        "objects, given": view[0],
+        f"track, frame {len(view)}": view[-1],
+    }
+    below = {
         "scene": scene,
-        "detections, masks": drawn["instances"],
+        "detections and masks": drawn["instances"],
         "segments": drawn["panoptic"],
         "depth": colorize_depth(found["depth"].pred_depth.data),
     }
-    shown = {text: TF.resize(panel.as_subclass(Tensor), [PANEL, PANEL]) for text, panel in panels.items()}
-    return save_small(gallery.strip, row(shown))
+    return save_small(gallery.strip, torch.cat([_square(above), _square(below)], dim=1))
+
+
+def _square(panels: dict[str, Tensor]) -> Tensor:
+    """Pictures side by side, each as a square."""
+    size = [PANEL, PANEL]
+    return row({text: TF.resize(panel.as_subclass(Tensor), size) for text, panel in panels.items()})
 
 
 PICTURES: dict[str, Callable[[Gallery], Path]] = {
