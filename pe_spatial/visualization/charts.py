@@ -156,7 +156,8 @@ def _draw_legend(axes: Axes, panel: Panel) -> None:
         from matplotlib.transforms import offset_copy
 
         points = -78 if panel.names else -38  # below the names of the steps and of the axis, whatever the size
-        below = offset_copy(axes.transAxes, axes.get_figure(root=True), y=points, units="points")
+        figure: Any = axes.get_figure()
+        below = offset_copy(axes.transAxes, figure, y=points, units="points")
         place: Any = {"loc": "upper center", "bbox_to_anchor": (0.5, 0), "bbox_transform": below}
         axes.legend(**place, ncols=2, fontsize=9, frameon=False, title=title)
 

@@ -28,8 +28,7 @@ from pe_spatial.commands.options import CommandParser
 from pe_spatial.commands.shell import run_module
 from pe_spatial.common.errors import MissingPackage, UserError
 from pe_spatial.common.pictures import read_image, read_indices, save_image
-from pe_spatial.inference.predictor import Predictor
-from pe_spatial.visualization import colorize_depth, draw_objects, enlarge
+from pe_spatial.visualization import draw_objects
 from pe_spatial.visualization.layout import row, shrink
 
 ENCODER = "vit_small_patch14_dinov2"
@@ -38,7 +37,6 @@ PHOTOGRAPHS = ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg")
 MODELS = {
     "instances": ("mask_rcnn-tiny", 240, 80),
     "depth": ("dpt-tiny", 160, 40),
-    "panoptic": ("mask_decoder-tiny", 120, 120),
     "segmentation": ("linear-tiny", 100, 25),
 }
 SCENE = "000012"  # of the validation part, which no model has seen
@@ -132,16 +130,11 @@ class Gallery:
 
 
 def save_small(path: Path, picture: Tensor) -> Path:
-    """Write a picture uint8 [3, H, W] of at most 150 kB; charts (.png) with 64 colors."""
-    if path.suffix == ".png":
-        image = Image.fromarray(picture.permute(1, 2, 0).contiguous().numpy())
-        save_image(path, image.quantize(64, dither=Image.Dither.NONE))
-    else:
-        while True:
-            save_image(path, picture)
-            if path.stat().st_size <= LARGEST:
-                break
-            picture = shrink(picture, round(0.85 * max(picture.shape[-2:])))
+    """Write a picture uint8 [3, H, W] of at most 150 kB."""
+    save_image(path, picture)
+    while path.stat().st_size > LARGEST:
+        picture = shrink(picture, round(0.85 * max(picture.shape[-2:])))
+        save_image(path, picture)
     return path
 
 
@@ -212,19 +205,6 @@ def track(gallery: Gallery) -> Path:
     return gallery.save("track.jpg", row({text: drawn[n] for text, n in zip(captions, shown, strict=True)}))
 
 
-def sweep(gallery: Gallery) -> Path:
-    """Correspondences of every block on the four photographs."""
-    plot = gallery.work / "sweep" / "plot.png"
-    if not plot.is_file():
-        backbone = f"{{type: TimmBackbone, model: {ENCODER}, weights: {gallery.weights}, layers: [-1], norm: true, "
-        gallery.command(
-            *("sweep", "--config", "tracking/homographies_pe_spatial_b16", "--output", plot.parent),
-            f"test_dataloader.dataset.source={gallery.photographs()}",
-            f"model.backbone={backbone}frozen: true}}",
-        )
-    return gallery.save("sweep.png", plot)
-
-
 # --- pictures of the models -------------------------------------------------------------------------------------------
 def validation(task: str) -> Callable[[Gallery], Path]:
     """A validation picture of the last validation: the annotation beside the prediction."""
@@ -245,14 +225,6 @@ def of_run(task: str, source: str, name: str) -> Callable[[Gallery], Path]:
     return draw
 
 
-def comparison(gallery: Gallery) -> Path:
-    """Two linear probes that differ in their learning rate."""
-    slower = "optim_wrapper.optimizer.lr=1e-5"
-    runs = [gallery.trained("segmentation"), gallery.trained("segmentation", "slower", slower)]
-    gallery.command("compare", *runs, "--output", gallery.work / "compared")
-    return gallery.save("comparison.png", min((gallery.work / "compared").glob("*.png")))
-
-
 def sheet(gallery: Gallery) -> Path:
     """The contact sheet of the doctor."""
     place = gallery.work / "sheets"
@@ -265,44 +237,22 @@ def planner(gallery: Gallery) -> Path:
     drawn = gallery.work / "plan.png"
     if not drawn.is_file():
         config = "demo/mask_rcnn_tiny_shapes.yaml"
-        gallery.command("plan", "--config", config, "--memory", "870mb", "--device", "cpu", "--picture", drawn)
+        gallery.command("plan", "--config", config, "--memory", "1gb", "--device", "cpu", "--picture", drawn)
     return gallery.save("plan.png", drawn)
 
 
-def drift(gallery: Gallery) -> Path:
-    """How an exported file drifts from torch, layer by layer."""
-    place = gallery.work / "exported"
-    if not (place / "drift.png").is_file():
-        gallery.command(
-            *("export", gallery.trained("segmentation"), "--output", place, "--precision", "int8"),
-            *("--images", gallery.data() / "images" / "train", "--tolerance", "100", "--image-size", "96"),
-        )
-    return gallery.save("drift.png", place / "drift.png")
-
-
 def strip(gallery: Gallery) -> Path:
-    """Above the photograph with features and track; below a scene with objects, segments and depth."""
+    """The photograph, its features, three objects that are given, and their track."""
     astronaut_features(gallery)
     blocks = read_image(gallery.work / "features" / "astronaut.png")  # the photograph and three blocks, side by side
     side, view = blocks.shape[-1] // 4, tracked(gallery)
-    path = gallery.data() / "images" / "val" / f"{SCENE}.jpg"
-    found = {task: Predictor(gallery.trained(task))(path) for task in ("instances", "panoptic", "depth")}
-    scene = read_image(path)
-    width = enlarge(scene)[0].shape[-1]  # what lies to the right of it is a legend
-    drawn = {task: torch.from_numpy(sample.draw()).permute(2, 0, 1)[..., :width] for task, sample in found.items()}
-    above = {
+    panels = {
         "photograph": read_image(gallery.photographs() / "astronaut.png"),
         "features": blocks[:, -side:, 2 * side : 3 * side],
         "objects, given": view[0],
         f"track, frame {len(view)}": view[-1],
     }
-    below = {
-        "scene": scene,
-        "detections and masks": drawn["instances"],
-        "segments": drawn["panoptic"],
-        "depth": colorize_depth(found["depth"].pred_depth.data),
-    }
-    return save_small(gallery.strip, torch.cat([_square(above), _square(below)], dim=1))
+    return save_small(gallery.strip, _square(panels))
 
 
 def _square(panels: dict[str, Tensor]) -> Tensor:
@@ -315,16 +265,13 @@ PICTURES: dict[str, Callable[[Gallery], Path]] = {
     "features": features,
     "features_astronaut": astronaut_features,
     "track": track,
-    "sweep": sweep,
     **{f"validation_{task}": validation(task) for task in MODELS},
-    "judged": of_run("instances", "best_and_worst/worst_01*.jpg", "judged_instances.jpg"),
+    "judged": of_run("instances", "best_and_worst/best_01*.jpg", "judged_instances.jpg"),
     "judged_segmentation": of_run("segmentation", "best_and_worst/worst_01*.jpg", "judged_segmentation.jpg"),
     "curves": of_run("instances", "curves.png", "curves.png"),
     "confusion": of_run("segmentation", "confusion.png", "confusion.png"),
-    "comparison": comparison,
     "sheet": sheet,
     "planner": planner,
-    "drift": drift,
     "strip": strip,
 }
 
