@@ -119,10 +119,7 @@ def stream_batches(
 
 
 def _streamed(
-    predictor: Streamed,
-    batches: Iterable[Sequence[Path | Entry]],
-    threads: int,
-    together: bool,
+    predictor: Streamed, batches: Iterable[Sequence[Path | Entry]], threads: int, together: bool
 ) -> Generator[Prediction, None, None]:
     ahead = _Allowance(2 * (threads + predictor.batch_size), _PIXELS_AHEAD)
     with side_threads(threads + 1) as pool:
