@@ -159,6 +159,8 @@ export --encoder --images --output --to
     tests/export/test_export.py::test_an_encoder_alone
 export --images --precision --repair --to
     tests/export/test_export.py::test_what_loses_too_much_is_rejected_and_repaired
+predict --checkpoint --input --output --precision
+    tests/commands/test_predict_segmentation.py::test_auto_is_bf16_where_the_processor_has_it
 predict --checkpoint --engine --input --output
     tests/export/test_export.py::test_eval_and_predict_take_it
 benchmark text --clock --threads --variant
