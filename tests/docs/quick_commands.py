@@ -1,6 +1,6 @@
 """The programs `pe-spatial` and `python` without the seconds in which they import: a process that has imported all forks.
 
-`python quick_commands.py serve FOLDER` writes the two programs into a folder, for a PATH to begin with. Each is a small client,
+`python quick_commands.py FOLDER` writes the two programs into a folder, for a PATH to begin with. Each is a small client,
 which hands its arguments, folder, environment, and standard streams to the process that serves, and ends as the fork does.
 """
 
@@ -29,7 +29,7 @@ with socket.socket(socket.AF_UNIX) as server:
 
 
 def serve(folder: Path) -> None:
-    """Import, write the programs, and answer calls until the standard input ends."""
+    """Import, write the programs, and answer calls until it is ended."""
     from pe_spatial.commands.shell import COMMANDS
 
     for name in COMMANDS:
@@ -106,4 +106,4 @@ def _run(program: str, arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    serve(Path(sys.argv[2]))
+    serve(Path(sys.argv[1]))
