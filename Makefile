@@ -3,6 +3,7 @@
 # make test-fast   those that take less than a second each, all cases of a test together
 # make lint   ruff, mypy, spelling, and how long the sentences of the documents are
 # make docs   the documentation site, into build/site
+# make notebooks   those of the tutorials, from their pages
 
 PYTHON ?= python3
 VENV   ?= .venv
@@ -20,9 +21,9 @@ ENGINE_TESTS := tests/export tests/detection/test_deta_graph.py tests/detection/
 
 SOURCES := pe_spatial detection segmentation depth tracking configs tools examples Makefile setup.cfg
 # documents whose sentences `make lint` measures
-PROSE := CONTRIBUTING.md docs/developing docs/export.md docs/open_vocabulary.md
+PROSE := CONTRIBUTING.md docs/developing docs/export.md docs/open_vocabulary.md docs/tutorials
 
-.PHONY: install demo test test-fast slow-list lint docs format clean
+.PHONY: install demo test test-fast slow-list lint docs notebooks format clean
 .DEFAULT_GOAL := install
 
 install: $(VENV)/.installed-demo
@@ -79,6 +80,9 @@ lint: $(VENV)/.installed-test $(VENV)/.installed-lint
 # Strict: a page that no menu has, or a link to nothing, fails.
 docs: $(VENV)/.installed-docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+notebooks: $(VENV)/.installed-docs
+	$(BIN)/python tools/dev/make_notebooks.py
 
 format: $(VENV)/.installed-lint
 	$(BIN)/ruff check --fix .

@@ -48,6 +48,7 @@ TOOLS = {
         "measure_tuning",
         "readability",
         "real_encoder",
+        "tutorials",
     )
 }
 

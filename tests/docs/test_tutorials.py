@@ -5,14 +5,15 @@ out: `LEFT_OUT` counts them.
 """
 
 import os
-import shutil
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import tutorials
 from tutorials import BlockError, read_blocks, run_block, shortened
+
+from pe_spatial.commands.shell import run_module
 
 ROOT = Path(__file__).parents[2]
 TUTORIALS = sorted(path for path in (ROOT / "docs/tutorials").glob("*.md") if path.stem != "index")
@@ -105,6 +106,14 @@ def test_every_tutorial_says_who_needs_it_and_shows_pictures_that_exist():
     for image in images.iterdir():
         assert f"(images/{image.name})" in everything, image.name
         assert image.stat().st_size < 60_000, image.name
+
+
+def test_the_command_tells_output_and_seconds(tmp_path, capsys):
+    page = tmp_path / "page.md"
+    page.write_text("```bash\necho first\n```\n<!-- needs: weights -->\n```bash\nexit 1\n```\n")
+    assert run_module(tutorials, "tutorials.py", [str(page), "--folder", str(tmp_path / "empty")]) == 0
+    told = capsys.readouterr().out
+    assert "first\n" in told and "left out: needs weights" in told and "s of the processor in all" in told
 
 
 def test_a_block_that_ends_otherwise_than_the_page_says_is_found(tmp_path):

@@ -18,10 +18,16 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
+from pe_spatial.commands.options import CommandParser
+from pe_spatial.commands.shell import run_module
+
 PROGRAMS = {"bash": ("bash", "-euo", "pipefail", "-c"), "python": ("python", "-c")}
-_BLOCK = re.compile(r"(?:^<!-- (?P<mark>needs: \w+|fails) -->\n)?^```(?P<language>\w+)\n(?P<text>.*?)^```$", re.M | re.S)
+_BLOCK = re.compile(
+    r"(?:^<!-- (?P<mark>needs: \w+|fails) -->\n)?^```(?P<language>\w+)\n(?P<text>.*?)^```$", re.M | re.S
+)
 
 
 class BlockError(RuntimeError):
@@ -72,10 +78,14 @@ def read_blocks(path: Path) -> list[Block]:
 
 def shortened(block: Block, replacements: Mapping[str, str]) -> Block:
     """A block with smaller numbers: each key of `replacements` that stands in it becomes its value."""
-    text = block.text
+    return replace(block, text=shortened_text(block.text, replacements))
+
+
+def shortened_text(text: str, replacements: Mapping[str, str]) -> str:
+    """The same for a text."""
     for long, short in replacements.items():
         text = text.replace(long, short)
-    return replace(block, text=text)
+    return text
 
 
 def run_block(block: Block, folder: Path, environment: Mapping[str, str] | None = None) -> str:
@@ -123,18 +133,21 @@ def _processor_seconds() -> float:
     return usage.ru_utime + usage.ru_stime
 
 
-def main() -> None:
-    """Run the tutorials that the command line names."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("tutorials", type=Path, nargs="+", metavar="FILE")
+def add_arguments(parser: CommandParser) -> None:
+    """Add the options."""
+    parser.add_argument("tutorials", type=Path, nargs="+", metavar="FILE", help="pages of docs/tutorials")
     parser.add_argument("--folder", type=Path, help="an empty folder to run in; default: a temporary one")
-    options = parser.parse_args()
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the tutorials that the command line names."""
     for path in options.tutorials:
         with tempfile.TemporaryDirectory() as temporary:
             folder = options.folder or Path(temporary)
             folder.mkdir(parents=True, exist_ok=True)
-            run_tutorial(read_blocks(path), folder, lambda line: print(line, flush=True))
+            run_tutorial(read_blocks(path), folder, partial(print, flush=True))
+    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_module(sys.modules[__name__], "tools/dev/tutorials.py"))
