@@ -95,8 +95,8 @@ def open_encoder(
 
     Args:
         encoder: The name of a released one, timm's name of one, or a folder with a PE-Core (`pe-spatial demo --words`);
-            the file or the folder of a run of ours, or `hf://OWNER/NAME`; the section of a config, a mapping with the `type` of any registered backbone; or a
-            module that keeps their contract.
+            the file or the folder of a run of ours, or `hf://OWNER/NAME`; the section of a config, a mapping with the
+            `type` of any registered backbone; or a module that keeps their contract.
         weights: Of a released one or of a section: a file, a name, or "none" for random ones. None takes the released
             ones, and of a section those that it names.
         layers: Blocks from 0, or from the end if negative, or all; None takes those of the checkpoint, section or

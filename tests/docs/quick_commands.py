@@ -1,7 +1,7 @@
-"""The programs `pe-spatial` and `python` without the seconds in which they import: a process that has imported all forks.
+"""The programs `pe-spatial` and `python` without the seconds of their imports, as forks of a process that has them.
 
-`python quick_commands.py FOLDER` writes the two programs into a folder, for a PATH to begin with. Each is a small client,
-which hands its arguments, folder, environment, and standard streams to the process that serves, and ends as the fork does.
+`python quick_commands.py FOLDER` writes the two programs into a folder, for a PATH to begin with. Each is a client.
+It hands its arguments, folder, environment and standard streams to the process that serves, and ends as the fork does.
 """
 
 import array
@@ -69,7 +69,9 @@ def _answer(connection: socket.socket) -> None:
         os.dup2(stream, number)
         os.close(stream)
     # not those of the process that serves, which know what kind of file they were
-    sys.stdin, sys.stdout, sys.stderr = (open(number, "w" if number else "r", encoding="utf-8") for number in range(3))
+    sys.stdin, sys.stdout, sys.stderr = (
+        os.fdopen(number, "w" if number else "r", encoding="utf-8") for number in range(3)
+    )
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)

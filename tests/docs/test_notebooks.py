@@ -1,4 +1,4 @@
-"""Every notebook is that of its tutorial, and runs from its first cell to its last, with the numbers of `test_tutorials`."""
+"""Every notebook is that of its tutorial, and runs from start to end with the numbers of `test_tutorials`."""
 
 import json
 

@@ -1,7 +1,7 @@
 """All blocks of the tutorials run, in their order, in an empty folder, as a reader would run them.
 
-Numbers are made smaller by `SHORTER`, which is all that differs from the pages. Blocks that need weights or a GPU are left
-out: `LEFT_OUT` counts them.
+Numbers are made smaller by `SHORTER`, which is all that differs from the pages. Blocks that need weights or a GPU are
+left out: `LEFT_OUT` counts them.
 """
 
 import os
@@ -59,10 +59,15 @@ def replacements(name):
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory):
-    """Variables with which `pe-spatial` and `python` are forks of a process that has imported all; see quick_commands.py."""
+    """Variables with which `pe-spatial` and `python` are forks of one process; see quick_commands.py."""
     folder = tmp_path_factory.mktemp("programs")
     variables = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
-    variables |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PE_SPATIAL_CACHE": str(folder / "cache")}
+    variables |= {
+        "OMP_NUM_THREADS": "1",
+        "OPENBLAS_NUM_THREADS": "1",
+        "HF_HUB_OFFLINE": "1",
+        "PE_SPATIAL_CACHE": str(folder / "cache"),
+    }
     program = [sys.executable, str(Path(__file__).with_name("quick_commands.py")), str(folder)]
     with subprocess.Popen(program, env=variables, stdout=subprocess.PIPE, text=True, cwd=folder) as server:
         assert server.stdout.readline() == "ready\n"

@@ -2,9 +2,10 @@
 
     python tools/dev/make_notebooks.py
 
-The text of a notebook is that of `docs/tutorials`, and nothing is written twice: a block of bash or Python becomes a cell,
-all else is Markdown. Blocks that need weights or a GPU stay text. A first cell installs the package where it is missing, as
-in Colab. With `--check` nothing is written, and the exit status is 1 where a notebook is not that of its tutorial.
+The text of a notebook is that of `docs/tutorials`, and nothing is written twice. A block of bash or Python becomes a
+cell, and all else is Markdown. Blocks that need weights or a GPU stay text. A first cell installs the package where it
+is missing, as in Colab. With `--check` nothing is written, and the exit status is 1 where a notebook is not that of its
+tutorial.
 """
 
 import argparse

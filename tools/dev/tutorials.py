@@ -2,9 +2,9 @@
 
     python tools/dev/tutorials.py docs/tutorials/detection.md
 
-Every tutorial begins in an empty folder. A `bash` block runs in bash and a `python` block in Python, in their order; the
+Every tutorial begins in an empty folder. A `bash` block runs in bash and a `python` block in Python, in order. The
 output is shown, and after each block its seconds: of the processor (all cores together) and by the clock. A line before
-a block says more about it: `<!-- needs: weights -->` and `<!-- needs: gpu -->` leave it out, and after `<!-- fails -->` it
+a block says more about it. `<!-- needs: weights -->` and `<!-- needs: gpu -->` leave it out. After `<!-- fails -->` it
 must end with an error whose words stand in the `text` block that follows.
 """
 
