@@ -34,7 +34,7 @@ def serve(folder: Path) -> None:
 
     for name in COMMANDS:
         import_module(f"pe_spatial.commands.{name.replace('-', '_').replace(' ', '_')}")
-    for name in ("detection", "segmentation", "depth", "tracking", "own", "alignment"):
+    for name in ("detection", "segmentation", "depth", "tracking", "own.run", "alignment"):
         import_module(f"pe_spatial.{name}")
     address = str(folder / "socket")
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
