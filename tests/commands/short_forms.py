@@ -373,6 +373,8 @@ track --config --input --output
     tests/docs/test_tutorials.py::test_a_tutorial_runs_from_start_to_end
 train --data --epochs --image-size --model --output
     tests/docs/test_tutorials.py::test_a_tutorial_runs_from_start_to_end
+train --data --epochs --image-size --model --output --teacher
+    tests/docs/test_tutorials.py::test_a_tutorial_runs_from_start_to_end
 train --data --epochs --image-size --model --output --tune --weights
     tests/docs/test_tutorials.py::test_a_tutorial_runs_from_start_to_end
 train --data --image-size --model --output
@@ -380,8 +382,6 @@ train --data --image-size --model --output
 train --data --model --output
     tests/docs/test_tutorials.py::test_a_tutorial_runs_from_start_to_end
 train --data --model --output --teacher
-    tests/docs/test_tutorials.py::test_a_tutorial_runs_from_start_to_end
-train --data --model --output --tune
     tests/docs/test_tutorials.py::test_a_tutorial_runs_from_start_to_end
 train --data --model --output --weights
     tests/docs/test_tutorials.py::test_a_tutorial_runs_from_start_to_end
