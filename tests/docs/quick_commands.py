@@ -17,13 +17,15 @@ from importlib import import_module
 from pathlib import Path
 
 CLIENT = """#!{python} -SE
-import array, json, os, socket, sys
+import array, json, os, signal, socket, sys
 with socket.socket(socket.AF_UNIX) as server:
     server.connect({address!r})
     call = json.dumps([{program!r}, sys.argv[1:], os.getcwd(), dict(os.environ)]).encode()
     rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [0, 1, 2]))]
     server.sendmsg([len(call).to_bytes(8, "big")], rights)
     server.sendall(call)
+    fork = int(server.recv(8).decode())
+    signal.signal(signal.SIGTERM, lambda number, frame: os.kill(fork, number))
     sys.exit(int(server.recv(16) or 1))
 """
 
@@ -64,6 +66,7 @@ def _answer(connection: socket.socket) -> None:
     size, call = int.from_bytes(head, "big"), b""
     while len(call) < size:
         call += connection.recv(size - len(call))
+    connection.sendall(f"{os.getpid():8}".encode())
     program, arguments, folder, environment = json.loads(call)
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
@@ -86,12 +89,12 @@ def _answer(connection: socket.socket) -> None:
 def _run(program: str, arguments: list[str]) -> int:
     from pe_spatial.commands.shell import main
 
-    sys.argv = [program, *arguments]
+    sys.argv, sys.path[0] = [program, *arguments], ""
     try:
         if program == "pe-spatial":
             return main(arguments)
         if arguments[0] == "-c":
-            sys.argv, sys.path[0] = ["-c", *arguments[2:]], ""
+            sys.argv = ["-c", *arguments[2:]]
             exec(compile(arguments[1], "<string>", "exec"), {"__name__": "__main__"})
         elif arguments[0] == "-m":
             sys.argv = arguments[1:]
