@@ -93,9 +93,9 @@ def test_a_command_parses_and_names_what_exists(command):
     options, parser = parse(command.name, module_of(command.name), list(command.arguments))
     overrides = getattr(options, "overrides", None) or []
     name = getattr(options, "config", None)
-    if name not in (None, "...", "CONFIG"):
+    if name not in (None, "...", "CONFIG", "NAME"):
         config_named(name, *overrides)
-    elif command.name == "configs" and options.subcommand != "list":
+    elif command.name == "configs" and options.subcommand != "list" and options.name != "NAME":
         config_named(options.name, *overrides)
     assert all(re.match(r"[\w.]+=", override) for override in overrides)
 
