@@ -38,6 +38,8 @@ def serve(folder: Path) -> None:
         import_module(f"pe_spatial.commands.{name.replace('-', '_').replace(' ', '_')}")
     for name in ("detection", "segmentation", "depth", "tracking", "own.run", "alignment"):
         import_module(f"pe_spatial.{name}")
+    with contextlib.suppress(ImportError):  # of the extra `segmentation`
+        import_module("mmseg.models")
     address = str(folder / "socket")
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     with socket.socket(socket.AF_UNIX) as server:

@@ -28,6 +28,7 @@ def test_there_is_no_notebook_without_a_tutorial():
     assert {path.stem for path in NOTEBOOKS.glob("*.ipynb")} == {path.stem for path in TUTORIALS}
 
 
+@pytest.mark.tutorials
 @pytest.mark.parametrize("path", TUTORIALS, ids=lambda path: path.stem)
 def test_a_notebook_runs(path, tmp_path, environment, monkeypatch):  # noqa: F811
     nbclient = pytest.importorskip("nbclient")
