@@ -201,6 +201,8 @@ search --evaluate --output
     tests/commands/test_search.py::test_captions_are_scored
 demo --output --words
     tests/zero_shot/test_training.py::test_the_demo_writes_what_the_commands_take
+demo --words
+    tests/zero_shot/test_training.py::test_the_demo_writes_what_the_commands_take
 --help
     tests/commands/test_shell.py::test_help_and_a_mistyped_option_answer_at_once
 benchmark all
@@ -347,7 +349,7 @@ demo --formats --images --output
     tests/docs/test_tutorials.py::test_a_tutorial_runs_from_start_to_end
 demo --images --output
     tests/docs/test_tutorials.py::test_a_tutorial_runs_from_start_to_end
-demo --words
+demo --iterations --output --words
     tests/docs/test_tutorials.py::test_a_tutorial_runs_from_start_to_end
 export --precision --to
     tests/docs/test_tutorials.py::test_a_tutorial_runs_from_start_to_end

@@ -26,8 +26,8 @@ SHORTER = {
     | {"--epochs 5": "--iterations 1", "--epochs 4": "--iterations 1"},
     "tracking": {"--frames 20": "--frames 4", "--video-size 240 426": "--video-size 120 213"}
     | {"100,60,180,150": "50,30,90,75", "(213, 120)": "(100, 60)"},
-    "features": {"--iterations 300": "--iterations 2"},
-    "words": {"--iterations 300": "--iterations 2", "--limit 40": "--limit 4", "--limit 8": "--limit 2"},
+    "features": {"--iterations 60": "--iterations 2"},
+    "words": {"--iterations 60": "--iterations 2", "--limit 40": "--limit 4", "--limit 8": "--limit 2"},
     "export": {"~/pe_spatial": str(ROOT)},
 }
 # tutorial -> how many of its blocks need what a test does not have
