@@ -209,6 +209,8 @@ benchmark all
     tests/commands/test_benchmark_all.py::test_all_run_in_short
 benchmark all --quick
     tests/commands/test_benchmark_all.py::test_all_run_in_short
+benchmark all --document
+    tests/commands/test_benchmark_all.py::test_the_table_is_written_between_its_marks
 benchmark all --document --repeats
     tests/commands/test_benchmark_all.py::test_the_table_is_written_between_its_marks
 benchmark backbone --variant
@@ -339,7 +341,7 @@ tools/dev/readability.py --longest --median --quiet --without
     tests/documents/test_readability.py::test_what_is_wrong_is_said_with_its_line
 check --output
     tests/docs/test_tutorials.py::test_a_tutorial_runs_from_start_to_end
-classify --classes --encoder --input --limit --output
+classify --classes --encoder --input --limit --output --templates
     tests/docs/test_tutorials.py::test_a_tutorial_runs_from_start_to_end
 convert data --allow-loss --pictures --to
     tests/docs/test_tutorials.py::test_a_tutorial_runs_from_start_to_end
