@@ -201,8 +201,6 @@ search --evaluate --output
     tests/commands/test_search.py::test_captions_are_scored
 demo --output --words
     tests/zero_shot/test_training.py::test_the_demo_writes_what_the_commands_take
-demo --words
-    tests/zero_shot/test_training.py::test_the_demo_writes_what_the_commands_take
 --help
     tests/commands/test_shell.py::test_help_and_a_mistyped_option_answer_at_once
 benchmark all
