@@ -65,6 +65,8 @@ eval
     run
 eval --config
     run/iter_6.pth --config toy.yaml
+eval --precision
+    run --precision fp32
 features --checkpoint --input --output --pool
     --checkpoint model.pth --input photos/film.mp4 --output features_pool --pool mean --device cpu
 features --checkpoint --input --output --pool --shard
