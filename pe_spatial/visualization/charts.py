@@ -80,7 +80,7 @@ def new_figure(columns: int = 1, rows: int = 1, panel: tuple[float, float] = _PA
 def save_figure(path: Path, figure: Figure, dpi: int = _DPI) -> None:
     """Write a figure as PNG, whole or not at all."""
     content = io.BytesIO()
-    figure.savefig(content, dpi=dpi, format="png", facecolor="white")
+    figure.savefig(content, dpi=dpi, format="png", facecolor="white", bbox_inches="tight")  # no label is cut off
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, lambda file: file.write(content.getbuffer()))
 

@@ -225,13 +225,6 @@ def of_run(task: str, source: str, name: str) -> Callable[[Gallery], Path]:
     return draw
 
 
-def sheet(gallery: Gallery) -> Path:
-    """The contact sheet of the doctor."""
-    place = gallery.work / "sheets"
-    gallery.command("check", gallery.data() / "annotations/instances_val.json", "--tiles", "8", "--output", place)
-    return gallery.save("sheet.jpg", min(place.glob("*.png")))
-
-
 def planner(gallery: Gallery) -> Path:
     """What each way to train the detector of the demo needs."""
     drawn = gallery.work / "plan.png"
@@ -269,8 +262,6 @@ PICTURES: dict[str, Callable[[Gallery], Path]] = {
     "judged": of_run("instances", "best_and_worst/best_01*.jpg", "judged_instances.jpg"),
     "judged_segmentation": of_run("segmentation", "best_and_worst/worst_01*.jpg", "judged_segmentation.jpg"),
     "curves": of_run("instances", "curves.png", "curves.png"),
-    "confusion": of_run("segmentation", "confusion.png", "confusion.png"),
-    "sheet": sheet,
     "planner": planner,
     "strip": strip,
 }
