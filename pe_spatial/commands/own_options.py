@@ -38,6 +38,11 @@ def add_own_options(parser: CommandParser) -> None:
         action="append",
         help="of an alignment; give several by repeating it; timm's as NAME=FILE (default: the student as it begins)",
     )
+    add(
+        "--trial",
+        metavar="KIND=PATH",
+        help="of an alignment: what the student is tried on as it trains, matches=PHOTOS or tracking=DAVIS",
+    )
     add("--encoder-from", metavar="RUN", help="train the head on the encoder of this run, so that both share a pass")
     add("--image-size", **SHARED["--image-size"])
     add("--batch-size", metavar="N", type=positive, help="pictures at once (default: the recipe's)")

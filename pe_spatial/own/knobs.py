@@ -67,6 +67,8 @@ def _encoder(request: Request, model: Model) -> dict[str, Any]:
         raise OptionError(f"tune {request.tune}: an alignment makes new weights of a whole encoder; leave it out")
     if request.teachers and not model.is_student:
         raise OptionError(f"teacher {', '.join(request.teachers)}: only the task alignment has one; leave it out")
+    if request.trial and not model.is_student:
+        raise OptionError(f"trial {request.trial}: only a student of the task alignment is tried; leave it out")
     if model.is_student:
         return settings
     if request.tune in ("full", "frozen"):

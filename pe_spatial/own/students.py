@@ -8,6 +8,7 @@ from pe_spatial.own.encoders import Encoder, find_encoder
 from pe_spatial.own.models import TINY_ENCODER, Model
 from pe_spatial.own.request import Request
 from pe_spatial.own.teachers import several_settings, teaches_alone
+from pe_spatial.own.trials import trial_settings
 
 
 def student_settings(request: Request, model: Model, in_half: bool) -> dict[str, Any]:
@@ -19,7 +20,8 @@ def student_settings(request: Request, model: Model, in_half: bool) -> dict[str,
         in_half: Whether Perception Encoders that teach are kept in bfloat16, which is half of its memory.
 
     Raises:
-        OptionError: Nothing to learn from; an image size that the patches do not divide; or as of `several_settings`.
+        OptionError: Nothing to learn from; an image size that the patches do not divide; or as of `several_settings`
+            and `trial_settings`.
         FileNotFoundError, WeightsError, CheckpointError: As of `find_encoder`.
     """
     dtype = "bfloat16" if in_half else "float32"
@@ -30,6 +32,8 @@ def student_settings(request: Request, model: Model, in_half: bool) -> dict[str,
         raise OptionError(f"image_size {request.image_size} is not a multiple of the patch size {patch}")
     if request.image_size is None:
         settings["_image_size"] = shape.image_size
+    if request.trial is not None:
+        settings["default_hooks"] = trial_settings(request.trial, request.image_size or shape.image_size)
     return {**settings, "_patch_size": patch}
 
 

@@ -87,14 +87,21 @@ def _unique(teacher: str, taken: Mapping[str, Any]) -> str:
     return name
 
 
-def _line(label: str, settings: Mapping[str, Any]) -> str:
+def sketched(settings: Mapping[str, Any]) -> Any | None:
+    """A teacher without weights that takes no memory; None of a teacher that is no encoder."""
     if "variant" not in settings and "backbone" not in settings:
-        return f"{label}: {settings['type']}"
-    sketched = {**settings, "weights": None} if "variant" in settings else dict(settings)
+        return None
+    empty = {**settings, "weights": None} if "variant" in settings else dict(settings)
     if "backbone" in settings:
-        sketched["backbone"] = {**settings["backbone"], "weights": None}
-    with torch.device("meta"):
-        teacher = MODELS.build(sketched)
+        empty["backbone"] = {**settings["backbone"], "weights": None}
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        return MODELS.build(empty)
+
+
+def _line(label: str, settings: Mapping[str, Any]) -> str:
+    teacher = sketched(settings)
+    if teacher is None:
+        return f"{label}: {settings['type']}"
     count = sum(parameter.numel() for parameter in teacher.parameters())
     backbone = teacher.backbone
     source = settings.get("backbone", settings).get("weights")

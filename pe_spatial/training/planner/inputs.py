@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from mmengine.registry import DATASETS
+from mmengine.registry import DATASETS, TRANSFORMS
 from torch import Tensor
 from torchvision import tv_tensors
 
@@ -18,6 +18,7 @@ Size = tuple[int, int]  # (H, W)
 _OBJECTS = 16  # of an image with many
 _CLASSES = 16  # at most in one label map
 _STEPS_WITH_SIZE = ("size", "target_size")  # options of the transforms that fix the size of what leaves them
+_DRAWN = ("HideTokens", "RandomShifts")  # steps that add to a sample what a student needs
 _LOOKED_AT = 8  # pictures, where no transform fixes their size
 
 
@@ -112,6 +113,8 @@ def _sample(config: Any, size: Size, generator: torch.Generator) -> dict[str, An
             nearest, farthest = (model.get("head") or {}).get("depth_range") or (0.5, 10)
             depth = nearest + (farthest - nearest) * torch.rand(1, *size, generator=generator)
             sample |= {"depth": tv_tensors.Mask(depth)}
+        elif loader in _DRAWN:
+            sample = TRANSFORMS.build(dict(step))(sample)
         elif loader.startswith("Load") and loader != "LoadImage":
             raise ConfigError(f"{loader} loads labels that no plan can make up; train a little with it and see")
     return sample
