@@ -1,7 +1,8 @@
 # make demo   install, draw a small dataset, train a detector on the CPU, print its COCO table, draw its predictions
 # make test   install what is missing and run the tests
 # make test-fast   those that take less than a second each, all cases of a test together
-# make lint   ruff and mypy
+# make lint   ruff, mypy, spelling, and how long the sentences of the documents are
+# make docs   the documentation site, into build/site
 
 PYTHON ?= python3
 VENV   ?= .venv
@@ -17,7 +18,11 @@ export PYTHONDONTWRITEBYTECODE :=
 
 ENGINE_TESTS := tests/export tests/detection/test_deta_graph.py tests/detection/test_mask_rcnn_graph.py
 
-.PHONY: install demo test test-fast slow-list lint format clean
+SOURCES := pe_spatial detection segmentation depth tracking configs tools examples Makefile setup.cfg
+# documents whose sentences `make lint` measures
+PROSE := CONTRIBUTING.md docs/developing docs/export.md docs/open_vocabulary.md
+
+.PHONY: install demo test test-fast slow-list lint docs format clean
 .DEFAULT_GOAL := install
 
 install: $(VENV)/.installed-demo
@@ -67,6 +72,13 @@ lint: $(VENV)/.installed-test $(VENV)/.installed-lint
 	    ln -s ../../pe_spatial/* . && ln -s ../../detection ../../segmentation ../../depth ../../tracking . && \
 	    ln -s ../examples/service ../service
 	cd .mypy_links && ../$(BIN)/mypy --config-file ../pyproject.toml --cache-dir ../.mypy_cache
+	$(BIN)/codespell $(wildcard *.md) docs .github $(SOURCES)
+	$(BIN)/python tools/dev/readability.py $(PROSE) --median 18 --longest 40 --quiet \
+	    --without drawn 'brought down' forgiven pretended
+
+# Strict: a page that no menu has, or a link to nothing, fails.
+docs: $(VENV)/.installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 format: $(VENV)/.installed-lint
 	$(BIN)/ruff check --fix .

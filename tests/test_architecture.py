@@ -1,9 +1,11 @@
-"""The floors of CONTRIBUTING.md and the rule of one door each, kept true by parsing every file of the packages."""
+"""The floors of docs/developing/architecture.md and the rule of one door each, from every file of the packages."""
 
 import ast
+import re
 import sys
 from pathlib import Path
 
+import draw_floors
 import pytest
 
 ROOT = Path(__file__).parents[1]
@@ -138,7 +140,7 @@ def violations(module: str, imports: set[str], stdlib: set[str]) -> list[str]:
 @pytest.mark.parametrize("path", source_files(), ids=module_name)
 def test_imports_follow_the_table(path):
     wrong = violations(module_name(path), imports_of(path), set(sys.stdlib_module_names))
-    assert not wrong, f"{module_name(path)} may not import {wrong}; see the floors in CONTRIBUTING.md"
+    assert not wrong, f"{module_name(path)} may not import {wrong}; see the floors in docs/developing/architecture.md"
 
 
 def test_a_sideways_import_is_found():
@@ -219,7 +221,19 @@ def test_every_python_file_at_the_top_belongs_to_a_known_folder():
     assert folders <= known, f"unexpected packages at the top level: {folders - known}"
 
 
-def test_contributing_names_every_package():
-    table = (ROOT / "CONTRIBUTING.md").read_text()
-    packages = {path.parent.name for path in (ROOT / "pe_spatial").glob("*/__init__.py")} | set(TASKS)
-    assert not {package for package in packages if package not in table}
+def test_the_page_has_every_package_on_one_floor_and_the_picture_has_the_same():
+    page = (ROOT / "docs/developing/architecture.md").read_text(encoding="utf-8")
+    named = [name for names in draw_floors.floors(page).values() for name in names]
+    packages = [path.parent.name for path in (ROOT / "pe_spatial").glob("*/__init__.py")]
+    assert sorted(named) == sorted([*packages, *TASKS, "tools", "examples"])
+    drawing = (ROOT / "docs/developing/floors.svg").read_text(encoding="utf-8")
+    assert drawing == draw_floors.picture(draw_floors.floors(page)), "run tools/dev/draw_floors.py"
+
+
+def test_the_doors_of_the_page_exist():
+    page = (ROOT / "docs/developing/architecture.md").read_text(encoding="utf-8")
+    doors = page.partition("## One door")[2]
+    paths = re.findall(r"`([a-z_]+/[\w/.]+)`", doors)
+    assert len(paths) > 40
+    folders = (ROOT / "pe_spatial", ROOT)
+    assert [path for path in paths if not any((folder / path).exists() for folder in folders)] == []

@@ -325,6 +325,12 @@ push --dry-run
     tests/commands/test_push.py::test_a_dry_run_writes_a_checkpoint_and_sends_nothing
 eval --output
     tests/commands/test_push.py::test_predict_and_eval_take_a_model_of_the_hub
+tools/dev/draw_floors.py
+    tests/test_architecture.py::test_the_page_has_every_package_on_one_floor_and_the_picture_has_the_same
+tools/dev/readability.py --longest --median
+    tests/documents/test_readability.py::test_what_is_wrong_is_said_with_its_line
+tools/dev/readability.py --longest --median --quiet --without
+    tests/documents/test_readability.py::test_what_is_wrong_is_said_with_its_line
 """)
 
 # kind of command, and why it is parsed here and no more

@@ -35,6 +35,7 @@ TOOLS = {
     f"tools/dev/{name}.py"
     for name in (
         "constant_depth",
+        "draw_floors",
         "make_demo_encoder",
         "measure_alignment",
         "measure_annotations",
@@ -45,6 +46,7 @@ TOOLS = {
         "measure_large_photographs",
         "measure_planner",
         "measure_tuning",
+        "readability",
         "real_encoder",
     )
 }

@@ -4,8 +4,8 @@ import copy
 
 import numpy as np
 import official_polygons as official
-import pretended_device
 import pytest
+import simulated_device
 import torch
 from children import CONTEXT
 from mmengine.dataset import Compose
@@ -155,7 +155,7 @@ def test_an_object_without_area_is_left_out(make_model, make_scene, collate):
     assert (target.masks[0][0] == scene["data_samples"].gt_instances.masks[1][0]).all()
 
 
-@pytest.mark.skipif(not pretended_device.IS_POSSIBLE, reason="this torch cannot register a device written in Python")
+@pytest.mark.skipif(not simulated_device.IS_POSSIBLE, reason="this torch cannot register a device written in Python")
 def test_targets_are_on_the_device_of_the_boxes():
     process = CONTEXT.Process(target=check_device)
     process.start()
@@ -164,11 +164,11 @@ def test_targets_are_on_the_device_of_the_boxes():
 
 
 def check_device():
-    pretended_device.register()
+    simulated_device.register()
     square = np.array([[1.0, 1], [5, 1], [5, 5], [1, 5]])
-    with pretended_device.pretending():
-        boxes = torch.tensor([[1.0, 1, 9, 5]]).to(pretended_device.DEVICE)
-        targets = crop_masks([[square]], torch.tensor([0]).to(pretended_device.DEVICE), boxes, 28)
+    with simulated_device.simulating():
+        boxes = torch.tensor([[1.0, 1, 9, 5]]).to(simulated_device.DEVICE)
+        targets = crop_masks([[square]], torch.tensor([0]).to(simulated_device.DEVICE), boxes, 28)
         assert targets.device == boxes.device
         assert targets.cpu().sum() == 28 * 14
 

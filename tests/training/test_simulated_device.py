@@ -3,15 +3,15 @@
 import os
 import traceback
 
-import pretended_device
 import pytest
+import simulated_device
 import torch
 from children import CONTEXT
 
 from pe_spatial.commands.shell import run_command
 
 pytestmark = pytest.mark.skipif(
-    not pretended_device.IS_POSSIBLE, reason="this torch cannot register a device that is written in Python"
+    not simulated_device.IS_POSSIBLE, reason="this torch cannot register a device that is written in Python"
 )
 
 TASKS = {
@@ -32,7 +32,7 @@ TASKS = {
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     """A folder in which `demo/data` is what the configs of the demos read."""
-    folder = tmp_path_factory.mktemp("pretended")
+    folder = tmp_path_factory.mktemp("simulated")
     arguments = ["--output", folder / "demo/data", "--images", 12, "--image-size", 64, "--no-photographs"]
     assert run_command("demo", [*map(str, arguments)]) == 0
     return folder
@@ -50,7 +50,7 @@ def in_child(function, folder, *arguments):
 def _child(report, function, folder, *arguments):
     os.chdir(folder)
     torch.set_num_threads(1)
-    pretended_device.register()
+    simulated_device.register()
     try:
         function(*arguments)
     except BaseException:
@@ -64,14 +64,14 @@ def test_it_has_the_rules_of_cuda(tmp_path):
 
 
 def check_rules():
-    with pretended_device.pretending():
-        there = torch.arange(6.0, device=pretended_device.DEVICE).requires_grad_()
-        assert there.device == torch.device(pretended_device.DEVICE) and there.tolist() == [0, 1, 2, 3, 4, 5]
+    with simulated_device.simulating():
+        there = torch.arange(6.0, device=simulated_device.DEVICE).requires_grad_()
+        assert there.device == torch.device(simulated_device.DEVICE) and there.tolist() == [0, 1, 2, 3, 4, 5]
         (there * torch.tensor(2.0)).sum().backward()  # a number may come from the CPU
         assert there.grad.device == there.device and there.grad.tolist() == [2] * 6
         assert there[torch.tensor([1, 2])].tolist() == [1, 2]  # and so may indices
         assert (there.detach().cpu() + torch.ones(6)).tolist() == [1, 2, 3, 4, 5, 6]
-        linear = torch.nn.Linear(6, 2).to(pretended_device.DEVICE)
+        linear = torch.nn.Linear(6, 2).to(simulated_device.DEVICE)
         assert linear(there).device == there.device
         for forgotten in (
             lambda: there + torch.ones(6),
@@ -91,8 +91,8 @@ def test_a_task_trains_and_predicts_as_on_the_cpu(data, task):
 
 def check_task(task):
     expected = step_and_predict(task, "cpu")
-    with pretended_device.pretending():
-        found = step_and_predict(task, pretended_device.DEVICE)
+    with simulated_device.simulating():
+        found = step_and_predict(task, simulated_device.DEVICE)
     for ours, theirs in zip(found, expected, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3)
 
@@ -141,8 +141,8 @@ def check_tracker():
     mask = torch.from_numpy(scenes[0].ids).long()
     expected = list(tracker.track(frames, {0: mask}))
     tracker.labels.reset()
-    with pretended_device.pretending():
-        tracker.to(torch.device(pretended_device.DEVICE))
+    with simulated_device.simulating():
+        tracker.to(torch.device(simulated_device.DEVICE))
         found = [ids.cpu() for ids in tracker.track(frames, {0: mask})]
     assert all(map(torch.equal, found, expected))
 

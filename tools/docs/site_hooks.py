@@ -1,0 +1,42 @@
+"""Hooks of MkDocs: pages that are made from the code, and links that leave the folder of the documentation."""
+
+from pathlib import Path
+
+import site_links
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = ("detection", "segmentation", "depth", "tracking")
+LINKED = ROOT / "build/docs_sources"  # named in mkdocs.yml
+
+
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    """Make the folder in which mkdocstrings finds the packages by the names that they are installed under."""
+    package = LINKED / "pe_spatial"
+    package.mkdir(parents=True, exist_ok=True)
+    for old in package.iterdir():
+        old.unlink()
+    for source in [*(ROOT / "pe_spatial").iterdir(), *(ROOT / name for name in PACKAGES)]:
+        if source.name != "__pycache__":
+            (package / source.name).symlink_to(source)
+    return config
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Add the pages of the site whose text lies elsewhere or is made from the code."""
+    for source, uri in site_links.ROOT_PAGES.items():
+        files.append(File.generated(config, uri, content=(ROOT / source).read_text(encoding="utf-8")))
+    for path in site_links.pictures_outside(
+        ROOT, [*(ROOT / "docs").rglob("*.md"), *map(ROOT.joinpath, site_links.ROOT_PAGES)]
+    ):
+        files.append(File.generated(config, site_links.picture_uri(path), abs_src_path=str(ROOT / path)))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Read Markdown as GitHub does, and turn links to files outside docs/ into links that work on the site."""
+    sources = {uri: source for source, uri in site_links.ROOT_PAGES.items()}
+    source = sources.get(page.file.src_uri, f"docs/{page.file.src_uri}")
+    return site_links.rewritten(site_links.with_lists(markdown), source, page.file.src_uri, config.repo_url or "")
