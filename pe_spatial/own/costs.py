@@ -43,7 +43,7 @@ def cost_line(config: Config, row: Row) -> str:
         cached = _cache_line(config, timed, images)
     disk = disk_bytes(config)
     _require_space(Path(config.work_dir), disk)
-    told = f"cost: {images:,} images, {time}; memory {gigabytes(row.memory)}; disk {gigabytes(disk)} of checkpoints"
+    told = f"cost: {images:,} images, {time}; memory {gigabytes(row.need)}; disk {gigabytes(disk)} of checkpoints"
     return told + cached
 
 

@@ -1,4 +1,4 @@
-"""What `--trial KIND=PLACE` says: a task that a student does as it is at every validation, and the number that counts."""
+"""What `--trial KIND=PLACE` says: a task that a student does at every validation, and the number that counts."""
 
 from pathlib import Path
 from typing import Any
