@@ -120,7 +120,7 @@ def test_a_small_encoder_is_taught_on_one_card_at_the_cost_that_is_told(commands
     )
     run([commands / "python", "-c", program], foreign)
     taught = "train alignment --data demo/data/images/train --teacher teacher1.pt --teacher teacher2.pt --memory 3gb"
-    student = "--model core-tiny --weights none --image-size 128 --batch-size 8 --iterations 12 --workers 0"
+    student = "--model core-tiny --weights none --image-size 64 --batch-size 8 --iterations 12 --workers 0"
     command = [commands / "pe-spatial", *taught.split(), *student.split(), "--output", "factory"]
     out = run(command, foreign).stdout
     told = re.search(r"cost: 96 images, \S+ \(h:mm:ss\) at (\S+) s each, .*; memory (\S+) GB; disk \S+ GB", out)
@@ -129,7 +129,7 @@ def test_a_small_encoder_is_taught_on_one_card_at_the_cost_that_is_told(commands
     (held,) = re.findall(r" 12/12 .* (\S+) GB  eta", out)
     assert float(held) == pytest.approx(float(told[2]), rel=0.15)
     plan = json.loads((foreign / "factory" / "result.json").read_text())["plan"]
-    assert 0.3 < plan["measured_seconds_per_image"] / float(told[1]) < 3
+    assert 0.2 < plan["measured_seconds_per_image"] / float(told[1]) < 5
     assert (foreign / "factory" / "student.pt").is_file()
 
 

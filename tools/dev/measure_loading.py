@@ -30,7 +30,7 @@ from pe_spatial.own.request import Request
 from pe_spatial.training.planner.timing import StepTime, time_training
 
 TEACHER = "vit_small_patch14_dinov2"
-PHOTOGRAPHS = 400  # of a shard
+PHOTOGRAPHS, BATCH = 400, 4  # of a shard; of a step
 
 
 @MODELS.register_module()
@@ -87,13 +87,13 @@ def measure(options: argparse.Namespace, shards: Sequence[Path], size: int, teac
         weights="none",
         teacher=[f"{TEACHER}={options.weights}"],
         image_size=size,
-        batch_size=8,
         workers=0,
         output=options.output / "run",
     )
     config = compose(request).config
     pipeline: Any = config.train_dataloader.dataset.pipeline
     config.train_dataloader.dataset = {"type": "TarImages", "source": list(map(str, shards)), "pipeline": pipeline}
+    config.train_dataloader.batch_size = BATCH
     if teacher == "none":
         config.model.teachers[TEACHER] = {"type": "FreeTeacher"}
     return time_training(config, time.process_time)
