@@ -48,19 +48,22 @@ def _texts():
 
 
 def _of_markdown(path):
-    """Lines of shell blocks, and code in running text that calls us."""
+    """Lines of shell blocks, fenced or indented, and code in running text that calls us."""
     in_shell = in_block = False
     lines = path.read_text(encoding="utf-8").split("\n")
     for number, line in enumerate(lines):
-        if line.startswith("```"):
+        place = f"{path.name}:{number + 1}"
+        if line.lstrip().startswith("```"):
             in_block = not in_block
-            in_shell = in_block and line == "```bash"
+            in_shell = in_block and line.strip() in ("```bash", "```sh", "```shell")
         elif in_shell:
-            yield f"{path.name}:{number + 1}", _joined(lines, number)
+            yield place, _joined(lines, number)
         elif not in_block:
+            if line.startswith("    ") and PROGRAM.match(line.strip()):
+                yield place, _joined(lines, number)
             for code in re.findall(r"`([^`]+)`", line):
                 if code.startswith("pe-spatial "):
-                    yield f"{path.name}:{number + 1}", code
+                    yield place, code
 
 
 def _of_lines(path, indent):
@@ -89,7 +92,7 @@ def _joined(lines, number):
 
 # --- what they say ----------------------------------------------------------------------------------------------------
 def _read(place, text):
-    if not PROGRAM.match(text) or re.search(r"-m (pip|pytest)\b", text):
+    if not PROGRAM.match(text) or re.search(r"-m (pip|pytest|service)\b", text):
         return
     text = re.split(r"\s#\s| {3,}(?=[^\s-])", text)[0]  # a remark behind the command
     text = re.sub(r"\[[\w-]*=?[^\]=]*(\.\.\.|…|WORD)[^\]]*\]", "", text)  # [key=value ...]

@@ -37,6 +37,7 @@ TOOLS = {
         "constant_depth",
         "draw_floors",
         "make_demo_encoder",
+        "make_notebooks",
         "measure_alignment",
         "measure_annotations",
         "measure_cached_features",
@@ -49,6 +50,7 @@ TOOLS = {
         "measure_tuning",
         "readability",
         "real_encoder",
+        "tutorials",
     )
 }
 
@@ -121,6 +123,7 @@ def test_a_new_command_would_be_found(tmp_path, monkeypatch):
         "text with `pe-spatial track --mot` in it\n```bash\nexport X=1\n"
         "A=b pe-spatial eval RUN --flip \\\n    x=1   # remark\npython tools/train_net.py --config C [key=value …]\n"
         "torchrun --nproc-per-node 8 -m pe_spatial predict --shard 1/2\n```\n```python\npe-spatial no\n```\n"
+        "1. a step:\n\n    ```sh\n    pe-spatial score --help\n    ```\n\n    pe-spatial export RUN   # indented\n"
     )
     found = [
         command[1:]
@@ -132,6 +135,8 @@ def test_a_new_command_would_be_found(tmp_path, monkeypatch):
         ("eval", ("RUN", "--flip", "x=1")),
         ("train", ("--config", "C")),
         ("predict", ("--shard", "1/2")),
+        ("score", ("--help",)),
+        ("export", ("RUN",)),
     ]
     with pytest.raises(AssertionError, match="calls nothing that is known"):
         list(documented._read("here", "python setup.sh"))
