@@ -46,6 +46,7 @@ AS_IT_IS, BEFORE, CORE = "as it is", "before", " from a PE-Core"
 MEASURES = ("cosine", "matched", "mIoU", "J&F")
 JUDGED = MEASURES[1:]
 STEPS_OF_STATISTICS = 20
+SEEDS = 3  # from which the spread tells something
 RESUMES = "the same command goes on"
 
 Results = dict[str, dict[str, float]]  # "row, seed N" -> measure -> value
@@ -101,7 +102,7 @@ def add_arguments(parser: CommandParser) -> None:
     add("--output", type=Path, required=True, help="folder to write")
     add("--parts", nargs="*", default=list(PARTS), metavar="PART", help=f"of {', '.join(PARTS)} (default: all)")
     add("--core-parts", nargs="*", default=[], metavar="PART", help="to measure from a PE-Core as well")
-    add("--seeds", type=positive, default=3, metavar="N", help="how many (default: 3)")
+    add("--seeds", type=positive, default=SEEDS, metavar="N", help=f"how many (default: {SEEDS})")
     add("--iterations", type=positive, default=400, metavar="N", help="of a run (default: 400)")
     add("--image-size", type=positive, default=128, metavar="PIXELS", help="of the student (default: 128)")
     add("--batch-size", type=positive, default=8, metavar="N", help="(default: 8)")
@@ -220,6 +221,8 @@ def table(results: Results) -> str:
 def verdict_of(reference: dict[str, list[float]], part: dict[str, list[float]]) -> str:
     """`yes` if a part gains more than the spread of the seeds somewhere and loses more nowhere."""
     gains, losses = [], []
+    if (seeds := min(len(each[JUDGED[0]]) for each in (reference, part))) < SEEDS:
+        return f"not judged: {seeds} of {SEEDS} seeds"
     for measure_name in JUDGED:
         found, known = part[measure_name], reference[measure_name]
         spread = max(max(found) - min(found), max(known) - min(known))
