@@ -84,7 +84,7 @@ class VideoCheck(DatasetCheck):
                 findings.append(Finding("error", "masks of another size than their video", example))
         strays = set(mask_files(self.dataset.folders(record["video"])[1]).values()) - set(paths)
         if strays:
-            example = f"{few(sorted(strays))} are called like no frame"
+            example = f"{few(sorted(strays))} do not match the name of any frame"
             findings.append(Finding("warning", "masks without a frame", example))
         return len(paths)
 

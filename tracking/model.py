@@ -222,7 +222,7 @@ class VideoTracker(BaseModel):
             ValueError: another mode, for there is nothing to train.
         """
         if mode != "predict" or data_samples is None:
-            raise OptionError(f"mode {mode!r}: a tracker without training has no losses, only mode='predict'")
+            raise OptionError(f"mode {mode!r}: this tracker is not trained; use mode='predict'")
         for sample in data_samples:
             self.labels.reset()
             frames = (frame.image for frame in open_frames(sample.frame_paths))

@@ -98,8 +98,9 @@ class PEBackbone(nn.Module):
         self.lora = None if lora is None else build_options(LoraOptions, lora, "lora")
         if self.lora is not None and frozen is not False:
             raise OptionError(
-                f"frozen {frozen} and lora contradict each other: with lora the whole encoder is frozen and adapters "
-                "are trained; leave out either"
+                f"frozen {frozen} and lora contradict each other: lora freezes the whole encoder and trains "
+                f"adapters; use "
+                "only one of them"
             )
         config = get_variant(variant)
         if patch_size is not None:
@@ -161,7 +162,7 @@ class PEBackbone(nn.Module):
         """
         self.layers = tuple(resolve_blocks(layers, self.config.depth))
         if not self.layers:
-            raise OptionError("layers is empty; name at least one block, for example [-1] for the last")
+            raise OptionError("layers is empty; give at least one block, for example [-1] for the last")
         self.channels = (self.config.width,) * len(self.layers)
         stride = self.patch_size if self.upsampler is None else self.upsampler.stride
         self.strides = (stride,) * len(self.layers)
@@ -206,7 +207,7 @@ class PEBackbone(nn.Module):
 
     def _tokens_with_class(self, x: Tensor) -> Sequence[Tensor]:
         if "cls" not in self.pools:
-            raise OptionError(f"{self.config.name} has no class token here (windows leave it out)")
+            raise OptionError(f"{self.config.name} has no class token here: attention in windows removes it")
         return self.encoder.forward_features(x, self.layers, self.norm)
 
     def attention_pooled(self, x: Tensor) -> Tensor:
@@ -216,7 +217,7 @@ class PEBackbone(nn.Module):
             OptionError: The encoder has no such pooling; or as of `forward`.
         """
         if "attention" not in self.pools:
-            raise OptionError(f"{self.config.name} has no attention pooling; the encoders PE-Core have")
+            raise OptionError(f"{self.config.name} has no attention pooling; use a PE-Core encoder")
         return self.encoder(x)
 
     def layer_of(self, parameter_name: str) -> int:

@@ -51,10 +51,10 @@ class LoraOptions:
         if not 0 <= self.dropout < 1:
             raise OptionError(f"dropout {self.dropout} is not a probability below 1; use 0 to drop nothing")
         if isinstance(self.targets, str) or not self.targets:
-            raise OptionError(f"targets {self.targets!r} is no list of matrices; give some of {', '.join(TARGETS)}")
+            raise OptionError(f"targets {self.targets!r} is not a list of matrices; give some of {', '.join(TARGETS)}")
         for name in self.targets:
             if name not in TARGETS:
-                raise OptionError(f"target {name!r} is no matrix of a block; {suggest(str(name), TARGETS)}")
+                raise OptionError(f"target {name!r} is not a matrix of a block; {suggest(str(name), TARGETS)}")
 
 
 class LowRankAdapter(nn.Module):

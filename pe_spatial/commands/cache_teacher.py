@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from pe_spatial.alignment.sam_teacher import MaskLogitTeacher
     from pe_spatial.data import ImageFolder
 
-RESUMES = "the same command goes on"
+RESUMES = "run the same command again to continue"
 
 
 def add_arguments(parser: CommandParser) -> None:

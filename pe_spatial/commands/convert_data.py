@@ -1,4 +1,4 @@
-"""Convert a data set of boxes and masks between formats: COCO, YOLO, Pascal VOC; LabelMe and Label Studio are read too.
+"""Convert a dataset of boxes and masks between formats: COCO, YOLO, Pascal VOC; LabelMe and Label Studio are read too.
 
     pe-spatial convert data my_cvat_export my_yolo --to yolo
     pe-spatial convert data my_yolo/data.yaml my_coco --to coco --pictures copy
@@ -17,7 +17,7 @@ from pe_spatial.commands.options import CommandParser
 def add_arguments(parser: CommandParser) -> None:
     """Add the options of this command."""
     add = parser.add_argument
-    add("input", metavar="IN", type=Path, help="a folder, or the file that describes the data set")
+    add("input", metavar="IN", type=Path, help="a folder, or the file that describes the dataset")
     add("output", metavar="OUT", type=Path, help="a folder, which is made")
     add("--to", required=True, choices=("coco", "yolo", "voc"), help="format to write")
     add("--format", metavar="NAME", help="of IN, where it can be read in several ways")

@@ -70,12 +70,12 @@ def check(options: argparse.Namespace, parser: CommandParser) -> None:
     if options.words:
         for name, value in _UNUSED.items():
             if getattr(options, name) != value:
-                parser.error(f"--{name.replace('_', '-')} says nothing to --words; leave it out")
+                parser.error(f"--{name.replace('_', '-')} has no effect with --words; remove it")
         return
     if options.iterations is not None:
         parser.error(f"--iterations {options.iterations} is of a training; give --words too")
     if options.images < 6 and set(options.formats) - {"davis"}:
-        parser.error(f"--images {options.images}: 6 or more are needed, for every sixth is for validation")
+        parser.error(f"--images {options.images}: 6 or more are needed, because every sixth is for validation")
     if options.image_size < 32:
         parser.error(f"--image-size {options.image_size}: give 32 pixels or more, or shapes cannot be told apart")
     least, most = options.object_size or (4, 4)

@@ -32,7 +32,9 @@ def add_encoder(parser: CommandParser) -> None:
 
 def add_core(parser: argparse._ActionsContainer, required: bool = True) -> None:
     """Add --encoder and --weights as the commands with words take them."""
-    parser.add_argument("--encoder", required=required, metavar="NAME", help="a released PE-Core, or a folder with one")
+    parser.add_argument(
+        "--encoder", required=required, metavar="NAME", help="a released PE-Core, or a folder that contains one"
+    )
     parser.add_argument("--weights", metavar="PATH", help="other weights for it: a file, or 'none' for random ones")
 
 

@@ -21,7 +21,7 @@ from pe_spatial.commands.task_options import add_task_option
 from pe_spatial.commands.train import config_with_folder, recall, use_device
 from pe_spatial.common.errors import OptionError
 
-RESUMES = "the same command starts the evaluation anew"
+RESUMES = "run the same command again to start the evaluation again"
 
 
 def add_arguments(parser: CommandParser) -> None:
@@ -55,7 +55,7 @@ def run(options: argparse.Namespace) -> int:
 
     source = options.run or options.checkpoint
     if is_address(source) and not options.output:
-        raise OptionError(f"{source} has no folder on this machine; say with --output where results go")
+        raise OptionError(f"{source} has no folder on this machine; set --output to a folder for the results")
     config, path = recall(source, options.overrides, options.config)
     if sliced := slices(options, config, resized=False):
         override_config(config, sliced, path)
@@ -71,8 +71,8 @@ def _score_untrained(options: argparse.Namespace) -> int:
     config = config_with_folder(options.config, options.overrides, None)
     if needs_training(config):
         raise OptionError(
-            f"{options.config} describes a {config.model.type}, which is not scored by its config alone; give its run, "
-            "or a checkpoint"
+            f"{options.config} describes a {config.model.type}, which needs trained weights; give its run, or a "
+            "checkpoint"
         )
     if sliced := slices(options, config, resized=False):
         override_config(config, sliced, Path(options.config))

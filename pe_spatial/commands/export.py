@@ -73,7 +73,7 @@ def check(options: argparse.Namespace, parser: CommandParser) -> None:
     if options.run and (options.weights or options.layers):
         parser.error("--weights and --layers belong to --encoder; a run has its own")
     if options.encoder and not options.output:
-        parser.error("--encoder has no folder; say with --output where the file goes")
+        parser.error("--encoder has no folder; set --output to a folder for the file")
     if options.encoder and options.overrides:
         parser.error(f"{options.overrides[0]} changes the config of a run, and --encoder has none")
 

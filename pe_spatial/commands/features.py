@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from pe_spatial.features.plan import Bundle
     from pe_spatial.features.writer import Extracting, FeatureWriter
 
-RESUMES = "the same command goes on where it was"
+RESUMES = "run the same command again to continue"
 POOLS = ("none", "mean", "cls", "attention")
 _MOST_READERS = 8
 

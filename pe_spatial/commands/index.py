@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from pe_spatial.common.sources import Entry
     from pe_spatial.search.encoder import IndexEmbedder
 
-RESUMES = "the same command goes on where it was"
+RESUMES = "run the same command again to continue"
 VIDEO_ROWS = ("frames", "classification", "retrieval")
 
 

@@ -92,7 +92,7 @@ def shard(text: str) -> tuple[int, int]:
 def device(text: str) -> str:
     """The value of --device; whether the machine has it is asked when torch is loaded."""
     if not re.fullmatch(r"cpu|(cuda|mps|xpu)(:\d{1,3})?", text):
-        raise argparse.ArgumentTypeError(f"{text!r} is no device; write cpu, cuda or cuda:1")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a device; write cpu, cuda or cuda:1")
     return text
 
 
@@ -180,7 +180,10 @@ def slices(options: argparse.Namespace, config: Mapping[str, Any], resized: bool
     if options.slices is not None:
         return slicing(config, int(options.slices), options.slice_overlap, resized)
     if options.slice_overlap is not None:
-        raise UserError(f"--slice-overlap {options.slice_overlap:g} is the overlap of windows; give --slices too")
+        raise UserError(
+            f"--slice-overlap {options.slice_overlap:g} needs --slices, because it sets the overlap of these "
+            f"windows; give --slices too"
+        )
     return []
 
 

@@ -16,7 +16,7 @@ def add_own_options(parser: CommandParser) -> None:
     """Add them; None means that an option is not given."""
     group = parser.add_argument_group("training on your own data (docs/knobs.md)")
     add = group.add_argument
-    add("--data", metavar="PATH", help="a folder, or the file that describes the data set")
+    add("--data", metavar="PATH", help="a folder, or the file that describes the dataset")
     add(
         "--model",
         metavar="NAME",

@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from pe_spatial.inference.stream import Prediction, Streamed
     from pe_spatial.inference.write_ahead import Writes
 
-RESUMES = "the same command goes on where it was"
+RESUMES = "run the same command again to continue"
 SHOWN_FAILURES = 20
 MUST_SHARE = ("pass", "encoder", "nothing")  # as in pe_spatial.inference.shared, which loads torch
 
@@ -97,7 +97,7 @@ def named_path(text: str) -> tuple[str | None, Path]:
     if not sign or Path(text).exists():
         return None, Path(text)
     if "/" in name or not name or not path:
-        raise argparse.ArgumentTypeError(f"{text!r} is no file or folder, and no NAME=PATH with a name without a slash")
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a file or folder, nor NAME=PATH (a name has no slash)")
     return name, Path(path)
 
 

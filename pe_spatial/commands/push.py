@@ -59,7 +59,7 @@ def run(options: argparse.Namespace) -> int:
             print(f"sent to {send(Path(temporary), name, options.private, message)}")
         return 0
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise OptionError(f"--dry-run {folder}: exists and is not empty; nothing is overwritten: give a new folder")
+        raise OptionError(f"--dry-run {folder}: exists and is not empty, and nothing is overwritten; give a new folder")
     with atomic_folder(folder) as temporary:
         stage(options.run, name, options.allow_import, temporary)
     print(f"written to {folder}; nothing was sent")
@@ -87,7 +87,7 @@ def stage(source: Path, name: str, trust: list[str], folder: Path) -> None:
     try:
         Predictor(folder, device="cpu")
     except UserError as error:
-        raise CheckpointError(f"{source}: cannot be shared, for it does not load elsewhere: {error}") from error
+        raise CheckpointError(f"{source}: cannot be shared, because it does not load elsewhere: {error}") from error
 
 
 def write(source: Path, name: str, trust: list[str], folder: Path) -> None:
@@ -120,7 +120,7 @@ def write(source: Path, name: str, trust: list[str], folder: Path) -> None:
     published.write_published(folder, tensors, describe(config, metainfo), card)
     print(f"{checkpoint}: {len(tensors)} tensors, {(folder / published.WEIGHTS).stat().st_size:,} bytes")
     if left_out := [*of_config, *of_metainfo]:
-        print(f"left out, for it names places or accounts of this machine: {few(left_out, SHOWN_KEYS)}")
+        print(f"removed, because it names places or accounts of this machine: {few(left_out, SHOWN_KEYS)}")
 
 
 def shared_model(predictor: "Predictor", name: str, trust: list[str], evaluation: "Evaluation | None") -> "SharedModel":

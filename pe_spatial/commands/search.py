@@ -91,7 +91,9 @@ def _evaluate(index: Index, options: argparse.Namespace) -> int:
         print(_line(name, result[name]))
     if truth.missing:
         names = few(dict.fromkeys(name for name, _ in truth.missing))
-        print_note(f"{len(truth.missing)} captions left out, for their pictures are not in {options.index} ({names})")
+        print_note(
+            f"{len(truth.missing)} captions left out, because their pictures are not in {options.index} ({names})"
+        )
     if truth.uncaptioned:
         print_note(f"{truth.uncaptioned} rows have no captions; texts may find them, by mistake")
     if options.output is not None:

@@ -39,7 +39,7 @@ from pe_spatial.common.errors import ConfigError, UserError
 if TYPE_CHECKING:
     from mmengine.config import Config
 
-RESUMES = "the same command goes on with the next combination"
+RESUMES = "run the same command again to continue with the next combination"
 Row = dict[str, Any]
 
 
@@ -104,12 +104,14 @@ def read_finished(output: Path, plan: dict[str, Any]) -> dict[str, list[Row]]:
         stored = read_json(path, {"results": dict})
         results: dict[str, list[Row]] = stored.pop("results")
         if not all(isinstance(rows, list) and all(isinstance(row, dict) for row in rows) for rows in results.values()):
-            raise UserError(f"{path} is damaged: its results are no lists of rows; delete it to begin anew")
+            raise UserError(f"{path} is damaged: its results are not lists of rows; delete it to start again")
         if stored != plan:
-            raise UserError(f"{output} holds another sweep ({stored}); choose another --output, or delete that folder")
+            raise UserError(
+                f"{output} contains another sweep ({stored}); choose another --output, or delete that folder"
+            )
         return results
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise UserError(f"{output} exists and holds no sweep; choose another --output")
+        raise UserError(f"{output} exists and is not the folder of a sweep; choose another --output")
     output.mkdir(parents=True, exist_ok=True)
     return {}
 

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from pe_spatial.tracking.results import TrackingWriter
     from pe_spatial.tracking.running import PromptedVideo, Video
 
-RESUMES = "finished frames are kept, the same command goes on"
+RESUMES = "finished frames are kept; run the same command again to continue"
 POINTS = (
     "--point without --sam2: what is tracked is a square of 32 pixels around each point, not the object under it; give "
     "the object with --sam2 WEIGHTS, a --box or a --mask"

@@ -98,7 +98,7 @@ def _check_task(options: argparse.Namespace, parser: CommandParser) -> None:
             option = f"--{name.replace('_', '-')}"
             parser.error(f"{option} belongs to runs without a task; `pe-spatial train --resume RUN` continues any run")
     if options.data is None:
-        parser.error("give --data, a folder or the file that describes the data set")
+        parser.error("give --data, a folder or the file that describes the dataset")
 
 
 def run(options: argparse.Namespace) -> int:

@@ -91,7 +91,7 @@ class FeatureExtractor:
         self._strides = dict(zip(self.names, self.encoder.strides, strict=True))
         size = image_size or self.encoder.image_size
         if size is None:
-            raise OptionError(f"{self.encoder.name} does not say the size of its pictures; give image_size")
+            raise OptionError(f"{self.encoder.name} does not define an image size; give image_size")
         self.sizing = Sizing(size, resize, int(self.encoder.backbone.patch_size))
         self.batch_size = batch_size
         self.max_pixels = max_pixels
@@ -117,13 +117,13 @@ class FeatureExtractor:
             what = {"cls": "class token", "attention": "attention pooling"}[self.pool]
             raise OptionError(
                 f"pool {self.pool!r}: {self.encoder.name} has no {what}"
-                f"{' (windows leave it out)' if self.encoder.settings.get('window') else ''}; it has: "
+                f"{' (attention in windows removes it)' if self.encoder.settings.get('window') else ''}; it has: "
                 f"{', '.join(self.encoder.pools)}"
             )
         last = self.encoder.settings.get("depth", 0) - 1
         if self.pool == "attention" and self.encoder.layers != (last,):
             raise OptionError(
-                f"pool 'attention' is of the last layer, {last}, but layers are {list(self.encoder.layers)}; "
+                f"pool 'attention' uses the last layer, {last}, but layers are {list(self.encoder.layers)}; "
                 "leave layers out"
             )
 
@@ -239,6 +239,6 @@ class FeatureExtractor:
         if not stored.isfinite().all():
             largest = float(output.float().abs().max())
             if output.isfinite().all():
-                raise PictureError(f"{name} reaches {largest:.3g}, more than fp16 holds; give --dtype bf16 or fp32")
+                raise PictureError(f"{name} reaches {largest:.3g}, more than fp16 can store; give --dtype bf16 or fp32")
             raise PictureError(f"{name} is not finite; check the weights and --precision")
         return stored

@@ -134,7 +134,9 @@ class Predictor:
         black = to_image(np.zeros((64, 64, 3), np.uint8))
         sample = self.transform({"img": black, "ori_shape": (64, 64), "img_path": None, "img_id": 0})
         if not isinstance(sample.get("inputs"), Tensor):
-            raise CheckpointError(f"{self.checkpoint}: the pipeline in its config packs no image for the model")
+            raise CheckpointError(
+                f"{self.checkpoint}: the pipeline in its config does not give the model an image (it lacks PackSample)"
+            )
 
     def _check_classes(self) -> None:
         """Compare the classes that the model tells apart with their names in the same file."""
@@ -146,7 +148,7 @@ class Predictor:
             try:
                 part.check_classes(self.metainfo)
             except ValueError as error:
-                raise CheckpointError(f"{self.checkpoint}: its names of classes do not fit: {error}") from error
+                raise CheckpointError(f"{self.checkpoint}: its class names do not fit: {error}") from error
 
     def name_instances(self, namer: InstanceNamer) -> None:
         """Let words name the instances from now on, instead of the classes that the model was trained with."""
@@ -248,8 +250,8 @@ def naming_config(path: Path) -> Iterator[None]:
         raise
     except FileNotFoundError as error:
         raise CheckpointError(
-            f"{path}: something that its config names is not here: {error}; the encoder under adapters (LoRA) may be "
-            "elsewhere now: model.backbone.weights=FILE"
+            f"{path}: a file that its config names is missing: {error}; if the encoder under LoRA adapters was "
+            "moved, set model.backbone.weights=FILE"
         ) from error
     except Exception as error:  # whatever a constructor raises for options that it was not written for
         reason = " ".join(str(error).split())[:300]

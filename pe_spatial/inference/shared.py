@@ -110,8 +110,8 @@ class SharedPredictor:
         for name, predictor in predictors.items():
             if predictor.engine != "torch":
                 raise OptionError(
-                    f"{name}: {predictor.checkpoint} runs in {predictor.engine}, and models share an encoder in torch "
-                    "alone; give its checkpoint"
+                    f"{name}: {predictor.checkpoint} runs in {predictor.engine}, and models can share an encoder only "
+                    "in torch; give its checkpoint"
                 )
         self.predictors = predictors
         self.sharing = Sharing(predictors, must_share)

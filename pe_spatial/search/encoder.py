@@ -58,7 +58,7 @@ def require_same(index: Path, found: Mapping[str, Any], given: Mapping[str, Any]
     if different:
         said = ", ".join(f"{key} {found.get(key)!r} instead of {given[key]!r}" for key in different)
         raise OptionError(
-            f"{index} was made by another encoder than {given['name']} ({said}); give its own with --encoder and "
+            f"{index} was made by another encoder than {given['name']} ({said}); give that encoder with --encoder and "
             "--weights, or make another index with pe-spatial index"
         )
 

@@ -73,5 +73,5 @@ def test_what_does_not_fit_is_named():
     with pytest.raises(ValueError, match="in_channels 30 is not a multiple of 4"):
         SimpleFeaturePyramid(30, 16)
     pyramid = SimpleFeaturePyramid(8, 16)
-    with pytest.raises(ValueError, match="takes 1 map, got 2"):
+    with pytest.raises(ValueError, match="needs 1 map, got 2"):
         pyramid((torch.zeros(1, 8, 4, 4),) * 2)

@@ -147,7 +147,7 @@ def test_other_entries_are_converted_too(kind, item, key, value):
 @pytest.mark.parametrize(
     ("kind", "item", "message"),
     [
-        (Category, {"id": 3}, "name is missing; it must be a text"),
+        (Category, {"id": 3}, "name is missing; it must be text"),
         (Category, {"id": 3, "name": " "}, "name is ' '"),
         (Category, {"id": 3, "name": "a", "color": "red"}, r"color is 'red', but must be \[red, green, blue\]"),
         (Image, {"id": 3, "height": 0}, "height is 0, but must be 1 to"),

@@ -252,8 +252,11 @@ def test_evaluation_and_prediction_agree(work):
     [
         (["--slices", "0"], "0 is too small; give 1 or more"),
         (["--slices", "64", "--slice-overlap", "1"], "1 is too large; give 0.9 or less"),
-        (["--slice-overlap", "0.3"], "--slice-overlap 0.3 is the overlap of windows; give --slices too"),
-        (["--slices", "64", "model.tta={sizes: [64]}"], "model.slices and model.tta are two ways"),
+        (
+            ["--slice-overlap", "0.3"],
+            "--slice-overlap 0.3 needs --slices, because it sets the overlap of these windows; give --slices too",
+        ),
+        (["--slices", "64", "model.tta={sizes: [64]}"], "model.slices and model.tta cannot be combined"),
         (["model.slices={size: 80}"], "slices.size is 80, and images are padded to (64, 64)"),
         (["model.slices={side: 64}"], "slices: "),
     ],

@@ -77,7 +77,7 @@ def test_a_stated_rule_reads_what_was_refused(folder, checkpoint, capsys):
     status, said = predict(
         capsys, "--checkpoint", checkpoint, "--input", folder / name, "--output", folder.parent / "x", "--bands", 1, 2
     )
-    assert status == 2 and "bands [1, 2] is not the numbers of three bands" in said.err
+    assert status == 2 and "bands [1, 2] must be the numbers of three bands" in said.err
 
 
 def test_12_bits_are_not_black_and_the_guess_is_said(tmp_path, checkpoint, capsys, monkeypatch):

@@ -46,7 +46,10 @@ DOCTOR = {
     "depth/png_5000": (0, "warning: many pixels lie outside depth_range; the unit may be wrong.*% of the measurements"),
     "panoptic/no_size": (0, SOUND),
     "panoptic/cat_no_name": (1, "panoptic_train.json: category 1: name is missing"),
-    "panoptic/no_isthing": (0, "warning: .*which classes are things is not said of floor, cup"),
+    "panoptic/no_isthing": (
+        0,
+        "warning: .*isthing is missing, so it is not known which classes are things in floor, cup",
+    ),
 }
 FORBIDDEN = {"depth/npy_neg": "inf|depth_range", "depth/npy_sky_1e9_most": r"0\.001"}
 ELSEWHERE = {

@@ -231,7 +231,7 @@ def test_pictures_that_differ_are_said_or_an_error(other, pictures, options, tex
 
 def test_each_picture_is_read_by_one_rule(other):
     reading = [{"type": "LoadImage", "value_range": [0, 4095]}, *PIPELINE[1:]]
-    with pytest.raises(UserError, match="other reads pictures by another rule than seg .value_range"):
+    with pytest.raises(UserError, match="other reads pictures differently from seg .value_range"):
         other(must_share="nothing", pipeline=reading)
 
 

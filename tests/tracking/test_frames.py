@@ -102,7 +102,7 @@ def test_a_video_that_is_cut_short_stops_unless_skipped(damaged):
 
 
 def test_nothing_to_read(tmp_path):
-    with pytest.raises(FileNotFoundError, match="holds no image"):
+    with pytest.raises(FileNotFoundError, match="contains no image"):
         open_frames(tmp_path)
     with pytest.raises(FileNotFoundError, match=r"nowhere\.mp4"):
         open_frames(tmp_path / "nowhere.mp4")

@@ -150,7 +150,7 @@ def test_another_encoder_is_refused(place, run, tmp_path):
     (run / "iter_6.pth").unlink()
     with pytest.raises(CheckpointError, match=message):
         start(place, run, backbone(place, "other.pt"), resume="yes")
-    with pytest.raises(CheckpointError, match=r"does not hold its encoder, which came from \S+encoder.pt"):
+    with pytest.raises(CheckpointError, match=r"was saved without its encoder, which came from \S+encoder.pt"):
         Predictor(run, device="cpu", overrides=["model.backbone.weights=null"])
     with pytest.raises(CheckpointError, match=r"nowhere.pt.*model.backbone.weights=FILE"):
         Predictor(run, device="cpu", overrides=["model.backbone.weights=nowhere.pt"])

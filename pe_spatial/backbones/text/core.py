@@ -138,6 +138,6 @@ def text_of(config: EncoderConfig) -> tuple[TextConfig, int]:
         return config.text, config.output_dim
     cores = ", ".join(name for name, row in VARIANTS.items() if row.text is not None)
     raise OptionError(
-        f"{config.name} has no text tower: only PE-Core was trained with texts; take one of {cores}, or give your own "
+        f"{config.name} has no text tower: only PE-Core was trained with texts; use one of {cores}, or give your own "
         "encoder the fields text, attn_pool and output_dim"
     )

@@ -87,7 +87,7 @@ def test_another_vocabulary_and_a_damaged_one_are_refused(tmp_path):
     with pytest.raises(UnreadableFile, match="is not the vocabulary of PE-Core: the SHA-256"):
         Tokenizer(path)
     path.write_bytes(find_vocabulary().read_bytes()[:5000])
-    with pytest.raises(UnreadableFile, match=r"is damaged .* fetch it again"):
+    with pytest.raises(UnreadableFile, match=r"is damaged .* download it again"):
         Tokenizer(path)
 
 
