@@ -20,7 +20,7 @@ ENGINE_TESTS := tests/export tests/detection/test_deta_graph.py tests/detection/
 
 SOURCES := pe_spatial detection segmentation depth tracking configs tools examples Makefile setup.cfg
 # documents whose sentences `make lint` measures
-PROSE := CONTRIBUTING.md docs/developing docs/export.md docs/open_vocabulary.md
+PROSE := README.md CONTRIBUTING.md docs/developing docs/guides docs/explanations docs/measurements $(filter-out docs/alignment_factory.md docs/gallery.md,$(wildcard docs/*.md))
 
 .PHONY: install demo test test-fast slow-list lint docs format clean
 .DEFAULT_GOAL := install

@@ -10,7 +10,7 @@ as the usual task of such data would use it.
 
 Loads every sample as a training would and reports what is wrong with files, sizes, labels, boxes and numbering, images
 that occur in several of the datasets, and how often each class occurs. OUT/{train,val,test}.png are contact sheets of
-samples with their labels drawn in. Look at them: labels that do not fit their objects are only visible there.
+samples with their labels. Look at them: labels that do not fit their objects are only visible there.
 
 With a checkpoint, a trained detector is asked for the objects whose class, box or mask it contradicts most, for
 objects that nobody annotated, and for annotations where it sees nothing, in each image and its mirror image. They are

@@ -12,7 +12,7 @@
     pe-spatial predict --encoder PE-Core-L14-336 --words "road, sky, tree" --input photos --output OUT
     pe-spatial predict --encoder PE-Core-L14-336 --words "mug, plate" --checkpoint RUN --input photos --output OUT
 
-OUT/pictures mirrors the input: a drawn picture per image, a drawn video per video. Detections of all of them are in
+OUT/pictures mirrors the input and shows the predictions: a picture per image, a video per video. Detections are all in
 OUT/predictions.json in COCO's format; depth is in 16-bit PNG files and OUT/depth.json; classes of pixels are in
 OUT/labels, an indexed PNG per image, and their areas in OUT/segmentation.json.
 

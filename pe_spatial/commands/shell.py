@@ -87,8 +87,7 @@ def run_command(name: str, arguments: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if arguments and f"{name} {arguments[0]}" in COMMANDS:
         name, arguments = f"{name} {arguments[0]}", arguments[1:]
-    module = import_module(f"pe_spatial.commands.{name.replace('-', '_').replace(' ', '_')}")
-    return run_module(module, f"pe-spatial {name}", arguments)
+    return run_module(module_of(name), f"pe-spatial {name}", arguments)
 
 
 def run_module(module: ModuleType, program: str, arguments: Sequence[str] | None = None) -> int:
@@ -126,20 +125,39 @@ def choose(program: str, description: str, choices: Mapping[str, str], arguments
 
 def parse(program: str, module: ModuleType, arguments: list[str]) -> tuple[argparse.Namespace, CommandParser]:
     """The options of a command, and the parser that they came from."""
-    description, subcommand = str(module.__doc__), None
-    add_arguments = getattr(module, "add_arguments", None)
-    if add_arguments is None:
-        functions: Mapping[str, Callable[[CommandParser], None]] = module.SUBCOMMANDS
-        summaries = {key: str(function.__doc__).partition("\n")[0] for key, function in functions.items()}
-        subcommand, arguments = choose(program, description, summaries, arguments)
-        program, add_arguments = f"{program} {subcommand}", functions[subcommand]
+    subcommand = None
+    if not hasattr(module, "add_arguments"):
+        summaries = {key: str(function.__doc__).partition("\n")[0] for key, function in module.SUBCOMMANDS.items()}
+        subcommand, arguments = choose(program, str(module.__doc__), summaries, arguments)
+    parser = parser_of(program, module, subcommand)
+    return parser.parse_command(arguments), parser
+
+
+def parser_of(program: str, module: ModuleType, subcommand: str | None = None) -> CommandParser:
+    """The parser of a command; the site's pages of the commands are made from it too.
+
+    Args:
+        program: How the command is called, without the subcommand.
+        module: Of the command.
+        subcommand: One of the module's `SUBCOMMANDS`, if it has these.
+    """
+    description = str(module.__doc__)
+    if subcommand is None:
+        add_arguments: Callable[[CommandParser], None] = module.add_arguments
+    else:
+        program, add_arguments = f"{program} {subcommand}", module.SUBCOMMANDS[subcommand]
         first, _, rest = str(add_arguments.__doc__).partition("\n")
         description = f"{first}\n{dedent(rest)}"
     parser = CommandParser(program, description)
     add_arguments(parser)
     add_shared(parser, "--traceback")
     parser.set_defaults(subcommand=subcommand)
-    return parser.parse_command(arguments), parser
+    return parser
+
+
+def module_of(name: str) -> ModuleType:
+    """The module of one of `COMMANDS`."""
+    return import_module(f"pe_spatial.commands.{name.replace('-', '_').replace(' ', '_')}")
 
 
 def execute(run: Callable[[argparse.Namespace], int], options: argparse.Namespace, resumes: str = "") -> int:

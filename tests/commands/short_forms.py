@@ -136,6 +136,8 @@ visualize --encoder --image-size --input --output --weights
     --encoder tiny --weights none --input photos --output seen_folder --image-size 64 --device cpu
 visualize --encoder --input --layers --output
     --encoder tiny --weights none --input photos/a1.png --output seen_l --layers 1,2 --device cpu
+visualize --encoder --input --layers --output --weights
+    --encoder tiny --weights none --input photos/a1.png --output seen_lw --layers 1,2 --device cpu
 visualize --encoder --input --layers --output --point --weights
     --encoder tiny --weights none --input photos/a1.png --output seen_w --layers 1,2 --point 10,8 --device cpu
 visualize --encoder --input --layers --output --point
@@ -303,9 +305,11 @@ convert data --pictures --to
     tests/commands/test_convert_data.py::test_pictures_are_copied_linked_or_left_where_they_are
 plan --cards --config --memory
     tests/commands/test_plan.py::test_cards_correct_the_table
-train --data --encoder-from
+train --data --encoder-from --output
     tests/own/test_encoder_from.py::test_two_heads_share_a_pass
 train --data
+    tests/commands/test_train_own.py::test_one_command_trains
+train --data --model --output
     tests/commands/test_train_own.py::test_one_command_trains
 train --data --encoder --model --weights
     tests/test_foreign_encoders.py::test_a_task_trains_and_predicts

@@ -140,10 +140,12 @@ def test_every_line_of_a_shell_block_is_known():
     """Ours, other programs that set things up, and keys of configs, which load."""
     others = r"make |git clone |less |pip install |pip wheel |source |export |SAM2_BUILD_CUDA=0 pip |#"
     unknown = []
-    for place, text in documented._of_markdown(ROOT / "README.md"):
-        follows = place.startswith("README.md") and _is_continued(place)
-        if not (documented.PROGRAM.match(text) or re.match(others, text) or not text or follows):
-            unknown.append(text)
+    for path in (ROOT / "README.md", *sorted((ROOT / "docs/guides").glob("*.md"))):
+        lines = path.read_text(encoding="utf-8").split("\n")
+        for place, text in documented._of_markdown(path):
+            follows = lines[int(place.partition(":")[2]) - 2].endswith("\\")
+            if not (documented.PROGRAM.match(text) or re.match(others, text) or not text or follows):
+                unknown.append(text)
     keys = [shlex.split(text, comments=True) for text in unknown]
     assert [key for key in keys if len(key) != 1 or not re.match(r"model\.[\w.]+=", key[0])] == []
     for (key,) in keys:
@@ -151,19 +153,15 @@ def test_every_line_of_a_shell_block_is_known():
         MODELS.build(load_config(name, [key, "model.data_preprocessor.pad_to=null"]).model)
 
 
-def _is_continued(place):
-    number = int(place.partition(":")[2])
-    return (ROOT / "README.md").read_text(encoding="utf-8").split("\n")[number - 2].endswith("\\")
-
-
 def test_targets_of_make_and_extras_of_pip_exist():
     targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     optional = (ROOT / "setup.cfg").read_text().partition("extras_require]")[2]
     extras = set(re.findall(r"^(\w+) =$", optional, re.MULTILINE))
-    for name in ("README.md", "CONTRIBUTING.md"):
-        text = (ROOT / name).read_text(encoding="utf-8")
+    for path in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))):
+        text = path.read_text(encoding="utf-8")
         named = re.findall(r"(?:^|`)make ([a-z-]+)", text, re.MULTILINE)
-        assert named and set(named) <= targets
+        assert set(named) <= targets, path
+        assert named or path.parent != ROOT
         for group in re.findall(r"(?:'\.|pe_spatial)\[([\w,]+)\]", text):
             assert set(group.split(",")) <= extras, group
 

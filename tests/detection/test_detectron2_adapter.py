@@ -27,7 +27,7 @@ WINDOWS = {"window": 2, "global_blocks": [1, 3], "rope": "interpolate", "pos_emb
 
 @pytest.fixture(scope="module")
 def adapter():
-    pytest.importorskip("detectron2", reason="Detectron2 is not installed; the README says how to")
+    pytest.importorskip("detectron2", reason="Detectron2 is not installed; docs/guides/detectron2.md says how to")
     return importlib.import_module(NAME)
 
 

@@ -101,7 +101,7 @@ def test_a_recipe_opens_with_its_command_and_says_what_is_known(recipe):
 
 
 def test_the_backbone_of_a_mask_decoder_may_be_sharded():
-    """The units of FullyShardedModel that the README names are there."""
+    """The units of FullyShardedModel that docs/guides/segmentation.md names are there."""
     config = load_config("demo/seg_mask_decoder_tiny_shapes.yaml")
     with DefaultScope.overwrite_default_scope("mmengine"), torch.device("meta"):
         model = MODELS.build(config.model)

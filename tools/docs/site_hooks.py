@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import command_pages
+import recipe_table
 import site_links
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
@@ -28,9 +30,10 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the pages of the site whose text lies elsewhere or is made from the code."""
     for source, uri in site_links.ROOT_PAGES.items():
         files.append(File.generated(config, uri, content=(ROOT / source).read_text(encoding="utf-8")))
-    for path in site_links.pictures_outside(
-        ROOT, [*(ROOT / "docs").rglob("*.md"), *map(ROOT.joinpath, site_links.ROOT_PAGES)]
-    ):
+    for uri, content in command_pages.command_pages().items():
+        files.append(File.generated(config, uri, content=content))
+    documents = [*(ROOT / "docs").rglob("*.md"), *map(ROOT.joinpath, site_links.ROOT_PAGES)]
+    for path in site_links.pictures_outside(ROOT, documents):
         files.append(File.generated(config, site_links.picture_uri(path), abs_src_path=str(ROOT / path)))
     return files
 
@@ -38,5 +41,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Read Markdown as GitHub does, and turn links to files outside docs/ into links that work on the site."""
     sources = {uri: source for source, uri in site_links.ROOT_PAGES.items()}
+    if recipe_table.MARK in markdown:
+        markdown = markdown.replace(recipe_table.MARK, recipe_table.recipe_table())
     source = sources.get(page.file.src_uri, f"docs/{page.file.src_uri}")
     return site_links.rewritten(site_links.with_lists(markdown), source, page.file.src_uri, config.repo_url or "")

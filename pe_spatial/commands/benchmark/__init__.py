@@ -7,7 +7,7 @@
     pe-spatial benchmark deformable
     pe-spatial benchmark features
     pe-spatial benchmark teacher --input photos --image-size 256
-    pe-spatial benchmark segmentation --input ../shared/data/coco_tiny/val2017 --memory 4000 6000
+    pe-spatial benchmark segmentation --input photos --memory 4000 6000
     pe-spatial benchmark text --variant PE-Core-T16-384
     pe-spatial benchmark search
     pe-spatial benchmark coco
@@ -135,7 +135,7 @@ def add_fidelity(parser: CommandParser) -> None:
     """What the official implementations returned against what ours return, on the CPU in float32.
 
         pe-spatial benchmark fidelity
-        pe-spatial benchmark fidelity --golden tests/data --document README.md
+        pe-spatial benchmark fidelity --golden tests/data --document docs/measurements/fidelity.md
 
     The golden files hold the official numbers for small models whose weights follow from their names. All comparisons
     whose files are in the folder are made; the table has the largest difference of each, and those from which on it
@@ -169,7 +169,7 @@ def add_search(parser: CommandParser) -> None:
 def add_segmentation(parser: CommandParser) -> None:
     """Prediction of a folder against mmseg's MMSegInferencer, with the same weights and windows.
 
-        pe-spatial benchmark segmentation --input ../shared/data/coco_tiny/val2017
+        pe-spatial benchmark segmentation --input photos
         pe-spatial benchmark segmentation --input photos --config linear_pe_spatial_b16_ade20k_40k --classes 19
         pe-spatial benchmark segmentation --input photos --engine auto
 

@@ -7,7 +7,8 @@ from pathlib import Path
 from pe_spatial.commands.benchmark.document import write_between
 from pe_spatial.commands.benchmark.fidelity.rule import Difference
 
-BEGIN = "<!-- fidelity: what follows is written by `pe-spatial benchmark fidelity --document README.md` -->"
+_COMMAND = "pe-spatial benchmark fidelity --document docs/measurements/fidelity.md"
+BEGIN = f"<!-- fidelity: what follows is written by `{_COMMAND}` -->"
 END = "<!-- fidelity: end -->"
 
 
