@@ -81,7 +81,7 @@ def read_class_list(path: str | Path) -> ClassList:
         raise ConfigError(f"{path}: {error}") from None
     affixes = [content.get(key, "") for key in _AFFIXES]
     for key, affix in zip(_AFFIXES, affixes, strict=True):
-        _require(isinstance(affix, str), path, key, affix, "a text, in quotes")
+        _require(isinstance(affix, str), path, key, affix, "text, in quotes")
     folder = Path(path).parent
     described = ClassList(
         path=Path(path),

@@ -367,7 +367,7 @@ def bad_file(kind, folder):
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
-        ("zero", "zero bytes.*download it again"),
+        ("zero", "is empty.*download it again"),
         ("html", "HTML page.*browser"),
         ("lfs", "Git LFS pointer.*git lfs pull"),
         ("other", "neither a torch nor a safetensors file.*GIF89a"),
@@ -376,10 +376,10 @@ def bad_file(kind, folder):
         ("truncated torch", r"bytes\) is truncated or corrupt.*download it again"),
         ("truncated safetensors", r"bytes\) is truncated or corrupt.*download it again"),
         ("corrupt", "is damaged: 1 of its parts have a wrong checksum"),
-        ("list", "holds a list, not a mapping.*save a state dict"),
+        ("list", "contains a list, not a mapping.*save a state dict"),
         ("foreign", "no Perception Encoder among the 1 tensors.*fc.weight.*another file"),
         ("empty", "no Perception Encoder among the 0 tensors.*none"),
-        ("two", "2 encoders.*student.encoder.*teacher.encoder.*alone"),
+        ("two", "2 encoders.*student.encoder.*teacher.encoder.*only the one"),
         ("integers", "1 tensor of int8.*conv1.weight.*float32"),
         ("classifier", "head.bias.*not zero.*without output_dim"),
     ],

@@ -104,7 +104,7 @@ def test_what_is_plain_is_converted(key, given, expected):
         ("segmentation", {"size": [2, 3], "counts": "~~"}, "an RLE of 28 pixels"),
         ("segmentation", {"size": [2, 3], "counts": "o"}, "damaged compressed runs"),
         ("segmentation", {"size": [2, 3], "counts": "1"}, "an RLE of 1 pixels"),
-        ("segmentation", [[1, 1, 9, 1, 9]], "polygon of 5 coordinates"),
+        ("segmentation", [[1, 1, 9, 1, 9]], "polygon with 5 coordinates"),
         ("segmentation", [[1, 1, 9, 1, 9, None]], "coordinate None"),
         ("segmentation", [[1, 1, 9, 1, 9, math.nan]], "coordinate nan"),
         ("segmentation", [[1, 1, 9, 1, 9, -math.inf]], "coordinate -inf"),

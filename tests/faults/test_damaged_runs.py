@@ -65,7 +65,7 @@ def nan_in_optimizer(path):
 DAMAGED = {
     "flipped": (flip, "checksum"),
     "cut": (cut, "truncated or corrupt"),
-    "empty": (lambda path: path.write_bytes(b""), "zero bytes"),
+    "empty": (lambda path: path.write_bytes(b""), "is empty"),
     "NaN": (nan, "head.bias"),
     "NaN in the optimizer": (nan_in_optimizer, "optimizer.state.0.exp_avg"),
 }

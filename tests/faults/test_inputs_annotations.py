@@ -233,7 +233,7 @@ FAULTY = {
     "point_text": (first("annotations", segmentation=[[1, 1, "x", 9, 9, 9]]), "coordinate 'x'"),
     "point_far": (first("annotations", segmentation=[[1, 1, 1e300, 9, 9, 9]]), "polygons that reach to"),
     "point_far_left": (first("annotations", segmentation=[[1, 1, -5000, 9, 9, 9]]), "polygons that reach to"),
-    "points_odd": (first("annotations", segmentation=[[1, 1, 9, 9, 5]]), "a polygon of 5 coordinates"),
+    "points_odd": (first("annotations", segmentation=[[1, 1, 9, 9, 5]]), "a polygon with 5 coordinates"),
     "points_normalized": (outlines(lambda points: [[v / 128 for v in flat(points)]]), "masks without a pixel"),
     "points_of_columns": (outlines(lambda points: [flat([y, x] for x, y in points)]), "that do not fit their box"),
     "masks_text": (first("annotations", segmentation="1,1,9,9"), "segmentation is '1,1,9,9', but must be polygons"),

@@ -91,8 +91,8 @@ def test_borders_of_no_label_are_no_binary_masks(tmp_path):
         ("[fg]", "", "nothing to learn"),
         ("{fg: [255, 0, 0]}", "ignore: [[0, 0, 0]]", "nothing to learn"),
         ("{0: fg}", "", "nothing to learn"),
-        ("[road, tree]", "ignore: [0]", "ignore names 0, which is also the value of the class 'road'"),
-        ("[road, tree]", "ignore: [255, 1]", "ignore names 1, which is also the value of the class 'tree'"),
+        ("[road, tree]", "ignore: [0]", "ignore contains 0, which is also the value of the class 'road'"),
+        ("[road, tree]", "ignore: [255, 1]", "ignore contains 1, which is also the value of the class 'tree'"),
         ("[road, tree]", "zero_is_ignored: true\nignore: [2]", "ignore contains 2, .* 'tree'"),
         (
             "{a: [1, 2, 3], b: [3, 2, 1]}",
@@ -235,7 +235,7 @@ def test_values_that_no_table_holds_are_named(tmp_path, kind, value):
 
 def test_a_second_page_is_not_left_out_in_silence(tmp_path):
     write = lambda path: tifffile.imwrite(path, np.stack([scene(1), scene(2)]), photometric="minisblack")  # noqa: E731
-    with pytest.raises(UnreadableFile, match="holds 2 pictures"):
+    with pytest.raises(UnreadableFile, match="contains 2 pictures"):
         labels_of(folder(tmp_path, [write], name="{}.tiff"))
 
 

@@ -15,9 +15,9 @@ from pe_spatial.common.video import VideoWriter
 NOISE = np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype=np.uint8)
 SOUND = ("jpg", "jpeg", "jpe", "jfif", "png", "bmp", "webp", "tif", "tiff", "gif", "avif", "jp2", "mpo", "ppm", "pnm")
 REFUSED = {
-    "pages.tif": "it holds 2 pictures",
-    "moves.png": "it holds 2 pictures",
-    "moves.webp": "it holds 2 pictures",
+    "pages.tif": "it contains 2 pictures",
+    "moves.png": "it contains 2 pictures",
+    "moves.webp": "it contains 2 pictures",
     "bands.tif": "a TIFF of 4 bands, 8 bits each",
     "real.tif": "a TIFF of one band, 32 bits, floating-point, whose values reach from 0 to 1; set value_range",
     "phone.heic": "pillow-heif",

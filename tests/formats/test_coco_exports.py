@@ -54,7 +54,7 @@ def first(key, **entries):
         ),
         (first("annotations", bbox=[1, 2, 3, math.inf]), "bbox is .*finite"),
         (first("annotations", iscrowd="maybe"), "iscrowd is 'maybe'"),
-        (first("annotations", segmentation=[[1, 2, 3, 4, 5]]), "a polygon of 5 coordinates"),
+        (first("annotations", segmentation=[[1, 2, 3, 4, 5]]), "a polygon with 5 coordinates"),
         (first("annotations", segmentation=[[1, 2, 900, 4, 5, 6]]), "polygons that reach to"),
         (first("annotations", segmentation={"size": [9, 9], "counts": [81]}), "an RLE for an image of 9, 9"),
         (

@@ -160,19 +160,19 @@ def test_nothing_known_says_what_lies_there(tmp_path):
         (
             "a.json",
             '[{"image_id": 1, "bbox": [], "score": 1}]',
-            "entries with image_id, bbox, score, which is no",
+            "entries with image_id, bbox, score, which does not fit",
         ),
         (
             "a.json",
             '[{"id": 1, "image": "a.jpg", "label": []}]',
-            "entries with id, image, label, which is no",
+            "entries with id, image, label, which does not fit",
         ),
         (
             "a.json",
             '{"info": {}, "licenses": []}',
             "a file with info, licenses, which does not fit any known annotation",
         ),
-        ("a.json", "3", "a file with 3, which is no"),
+        ("a.json", "3", "a file with 3, which does not fit"),
         ("a.xml", "<annotations><image/></annotations>", "<annotations> is not Pascal VOC's <annotation>; export as"),
         ("a.xml", "<annotations>", "not XML"),
         ("a.csv", "x,y", r"no dataset of a known format: 1 \.csv"),

@@ -26,7 +26,7 @@ YAML, LABEL = "data.yaml", "labels/train/a.txt"
         (LABEL, ROW, "cat" + ROW[1:], "class cat is not one of"),
         (LABEL, ROW, "0 8 12 8 12", r"a\.txt:1: coordinate 8 is outside 0…1; these look like pixels"),
         (LABEL, ROW, "0 1.25 0.5 0.25 0.5", "coordinate 1.25 is outside 0…1; correct the line"),
-        (LABEL, ROW, "0 -0.25 0.5 0.25 0.5", "coordinate -0.25 lies outside"),
+        (LABEL, ROW, "0 -0.25 0.5 0.25 0.5", "coordinate -0.25 is outside"),
         (LABEL, ROW, "0 nan 0.5 0.25 0.5", "'nan' is no number"),
         (LABEL, ROW, "0 inf 0.5 0.25 0.5", "'inf' is no number"),
         (LABEL, ROW, "0 1e400 0.5 0.25 0.5", "coordinate|no number"),

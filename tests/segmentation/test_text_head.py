@@ -130,7 +130,7 @@ def test_captions_reach_the_metainfo_of_a_sample(tmp_path):
         ({"a.png": []}, "1 of 1 pictures have no captions .a.png."),
         ({"a.png": "a cat"}, "1 of 1 pictures have no captions"),
         ({"a.png": ["a", " "]}, "1 of 1 pictures have no captions"),
-        ({"../a.png": ["a"]}, "leaves its folder"),
+        ({"../a.png": ["a"]}, "is outside its folder"),
     ],
 )
 def test_files_that_are_none_of_captions(tmp_path, content, message):
