@@ -47,7 +47,8 @@ class SegmentationPredictor(Predictor):
     `batch_size` counts windows, also of different images, that go through the model at once; see `configure` for the
     options of segmentation.
 
-    A model of objects sees every image whole, as in its `predict`, for objects cannot be joined across windows.
+    A model of objects processes every image as a whole, as in its `predict`, because objects cannot be joined across
+    windows.
 
     Raises:
         UserError: The checkpoint is of another task.

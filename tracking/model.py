@@ -44,8 +44,8 @@ class VideoTracker(BaseModel):
         decoding: fields of `pe_spatial.tracking.decoding.Decoding`.
         recent: how many of the last frames serve as context, besides those with given masks.
         dtype: of the encoder and of the features, `float32` or `bfloat16`.
-        prompter: what turns boxes and points into masks; None takes the box itself.
-        normalization: what turns frames into the encoder's input; None is the encoder's mean and deviation.
+        prompter: turns boxes and points into masks; None uses the box itself.
+        normalization: turns frames into the encoder's input; None uses the mean and deviation of the encoder.
 
     Raises:
         ConfigError: an unknown field, or statistics that are not the encoder's.

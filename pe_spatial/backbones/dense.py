@@ -28,17 +28,17 @@ if TYPE_CHECKING:
 class PEBackbone(nn.Module):
     """A Perception Encoder that returns maps.
 
-    The encoder is whole, under the attribute `encoder`, so that its state dict remains an official one. Parameters
-    that the maps do not depend on (later blocks, PE-Core's pooling, a class token that windows leave out) do not
+    The whole encoder is the attribute `encoder`, so its state dict stays an official one. Parameters
+    that the maps do not depend on (later blocks, PE-Core's pooling, a class token that windows remove) do not
     require a gradient.
 
     Args:
         variant: Official name, configuration or mapping of fields; see `get_variant`.
         layers: Blocks whose outputs are returned, from 0, or from the end if negative.
         norm: Apply the encoder's final norm, if it has one, to every map.
-        window: Side of square attention windows in patches; None attends globally. With windows the class token of
-            T, S, B and L is left out.
-        global_blocks: Blocks that attend globally although there are windows.
+        window: Side of square attention windows in patches; None uses global attention. Windows remove the class token
+            of T, S, B and L.
+        global_blocks: Blocks with global attention in spite of windows.
         rope: `extrapolate`, `interpolate` or the side of a grid; see `VisionTransformer`.
         pos_embed: `bilinear`, `bicubic` or `tile`.
         patch_size: Patches of another size over the same grid of positions; weights of the variant's own size are
@@ -47,9 +47,10 @@ class PEBackbone(nn.Module):
         checkpointing: Save memory in training by computing the blocks twice.
         frozen: True freezes everything; a number freezes the embeddings and that many blocks.
         lora: Fields of `LoraOptions`, such as `{rank: 8}`: everything is frozen, and adapters on the matrices of the
-            blocks, up to the last one of `layers`, are trained in its place. Like all matrices they are subject to
-            weight decay, which draws the encoder back to its weights. None trains the encoder itself.
-        weights: An official name, a file, an index of shards, or a folder with one of these; None draws random weights.
+            blocks, up to the last one of `layers`, are trained instead. Weight decay applies to them as to all
+            matrices, which pulls the encoder back to its weights. None trains the encoder itself.
+        weights: An official name, a file, an index of shards, or a folder with one of these; None initializes random
+            weights.
         adapt: How the weights may differ from the variant, for training them further: `layer_scale`, `positions`;
             see `pe_spatial.backbones.weights.load_state_dict`.
         upsampling: `bilinear` leaves the maps at the stride of the patches; `{type: joint_bilateral, stride: 4}` and
@@ -62,7 +63,8 @@ class PEBackbone(nn.Module):
         image_size: Side in pixels of the images that the weights were last trained on.
         mean: Of the images of pretraining, per channel (RGB), on the scale 0…255.
         std: Their deviation, likewise.
-        free_statistics: True, for the official detectors train the encoder further on images of other statistics.
+        free_statistics: True, because the official detectors continue to train the encoder on images with other
+            statistics.
         num_layers: Number of layers for layer-wise decay: embeddings and blocks.
         lora: Options of the adapters, or None.
         origin: Where the weights under the adapters can be found again; None for random ones and without adapters.

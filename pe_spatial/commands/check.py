@@ -5,12 +5,12 @@
     pe-spatial check --config CONFIG --limit 500 --output OUT
     pe-spatial check --config CONFIG --checkpoint work_dirs/NAME     # also: labels that a trained model contradicts
 
-A folder, or a file that describes a dataset, is recognized as by `pe-spatial train TASK --data FOLDER`, and examined
-as the usual task of such data would use it.
+A folder, or a file that describes a dataset, is recognized as in `pe-spatial train TASK --data FOLDER`, and examined
+for the usual task of this data.
 
-Loads every sample as a training would and reports what is wrong with files, sizes, labels, boxes and numbering, images
-that occur in several of the datasets, and how often each class occurs. OUT/{train,val,test}.png are contact sheets of
-samples with their labels. Look at them: labels that do not fit their objects are only visible there.
+It loads every sample as a training does, and reports what is wrong with files, sizes, labels, boxes and numbering,
+images that occur in several of the datasets, and how often each class occurs. OUT/{train,val,test}.png are contact
+sheets of samples with their labels. Look at them: labels that do not fit their objects are only visible there.
 
 With a checkpoint, a trained detector is asked for the objects whose class, box or mask it contradicts most, for
 objects that nobody annotated, and for annotations where it sees nothing, in each image and its mirror image. They are
@@ -44,9 +44,11 @@ def add_arguments(parser: CommandParser) -> None:
     parser.add_argument("data", nargs="?", metavar="PATH", help="a dataset: a folder, or the file that describes it")
     files = ["--config", "--output", "--limit", "--max-pixels", "--allow-import", "overrides"]
     add_shared(parser, *files)
-    parser.add_argument("--format", metavar="NAME", help="of the dataset, where it can be read in several ways")
-    parser.add_argument("--split", metavar="TRAIN,VAL", help="parts of the dataset (default: by their names)")
-    parser.add_argument("--tiles", type=integer(0), default=16, metavar="N", help="samples on a sheet; 0 draws none")
+    parser.add_argument("--format", metavar="NAME", help="format of the dataset, if it can be read in several ways")
+    parser.add_argument("--split", metavar="TRAIN,VAL", help="splits of the dataset (default: by their names)")
+    parser.add_argument(
+        "--tiles", type=integer(0), default=16, metavar="N", help="samples on a contact sheet; 0 makes none"
+    )
     add_shared(parser, "--checkpoint", "--batch-size", "--device")
     threads = min(os.cpu_count() or 1, 8)
     parser.add_argument("--threads", type=positive, default=threads, metavar="N", help="that load samples")

@@ -25,7 +25,8 @@ def add_encoder(parser: CommandParser) -> None:
     add_shared(encoder, "--checkpoint")
     parser.add_argument(
         "--weights",
-        help="of --encoder: a file, a name, or 'none' for random ones; default: the released ones, and none of timm's",
+        help="weights of --encoder: a file, a name, or 'none' for random ones; default: the released ones, "
+        "but none for timm",
     )
     add_shared(parser, "--layers")
 
@@ -41,7 +42,7 @@ def add_core(parser: argparse._ActionsContainer, required: bool = True) -> None:
 def add_templates(parser: argparse._ActionsContainer) -> None:
     """Add --templates, the sentences around the names of classes."""
     parser.add_argument(
-        "--templates", metavar="FILE", default=NONE, help="sentences with {c} for the name; or imagenet"
+        "--templates", metavar="FILE", default=NONE, help="file of sentences with {c} for the class; or imagenet"
     )
 
 

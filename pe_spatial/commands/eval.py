@@ -8,8 +8,8 @@
     pe-spatial eval RUN/exported/onnx_fp32/model.onnx
     pe-spatial eval hf://OWNER/NAME --output OUT val_dataloader.dataset.data_root=DATA
 
-Of a run, the best checkpoint is scored, or else the last. A checkpoint remembers its config; `--config` names another.
-A model that nothing is trained for needs the config alone.
+For a run, the best checkpoint is evaluated, or the last one if none is marked as best. A checkpoint contains its
+config; `--config` replaces it. A model without training needs only the config.
 Results go to the folder `evaluation` of the run, or to `--output`.
 """
 

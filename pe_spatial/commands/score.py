@@ -28,7 +28,9 @@ def add_arguments(parser: CommandParser) -> None:
     add = parser.add_argument
     add("--input", required=True, type=Path, metavar="PATH", help="folder with a folder of PNGs per video")
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--annotations", type=Path, metavar="PATH", help="folder with a folder of true PNGs per video")
+    source.add_argument(
+        "--annotations", type=Path, metavar="PATH", help="folder with a folder of annotated PNGs per video"
+    )
     source.add_argument("--config", metavar="NAME", help="config whose dataset (test_dataloader) has the annotations")
     add("--videos", type=Path, metavar="FILE", help="a list of names, one per line; default: every folder")
     add("--binary", action="store_true", help="everything above 0 is one object (DAVIS 2016)")

@@ -8,11 +8,11 @@
         --vary model.backbone.rope=extrapolate,interpolate --vary model.resizing.short_side=480,960,1440
 
 The last command compares extrapolated with interpolated rotary positions at sizes above those of pretraining: --vary
-repeats the sweep for every combination of values. OUT/table.md and OUT/table.csv hold the numbers, OUT/plot.png shows
-them. Interrupted, the same command goes on with the next combination.
+repeats the sweep for every combination of values. OUT/table.md and OUT/table.csv have the numbers, OUT/plot.png shows
+them. After an interruption, run the same command again to continue with the next combination.
 
-Tracking needs no training. Of depth and segmentation, the config's probe is trained on every layer, all of them side by
-side, in OUT/runs; that resumes as any training does.
+Tracking needs no training. For depth and segmentation, the config's probe is trained on every layer, all in one run, in
+OUT/runs; it resumes like any training.
 
 A task takes part with a module `<task>/layer_sweep.py` of a package that the config imports. Its `METRIC` is the
 column that is plotted, `HIGHER_IS_BETTER` says which end of it is good, and `evaluate_layers(config, layers, device,

@@ -103,7 +103,7 @@ class FeatureFolder(Mapping[str, Arrays]):
 
 
 def open_features(folder: str | Path) -> FeatureFolder:
-    """The features in a folder that `pe-spatial features` has written; see `FeatureFolder`."""
+    """Open the features in a folder that `pe-spatial features` wrote; see `FeatureFolder`."""
     return FeatureFolder(folder)
 
 

@@ -65,10 +65,10 @@ class Predictor:
         device: E.g. "cuda:1"; None takes CUDA if it is there.
         batch_size: How many images of a list go through the model at once.
         overrides: Entries of the config to change, as `tools/train_net.py` takes them: `model.tta={sizes: [1024]}`.
-        allow_urls: Fetch pictures that are given as addresses (http, https).
+        allow_urls: Download pictures that are given as addresses (http, https).
         trust: Packages of your own that the config in the checkpoint may import, e.g. ["my_package"]; see SECURITY.md.
-        max_pixels: Larger images of files are refused; None: those that the free memory does not hold.
-        engine: What runs the network: `torch`, or `compile` for `torch.compile`; of exported files `onnxruntime`,
+        max_pixels: Larger images in files are refused; None: those that do not fit into the free memory.
+        engine: The engine: `torch`, or `compile` for `torch.compile`; of exported files `onnxruntime`,
             `openvino` or `tensorrt`; or `auto`, the fastest that has passed its proof. None: `torch` for checkpoints,
             `auto` for exported files.
 

@@ -44,7 +44,7 @@ class Sharing:
         must_share: As of `SharedPredictor`.
 
     Raises:
-        UserError: Models have not in common what they must.
+        UserError: Models differ in something that they must have in common.
     """
 
     def __init__(self, predictors: Mapping[str, Predictor], must_share: str) -> None:

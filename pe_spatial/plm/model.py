@@ -26,7 +26,7 @@ Picture = str | PathLike[str] | Image.Image | NDArray[np.uint8] | Tensor
 
 
 class PLMVision(nn.Module):
-    """The vision half of PLM (Perception Language Model): encoder and projector, with the official way to see.
+    """The vision half of PLM (Perception Language Model): encoder and projector, with the official preprocessing.
 
     The tokens are those of the last block of the truncated encoder without the class token, projected, then pooled.
     `from_files` loads a released checkpoint. The language model is that of transformers.
@@ -41,7 +41,7 @@ class PLMVision(nn.Module):
         max_frames: Of a video.
         batch: Tiles or frames that go through the encoder at once; it bounds the memory, not the result.
         rope: See `PEBackbone`.
-        weights: File of the encoder's weights; None draws random ones.
+        weights: File of the encoder's weights; None initializes random ones.
 
     Attributes:
         backbone: The encoder, a `PEBackbone`.

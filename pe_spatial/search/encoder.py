@@ -72,7 +72,7 @@ class IndexEmbedder(Embedder):
         video_rows: One of `VIDEO_ROWS`.
         every: Of `frames`: seconds between two of them; 0 takes all frames.
         frames: Of the other two: how many a video is judged by.
-        max_pixels: Larger images of files are refused; None: those that the free memory does not hold.
+        max_pixels: Larger images in files are refused; None: those that do not fit into the free memory.
 
     Attributes:
         names: Of what a picture gives.

@@ -70,12 +70,12 @@ class Hit(Row):
 
 
 class Index:
-    """Embeddings of pictures and videos that can be searched. Opening it reads next to nothing of them.
+    """Embeddings of pictures and videos that can be searched. They are mapped from the file, so opening is fast.
 
     Args:
         folder: That `pe-spatial index` has written.
-        encoder: In place of the name or folder that the index was made with, such as one that was moved.
-        weights: Others for it; see `open_core`.
+        encoder: Replaces the name or folder that the index was made with, for example if it was moved.
+        weights: Other weights for it; see `open_core`.
         device: Of the encoder, e.g. "cuda:1"; None takes CUDA if it is there.
 
     Attributes:
@@ -85,7 +85,7 @@ class Index:
         root: The folder that the names of the files start from.
 
     Raises:
-        UnreadableFile: There is no index, or it is damaged or not whole.
+        UnreadableFile: There is no index, or it is damaged or incomplete.
     """
 
     def __init__(
