@@ -67,7 +67,7 @@ class OpenVocabularySegmentor(ModalModel, SemanticModel):
         data_preprocessor: Config of the preprocessor.
 
     Raises:
-        OptionError: Names or templates that `Prompts` refuses, a single word, or a scale that is not above 0.
+        OptionError: Names or templates that `Prompts` refuses, a single word, or a scale that must be above 0.
         ConfigError: An option of `background` or `window` that cannot be.
     """
 

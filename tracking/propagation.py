@@ -49,7 +49,7 @@ class Propagation:
         if self.topk < 1:
             raise OptionError(f"topk {self.topk} is below 1; it must be at least 1")
         if self.temperature <= 0:
-            raise OptionError(f"temperature {self.temperature} is not above 0; DINO uses 0.1, DINOv3 0.2")
+            raise OptionError(f"temperature {self.temperature} must be above 0; DINO uses 0.1, DINOv3 0.2")
 
 
 def propagate(query: Tensor, keys: Tensor, labels: Tensor, propagation: Propagation | None = None) -> Tensor:

@@ -199,7 +199,7 @@ class TeacherCache:
         except SafetensorError as error:  # the lengths in its header must add up to the size of the file
             raise CacheError(self._damaged(number, f"truncated or overwritten: {error}")) from error
         if fingerprint != self.fingerprint:
-            raise CacheError(self._damaged(number, "it belongs to another cache (other images, teacher or settings)"))
+            raise CacheError(self._damaged(number, "it belongs to another cache: other images, teacher or settings"))
         if place != str(number) or counts != {(len(self.rows(number)),)}:
             raise CacheError(self._damaged(number, "it is another shard under this name"))
         return shard

@@ -47,7 +47,7 @@ class LoraOptions:
             raise OptionError(f"rank {self.rank!r} is not a whole number; 4 to 64 are usual")
         require_positive(rank=self.rank)
         if not 0 < self.alpha < math.inf:
-            raise OptionError(f"alpha {self.alpha} is not above 0; 2 * rank is usual")
+            raise OptionError(f"alpha {self.alpha} must be above 0; 2 * rank is usual")
         if not 0 <= self.dropout < 1:
             raise OptionError(f"dropout {self.dropout} is not a probability below 1; use 0 to drop nothing")
         if isinstance(self.targets, str) or not self.targets:

@@ -121,7 +121,7 @@ class JointBilateral(Interpolation):
         super().__init__(patch_size, stride)
         _require_counts(reach=reach, tile=1 if tile is None else tile)
         if not sigma > 0:
-            raise OptionError(f"sigma {sigma} is not above 0; 0.05 is a twentieth of the range of colors")
+            raise OptionError(f"sigma {sigma} must be above 0; 0.05 is a twentieth of the range of colors")
         self.reach = reach
         self.sigma = sigma
         self.tile = tile

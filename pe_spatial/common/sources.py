@@ -247,7 +247,9 @@ class _Search:
         if kind in self.kinds or kind == "tar" and "image" in self.kinds:
             return kind
         if kind is not None:
-            raise UserError(f"{path} is no {self._wanted} by its suffix, but a {_NAMES[kind]}: give another file")
+            raise UserError(
+                f"{path} has the suffix of a {_NAMES[kind]}, but must be of kind {self._wanted}; give another file"
+            )
         if len(self.kinds) == 1:
             return self.kinds[0]
         return "video" if _is_video(path) else "image"

@@ -141,7 +141,7 @@ def test_adapters_learn_at_the_rate_of_their_block_and_decay_like_matrices():
         ({"lora": {"rank": 0}}, ConfigError, "lora: rank 0 must be at least 1"),
         ({"lora": {"rank": 2.5}}, ConfigError, "rank 2.5 is not a whole number"),
         ({"lora": {"rank": 33}}, OptionError, r"lora.rank 33 exceeds the smaller side of in_proj, \[96, 32\]; .* 32"),
-        ({"lora": {"alpha": 0}}, ConfigError, "alpha 0 is not above 0"),
+        ({"lora": {"alpha": 0}}, ConfigError, "alpha 0 must be above 0"),
         ({"lora": {"dropout": 1}}, ConfigError, "dropout 1 is not a probability below 1"),
         ({"lora": {"targets": ["out_prj"]}}, ConfigError, "target 'out_prj' .* did you mean 'out_proj'"),
         ({"lora": {"targets": []}}, ConfigError, r"targets \[\] .* in_proj, out_proj, c_fc, c_proj"),

@@ -109,7 +109,7 @@ def test_an_affinity_of_a_block_changes_the_maps(encoder, photos, tmp_path):
         (WORDS, ("--background-threshold", "0"), "give a number between 0 and 1"),
         (WORDS, ("--background", "a", "--background-threshold", "0.5"), "leave out either"),
         ("road,background", ("--background", "sky"), "'background' is among --words"),
-        (WORDS, ("--gamma", "0"), "gamma 0.0 is not above 0"),
+        (WORDS, ("--gamma", "0"), "gamma 0.0 must be above 0"),
         (WORDS, ("--threshold", "0.5"), "--threshold is for the scores of objects"),
         (WORDS, ("--checkpoint", "x.pth"), "x.pth"),
         (WORDS, ("--checkpoint", "x.pth", "--affinity", "0"), "--affinity is for maps of words"),

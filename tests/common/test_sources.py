@@ -122,7 +122,7 @@ def test_nothing_there_says_what_was_looked_for(folder):
         resolve_sources(f"{folder}/*.bmp")
     with pytest.raises(NoSources, match="no image or video there"):
         resolve_sources("/nowhere/at/all")
-    with pytest.raises(UserError, match=r"clip\.mov is no image by its suffix, but a video"):
+    with pytest.raises(UserError, match=r"clip\.mov has the suffix of a video, but must be of kind image"):
         resolve_sources(folder / "clip.mov", ["image"])
 
 

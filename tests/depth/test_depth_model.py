@@ -241,7 +241,7 @@ def test_bins_are_weighed_in_full_precision_under_autocast():
         ({"tiling": {"tiles": [16, 24]}}, "tiling has no option 'tiles'; did you mean 'tile'"),
         (
             {"head": {"type": "LinearBinsHead", "depth_range": [1, 2], "in_channels": [64]}},
-            r"head.in_channels is \[64\], but \[32\] arrives",
+            r"head.in_channels is \[64\], but the model sets \[32\]",
         ),
     ],
 )

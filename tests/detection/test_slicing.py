@@ -155,9 +155,9 @@ def test_clear_of():
     [
         ({"size": 0}, "slices.size 0 must be at least 1"),
         ({"size": 64.5}, "must be whole numbers"),
-        ({"size": 64, "overlap": 1.0}, r"slices.overlap 1.0 is no share .* from 0 to 0.9"),
-        ({"size": 64, "overlap": -0.1}, r"slices.overlap -0.1 is no share"),
-        ({"size": 64, "overlap": float("nan")}, r"slices.overlap nan is no share"),
+        ({"size": 64, "overlap": 1.0}, r"slices.overlap 1.0 is not a share .* from 0 to 0.9"),
+        ({"size": 64, "overlap": -0.1}, r"slices.overlap -0.1 is not a share"),
+        ({"size": 64, "overlap": float("nan")}, r"slices.overlap nan is not a share"),
         ({"size": 64, "max_detections": 0}, "slices.max_detections 0 must be at least 1"),
         ({"size": 64, "batch_size": 0}, "slices.batch_size 0"),
         ({"size": 64, "merge": {"method": "hard"}}, "suppression 'hard' is not one of nms"),

@@ -223,8 +223,8 @@ BEST = {"file": "best_iter_3.pth", "metric": "toy/score", "score": 0.5, "iter": 
         (b"{", "not JSON"),
         (b"\xff\xfe\xff", "not UTF-8"),
         (b"{\x00}", "zero bytes"),
-        (b"[1]", "holds a list"),
-        (b"null", "holds a NoneType"),
+        (b"[1]", "contains a list"),
+        (b"null", "contains a NoneType"),
         (b"[" * 100_000, "not JSON"),
         (b'{"file": "a"}', "field 'metric' is missing"),
         (json.dumps({**BEST, "score": "high"}).encode(), "field 'score' is 'high', not of the kind float"),
@@ -321,7 +321,7 @@ def test_every_flipped_byte_of_a_safetensors_file_is_found(tmp_path):
     for place in range(start, len(whole)):
         (path := tmp_path / "b.safetensors").unlink(missing_ok=True)
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << place % 8]) + whole[place + 1 :])
-        with pytest.raises(WeightsError, match="not those that were saved"):
+        with pytest.raises(WeightsError, match="have changed since they were saved"):
             read_tensor_file(path)
 
 

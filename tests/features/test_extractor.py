@@ -108,7 +108,7 @@ def test_a_module_that_keeps_the_contract_is_taken_with_its_own_normalization():
     assert not any(parameter.requires_grad for parameter in extractor.encoder.backbone.parameters())
     with pytest.raises(OptionError, match="has no class token; it has: none, mean"):
         FeatureExtractor(Stripes(), pool="cls", device="cpu")
-    with pytest.raises(OptionError, match=r"layers \[1\] cannot be chosen: Stripes gives maps without numbers"):
+    with pytest.raises(OptionError, match=r"layers \[1\] cannot be chosen: Stripes returns maps without numbers"):
         FeatureExtractor(Stripes(), layers=[1], device="cpu")
     with pytest.raises(OptionError, match="Linear is not a backbone for features: it has no channels, strides"):
         FeatureExtractor(nn.Linear(2, 2), device="cpu")

@@ -34,7 +34,7 @@ def first(key, **entries):
     ("edit", "message"),
     [
         (first("images", file_name=None), "image 1 has no file_name"),
-        (first("images", file_name="../../a.png"), "leads out of the dataset"),
+        (first("images", file_name="../../a.png"), "is outside the dataset"),
         (first("images", height=None), "image 1 has no height"),
         (first("images", width=0), "image 1: width is 0, but must be 1 to"),
         (first("images", width="wide"), "image 1: width is 'wide', but must be an integer"),

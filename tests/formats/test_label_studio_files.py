@@ -35,8 +35,8 @@ def value(task, **entries):
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (lambda task: value(task, rotation=12.5), r"task 10: result 1: turned by 12\.5 degrees"),
-        (lambda task: changed(task, image_rotation=90), "turned by 90 degrees"),
+        (lambda task: value(task, rotation=12.5), r"task 10: result 1: the box is rotated by 12\.5 degrees"),
+        (lambda task: changed(task, image_rotation=90), "rotated by 90 degrees"),
         (
             lambda task: changed(task, type="brushlabels"),
             "type brushlabels is neither rectanglelabels nor polygonlabels",

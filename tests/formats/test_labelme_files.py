@@ -72,7 +72,7 @@ def test_shapes_without_area_or_sense_are_refused(one, shape, message):
     [
         ({"imageHeight": 32, "imageWidth": 24}, r"gives height 32 and width 24, but .*a\.png has 24 and 32 .*EXIF"),
         ({"imageHeight": "24"}, r"imageHeight and imageWidth are \['24', 32\]"),
-        ({"imagePath": "../../other/a.png"}, "leads out of the dataset"),
+        ({"imagePath": "../../other/a.png"}, "is outside the dataset"),
     ],
 )
 def test_pictures_of_other_sizes_or_places_are_refused(one, entries, message):
@@ -136,7 +136,7 @@ def test_files_without_partner_are_counted_and_two_files_cannot_share_a_picture(
         "pictures without JSON file, left out: 1 (c.png)",
     )
     (folder / "d.json").write_text((folder / "b.json").read_text())
-    with pytest.raises(AnnotationError, match=r"d\.json: its picture b\.png is that of b\.json too"):
+    with pytest.raises(AnnotationError, match=r"d\.json: its picture b\.png is also the picture of b\.json"):
         read_instances(folder)
 
 
@@ -150,5 +150,5 @@ def test_classes_are_all_labels_or_those_of_the_list(tmp_path):
 def test_files_that_are_damaged_are_named(tmp_path, content):
     folder = copy_of("labelme", tmp_path)
     (folder / "a.json").write_text(content)
-    with pytest.raises(AnnotationError, match=r"a\.json: (not JSON|shapes is no list)"):
+    with pytest.raises(AnnotationError, match=r"a\.json: (not JSON|shapes is not a list)"):
         read_instances(folder)

@@ -29,7 +29,7 @@ BOMB = '<!DOCTYPE a [<!ENTITY b "bbbb"><!ENTITY c "&b;&b;&b;&b;">]>\n<annotation
         ("<xmin>5</xmin>", "<xmin>nan</xmin>", "<xmin> of <bndbox> is 'nan'"),
         ("<xmin>5</xmin>", "<xmin>1e30</xmin>", "<xmin> of <bndbox> is '1e30'"),
         ("<xmin>5</xmin>", "", "<xmin> of <bndbox> is ''"),
-        ("<xmin>5</xmin>", "<xmin>15</xmin>", r"the box ends \(12, 18\) before it begins"),
+        ("<xmin>5</xmin>", "<xmin>15</xmin>", r"the box ends \(12, 18\) before it starts"),
         ("<bndbox>", "<robndbox><angle>1</angle></robndbox><bndbox>", "a rotated box <robndbox>;"),
         (
             "<width>32</width>",
@@ -38,7 +38,7 @@ BOMB = '<!DOCTYPE a [<!ENTITY b "bbbb"><!ENTITY c "&b;&b;&b;&b;">]>\n<annotation
         ),
         ("<width>32</width>", "<width>w</width>", "<size> is '24' × 'w'"),
         ("a.jpg", "b.jpg", "<filename> is JPEGImages/b.jpg, but the picture with its name is JPEGImages/a.jpg"),
-        ("a.jpg", "../../etc/a.jpg", "leads out of the dataset"),
+        ("a.jpg", "../../etc/a.jpg", "is outside the dataset"),
     ],
 )
 def test_faults_are_named(damaged, old, new, message):

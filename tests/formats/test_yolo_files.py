@@ -27,8 +27,8 @@ YAML, LABEL = "data.yaml", "labels/train/a.txt"
         (LABEL, ROW, "0 8 12 8 12", r"a\.txt:1: coordinate 8 is outside 0…1; these look like pixels"),
         (LABEL, ROW, "0 1.25 0.5 0.25 0.5", "coordinate 1.25 is outside 0…1; correct the line"),
         (LABEL, ROW, "0 -0.25 0.5 0.25 0.5", "coordinate -0.25 is outside"),
-        (LABEL, ROW, "0 nan 0.5 0.25 0.5", "'nan' is no number"),
-        (LABEL, ROW, "0 inf 0.5 0.25 0.5", "'inf' is no number"),
+        (LABEL, ROW, "0 nan 0.5 0.25 0.5", "'nan' is not a number"),
+        (LABEL, ROW, "0 inf 0.5 0.25 0.5", "'inf' is not a number"),
         (LABEL, ROW, "0 1e400 0.5 0.25 0.5", "coordinate|no number"),
         (LABEL, ROW, "0 0,25 0,5 0,25 0,5", "'0,25' is not a number; write numbers with a decimal point"),
         (LABEL, ROW, "0,0.25,0.5,0.25,0.5", "1 columns|class 0,0.25"),
@@ -41,8 +41,8 @@ YAML, LABEL = "data.yaml", "labels/train/a.txt"
         (YAML, "[cat, dog]", "[cat, [dog]]", r"the name of class 1 is \['dog'\]"),
         (YAML, "nc: 2", "nc: 3", "nc is '3', but there are 2 names"),
         (YAML, "images/train", "images/tarin", "train is 'images/tarin': no such folder or list"),
-        (YAML, "images/train", "../../secret", "leads out of the dataset"),
-        (YAML, "images/train", "images/../../../x", "leads out of the dataset"),
+        (YAML, "images/train", "../../secret", "is outside the dataset"),
+        (YAML, "images/train", "images/../../../x", "is outside the dataset"),
         (YAML, "path: .", "path: [a]", r"path is \['a'\]"),
         (YAML, "names:", "names: [", "not YAML"),
         (YAML, "nc: 2", "kpt_shape: 17", "kpt_shape is '17'"),
@@ -134,7 +134,7 @@ def test_a_path_that_is_not_here_is_replaced_aloud_and_one_elsewhere_is_said(dam
 
 def test_lists_name_pictures_of_here_or_elsewhere_but_not_outside(damaged):
     folder = damaged("yolo_lists", "train.txt", "C:\\Users\\me\\pets\\images\\a.jpg", "../outside/a.jpg")
-    with pytest.raises(AnnotationError, match=r"train\.txt:1: the path '\.\./outside/a\.jpg' leads out"):
+    with pytest.raises(AnnotationError, match=r"train\.txt:1: the path '\.\./outside/a\.jpg' is outside"):
         read_instances(folder, "train")
     (folder / "train.txt").write_text("images/a.jpg\n\nimages/c.jpg\n")
     with pytest.raises(AnnotationError, match=r"train\.txt:3: 'images/c\.jpg' is not in"):

@@ -241,7 +241,7 @@ def test_a_trained_encoder_is_shared_by_a_head_that_was_trained_on_it(other):
 
 @pytest.mark.parametrize("name", ["a/b", "", ".", "..", "a=b", "\n"])
 def test_names_are_those_of_folders(checkpoints, name):
-    with pytest.raises(OptionError, match="cannot name a folder of results"):
+    with pytest.raises(OptionError, match="cannot be the name of a results folder"):
         SharedPredictor({name: checkpoints["seg"]}, "cpu")
 
 

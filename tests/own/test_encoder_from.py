@@ -89,7 +89,7 @@ def test_a_run_on_an_encoder_of_timm_is_refused_in_a_line(place, tmp_path, capsy
     ("options", "text"),
     [
         ({"weights": "none"}, "leave out weights"),
-        ({"tune": "full"}, "leave out tune"),
+        ({"tune": "full"}, "remove tune"),
         ({"model": "dpt-s"}, "give dpt-tiny"),
     ],
 )

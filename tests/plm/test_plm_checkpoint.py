@@ -193,7 +193,7 @@ def test_heads_that_do_not_divide_are_refused(tmp_path):
     write_official(tmp_path)
     with pytest.raises(UserError, match="width 64 over 7 heads"):
         PLMVision.from_files(tmp_path, heads=7)
-    with pytest.raises(UserError, match="heads 0 is not positive"):
+    with pytest.raises(UserError, match="heads 0 must be at least 1"):
         PLMVision.from_files(tmp_path, heads=0)
 
 

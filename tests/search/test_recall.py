@@ -91,7 +91,7 @@ def test_three_formats_say_the_same(tmp_path):
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("x.json", "[1]", "holds a list"),
+        ("x.json", "[1]", "contains a list"),
         ("x.json", "{}", "has no captions"),
         ("x.json", '{"a.png": [3]}', "a caption of a.png is '3', no text"),
         ("x.json", '{"a.png": " "}', "a caption of a.png is empty"),

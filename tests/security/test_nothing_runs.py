@@ -473,9 +473,9 @@ def test_what_a_trusted_package_has_imported_is_not_trusted(own_package):
         ("subprocess", "part of Python"),
         ("os.path", "part of Python"),
         ("no_such_package", "no package 'no_such_package' is installed"),
-        ("my_package.py/..", "is no name of a package"),
-        ("", "is no name of a package"),
-        ("a b", "is no name of a package"),
+        ("my_package.py/..", "is not the name of a package"),
+        ("", "is not the name of a package"),
+        ("a b", "is not the name of a package"),
     ],
 )
 def test_what_cannot_be_trusted_is_said(name, why, capsys):

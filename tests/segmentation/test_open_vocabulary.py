@@ -125,8 +125,8 @@ def test_a_missing_package_is_named_before_the_first_picture(core, monkeypatch):
         ({"background": {"name": "grass", "threshold": 0.5}}, "background name 'grass', which is not a class"),
         ({"background": {"name": "sky", "threshold": 0.5}, "words": {"sky": ["a"]}}, "background 'sky' also has words"),
         ({"templates": ["a photo"]}, "'a photo' has no place for the class"),
-        ({"scale": 0}, "scale 0 is not above 0"),
-        ({"scale": math.nan}, "scale nan is not above 0"),
+        ({"scale": 0}, "scale 0 must be above 0"),
+        ({"scale": math.nan}, "scale nan must be above 0"),
         ({"window": {"size": 32, "stride": 64}}, "exceeds the window"),
     ],
 )

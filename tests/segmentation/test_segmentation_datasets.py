@@ -212,7 +212,7 @@ def test_voc_says_which_names_lack_a_file(tmp_path):
         "ann_file": "train.txt",
         "data_prefix": {"img_path": "JPEGImages", "seg_map_path": "SegmentationClass"},
     }
-    with pytest.raises(AnnotationError, match=r"of its 2 names 3 files are missing: .*b\.jpg.*; restore"):
+    with pytest.raises(AnnotationError, match=r"3 files of its 2 names are missing: .*b\.jpg.*; restore"):
         PascalVOC(**settings)
     with pytest.raises(AnnotationError, match="no such list"):
         PascalVOC(**{**settings, "ann_file": "val.txt"})

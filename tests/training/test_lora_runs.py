@@ -142,7 +142,7 @@ def test_prediction_evaluation_and_pictures_of_features_work_without_a_word_abou
 
 def test_another_encoder_is_refused(place, run, tmp_path):
     other = f"model.backbone.weights={place / 'other.pt'}"
-    message = r"was trained on the encoder of \S+encoder.pt \(hash \w+\), but that of \S+other.pt is another one"
+    message = r"was trained on the encoder of \S+encoder.pt \(hash \w+\), but \S+other.pt is another encoder"
     with pytest.raises(CheckpointError, match=message):
         Predictor(run, device="cpu", overrides=[other])
     with pytest.raises(CheckpointError, match=message):
@@ -161,7 +161,7 @@ def test_another_encoder_is_refused(place, run, tmp_path):
 
 def test_adapters_are_not_dropped_in_silence(place, run, tmp_path):
     plain = backbone(place).replace("lora: {rank: 2, dropout: 0.1}", "frozen: true")
-    with pytest.raises(CheckpointError, match="holds adapters .* has none: .* --merge"):
+    with pytest.raises(CheckpointError, match="contains LoRA adapters.* has none; .* --merge"):
         start(place, tmp_path / "next", plain, f"load_from={run / 'iter_6.pth'}")
     assert not (tmp_path / "next").exists()
 
@@ -207,7 +207,7 @@ def test_a_merged_checkpoint_predicts_the_same_and_is_a_plain_one(run, picture, 
     capsys.readouterr()
     for changes, message in (
         (to_official(run / "iter_6.pth", tmp_path / "f.pt"), "--merge"),
-        (["--input", str(target), "--output", str(tmp_path / "f.pth"), *arguments[4:]], "has no adapters"),
+        (["--input", str(target), "--output", str(tmp_path / "f.pth"), *arguments[4:]], "has no LoRA adapters"),
         ([*arguments[:3], str(tmp_path / "f.safetensors"), *arguments[4:]], "--merge goes with"),
     ):
         assert run_command("convert", changes) == 2

@@ -74,7 +74,7 @@ def test_factors_by_name_come_on_top_of_the_layers():
     assert settings["head.bias"][0] == pytest.approx(0.3)
     with pytest.raises(ConfigError, match="no parameter has a name with 'heads'"):
         build(rate_factors={"heads": 0.1})
-    with pytest.raises(ConfigError, match=r"rate_factors.head 0 is not above 0"):
+    with pytest.raises(ConfigError, match=r"rate_factors.head 0 must be above 0"):
         build(rate_factors={"head": 0})
 
 

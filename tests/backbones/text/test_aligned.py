@@ -190,7 +190,7 @@ def test_an_encoder_of_other_patches_and_pixels_sees_the_picture_resized(tiny):
         ({"affinity": nn.Identity()}, "Identity has no patch_size"),
         ({"beta": -0.5}, "beta -0.5 must be 0 or more"),
         ({"beta": float("nan")}, "beta nan must be 0 or more"),
-        ({"gamma": 0}, "gamma 0 is not above 0"),
+        ({"gamma": 0}, "gamma 0 must be above 0"),
     ],
 )
 def test_what_cannot_be(tiny, options, message):
