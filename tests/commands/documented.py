@@ -48,19 +48,22 @@ def _texts():
 
 
 def _of_markdown(path):
-    """Lines of shell blocks, and code in running text that calls us."""
+    """Lines of shell blocks, fenced or indented, and code in running text that calls us."""
     in_shell = in_block = False
     lines = path.read_text(encoding="utf-8").split("\n")
     for number, line in enumerate(lines):
-        if line.startswith("```"):
+        place = f"{path.name}:{number + 1}"
+        if line.lstrip().startswith("```"):
             in_block = not in_block
-            in_shell = in_block and line == "```bash"
+            in_shell = in_block and line.strip() in ("```bash", "```sh", "```shell")
         elif in_shell:
-            yield f"{path.name}:{number + 1}", _joined(lines, number)
+            yield place, _joined(lines, number)
         elif not in_block:
+            if line.startswith("    ") and PROGRAM.match(line.strip()):
+                yield place, _joined(lines, number)
             for code in re.findall(r"`([^`]+)`", line):
                 if code.startswith("pe-spatial "):
-                    yield f"{path.name}:{number + 1}", code
+                    yield place, code
 
 
 def _of_lines(path, indent):

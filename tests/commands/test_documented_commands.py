@@ -92,9 +92,9 @@ def test_a_command_parses_and_names_what_exists(command):
     options, parser = parse(command.name, module_of(command.name), list(command.arguments))
     overrides = getattr(options, "overrides", None) or []
     name = getattr(options, "config", None)
-    if name not in (None, "...", "CONFIG"):
+    if name not in (None, "...", "CONFIG", "NAME"):
         config_named(name, *overrides)
-    elif command.name == "configs" and options.subcommand != "list":
+    elif command.name == "configs" and options.subcommand != "list" and options.name != "NAME":
         config_named(options.name, *overrides)
     assert all(re.match(r"[\w.]+=", override) for override in overrides)
 
@@ -120,6 +120,7 @@ def test_a_new_command_would_be_found(tmp_path, monkeypatch):
         "text with `pe-spatial track --mot` in it\n```bash\nexport X=1\n"
         "A=b pe-spatial eval RUN --flip \\\n    x=1   # remark\npython tools/train_net.py --config C [key=value …]\n"
         "torchrun --nproc-per-node 8 -m pe_spatial predict --shard 1/2\n```\n```python\npe-spatial no\n```\n"
+        "1. a step:\n\n    ```sh\n    pe-spatial score --help\n    ```\n\n    pe-spatial export RUN   # indented\n"
     )
     found = [
         command[1:]
@@ -131,6 +132,8 @@ def test_a_new_command_would_be_found(tmp_path, monkeypatch):
         ("eval", ("RUN", "--flip", "x=1")),
         ("train", ("--config", "C")),
         ("predict", ("--shard", "1/2")),
+        ("score", ("--help",)),
+        ("export", ("RUN",)),
     ]
     with pytest.raises(AssertionError, match="calls nothing that is known"):
         list(documented._read("here", "python setup.sh"))

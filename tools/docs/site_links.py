@@ -44,7 +44,7 @@ def with_lists(markdown: str) -> str:
 def _continues_item(lines: list[str]) -> bool:
     """Whether the paragraph that the lines end with is an item of a list."""
     for line in reversed(lines):
-        if not line.strip():
+        if not line.strip() or line.startswith(("#", "```")):
             return False
         if _ITEM.match(line):
             return True
