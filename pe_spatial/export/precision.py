@@ -52,7 +52,7 @@ def to_int8(proto: Any, feeds: Sequence[Feed], keep: Iterable[str] = ()) -> Any:
 
     _require_small(proto, "int8")
     if not feeds:
-        raise OptionError("--precision int8: there is not a picture to calibrate on")
+        raise OptionError("--precision int8: there is no picture to calibrate on; give --images FOLDER")
     with TemporaryDirectory(prefix="pe_spatial_") as temporary:
         source, prepared, target = (Path(temporary) / f"{name}.onnx" for name in ("float", "prepared", "int8"))
         onnx.save_model(proto, str(source))
