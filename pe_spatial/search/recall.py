@@ -42,7 +42,9 @@ def read_captions(path: Path) -> list[Caption]:
     else:
         content = read_json(path)
         if not isinstance(content, dict):
-            raise AnnotationError(f"{path} holds a {type(content).__name__}; write COCO's captions, or names to texts")
+            raise AnnotationError(
+                f"{path} contains a {type(content).__name__}; write COCO's captions, or names to texts"
+            )
         captions = _of_coco(path, content) if "annotations" in content else _of_mapping(path, content)
     if not captions:
         raise AnnotationError(f"{path} has no captions; give a file with at least one")

@@ -292,7 +292,7 @@ def test_grayscale_palette_and_colors_say_the_same(tmp_path):
     for path in tmp_path.iterdir():
         assert np.array_equal(read_mask(path).numpy(), numbers), path
     other = np.array([(0, 0, 0), (12, 200, 77)], np.uint8)[ids(1)]
-    with pytest.raises(UnreadableFile, match=r"1 of them are not in the palette \(\(12, 200, 77\)\)"):
+    with pytest.raises(UnreadableFile, match=r"1 of them are not in the palette of DAVIS \(\(12, 200, 77\)\)"):
         read_mask(save(tmp_path / "other.png", other))
 
 

@@ -88,7 +88,7 @@ def test_a_run_on_an_encoder_of_timm_is_refused_in_a_line(place, tmp_path, capsy
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        ({"weights": "none"}, "leave out weights"),
+        ({"weights": "none"}, "remove weights"),
         ({"tune": "full"}, "remove tune"),
         ({"model": "dpt-s"}, "give dpt-tiny"),
     ],

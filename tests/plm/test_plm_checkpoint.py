@@ -76,7 +76,7 @@ def test_tiles_and_pooling_are_as_the_files_say_or_as_the_caller_says(tmp_path):
 def test_without_a_json_file_the_heads_have_to_be_said(tmp_path):
     path = save(official_state(), tmp_path / "consolidated.pth")
     with pytest.raises(
-        WeightsError, match=r"the number of attention heads .* width 64\) .*config.json .* or pass heads"
+        WeightsError, match=r"the number of attention heads .* width 64\).*config.json .* or pass heads"
     ):
         PLMVision.from_files(path)
     model = PLMVision.from_files(path, heads=4)
@@ -201,21 +201,21 @@ def test_heads_that_do_not_divide_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (config(depth=4), "says depth 4, but the tensors have 3"),
-        (config(embed_dim=32), "says width 32, but the tensors have 64"),
-        (config(img_size=[448, 448]), "says image_size 448, but the tensors have 56"),
-        (config(cls_token=False), "says cls_token False, but the tensors have True"),
-        (params(layers=4), "says depth 4, but the tensors have 3"),
-        (params(cls_token=False), "says cls_token False"),
+        (config(depth=4), "has depth 4, but the tensors have 3"),
+        (config(embed_dim=32), "has width 32, but the tensors have 64"),
+        (config(img_size=[448, 448]), "has image_size 448, but the tensors have 56"),
+        (config(cls_token=False), "has cls_token False, but the tensors have True"),
+        (params(layers=4), "has depth 4, but the tensors have 3"),
+        (params(cls_token=False), "has cls_token False"),
         (config(num_heads="16"), "vision_config.model_args.num_heads is '16', not a positive integer"),
         (config(num_heads=0), "num_heads is '0', not"),
         (config(ref_feat_shape=[4, 5]), r"ref_feat_shape is '\[4, 5\]', not"),
         ({"model_type": "llava"}, "describes a model of type 'llava', not 'perception_lm'"),
         ({"model": {}}, "does not describe a vision model"),
-        ({**config(), "vision_config": 3}, "vision_config. is no object"),
+        ({**config(), "vision_config": 3}, "vision_config. is not an object"),
         ({**config(), "projector_pooling_ratio": 2.5}, "projector_pooling_ratio is '2.5'"),
         ({**params(), "data": {"vision_input_type": "anyres"}}, "vision_input_type is 'anyres', not one of thumb"),
-        ([1], "the content is no object"),
+        ([1], "the content is not an object"),
     ],
 )
 def test_a_json_file_of_something_else_is_named(tmp_path, content, message):

@@ -93,7 +93,7 @@ def test_three_formats_say_the_same(tmp_path):
     [
         ("x.json", "[1]", "contains a list"),
         ("x.json", "{}", "has no captions"),
-        ("x.json", '{"a.png": [3]}', "a caption of a.png is '3', no text"),
+        ("x.json", '{"a.png": [3]}', "a caption of a.png is '3', not text"),
         ("x.json", '{"a.png": " "}', "a caption of a.png is empty"),
         ("x.json", '{"annotations": []}', "is not a file of COCO captions"),
         ("x.json", '{"images": [], "annotations": [{"image_id": 4, "caption": "x"}]}', r"1 captions .* not list \(4\)"),

@@ -208,7 +208,7 @@ def test_a_merged_checkpoint_predicts_the_same_and_is_a_plain_one(run, picture, 
     for changes, message in (
         (to_official(run / "iter_6.pth", tmp_path / "f.pt"), "--merge"),
         (["--input", str(target), "--output", str(tmp_path / "f.pth"), *arguments[4:]], "has no LoRA adapters"),
-        ([*arguments[:3], str(tmp_path / "f.safetensors"), *arguments[4:]], "--merge goes with"),
+        ([*arguments[:3], str(tmp_path / "f.safetensors"), *arguments[4:]], "--merge needs"),
     ):
         assert run_command("convert", changes) == 2
         assert message in capsys.readouterr().err
