@@ -98,7 +98,7 @@ def test_of_both_formats_safetensors_are_taken(tmp_path):
 
 def test_shards_without_their_index_are_explained(tmp_path):
     write_hf_shards(tmp_path).unlink()
-    with pytest.raises(WeightsError, match=r"parts of a checkpoint .*fetch model\.safetensors\.index\.json into it"):
+    with pytest.raises(WeightsError, match=r"parts of a checkpoint .*download model\.safetensors\.index\.json into it"):
         find(tmp_path)
 
 

@@ -253,7 +253,7 @@ def test_downloads_have_a_largest_size_and_a_longest_time(online, server, monkey
     monkeypatch.setattr(inputs, "DOWNLOAD_SECONDS", 0.3)
     with pytest.raises(UnreadableFile, match=r"not complete after 0\.3 s"):
         online(f"{server}/slow")
-    with pytest.raises(UnreadableFile, match="cannot be fetched"):
+    with pytest.raises(UnreadableFile, match="cannot be downloaded"):
         online("http://127.0.0.1:1/picture.png")
 
 

@@ -125,7 +125,7 @@ def test_masks(tmp_path):
     Image.fromarray(np.array([[0, 255]], np.uint8)).save(path)
     assert read_mask(path).tolist() == [[0, 1]]
     Image.fromarray(np.full((2, 2, 3), (1, 2, 3), np.uint8)).save(path)
-    with pytest.raises(ValueError, match="holds colors"):
+    with pytest.raises(ValueError, match="contains colors"):
         read_mask(path)
     path.write_bytes(path.read_bytes()[:30])
     with pytest.raises(UnreadableFile, match="cannot be read"):
