@@ -64,7 +64,7 @@ class VideoCheck(DatasetCheck):
                 mask = read_mask(**prompt)
                 given |= set(mask.unique().tolist())
                 if not mask.any():
-                    example = f"{prompt['path']} (frame {frame}) holds no object to track"
+                    example = f"{prompt['path']} (frame {frame}) has no object to track"
                     findings.append(Finding("error", "first masks without an object", example))
         for path in paths:
             try:

@@ -92,7 +92,7 @@ class AtomicCheckpointHook(Hook):
     def after_train_epoch(self, runner: Runner) -> None:
         """Save the last state of a run that was stopped early (`EarlyStoppingHook`), so that it can go on."""
         if runner.train_loop.stop_training and self._saved != runner.iter:
-            runner.logger.info(f"stopped early after iteration {runner.iter}; --resume goes on with new patience")
+            runner.logger.info(f"stopped early after iteration {runner.iter}; --resume continues with new patience")
             self._save_last(runner, runner.iter)
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, Any] | None = None) -> None:

@@ -163,7 +163,7 @@ def _upsampling(node: dict[str, Any], path: list[str]) -> Iterator[tuple[str, st
 
 def _unknown(factory_name: str, key: str, options: Set[str]) -> str:
     if key == "lora":  # what else takes no option of that name has no encoder to adapt
-        return f"{factory_name} is no encoder of ours, and LoRA adapts a PEBackbone alone; leave lora out"
+        return f"{factory_name} is not an encoder of pe_spatial, and LoRA adapts only a PEBackbone; remove lora"
     return f"{factory_name} has no option {key!r}; {suggest(key, options)}"
 
 

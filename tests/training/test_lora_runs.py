@@ -178,7 +178,10 @@ def test_options_of_the_config_are_checked_before_the_run(place, tmp_path):
     for change, message in (
         (backbone(place, lora="{ranks: 2}"), "model.backbone.lora.ranks: .* did you mean 'rank'"),
         (backbone(place, lora="{rank: some}"), "model.backbone.lora.rank: 'some' is not an integer"),
-        ("model.backbone={type: SimpleFeaturePyramid, lora: {}}", "SimpleFeaturePyramid is no encoder of ours"),
+        (
+            "model.backbone={type: SimpleFeaturePyramid, lora: {}}",
+            "SimpleFeaturePyramid is not an encoder of pe_spatial",
+        ),
     ):
         with pytest.raises(ConfigError, match=message):
             load_config(place / "toy.yaml", [change])
