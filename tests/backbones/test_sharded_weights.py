@@ -75,7 +75,7 @@ def test_a_bad_shard_is_named(index, damage):
         content = first.read_bytes()
         first.write_bytes(third.read_bytes())
         third.write_bytes(content)
-    message = {"missing": "is missing: number 3 of the 3", "cut": "truncated or corrupt", "swapped": "is another file"}
+    message = {"missing": "is missing: number 3 of the 3", "cut": "truncated or corrupt", "swapped": "is not the file"}
     with pytest.raises(WeightsError, match=f"{re.escape(str(third))}.*{message[damage]}"):
         PEBackbone(ENCODER, weights=str(index))
 

@@ -268,7 +268,7 @@ def test_unreadable_paths_are_named(predictor, tmp_path):
 
 
 def test_checkpoints_that_cannot_predict_are_refused(finished, tmp_path):
-    with pytest.raises(CheckpointError, match="folder without"):
+    with pytest.raises(CheckpointError, match="folder has no complete checkpoint"):
         Predictor(tmp_path)
     content = load_checkpoint(finished[1] / "iter_6.pth")
     torch.save(content["state_dict"], tmp_path / "weights.pth")

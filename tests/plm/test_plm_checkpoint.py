@@ -75,9 +75,7 @@ def test_tiles_and_pooling_are_as_the_files_say_or_as_the_caller_says(tmp_path):
 
 def test_without_a_json_file_the_heads_have_to_be_said(tmp_path):
     path = save(official_state(), tmp_path / "consolidated.pth")
-    with pytest.raises(
-        WeightsError, match=r"the number of attention heads .* width 64\).*config.json .* or pass heads"
-    ):
+    with pytest.raises(WeightsError, match=r"the number of attention heads .*width 64\).*config.json .* or pass heads"):
         PLMVision.from_files(path)
     model = PLMVision.from_files(path, heads=4)
     with torch.no_grad():

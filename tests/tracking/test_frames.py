@@ -109,7 +109,7 @@ def test_nothing_to_read(tmp_path):
     (tmp_path / "text.mp4").write_text("no video")
     with pytest.raises(UnreadableFile, match="cannot be opened"):
         open_frames(tmp_path / "text.mp4")
-    with pytest.raises(FileNotFoundError, match="no frames"):
+    with pytest.raises(FileNotFoundError, match="list of frames is empty"):
         open_frames([])
 
 
