@@ -35,7 +35,7 @@ def cost_line(config: Config, row: Row) -> str:
     images = config.train_cfg.max_iters * config.train_dataloader.batch_size
     cached = ""
     if row.seconds is None:
-        time = "time not known, for the device is not here"
+        time = "time not known, because the device is not here"
     else:
         timed = time_training(config)
         waits = ", in which steps wait for the workers that load: give more (--workers)" if timed.waits else ""

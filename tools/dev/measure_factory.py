@@ -47,7 +47,7 @@ MEASURES = ("cosine", "matched", "mIoU", "J&F")
 JUDGED = MEASURES[1:]
 STEPS_OF_STATISTICS = 20
 SEEDS = 3  # from which the spread tells something
-RESUMES = "the same command goes on"
+RESUMES = "run the same command again to continue"
 
 Results = dict[str, dict[str, float]]  # "row, seed N" -> measure -> value
 
