@@ -207,6 +207,8 @@ benchmark all
     tests/commands/test_benchmark_all.py::test_all_run_in_short
 benchmark all --quick
     tests/commands/test_benchmark_all.py::test_all_run_in_short
+benchmark all --document
+    tests/commands/test_benchmark_all.py::test_the_table_is_written_between_its_marks
 benchmark all --document --repeats
     tests/commands/test_benchmark_all.py::test_the_table_is_written_between_its_marks
 benchmark backbone --variant
