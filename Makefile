@@ -3,6 +3,8 @@
 # make test-fast   those that take less than a second each, all cases of a test together
 # make lint   ruff, mypy, spelling, and how long the sentences of the documents are
 # make docs   the documentation site, into build/site
+# make tutorials   run all commands of the tutorials, and their notebooks, on small numbers
+# make notebooks   those of the tutorials, from their pages
 
 PYTHON ?= python3
 VENV   ?= .venv
@@ -20,9 +22,9 @@ ENGINE_TESTS := tests/export tests/detection/test_deta_graph.py tests/detection/
 
 SOURCES := pe_spatial detection segmentation depth tracking configs tools examples Makefile setup.cfg
 # documents whose sentences `make lint` measures
-PROSE := README.md CONTRIBUTING.md docs/developing docs/guides docs/explanations docs/measurements $(filter-out docs/alignment_factory.md docs/gallery.md,$(wildcard docs/*.md))
+PROSE := README.md CONTRIBUTING.md docs/developing docs/guides docs/explanations docs/measurements docs/tutorials $(filter-out docs/alignment_factory.md docs/gallery.md,$(wildcard docs/*.md))
 
-.PHONY: install demo test test-fast slow-list lint docs format clean
+.PHONY: install demo test test-fast slow-list lint docs tutorials notebooks format clean
 .DEFAULT_GOAL := install
 
 install: $(VENV)/.installed-demo
@@ -51,7 +53,7 @@ demo: $(VENV)/.installed-demo
 
 # Engines have processes of their own: with OpenVINO loaded, one that goes on with other tests has died minutes later (SIGSEGV).
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest tests -n auto --dist loadfile $(addprefix --ignore=,$(ENGINE_TESTS)) $(PYTEST_ARGS)
+	$(BIN)/python -m pytest tests -n auto --dist loadfile -m "not tutorials" $(addprefix --ignore=,$(ENGINE_TESTS)) $(PYTEST_ARGS)
 	$(BIN)/python -m pytest $(ENGINE_TESTS) -n auto --dist loadfile $(PYTEST_ARGS) || [ $$? -eq 5 ]
 
 test-fast: $(VENV)/.installed-test
@@ -79,6 +81,12 @@ lint: $(VENV)/.installed-test $(VENV)/.installed-lint
 # Strict: a page that no menu has, or a link to nothing, fails.
 docs: $(VENV)/.installed-docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+tutorials: $(VENV)/.installed-test $(VENV)/.installed-partners $(VENV)/.installed-docs
+	$(BIN)/python -m pytest tests/docs/test_tutorials.py tests/docs/test_notebooks.py -m tutorials -n auto --dist loadfile $(PYTEST_ARGS)
+
+notebooks: $(VENV)/.installed-docs
+	$(BIN)/python tools/dev/make_notebooks.py
 
 format: $(VENV)/.installed-lint
 	$(BIN)/ruff check --fix .

@@ -123,12 +123,9 @@ class SegmentationPredictor(Predictor):
         """
         if self.finds_objects:
             return super().infer(samples)
-        with evaluation_autocast(self.config, self.device):
-            grids = [self._grid(sample) for sample in samples]
-            scores = self._scores(self._windows(samples, grids))
-            return [
-                self._label(sample["data_samples"], grid, scores) for sample, grid in zip(samples, grids, strict=True)
-            ]
+        grids = [self._grid(sample) for sample in samples]
+        scores = self._scores(self._windows(samples, grids))
+        return [self._label(sample["data_samples"], grid, scores) for sample, grid in zip(samples, grids, strict=True)]
 
     def _grid(self, sample: dict[str, Any]) -> Grid:
         preprocessor = self.model.data_preprocessor
@@ -179,7 +176,9 @@ class SegmentationPredictor(Predictor):
         # where a window reaches into the padding of its image
         missing = (0, width - normalized.shape[-1], 0, height - normalized.shape[-2])
         inputs = pad_to_multiple(F.pad(normalized, missing), self.model.stride)
-        yield from self.model.score_map(inputs).float().permute(0, 2, 3, 1).contiguous()
+        with evaluation_autocast(self.config, self.device):  # of the network alone: windows are joined in float32
+            scores = self.model.score_map(inputs)
+        yield from scores.float().permute(0, 2, 3, 1).contiguous()
 
     def _label(self, sample: BaseDataElement, grid: Grid, scores: Iterator[Tensor]) -> BaseDataElement:
         height, width = sample.ori_shape[:2]

@@ -209,7 +209,7 @@ def _predictor(checkpoint: Path | Recipe, options: Namespace) -> SegmentationPre
         window = check_window((side, side), (stride, stride))
     scratch = options.output / "probabilities" if options.probabilities else None
     given = (options.device, options.batch_size, options.overrides)
-    predictor = SegmentationPredictor(checkpoint, *given, engine=options.engine)
+    predictor = SegmentationPredictor(checkpoint, *given, engine=options.engine, precision=options.precision)
     return predictor.configure(window, options.confidence, scratch)
 
 

@@ -11,6 +11,7 @@ scores of the image never exist; only the cells of the windows that the next row
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -45,7 +46,7 @@ class Axis:
     stride: int
     extent: int
     align_corners: bool = False
-    starts: list[int] = field(init=False)
+    starts: tuple[int, ...] = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
         if not 1 <= self.stride <= self.window <= self.padded:
@@ -53,7 +54,7 @@ class Axis:
                 f"stride {self.stride}, window {self.window} and image {self.padded} do not grow in this order; "
                 "windows must not leave gaps"
             )
-        object.__setattr__(self, "starts", strided_starts(self.padded, self.window, self.stride))
+        object.__setattr__(self, "starts", tuple(strided_starts(self.padded, self.window, self.stride)))
 
     def weights(self, first: int, last: int, cells: int) -> tuple[int, Tensor]:
         """How pixels are made of cells.
@@ -94,6 +95,14 @@ class Axis:
         begin, end = int(lower[0]), int(upper[1]) + 1
         found = [n for n, start in enumerate(self.starts) if start < end and start + self.window > begin]
         return range(found[0], found[-1] + 1)
+
+
+@lru_cache(maxsize=512)  # the pictures of a folder often have one size
+def _used_weights(axis: Axis, first: int, last: int, cells: int) -> tuple[int, Tensor, Tensor]:
+    """What `Axis.weights` tells, of the cells alone that have a weight: first window, [last - first, m], which [m]."""
+    window, weights = axis.weights(first, last, cells)
+    used = weights.any(0).nonzero()[:, 0]
+    return window, weights[:, used], used
 
 
 def _taps(positions: Tensor, source: int, target: int, align_corners: bool = False) -> tuple[Tensor, Tensor, Tensor]:
@@ -201,10 +210,9 @@ def _column_tiles(axis: Axis, strip: Strip, cells: Tensor) -> list[tuple[int, Te
     side = max(side, 16)
     tiles = []
     for left in range(strip.first, strip.last, side):
-        first, weights = axis.weights(left, min(left + side, strip.last), width)
-        used = weights.any(0).nonzero()[:, 0]
+        first, weights, used = _used_weights(axis, left, min(left + side, strip.last), width)
         offset = (first - strip.windows[0]) * width
-        tiles.append((left, weights[:, used].to(cells.device), (used + offset).to(cells.device)))
+        tiles.append((left, weights.to(cells.device), (used + offset).to(cells.device)))
     return tiles
 
 
@@ -213,15 +221,12 @@ def _row_of_tiles(
 ) -> Iterator[Tile]:
     """The tiles of the image rows from rows[0] up to rows[1]."""
     height, _, num_classes = next(iter(kept.values())).shape
-    first, weights = axis.weights(*rows, height)
-    used = weights.any(0).nonzero()[:, 0]
+    first, weights, used = _used_weights(axis, *rows, height)
+    windows = used // height  # in order
     cells = torch.cat(
-        [
-            kept[n][(used[used // height == n - first] % height).to(kept[n].device)]
-            for n in range(first, first + weights.shape[1] // height)
-        ]
+        [kept[first + n][(used[windows == n] % height).to(kept[first + n].device)] for n in windows.unique().tolist()]
     )  # [m, N * w, K]
-    weights = weights[:, used].to(cells.device)  # [R, m]
+    weights = weights.to(cells.device)  # [R, m]
     for left, column_weights, column_cells in columns:
         wide = column_weights @ cells[:, column_cells]  # [m, C, K]
         yield Tile(rows[0], left, (weights @ wide.flatten(1)).unflatten(1, (-1, num_classes)))

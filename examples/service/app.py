@@ -10,7 +10,6 @@ import argparse
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import Annotated, Any, TypeVar
@@ -24,6 +23,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pe_spatial.common.errors import OptionError, UserError
 from pe_spatial.common.memory import process_memory
+from pe_spatial.common.threads import side_threads
 from pe_spatial.inference.predictor import Predictor
 from pe_spatial.inference.stream import Prepared, is_out_of_memory, predict_each
 from service.answers import Form, render
@@ -52,7 +52,7 @@ class Service:
         predictor.max_pixels = settings.max_pixels
         self.metrics = Metrics()
         self.admission = Admission(settings.queue, settings.waiting_pixels)
-        self.readers = ThreadPoolExecutor(settings.readers, "reader", torch.set_num_threads, (1,))
+        self.readers = side_threads(settings.readers, "reader")
         self.batcher = Batcher(
             partial(predict_each, predictor),
             settings.max_batch,

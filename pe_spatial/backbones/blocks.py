@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
-from pe_spatial.backbones.rope import apply_rotary
+from pe_spatial.backbones.rope import apply_rotary, apply_rotary_densely, writes_into
 from pe_spatial.backbones.variants import EncoderConfig, TextConfig
 
 
@@ -48,18 +48,23 @@ class Attention(nn.Module):
             rope: The rotary table of the N tokens; None where positions are in the tokens alone.
             mask: bool [B, 1, N, N], True where the token of the row attends to that of the column; None: everywhere.
         """
-        qkv = self.in_proj(x.flatten(0, -3))  # [B, N, 3C]
-        q, k, v = qkv.unflatten(-1, (3, self.heads, -1)).unbind(2)  # views [B, N, H, D]
-        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # [B, H, N, D]
-        if (
-            x.device.type == "cpu" and self.copies_on_cpu
-        ):  # what follows reads q, k and v again and again: dense rows repay the copy there
-            q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
-        if rope is not None:
-            q, k = apply_rotary(q, rope), apply_rotary(k, rope)
+        q, k, v = self._heads(self.in_proj(x.flatten(0, -3)), rope)
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=self.causal)
         y = y.transpose(1, 2).flatten(2)
         return _adapted(self.out_proj(y), y, self.lora_out_proj).view_as(x)
+
+    def _heads(self, qkv: Tensor, rope: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Rotated queries and keys, and values, [B, H, N, D] each, of [B, N, 3C]."""
+        heads = qkv.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # a view [3, B, H, N, D]
+        # attention reads q, k and v again and again: on a CPU dense rows repay the copy
+        dense = qkv.device.type == "cpu" and self.copies_on_cpu
+        if dense and rope is not None and writes_into(qkv):
+            q, k = apply_rotary_densely(heads[:2], rope)
+            return q, k, heads[2].contiguous()
+        q, k, v = heads.unbind()
+        if dense:
+            q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
+        return (q, k, v) if rope is None else (apply_rotary(q, rope), apply_rotary(k, rope), v)
 
     def in_proj(self, x: Tensor) -> Tensor:
         """Queries, keys and values [..., 3C] of tokens [..., C]."""

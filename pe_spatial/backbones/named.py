@@ -1,7 +1,8 @@
-"""Encoders by name: those that are released, and those of timm."""
+"""Encoders by name: those that are released, those of timm, and a PE-Core in a folder."""
 
 from typing import Any
 
+from pe_spatial.backbones.text.runs import is_core_folder, shape_of, source_of
 from pe_spatial.backbones.timm_models import names_of_timm, require_known
 from pe_spatial.backbones.variants import TRAINED_WITH, VARIANTS
 from pe_spatial.common.errors import MissingPackage, UnknownName, few, suggest
@@ -14,18 +15,21 @@ def named_encoder(name: str, weights: str | None) -> dict[str, Any]:
 
     Args:
         name: Of a released encoder (`PE-Spatial-B16-512`), or timm's (`vit_small_patch14_dinov2`, with or without
-            `timm:` in front).
+            `timm:` in front); or a folder with a PE-Core, as `pe-spatial demo --words` writes it.
         weights: A file, "none" for random ones, or the name of a released encoder. None takes the released ones; timm's
             models then begin with random weights, for nothing of theirs is fetched.
 
     Raises:
-        UnknownName: Neither has it; names the nearest.
+        UnknownName: None has it; names the nearest.
+        UnreadableFile: The file that describes the PE-Core of a folder is damaged.
         MissingPackage: It is none of the released ones, and timm is not installed.
     """
     source = None if weights == "none" else weights
     if name in VARIANTS:
         options = TRAINED_WITH[name].options if name in TRAINED_WITH else {}
         return {"type": "PEBackbone", "variant": name, "weights": name if weights is None else source, **options}
+    if is_core_folder(name):
+        return {"type": "PEBackbone", "variant": shape_of(name), "weights": source_of(name, weights)}
     model = name.removeprefix(TIMM)
     try:
         require_known(model)

@@ -62,6 +62,27 @@ def apply_rotary(x: Tensor, table: Tensor) -> Tensor:
     return rotated.flatten(-2).to(x.dtype)
 
 
+def writes_into(x: Tensor) -> bool:
+    """Whether `apply_rotary_densely` takes x: float32, not recorded by autograd nor traced."""
+    return x.dtype == torch.float32 and not torch.is_grad_enabled() and not torch.compiler.is_compiling()
+
+
+def apply_rotary_densely(x: Tensor, table: Tensor) -> Tensor:
+    """The same for float32 without gradients: one pass reads any strides and writes dense rows, without a copy before.
+
+    Args:
+        x: float32 [..., H, N, D], any strides with a contiguous last dimension.
+        table: [N, D/2, 2] from `rotary_table`.
+
+    Returns:
+        [..., H, N, D], contiguous.
+    """
+    pairs = torch.view_as_complex(x.unflatten(-1, (-1, 2)))  # [..., H, N, D/2]
+    rotated = torch.empty(pairs.shape, dtype=pairs.dtype, device=x.device)
+    torch.mul(pairs, torch.view_as_complex(table), out=rotated)
+    return torch.view_as_real(rotated).flatten(-2)
+
+
 @lru_cache(maxsize=32)
 def _cached_table(
     height: int, width: int, head_dim: int, device: torch.device, reference: int | None, cls_token: bool

@@ -4,6 +4,7 @@
     pe-spatial eval FILE [key=value ...]
     pe-spatial eval FILE --config pe_g_coco.yaml
     pe-spatial eval RUN --slices 640
+    pe-spatial eval RUN --precision auto
     pe-spatial eval --config segmentation/open_vocabulary_pe_core_l14_ade20k
     pe-spatial eval RUN/exported/onnx_fp32/model.onnx
     pe-spatial eval hf://OWNER/NAME --output OUT val_dataloader.dataset.data_root=DATA
@@ -13,13 +14,19 @@ A model that nothing is trained for needs the config alone.
 Results go to the folder `evaluation` of the run, or to `--output`.
 """
 
+from __future__ import annotations
+
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from pe_spatial.commands.options import CommandParser, add_shared, slices, take_override
+from pe_spatial.commands.options import CommandParser, add_shared, resolve_precision, slices, take_override
 from pe_spatial.commands.task_options import add_task_option
 from pe_spatial.commands.train import config_with_folder, recall, use_device
 from pe_spatial.common.errors import OptionError
+
+if TYPE_CHECKING:
+    from mmengine.config import Config
 
 RESUMES = "the same command starts the evaluation anew"
 
@@ -29,7 +36,8 @@ def add_arguments(parser: CommandParser) -> None:
     parser.add_argument(
         "run", nargs="?", metavar="RUN|FILE", help="the folder of a training run, a checkpoint, or hf://…"
     )
-    add_shared(parser, "--config", "--checkpoint", "--output", "--device", "--engine", "--allow-import", "overrides")
+    add_shared(parser, "--config", "--checkpoint", "--output", "--device", "--engine", "--precision")
+    add_shared(parser, "--allow-import", "overrides")
     for name in ("slices", "slice_overlap"):
         add_task_option(parser, name)
     parser.add_old_spellings({"--work-dir": "--output"})
@@ -59,6 +67,7 @@ def run(options: argparse.Namespace) -> int:
     config, path = recall(source, options.overrides, options.config)
     if sliced := slices(options, config, resized=False):
         override_config(config, sliced, path)
+    _compute(options, config, path)
     evaluate(config, path, options.output, engine=options.engine)
     return 0
 
@@ -76,5 +85,15 @@ def _score_untrained(options: argparse.Namespace) -> int:
         )
     if sliced := slices(options, config, resized=False):
         override_config(config, sliced, Path(options.config))
+    _compute(options, config, options.config)
     evaluate(config, None, options.output, untrained=True)
     return 0
+
+
+def _compute(options: argparse.Namespace, config: Config, path: str | Path) -> None:
+    """Score in the precision that is asked for."""
+    from pe_spatial.common.devices import choose_device
+    from pe_spatial.training.amp import compute_in
+
+    resolve_precision(options, path)
+    compute_in(config, options.precision, choose_device(options.device))

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from pe_spatial.common.console import print_note
-from pe_spatial.common.errors import UserError, printable, suggest
+from pe_spatial.common.errors import OptionError, UserError, printable, suggest
 
 LARGEST = 2**31 - 1
 
@@ -117,6 +117,10 @@ SHARED: dict[str, dict[str, Any]] = {
         "help": "what runs the network; auto: the fastest export that passed its proof; default: torch, and "
         "auto for exported files",
     },
+    "--precision": {
+        "choices": ("auto", "fp32", "bf16"),
+        "help": "in which a checkpoint computes; auto: bf16 where the processor has it; default: as its config says",
+    },
     "--image-size": {"metavar": "N", "type": positive, "help": "side of the images in pixels"},
     "--shard": {"metavar": "I/N", "type": shard, "help": "do the I-th of N equal parts of the files, from 1"},
     "--layers": {"metavar": "N,N", "type": layers, "help": "all, or blocks from 0, or from the end if negative"},
@@ -182,6 +186,30 @@ def slices(options: argparse.Namespace, config: Mapping[str, Any], resized: bool
     if options.slice_overlap is not None:
         raise UserError(f"--slice-overlap {options.slice_overlap:g} is the overlap of windows; give --slices too")
     return []
+
+
+def resolve_precision(options: argparse.Namespace, path: str | Path) -> None:
+    """Let `--precision auto` be what it stands for on the device.
+
+    Args:
+        options: Of the command.
+        path: The checkpoint.
+
+    Raises:
+        OptionError: An exported file runs, or may.
+    """
+    from pe_spatial.common.devices import choose_device
+    from pe_spatial.engines.header import is_exported
+    from pe_spatial.training.amp import precision_for
+
+    if options.precision is None:
+        return
+    if options.engine not in (None, "torch", "compile") or is_exported(Path(path)):
+        raise OptionError(
+            f"an exported file keeps its precision, so --precision {options.precision} is for checkpoints with "
+            "--engine torch or compile; leave it out, or export the checkpoint with it"
+        )
+    options.precision = precision_for(options.precision, choose_device(options.device))
 
 
 # --- the parser -------------------------------------------------------------------------------------------------------

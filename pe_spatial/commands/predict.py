@@ -71,6 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--limit",
         "--device",
         "--engine",
+        "--precision",
         "--image-size",
         "--max-pixels",
         "--no-pictures",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pe_spatial.backbones.text import open_core
 from pe_spatial.commands import predict_words
-from pe_spatial.commands.options import slices
+from pe_spatial.commands.options import resolve_precision, slices
 from pe_spatial.commands.task_options import options_of_task, refuse_options_of_others
 from pe_spatial.common.console import print_note
 from pe_spatial.common.errors import OptionError
@@ -118,6 +118,8 @@ def _model(
     settings = {key: getattr(own, key) for key in (*task.settings, "image_size", "overrides")}
     settings |= {key: rule for key in _RULES if (rule := getattr(own, key)) is not None}
     settings |= {} if own.engine in (None, "torch") else {"engine": own.engine}
+    resolve_precision(own, source if isinstance(source, Path) else source.name)
+    settings |= {} if own.precision is None else {"precision": own.precision}
     run = {"task": task.name, **identity, **settings}
     records = Records(output, run, part)
     sliced = slices(own, config, own.image_size is not None)

@@ -208,7 +208,7 @@ class _Search:
             return f"{path} names no {self._wanted}; write one path per line"
         if glob.has_magic(str(path)):
             return f"the pattern {path} matches no {self._wanted}; {looked}"
-        return f"{path}: no {self._wanted} there, for no such file or folder exists{_nearest(path)}; {looked}"
+        return f"{path}: no {self._wanted} there, for no such file or folder exists{_nearest(path)}"
 
     def _add_all(self, paths: Iterable[str]) -> None:
         """Files of the kinds that are wanted, in natural order; tars only where nothing else is."""

@@ -4,7 +4,7 @@ import hashlib
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
@@ -18,6 +18,7 @@ from pe_spatial.common.console import track
 from pe_spatial.common.contracts import Loader
 from pe_spatial.common.errors import UnreadableFile, UserError
 from pe_spatial.common.pictures import read_image
+from pe_spatial.common.threads import side_threads
 from pe_spatial.data import LoadInstances
 from pe_spatial.doctor.check import DatasetCheck, Record, Sample, checks_for
 from pe_spatial.doctor.findings import Finding, Findings, Histogram
@@ -225,7 +226,7 @@ def in_threads(
     end = None if options.seconds is None else time.monotonic() + options.seconds
     waiting: deque[tuple[int, Future[Result]]] = deque()
     rest = iter(order)
-    with ThreadPoolExecutor(options.threads) as pool:
+    with side_threads(options.threads) as pool:
         while True:
             while len(waiting) < 2 * options.threads:
                 index = next(rest, None)

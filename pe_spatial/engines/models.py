@@ -29,7 +29,8 @@ def find_file(checkpoint: Path, asked: str | None) -> tuple[Path, str]:
     Args:
         checkpoint: A checkpoint or an exported file.
         asked: One of `ENGINES`. None: torch for checkpoints, and `auto` for exported files. With `auto`, the fastest
-            export of a checkpoint that lies in `exported` beside it and has passed its proof is taken instead of it.
+            export of a checkpoint that lies in `exported` beside it and has passed its proof is taken instead of it,
+            if it was faster than torch there.
 
     Raises:
         OptionError: An engine that does not run such a file.
@@ -61,7 +62,9 @@ def _fastest_export(checkpoint: Path) -> tuple[Path, str]:
             path = next(record.parent / name for name in content["files"] if name.endswith(SUFFIXES))
             engine, proof = choose_engine(path), proof_of(path)
             assert proof is not None, "choose_engine has read it"
-            found.append((proof.engines[engine]["seconds"], path, engine))
+            measured = proof.engines[engine]
+            if measured["seconds"] < measured["torch_seconds"]:
+                found.append((measured["seconds"] / measured["torch_seconds"], path, engine))
         except (UserError, OSError, StopIteration) as error:
             warnings.warn(f"{record} is passed over: {error}", stacklevel=2)
     return min(found)[1:] if found else (checkpoint, "torch")

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from pe_spatial.backbones import PEBackbone, TimmBackbone
 from pe_spatial.backbones.contract import PE_STATISTICS, all_layers, with_layers
 from pe_spatial.backbones.named import named_encoder
+from pe_spatial.backbones.text.runs import is_core_folder
 from pe_spatial.backbones.variants import VARIANTS
 from pe_spatial.common.errors import ConfigError, OptionError, UnknownName, UserError, few, suggest
 from pe_spatial.common.integrity import content_hash
@@ -93,9 +94,9 @@ def open_encoder(
     """Build or read an encoder.
 
     Args:
-        encoder: The name of a released one, or timm's name of one; the file or the folder of a run of ours, or
-            `hf://OWNER/NAME`; the section of a config, a mapping with the `type` of any registered backbone; or a
-            module that keeps their contract.
+        encoder: The name of a released one, timm's name of one, or a folder with a PE-Core (`pe-spatial demo --words`);
+            the file or the folder of a run of ours, or `hf://OWNER/NAME`; the section of a config, a mapping with the
+            `type` of any registered backbone; or a module that keeps their contract.
         weights: Of a released one or of a section: a file, a name, or "none" for random ones. None takes the released
             ones, and of a section those that it names.
         layers: Blocks from 0, or from the end if negative, or all; None takes those of the checkpoint, section or
@@ -132,7 +133,7 @@ def open_encoder(
 
 def _is_place(encoder: Encoder) -> bool:
     """Whether this is a checkpoint or a run of ours, and no name."""
-    if isinstance(encoder, Mapping | nn.Module) or encoder in VARIANTS:
+    if isinstance(encoder, Mapping | nn.Module) or encoder in VARIANTS or is_core_folder(encoder):
         return False
     return str(encoder).startswith("hf://") or Path(encoder).expanduser().exists()
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from pe_spatial.common.errors import MissingPackage, PictureError, UnreadableFile, UserError
 from pe_spatial.common.pictures import ValueRule, image_size, read_image
 from pe_spatial.common.sources import Entry, resolve_sources
+from pe_spatial.common.threads import side_threads
 from pe_spatial.common.video import UnreadableFrame, VideoReader, count_frames
 from pe_spatial.inference.inputs import Picture
 
@@ -118,13 +119,10 @@ def stream_batches(
 
 
 def _streamed(
-    predictor: Streamed,
-    batches: Iterable[Sequence[Path | Entry]],
-    threads: int,
-    together: bool,
+    predictor: Streamed, batches: Iterable[Sequence[Path | Entry]], threads: int, together: bool
 ) -> Generator[Prediction, None, None]:
     ahead = _Allowance(2 * (threads + predictor.batch_size), _PIXELS_AHEAD)
-    with ThreadPoolExecutor(threads + 1) as pool:
+    with side_threads(threads + 1) as pool:
         feed = _Feed(predictor, pool, ahead)
         feeding = pool.submit(feed.run, batches, together)
         try:

@@ -26,7 +26,8 @@ _PATCHES = (8, 14, 16)  # sides of the encoders' patches
 
 def plain_predictor(checkpoint: Path | Recipe, options: Namespace) -> Predictor:
     """The predictor of a task without options of its own."""
-    return Predictor(checkpoint, options.device, options.batch_size, options.overrides, engine=options.engine)
+    given = options.device, options.batch_size, options.overrides
+    return Predictor(checkpoint, *given, engine=options.engine, precision=options.precision)
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,7 @@ def open_predictor(
     batch_size: int,
     overrides: Sequence[str],
     engine: str | None = None,
+    precision: str | None = None,
 ) -> Predictor:
     """The predictor that `pe-spatial predict` takes for a checkpoint, without the options of its task.
 
@@ -106,13 +108,15 @@ def open_predictor(
         batch_size: Likewise.
         overrides: Likewise.
         engine: Likewise.
+        precision: Likewise.
 
     Raises:
         UserError: As of `task_of` and of `Predictor`.
     """
     path = resolve_checkpoint(checkpoint)
     task = task_of(read_config(load_checkpoint(path), path), path)
-    options = {"device": device, "batch_size": batch_size, "overrides": overrides, "output": None, "engine": engine}
+    options = {"device": device, "batch_size": batch_size, "overrides": overrides, "output": None}
+    options |= {"engine": engine, "precision": precision}
     return task.predictor(path, Namespace(**options, **dict.fromkeys((*task.settings, *task.options))))
 
 

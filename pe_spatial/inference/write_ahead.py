@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from pe_spatial.common.errors import printable
+from pe_spatial.common.threads import side_threads
 from pe_spatial.inference.stream import Prediction, Source, is_out_of_memory
 
 PIXELS_TO_WRITE = 64_000_000  # of pictures that wait to be written
@@ -102,7 +103,7 @@ def _write_ahead(
 ) -> Generator[Outcome, None, None]:
     """Write in threads; what became of the predictions comes in their order."""
     waiting: deque[tuple[str, Source, int, Future[Any] | str]] = deque()
-    pool = ThreadPoolExecutor(2)
+    pool = side_threads(2)
     with _waiting_for(pool):
         for prediction in predictions:
             source, image = prediction.source, prediction.image

@@ -5,7 +5,7 @@ from typing import Any
 from pe_spatial.common.devices import available_cores
 from pe_spatial.common.errors import OptionError
 from pe_spatial.own.encoders import weights_of
-from pe_spatial.own.models import Model
+from pe_spatial.own.models import Model, require_patches
 from pe_spatial.own.request import Request
 from pe_spatial.training.loggers import require_logger
 from pe_spatial.training.planner.variation import WRAPPERS
@@ -47,8 +47,8 @@ def knob_settings(request: Request, model: Model, key: str, patch_size: int | No
     if request.clip is not None:
         wrapper["clip_grad"] = {"_delete_": True, "max_norm": request.clip} if request.clip else None
     if request.image_size is not None:
-        if patch_size is not None and request.image_size % patch_size:
-            raise OptionError(f"image_size {request.image_size} is not a multiple of the patch size {patch_size}")
+        if patch_size is not None:
+            require_patches(request.image_size, patch_size)
         settings["_image_size"] = request.image_size
     workers = min(_WORKERS, available_cores()) if request.workers is None else request.workers
     settings["train_dataloader"] = {"num_workers": workers}

@@ -125,6 +125,22 @@ def find_task(name: str) -> str:
     return name
 
 
+def require_patches(image_size: int, patch_size: int) -> None:
+    """Refuse a side of pictures that is no whole number of patches.
+
+    Args:
+        image_size: In pixels.
+        patch_size: Likewise.
+
+    Raises:
+        OptionError: It is none; names the nearest ones.
+    """
+    if image_size % patch_size:
+        lower = image_size // patch_size * patch_size
+        near = f"{lower} or {lower + patch_size}" if lower else f"{patch_size}"
+        raise OptionError(f"image_size {image_size} is not a multiple of the patch size {patch_size}; take {near}")
+
+
 def model_names(task: str) -> list[str]:
     """Names of all models of a task."""
     return [f"{family}-{size}" for family in TASKS[task] for size in (TINY, *SIZES)]

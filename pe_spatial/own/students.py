@@ -5,7 +5,7 @@ from typing import Any
 from pe_spatial.backbones import get_variant
 from pe_spatial.common.errors import OptionError
 from pe_spatial.own.encoders import Encoder, find_encoder
-from pe_spatial.own.models import TINY_ENCODER, Model
+from pe_spatial.own.models import TINY_ENCODER, Model, require_patches
 from pe_spatial.own.request import Request
 from pe_spatial.own.teachers import several_settings, teaches_alone
 
@@ -26,8 +26,8 @@ def student_settings(request: Request, model: Model, in_half: bool) -> dict[str,
     settings: dict[str, Any] = {"model": _teachers(request, model, dtype)}
     shape = get_variant(model.encoder or TINY_ENCODER)
     patch = shape.patch_size
-    if request.image_size is not None and request.image_size % patch:
-        raise OptionError(f"image_size {request.image_size} is not a multiple of the patch size {patch}")
+    if request.image_size is not None:
+        require_patches(request.image_size, patch)
     if request.image_size is None:
         settings["_image_size"] = shape.image_size
     return {**settings, "_patch_size": patch}

@@ -92,7 +92,7 @@ def _joined(lines, number):
 
 # --- what they say ----------------------------------------------------------------------------------------------------
 def _read(place, text):
-    if not PROGRAM.match(text) or re.search(r"-m (pip|pytest)\b", text):
+    if not PROGRAM.match(text) or re.search(r"-m (pip|pytest|service)\b", text):
         return
     text = re.split(r"\s#\s| {3,}(?=[^\s-])", text)[0]  # a remark behind the command
     text = re.sub(r"\[[\w-]*=?[^\]=]*(\.\.\.|…|WORD)[^\]]*\]", "", text)  # [key=value ...]

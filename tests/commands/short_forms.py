@@ -337,6 +337,60 @@ tools/dev/readability.py --longest --median
     tests/documents/test_readability.py::test_what_is_wrong_is_said_with_its_line
 tools/dev/readability.py --longest --median --quiet --without
     tests/documents/test_readability.py::test_what_is_wrong_is_said_with_its_line
+check --output
+    tests/docs/test_tutorials.py::test_a_tutorial_runs_from_start_to_end
+classify --classes --encoder --input --limit --output --templates
+    tests/docs/test_tutorials.py::test_a_tutorial_runs_from_start_to_end
+convert data --allow-loss --pictures --to
+    tests/docs/test_tutorials.py::test_a_tutorial_runs_from_start_to_end
+demo --formats --frames --output --video-size --videos
+    tests/docs/test_tutorials.py::test_a_tutorial_runs_from_start_to_end
+demo --formats --images --output
+    tests/docs/test_tutorials.py::test_a_tutorial_runs_from_start_to_end
+demo --images --output
+    tests/docs/test_tutorials.py::test_a_tutorial_runs_from_start_to_end
+demo --iterations --output --words
+    tests/docs/test_tutorials.py::test_a_tutorial_runs_from_start_to_end
+export --precision --to
+    tests/docs/test_tutorials.py::test_a_tutorial_runs_from_start_to_end
+features --encoder --input --output --pool
+    tests/docs/test_tutorials.py::test_a_tutorial_runs_from_start_to_end
+index --encoder --output --weights
+    tests/docs/test_tutorials.py::test_a_tutorial_runs_from_start_to_end
+predict --checkpoint --input --npy --output
+    tests/docs/test_tutorials.py::test_a_tutorial_runs_from_start_to_end
+predict --encoder --input --limit --output --words
+    tests/docs/test_tutorials.py::test_a_tutorial_runs_from_start_to_end
+score --annotations --input
+    tests/docs/test_tutorials.py::test_a_tutorial_runs_from_start_to_end
+search --top-k
+    tests/docs/test_tutorials.py::test_a_tutorial_runs_from_start_to_end
+tools/dev/make_notebooks.py
+    tests/docs/test_notebooks.py::test_a_notebook_that_was_changed_is_named
+tools/dev/tutorials.py
+    tests/docs/test_tutorials.py::test_the_command_tells_output_and_seconds
+track --box --config --input --mot --output
+    tests/docs/test_tutorials.py::test_a_tutorial_runs_from_start_to_end
+track --config --input --output
+    tests/docs/test_tutorials.py::test_a_tutorial_runs_from_start_to_end
+train --data --epochs --image-size --model --output
+    tests/docs/test_tutorials.py::test_a_tutorial_runs_from_start_to_end
+train --data --epochs --image-size --model --output --teacher
+    tests/docs/test_tutorials.py::test_a_tutorial_runs_from_start_to_end
+train --data --epochs --image-size --model --output --tune --weights
+    tests/docs/test_tutorials.py::test_a_tutorial_runs_from_start_to_end
+train --data --image-size --model --output
+    tests/docs/test_tutorials.py::test_a_tutorial_runs_from_start_to_end
+train --data --model --output
+    tests/docs/test_tutorials.py::test_a_tutorial_runs_from_start_to_end
+train --data --model --output --teacher
+    tests/docs/test_tutorials.py::test_a_tutorial_runs_from_start_to_end
+train --data --model --output --weights
+    tests/docs/test_tutorials.py::test_a_tutorial_runs_from_start_to_end
+visualize --checkpoint --input --limit --output
+    tests/docs/test_tutorials.py::test_a_tutorial_runs_from_start_to_end
+visualize --encoder --image-size --input --limit --output
+    tests/docs/test_tutorials.py::test_a_tutorial_runs_from_start_to_end
 """)
 
 # kind of command, and why it is parsed here and no more
@@ -375,4 +429,10 @@ tools/dev/measure_factory.py --data --output --seeds --weights
     needs a sample of COCO and a package of 90 MB; test_measure_factory.py builds its rows and its table
 tools/dev/measure_alignment.py --seeds
     takes 20 minutes; test_measure_alignment.py runs its parts
+train --data --epochs --memory --model --output --teacher
+    needs released weights; other sizes of it run in test_tutorials.py
+train --data --epochs --model --output --tune
+    needs released weights; other sizes of it run in test_tutorials.py
+visualize --encoder --input --layers --limit --output
+    needs released weights; other sizes of it run in test_tutorials.py
 """)

@@ -37,6 +37,7 @@ TOOLS = {
         "constant_depth",
         "draw_floors",
         "make_demo_encoder",
+        "make_notebooks",
         "measure_alignment",
         "measure_annotations",
         "measure_cached_features",
@@ -48,6 +49,7 @@ TOOLS = {
         "measure_tuning",
         "readability",
         "real_encoder",
+        "tutorials",
     )
 }
 

@@ -220,3 +220,35 @@ def test_real_photos(checkpoint, tmp_path):
             Image.open(tmp_path / "out" / record["labels"]) as labels,
         ):
             assert photo.size == labels.size == (record["width"], record["height"])
+
+
+# --- precision --------------------------------------------------------------------------------------------------------
+def probabilities_of(output, name):
+    return np.load(output / "probabilities" / f"{name}.npy").astype(np.float32)
+
+
+def test_a_precision_is_computed_in_and_remembered(checkpoint, tmp_path, capsys):
+    photos = save_photos(tmp_path / "photos", b=(40, 64))
+    outputs = {name: tmp_path / name for name in ("plain", "fp32", "bf16")}
+    options = {name: ["--precision", name] * (name != "plain") for name in outputs}
+    for name, output in outputs.items():
+        assert run(checkpoint, photos, output, "--probabilities", "--no-pictures", *options[name]) == 0
+    found = {name: probabilities_of(output, "b") for name, output in outputs.items()}
+    assert np.array_equal(found["plain"], found["fp32"])
+    assert 0 < np.abs(found["bf16"] - found["fp32"]).max() < 0.05
+    assert run(checkpoint, photos, outputs["bf16"], "--probabilities", "--no-pictures", "--precision", "fp32") == 2
+    assert "precision" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("fast", "meant"), [(True, "bf16"), (False, "fp32")])
+def test_auto_is_bf16_where_the_processor_has_it(checkpoint, tmp_path, monkeypatch, fast, meant):
+    monkeypatch.setattr("pe_spatial.training.amp.multiplies_in_bfloat16", lambda device: fast)
+    photos = save_photos(tmp_path / "photos", b=(40, 64))
+    for precision in ("auto", meant):  # the second finds its own results
+        assert run(checkpoint, photos, tmp_path / "out", "--no-pictures", "--precision", precision) == 0
+
+
+def test_a_precision_is_for_torch(checkpoint, tmp_path, capsys):
+    photos = save_photos(tmp_path / "photos", b=(40, 64))
+    assert run(checkpoint, photos, tmp_path / "out", "--precision", "bf16", "--engine", "auto") == 2
+    assert "keeps its precision" in capsys.readouterr().err and not (tmp_path / "out").exists()

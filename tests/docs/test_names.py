@@ -15,6 +15,7 @@ OTHERS = {
     "torchrun": "--nnodes --nproc-per-node --standalone",
     "srun": "--ntasks-per-node --gpus-per-node --array",
     "pip": "--no-index --find-links --no-build-isolation --no-deps --index-url --extra-index-url --wheel-dir",
+    "curl": "--data-binary",
     "uv and pipx": "--python --with",
     "docker": "--rm --gpus --build-arg --user --ipc --volume",
     "pytest": "--dist --durations",
@@ -22,7 +23,7 @@ OTHERS = {
     "mkdocs and the linters": "--strict --fix --check",
 }
 PLACEHOLDERS = re.compile(
-    r"(^|/)(mine|my_\w+|data|config|NAME|CONFIG|base|model|recipe|custom|other|first|second|old|new|resolved|dataset|\w*[A-Z]{3}\w*)"
+    r"(^|/)(mine|my_\w+|data|config|NAME|CONFIG|base|classes|model|recipe|custom|other|first|second|old|new|resolved|dataset|\w*[A-Z]{3}\w*)"
     r"\.ya?ml$"
 )
 

@@ -3,8 +3,10 @@
 import pytest
 import torch
 from mmengine.registry import MODELS
+from search_scenes import save_encoder
 from shared_models import save_shared
 
+from pe_spatial.backbones.text import open_core
 from pe_spatial.common.errors import ConfigError, OptionError
 from pe_spatial.features import FeatureExtractor
 from pe_spatial.features.encoder import open_encoder
@@ -52,6 +54,19 @@ def test_all_layers_of_a_name_with_and_without_the_norm(name, norm):
         expected = same(extractor.normalize(size[None]))
     for values, one in zip(maps.values(), expected, strict=True):
         torch.testing.assert_close(values, one[0])
+
+
+def test_a_folder_with_a_core_gives_the_features_of_its_image_half(tmp_path):
+    folder = save_encoder(tmp_path / "core")
+    core = open_core(folder, device="cpu")
+    extractor = FeatureExtractor(folder, pool="attention", resize="square", device="cpu")
+    assert extractor.encoder.name == core.config.name
+    side = core.config.image_size
+    square = torch.nn.functional.interpolate(IMAGE[None].float(), (side, side)).byte()[0]
+    with torch.no_grad():
+        expected = core.encode_image(core.preprocess(square)[None])[0]
+    torch.testing.assert_close(extractor(square)["attention"], expected, rtol=1e-4, atol=1e-5)
+    assert FeatureExtractor(str(folder), layers="all", device="cpu").encoder.layers == tuple(range(core.config.depth))
 
 
 def test_a_section_that_cannot_be_built_is_refused_with_what_it_takes():

@@ -82,7 +82,7 @@ def test_what_the_data_says_is_in_the_config():
         ({"batch_size": 3}, "a batch of 3 pictures, but the training part has 1"),
         ({"split": "train,test"}, "has no split 'test'"),
         ({"split": "train,train"}, "give the name of the training part, or TRAIN,VAL"),
-        ({"image_size": 100}, "image_size 100 is not a multiple of the patch size 16"),
+        ({"image_size": 100}, "image_size 100 is not a multiple of the patch size 16; take 96 or 112$"),
         ({"precision": "fp16"}, "fp16 needs a CUDA device"),
         ({"epochs": 0}, "epochs 0 is not above 0"),
         ({"epochs": 1, "iterations": 1}, "epochs and iterations are both given"),

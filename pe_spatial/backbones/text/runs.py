@@ -63,6 +63,11 @@ def open_core(
         raise UnreadableFile(f"{Path(encoder) / SHAPE_FILE} describes no PE-Core: {error}") from error
 
 
+def is_core_folder(path: str | Path) -> bool:
+    """Whether `save_core` has written a model into this folder."""
+    return (Path(path).expanduser() / SHAPE_FILE).is_file()
+
+
 def fingerprint_of(source: str | None) -> str:
     """What tells the weights of `source_of`, or of any encoder, from others; "none" for random ones.
 
@@ -95,7 +100,7 @@ def source_of(encoder: str | Path, weights: str | Path | None = None) -> str | N
     folder = Path(encoder).expanduser()
     if str(encoder) in VARIANTS:
         text_of(VARIANTS[str(encoder)])
-    elif not (folder / SHAPE_FILE).is_file():
+    elif not is_core_folder(folder):
         raise UnknownName(
             f"no encoder is called {str(encoder)!r}, and no folder of that name has a {SHAPE_FILE}; "
             f"{suggest(str(encoder), [name for name, row in VARIANTS.items() if row.text])}"

@@ -183,7 +183,9 @@ def add_segmentation(parser: CommandParser) -> None:
     """
     _add_common(parser, rounds=3)
     add = parser.add_argument
-    add_shared(parser, "--input", "--config", "--limit", "--engine", "--allow-import", required=["--input"])
+    add_shared(
+        parser, "--input", "--config", "--limit", "--engine", "--precision", "--allow-import", required=["--input"]
+    )
     parser.set_defaults(config="linear_pe_spatial_t16_ade20k_40k", limit=8)
     add("--classes", type=positive, default=150, metavar="N", help="of the model")
     add("--memory", type=positive, nargs=2, metavar=("H", "W"), help="also measure the memory of one image")

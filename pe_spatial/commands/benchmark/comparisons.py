@@ -102,20 +102,30 @@ def of_text(report: Report) -> list[Figure]:
     ]
 
 
+# how ours runs -> arguments, and what the row says
+_SETTINGS = {
+    "": ("", ""),
+    "fast": (" --precision auto", ", as fast as the processor allows (--precision auto)"),
+    "exported": (" --engine onnxruntime", ", exported (ONNX, fp32)"),
+}
+
+
 def _encoder(size: str, quick: str | None) -> Comparison:
     variant = f"PE-Spatial-{size}-512"
     arguments = f"--variant {variant} --rounds 5"
     return Comparison(f"encoder-{size[0]}", "backbone", arguments, quick, (f"{variant}, one picture",), of_backbone)
 
 
-def _segmentation(encoder: str, classes: int, quick: str | None, exported: bool = False) -> Comparison:
+def _segmentation(encoder: str, classes: int, quick: str | None = None, how: str = "") -> Comparison:
     name = f"linear_pe_spatial_{encoder.lower()}_ade20k_40k"
-    arguments = f"--input PICTURES --limit 4 --rounds 1 --config {name} --classes {classes}"
-    row, end = f"segmentation of a folder, PE-Spatial-{encoder}, {classes} classes", ""
-    if exported:
-        arguments, row, end = f"{arguments} --engine auto", f"{row}, exported (ONNX, fp32)", "-exported"
-    key = f"segmentation-{encoder[0]}-{classes}{end}"
-    return Comparison(key, "segmentation", arguments, quick, (row,), of_segmentation)
+    arguments = (
+        f"--input PICTURES --limit 4 --rounds 1 --config {name} --classes {classes} {_SETTINGS[how][0]}".rstrip()
+    )
+    row = f"segmentation of a folder, PE-Spatial-{encoder}, {classes} classes{_SETTINGS[how][1]}"
+    end = f"-{how}" if how else ""
+    return Comparison(
+        f"segmentation-{encoder[0]}-{classes}{end}", "segmentation", arguments, quick, (row,), of_segmentation
+    )
 
 
 # a further row is an entry here
@@ -126,10 +136,11 @@ COMPARISONS: tuple[Comparison, ...] = (
     _segmentation(
         "T16", 19, "--input PICTURES --limit 1 --rounds 1 --config demo/seg_linear_tiny_shapes.yaml --classes 5"
     ),
-    _segmentation("T16", 150, None),
-    _segmentation("B16", 19, None),
-    _segmentation("B16", 150, None),
-    *(_segmentation(encoder, classes, None, exported=True) for encoder in ("T16", "B16") for classes in (19, 150)),
+    _segmentation("T16", 150),
+    _segmentation("B16", 19),
+    _segmentation("B16", 150),
+    *(_segmentation(encoder, classes, how="fast") for encoder in ("T16", "B16") for classes in (19, 150)),
+    _segmentation("T16", 19, how="exported"),
     Comparison(
         "detector",
         "detector",

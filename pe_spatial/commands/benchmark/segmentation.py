@@ -22,6 +22,7 @@ from pe_spatial.common.pictures import read_indices
 from pe_spatial.common.records import Records
 from pe_spatial.common.sources import resolve_sources
 from pe_spatial.segmentation.windows import check_window
+from pe_spatial.training.amp import precision_for
 from pe_spatial.training.checkpoint import save_checkpoint
 from pe_spatial.training.checkpoint_hook import describe
 from pe_spatial.training.config import drop_pretrained, load_config
@@ -49,8 +50,9 @@ def compare_speed(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     files = [entry.path for entry in resolve_sources(options.input, ["image"])][: options.limit]
     checkpoint = make_checkpoint(options.config, options.classes, folder / "model.pth")
     of_checkpoint = options.engine in (None, "torch", "compile")
+    precision = precision_for(options.precision, torch.device(options.device))
     sources = {**dict.fromkeys(RUNS, checkpoint), "ours": checkpoint if of_checkpoint else write_export(checkpoint)}
-    builds: dict[str, Build] = {**RUNS, "ours": partial(our_run, engine=options.engine)}
+    builds: dict[str, Build] = {**RUNS, "ours": partial(our_run, engine=options.engine, precision=precision)}
     networks: dict[str, list[float]] = {name: [] for name in RUNS}  # seconds of every call
     runs = {name: build(sources[name], options.device, networks[name]) for name, build in builds.items()}
 
@@ -64,6 +66,7 @@ def compare_speed(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     wall, cpu, inside = ({name: [times[kind] for times in rounds[name]] for name in runs} for kind in range(3))
     setting = {"config": options.config, "classes": options.classes, "images": len(files)}
     setting |= {} if options.engine is None else {"engine": options.engine}
+    setting |= {} if precision is None else {"precision": precision}
     figures = {"ratio": median_ratio(*wall.values()), "ratio_cpu_time": median_ratio(*cpu.values())}
     for name in runs:
         figures[f"{name}_images_per_s"] = len(files) / statistics.median(wall[name])
@@ -129,23 +132,24 @@ def make_checkpoint(
 
 
 def write_export(checkpoint: Path) -> Path:
-    """The ONNX file of a checkpoint for pictures of one window, with its proof; there are no data to judge it on."""
+    """The ONNX file of a checkpoint for pictures of any size, with its proof; there are no data to judge it on."""
     from pe_spatial.export import ExportOptions, ModelSubject, export
 
-    window = config_of_checkpoint(checkpoint).model.get("window")
-    size = None if window is None else check_window(**window).size
-    subject = ModelSubject(checkpoint, size)
-    return export(subject, checkpoint.parent / "exported" / "onnx_fp32", ExportOptions(image_size=size), metric=False)
+    # a file of one size would pad what is smaller than a window, and see other pictures than the checkpoint
+    subject = ModelSubject(checkpoint, None)
+    return export(subject, checkpoint.parent / "exported" / "onnx_fp32", ExportOptions(), metric=False)
 
 
-def our_run(checkpoint: Path, device: str, network: list[float], engine: str | None = None) -> Segment:
+def our_run(
+    checkpoint: Path, device: str, network: list[float], engine: str | None = None, precision: str | None = None
+) -> Segment:
     """A function that segments files into a folder as `pe-spatial predict --no-pictures` does."""
     from pe_spatial.commands.predict import predict
     from pe_spatial.commands.task_options import DEFAULT_THRESHOLD
     from pe_spatial.segmentation.predictor import SegmentationPredictor
     from pe_spatial.segmentation.results import SegmentationWriter
 
-    predictor = SegmentationPredictor(checkpoint, device, engine=engine)
+    predictor = SegmentationPredictor(checkpoint, device, engine=engine, precision=precision)
     predictor.model.score_map = timing(predictor.model.score_map, network)
     options = argparse.Namespace(no_pictures=True, threshold=DEFAULT_THRESHOLD)
 
