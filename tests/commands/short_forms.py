@@ -65,6 +65,8 @@ eval
     run
 eval --config
     run/iter_6.pth --config toy.yaml
+eval --precision
+    run --precision fp32
 features --checkpoint --input --output --pool
     --checkpoint model.pth --input photos/film.mp4 --output features_pool --pool mean --device cpu
 features --checkpoint --input --output --pool --shard
@@ -159,6 +161,8 @@ export --encoder --images --output --to
     tests/export/test_export.py::test_an_encoder_alone
 export --images --precision --repair --to
     tests/export/test_export.py::test_what_loses_too_much_is_rejected_and_repaired
+predict --checkpoint --input --output --precision
+    tests/commands/test_predict_segmentation.py::test_auto_is_bf16_where_the_processor_has_it
 predict --checkpoint --engine --input --output
     tests/export/test_export.py::test_eval_and_predict_take_it
 benchmark text --clock --threads --variant
