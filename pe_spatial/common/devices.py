@@ -28,7 +28,7 @@ def choose_device(name: str | torch.device | None = None) -> torch.device:
     if device.type == "cuda":
         count = torch.cuda.device_count()
         if not count:
-            raise UserError(f"device {str(name)!r}: torch sees no CUDA device here; use cpu")
+            raise UserError(f"device {str(name)!r}: torch finds no CUDA device; use cpu")
         if (device.index or 0) >= count:
             raise UserError(f"device {str(name)!r}: there are {count} CUDA devices, numbered from 0")
     elif device.type != "cpu":

@@ -30,7 +30,7 @@ def cost_line(config: Config, row: Row) -> str:
     """
     images = config.train_cfg.max_iters * config.train_dataloader.batch_size
     if row.seconds is None:
-        time = "time not known, for the device is not here"
+        time = "time not known, because the device is not here"
     else:
         time = f"{duration(row.seconds * images)} (h:mm:ss) at {row.seconds:.3g} s each, without validation"
     disk = disk_bytes(config)

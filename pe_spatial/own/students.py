@@ -50,7 +50,8 @@ def _beginning(request: Request, model: Model) -> Encoder:
     start = model.weights if request.weights is None else request.weights
     if start is None or start == "none":
         raise OptionError(
-            "the student begins from scratch and has nothing to learn from but itself; name a teacher (--teacher), or "
-            "weights to begin with (--weights)"
+            "the student starts from random weights and has no teacher; give a teacher (--teacher), or weights to "
+            "start "
+            "from (--weights)"
         )
     return find_encoder(start)

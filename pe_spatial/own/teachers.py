@@ -42,7 +42,7 @@ def several_settings(teachers: Sequence[str], dtype: str) -> dict[str, Any]:
     """
     if len(set(teachers)) < len(teachers):
         raise OptionError(
-            f"teachers {', '.join(teachers)}: the same one twice; to count it more, set "
+            f"teachers {', '.join(teachers)}: one is given twice; to give it more weight, set "
             "model.distill.NAME={weight: 2}"
         )
     sections: dict[str, Any] = {}
@@ -68,7 +68,7 @@ def teacher_lines(model: Mapping[str, Any]) -> list[str]:
 def _foreign(teacher: str) -> dict[str, Any]:
     name, _, file = teacher.partition("=")
     if not file:
-        raise OptionError(f"teacher {teacher}: nothing of timm's is fetched; give its file, {teacher}=FILE")
+        raise OptionError(f"teacher {teacher}: weights of timm are not downloaded; give the file, {teacher}=FILE")
     path = Path(file).expanduser().absolute()
     if not path.is_file():
         raise FileNotFoundError(f"teacher {teacher}: there is no file {file}")

@@ -241,22 +241,25 @@ def test_data_sets_give_their_pictures_and_no_labels(name, pictures, place):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({}, "begins from scratch and has nothing to learn from but itself; name a teacher"),
-        ({"weights": "none"}, "begins from scratch"),
-        ({"weights": "start.pt", "tune": "lora"}, "tune lora: an alignment makes new weights of a whole encoder"),
+        ({}, "starts from random weights and has no teacher; give a teacher"),
+        ({"weights": "none"}, "starts from random weights"),
+        ({"weights": "start.pt", "tune": "lora"}, "tune lora: alignment trains a whole encoder"),
         (
             {"weights": "start.pt", "image_size": 40},
             "image_size 40 is not a multiple of .* 16; take 32 or 48$",
         ),
-        ({"weights": "start.pt", "split": "train"}, "is no data set with parts"),
-        ({"weights": "start.pt", "output": "photos/run"}, "lies among the photographs"),
+        ({"weights": "start.pt", "split": "train"}, "has no splits"),
+        ({"weights": "start.pt", "output": "photos/run"}, "is inside the photographs"),
         ({"teacher": "PE-Core-S16"}, "no weights at 'PE-Core-S16'.*did you mean 'PE-Core-S16-384'"),
         ({"teacher": "photos/notes.txt"}, "notes.txt"),
-        ({"teacher": "other.pt"}, "an encoder of 2 blocks, width 128 .* which none of the released ones is"),
+        ({"teacher": "other.pt"}, "an encoder of 2 blocks, width 128 .* which is not one of the released encoders"),
         ({"teacher": "start.pt", "data": "photos/0.png"}, "nothing can be held out of 1 pictures"),
         ({"teacher": "start.pt", "data": "nowhere"}, "nowhere"),
         ({"teacher": "start.pt", "model": "PE-Core-S16"}, "did you mean 'PE-Core-S16-384'"),
-        ({"teacher": "start.pt", "task": "depth", "model": None, "data": "depth"}, "only the task alignment has one"),
+        (
+            {"teacher": "start.pt", "task": "depth", "model": None, "data": "depth"},
+            "only the task alignment uses a teacher; remove",
+        ),
     ],
 )
 def test_what_does_not_fit_is_one_line(options, message, place, monkeypatch):
@@ -336,8 +339,8 @@ def test_names_of_teachers_are_those_of_their_files(place, tmp_path):
 @pytest.mark.parametrize(
     ("teachers", "message"),
     [
-        (["start.pt", "start.pt"], "the same one twice"),
-        (["start.pt", "test_resnet"], "nothing of timm's is fetched; give its file, test_resnet=FILE"),
+        (["start.pt", "start.pt"], "one is given twice"),
+        (["start.pt", "test_resnet"], "weights of timm are not downloaded; give the file, test_resnet=FILE"),
         (["start.pt", "test_resnet=missing.pt"], "there is no file missing.pt"),
         (["start.pt", "PE-Core-S16"], "did you mean 'PE-Core-S16-384'"),
     ],

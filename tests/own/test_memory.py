@@ -58,7 +58,7 @@ def test_nothing_that_fits_is_an_error(monkeypatch):
 
 def test_processes_do_not_choose_each_for_itself(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(OptionError, match="2 processes, which could choose differently"):
+    with pytest.raises(OptionError, match="2 processes, which could choose different settings"):
         compose(REQUEST)
 
 

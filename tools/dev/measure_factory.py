@@ -43,7 +43,7 @@ AS_IT_IS, BEFORE = "as it is", "before (random)"
 MEASURES = ("cosine", "matched", "mIoU")
 JUDGED = ("matched", "mIoU")
 STEPS_OF_STATISTICS = 20
-RESUMES = "the same command goes on"
+RESUMES = "run the same command again to continue"
 
 Results = dict[str, dict[str, float]]  # "row, seed N" -> measure -> value
 

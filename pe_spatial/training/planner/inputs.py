@@ -38,7 +38,10 @@ def training_size(config: Any) -> Size:
         return _pair(preprocessor["pad_to"])
     loader = config.get("train_dataloader")
     if not loader:
-        raise ConfigError(f"{config.filename or 'the config'} has no train_dataloader; a plan is one of a training")
+        raise ConfigError(
+            f"{config.filename or 'the config'} has no train_dataloader; only a training can be planned; give a "
+            f"config that trains"
+        )
     for step in reversed(loader["dataset"].get("pipeline") or []):
         given = next((step[key] for key in _STEPS_WITH_SIZE if step.get(key)), None)
         if given is not None:
@@ -46,7 +49,9 @@ def training_size(config: Any) -> Size:
     dataset = DATASETS.build(loader["dataset"])
     sizes = [dataset[index]["data_samples"].img_shape for index in range(min(len(dataset), _LOOKED_AT))]
     if not sizes:
-        raise ConfigError("the training data is empty, and nothing else says the size of the pictures")
+        raise ConfigError(
+            "the training data is empty, and the size of the pictures is not known; set data_preprocessor.pad_to"
+        )
     largest = max(height for height, _ in sizes), max(width for _, width in sizes)
     return _divisible(largest, preprocessor.get("size_divisor", 1))
 
@@ -113,7 +118,7 @@ def _sample(config: Any, size: Size, generator: torch.Generator) -> dict[str, An
             depth = nearest + (farthest - nearest) * torch.rand(1, *size, generator=generator)
             sample |= {"depth": tv_tensors.Mask(depth)}
         elif loader.startswith("Load") and loader != "LoadImage":
-            raise ConfigError(f"{loader} loads labels that no plan can make up; train a little with it and see")
+            raise ConfigError(f"{loader} loads labels that the planner cannot simulate; start a short training instead")
     return sample
 
 

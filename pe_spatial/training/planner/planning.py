@@ -107,7 +107,7 @@ def free_memory(target: Target) -> int:
     if not target.on_cuda:
         return available_memory()
     if not target.is_here:
-        raise UserError("--memory auto asks the GPU, and torch sees none here; say how much it has, such as 12gb")
+        raise UserError("--memory auto asks the GPU, and torch finds none here; give its memory, such as 12gb")
     return int(torch.cuda.mem_get_info(target.device)[0])
 
 
