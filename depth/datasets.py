@@ -75,7 +75,7 @@ class DepthDataset(DenseDataset):
             if len(measured):
                 nearest, farthest = min(nearest, float(measured.min())), max(farthest, float(measured.max()))
         if farthest == 0:
-            raise OptionError(f"no pixel of {type(self).__name__} holds a measurement: {self._what_lacks(loader)}")
+            raise OptionError(f"no pixel of {type(self).__name__} has a measurement: {self._what_lacks(loader)}")
         return _two_digits(nearest, floor), _two_digits(farthest, ceil)
 
     def _loader(self) -> LoadDepthMap:
@@ -102,9 +102,9 @@ class DepthDataset(DenseDataset):
                 nearest, farthest = min(nearest, float(measured.min())), max(farthest, float(measured.max()))
         size = f"{type(self).__name__} ({len(self)} depth maps)"
         if farthest == 0:
-            raise OptionError(f"no pixel of {size} holds a measurement: {self._what_lacks(loader)}")
+            raise OptionError(f"no pixel of {size} has a measurement: {self._what_lacks(loader)}")
         raise OptionError(
-            f"no pixel of {size} lies inside depth_range {least:g} to {greatest:g} m: its measurements reach from "
+            f"no pixel of {size} is inside depth_range {least:g} to {greatest:g} m: its measurements reach from "
             f"{nearest:g} to {farthest:g} m; correct depth_range or depth_scale"
         )
 

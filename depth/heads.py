@@ -63,7 +63,7 @@ class DPTDepthHead(nn.Module):
     def __init__(self, in_channels: Sequence[int], depth_range: Sequence[float], channels: int = 256) -> None:
         super().__init__()
         if len(in_channels) not in (1, 4):
-            raise OptionError(f"{len(in_channels)} maps, but DPT takes one or four; set layers of the backbone")
+            raise OptionError(f"{len(in_channels)} maps, but DPT needs one or four; set backbone.layers")
         self.depth_range = checked_range(depth_range)
         inputs = tuple(in_channels) * (4 // len(in_channels))
         self.reassemble = nn.ModuleList(

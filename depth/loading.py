@@ -61,7 +61,7 @@ class LoadDepthMap(Loader):
         farthest: float = FARTHEST,
     ) -> None:
         if not farthest > 0:
-            raise OptionError(f"farthest {farthest} must be above 0 m: from there on, values mark what is too far")
+            raise OptionError(f"farthest {farthest} must be above 0 m: larger values mark points that are too far")
         self.allow_empty = allow_empty
         self.allow_invalid = allow_invalid
         self.allow_any_unit = allow_any_unit
@@ -97,7 +97,7 @@ class LoadDepthMap(Loader):
             if self.allow_empty:
                 return found
             raise AnnotationError(
-                f"{path}: no pixel holds a measurement; remove the file, or set allow_empty=True "
+                f"{path}: no pixel has a measurement; remove the file, or set allow_empty=True "
                 f"({describe(meters, self.farthest)})"
             )
         if not self.allow_any_unit:
@@ -175,7 +175,7 @@ def _require_scale(path: str | Path, scale: float | None) -> None:
     if not (scale is not None and scale > 0):
         kind = "a PNG" if Path(path).suffix.lower() == ".png" else "a TIFF of integers"
         raise AnnotationError(
-            f"{path}: {kind} needs its scale, meters per unit, but the dataset says {scale}; set depth_scale "
+            f"{path}: {kind} needs a scale in meters per unit, but the dataset has {scale}; set depth_scale "
             "(0.001 for millimeters)"
         )
 
@@ -210,7 +210,7 @@ def _read_array(file: BufferedReader, size: int) -> NDArray[Any]:
     check_pixels(count, 1)
     needed, held = count * kind.itemsize, size - file.tell()
     if held < needed:
-        raise ValueError(f"an array of the shape {shape} has {needed:,} bytes, and the file holds {held:,}")
+        raise ValueError(f"an array of the shape {shape} has {needed:,} bytes, but the file has {held:,}")
     content = np.frombuffer(file.read(needed), kind)
     return content.reshape(shape, order="F" if fortran else "C")
 
@@ -230,14 +230,14 @@ def _read_exr(path: str | Path) -> NDArray[Any]:
     if not names:
         raise ValueError(f"none of its channels {', '.join(channels)} is called {', '.join(_EXR_CHANNELS)}")
     if names[0] == "R" and any((channels[name] != channels["R"]).any() for name in ("G", "B") if name in channels):
-        raise ValueError("its channels R, G and B differ: it is a picture in colors, not a depth map")
+        raise ValueError("its channels R, G and B differ: it is a color picture, not a depth map")
     return channels[names[0]]
 
 
 def _read_pfm(path: str | Path) -> NDArray[Any]:
     with open_regular(path) as file:
         if file.read(2) == b"PF":
-            raise ValueError("a PFM of three bands is not a depth map; save it with one (Pf)")
+            raise ValueError("a PFM with three bands is not a depth map; save it with one band (Pf)")
     return read_values(path)
 
 
@@ -288,8 +288,9 @@ def _refuse_a_mark(path: str | Path, measured: NDArray[np.float32]) -> None:
     if share > _MANY and _is_plausible(median) and greatest > _BEYOND * median:
         raise AnnotationError(
             f"{path}: {share:.0%} of its measurements are exactly {greatest:g} m, and the others have a median of "
-            f"{median:.3g} m: the value marks what is too far, such as the sky; set farthest={greatest:g} in "
-            "LoadDepthMap, or allow_any_unit=True if it is measured"
+            f"{median:.3g} m: this value probably marks points that are too far, such as the sky; set "
+            f"farthest={greatest:g} in "
+            "LoadDepthMap, or allow_any_unit=True if it was measured"
         )
 
 

@@ -66,7 +66,8 @@ def nyu_eigen(height: int, width: int) -> Region:
     """
     if (height, width) != (480, 640):
         raise ConfigError(
-            f"the crop nyu_eigen is defined on 480x640 but the depth map is {height}x{width}; judge in the frame of "
+            f"the crop nyu_eigen is defined for 480x640, but the depth map is {height}x{width}; evaluate at the size "
+            f"of "
             "NYUv2 or choose another crop"
         )
     return slice(45, 471), slice(41, 601)
@@ -198,7 +199,7 @@ class DepthErrorMetric(ExplainedMetric):
         name = sample.get("img_path")
         if not sample["depth_is_metric"] and self.alignment is None:
             raise ConfigError(
-                "the model predicts relative depth, which metric evaluation cannot judge; set alignment to "
+                "the model predicts relative depth, which cannot be compared with meters; set alignment to "
                 f"{' or '.join(ALIGNMENTS)} in {type(self).__name__}, or evaluate a metric checkpoint"
             )
         prediction, target = (sample[key]["data"].cpu() for key in ("pred_depth", "gt_depth"))
@@ -224,7 +225,10 @@ class DepthErrorMetric(ExplainedMetric):
     def _align(self, prediction: Tensor, target: Tensor, name: str | None) -> Tensor:
         """The valid pixels [P] as they are judged, in float64."""
         if not prediction.isfinite().all():
-            raise DivergedError(f"{name}: the prediction holds NaN or infinite values; the training has diverged")
+            raise DivergedError(
+                f"{name}: the prediction contains NaN or infinite values: the training has diverged; lower the "
+                f"learning rate"
+            )
         prediction, target = prediction.double(), target.double()
         if self.alignment is not None:
             prediction = ALIGNMENTS[self.alignment](prediction, target)
@@ -242,7 +246,7 @@ class DepthErrorMetric(ExplainedMetric):
             least, greatest = (min(m[0] for m in measured), max(m[1] for m in measured)) if measured else (None, None)
             found = "no measurement at all" if least is None else f"measurements of {least:g} to {greatest:g} m"
             raise ConfigError(
-                f"no pixel lies inside the range {self.depth_range} m: the {len(results)} depth maps hold {found}"
+                f"no pixel is inside the range {self.depth_range} m: the {len(results)} depth maps hold {found}"
                 f"{f' in the crop {self.crop}' if self.crop else ''}; correct depth_range or the scale of the files"
             )
         means = {name: sum(values[name] for values in judged) / len(judged) for name in MEASURES}

@@ -50,7 +50,7 @@ class DepthModel(ModalModel):
         self.losses = nn.ModuleList(MODELS.build(loss) for loss in losses)
         if metric and not any(loss.fixes_scale for loss in self.losses):
             raise OptionError(
-                "no loss fixes the overall scale, so the values cannot be meters; set metric=False, or invariance "
+                "no loss determines the scale, so the values cannot be meters; set metric=False, or invariance "
                 "below 1 in ScaleInvariantLogLoss"
             )
         self.metric = metric

@@ -32,7 +32,7 @@ class DepthTiling:
         if len(tile) != 2 or min(tile) < 1:
             raise OptionError(f"tile {list(tile)} is not (H, W) in pixels")
         if not 0 < overlap <= 0.5:
-            raise OptionError(f"overlap {overlap} is not above 0 and at most 0.5 of a tile")
+            raise OptionError(f"overlap {overlap} must be above 0 and at most 0.5 of a tile")
         if stride is not None and (len(stride) != 2 or any(not 1 <= s < t for s, t in zip(stride, tile, strict=False))):
             raise OptionError(f"stride {list(stride)} is not (H, W) in pixels, each below the tile {list(tile)}")
         self.tile = (int(tile[0]), int(tile[1]))

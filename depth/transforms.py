@@ -37,7 +37,7 @@ class CropRegion(v2.Transform):
         x1, y1, x2, y2 = self.region
         if x2 > width or y2 > height:
             raise OptionError(
-                f"region {list(self.region)} reaches beyond the image of {(height, width)} (H, W); correct it"
+                f"region {list(self.region)} is larger than the image of {(height, width)} (H, W); correct it"
             )
         return {"top": y1, "left": x1, "height": y2 - y1, "width": x2 - x1}
 

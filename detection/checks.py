@@ -65,7 +65,7 @@ def _numbering(table: CocoTable) -> Iterator[Finding]:
         yield Finding(
             "warning",
             "annotation ids start at 0",
-            "handled here, but pycocotools takes a match with annotation 0 for none; count from 1",
+            "handled here, but pycocotools treats annotation 0 as no match; count from 1",
         )
 
 

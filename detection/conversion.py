@@ -133,11 +133,11 @@ class RotaryGeometry:
         if any(not 0 <= block < depth for block in self.global_blocks):
             raise WeightsError(
                 f"global blocks {list(self.global_blocks)} do not all exist: the encoder has blocks 0 to {depth - 1}; "
-                "name those of the detector's config"
+                "give those of the detector's config"
             )
         if self.image_size % patch:
             raise WeightsError(
-                f"image size {self.image_size} is not a multiple of the patch size {patch}; name another"
+                f"image size {self.image_size} is not a multiple of the patch size {patch}; give another size"
             )
         windows = _buffers(self.window, self.head_dim, reference)
         everywhere = _buffers(self.image_size // patch, self.head_dim, reference)

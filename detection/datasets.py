@@ -1,4 +1,4 @@
-"""COCO instances as records, and the data sets that come in their format: LVIS and Objects365."""
+"""COCO instances as records, and the datasets that come in their format: LVIS and Objects365."""
 
 import logging
 import os
@@ -76,7 +76,7 @@ class CocoInstances(DenseDataset):
         super()._join_prefix()
         self.ann_file: str = self.ann_file or self.data_root
         if not self.ann_file:
-            raise AnnotationError(f"{type(self).__name__} has no ann_file; name a file or folder with annotations")
+            raise AnnotationError(f"{type(self).__name__} has no ann_file; give a file or folder with annotations")
 
     def load_data_list(self) -> LazyRecords:
         """Read the annotations."""
@@ -167,7 +167,7 @@ class CocoInstances(DenseDataset):
         by_name = {category["name"]: category for category in categories}
         for name in names:
             if name not in by_name:
-                raise AnnotationError(f"{self.ann_file}: no category is called {name!r}; {suggest(name, by_name)}")
+                raise AnnotationError(f"{self.ann_file}: there is no category {name!r}; {suggest(name, by_name)}")
         return [by_name[name] for name in names]
 
     def _report(self, is_chosen: NDArray[np.bool_], is_object: NDArray[np.bool_]) -> None:
@@ -266,7 +266,7 @@ def _all_crowds(columns: Mapping[str, NDArray[Any]]) -> str:
     if not len(crowd) or not crowd.all():
         return ""
     return (
-        f"all {len(crowd)} annotations are crowds (iscrowd: 1), which are no objects to learn from; set iscrowd to 0 "
+        f"all {len(crowd)} annotations are crowds (iscrowd: 1), which are not used for training; set iscrowd to 0 "
         "for single objects"
     )
 
@@ -299,7 +299,7 @@ class LvisInstances(CocoInstances):
         """The frequency of every class."""
         lacking = [category["name"] for category in categories if "frequency" not in category]
         if lacking:
-            raise AnnotationError(f"{self.ann_file}: no frequency is given of {few(lacking)}; LVIS has r, c or f")
+            raise AnnotationError(f"{self.ann_file}: the frequency of {few(lacking)} is missing; LVIS needs r, c or f")
         return {"frequency": tuple(category["frequency"] for category in categories)}
 
     def image_file(self, image: Mapping[str, Any]) -> str:

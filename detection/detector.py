@@ -52,7 +52,7 @@ class Detector(ModalModel):
         module = build_backbone(backbone, type(self).__name__, maps=1)
         super().__init__(with_statistics(data_preprocessor, module))
         if num_classes < 1:
-            raise OptionError(f"num_classes is {num_classes}; a detector needs at least one class")
+            raise OptionError(f"num_classes is {num_classes}; it must be at least 1")
         self.num_classes = num_classes
         self._engine: Engine | None = None
         self.tta = build_tta(tta, self.data_preprocessor)

@@ -244,7 +244,7 @@ class LayerDecay:
         self, variant: str | EncoderConfig | Mapping[str, Any], decay: float, root: str = "backbone.net"
     ) -> None:
         if not 0 < decay <= 1:
-            raise ValueError(f"decay {decay} is not in (0, 1]; 1 gives every layer the same rate")
+            raise ValueError(f"decay {decay} must be above 0 and at most 1; 1 gives every layer the same rate")
         with torch.device("meta"):
             self._body = PEBackbone(variant)
         self.decay = decay

@@ -85,7 +85,7 @@ def judge(
 
     Args:
         results: Those of `CocoMetric.process`, by image id.
-        truth: A data set in COCO's form.
+        truth: A dataset in COCO's form.
         category_ids: Of the labels 0…K-1.
     """
     label_of = {number: label for label, number in enumerate(category_ids)}
@@ -144,7 +144,8 @@ def explain(
     threshold = best_threshold(judged)
     rule = (
         f"detections that score {threshold:g} or more (the threshold of the greatest F1 over all pictures) against "
-        f"objects, one to one at an IoU of boxes of {IOU:g} or more, of the same class first; background is no object"
+        f"objects, one to one at an IoU of boxes of {IOU:g} or more, of the same class first; background is not an "
+        f"object"
     )
     names = [*classes, "background"]
     return Explanation(

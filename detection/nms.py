@@ -49,11 +49,11 @@ class Suppression:
     def __post_init__(self) -> None:
         require_choice("suppression", self.method, get_args(Method))
         if not 0 <= self.threshold <= 1:
-            raise OptionError(f"threshold {self.threshold} is no IoU; give a number from 0 to 1")
+            raise OptionError(f"threshold {self.threshold} is not an IoU; give a number from 0 to 1")
         if self.scale <= 0:
             raise OptionError(f"scale {self.scale} must be above 0; {self.method} would raise scores or divide by 0")
         if not 0 <= self.min_score < 1:
-            raise OptionError(f"min_score {self.min_score} is no score below 1; give a number from 0 to 1")
+            raise OptionError(f"min_score {self.min_score} is not a score below 1; give a number from 0 to 1")
 
     def __call__(self, boxes: Tensor, scores: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Suppress among boxes [N, 4] (xyxy) with scores [N] and labels [N].

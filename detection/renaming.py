@@ -28,7 +28,5 @@ def rename(tensors: Mapping[str, Tensor], prefixes: Mapping[str, str], convertib
         else:
             renamed[prefixes[prefix] + key.removeprefix(prefix)] = tensor
     if unknown:
-        raise WeightsError(
-            f"{len(unknown)} keys have no counterpart ({few(unknown)}): only {convertible} can be converted"
-        )
+        raise WeightsError(f"{len(unknown)} keys cannot be converted ({few(unknown)}); only {convertible} can")
     return renamed

@@ -21,7 +21,7 @@ from pe_spatial.visualization import draw_instances
 class DetectionWriter(ResultsWriter):
     """Writes the detections of a run of `pe-spatial predict`.
 
-    `predictions.json` is a COCO data set: `images` (`file_name` relative to the input; frames of a video have
+    `predictions.json` is a COCO dataset: `images` (`file_name` relative to the input; frames of a video have
     `frame` too, from 0), `categories` with the ids of the training data, and `annotations` with `score`,
     `bbox` [x, y, width, height] in pixels of the original image, `area` and, of models with masks, `segmentation`
     as compressed RLE; without masks the area is the box's.
@@ -38,7 +38,7 @@ class DetectionWriter(ResultsWriter):
     def __init__(self, records: Records, stems: Mapping[str, str], predictor: Predictor, options: Namespace) -> None:
         self.threshold = checked_threshold(options.threshold)
         if not predictor.classes:
-            raise UserError("the checkpoint names no classes; train it on a data set that has them in its metainfo")
+            raise UserError("the checkpoint has no class names; train it on a dataset that has them in its metainfo")
         self.classes = predictor.classes
         self.category_ids: Sequence[int] = predictor.metainfo.get("category_ids") or range(1, len(self.classes) + 1)
         super().__init__(records, stems, predictor, options)

@@ -27,7 +27,7 @@ class RepeatFactorSampler(DrawSampler):
     def __init__(self, dataset: Any, threshold: float = 0.001, seed: int | None = None) -> None:
         super().__init__(dataset, seed)
         if not 0 < threshold <= 1:
-            raise OptionError(f"threshold {threshold} is no fraction of the images; 0.001 is usual")
+            raise OptionError(f"threshold {threshold} is not a fraction of the images; 0.001 is usual")
         self.repeat_factors = repeat_factors([dataset.get_cat_ids(i) for i in range(len(dataset))], threshold)
 
     def epoch_indices(self, epoch: int) -> list[int]:

@@ -70,7 +70,7 @@ class SlicedDetection:
             raise OptionError(f"slices: {numbers} must be whole numbers")
         require_positive(**{f"slices.{name}": number for name, number in numbers.items()})
         if not isinstance(overlap, int | float) or not 0 <= overlap <= 0.9:
-            raise OptionError(f"slices.overlap {overlap} is no share of a window; give a number from 0 to 0.9")
+            raise OptionError(f"slices.overlap {overlap} is not a share of a window; give a number from 0 to 0.9")
         self.size = size
         self.whole = whole
         self.merge: Suppression = MODELS.build({"type": "Suppression", "threshold": 0.5, **(merge or {})})
@@ -256,7 +256,7 @@ def build_slices(settings: Mapping[str, Any] | None, tta: Any, preprocessor: Any
     if settings is None:
         return None
     if tta is not None:
-        raise OptionError("model.slices and model.tta are two ways to see a picture several times; set one to null")
+        raise OptionError("model.slices and model.tta cannot be combined; set one of them to null")
     slices: SlicedDetection = build_views("SlicedDetection", "slices", settings)
     require_canvas(preprocessor, slices.size, f"slices.size is {slices.size}", "make it smaller")
     return slices

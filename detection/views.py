@@ -36,5 +36,5 @@ def require_canvas(preprocessor: Any, side: int, what: str, remedy: str) -> None
     if canvas is not None and side > min(canvas):
         raise OptionError(
             f"{what}, and images are padded to {tuple(canvas)}; {remedy}, or set "
-            "model.data_preprocessor.pad_to to something that it fits into"
+            "model.data_preprocessor.pad_to to a larger size"
         )

@@ -81,7 +81,7 @@ def read_class_list(path: str | Path) -> ClassList:
         raise ConfigError(f"{path}: {error}") from None
     affixes = [content.get(key, "") for key in _AFFIXES]
     for key, affix in zip(_AFFIXES, affixes, strict=True):
-        _require(isinstance(affix, str), path, key, affix, "a text, in quotes")
+        _require(isinstance(affix, str), path, key, affix, "text, in quotes")
     folder = Path(path).parent
     described = ClassList(
         path=Path(path),
@@ -94,8 +94,9 @@ def read_class_list(path: str | Path) -> ClassList:
     )
     if len(names) == 1:
         raise ConfigError(
-            f"{path}: nothing to learn: {names[0]!r} is the only class, so every labeled pixel is of it; name the rest "
-            f"too: classes: [background, {names[0]}], zero_is_ignored: false, 0 for background and 1 for {names[0]} in "
+            f"{path}: there is nothing to learn: {names[0]!r} is the only class; add a class for the other "
+            f"pixels: classes: [background, {names[0]}], zero_is_ignored: false, 0 for background and 1 for "
+            f"{names[0]} in "
             "the files"
         )
     return described
@@ -104,7 +105,7 @@ def read_class_list(path: str | Path) -> ClassList:
 def _ignored(
     path: str | Path, content: Mapping[str, Any], names: list[str], colors: list[Color], from_one: bool
 ) -> tuple[list[int] | None, dict[Color, int]]:
-    """The values that mean "no label" (None: those of every data set), and the class, or "no label", of each color."""
+    """The values that mean "no label" (None: those of every dataset), and the class, or "no label", of each color."""
     ignore = content.get("ignore", [])
     _require(isinstance(ignore, list), path, "ignore", ignore, "a list of values or of [r, g, b]")
     values = [value for value in ignore if not isinstance(value, list)]
@@ -113,17 +114,19 @@ def _ignored(
     for value in values:
         if from_one <= value < len(names) + from_one:
             raise ConfigError(
-                f"{path}: ignore names {value}, which is the value of the class {names[value - from_one]!r}; take it "
-                "out of one of them"
+                f"{path}: ignore contains {value}, which is also the value of the class {names[value - from_one]!r}; "
+                f"remove "
+                "one of them"
             )
     by_color = {color: index for index, color in enumerate(colors)}
     if len(by_color) < len(colors):
-        raise ConfigError(f"{path}: two classes have one color; colors must differ")
+        raise ConfigError(f"{path}: two classes have the same color; every class needs its own color")
     for color in [_color(path, "ignore", value) for value in ignore if isinstance(value, list)] if colors else []:
         if by_color.get(color, IGNORE_LABEL) != IGNORE_LABEL:
             raise ConfigError(
-                f"{path}: ignore names {list(color)}, which is the color of the class {names[by_color[color]]!r}; take "
-                "it out of one of them"
+                f"{path}: ignore contains {list(color)}, which is also the color of the class "
+                f"{names[by_color[color]]!r}; "
+                "remove one of them"
             )
         by_color[color] = IGNORE_LABEL
     return values if "ignore" in content else None, by_color
@@ -144,7 +147,7 @@ def _load(path: Path) -> dict[str, Any]:
     except Exception as error:  # the parser's own errors, and bytes that are no text
         raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
-        raise ConfigError(f"{path}: {type(content).__name__} instead of entries; it has classes, images and labels")
+        raise ConfigError(f"{path}: {type(content).__name__} instead of entries; write classes, images and labels")
     return content
 
 
@@ -174,7 +177,8 @@ def _by_number(path: str | Path, value: Mapping[Any, Any]) -> list[str]:
     if sorted(names) != list(range(len(names))):
         remedy = "write the list of their names, and zero_is_ignored: true" if 0 not in names else "name all of them"
         raise ConfigError(
-            f"{path}: classes by number are {few(sorted(names), 8)}; they must be 0 to {len(names) - 1} without gaps: "
+            f"{path}: the numbers of the classes are {few(sorted(names), 8)}; they must be 0 to {len(names) - 1} "
+            f"without gaps: "
             f"{remedy}"
         )
     return [names[number] for number in range(len(names))]

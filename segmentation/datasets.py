@@ -171,7 +171,7 @@ class PascalVOC(SegmentationDataset):
         absent = find_absent(record[key] for record in records for key in ("img_path", "seg_map_path"))
         if absent:
             raise AnnotationError(
-                f"{self.ann_file}: of its {len(names)} names {len(absent)} files are missing: {few(absent)}; restore "
+                f"{self.ann_file}: {len(absent)} files of its {len(names)} names are missing: {few(absent)}; restore "
                 "them, or shorten the list"
             )
         return records

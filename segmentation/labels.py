@@ -24,7 +24,7 @@ _LARGEST_TABLE = 2**16  # entries; files of 32 bits hold larger values
 
 @dataclass(frozen=True)
 class LabelFormat:
-    """How the values of a data set's label files stand for its classes.
+    """How the values of a dataset's label files stand for its classes.
 
     Args:
         classes: Names by index.
@@ -61,12 +61,13 @@ class LabelFormat:
     def __post_init__(self) -> None:
         if not 1 <= len(self.classes) <= IGNORE_LABEL:
             raise AnnotationError(
-                f"a class list of {len(self.classes)} classes; name 1 to {IGNORE_LABEL} classes ({IGNORE_LABEL} marks "
+                f"the class list has {len(self.classes)} classes; give 1 to {IGNORE_LABEL} classes ({IGNORE_LABEL} "
+                f"marks "
                 "pixels without a label)"
             )
         if len(set(self.classes)) < len(self.classes):
             twice = next(name for name in self.classes if self.classes.count(name) > 1)
-            raise AnnotationError(f"the class list names {twice!r} more than once; names must differ")
+            raise AnnotationError(f"the class list names {twice!r} more than once; every class needs its own name")
 
     def read(self, path: str | Path) -> NDArray[np.int64]:
         """A label file as class indices [H, W], 255 where nothing is labeled.
@@ -102,15 +103,16 @@ class LabelFormat:
             wrong, counts = np.unique(values[labels < 0], return_counts=True)
             raise AnnotationError(
                 f"{path}: {_list(wrong.tolist(), counts.tolist())} outside the class list of {len(self.classes)} "
-                f"classes, whose values are {self._expected()}; {self._remedy(wrong.tolist(), counts.tolist(), values)}"
+                f"classes, which has the values {self._expected()}; "
+                f"{self._remedy(wrong.tolist(), counts.tolist(), values)}"
             )
         return labels
 
     def _of_colors(self, path: str | Path, values: NDArray[np.uint8]) -> NDArray[np.int64]:
         if not self.colors:
             raise AnnotationError(
-                f"{path} holds colors, not class indices; save it as grayscale or palette PNG, or give the class list "
-                "the color of every class"
+                f"{path} contains colors, not class indices; save it as grayscale or palette PNG, or add the color of "
+                "every class to the class list"
             )
         packed = pack(values)
         labels = look_up(packed, {red | green << 8 | blue << 16: n for (red, green, blue), n in self.colors.items()})
@@ -120,7 +122,7 @@ class LabelFormat:
             raise AnnotationError(
                 f"{path}: {_list(named, counts.tolist(), 'color')} not among the colors of the {len(self.classes)} "
                 f"classes ({counts.sum() / labels.size:.1%} of the pixels); correct the file or its palette (a lossy "
-                "format such as JPEG, or smooth resizing, blurs colors), add the color to a class, or name it under "
+                "format such as JPEG, or smooth resizing, blurs colors), add the color to a class, or add it to "
                 "ignore"
             )
         return labels
@@ -136,8 +138,8 @@ class LabelFormat:
             return "a binary mask of 0 and 255: save it with the values 0 and 1"
         if len(wrong) >= _SMOOTH:
             return (
-                f"{sum(counts) / values.size:.1%} of the pixels have {len(wrong)} such values, as smooth resizing or "
-                "JPEG make them: make the file anew without both"
+                f"{sum(counts) / values.size:.1%} of the pixels have {len(wrong)} such values, which come from smooth "
+                "resizing or JPEG; save the file again without both"
             )
         if wrong == [len(self.classes)] and 0 in self.meaning and self.meaning[0] == 0:
             return "the files may count classes from 1: set zero_is_ignored, or add the missing class"

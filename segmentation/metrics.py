@@ -118,7 +118,7 @@ def class_areas(prediction: Tensor, target: Tensor, num_classes: int, name: str 
         if len(indices) and not 0 <= int(indices.min()) <= int(indices.max()) < num_classes:
             raise ConfigError(
                 f"{name}: {kind} {int(indices.max())} is outside 0…{num_classes - 1}, the classes of the dataset; "
-                "num_classes of the head must be theirs"
+                "set num_classes of the head to the number of these classes"
             )
     groups = (target[target == prediction], prediction, target)
     return torch.stack([torch.bincount(group, minlength=num_classes) for group in groups])

@@ -40,8 +40,8 @@ class Background:
     def __post_init__(self) -> None:
         if not 0 < self.threshold < 1:
             raise OptionError(
-                f"threshold {self.threshold} of {self.name!r} is no probability between 0 and 1; below 1 / words it "
-                "never acts, and close to 1 almost everything is background"
+                f"threshold {self.threshold} of {self.name!r} is not a probability between 0 and 1; below 1 / words "
+                "it has no effect, and close to 1 almost everything is background"
             )
 
 
@@ -67,7 +67,7 @@ class OpenVocabularySegmentor(ModalModel, SemanticModel):
         data_preprocessor: Config of the preprocessor.
 
     Raises:
-        OptionError: Names or templates that `Prompts` refuses, a single word, or a scale that is not above 0.
+        OptionError: Names or templates that `Prompts` refuses, a single word, or a scale that must be above 0.
         ConfigError: An option of `background` or `window` that cannot be.
     """
 
@@ -89,7 +89,7 @@ class OpenVocabularySegmentor(ModalModel, SemanticModel):
     ) -> None:
         super().__init__(data_preprocessor or {"type": "DensePreprocessor"})
         if scale is not None and not 0 < scale < math.inf:
-            raise OptionError(f"scale {scale} is not above 0; 100 is that of the released PE-Core")
+            raise OptionError(f"scale {scale} must be above 0; the released PE-Core use 100")
         self.maps = MODELS.build({"type": "TextAlignedMap", **maps})
         self.templates = templates
         self.words = {name: tuple(others) for name, others in (words or {}).items()}
@@ -119,11 +119,11 @@ class OpenVocabularySegmentor(ModalModel, SemanticModel):
         """
         classes = tuple(metainfo.get("classes") or ())
         if not classes:
-            raise ConfigError("the data name no classes; name them in model.classes")
+            raise ConfigError("the data have no class names; set model.classes")
         if self.own_classes is not None and classes != self.own_classes:
             raise ConfigError(
                 f"model.classes has {len(self.own_classes)} names ({few(self.own_classes)}) and the data "
-                f"{len(classes)} ({few(classes)}); they must be the same in one order: leave model.classes out"
+                f"{len(classes)} ({few(classes)}); they must be the same in the same order; remove model.classes"
             )
         self._name(classes)
         self.word_vectors()  # what is missing for them is known before the first picture
@@ -133,10 +133,10 @@ class OpenVocabularySegmentor(ModalModel, SemanticModel):
         named = [*self.words, *([] if self.background is None else [self.background.name])]
         for name in named:
             if name not in classes:
-                raise OptionError(f"words or background name {name!r}, which is no class; {suggest(name, classes)}")
+                raise OptionError(f"words or background name {name!r}, which is not a class; {suggest(name, classes)}")
         unnamed = None if self.background is None else self.background.name
         if unnamed in self.words:
-            raise OptionError(f"background {unnamed!r} has words too; leave out either")
+            raise OptionError(f"background {unnamed!r} also has words; remove one of them")
         pairs = [
             (row, word) for row, name in enumerate(classes) if name != unnamed for word in self.words.get(name, (name,))
         ]
@@ -145,7 +145,7 @@ class OpenVocabularySegmentor(ModalModel, SemanticModel):
         prompts = Prompts(tuple(word for _, word in pairs), templates)
         if len(pairs) < 2:
             raise OptionError(
-                f"{pairs[0][1]!r} is the only word, and every pixel would be of it; name what else there may be, such "
+                f"{pairs[0][1]!r} is the only word, so every pixel would get it; add words for other things, such "
                 "as: wall, sky, grass"
             )
         self._prompts, self._rows, self.num_classes = prompts, tuple(row for row, _ in pairs), len(classes)
@@ -157,7 +157,7 @@ class OpenVocabularySegmentor(ModalModel, SemanticModel):
             OptionError: No classes are known yet.
         """
         if self._prompts is None:
-            raise OptionError("the classes are not known; name them in model.classes, or call check_classes")
+            raise OptionError("the classes are not known; set model.classes, or call check_classes")
         with torch.autocast(self.core.device.type, enabled=False):
             return class_vectors(self.core, self._prompts)
 
@@ -183,8 +183,9 @@ class OpenVocabularySegmentor(ModalModel, SemanticModel):
         """
         if not hasattr(self.maps, "loss"):
             raise ConfigError(
-                f"{type(self.maps).__name__} learns nothing: score it with `pe-spatial eval --config CONFIG`, or train "
-                "model.maps of the type TextAlignedHead"
+                f"{type(self.maps).__name__} has nothing to train; evaluate it with `pe-spatial eval --config "
+                f"CONFIG`, or set "
+                "model.maps to a TextAlignedHead to train"
             )
         return self.maps.loss(inputs, _captions(data_samples))
 

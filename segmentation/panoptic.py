@@ -71,7 +71,7 @@ class LoadPanoptic(Loader):
             wrong, counts = np.unique(ids[unknown], return_counts=True)
             raise AnnotationError(
                 f"{path}: segment {wrong[0]} ({counts[0]} pixels) is not among the {len(sample['segments'])} segments "
-                "that the annotation file lists for it; the two files must be of one version"
+                "that the annotation file lists for it; both files must be from the same version of the dataset"
             )
         return {**rest, **_sample_of(rows, sample["segments"], self.instances)}
 
@@ -174,7 +174,8 @@ class CocoPanoptic(DenseDataset):
         unsaid = [category["name"] for category in categories if "isthing" not in category]
         if unsaid:
             self._warn(
-                f"which classes are things is not said of {few(unsaid)} (isthing is missing): they are taken for things"
+                f"isthing is missing, so it is not known which classes are things in {few(unsaid)} : all are treated "
+                f"as things"
             )
         self._things = [bool(category.get("isthing", 1)) for category in categories]
         self._metainfo.update(_describe(self.ann_file, categories, self._things))
@@ -219,7 +220,8 @@ class CocoPanoptic(DenseDataset):
 def _describe(source: str, categories: Sequence[Mapping[str, Any]], things: Sequence[bool]) -> dict[str, Any]:
     if not 1 <= len(categories) <= IGNORE_LABEL:
         raise AnnotationError(
-            f"{source}: {len(categories)} classes; label maps hold 1 to {IGNORE_LABEL} ({IGNORE_LABEL} marks pixels "
+            f"{source}: {len(categories)} classes; label maps can have 1 to {IGNORE_LABEL} ({IGNORE_LABEL} marks "
+            f"pixels "
             "without a label)"
         )
     names = tuple(category["name"] for category in categories)
@@ -275,5 +277,7 @@ class InstanceLabels(DenseDataset):
             moved = [{**item, "label": item["label"] + shift} for item in record["instances"] if "mask" in item]
             records.append({**record, "instances": moved, "uncovered": 0 if shift else IGNORE_LABEL})
         if records and not any(record["instances"] for record in records):
-            raise AnnotationError(f"{source.ann_file}: no instance has a mask; label maps are made from masks")
+            raise AnnotationError(
+                f"{source.ann_file}: no instance has a mask, but label maps are made from masks; annotate masks"
+            )
         return records

@@ -23,7 +23,7 @@ PANOPTIC_MEASURES: dict[str, Measure] = {
     for key, meaning in _NAMES.items()
 }
 IMAGE_PQ = percent("panoptic quality", "mean over the classes of the picture")
-_RULE = "segments, one to one at an IoU above 0.5; background is no segment"
+_RULE = "segments, one to one at an IoU above 0.5; background is not a segment"
 
 
 @dataclass(frozen=True)

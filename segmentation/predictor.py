@@ -47,7 +47,8 @@ class SegmentationPredictor(Predictor):
     `batch_size` counts windows, also of different images, that go through the model at once; see `configure` for the
     options of segmentation.
 
-    A model of objects sees every image whole, as in its `predict`, for objects cannot be joined across windows.
+    A model of objects processes every image as a whole, as in its `predict`, because objects cannot be joined across
+    windows.
 
     Raises:
         UserError: The checkpoint is of another task.
@@ -63,7 +64,9 @@ class SegmentationPredictor(Predictor):
             UserError: The checkpoint is of another task.
         """
         if not isinstance(self.model, SemanticModel):
-            raise UserError(f"{self.checkpoint}: holds a {type(self.model).__name__}, which gives no class map")
+            raise UserError(
+                f"{self.checkpoint}: holds a {type(self.model).__name__}, which does not predict a class map"
+            )
         self.finds_objects = tuple(getattr(self.model, "outputs", ("semantic",))) != ("semantic",)
         self.window: Window | None = self.model.window
         self._known_cells: dict[tuple[int, int], tuple[int, int]] = {}
@@ -86,7 +89,10 @@ class SegmentationPredictor(Predictor):
         """
         options = {"window": window, "confidence": confidence, "probabilities": probabilities}
         for option in [name for name, value in options.items() if value] if self.finds_objects else ():
-            raise UserError(f"{self.checkpoint}: {option} is for models of classes alone, and this one finds objects")
+            raise UserError(
+                f"{self.checkpoint}: {option} works only for semantic segmentation, but this model finds objects; "
+                f"remove it"
+            )
         self.window = window or self.model.window
         self.confidence, self.probabilities = confidence, probabilities
         return self

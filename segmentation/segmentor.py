@@ -124,6 +124,6 @@ def _head(part: str, config: HeadConfig, maps: Sequence[int], num_classes: int) 
     many = isinstance(index, Sequence)
     for i in index if many else [index]:
         if not -len(maps) <= i < len(maps):
-            raise OptionError(f"{part}.in_index {index} names a map that is not among the {len(maps)} that arrive")
+            raise OptionError(f"{part}.in_index {index} is not one of the {len(maps)} maps of the backbone")
     channels = [maps[i] for i in index] if many else maps[index]
     return link(part, config, in_channels=channels, num_classes=num_classes)

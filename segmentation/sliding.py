@@ -51,8 +51,8 @@ class Axis:
     def __post_init__(self) -> None:
         if not 1 <= self.stride <= self.window <= self.padded:
             raise OptionError(
-                f"stride {self.stride}, window {self.window} and image {self.padded} do not grow in this order; "
-                "windows must not leave gaps"
+                f"stride {self.stride}, window {self.window} and image {self.padded} must grow in this order, so "
+                "that windows leave no gaps"
             )
         object.__setattr__(self, "starts", tuple(strided_starts(self.padded, self.window, self.stride)))
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -109,6 +110,27 @@ def test_ones_own_data_is_trained_on_by_one_command(commands, foreign):
     short = "train detection --data demo/data --model mask_rcnn-tiny --iterations 1 --image-size 64 --workers 0"
     run([commands / "pe-spatial", *short.split(), "--output", "own"], foreign)
     assert (foreign / "own" / "RESULT.md").is_file()
+
+
+def test_a_small_encoder_is_taught_on_one_card_at_the_cost_that_is_told(commands, foreign):
+    """Time is that of the clock of a machine which others may use; its bound is wide. Memory is that of the process."""
+    program = (
+        "import torch; from pe_spatial.backbones import PEBackbone; from pe_spatial.own.models import TINY_ENCODER\n"
+        "for n in (1, 2): torch.save(PEBackbone(TINY_ENCODER).encoder.state_dict(), f'teacher{n}.pt')"
+    )
+    run([commands / "python", "-c", program], foreign)
+    taught = "train alignment --data demo/data/images/train --teacher teacher1.pt --teacher teacher2.pt --memory 3gb"
+    student = "--model core-tiny --weights none --image-size 64 --batch-size 8 --iterations 12 --workers 0"
+    command = [commands / "pe-spatial", *taught.split(), *student.split(), "--output", "factory"]
+    out = run(command, foreign).stdout
+    told = re.search(r"cost: 96 images, \S+ \(h:mm:ss\) at (\S+) s each, .*; memory (\S+) GB; disk \S+ GB", out)
+    assert told, out
+    assert re.search(r"the teachers take \d+% of a step: a cache of their features would save", out), out
+    (held,) = re.findall(r" 12/12 .* (\S+) GB  eta", out)
+    assert float(held) == pytest.approx(float(told[2]), rel=0.15)
+    plan = json.loads((foreign / "factory" / "result.json").read_text())["plan"]
+    assert 0.2 < plan["measured_seconds_per_image"] / float(told[1]) < 5
+    assert (foreign / "factory" / "student.pt").is_file()
 
 
 def test_prediction_takes_any_photograph(commands, trained, foreign):

@@ -64,7 +64,7 @@ class VideoCheck(DatasetCheck):
                 mask = read_mask(**prompt)
                 given |= set(mask.unique().tolist())
                 if not mask.any():
-                    example = f"{prompt['path']} (frame {frame}) holds no object to track"
+                    example = f"{prompt['path']} (frame {frame}) has no object to track"
                     findings.append(Finding("error", "first masks without an object", example))
         for path in paths:
             try:
@@ -84,7 +84,7 @@ class VideoCheck(DatasetCheck):
                 findings.append(Finding("error", "masks of another size than their video", example))
         strays = set(mask_files(self.dataset.folders(record["video"])[1]).values()) - set(paths)
         if strays:
-            example = f"{few(sorted(strays))} are called like no frame"
+            example = f"{few(sorted(strays))} do not match the name of any frame"
             findings.append(Finding("warning", "masks without a frame", example))
         return len(paths)
 

@@ -84,7 +84,8 @@ class VideoDataset(DenseDataset):
         if first is None:
             folder = self.folders(name)[1]
             raise FileNotFoundError(
-                f"{folder} has no mask named like a frame; put {Path(frames[0]).stem}.png there ({lies_there(folder)})"
+                f"{folder} has no mask with the name of a frame; put {Path(frames[0]).stem}.png there "
+                f"({lies_there(folder)})"
             )
         return {first: {"path": masks[first]}}
 
@@ -165,7 +166,8 @@ class _Davis(VideoDataset):
         if masks[0] is None:
             folder = self.folders(name)[1]
             raise FileNotFoundError(
-                f"{folder} has no {Path(frames[0]).stem}.png, the mask of the first frame, which says what to track "
+                f"{folder} has no {Path(frames[0]).stem}.png, the mask of the first frame, which marks the objects "
+                f"to track "
                 f"({lies_there(folder)})"
             )
         return {0: {"path": masks[0]}}
@@ -208,7 +210,7 @@ class YouTubeVOS(VideoDataset):
         """The masks of objects on the frames on which they appear."""
         entries = self._entries(name, masks, binary)
         if not entries:
-            raise FileNotFoundError(f"{self.folders(name)[1]} names no object; restore the annotations")
+            raise FileNotFoundError(f"{self.folders(name)[1]} lists no object; restore the annotations")
         return {frame: {"path": masks[frame], "only": ids} for frame, ids in sorted(entries.items())}
 
     @property
@@ -284,10 +286,10 @@ def stray_masks(frames: Sequence[str], masks: Sequence[str | None], present: Map
     bare = next(stem for stem, mask in zip(stems, masks, strict=True) if mask is None) if None in masks else None
     if bare is not None and len(present) == len(frames):
         raise AnnotationError(
-            f"{strays[0]} is called like no frame, and frame {bare} has no mask, though there are {len(frames)} of "
-            "each: the numbers may be shifted; rename the masks as the frames they belong to"
+            f"{strays[0]} does not match the name of any frame, and frame {bare} has no mask, although there "
+            f"are {len(frames)} of each: the numbers may be shifted; give each mask the name of its frame"
         )
-    return f"masks that are called like no frame are left out: {len(strays)} ({few(strays)})"
+    return f"masks that do not match the name of any frame are left out: {len(strays)} ({few(strays)})"
 
 
 def check_prompt(path: str) -> None:

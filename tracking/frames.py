@@ -73,7 +73,7 @@ class ImageFrames:
     def __init__(self, source: str | Path | Sequence[str], skip_unreadable: bool = False) -> None:
         self.paths = [Path(path) for path in find_images(source)]
         if not self.paths:
-            raise FileNotFoundError("a video of no frames: the list of paths is empty; name at least one image")
+            raise FileNotFoundError("the list of frames is empty; give at least one image")
         self.path = self.paths[0]
         first = Path(os.path.abspath(self.path))  # results are named by it, and `..` is no name
         self.name = (first.parent.name or "frames") if len(self.paths) > 1 else first.stem
@@ -82,12 +82,12 @@ class ImageFrames:
         stem, times = Counter(path.stem for path in self.paths).most_common(1)[0]
         if times > 1:
             same = few(path for path in self.paths if path.stem == stem)
-            raise UnreadableFile(f"{times} frames are called {stem} ({same}); give one folder with one file a frame")
+            raise UnreadableFile(f"{times} frames have the name {stem} ({same}); give a folder with one file per frame")
         missing = missing_numbers([path.stem for path in self.paths])
         self.skipped: list[str] = list(missing)
         if missing and not skip_unreadable:
             raise UnreadableFile(
-                f"{self.paths[0].parent}: frame {missing[0]} is missing ({len(missing)} in all): restore it, or skip "
+                f"{self.paths[0].parent}: frame {missing[0]} is missing ({len(missing)} in total): restore it, or skip "
                 "missing frames (--skip-unreadable)"
             )
 
@@ -240,8 +240,8 @@ def _require_frames(paths: Sequence[Path]) -> None:
         frame = next(files[0] for files in several if files not in masks)
         pattern = frame.with_name(re.sub(r"\d+", "*", frame.stem) + frame.suffix)
         raise UnreadableFile(
-            f"{masks[0][0]} is a mask of object numbers by its values, and lies among frames such as {frame.name}: "
-            f"give the frames alone, for example --input '{pattern}'"
+            f"{masks[0][0]} looks like a mask of object numbers, but it is among frames such as {frame.name}; give "
+            f"only the frames, for example --input '{pattern}'"
         )
     if len({len(files) for files in several}) == 1 and len(several[0]) > 1:
         shown = few(f"{files[0].name} and so on" for files in several)

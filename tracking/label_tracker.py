@@ -134,7 +134,8 @@ class LabelTracker:
     def _check_frame(self, input_size: tuple[int, int], frame_size: tuple[int, int]) -> None:
         if self._sizes not in (None, (input_size, frame_size)):
             raise OptionError(
-                f"frame {self.frame} is {frame_size} (H, W) but the video began with {self._sizes[1]}; all frames of a "
+                f"frame {self.frame} is {frame_size} (H, W) but the video starts with {self._sizes[1]}; all frames "
+                f"of a "
                 "video must have one size: resize them, or track the parts as separate videos"
             )
 
@@ -156,13 +157,13 @@ def check_mask(mask: Tensor, frame_size: tuple[int, int]) -> list[int]:
     wrong = [value for value in values if not 0 <= value <= MAX_OBJECTS]
     if wrong:
         raise OptionError(
-            f"the mask holds {len(values)} values up to {max(values)}; objects are numbered 1…{MAX_OBJECTS}, at most "
+            f"the mask has {len(values)} values up to {max(values)}; objects are numbered 1…{MAX_OBJECTS}, at most "
             f"{MAX_OBJECTS} of them: renumber it, or track them in several runs"
         )
     ids = [value for value in values if value]
     if not ids:
         raise OptionError(
             "the mask is empty, every pixel is 0: mark each object with its number 1…255, or give the mask of the "
-            "frame on which the first object appears"
+            "frame in which the first object appears"
         )
     return ids

@@ -37,7 +37,9 @@ def mask_files(folder: Path) -> dict[str, str]:
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         if path.suffix.lower() == ".png" and not path.name.startswith("."):
             if path.stem in found:
-                raise AnnotationError(f"{found[path.stem]} and {path.name} are masks of one frame; remove one of them")
+                raise AnnotationError(
+                    f"{found[path.stem]} and {path.name} are masks of the same frame; remove one of them"
+                )
             found[path.stem] = str(path)
     return found
 
@@ -128,8 +130,8 @@ def mask_fault(path: MaskFile) -> str | None:
     name = "the mask" if isinstance(path, Image.Image) else str(path)
     if edges := blurred_values(values):
         return (
-            f"{name}: {len(edges)} of its {len(values.unique())} values ({few(edges)}) lie on edges only, between a "
-            "smaller and a larger one: smoothed edges or a lossy file, no object numbers; save it anew as PNG"
+            f"{name}: {len(edges)} of its {len(values.unique())} values ({few(edges)}) occur only on edges, between a "
+            "smaller and a larger value: the file was smoothed or compressed with loss; save it again as PNG"
         )
     if (largest := int(values.max())) > MAX_OBJECTS or int(values.min()) < 0:
         return f"{name}: the mask holds values up to {largest}; objects are numbered 1…{MAX_OBJECTS}: renumber them"
@@ -176,7 +178,8 @@ def _read_numbers(path: MaskFile) -> NDArray[np.int64]:
     foreign = present[~known]
     shown = few(str((code >> 16, code >> 8 & 255, code & 255)) for code in foreign.tolist())
     raise IndexModeError(
-        f"{path} cannot be read: it holds colors, {len(foreign)} of which no object has in DAVIS's palette ({shown}); "
+        f"{path} cannot be read: it contains colors, and {len(foreign)} of them are not in the palette of DAVIS "
+        f"({shown}); "
         "save a grayscale or palette PNG in which every pixel has the number of its object"
     )
 

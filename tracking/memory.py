@@ -57,7 +57,7 @@ class Memory:
 
     def __init__(self, recent: int) -> None:
         if recent < 0:
-            raise OptionError(f"recent {recent} is negative; it counts the last frames that are kept, 0 keeps none")
+            raise OptionError(f"recent {recent} is negative; it is the number of last frames to keep; 0 keeps none")
         self.recent = recent
         self.keys = torch.empty(0)
         self.labels = torch.empty(0)

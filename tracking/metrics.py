@@ -112,7 +112,7 @@ class VideoScore:
         if unknown:
             raise OptionError(
                 f"{self.name}, frame {frame}: the result has an object {max(unknown)}, but the video has "
-                f"{sorted(self.entries)}; number objects as the first annotation does"
+                f"{sorted(self.entries)}; use the object numbers of the first annotation"
             )
         for number, entry in self.entries.items():
             if frame > entry:

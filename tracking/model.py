@@ -44,8 +44,8 @@ class VideoTracker(BaseModel):
         decoding: fields of `pe_spatial.tracking.decoding.Decoding`.
         recent: how many of the last frames serve as context, besides those with given masks.
         dtype: of the encoder and of the features, `float32` or `bfloat16`.
-        prompter: what turns boxes and points into masks; None takes the box itself.
-        normalization: what turns frames into the encoder's input; None is the encoder's mean and deviation.
+        prompter: turns boxes and points into masks; None uses the box itself.
+        normalization: turns frames into the encoder's input; None uses the mean and deviation of the encoder.
 
     Raises:
         ConfigError: an unknown field, or statistics that are not the encoder's.
@@ -222,7 +222,7 @@ class VideoTracker(BaseModel):
             ValueError: another mode, for there is nothing to train.
         """
         if mode != "predict" or data_samples is None:
-            raise OptionError(f"mode {mode!r}: a tracker without training has no losses, only mode='predict'")
+            raise OptionError(f"mode {mode!r}: this tracker is not trained; use mode='predict'")
         for sample in data_samples:
             self.labels.reset()
             frames = (frame.image for frame in open_frames(sample.frame_paths))

@@ -105,7 +105,9 @@ class Sam2Prompter:
         masks = {number: self._draw(boxes.get(number), points.get(number, ())) for number in {*boxes, *points}}
         empty = [number for number, mask in masks.items() if not mask.any()]
         if empty:
-            raise OptionError(f"SAM 2 finds nothing at the prompts of object {empty[0]}; move them, or give a mask")
+            raise OptionError(
+                f"SAM 2 finds nothing at the prompts of object {empty[0]}; move the prompts, or give a mask"
+            )
         result = torch.zeros(size, dtype=torch.int64)
         for number in sorted(masks, key=lambda number: -int(masks[number].sum())):
             result[masks[number]] = number
@@ -137,8 +139,8 @@ def check_prompts(size: tuple[int, int], boxes: Boxes, points: Points) -> None:
         if 0 <= min(x1, y1, x2, y2) <= max(x1, y1, x2, y2) <= 1:
             pixels = [round(x1 * width), round(y1 * height), round(x2 * width), round(y2 * height)]
             raise OptionError(
-                f"box {[x1, y1, x2, y2]} of object {number} is less than a pixel: normalized to 0…1? Boxes are in "
-                f"pixels, that would be {pixels}"
+                f"box {[x1, y1, x2, y2]} of object {number} is smaller than a pixel; is it normalized to 0…1? Boxes "
+                f"must be in pixels, that would be {pixels}"
             )
         is_xywh = (x2 <= x1 or y2 <= y1) and 0 < x2 <= width - x1 and 0 < y2 <= height - y1
         meant = f"; x,y,width,height? That would be {[x1, y1, x1 + x2, y1 + y2]}" if is_xywh else ""
@@ -159,12 +161,12 @@ def check_prompts(size: tuple[int, int], boxes: Boxes, points: Points) -> None:
                 raise OptionError(f"point ({x}, {y}) of object {number} is outside the frame of {width} x {height}")
             if 0 < x < 1 and 0 < y < 1:
                 warnings.warn(
-                    f"point ({x}, {y}) of object {number} lies in the first pixel: normalized to 0…1? Points are in "
-                    f"pixels, that would be ({round(x * width)}, {round(y * height)})",
+                    f"point ({x}, {y}) of object {number} is in the first pixel; is it normalized to 0…1? Points "
+                    f"must be in pixels, that would be ({round(x * width)}, {round(y * height)})",
                     stacklevel=3,
                 )
         if number not in boxes and not any(on_object for _, _, on_object in marks):
-            raise OptionError(f"object {number} has no point on it; give at least one, or a box")
+            raise OptionError(f"object {number} has no positive point; give at least one, or a box")
 
 
 def numbered_boxes(boxes: Boxes | Sequence[Any] | None) -> dict[int, list[float]]:

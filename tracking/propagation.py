@@ -44,12 +44,12 @@ class Propagation:
 
     def __post_init__(self) -> None:
         if self.radius is not None and self.radius < 0:
-            raise OptionError(f"radius {self.radius} is negative; use None for no neighborhood at all")
+            raise OptionError(f"radius {self.radius} is negative; use None to search the whole frame")
         require_choice("shape", self.shape, ("square", "circle"))
         if self.topk < 1:
-            raise OptionError(f"topk {self.topk} is below 1; at least one token must give its label")
+            raise OptionError(f"topk {self.topk} is below 1; it must be at least 1")
         if self.temperature <= 0:
-            raise OptionError(f"temperature {self.temperature} is not above 0; the script of DINO has 0.1, DINOv3 0.2")
+            raise OptionError(f"temperature {self.temperature} must be above 0; DINO uses 0.1, DINOv3 0.2")
 
 
 def propagate(query: Tensor, keys: Tensor, labels: Tensor, propagation: Propagation | None = None) -> Tensor:

@@ -135,7 +135,7 @@ class TrackingWriter(ResultsWriter):
             state = read_tensor_file(path)
             require_finite(path, state)
             if not all(isinstance(state.get(name), kind) for name, kind in _STATE.items()):
-                raise ResultsError(f"{path} is damaged: it holds no state of a tracker")
+                raise ResultsError(f"{path} is damaged: it contains no tracker state")
         except (UserError, OSError) as error:
             warnings.warn(f"{error}. {self._name} is tracked from its start", stacklevel=2)
             return None

@@ -94,10 +94,12 @@ class PromptedVideo(Video):
         """
         sizes = {tuple(mask.shape): number for number, mask in self._given.items()}
         if len(sizes) > 1:
-            raise OptionError(f"masks of {' and '.join(map(str, sizes))} (H, W) for one video; give them at its size")
+            raise OptionError(
+                f"masks of {' and '.join(map(str, sizes))} (H, W) for one video; give masks of the size of the video"
+            )
         twice = set(self._given[0].unique().tolist()) & {*self._boxes, *self._points} if 0 in self._given else set()
         if twice:
-            raise OptionError(f"object {min(twice)} is in the mask and has a box or a point; give one of them")
+            raise OptionError(f"object {min(twice)} is in the mask and has a box or a point; give only one of them")
         if last := max(self.prompted, default=0):
             self._frames.limit = limit
             count = self._frames.count_all()
@@ -228,6 +230,6 @@ def _tell(name: str, tracked: int, skipped: Sequence[str], lost: Sequence[int]) 
 
 def _require_tracks(name: str, frames: Sequence[str], ids: Sequence[int]) -> None:
     if not frames:
-        raise UserError(f"{name}: a video without frames that can be read; check the input")
+        raise UserError(f"{name}: no frame of this video can be read; check the input")
     if not ids:
-        raise UserError(f"{name} ended before the frame on which the first object is given; check --at")
+        raise UserError(f"{name} ends before the frame with the first object; check --at")

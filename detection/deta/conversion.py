@@ -68,7 +68,7 @@ def from_authors(
 def _check_alias(tensors: Mapping[str, Tensor], key: str) -> None:
     alias, original = tensors[key], tensors.get(key.removeprefix(_ALIAS))
     if original is None or original.shape != alias.shape or not (alias.is_meta or torch.equal(original, alias)):
-        raise WeightsError(f"{key} differs from {key.removeprefix(_ALIAS)}, whose second name it is; name another file")
+        raise WeightsError(f"{key} differs from {key.removeprefix(_ALIAS)}, whose second name it is; give another file")
 
 
 def _choose_columns(ours: dict[str, Tensor], category_ids: Sequence[int]) -> None:
@@ -76,8 +76,9 @@ def _choose_columns(ours: dict[str, Tensor], category_ids: Sequence[int]) -> Non
     columns = len(ours[heads[0]])
     if not category_ids or min(category_ids) < 0 or max(category_ids) >= columns:
         raise WeightsError(
-            f"the class heads have {columns} columns, one for every category id from 0 on; ids {min(category_ids)} to "
-            f"{max(category_ids)} of {len(category_ids)} classes are asked for: name the config of the same dataset"
+            f"the class heads have {columns} columns, one for every category id from 0; but ids {min(category_ids)} to "
+            f"{max(category_ids)} of {len(category_ids)} classes are requested; give the config of the dataset that "
+            f"it was trained on"
         )
     last = max(int(key.split(".")[2]) for key in heads)
     for key in heads:

@@ -67,7 +67,9 @@ class DETA(Detector):
         super().__init__(num_classes, backbone, neck, data_preprocessor, tta, slices)
         require_choice("matching", matching, _KINDS)
         if len(loss_weights) != 3:
-            raise OptionError(f"loss_weights {list(loss_weights)} must be three: focal, L1 and generalized IoU loss")
+            raise OptionError(
+                f"loss_weights {list(loss_weights)} must be three numbers, for the focal, L1 and generalized IoU loss"
+            )
         self.matching = matching
         self.float32_transformer = float32_transformer
         self.transformer = build_part(
@@ -79,7 +81,7 @@ class DETA(Detector):
         )
         if matching == "iou" and not self.transformer.two_stage:
             raise OptionError(
-                "matching 'iou' compares the boxes that queries start from, and learned queries have none; set "
+                "matching 'iou' needs the boxes that queries start from, but learned queries have none; set "
                 "matching: one_to_one or transformer.two_stage: true"
             )
         matcher, self._select_queries, default = _KINDS[matching]

@@ -71,5 +71,5 @@ class DetaPyramid(nn.Module):
     def pyramid(self, maps: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """The first three maps before they are brought to equal channels."""
         if len(maps) != 1:
-            raise OptionError(f"the pyramid takes 1 map, got {len(maps)}; name one block in the backbone's layers")
+            raise OptionError(f"the pyramid needs 1 map, got {len(maps)}; set backbone.layers to one block")
         return self.upsample(maps[0]), maps[0], self.pool(maps[0])

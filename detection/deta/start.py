@@ -69,10 +69,10 @@ def compare_sizes(model: nn.Module, state: Mapping[str, Tensor], source: str, st
     for what, key in _SIZES.items():
         if key not in state or len(state[key]) == len(ours[key]):
             continue
-        remedy = f"set {_REMEDY[what]}={len(state[key])}, or take another checkpoint"
+        remedy = f"set {_REMEDY[what]}={len(state[key])}, or use another checkpoint"
         if what == "classes" and starts:
             remedy = (
-                "to learn the heads of the classes anew, set default_hooks.start.reinitialize=[class_embed]; "
+                "to train the class heads from scratch, set default_hooks.start.reinitialize=[class_embed]; "
                 f"else {remedy}"
             )
         raise CheckpointError(f"{source} has {len(state[key])} {what}, the model {len(ours[key])}; {remedy}")

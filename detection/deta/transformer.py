@@ -89,9 +89,9 @@ class DetaTransformer(nn.Module):
         super().__init__()
         options = LayerOptions(channels, levels, **(layer or {}))
         if num_queries < 1:
-            raise OptionError(f"num_queries is {num_queries}; a detector needs at least one")
+            raise OptionError(f"num_queries is {num_queries}; it must be at least 1")
         if not 0 < anchor_size < 1:
-            raise OptionError(f"anchor_size {anchor_size} is no part of an image; give a number between 0 and 1")
+            raise OptionError(f"anchor_size {anchor_size} is not a part of an image; give a number between 0 and 1")
         self.num_queries = num_queries
         self.two_stage = two_stage
         self.anchor_size = anchor_size
@@ -130,7 +130,7 @@ class DetaTransformer(nn.Module):
         tokens = torch.cat([m.flatten(2).transpose(1, 2) for m in maps], dim=1)  # [B, S, C]
         if self.two_stage and tokens.shape[1] < self.num_queries:
             raise OptionError(
-                f"{self.num_queries} queries are to be chosen among the {tokens.shape[1]} cells of levels "
+                f"{self.num_queries} queries cannot be chosen among only {tokens.shape[1]} cells of levels "
                 f"{list(grid.shapes)}; lower transformer.num_queries or use larger images"
             )
         tokens = self._encode(tokens, grid)

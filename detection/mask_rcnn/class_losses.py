@@ -72,7 +72,7 @@ class FederatedLoss(nn.Module):
     def _sampled_classes(self, labels: Tensor, classes: int) -> Tensor:
         if self.weight is None:
             raise ConfigError(
-                "FederatedLoss does not know how often classes occur; train on a dataset whose metainfo has "
+                "FederatedLoss needs the frequency of the classes; train on a dataset whose metainfo has "
                 "'image_counts' (LvisInstances) or call set_frequencies"
             )
         present = labels.unique()

@@ -27,7 +27,9 @@ class RoIPooler:
 
     def __init__(self, size: int, strides: Sequence[float]) -> None:
         if any(b != 2 * a for a, b in zip(strides, strides[1:], strict=False)):
-            raise OptionError(f"strides {tuple(strides)} do not double from map to map; boxes cannot be given a level")
+            raise OptionError(
+                f"strides {tuple(strides)} must double from map to map; otherwise boxes cannot be assigned to a level"
+            )
         self.size = size
         self.strides = tuple(strides)
 

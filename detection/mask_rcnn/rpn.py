@@ -136,7 +136,7 @@ class RPN(nn.Module):
         anchors = self._anchors(features)
         all_logits, all_deltas, all_anchors = torch.cat(logits, 1), torch.cat(deltas, 1), torch.cat(anchors)
         if not (all_logits.isfinite().all() and all_deltas.isfinite().all()):
-            raise DivergedError("region proposals hold Inf or NaN: training diverged; lower the learning rate")
+            raise DivergedError("region proposals contain Inf or NaN: the training diverged; lower the learning rate")
         with torch.no_grad():
             labels, offsets = self._regression_targets(all_anchors, targets)
             proposals = self._proposals(anchors, logits, deltas, image_sizes, self.pre_nms[0], self.post_nms[0])

@@ -76,7 +76,7 @@ class TeacherCache:
                 read_json(path, _FIELDS_OF_HEADER)
         except OSError as error:
             raise CacheError(
-                f"{self.folder} is no teacher cache ({path.name}: {error}); make one with tools/cache_teacher.py"
+                f"{self.folder} is not a teacher cache ({path.name}: {error}); make one with tools/cache_teacher.py"
             ) from error
         version = self.header["version"]
         if version != _VERSION:
@@ -85,7 +85,7 @@ class TeacherCache:
         sides = [side for side in grid if type(side) is int and side > 0]
         numbers = self.header["num_images"], self.header["shard_images"], 1 if rank is None else rank
         if len(grid) != 2 or len(sides) != 2 or not all(type(number) is int and number > 0 for number in numbers):
-            raise CacheError(f"{path} is damaged: its grid, its rank or its counts are no numbers above 0")
+            raise CacheError(f"{path} is damaged: its grid, its rank or its counts are not numbers above 0")
         self.fingerprint = _sha256(json.dumps(self.header, sort_keys=True).encode())
         self.grid: tuple[int, int] = tuple(self.header["grid"])
         self.num_images: int = self.header["num_images"]
@@ -107,8 +107,8 @@ class TeacherCache:
             cached = [(str(name), int(size)) for name, size in entries]
         except (OSError, ValueError, TypeError) as error:
             raise CacheError(
-                f"{self.folder} is the cache of another list of images, and {_IMAGES} cannot say which ({error}); give "
-                "the list that it was made of, or make a cache of this one with tools/cache_teacher.py"
+                f"{self.folder} was made from another list of images, and {_IMAGES} cannot say which ({error}); give "
+                "that list, or make a cache of this one with tools/cache_teacher.py"
             ) from error
         pairs = enumerate(zip(cached, identities, strict=False))
         number, found = next(((n, pair) for n, pair in pairs if pair[0] != tuple(pair[1])), (None, None))
@@ -118,8 +118,8 @@ class TeacherCache:
             (name, size), (other, other_size) = found
             difference = f"image {number} is {name} ({size} bytes) in the cache and {other} ({other_size} bytes) here"
         raise CacheError(
-            f"{self.folder} is the cache of another list of images: {difference}; give the list that it was made of, "
-            "or make a cache of this one with tools/cache_teacher.py"
+            f"{self.folder} was made from another list of images: {difference}; give that list, or make a cache of "
+            "this one with tools/cache_teacher.py"
         )
 
     # --- reading ------------------------------------------------------------------------------------------------------
@@ -132,7 +132,7 @@ class TeacherCache:
             IndexError: There is no such image.
         """
         if not 0 <= row < self.num_images:
-            raise IndexError(f"image {row} is none of the {self.num_images} of {self.folder}")
+            raise IndexError(f"image {row} is not among the {self.num_images} of {self.folder}")
         number, place = divmod(row, self.shard_images)
         with self._open(number) as shard:
             if shard.get_slice("errors")[place].isnan().any():
@@ -165,7 +165,7 @@ class TeacherCache:
         if missing:
             raise CacheError(
                 f"{self.folder} is not complete: {len(missing)} of {self.num_shards} shards are missing, the first is "
-                f"{self.path(missing[0]).name}; the command that began it goes on"
+                f"{self.path(missing[0]).name}; run the same command again to complete it"
             )
         if damaged:
             raise CacheError(next(iter(damaged.values())))
@@ -191,7 +191,7 @@ class TeacherCache:
     def _open(self, number: int) -> Any:
         path = self.path(number)
         if not path.is_file():
-            raise CacheError(f"{path} is missing: the cache is not complete; the command that began it goes on")
+            raise CacheError(f"{path} is missing: the cache is not complete; run the same command again to complete it")
         try:
             shard = safe_open(path, framework="pt")
             fingerprint, _, place = (shard.metadata() or {}).get("shard", "").partition(" ")
@@ -199,9 +199,9 @@ class TeacherCache:
         except SafetensorError as error:  # the lengths in its header must add up to the size of the file
             raise CacheError(self._damaged(number, f"truncated or overwritten: {error}")) from error
         if fingerprint != self.fingerprint:
-            raise CacheError(self._damaged(number, "it is of another cache: other images, teacher or settings"))
+            raise CacheError(self._damaged(number, "it belongs to another cache: other images, teacher or settings"))
         if place != str(number) or counts != {(len(self.rows(number)),)}:
-            raise CacheError(self._damaged(number, "it is another shard, renamed"))
+            raise CacheError(self._damaged(number, "it is another shard under this name"))
         return shard
 
     def _checked(self, number: int, shard: Any, place: int) -> Record:
@@ -292,8 +292,9 @@ def create_cache(
         different = "; ".join(differences(existing.header, header))
         if different:
             raise CacheError(
-                f"{path} holds a cache with other settings (there → here: {different}); repeat the settings, or give "
-                "another folder"
+                f"{path} has a cache with other settings (in the cache → in this run: {different}); use the same "
+                f"settings, or "
+                "give another folder"
             )
         return existing
     path.mkdir(parents=True, exist_ok=True)

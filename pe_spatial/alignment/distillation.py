@@ -53,9 +53,9 @@ class DistillationOptions:
             if not getattr(self, name) >= 0:
                 raise OptionError(f"{name} {getattr(self, name)} is below 0; 0 leaves it out")
         if self.weight == 0 or not self.cosine + self.smooth_l1 + self.summary > 0:
-            raise OptionError("all losses of a teacher have the weight 0; remove the teacher")
+            raise OptionError("all losses of this teacher have weight 0; remove the teacher or set a weight")
         if self.hidden + self.visible == 0:
-            raise OptionError("hidden and visible are both 0, so no token counts; give one of them a weight")
+            raise OptionError("hidden and visible are both 0, so no token counts; set one of them above 0")
 
 
 class ProjectionHead(nn.Sequential):

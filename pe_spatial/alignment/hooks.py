@@ -98,7 +98,7 @@ class StudentExportHook(Hook):
 
     def __init__(self, name: str = "student.pt") -> None:
         if Path(name).name != name or not Path(name).suffix:
-            raise OptionError(f"name {name!r} is no name of a file in the work folder; leave out the folders")
+            raise OptionError(f"name {name!r} must be the name of a file, without a folder")
         self.name = name
 
     def after_train(self, runner: Runner) -> None:

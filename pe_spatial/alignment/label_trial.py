@@ -98,7 +98,7 @@ class TokenLabelMetric(ExplainedMetric):
         super().__init__()
         require_positive(k=k)
         if not ridge > 0:
-            raise OptionError(f"ridge {ridge} is not above 0; channels that repeat each other need some")
+            raise OptionError(f"ridge {ridge} must be above 0; channels that repeat each other need some")
         self.k = k
         self.ridge = ridge
 

@@ -43,7 +43,8 @@ class LoadTeacherMap(Loader):
         """
         if not isinstance(dataset, ImageFolder):
             raise CacheError(
-                f"{self.folder} belongs to a list of images, but {type(dataset).__name__} is none; use ImageFolder or "
+                f"{self.folder} belongs to a list of images, but {type(dataset).__name__} has no such list; use "
+                f"ImageFolder or "
                 "TarImages"
             )
         self.cache.check_images(dataset.identities())
@@ -57,5 +58,5 @@ class LoadTeacherMap(Loader):
             UnreadableFile: The image could not be read when the cache was made.
         """
         if "ori_shape" not in sample or sample["img"].shape[-2:] != sample["ori_shape"]:
-            raise OptionError("LoadTeacherMap needs the image as it is on disk; put it right after LoadImage")
+            raise OptionError("LoadTeacherMap needs the unchanged image; put it directly after LoadImage")
         return {**sample, "mask_logits": TokenMap(self.cache.read(sample["img_id"]), sample["ori_shape"])}

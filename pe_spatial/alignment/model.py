@@ -76,7 +76,7 @@ class SpatialAlignment(ModalModel):
         views: Mapping[str, Any] | None = None,
     ) -> None:
         if student.get("lora") is not None:
-            raise ConfigError("student.lora: alignment makes new weights of a whole encoder; leave lora out")
+            raise ConfigError("student.lora: alignment trains a whole encoder; remove lora")
         module = build_backbone(student, type(self).__name__, maps=1)
         super().__init__(with_statistics(data_preprocessor or {"type": "DensePreprocessor"}, module))
         self._student_config = {**student, "weights": None}
@@ -226,7 +226,7 @@ class SpatialAlignment(ModalModel):
         if self.views.shift and single:
             raise ConfigError(
                 f"views.shift {self.views.shift} moves the windows of teachers apart, which semantic, locality and "
-                f"gram do not take (teachers {', '.join(single)}); use distill alone, or set shift: 0"
+                f"gram do not support (teachers {', '.join(single)}); use distill alone, or set shift: 0"
             )
         if self.alternate or self.views.sizes is not None:
             self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
@@ -260,8 +260,8 @@ class SpatialAlignment(ModalModel):
         grid = (x.shape[2] // cell - most, x.shape[3] // cell - most)
         if min(grid) < 1:
             raise ConfigError(
-                f"views.shift {most} leaves nothing of images of {x.shape[2] // cell} x {x.shape[3] // cell} tokens; "
-                "lower it, or take larger images"
+                f"views.shift {most} leaves nothing of images with {x.shape[2] // cell} x {x.shape[3] // cell} tokens; "
+                "lower it, or use larger images"
             )
         return cut_windows(x, [sample.shifts[number] for sample in data_samples], cell, grid)
 

@@ -47,9 +47,11 @@ class ModuleTeacher(EncoderTeacher):
         super().__init__(layer=layer, dtype=dtype, backbone=backbone)
         require_positive(scale=scale)
         if image_size is not None and scale != 1:
-            raise OptionError(f"image_size {image_size} and scale {scale} both say how large the images are; give one")
+            raise OptionError(
+                f"image_size {image_size} and scale {scale} both set the size of the images; give only one"
+            )
         if not resample and scale != int(scale):
-            raise OptionError(f"scale {scale} is no whole number; set resample: true to interpolate its maps")
+            raise OptionError(f"scale {scale} is not a whole number; set resample: true to interpolate the maps")
         patch = int(getattr(self.backbone, "patch_size", self.backbone.strides[0]))
         if image_size is not None and image_size % patch:
             raise OptionError(f"image_size {image_size} is not a multiple of the teacher's patch size {patch}")

@@ -65,7 +65,7 @@ def require_used(teachers: Mapping[str, Any], used: Iterable[str]) -> None:
     used = list(used)
     if not used:
         raise ConfigError(
-            "neither semantic, locality, gram nor distill is given, so there is nothing to learn; give at least one"
+            "neither semantic, locality, gram nor distill is given, so there is nothing to learn; set at least one"
         )
     for name in used:
         if name not in teachers:

@@ -23,7 +23,7 @@ def require_class_token(backbone: Any, user: str) -> None:  # noqa: ANN401 - any
     """
     if not has_class_token(backbone):
         raise OptionError(
-            f"{user}: {type(backbone).__name__} gives no class token; set summary_source: mean, the mean of its tokens"
+            f"{user}: {type(backbone).__name__} has no class token; set summary_source: mean, the mean of its tokens"
         )
 
 

@@ -67,7 +67,7 @@ def ask_teacher(
         first = data_samples[int(finite.logical_not().nonzero()[0])]
         raise DivergedError(
             f"teacher {name} ({type(teacher).__name__}) gives NaN or infinite features of {first.get('img_path')}; "
-            "look at its weights, or let it compute in float32 (dtype: float32)"
+            "check its weights, or compute in float32 (dtype: float32)"
         )
     return features, whole
 

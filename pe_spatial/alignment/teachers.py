@@ -69,7 +69,7 @@ class Teacher(nn.Module):
             OptionError: It does not.
         """
         if source != "mean":
-            raise OptionError(f"{type(self).__name__} gives no class token; set summary_source: mean")
+            raise OptionError(f"{type(self).__name__} has no class token; set summary_source: mean")
 
     def train(self, mode: bool = True) -> Teacher:
         """Stay in evaluation mode, without gradients."""
@@ -248,7 +248,7 @@ def _masks(sample: BaseDataElement, size: tuple[int, int]) -> Tensor:
     if "gt_instances" not in sample or "masks" not in sample.gt_instances:
         raise OptionError(
             f"{sample.get('img_path')}: InstanceMaskTeacher needs gt_instances.masks; put LoadInstances with masks "
-            "into the pipeline, or take another teacher"
+            "into the pipeline, or use another teacher"
         )
     masks = require_bitmaps(sample.gt_instances, sample.get("img_path"), "InstanceMaskTeacher")
     return F.pad(masks, (0, size[1] - masks.shape[2], 0, size[0] - masks.shape[1]))

@@ -58,7 +58,7 @@ class UpsamplerTraining(ModalModel):
         super().__init__(with_statistics(data_preprocessor or {"type": "DensePreprocessor"}, module))
         if not isinstance(reduction, int) or reduction < 2:
             raise OptionError(
-                f"reduction {reduction} is no whole number of at least 2; 4 compares at a quarter of a patch"
+                f"reduction {reduction} must be a whole number of at least 2; 4 compares at a quarter of a patch"
             )
         self.backbone = module
         if any(parameter.requires_grad for parameter in self.backbone.parameters()):
@@ -168,7 +168,7 @@ class UpsamplerExportHook(Hook):
 
     def __init__(self, name: str = "upsampler.safetensors") -> None:
         if Path(name).name != name or not Path(name).suffix:
-            raise OptionError(f"name {name!r} is no name of a file in the work folder; leave out the folders")
+            raise OptionError(f"name {name!r} must be the name of a file, without a folder")
         self.name = name
 
     def after_train(self, runner: Runner) -> None:

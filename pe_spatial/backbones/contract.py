@@ -38,19 +38,20 @@ def build_backbone(
     name = type(module).__name__
     if missing := [attribute for attribute in (*_ATTRIBUTES, *needs) if not hasattr(module, attribute)]:
         raise ConfigError(
-            f"{user} cannot use {name} as a backbone, which has no {few(missing, 4)}; a backbone of ours has them "
-            "(CONTRIBUTING.md, Contracts), such as PEBackbone and TimmBackbone"
+            f"{user} cannot use {name} as a backbone: it has no {few(missing, 4)}; PEBackbone and TimmBackbone have "
+            f"them; docs/developing/contracts.md "
+            "describes the contract"
         )
     if len(module.channels) != len(module.strides):
         raise ConfigError(
-            f"{name} announces {len(module.channels)} channels {tuple(module.channels)} and {len(module.strides)} "
-            f"strides {tuple(module.strides)}; a backbone has one of each for every map"
+            f"{name} has {len(module.channels)} channels {tuple(module.channels)} and {len(module.strides)} "
+            f"strides {tuple(module.strides)}; a backbone needs one of each for every map"
         )
     if maps is not None and len(module.channels) != maps:
         count = "one map" if maps == 1 else f"{maps} maps"
         raise OptionError(
             f"{user} takes {count}, but {name} gives {len(module.channels)} (layers "
-            f"{list(getattr(module, 'layers', ()))}); name as many in the layers of the backbone"
+            f"{list(getattr(module, 'layers', ()))}); set backbone.layers to as many layers"
         )
     return module
 
@@ -78,8 +79,8 @@ def with_statistics(settings: Mapping[str, Any] | None, backbone: Any) -> dict[s
             elif len(stated) != len(own) or max(abs(a - b) for a, b in zip(stated, own, strict=True)) > _SAME:
                 raise ConfigError(
                     f"data_preprocessor.{key} is {list(stated)}, but the encoder {getattr(backbone, 'model', '')} was "
-                    f"trained with {[round(value, 3) for value in own]}; leave {key} out of data_preprocessor, or name "
-                    "the encoder that goes with it"
+                    f"trained with {[round(value, 3) for value in own]}; leave {key} out of data_preprocessor, or use "
+                    "the encoder that it belongs to"
                 )
     divisor, patch = found.get("size_divisor", 1), getattr(backbone, "patch_size", 1)
     if divisor > 1 and divisor % patch:
@@ -166,7 +167,7 @@ def all_layers(backbone: Any) -> list[int]:  # noqa: ANN401 - any registered bac
         OptionError: It does not say how many.
     """
     if not hasattr(backbone, "depth"):
-        raise OptionError(f"{type(backbone).__name__} does not say how many layers it has (depth); name some")
+        raise OptionError(f"{type(backbone).__name__} does not say how many layers it has (depth); set layers")
     return list(range(backbone.depth))
 
 

@@ -28,17 +28,17 @@ if TYPE_CHECKING:
 class PEBackbone(nn.Module):
     """A Perception Encoder that returns maps.
 
-    The encoder is whole, under the attribute `encoder`, so that its state dict remains an official one. Parameters
-    that the maps do not depend on (later blocks, PE-Core's pooling, a class token that windows leave out) do not
+    The whole encoder is the attribute `encoder`, so its state dict stays an official one. Parameters
+    that the maps do not depend on (later blocks, PE-Core's pooling, a class token that windows remove) do not
     require a gradient.
 
     Args:
         variant: Official name, configuration or mapping of fields; see `get_variant`.
         layers: Blocks whose outputs are returned, from 0, or from the end if negative.
         norm: Apply the encoder's final norm, if it has one, to every map.
-        window: Side of square attention windows in patches; None attends globally. With windows the class token of
-            T, S, B and L is left out.
-        global_blocks: Blocks that attend globally although there are windows.
+        window: Side of square attention windows in patches; None uses global attention. Windows remove the class token
+            of T, S, B and L.
+        global_blocks: Blocks with global attention in spite of windows.
         rope: `extrapolate`, `interpolate` or the side of a grid; see `VisionTransformer`.
         pos_embed: `bilinear`, `bicubic` or `tile`.
         patch_size: Patches of another size over the same grid of positions; weights of the variant's own size are
@@ -47,9 +47,10 @@ class PEBackbone(nn.Module):
         checkpointing: Save memory in training by computing the blocks twice.
         frozen: True freezes everything; a number freezes the embeddings and that many blocks.
         lora: Fields of `LoraOptions`, such as `{rank: 8}`: everything is frozen, and adapters on the matrices of the
-            blocks, up to the last one of `layers`, are trained in its place. Like all matrices they are subject to
-            weight decay, which draws the encoder back to its weights. None trains the encoder itself.
-        weights: An official name, a file, an index of shards, or a folder with one of these; None draws random weights.
+            blocks, up to the last one of `layers`, are trained instead. Weight decay applies to them as to all
+            matrices, which pulls the encoder back to its weights. None trains the encoder itself.
+        weights: An official name, a file, an index of shards, or a folder with one of these; None initializes random
+            weights.
         adapt: How the weights may differ from the variant, for training them further: `layer_scale`, `positions`;
             see `pe_spatial.backbones.weights.load_state_dict`.
         upsampling: `bilinear` leaves the maps at the stride of the patches; `{type: joint_bilateral, stride: 4}` and
@@ -62,7 +63,8 @@ class PEBackbone(nn.Module):
         image_size: Side in pixels of the images that the weights were last trained on.
         mean: Of the images of pretraining, per channel (RGB), on the scale 0…255.
         std: Their deviation, likewise.
-        free_statistics: True, for the official detectors train the encoder further on images of other statistics.
+        free_statistics: True, because the official detectors continue to train the encoder on images with other
+            statistics.
         num_layers: Number of layers for layer-wise decay: embeddings and blocks.
         lora: Options of the adapters, or None.
         origin: Where the weights under the adapters can be found again; None for random ones and without adapters.
@@ -98,8 +100,9 @@ class PEBackbone(nn.Module):
         self.lora = None if lora is None else build_options(LoraOptions, lora, "lora")
         if self.lora is not None and frozen is not False:
             raise OptionError(
-                f"frozen {frozen} and lora contradict each other: with lora the whole encoder is frozen and adapters "
-                "are trained; leave out either"
+                f"frozen {frozen} and lora contradict each other: lora freezes the whole encoder and trains "
+                f"adapters; use "
+                "only one of them"
             )
         config = get_variant(variant)
         if patch_size is not None:
@@ -161,7 +164,7 @@ class PEBackbone(nn.Module):
         """
         self.layers = tuple(resolve_blocks(layers, self.config.depth))
         if not self.layers:
-            raise OptionError("layers is empty; name at least one block, for example [-1] for the last")
+            raise OptionError("layers is empty; give at least one block, for example [-1] for the last")
         self.channels = (self.config.width,) * len(self.layers)
         stride = self.patch_size if self.upsampler is None else self.upsampler.stride
         self.strides = (stride,) * len(self.layers)
@@ -206,7 +209,7 @@ class PEBackbone(nn.Module):
 
     def _tokens_with_class(self, x: Tensor) -> Sequence[Tensor]:
         if "cls" not in self.pools:
-            raise OptionError(f"{self.config.name} has no class token here (windows leave it out)")
+            raise OptionError(f"{self.config.name} has no class token here: attention in windows removes it")
         return self.encoder.forward_features(x, self.layers, self.norm)
 
     def attention_pooled(self, x: Tensor) -> Tensor:
@@ -216,7 +219,7 @@ class PEBackbone(nn.Module):
             OptionError: The encoder has no such pooling; or as of `forward`.
         """
         if "attention" not in self.pools:
-            raise OptionError(f"{self.config.name} has no attention pooling; the encoders PE-Core have")
+            raise OptionError(f"{self.config.name} has no attention pooling; use a PE-Core encoder")
         return self.encoder(x)
 
     def layer_of(self, parameter_name: str) -> int:

@@ -88,8 +88,9 @@ def build_upsampler(settings: Upsampling, backbone: Any) -> Interpolation | None
         raise OptionError(f"upsampling.type {kind} needs a stride, the pixels of a fine cell; set upsampling.stride: 4")
     if set(backbone.strides) != {backbone.patch_size}:
         raise OptionError(
-            f"upsampling takes maps of one grid, of patches of {backbone.patch_size} pixels, and the encoder has maps "
-            f"of strides {few(backbone.strides)}; choose maps of that stride, or leave upsampling out"
+            f"upsampling needs maps of one grid, with patches of {backbone.patch_size} pixels, and the encoder has "
+            f"maps "
+            f"of strides {few(backbone.strides)}; choose maps of that stride, or remove upsampling"
         )
     options = link("upsampling", options, patch_size=backbone.patch_size)
     if kind != "bilinear":
@@ -97,10 +98,10 @@ def build_upsampler(settings: Upsampling, backbone: Any) -> Interpolation | None
     if kind != "learned":
         return build_options(_KINDS[kind], options, "upsampling")
     if len(set(backbone.channels)) > 1:
-        raise OptionError(f"upsampling.type learned takes maps of one width, not {few(backbone.channels)}; choose one")
+        raise OptionError(f"upsampling.type learned needs maps of one width, not {few(backbone.channels)}; choose one")
     if "weights" not in options:
         raise OptionError(
-            f"upsampling.type learned needs weights, which one training per encoder writes ({_RECIPE}); give their "
+            f"upsampling.type learned needs weights, which are trained once per encoder ({_RECIPE}); give their "
             "file, or null to train it with the head"
         )
     source = options.pop("weights")
@@ -175,22 +176,25 @@ def load_upsampler(upsampler: LearnedUpsampler, path: Path, backbone: Any) -> No
     tensors = dict(read_tensor_file(path))
     origin = {name: tensors.pop(name, None) for name in (_ENCODER, _LAYERS, _REACH)}
     if not all(isinstance(value, Tensor) for value in origin.values()):
-        raise WeightsError(f"{path} is no upsampler: it does not say which encoder it is for; {_RECIPE} makes one")
+        raise WeightsError(
+            f"{path} is not an upsampler: it does not say which encoder it was trained for; {_RECIPE} makes one"
+        )
     trained, given = bytes(origin[_ENCODER].tolist()).hex(), _hash(backbone)
     if trained != given:
         raise WeightsError(
-            f"{path} was trained on the encoder with the hash {trained[:12]}, and this one has {given[:12]}; take the "
+            f"{path} was trained on the encoder with the hash {trained[:12]}, and this one has {given[:12]}; use the "
             f"weights of that encoder, or train an upsampler for this one: {_RECIPE}"
         )
     known = origin[_LAYERS].tolist()
     if not set(backbone.layers) <= set(known):
         raise WeightsError(
-            f"{path} was trained on maps of layers {known}, not of {list(backbone.layers)}; take those, or train one"
+            f"{path} was trained on maps of layers {known}, not of {list(backbone.layers)}; use those layers, or "
+            f"train an upsampler"
         )
     if int(origin[_REACH]) != upsampler.reach:
         raise WeightsError(f"{path} was trained with upsampling.reach {int(origin[_REACH])}; set that")
     if misfit := str(Misfit(shapes_of(tensors), shapes_of(upsampler.state_dict()))):
-        raise WeightsError(f"{path} is an upsampler of another stride or width: {misfit}; set those of its training")
+        raise WeightsError(f"{path} is an upsampler with another stride or width: {misfit}; use those of its training")
     require_finite(path, tensors)
     upsampler.load_state_dict(tensors)
     print_log(f"Upsampler weights: {path}, stride {upsampler.stride}", "current")

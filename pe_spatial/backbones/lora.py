@@ -47,14 +47,14 @@ class LoraOptions:
             raise OptionError(f"rank {self.rank!r} is not a whole number; 4 to 64 are usual")
         require_positive(rank=self.rank)
         if not 0 < self.alpha < math.inf:
-            raise OptionError(f"alpha {self.alpha} is not above 0; 2 * rank is usual")
+            raise OptionError(f"alpha {self.alpha} must be above 0; 2 * rank is usual")
         if not 0 <= self.dropout < 1:
             raise OptionError(f"dropout {self.dropout} is not a probability below 1; use 0 to drop nothing")
         if isinstance(self.targets, str) or not self.targets:
-            raise OptionError(f"targets {self.targets!r} is no list of matrices; give some of {', '.join(TARGETS)}")
+            raise OptionError(f"targets {self.targets!r} is not a list of matrices; give some of {', '.join(TARGETS)}")
         for name in self.targets:
             if name not in TARGETS:
-                raise OptionError(f"target {name!r} is no matrix of a block; {suggest(str(name), TARGETS)}")
+                raise OptionError(f"target {name!r} is not a matrix of a block; {suggest(str(name), TARGETS)}")
 
 
 class LowRankAdapter(nn.Module):

@@ -36,7 +36,7 @@ def named_encoder(name: str, weights: str | None) -> dict[str, Any]:
     except (UnknownName, MissingPackage):
         if name.startswith(TIMM) or model.partition(".")[0] in names_of_timm():
             raise
-        raise UnknownName(f"no encoder is called {name!r}; {nearest_encoder(name)}") from None
+        raise UnknownName(f"there is no encoder {name!r}; {nearest_encoder(name)}") from None
     return {"type": "TimmBackbone", "model": model, "weights": source}
 
 

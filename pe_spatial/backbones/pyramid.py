@@ -53,10 +53,10 @@ class SimpleFeaturePyramid(nn.Module):
         super().__init__()
         if in_channels % 4:
             raise OptionError(
-                f"in_channels {in_channels} is not a multiple of 4 and p2 has a quarter of it; change the width"
+                f"in_channels {in_channels} must be a multiple of 4, because p2 has a quarter of it; change the width"
             )
         if not levels or list(levels) != sorted({2, 3, 4, 5, 6}.intersection(levels)):
-            raise OptionError(f"levels {list(levels)} are not numbers from 2 to 6 in ascending order")
+            raise OptionError(f"levels {list(levels)} must be numbers from 2 to 6 in ascending order")
         half, quarter = in_channels // 2, in_channels // 4
 
         def finish(channels: int) -> list[nn.Module]:
@@ -90,7 +90,7 @@ class SimpleFeaturePyramid(nn.Module):
             OptionError: There is more than one map.
         """
         if len(maps) != 1:
-            raise OptionError(f"the pyramid takes 1 map, got {len(maps)}; name one block in the backbone's layers")
+            raise OptionError(f"the pyramid needs 1 map, got {len(maps)}; set backbone.layers to one block")
         made = {level: self.get_submodule(f"simfp_{level}")(maps[0]) for level in {min(n, 5) for n in self.levels}}
         if 6 in self.levels:
             made[6] = F.max_pool2d(made[5], kernel_size=1, stride=2)

@@ -33,7 +33,7 @@ def find_sam2_weights(size: str, weights: str | Path | None = None) -> Path:
     looked = f"at {path}" if path else f"in the folder {FOLDER_VARIABLE} ({os.environ.get(FOLDER_VARIABLE, 'unset')})"
     raise FileNotFoundError(
         f"no SAM 2.1 weights {looked}; fetch {_RELEASE}/{name}.pt and put it into {suggested_folder()} or give its "
-        "path. To try the code without it, ask for weights='random'"
+        "path. To try the code without weights, set weights='random'"
     )
 
 
@@ -54,7 +54,7 @@ def build_sam2(size: str, weights: str | Path | None, image_size: int = 1024) ->
     require_choice("size of SAM 2.1", size, SAM2_SIZES)
     if image_size < 64 or image_size % 32:
         raise OptionError(
-            f"image_size {image_size} of SAM 2 is not a multiple of 32 of at least 64; it was trained at 1024"
+            f"image_size {image_size} of SAM 2 must be a multiple of 32 and at least 64; it was trained at 1024"
         )
     try:
         from hydra.utils import instantiate
@@ -73,7 +73,8 @@ def build_sam2(size: str, weights: str | Path | None, image_size: int = 1024) ->
             model.load_state_dict(state)
         except (RuntimeError, TypeError) as error:
             raise OptionError(
-                f"{weights} does not hold SAM 2.1 {size}: {str(error).splitlines()[-1].strip()[:160]}; name the size "
-                f"that the file is of, one of {', '.join(SAM2_SIZES)}"
+                f"{weights} does not contain SAM 2.1 {size}: {str(error).splitlines()[-1].strip()[:160]}; give the "
+                f"size "
+                f"of this file, one of {', '.join(SAM2_SIZES)}"
             ) from error
     return model.eval()

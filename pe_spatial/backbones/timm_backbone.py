@@ -128,7 +128,7 @@ class TimmBackbone(nn.Module):
         self.depth = len(features)
         self.layers = tuple(resolve_blocks(layers, self.depth))
         if not self.layers:
-            raise OptionError("layers is empty; name at least one, for example [-1] for the last")
+            raise OptionError("layers is empty; give at least one, for example [-1] for the last")
         width = "num_chs_norm" if self.norm else "num_chs"
         sizes = [(int(each.get(width, each["num_chs"])), int(each["reduction"])) for each in features]
         order = sorted(set(self.layers))
@@ -165,7 +165,9 @@ class TimmBackbone(nn.Module):
         try:
             self.encoder.set_grad_checkpointing(True)
         except (AssertionError, AttributeError) as error:
-            raise OptionError(f"checkpointing: {self.model} cannot compute its blocks twice; leave it out") from error
+            raise OptionError(
+                f"checkpointing: {self.model} cannot recompute its blocks; remove checkpointing"
+            ) from error
         # torch's older way gives no gradient to a block whose input needs none, as behind frozen embeddings
         set_reentrant_ckpt(False)
 
@@ -184,7 +186,7 @@ class TimmBackbone(nn.Module):
             OptionError: The model has no class token; or as of `forward`.
         """
         if "cls" not in self.pools:
-            raise OptionError(f"{self.model} has no class token that timm gives with its features")
+            raise OptionError(f"{self.model} has no class token that timm returns with its features")
         maps, prefixes = zip(*self._intermediates(x, prefix=True), strict=True)
         order = sorted(set(self.layers))
         return self._chosen(x, maps), tuple(prefixes[order.index(layer)][:, 0] for layer in self.layers)

@@ -101,7 +101,7 @@ def build_model(
             return timm.create_model(name, pretrained=False, num_classes=0, **given, **anywhere)
         except TypeError as error:
             if not any(f"'{argument}'" in str(error) for argument in anywhere):
-                raise OptionError(f"{name}: {error}; leave it out") from error
+                raise OptionError(f"{name}: {error}; remove it") from error
         except (AssertionError, RuntimeError, ValueError) as error:
             raise OptionError(f"{name} cannot be built with {given}: {error}") from error
     raise AssertionError("the last attempt has no argument that could be refused")
@@ -115,9 +115,9 @@ def _require_free(options: Mapping[str, Any]) -> None:
     acting |= {"features_only", "out_indices", "feature_cls", "pruned"}
     for key in options:
         if key in _OURS:
-            raise OptionError(f"options.{key}: {_OURS[key]}; leave it out")
+            raise OptionError(f"options.{key}: {_OURS[key]}; remove it")
         if key in acting:
-            raise OptionError(f"options.{key} is an argument of timm's builder, not of its model; leave it out")
+            raise OptionError(f"options.{key} is an argument of timm's builder, not of its model; remove it")
 
 
 # --- positions --------------------------------------------------------------------------------------------------------
@@ -144,8 +144,8 @@ def resize_positions_plainly(model: TimmModel) -> None:
             found = True
     if not found or not isinstance(getattr(model, "pos_embed", None), Tensor):
         raise OptionError(
-            f"pos_embed 'bicubic': {model.pretrained_cfg['architecture']} has no table of positions that timm resizes; "
-            "leave it out"
+            f"pos_embed 'bicubic': {model.pretrained_cfg['architecture']} has no position table that timm can resize; "
+            "remove it"
         )
 
 
@@ -158,7 +158,7 @@ def features_of(name: str, model: TimmModel) -> list[dict[str, Any]]:
     """
     info = getattr(model, "feature_info", None)
     if not hasattr(model, "forward_intermediates") or not info:
-        raise OptionError(f"{name}: timm gives no maps of its features; take another model")
+        raise OptionError(f"{name}: timm returns no feature maps; use another model")
     return list(getattr(info, "info", info))
 
 
@@ -223,12 +223,12 @@ def study_maps(
             maps = intermediates(sketch, torch.empty(1, 3, H, W, device="meta"), layers, norm)
             gradients = torch.autograd.grad([found.sum() for found in maps], parameters, allow_unused=True)
     except (AssertionError, RuntimeError, ValueError, TypeError, AttributeError, IndexError) as error:
-        raise OptionError(f"{name}: timm gives no maps of its features {list(layers)} ({error})") from error
+        raise OptionError(f"{name}: timm returns no feature maps for the layers {list(layers)} ({error})") from error
     for layer, found, (channels, reduction) in zip(layers, maps, expected, strict=True):
         shape = tuple(found.shape)
         if shape != (1, channels, -(-H // reduction), -(-W // reduction)):
             raise OptionError(
-                f"{name}: feature {layer} is {shape} for an image of {H} x {W}, but timm announces {channels} channels "
-                f"at 1/{reduction}; only maps can be used, take another layer or model"
+                f"{name}: feature {layer} is {shape} for an image of {H} x {W}, but timm reports {channels} channels "
+                f"at 1/{reduction}; only maps can be used; choose another layer or model"
             )
     return {name for name, gradient in zip(names, gradients, strict=True) if gradient is not None}

@@ -49,7 +49,10 @@ def load_timm_weights(model: TimmModel, source: str | Path, antialias: bool) -> 
     expected = shapes_of(model.state_dict())
     if misfit := str(Misfit(shapes_of(tensors), expected)):
         name = model.pretrained_cfg["architecture"]
-        raise WeightsError(f"{path} does not fit {name}: {misfit}. Take the weights of that model, or its name")
+        raise WeightsError(
+            f"{path} does not fit {name}: {misfit}. Give weights of this model, or the name of the model that they "
+            f"belong to"
+        )
     require_finite(path, tensors)
     model.load_state_dict(tensors, strict=True)
     text = f"{len(tensors)} tensors, {sum(tensor.numel() for tensor in tensors.values()):,} numbers from {path}"
@@ -84,7 +87,8 @@ def _renamed(path: Path, tensors: Mapping[str, Any], model: TimmModel, antialias
     except Exception as error:
         raise WeightsError(
             f"{path} does not fit {model.pretrained_cfg['architecture']}: timm cannot read its tensors "
-            f"({few(tensors)}; {type(error).__name__}: {error}). Take the weights of that model, or its name"
+            f"({few(tensors)}; {type(error).__name__}: {error}). Give weights of this model, or the name of the "
+            f"model that they belong to"
         ) from error
     return renamed
 

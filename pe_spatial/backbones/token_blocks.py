@@ -66,7 +66,7 @@ def token_blocks(backbone: Any) -> TokenBlocks:  # noqa: ANN401 - any registered
         return _OfPE(backbone.encoder if isinstance(backbone, PEBackbone) else backbone)
     if not isinstance(backbone, TimmBackbone):
         raise OptionError(
-            f"queries cannot join the blocks of {type(backbone).__name__}; take a PEBackbone, or a TimmBackbone with a "
+            f"queries cannot join the blocks of {type(backbone).__name__}; use a PEBackbone, or a TimmBackbone with a "
             "plain vision transformer"
         )
     from timm.models import eva, vision_transformer
@@ -77,8 +77,8 @@ def token_blocks(backbone: Any) -> TokenBlocks:  # noqa: ANN401 - any registered
     takes = all("attn_mask" in inspect.signature(block.forward).parameters for block in getattr(model, "blocks", ()))
     if found is None or not takes or getattr(model, "rope_mixed", False):
         raise OptionError(
-            f"queries cannot join the blocks of {backbone.model}: it is no plain vision transformer of timm "
-            f"({type(model).__name__}); take such a one, or the heads that need maps alone (linear, UperNet)"
+            f"queries cannot join the blocks of {backbone.model}: it is not a plain vision transformer of timm "
+            f"({type(model).__name__}); use one, or a head that only needs maps (linear, UperNet)"
         )
     return found(backbone)
 

@@ -53,7 +53,7 @@ class Interpolation(nn.Module):
         finer = [side for side in range(1, patch_size) if patch_size % side == 0]
         if not isinstance(stride, int) or stride not in finer:
             raise OptionError(
-                f"stride {stride!r} does not divide patches of {patch_size} pixels into smaller cells; take "
+                f"stride {stride!r} does not divide patches of {patch_size} pixels into smaller cells; use "
                 f"one of {', '.join(map(str, finer))}"
             )
         self.patch_size = patch_size
@@ -121,7 +121,7 @@ class JointBilateral(Interpolation):
         super().__init__(patch_size, stride)
         _require_counts(reach=reach, tile=1 if tile is None else tile)
         if not sigma > 0:
-            raise OptionError(f"sigma {sigma} is not above 0; 0.05 is a twentieth of the range of colors")
+            raise OptionError(f"sigma {sigma} must be above 0; 0.05 is a twentieth of the range of colors")
         self.reach = reach
         self.sigma = sigma
         self.tile = tile
@@ -312,7 +312,7 @@ def b_spline(distances: Tensor, degree: int) -> Tensor:
 def _require_counts(**numbers: int) -> None:
     for name, number in numbers.items():
         if not isinstance(number, int) or number < 1:
-            raise OptionError(f"{name} {number!r} is no whole number of at least 1")
+            raise OptionError(f"{name} {number!r} must be a whole number of at least 1")
 
 
 def _closeness(queries: Tensor, keys: Tensor) -> Tensor:

@@ -41,7 +41,7 @@ class TextConfig:
     def __post_init__(self) -> None:
         require_positive(width=self.width, depth=self.depth, heads=self.heads, vocabulary=self.vocabulary)
         if self.context < 3:
-            raise OptionError(f"context {self.context} has no room for start, a word and end; give at least 3")
+            raise OptionError(f"context {self.context} has no room for a start, a word and an end; give at least 3")
         if self.width % self.heads:
             raise OptionError(f"text width {self.width} does not divide among {self.heads} heads; change either")
 
@@ -93,7 +93,7 @@ class EncoderConfig:
             object.__setattr__(self, "text", build_options(TextConfig, self.text, f"{self.name}: text"))
         for name in ("patch_size", "width", "depth", "heads", "image_size", "pool_heads"):
             if getattr(self, name) < 1:
-                raise OptionError(f"{self.name}: {name} {getattr(self, name)} is not positive; give at least 1")
+                raise OptionError(f"{self.name}: {name} {getattr(self, name)} must be at least 1")
         if self.width % self.heads or (self.width // self.heads) % 4:
             raise OptionError(
                 f"{self.name}: width {self.width} over {self.heads} heads gives {self.width / self.heads:g} channels a "
@@ -192,7 +192,7 @@ def get_variant(variant: str | EncoderConfig | Mapping[str, Any]) -> EncoderConf
         return variant
     if isinstance(variant, str):
         if variant not in VARIANTS:
-            raise UnknownName(f"no encoder is called {variant!r}; {suggest(variant, VARIANTS)}")
+            raise UnknownName(f"there is no encoder {variant!r}; {suggest(variant, VARIANTS)}")
         return VARIANTS[variant]
     own = dict(variant)
     base = own.pop("base", None)

@@ -267,5 +267,5 @@ def _rope_reference(rope: str | int, config: EncoderConfig) -> int | None:
     if rope == "interpolate":
         return config.grid_size
     if isinstance(rope, str) or rope < 1:
-        raise OptionError(f"rope {rope!r} is unknown; use 'extrapolate', 'interpolate' or the side of a grid")
+        raise OptionError(f"rope {rope!r} is not known; use 'extrapolate', 'interpolate' or the side of a grid")
     return rope

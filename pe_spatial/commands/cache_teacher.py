@@ -4,13 +4,12 @@
     pe-spatial cache-teacher --input list.txt --output CACHE --rank 64
     torchrun --nproc-per-node 8 -m pe_spatial cache-teacher --input 'shards/*.tar' --output CACHE --bf16
 
-The same command goes on after a kill: finished shards are kept, and only they count. Training reads the cache with
-`LoadTeacherMap` in its pipeline; the cache knows the list of images, the teacher with its weights, and its settings,
-and refuses any other. --repair computes truncated and corrupted shards again; add --verify to compare every checksum.
+After a kill, run the same command again to continue: finished shards are kept. Training reads the cache with
+`LoadTeacherMap` in its pipeline; the cache records the list of images, the teacher with its weights, and its settings,
+and refuses others. --repair computes truncated and corrupted shards again; add --verify to compare every checksum.
 
 At the default 32x32 prompts an image takes 1.06 MB, and with --rank 64, which keeps the 64 principal of the 1,024
-channels, 0.14 MB. What coding adds to the matrix that training compares with is measured for every image, and shown at
-the end.
+channels, 0.14 MB. The error of the compression is measured for every image, and shown at the end.
 
 Exit status: 0 done, 1 some images could not be read (--skip-unreadable), 2 a mistake in the command or the files,
 130 interrupted.
@@ -32,7 +31,7 @@ if TYPE_CHECKING:
     from pe_spatial.alignment.sam_teacher import MaskLogitTeacher
     from pe_spatial.data import ImageFolder
 
-RESUMES = "the same command goes on"
+RESUMES = "run the same command again to continue"
 
 
 def add_arguments(parser: CommandParser) -> None:

@@ -1,16 +1,16 @@
-"""Examine a data set, or the data of a config: detection, segmentation, depth, tracking or alignment.
+"""Examine a dataset, or the data of a config: detection, segmentation, depth, tracking or alignment.
 
     pe-spatial check FOLDER
     pe-spatial check --config CONFIG [key=value ...]
     pe-spatial check --config CONFIG --limit 500 --output OUT
     pe-spatial check --config CONFIG --checkpoint work_dirs/NAME     # also: labels that a trained model contradicts
 
-A folder, or a file that describes a data set, is recognized as by `pe-spatial train TASK --data FOLDER`, and examined
-as the usual task of such data would use it.
+A folder, or a file that describes a dataset, is recognized as in `pe-spatial train TASK --data FOLDER`, and examined
+for the usual task of this data.
 
-Loads every sample as a training would and reports what is wrong with files, sizes, labels, boxes and numbering, images
-that occur in several of the datasets, and how often each class occurs. OUT/{train,val,test}.png are contact sheets of
-samples with their labels. Look at them: labels that do not fit their objects are only visible there.
+It loads every sample as a training does, and reports what is wrong with files, sizes, labels, boxes and numbering,
+images that occur in several of the datasets, and how often each class occurs. OUT/{train,val,test}.png are contact
+sheets of samples with their labels. Look at them: labels that do not fit their objects are only visible there.
 
 With a checkpoint, a trained detector is asked for the objects whose class, box or mask it contradicts most, for
 objects that nobody annotated, and for annotations where it sees nothing, in each image and its mirror image. They are
@@ -41,12 +41,14 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: CommandParser) -> None:
     """Add the options of this command."""
-    parser.add_argument("data", nargs="?", metavar="PATH", help="a data set: a folder, or the file that describes it")
+    parser.add_argument("data", nargs="?", metavar="PATH", help="a dataset: a folder, or the file that describes it")
     files = ["--config", "--output", "--limit", "--max-pixels", "--allow-import", "overrides"]
     add_shared(parser, *files)
-    parser.add_argument("--format", metavar="NAME", help="of the data set, where it can be read in several ways")
-    parser.add_argument("--split", metavar="TRAIN,VAL", help="parts of the data set (default: by their names)")
-    parser.add_argument("--tiles", type=integer(0), default=16, metavar="N", help="samples on a sheet; 0 draws none")
+    parser.add_argument("--format", metavar="NAME", help="format of the dataset, if it can be read in several ways")
+    parser.add_argument("--split", metavar="TRAIN,VAL", help="splits of the dataset (default: by their names)")
+    parser.add_argument(
+        "--tiles", type=integer(0), default=16, metavar="N", help="samples on a contact sheet; 0 makes none"
+    )
     add_shared(parser, "--checkpoint", "--batch-size", "--device")
     threads = min(os.cpu_count() or 1, 8)
     parser.add_argument("--threads", type=positive, default=threads, metavar="N", help="that load samples")
@@ -54,17 +56,17 @@ def add_arguments(parser: CommandParser) -> None:
 
 
 def check(options: argparse.Namespace, parser: CommandParser) -> None:
-    """Tell a data set, which may stand without `--data`, from a config."""
+    """Tell a dataset, which may stand without `--data`, from a config."""
     take_override(options, "data")
     if options.data and options.config is None and not _is_data(Path(options.data)):
         print_note(f"{options.data} is now --config {options.data}")
         options.config, options.data = options.data, None
     if bool(options.config) == bool(options.data):
-        parser.error("give either a data set or --config")
+        parser.error("give either a dataset or --config")
 
 
 def _is_data(path: Path) -> bool:
-    """Whether a path is a data set rather than a config; a YAML file may be either, and so may a bare name."""
+    """Whether a path is a dataset rather than a config; a YAML file may be either, and so may a bare name."""
     if path.is_dir() or path.suffix.lower() == ".json":
         return True
     if not path.is_file():
@@ -124,7 +126,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _config(options: argparse.Namespace) -> "Config":
-    """The config that is named, or the one of the usual task of a data set."""
+    """The config that is named, or the one of the usual task of a dataset."""
     if options.config is not None:
         from pe_spatial.training.config import load_config
         from pe_spatial.training.config_checks import require_dataset_types

@@ -1,4 +1,4 @@
-"""Name what pictures and videos show, among classes in words; nothing is trained.
+"""Classify pictures and videos with classes in words, without training.
 
     pe-spatial classify --encoder PE-Core-B16-224 --input photos --output OUT --classes "cat,dog,a set of {nuts}"
     pe-spatial classify --encoder PE-Core-L14-336 --input photos --output OUT --classes classes.txt --templates imagenet
@@ -7,13 +7,13 @@
     pe-spatial classify --encoder PE-Core-B16-224 --input kinetics/val.csv --output OUT --templates FILE --evaluate
 
 The encoder is a released PE-Core, or a folder such as `pe-spatial demo --words` writes. A video is judged by 8 frames.
-OUT/classification.json and OUT/classification.csv have the first classes of every file, OUT/pictures shows them.
+OUT/classification.json and OUT/classification.csv have the best classes of every file; OUT/pictures shows them.
 
 With --evaluate, files lie in a folder for each class, or the input is a CSV with a file and its class in each line;
 without --classes, the classes are those of the data. Top-1, top-5 and the mean per class are printed, and are in
 classification.json.
 
-The same command again does only what is missing, whatever has ended the run before.
+Run the same command again to continue: it does only what is missing.
 
 Exit status: 0 done, 1 some files failed (the rest is done; they are named at the end and in OUT/failed.json), 2 a
 mistake in the command or the files, 130 interrupted (what was done is written).
@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--classes", metavar="NAMES", help="names with commas, a file with one per line, or imagenet")
     add_templates(parser)
-    add("--top-k", type=positive, default=5, metavar="N", help="classes that are written of each file")
+    add("--top-k", type=positive, default=5, metavar="N", help="number of classes to write for each file")
     add("--evaluate", action="store_true", help="compare with the classes of folders or of a CSV")
     add("--frames", type=positive, default=8, metavar="N", help="of a video, from the first to the last")
     definitions = ("classification", "retrieval")

@@ -1,11 +1,11 @@
-"""Put the results of several runs side by side.
+"""Compare the results of several runs.
 
     pe-spatial compare RUN RUN ...
     pe-spatial compare RUN RUN ... --output OUT
 
-Shows the keys that the configs differ in, and the numbers of all runs and of every class; the best of each row is
-marked (*). The numbers are those of the best checkpoint of a run, or else of its last validation. A RUN may also be the
-folder `evaluation` of a run.
+It shows the keys in which the configs differ, and the numbers of all runs and of every class; the best of each row
+is marked (*). The numbers are those of the best checkpoint of a run, or else of its last validation. A RUN may also be
+the folder `evaluation` of a run.
 
 OUT/comparison.md has all tables, and OUT/curves.png the curves over each other. Default: `comparison` beside the first
 run.

@@ -92,7 +92,7 @@ def copy_config(name: str, target: Path, overwrite: bool = False) -> Path:
     source = find_config(name)
     target = target / source.name if target.is_dir() else target
     if target.suffix not in (".yaml", ".yml"):
-        raise UserError(f"{target} must end in .yaml, for configs are YAML files")
+        raise UserError(f"{target} must end in .yaml, because configs are YAML files")
     if target.exists() and not overwrite:
         raise UserError(f"{target} exists; pass --force to overwrite it, or choose another name")
     text = read_text(source)
@@ -100,7 +100,9 @@ def copy_config(name: str, target: Path, overwrite: bool = False) -> Path:
     try:
         write_text(trial, text)
         if read_config_file(trial)[0] != read_config_file(source)[0]:
-            raise UserError(f"{source} means something else in {target.parent}; use `pe-spatial configs show {name}`")
+            raise UserError(
+                f"{source} would have another meaning in {target.parent}; use `pe-spatial configs show {name}`"
+            )
     finally:
         trial.unlink(missing_ok=True)
     write_text(target, text)

@@ -75,15 +75,13 @@ def check_target(options: argparse.Namespace) -> None:
         raise WeightsError(f"{target} must end in {', '.join(SUFFIXES)}: the suffix is the format")
     for name in ("config", "merge"):
         if getattr(options, name) and (options.to != "pe_spatial" or target.suffix == ".safetensors"):
-            raise WeightsError(
-                f"--{name} goes with --to pe_spatial and a .pt or .pth file; leave it out or change them"
-            )
+            raise WeightsError(f"--{name} needs --to pe_spatial and a .pt or .pth file; remove it or change them")
     if options.merge and (options.config or options.variant or options.patch_size):
         raise WeightsError(
-            "--merge keeps config and encoder of the checkpoint; leave out --config, --variant and --patch-size"
+            "--merge keeps the config and the encoder of the checkpoint; remove --config, --variant and --patch-size"
         )
     if options.weights and not options.merge:
-        raise WeightsError("--weights says where the encoder under adapters is now, for --merge; leave it out")
+        raise WeightsError("--weights is only for --merge, where it gives the file of the encoder; remove it")
     if target.exists() and not options.force:
         raise WeightsError(f"{target} exists; pass --force to overwrite it, or choose another name")
     if not target.parent.is_dir():
@@ -99,7 +97,7 @@ def merged(options: argparse.Namespace) -> tuple[Tensors, dict[str, Any], list[s
     """
     predictor = Predictor(options.input, device="cpu", overrides=encoder_weights(options))
     if not any(adapted_backbones(predictor.model)):
-        raise WeightsError(f"{predictor.checkpoint} has no adapters (LoRA) to merge; take it as it is")
+        raise WeightsError(f"{predictor.checkpoint} has no LoRA adapters to merge; use it as it is")
     tensors, config = merge(predictor)
     described = describe(config, predictor.metainfo)
     return in_dtype(tensors, options), described, [f"Merged the adapters of {predictor.checkpoint}."]
@@ -130,8 +128,9 @@ def converted(source: Path, options: argparse.Namespace) -> Converted:
     labels: list[str] = []
     if options.to == "pe_spatial" and not is_deta(keys) and not is_detectron2(keys):
         raise WeightsError(
-            f"{source} holds no Mask R-CNN of Detectron2 (no key begins with `proposal_generator.`) and no DETA of the "
-            "authors (no `transformer.level_embed`), and only those are converted to pe_spatial; "
+            f"{source} is neither a Mask R-CNN of Detectron2 (no key begins with `proposal_generator.`) nor a DETA "
+            f"of its "
+            "authors (no `transformer.level_embed`), and only these can be converted to pe_spatial; "
             "PEBackbone(weights=...) loads an encoder as it is"
         )
     if options.to != "pe_spatial" and not (options.to == "detectron2" and is_ours(keys)):
@@ -187,7 +186,8 @@ def description(options: argparse.Namespace, tensors: Tensors) -> dict[str, Any]
         differences = compare_keys(MODELS.build(config.model), tensors)
     if differences:
         raise WeightsError(
-            f"{options.input} does not fit the model of {options.config}: {differences}; name its own config"
+            f"{options.input} does not fit the model of {options.config}: {differences}; give the config that it was "
+            f"trained with"
         )
     return describe(config.to_dict(), stated_classes(config))
 
@@ -210,8 +210,8 @@ def known_classes(config: Config, dataset: Mapping[str, Any]) -> dict[str, Any]:
         rows = [(number, name) for number, name in named if name not in ("__background__", "N/A")]
     if len(rows) != config.model.num_classes:
         raise WeightsError(
-            f"{path}: no annotation file with the {config.model.num_classes} classes of {config.filename}; they "
-            "name what the detector finds: see the first lines of the dataset's config for where the file belongs"
+            f"{path}: no annotation file with the {config.model.num_classes} classes of {config.filename}; the "
+            "names of the classes come from it; the first lines of the dataset's config say where the file must be"
         )
     return {"classes": [name for _, name in rows], "category_ids": [number for number, _ in rows]}
 
@@ -225,7 +225,7 @@ def encoder_config(source: Path, options: argparse.Namespace) -> EncoderConfig:
         names = fitting_variants({key: tensor.shape for key, tensor in state.items()})
         if not names:
             raise WeightsError(
-                f"the shapes in {source} are those of no released encoder; describe it, for example --variant "
+                f"the shapes in {source} do not fit any released encoder; describe the encoder, for example --variant "
                 '\'{"base": "PE-Spatial-T16-512", "width": 128, "depth": 4, "heads": 4, "image_size": 128}\''
             )
         config = get_variant(names[0])

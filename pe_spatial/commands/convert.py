@@ -1,4 +1,4 @@
-"""Convert weights between the layouts in which Perception Encoders and their detectors travel.
+"""Convert weights of Perception Encoders and their detectors between layouts.
 
     pe-spatial convert --input PE-Spatial-B16-512 --output pe_b.safetensors --to timm
     pe-spatial convert --input my_run/best.pth --output encoder.safetensors --to official
@@ -9,11 +9,11 @@
         --config deta_pe_spatial_g_coco_3ep_1824px.yaml
     pe-spatial convert --input my_run --output merged.pth --to pe_spatial --merge
 
-The input is the name of an encoder or a file in any known layout. `official` and `timm` take the encoder alone, also
-out of a detector. `detectron2` converts a Mask R-CNN of ours whole, and any other file as an encoder. `pe_spatial`
-converts a Mask R-CNN of Detectron2 or a DETA of the authors to ours; with its config the result describes itself, as
-prediction needs it. `--merge` takes a checkpoint of ours with adapters (LoRA), or a run, and puts them into the
-encoder: the result is a whole checkpoint without adapters, which predicts the same, and which converts further.
+The input is the name of an encoder or a file in any known layout. `official` and `timm` write only the encoder, also
+from a detector. `detectron2` converts a whole Mask R-CNN of pe_spatial, and any other file as an encoder. `pe_spatial`
+converts a Mask R-CNN of Detectron2 or a DETA of the authors to ours; with its config, the result describes itself,
+which prediction needs. `--merge` takes a checkpoint of pe_spatial with LoRA adapters, or a run, and merges them into
+the encoder: the result is a whole checkpoint without adapters. It predicts the same, and can be converted further.
 """
 
 import argparse
@@ -34,9 +34,13 @@ def add_arguments(parser: CommandParser) -> None:
     add("--patch-size", type=positive, metavar="N", help="resample the patch embedding of an encoder to this size")
     add("--dtype", choices=("float32", "bfloat16", "float16"), help="type to store; default: that of the input")
     add("--force", action="store_true", help="overwrite the output")
-    add("--merge", action="store_true", help="put the adapters (LoRA) of the input into its encoder")
+    add("--merge", action="store_true", help="merge the LoRA adapters of the input into its encoder")
     add_shared(parser, "--weights")
-    add("--config", metavar="NAME", help="of the detector: makes the result of --to pe_spatial describe itself")
+    add(
+        "--config",
+        metavar="NAME",
+        help="config of the detector, which makes the result of --to pe_spatial describe itself",
+    )
     geometry = parser.add_argument_group("geometry of a detector, for --to detectron2")
     add_shared(geometry, "--image-size")
     parser.set_defaults(image_size=1024)

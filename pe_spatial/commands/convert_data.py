@@ -1,11 +1,11 @@
-"""Convert a data set of boxes and masks between formats: COCO, YOLO, Pascal VOC; LabelMe and Label Studio are read too.
+"""Convert a dataset of boxes and masks between formats: COCO, YOLO, Pascal VOC; LabelMe and Label Studio are read too.
 
     pe-spatial convert data my_cvat_export my_yolo --to yolo
     pe-spatial convert data my_yolo/data.yaml my_coco --to coco --pictures copy
     pe-spatial convert data my_coco my_voc --to voc --allow-loss
 
-What was recognized is printed: splits, images, objects and classes. What the format cannot hold is counted, and refused
-unless --allow-loss is given; all else comes back the same when it is converted back. Nothing is overwritten.
+The command prints what it recognized: splits, images, objects and classes. It counts what the format cannot store, and
+stops unless --allow-loss is given. Everything else is equal after converting back. Nothing is overwritten.
 """
 
 import argparse
@@ -17,10 +17,10 @@ from pe_spatial.commands.options import CommandParser
 def add_arguments(parser: CommandParser) -> None:
     """Add the options of this command."""
     add = parser.add_argument
-    add("input", metavar="IN", type=Path, help="a folder, or the file that describes the data set")
-    add("output", metavar="OUT", type=Path, help="a folder, which is made")
+    add("input", metavar="IN", type=Path, help="a folder, or the file that describes the dataset")
+    add("output", metavar="OUT", type=Path, help="a new folder")
     add("--to", required=True, choices=("coco", "yolo", "voc"), help="format to write")
-    add("--format", metavar="NAME", help="of IN, where it can be read in several ways")
+    add("--format", metavar="NAME", help="format of IN, if it can be read in several ways")
     add("--split", metavar="NAME", help="convert this part only; default: all")
     add(
         "--pictures",
@@ -28,7 +28,7 @@ def add_arguments(parser: CommandParser) -> None:
         default="link",
         help="link to the present pictures, copy them, or keep them where they are",
     )
-    add("--allow-loss", action="store_true", help="write although the format cannot hold all of it")
+    add("--allow-loss", action="store_true", help="write although the format cannot store everything")
 
 
 def run(options: argparse.Namespace) -> int:

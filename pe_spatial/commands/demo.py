@@ -14,7 +14,7 @@
     OUT/davis/{JPEGImages,Annotations}/480p/...    davis: videos with object ids, ImageSets/2017/val.txt
     OUT/demo.json                                  the arguments; written last, so it marks a complete dataset
 
-Equal arguments give equal data; run again, a complete dataset is left as it is.
+Equal arguments give equal data. If the dataset is complete, a second run changes nothing.
 
 --words trains a small PE-Core on scenes with captions (some minutes on a CPU) and writes it for `--encoder OUT`:
 
@@ -49,13 +49,18 @@ def add_arguments(parser: CommandParser) -> None:
     add = parser.add_argument
     add_shared(parser, "--output", "--image-size", required=["--output"])
     parser.set_defaults(image_size=128)
-    add("--images", type=positive, default=720, metavar="N", help="scenes in all; every sixth is for validation")
+    add("--images", type=positive, default=720, metavar="N", help="number of scenes; every sixth is for validation")
     add("--seed", type=integer(0), default=0, metavar="N", help="equal seeds give equal data")
-    add("--objects", type=positive, metavar="N", help="in a scene, less those that others hide; default: one to five")
+    add(
+        "--objects",
+        type=positive,
+        metavar="N",
+        help="objects in a scene, less those that others hide; default: one to five",
+    )
     sizes = "diameters of the objects in pixels; default: from a sixth to half of the side of the scene"
     add("--object-size", type=number_in(4), nargs=2, metavar=("MIN", "MAX"), help=sizes)
     add("--formats", type=names(FORMATS), default=list(FORMATS), help=f"some of {','.join(FORMATS)}; default: all")
-    add("--videos", type=integer(0), default=3, metavar="N", help="videos in all, for davis")
+    add("--videos", type=integer(0), default=3, metavar="N", help="number of videos, for davis")
     add("--frames", type=positive, default=20, metavar="N", help="of a video")
     add("--video-size", type=integer(32), nargs=2, default=[240, 426], metavar=("H", "W"), help="in pixels")
     add("--words", action="store_true", help="train a small PE-Core on scenes with captions instead")
@@ -70,12 +75,12 @@ def check(options: argparse.Namespace, parser: CommandParser) -> None:
     if options.words:
         for name, value in _UNUSED.items():
             if getattr(options, name) != value:
-                parser.error(f"--{name.replace('_', '-')} says nothing to --words; leave it out")
+                parser.error(f"--{name.replace('_', '-')} has no effect with --words; remove it")
         return
     if options.iterations is not None:
         parser.error(f"--iterations {options.iterations} is of a training; give --words too")
     if options.images < 6 and set(options.formats) - {"davis"}:
-        parser.error(f"--images {options.images}: 6 or more are needed, for every sixth is for validation")
+        parser.error(f"--images {options.images}: 6 or more are needed, because every sixth is for validation")
     if options.image_size < 32:
         parser.error(f"--image-size {options.image_size}: give 32 pixels or more, or shapes cannot be told apart")
     least, most = options.object_size or (4, 4)

@@ -25,21 +25,24 @@ def add_encoder(parser: CommandParser) -> None:
     add_shared(encoder, "--checkpoint")
     parser.add_argument(
         "--weights",
-        help="of --encoder: a file, a name, or 'none' for random ones; default: the released ones, and none of timm's",
+        help="weights of --encoder: a file, a name, or 'none' for random ones; default: the released ones, "
+        "but none for timm",
     )
     add_shared(parser, "--layers")
 
 
 def add_core(parser: argparse._ActionsContainer, required: bool = True) -> None:
     """Add --encoder and --weights as the commands with words take them."""
-    parser.add_argument("--encoder", required=required, metavar="NAME", help="a released PE-Core, or a folder with one")
+    parser.add_argument(
+        "--encoder", required=required, metavar="NAME", help="a released PE-Core, or a folder that contains one"
+    )
     parser.add_argument("--weights", metavar="PATH", help="other weights for it: a file, or 'none' for random ones")
 
 
 def add_templates(parser: argparse._ActionsContainer) -> None:
     """Add --templates, the sentences around the names of classes."""
     parser.add_argument(
-        "--templates", metavar="FILE", default=NONE, help="sentences with {c} for the name; or imagenet"
+        "--templates", metavar="FILE", default=NONE, help="file of sentences with {c} for the class; or imagenet"
     )
 
 

@@ -3,7 +3,7 @@
     pe-spatial env
     pe-spatial env --json
 
-A report of a bug should contain its output.
+Add this output to a bug report.
 """
 
 import argparse

@@ -9,8 +9,8 @@
     pe-spatial eval RUN/exported/onnx_fp32/model.onnx
     pe-spatial eval hf://OWNER/NAME --output OUT val_dataloader.dataset.data_root=DATA
 
-Of a run, the best checkpoint is scored, or else the last. A checkpoint remembers its config; `--config` names another.
-A model that nothing is trained for needs the config alone.
+For a run, the best checkpoint is evaluated, or the last one if none is marked as best. A checkpoint contains its
+config; `--config` replaces it. A model without training needs only the config.
 Results go to the folder `evaluation` of the run, or to `--output`.
 """
 
@@ -28,7 +28,7 @@ from pe_spatial.common.errors import OptionError
 if TYPE_CHECKING:
     from mmengine.config import Config
 
-RESUMES = "the same command starts the evaluation anew"
+RESUMES = "run the same command again to start the evaluation again"
 
 
 def add_arguments(parser: CommandParser) -> None:
@@ -63,7 +63,7 @@ def run(options: argparse.Namespace) -> int:
 
     source = options.run or options.checkpoint
     if is_address(source) and not options.output:
-        raise OptionError(f"{source} has no folder on this machine; say with --output where results go")
+        raise OptionError(f"{source} has no folder on this machine; set --output to a folder for the results")
     config, path = recall(source, options.overrides, options.config)
     if sliced := slices(options, config, resized=False):
         override_config(config, sliced, path)
@@ -80,8 +80,8 @@ def _score_untrained(options: argparse.Namespace) -> int:
     config = config_with_folder(options.config, options.overrides, None)
     if needs_training(config):
         raise OptionError(
-            f"{options.config} describes a {config.model.type}, which is not scored by its config alone; give its run, "
-            "or a checkpoint"
+            f"{options.config} describes a {config.model.type}, which needs trained weights; give its run, or a "
+            "checkpoint"
         )
     if sliced := slices(options, config, resized=False):
         override_config(config, sliced, Path(options.config))

@@ -1,4 +1,4 @@
-"""Write a model for another engine, with a proof that the file does what the model does.
+"""Export a model for another engine, with a proof that the file computes the same.
 
     pe-spatial export RUN --to onnx
     pe-spatial export RUN --to onnx --precision int8 --images PHOTOS --repair
@@ -8,12 +8,12 @@
 
 The file goes to RUN/exported/TARGET_PRECISION, or to --output. It holds the weights, the config, the names of the
 classes and the normalization. After it is written, it is run on the validation images of the config through the metric
-of the task, and on random inputs layer by layer; PROOF.json and PROOF.md say what was found, with hashes, versions and
-times. Where no engine stays within the tolerance, the file is kept under a name that ends in .rejected, and the command
-fails; --repair gives the layers that lose most their float32 back, and tries again.
+of the task, and on random inputs layer by layer; PROOF.json and PROOF.md have the results, with hashes, versions and
+times. If no engine stays within the tolerance, the file gets a name that ends in .rejected, and the command fails;
+--repair returns the worst layers to float32, and tries again.
 
 `Predictor("model.onnx")`, `pe-spatial predict --checkpoint model.onnx` and `pe-spatial eval model.onnx` run the file;
-docs/export.md says more, also how to run it without torch.
+docs/export.md has more, also how to run it without torch.
 
 Exit status: 0 done, 2 a mistake in the command or the files, or a file that was rejected, 130 interrupted.
 """
@@ -40,20 +40,20 @@ def add_arguments(parser: CommandParser) -> None:
     """Add the options."""
     parser.add_argument("run", nargs="?", metavar="RUN|FILE", help="the folder of a training run, or a checkpoint")
     parser.add_argument("--encoder", metavar="NAME", help="export an encoder alone: a released one, or of timm")
-    parser.add_argument("--weights", help="of --encoder: a file, a name, or 'none' for random ones")
+    parser.add_argument("--weights", help="weights of --encoder: a file, a name, or 'none' for random ones")
     add_shared(parser, "--layers", "--output", "--allow-import", "overrides")
     parser.add_argument("--to", choices=TARGETS, default=TARGETS[0], help="what reads the file")
     parser.add_argument("--precision", choices=PRECISIONS, default=PRECISIONS[0], help="of the computation")
     parser.add_argument("--image-size", type=_size, metavar="N", help=f"side of all inputs, or {OPEN}; default: {OPEN}")
-    parser.add_argument("--batch-size", type=_batch, metavar="N", help=f"images of a pass, or {OPEN}; default: {OPEN}")
+    parser.add_argument("--batch-size", type=_batch, metavar="N", help=f"images per pass, or {OPEN}; default: {OPEN}")
     parser.add_argument("--graph", default="", metavar="KIND", help="another graph of a detector: raw or suppressed")
-    parser.add_argument("--images", type=Path, metavar="PATH", help="pictures that int8 is calibrated on")
+    parser.add_argument("--images", type=Path, metavar="PATH", help="pictures to calibrate int8 with")
     parser.add_argument("--calibration", type=positive, default=32, metavar="N", help="how many of them")
-    parser.add_argument("--limit", type=positive, metavar="N", help="judge on so many validation images; default: all")
+    parser.add_argument("--limit", type=positive, metavar="N", help="use this many validation images; default: all")
     help_text = "points of a metric in percent that the file may lose; percent of the value for others"
     parser.add_argument("--tolerance", type=number_in(0, 100), default=0.2, metavar="X", help=help_text)
-    parser.add_argument("--no-metric", action="store_true", help="leave the proof on data out")
-    parser.add_argument("--repair", action="store_true", help="keep layers in float32 until the proof holds")
+    parser.add_argument("--no-metric", action="store_true", help="do not compute the metric on data")
+    parser.add_argument("--repair", action="store_true", help="keep layers in float32 until the proof succeeds")
 
 
 def _size(text: str) -> int | None:
@@ -73,7 +73,7 @@ def check(options: argparse.Namespace, parser: CommandParser) -> None:
     if options.run and (options.weights or options.layers):
         parser.error("--weights and --layers belong to --encoder; a run has its own")
     if options.encoder and not options.output:
-        parser.error("--encoder has no folder; say with --output where the file goes")
+        parser.error("--encoder has no folder; set --output to a folder for the file")
     if options.encoder and options.overrides:
         parser.error(f"{options.overrides[0]} changes the config of a run, and --encoder has none")
 

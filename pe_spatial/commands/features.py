@@ -11,9 +11,8 @@ OUT/features holds a file for each picture (safetensors, npy) or tar files as We
 holds arrays of Zarr. Each says what was computed: the encoder with a hash of its weights, layers, size, grid and
 normalization. OUT/features.json lists all; `pe_spatial.open_features(OUT)` reads every format.
 
-The same command again does only what is missing, whatever has ended the run before, and the files are the same as those
-of a run that nothing has interrupted. torchrun splits the work over its processes, and --shard over jobs that know
-nothing of each other.
+Run the same command again to continue: it does only what is missing, and the files are equal to those of an
+uninterrupted run. torchrun splits the work over its processes, and --shard splits it over independent jobs.
 
 Exit status: 0 done, 1 some files failed (the rest is done; they are named at the end and in OUT/failed.json), 2 a
 mistake in the command or the files, 130 interrupted (what was done is written).
@@ -39,7 +38,7 @@ if TYPE_CHECKING:
     from pe_spatial.features.plan import Bundle
     from pe_spatial.features.writer import Extracting, FeatureWriter
 
-RESUMES = "the same command goes on where it was"
+RESUMES = "run the same command again to continue"
 POOLS = ("none", "mean", "cls", "attention")
 _MOST_READERS = 8
 

@@ -8,13 +8,13 @@
 The encoder is a released PE-Core, or a folder such as `pe-spatial demo --words` writes. INDEX/embeddings.npy has a row
 for each picture, and INDEX/rows.jsonl says in the same line which one. Of a video there is a row for a frame every
 second (--every), with its time; or one row of 8 frames by an official definition (--video-rows): `classification`, or
-`retrieval`, the mean of normalized frames, not normalized again. INDEX/index.json says what all was made with.
+`retrieval`, the mean of normalized frames, not normalized again. INDEX/index.json records the encoder and the settings.
 
 `pe-spatial search INDEX "a red bicycle"` searches it.
 
-The same command again does only what is missing, whatever has ended the run before. Pictures that are new or have
-changed are added, and those that are gone are taken out; how many is said. torchrun splits the work over its
-processes, and --shard over jobs that know nothing of each other.
+Run the same command again to continue: it does only what is missing. New and changed pictures are added,
+missing ones are removed, and the command prints how many. torchrun splits the work over its
+processes, and --shard splits it over independent jobs.
 
 Exit status: 0 done, 1 some files failed (the rest is done; they are named at the end and in INDEX/failed.json), 2 a
 mistake in the command or the files, 130 interrupted (what was done is written).
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from pe_spatial.common.sources import Entry
     from pe_spatial.search.encoder import IndexEmbedder
 
-RESUMES = "the same command goes on where it was"
+RESUMES = "run the same command again to continue"
 VIDEO_ROWS = ("frames", "classification", "retrieval")
 
 
@@ -48,9 +48,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("input", metavar="DIR", help=SHARED["--input"]["help"])
     add_core(parser)
     add_shared(parser, "--output", required=["--output"])
-    add("--video-rows", choices=VIDEO_ROWS, default=VIDEO_ROWS[0], help="rows of a video: of frames, or one by a rule")
-    add("--every", type=number_in(0, 1e6), default=1.0, metavar="S", help="seconds between frames; 0 takes them all")
-    add("--frames", type=positive, default=8, metavar="N", help="of a video that is one row, from first to last")
+    add(
+        "--video-rows",
+        choices=VIDEO_ROWS,
+        default=VIDEO_ROWS[0],
+        help="rows of a video: one per frame, or one by a rule",
+    )
+    add("--every", type=number_in(0, 1e6), default=1.0, metavar="S", help="seconds between frames; 0 uses all frames")
+    add("--frames", type=positive, default=8, metavar="N", help="frames of a video that is one row, from first to last")
     add("--dtype", choices=("fp32", "fp16"), default="fp32", help="of the file")
     add_shared(parser, "--batch-size", "--limit", "--device", "--max-pixels", "--shard")
     parser.set_defaults(batch_size=8, no_pictures=True)

@@ -54,8 +54,8 @@ class LabelSearch:
         module = f"pe_spatial.{task}.label_errors"
         if find_spec(module) is None:
             raise UserError(
-                f"{self.predictor.checkpoint} holds a model of {task}, whose labels cannot be compared with it; give "
-                "a detector, or leave --checkpoint out"
+                f"{self.predictor.checkpoint} has a model for {task}, and only a detector can be compared with "
+                "labels; give a detector, or remove --checkpoint"
             )
         self._errors = import_module(module).LabelErrors
         self._entries: list[dict[str, Any]] = []
@@ -83,7 +83,7 @@ class LabelSearch:
         """What the model contradicts in one dataset, the gravest first."""
         dataset, classes = report.dataset, list(report.dataset.metainfo.get("classes") or ())
         if "instances" not in dataset.get_data_info(0):
-            report.findings.add([Finding("note", "the labels are no objects, and are not compared with the model")])
+            report.findings.add([Finding("note", "the labels are not objects, and are not compared with the model")])
             return []
         order_of_classes = _relabel(self.predictor.classes, classes, self.predictor.checkpoint)
         errors = self._errors(classes)

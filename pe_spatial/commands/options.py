@@ -92,7 +92,7 @@ def shard(text: str) -> tuple[int, int]:
 def device(text: str) -> str:
     """The value of --device; whether the machine has it is asked when torch is loaded."""
     if not re.fullmatch(r"cpu|(cuda|mps|xpu)(:\d{1,3})?", text):
-        raise argparse.ArgumentTypeError(f"{text!r} is no device; write cpu, cuda or cuda:1")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a device; write cpu, cuda or cuda:1")
     return text
 
 
@@ -184,7 +184,10 @@ def slices(options: argparse.Namespace, config: Mapping[str, Any], resized: bool
     if options.slices is not None:
         return slicing(config, int(options.slices), options.slice_overlap, resized)
     if options.slice_overlap is not None:
-        raise UserError(f"--slice-overlap {options.slice_overlap:g} is the overlap of windows; give --slices too")
+        raise UserError(
+            f"--slice-overlap {options.slice_overlap:g} needs --slices, because it sets the overlap of these "
+            f"windows; give --slices too"
+        )
     return []
 
 
@@ -207,7 +210,7 @@ def resolve_precision(options: argparse.Namespace, path: str | Path) -> None:
     if options.engine not in (None, "torch", "compile") or is_exported(Path(path)):
         raise OptionError(
             f"an exported file keeps its precision, so --precision {options.precision} is for checkpoints with "
-            "--engine torch or compile; leave it out, or export the checkpoint with it"
+            "--engine torch or compile; remove it, or export the checkpoint with it"
         )
     options.precision = precision_for(options.precision, choose_device(options.device))
 

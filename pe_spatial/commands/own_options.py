@@ -16,7 +16,7 @@ def add_own_options(parser: CommandParser) -> None:
     """Add them; None means that an option is not given."""
     group = parser.add_argument_group("training on your own data (docs/knobs.md)")
     add = group.add_argument
-    add("--data", metavar="PATH", help="a folder, or the file that describes the data set")
+    add("--data", metavar="PATH", help="a folder, or the file that describes the dataset")
     add(
         "--model",
         metavar="NAME",
@@ -29,31 +29,36 @@ def add_own_options(parser: CommandParser) -> None:
     add(
         "--encoder",
         metavar="NAME",
-        help="in place of that of the size: timm's name of one (docs/foreign_encoders.md)",
+        help="another encoder, by its name in timm (docs/foreign_encoders.md)",
     )
     add("--weights", **SHARED["--weights"])
     add(
         "--teacher",
         metavar="NAME|FILE",
         action="append",
-        help="of an alignment; give several by repeating it; timm's as NAME=FILE (default: the student as it begins)",
+        help="teacher of an alignment; repeat it for several; one of timm as NAME=FILE (default: the initial student)",
+    )
+    add(
+        "--trial",
+        metavar="KIND=PATH",
+        help="of an alignment: what the student is tried on as it trains, matches=PHOTOS or tracking=DAVIS",
     )
     add("--encoder-from", metavar="RUN", help="train the head on the encoder of this run, so that both share a pass")
     add("--image-size", **SHARED["--image-size"])
-    add("--batch-size", metavar="N", type=positive, help="pictures at once (default: the recipe's)")
+    add("--batch-size", metavar="N", type=positive, help="pictures per batch (default: the recipe's)")
     add("--accumulate", metavar="N", type=positive, help="batches per optimizer step (default: 1)")
     add("--lr", metavar="X", type=number_in(0), help="learning rate (default: the recipe's, scaled with the batch)")
-    add("--weight-decay", metavar="X", type=number_in(0), help="of the optimizer (default: the recipe's)")
+    add("--weight-decay", metavar="X", type=number_in(0), help="weight decay of the optimizer (default: the recipe's)")
     add("--clip", metavar="X", type=number_in(0), help="largest norm of a gradient; 0: no clipping")
-    add("--precision", choices=PRECISIONS, help="of the forward pass (default: bf16 on CUDA, fp32 on a CPU)")
-    add("--ema", action="store_true", default=None, help="validate and keep averaged weights")
+    add("--precision", choices=PRECISIONS, help="precision of the forward pass (default: bf16 on CUDA, fp32 on a CPU)")
+    add("--ema", action="store_true", default=None, help="validate and save averaged weights")
     add("--early-stopping", metavar="N", type=positive, help="end after N validations without a new best")
     add("--workers", metavar="N", type=integer(0), help="processes that load pictures (default: up to 4)")
-    add("--seed", metavar="N", type=integer(0), help="of the run and of what is held out (default: 0)")
+    add("--seed", metavar="N", type=integer(0), help="seed of the run and of the validation split (default: 0)")
     add("--logger", choices=LOGGERS, help="where curves go (default: tensorboard)")
-    add("--format", metavar="NAME", help="of the data, where it can be read in several ways")
-    add("--split", metavar="TRAIN,VAL", help="parts of the data (default: by their names)")
-    add("--print-config", action="store_true", default=None, help="print the resolved config and end")
+    add("--format", metavar="NAME", help="format of the data, if it can be read in several ways")
+    add("--split", metavar="TRAIN,VAL", help="splits of the data (default: by their names)")
+    add("--print-config", action="store_true", default=None, help="print the resolved config and exit")
 
 
 def own_option_names() -> list[str]:

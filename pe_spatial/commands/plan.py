@@ -1,14 +1,14 @@
 """Plan a training: which batch, image size, precision and tuning fit into a memory, and what they take.
 
     pe-spatial plan --config CONFIG --memory 12gb [key=value ...]
-    pe-spatial plan --config CONFIG --memory 12gb --device cuda        # for a GPU that need not be here
+    pe-spatial plan --config CONFIG --memory 12gb --device cuda        # for a GPU of another machine
     pe-spatial plan --config CONFIG --memory 12gb --cards work_dirs    # corrected by the result cards of runs
 
-Without --memory it is what is free. Small steps of the config's model are measured, with made images, and continued to
-its size. Every row is a way to train with the same effective batch; the fastest come first. The chosen one, marked with
-*, changes the result least: it keeps what is trained, the image size and the precision where it can, in this order.
---overrides prints nothing but its key=value, for `train … $(…)`. --picture draws the ways as bars. Memory and time are
-estimates; see docs/planner.md.
+Without --memory, the free memory is used. The command measures small steps of the config's model with random images,
+and extrapolates to its size. Every row is a way to train with the same effective batch; the fastest come first. The
+chosen one, marked with *, changes the result least: it keeps the trained part, the image size and the precision if
+possible, in this order. --overrides prints only its key=value, for `train … $(…)`. --picture draws all ways as bars.
+Memory and time are estimates; see docs/planner.md.
 
 Exit status: 0 something fits, 2 nothing fits (the smallest is named), or a mistake in the command or the config.
 """
@@ -29,11 +29,11 @@ def add_arguments(parser: CommandParser) -> None:
     add_shared(parser, "--config", "--memory", "--device", "--allow-import", "overrides", required=["--config"])
     parser.set_defaults(memory="auto")
     parser.add_argument(
-        "--cards", metavar="FOLDER", type=Path, help="with runs, whose result cards correct the estimates"
+        "--cards", metavar="FOLDER", type=Path, help="folder of runs; their result cards correct the estimates"
     )
     parser.add_argument("--picture", metavar="FILE", type=Path, help="PNG of what every way needs")
     parser.add_argument(
-        "--overrides", dest="only_overrides", action="store_true", help="print those of the chosen row alone"
+        "--overrides", dest="only_overrides", action="store_true", help="print only the overrides of the chosen row"
     )
 
 

@@ -18,11 +18,11 @@ OUT/labels, an indexed PNG per image, and their areas in OUT/segmentation.json.
 
 Several checkpoints on one frozen encoder share its pass (docs/shared_pass.md): each picture is read once, the results
 of each are in OUT/NAME, a `key=value` begins with the name of its model (seg.model.window=null), and a picture is
-finished when it is for all of them. What cannot be shared is said first.
+finished when it is for all of them. The command first prints what cannot be shared.
 
-The same command again does only what is missing, whatever has ended the run before. torchrun splits the files over its
-processes (and adds its own report of a failure where the exit status is not 0), and --shard over jobs that know nothing
-of each other; the list is complete when the last of them has ended.
+Run the same command again to continue: it does only what is missing. torchrun splits the files over its
+processes (and adds its own report of a failure where the exit status is not 0), and --shard splits them over
+independent jobs; the list is complete when the last of them has ended.
 
 Exit status: 0 done, 1 some files failed (the rest is done; they are named at the end and in OUT/failed.json), 2 a
 mistake in the command or the files, 130 interrupted (what was done is written).
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from pe_spatial.inference.stream import Prediction, Streamed
     from pe_spatial.inference.write_ahead import Writes
 
-RESUMES = "the same command goes on where it was"
+RESUMES = "run the same command again to continue"
 SHOWN_FAILURES = 20
 MUST_SHARE = ("pass", "encoder", "nothing")  # as in pe_spatial.inference.shared, which loads torch
 
@@ -79,7 +79,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_shared(parser, "--allow-import", "overrides")
     ends, colors = ("BLACK", "WHITE"), "of pictures of four or more bands (e.g. 4 3 2), or of gray: numbers from 1"
-    parser.add_argument("--value-range", type=float, nargs=2, metavar=ends, help="values of pictures of over 8 bits")
+    parser.add_argument(
+        "--value-range", type=float, nargs=2, metavar=ends, help="value range of pictures with more than 8 bits"
+    )
     parser.add_argument("--bands", type=positive, nargs="+", metavar="N", help=f"red, green and blue {colors}")
     parser.add_argument(
         "--must-share",
@@ -98,7 +100,7 @@ def named_path(text: str) -> tuple[str | None, Path]:
     if not sign or Path(text).exists():
         return None, Path(text)
     if "/" in name or not name or not path:
-        raise argparse.ArgumentTypeError(f"{text!r} is no file or folder, and no NAME=PATH with a name without a slash")
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a file or folder, nor NAME=PATH (a name has no slash)")
     return name, Path(path)
 
 

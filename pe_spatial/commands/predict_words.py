@@ -53,7 +53,9 @@ def check(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
                 parser.error(f"--{name.replace('_', '-')} belongs to --words; give the classes there")
         return
     if options.encoder is None and not options.checkpoint:
-        parser.error("--words needs --encoder, a released PE-Core such as PE-Core-L14-336, or a folder with one")
+        parser.error(
+            "--words needs --encoder, a released PE-Core such as PE-Core-L14-336, or a folder that contains one"
+        )
     if options.checkpoint:
         _check_naming(options, parser)
     elif options.threshold is not None:
@@ -86,8 +88,8 @@ def overrides(options: argparse.Namespace, config: Mapping[str, Any], checkpoint
     kind = config["model"]["type"]
     if kind != "OpenVocabularySegmentor":
         raise OptionError(
-            f"{checkpoint} holds a {kind}, which knows no words: name its objects with --encoder, a released PE-Core "
-            "such as PE-Core-L14-336, or a folder with one"
+            f"{checkpoint} holds a {kind}, which does not know words: give a PE-Core with --encoder, such "
+            "as PE-Core-L14-336, or a folder that contains one"
         )
     prompts = read_prompts(options.words, options.templates)
     changes = {"classes": prompts.classes} | ({} if options.templates == NONE else {"templates": prompts.templates})
@@ -123,7 +125,9 @@ def recipe(options: argparse.Namespace) -> tuple[Recipe, dict[str, Any]]:
     prompts = Prompts((*words, *others), read_templates(options.templates))  # complains before anything is loaded
     has_background = bool(others) or options.background_threshold is not None
     if has_background and BACKGROUND in words:
-        raise OptionError(f"{BACKGROUND!r} is among --words, and the class of what is none of them; leave it out there")
+        raise OptionError(
+            f"{BACKGROUND!r} is among --words, but it is the class of everything else; remove it from --words"
+        )
     classes = [*words, *([BACKGROUND] if has_background else [])]
     shape, source = shape_of(options.encoder), source_of(options.encoder, options.weights)
     affinity = _affinity(options)
@@ -170,10 +174,12 @@ def _affinity(options: argparse.Namespace) -> int | dict[str, Any] | None:
         return None
     if name.removeprefix("-").isdecimal():
         if options.affinity_weights is not None:
-            raise OptionError(f"--affinity {name} is a block of --encoder, whose weights it has; leave out the others")
+            raise OptionError(
+                f"--affinity {name} is a block of --encoder and uses its weights; remove the weights for --affinity"
+            )
         return int(name)
     if name not in VARIANTS:
-        raise UnknownName(f"no encoder is called {name!r}; {suggest(name, VARIANTS)}; or give the number of a block")
+        raise UnknownName(f"there is no encoder {name!r}; {suggest(name, VARIANTS)}; or give the number of a block")
     weights = options.affinity_weights or name
     return {"type": "PEBackbone", "variant": name, "weights": None if weights == RANDOM else weights}
 

@@ -4,16 +4,15 @@
     pe-spatial push work_dirs/NAME OWNER/NAME --private --message 'trained longer'
     pe-spatial push work_dirs/NAME OWNER/NAME --dry-run FOLDER
 
-Sent are the weights of the best checkpoint of the run, else of its last (model.safetensors), the config without what
+It sends the weights of the best checkpoint of the run, or of the last one (model.safetensors), the config without what
 names places and accounts of this machine (config.yaml), the names of the classes (pe_spatial.json), and a page for
-readers (README.md). Adapters (LoRA) are merged into the encoder, so that the weights are whole. Everything is loaded
-once more before it is sent.
+readers (README.md). LoRA adapters are merged into the encoder. Everything is loaded once more before it is sent.
 
-`Predictor("hf://OWNER/NAME")` and the option `--checkpoint hf://OWNER/NAME` take the model from there. FOLDER is a
-checkpoint like others, and can be pushed itself: the README.md in it is kept then.
+`Predictor("hf://OWNER/NAME")` and the option `--checkpoint hf://OWNER/NAME` load the model from there. FOLDER is a
+checkpoint like others, and can be pushed itself; its README.md is kept.
 
-Log in first with `hf auth login`, or set HF_TOKEN. Names of classes and relative paths of the config become public with
-the model: look at FOLDER first where they should not.
+Log in first with `hf auth login`, or set HF_TOKEN. Class names and relative paths of the config become public with the
+model. Look at FOLDER first if they must stay private.
 """
 
 import argparse
@@ -37,9 +36,9 @@ RESUMES = "nothing is visible on the hub; give the same command again"
 def add_arguments(parser: CommandParser) -> None:
     """Add the options."""
     parser.add_argument("run", metavar="RUN", type=Path, help="the folder of a training run, or a checkpoint")
-    parser.add_argument("name", metavar="OWNER/NAME", help="of the model on the hub")
-    parser.add_argument("--private", action="store_true", help="let nobody else see it")
-    parser.add_argument("--message", metavar="TEXT", help="of the commit; default: which version has written it")
+    parser.add_argument("name", metavar="OWNER/NAME", help="name of the model on the hub")
+    parser.add_argument("--private", action="store_true", help="make it private")
+    parser.add_argument("--message", metavar="TEXT", help="message of the commit; default: the version that wrote it")
     parser.add_argument("--dry-run", metavar="FOLDER", type=Path, help="write the files to a new folder, send nothing")
     add_shared(parser, "--allow-import")
 
@@ -59,7 +58,7 @@ def run(options: argparse.Namespace) -> int:
             print(f"sent to {send(Path(temporary), name, options.private, message)}")
         return 0
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise OptionError(f"--dry-run {folder}: exists and is not empty; nothing is overwritten: give a new folder")
+        raise OptionError(f"--dry-run {folder}: exists and is not empty, and nothing is overwritten; give a new folder")
     with atomic_folder(folder) as temporary:
         stage(options.run, name, options.allow_import, temporary)
     print(f"written to {folder}; nothing was sent")
@@ -87,7 +86,7 @@ def stage(source: Path, name: str, trust: list[str], folder: Path) -> None:
     try:
         Predictor(folder, device="cpu")
     except UserError as error:
-        raise CheckpointError(f"{source}: cannot be shared, for it does not load elsewhere: {error}") from error
+        raise CheckpointError(f"{source}: cannot be shared, because it does not load elsewhere: {error}") from error
 
 
 def write(source: Path, name: str, trust: list[str], folder: Path) -> None:
@@ -120,7 +119,7 @@ def write(source: Path, name: str, trust: list[str], folder: Path) -> None:
     published.write_published(folder, tensors, describe(config, metainfo), card)
     print(f"{checkpoint}: {len(tensors)} tensors, {(folder / published.WEIGHTS).stat().st_size:,} bytes")
     if left_out := [*of_config, *of_metainfo]:
-        print(f"left out, for it names places or accounts of this machine: {few(left_out, SHOWN_KEYS)}")
+        print(f"removed, because it names places or accounts of this machine: {few(left_out, SHOWN_KEYS)}")
 
 
 def shared_model(predictor: "Predictor", name: str, trust: list[str], evaluation: "Evaluation | None") -> "SharedModel":

@@ -28,7 +28,9 @@ def add_arguments(parser: CommandParser) -> None:
     add = parser.add_argument
     add("--input", required=True, type=Path, metavar="PATH", help="folder with a folder of PNGs per video")
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--annotations", type=Path, metavar="PATH", help="folder with a folder of true PNGs per video")
+    source.add_argument(
+        "--annotations", type=Path, metavar="PATH", help="folder with a folder of annotated PNGs per video"
+    )
     source.add_argument("--config", metavar="NAME", help="config whose dataset (test_dataloader) has the annotations")
     add("--videos", type=Path, metavar="FILE", help="a list of names, one per line; default: every folder")
     add("--binary", action="store_true", help="everything above 0 is one object (DAVIS 2016)")
@@ -78,7 +80,7 @@ def dataset_records(name: str, config: "Config") -> list[dict[str, Any]]:
     from pe_spatial.training.start import naming_mistakes
 
     if "test_dataloader" not in config:
-        raise UserError(f"{name} names no dataset (test_dataloader); give a config with one, or name the files")
+        raise UserError(f"{name} has no dataset (test_dataloader); give a config with one, or give the files")
     require_dataset_types(config, "test_dataloader")
     with naming_mistakes():
         dataset = DATASETS.build(config.test_dataloader.dataset)
@@ -94,7 +96,7 @@ def read_annotations(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
     root: Path = options.annotations
     if not root.is_dir():
-        raise FileNotFoundError(f"{root} is not a folder; --annotations holds a folder of PNGs per video")
+        raise FileNotFoundError(f"{root} is not a folder; --annotations must contain one folder of PNGs per video")
     names = read_names(options.videos) if options.videos else sorted(p.name for p in root.iterdir() if p.is_dir())
     for name in names:
         paths = find_images(file_below(root, name, str(options.videos)), recursive=False)

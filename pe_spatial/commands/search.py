@@ -6,15 +6,15 @@
     pe-spatial search INDEX --evaluate captions.json
     pe-spatial search INDEX --evaluate captions.csv --output OUT
 
-A query that ends like a picture or a video (.jpg, .mp4 and so on) is the path of one; anything else is a text. The
+A query that ends like a picture or a video (.jpg, .mp4 and so on) is a path; anything else is text. The
 hits are printed with their scores. With --output, OUT has hits.json, hits.csv and hits.png, a contact sheet. All rows
-are compared, exactly; docs/search.md says how long that takes, and what to do above ten million.
+are compared exactly; docs/search.md has the times, and what to do above ten million rows.
 
 With --evaluate, captions are searched for and with: COCO's captions, a JSON object with the captions of each picture,
 or a CSV with a picture and a caption in each line. Recall at 1, 5 and 10 is printed for both directions, beside that
 of a random order. Captions of pictures that are not in the index are counted.
 
-The encoder is that of the index; --encoder and --weights say where it is, if it was moved.
+The encoder is that of the index; give --encoder and --weights if it was moved.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ if TYPE_CHECKING:
 def add_arguments(parser: CommandParser) -> None:
     """Add the options of this command."""
     add = parser.add_argument
-    add("index", metavar="INDEX", type=Path, help="a folder that pe-spatial index has written")
-    add("query", metavar="QUERY", nargs="?", help="a text, or the path of a picture or a video")
+    add("index", metavar="INDEX", type=Path, help="a folder that pe-spatial index wrote")
+    add("query", metavar="QUERY", nargs="?", help="text, or the path of a picture or a video")
     add("--top-k", type=positive, default=10, metavar="N", help="how many hits")
     add("--evaluate", metavar="FILE", type=Path, help="captions of the pictures: JSON or CSV")
-    add("--encoder", metavar="NAME", help="where the encoder of the index is, if it was moved")
-    add("--weights", metavar="PATH", help="and its weights")
-    add("--root", metavar="PATH", type=Path, help="where the pictures of the index are, if they were moved")
+    add("--encoder", metavar="NAME", help="new path of the encoder of the index, if it was moved")
+    add("--weights", metavar="PATH", help="new path of its weights")
+    add("--root", metavar="PATH", type=Path, help="new folder of the pictures of the index, if they were moved")
     add_shared(parser, "--output", "--device", "--max-pixels")
 
 
@@ -91,7 +91,9 @@ def _evaluate(index: Index, options: argparse.Namespace) -> int:
         print(_line(name, result[name]))
     if truth.missing:
         names = few(dict.fromkeys(name for name, _ in truth.missing))
-        print_note(f"{len(truth.missing)} captions left out, for their pictures are not in {options.index} ({names})")
+        print_note(
+            f"{len(truth.missing)} captions left out, because their pictures are not in {options.index} ({names})"
+        )
     if truth.uncaptioned:
         print_note(f"{truth.uncaptioned} rows have no captions; texts may find them, by mistake")
     if options.output is not None:

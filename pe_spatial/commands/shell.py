@@ -47,7 +47,7 @@ COMMANDS = {
     "track": "follow objects through videos",
     "check": "examine the data of a config",
     "convert": "convert weights between layouts",
-    "convert data": "convert a data set between formats",
+    "convert data": "convert a dataset between formats",
     "sweep": "compare the layers of a frozen encoder",
     "cache-teacher": "compute the maps of the SAM teacher once",
     "visualize": "draw the features of an encoder",
@@ -119,7 +119,7 @@ def choose(program: str, description: str, choices: Mapping[str, str], arguments
         parser.print_help(sys.stdout if arguments else sys.stderr)
         sys.exit(0 if arguments else 2)
     if arguments[0] not in choices:
-        parser.exit(2, f"error: {program} knows no {arguments[0]!r}; {suggest(arguments[0], choices)}\n")
+        parser.exit(2, f"error: {program} has no command {arguments[0]!r}; {suggest(arguments[0], choices)}\n")
     return arguments[0], arguments[1:]
 
 

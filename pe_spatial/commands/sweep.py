@@ -8,11 +8,11 @@
         --vary model.backbone.rope=extrapolate,interpolate --vary model.resizing.short_side=480,960,1440
 
 The last command compares extrapolated with interpolated rotary positions at sizes above those of pretraining: --vary
-repeats the sweep for every combination of values. OUT/table.md and OUT/table.csv hold the numbers, OUT/plot.png shows
-them. Interrupted, the same command goes on with the next combination.
+repeats the sweep for every combination of values. OUT/table.md and OUT/table.csv have the numbers, OUT/plot.png shows
+them. After an interruption, run the same command again to continue with the next combination.
 
-Tracking needs no training. Of depth and segmentation, the config's probe is trained on every layer, all of them side by
-side, in OUT/runs; that resumes as any training does.
+Tracking needs no training. For depth and segmentation, the config's probe is trained on every layer, all in one run, in
+OUT/runs; it resumes like any training.
 
 A task takes part with a module `<task>/layer_sweep.py` of a package that the config imports. Its `METRIC` is the
 column that is plotted, `UNIT` its unit, `HIGHER_IS_BETTER` says which end of it is good, and
@@ -39,7 +39,7 @@ from pe_spatial.common.errors import ConfigError, UserError
 if TYPE_CHECKING:
     from mmengine.config import Config
 
-RESUMES = "the same command goes on with the next combination"
+RESUMES = "run the same command again to continue with the next combination"
 Row = dict[str, Any]
 
 
@@ -104,12 +104,14 @@ def read_finished(output: Path, plan: dict[str, Any]) -> dict[str, list[Row]]:
         stored = read_json(path, {"results": dict})
         results: dict[str, list[Row]] = stored.pop("results")
         if not all(isinstance(rows, list) and all(isinstance(row, dict) for row in rows) for rows in results.values()):
-            raise UserError(f"{path} is damaged: its results are no lists of rows; delete it to begin anew")
+            raise UserError(f"{path} is damaged: its results are not lists of rows; delete it to start again")
         if stored != plan:
-            raise UserError(f"{output} holds another sweep ({stored}); choose another --output, or delete that folder")
+            raise UserError(
+                f"{output} contains another sweep ({stored}); choose another --output, or delete that folder"
+            )
         return results
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise UserError(f"{output} exists and holds no sweep; choose another --output")
+        raise UserError(f"{output} exists and is not the folder of a sweep; choose another --output")
     output.mkdir(parents=True, exist_ok=True)
     return {}
 

@@ -74,7 +74,7 @@ def refuse_options_of_others(options: argparse.Namespace, tasks: Mapping[Path, T
         if getattr(options, name) in (None, False) or any(takes(task, name) for task in tasks.values()):
             continue
         held = " and ".join(f"{path} holds a model of {task.name}" for path, task in tasks.items())
-        raise UserError(f"--{name.replace('_', '-')} is for {belongs_to}, but {held}; leave it out")
+        raise UserError(f"--{name.replace('_', '-')} is for {belongs_to}, but {held}; remove it")
 
 
 def options_of_task(

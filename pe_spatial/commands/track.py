@@ -7,15 +7,15 @@
     pe-spatial track --config ... --output OUT --shard 3/16 test_dataloader.dataset.data_root=DAVIS
 
 A mask is a PNG of object numbers, 0 = background (0 and 255 alone: one object; else 255 is unknown), grayscale, palette
-or in the colors of DAVIS. A mask given with --at says where objects are on a later frame, counted from 0: objects that
-enter there, or corrections. Without --input, the dataset of the config is tracked, and scored where it has annotations.
+or in the colors of DAVIS. A mask given with --at marks objects in a later frame, counted from 0: objects that enter
+there, or corrections. Without --input, the dataset of the config is tracked, and scored where it has annotations.
 torchrun and --shard split its videos.
 
 OUT/NAME/*.png are palette masks in the layout of DAVIS, OUT/NAME.mp4 shows them, OUT/NAME.json has the boxes, and
-OUT/scores.json the scores. Interrupted or killed, the same command goes on where it stopped.
+OUT/scores.json the scores. After an interruption or a kill, run the same command again to continue.
 
-Exit status: 0 done, 2 a mistake in the command or the files, 130 interrupted (finished frames stay). A frame that is
-missing or damaged is a mistake, unless --skip-unreadable leaves it out; how many are left out is said then.
+Exit status: 0 done, 2 a mistake in the command or the files, 130 interrupted (finished frames stay). A missing or
+damaged frame is an error; with --skip-unreadable it is left out and counted.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from pe_spatial.tracking.results import TrackingWriter
     from pe_spatial.tracking.running import PromptedVideo, Video
 
-RESUMES = "finished frames are kept, the same command goes on"
+RESUMES = "finished frames are kept; run the same command again to continue"
 POINTS = (
     "--point without --sam2: what is tracked is a square of 32 pixels around each point, not the object under it; give "
     "the object with --sam2 WEIGHTS, a --box or a --mask"
@@ -52,13 +52,13 @@ def add_arguments(parser: CommandParser) -> None:
     """Add the options of this command."""
     add = parser.add_argument
     add_shared(parser, "--config", "--input", "--output", "overrides", required=["--config", "--output"])
-    add("--mask", help="PNG of the objects on the first frame")
+    add("--mask", help="PNG of the objects in the first frame")
     many: dict[str, Any] = {"action": "append", "default": []}
     box = of_object(numbers("X1,Y1,X2,Y2 in pixels, or N:X1,Y1,X2,Y2 for object N", 4))
     point = of_object(numbers("X,Y in pixels, or N:X,Y for object N, with ,0 for a point beside it", 2, 3))
     add("--box", **many, type=box, metavar="[N:]X1,Y1,X2,Y2", help="an object on the first frame, in pixels")
     add("--point", **many, type=point, metavar="[N:]X,Y[,0]", help="a point on object N; with ,0 beside it")
-    add("--at", **many, type=later_mask, metavar="FRAME:PNG", help="objects that enter or are corrected on a frame")
+    add("--at", **many, type=later_mask, metavar="FRAME:PNG", help="objects that enter or are corrected in a frame")
     add("--sam2", help="weights of SAM 2.1, which turn boxes and points into masks; default: the box itself")
     add_shared(parser, "--weights", "--limit", "--batch-size", "--device", "--max-pixels", "--no-pictures", "--shard")
     add_shared(parser, "--allow-import")

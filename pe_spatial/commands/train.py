@@ -9,13 +9,12 @@
     torchrun --nproc-per-node 8 -m pe_spatial train --config pe_g_coco.yaml
     srun --ntasks-per-node 8 --gpus-per-node 8 pe-spatial train --config pe_g_coco.yaml
 
-With a task (detection, instances, segmentation, panoptic, depth, alignment) the data is recognized, whatever tool has
-written it, and a recipe of configs/own is filled in: `--print-config` shows the config that the run is, and `--config`
-takes it.
+With a task (detection, instances, segmentation, panoptic, depth, alignment), the command recognizes the format of the
+data and fills in a recipe of configs/own. `--print-config` shows the resulting config, and `--config` accepts it.
 
-A run's folder remembers its config, with all changes: `--resume RUN` needs nothing else, and `pe-spatial eval RUN`
-scores it. With `--config` or `key=value`, `--resume` continues with other values and names them. `--memory` changes
-batch, precision and more until the training fits, as `pe-spatial plan` does.
+The folder of a run contains its config with all changes: `--resume RUN` needs nothing else, and `pe-spatial
+eval RUN` evaluates it. With `--config` or `key=value`, `--resume` continues with other values and prints them.
+`--memory` changes batch, precision and more until the training fits, as `pe-spatial plan` does.
 """
 
 import argparse
@@ -48,7 +47,7 @@ def add_arguments(parser: CommandParser) -> None:
         help="continue the run in this folder (default: --output) from its last checkpoint",
     )
     mode.add_argument("--resume-or-start", action="store_true", help="continue the run in --output if there is one")
-    mode.add_argument("--eval-only", action="store_true", help="score --checkpoint; do not train (as `eval` does)")
+    mode.add_argument("--eval-only", action="store_true", help="evaluate --checkpoint; do not train (as `eval` does)")
     parser.add_argument(
         "--cache-features",
         nargs="?",
@@ -57,7 +56,7 @@ def add_arguments(parser: CommandParser) -> None:
         help="compute the maps of a frozen encoder once, of K augmented views of every picture, and train on them",
     )
     add_shared(parser, "--memory")
-    parser.add_argument("--no-data-check", action="store_true", help="do not look at samples of the data first")
+    parser.add_argument("--no-data-check", action="store_true", help="do not check samples of the data first")
     add_own_options(parser)
     parser.add_old_spellings({"--work-dir": "--output", "--batch": "--batch-size"})
 
@@ -98,7 +97,7 @@ def _check_task(options: argparse.Namespace, parser: CommandParser) -> None:
             option = f"--{name.replace('_', '-')}"
             parser.error(f"{option} belongs to runs without a task; `pe-spatial train --resume RUN` continues any run")
     if options.data is None:
-        parser.error("give --data, a folder or the file that describes the data set")
+        parser.error("give --data, a folder or the file that describes the dataset")
 
 
 def run(options: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""See the features of an encoder: principal components as colors, and what is similar to one token.
+"""Show the features of an encoder: principal components as colors, and similarity to one token.
 
     pe-spatial visualize --encoder PE-Spatial-B16-512 --input photo.jpg --output OUT --layers 5,8,11
     pe-spatial visualize --encoder PE-Core-B16-224 --weights FILE --input photos --output OUT --image-size 448
@@ -34,9 +34,9 @@ def add_arguments(parser: CommandParser) -> None:
     add_shared(parser, "--limit", "--device", "--image-size", "--max-pixels", "--allow-import")
     parser.set_defaults(layers=[-1])
     pixel = numbers("X,Y in pixels", 2)
-    add("--point", type=pixel, metavar="X,Y", help="also show what is similar to the token at this pixel")
+    add("--point", type=pixel, metavar="X,Y", help="also show similarity to the token at this pixel")
     add("--foreground", action="store_true", help="color the foreground only")
-    add("--shared", action="store_true", help="one basis of colors for all images")
+    add("--shared", action="store_true", help="use the same colors for all images")
     parser.add_old_spellings({"--size": "--image-size"})
 
 

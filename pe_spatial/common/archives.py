@@ -82,8 +82,9 @@ def _scan(path: Path) -> list[Member]:
     except (tarfile.TarError, OSError, ValueError, OverflowError, MemoryError, RecursionError) as error:
         reason = str(error) or type(error).__name__
         raise UnreadableFile(
-            f"{path} is no whole, plain tar ({reason}): copy a truncated one again, unpack a compressed one (gunzip), "
-            "for its images cannot be reached one by one"
+            f"{path} is not a complete, uncompressed tar ({reason}): copy a truncated file again, or unpack a "
+            f"compressed "
+            "one (gunzip)"
         ) from error
     for member in members:
         if not member.isreg() or member.issparse():  # the bytes of a file with holes are not those in the tar
@@ -97,7 +98,9 @@ def _checked(path: Path, members: list[Member]) -> list[Member]:
     """Refuse names that leave the tar; an index that came with it may have them too."""
     for name, _, _ in members:
         if leaves(name):
-            raise UnreadableFile(f"{path}: the member {name!r} leaves its tar; pack it with paths below one folder")
+            raise UnreadableFile(
+                f"{path}: the member {name!r} points outside the tar; pack it with paths below one folder"
+            )
     return members
 
 

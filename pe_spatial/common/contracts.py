@@ -99,7 +99,7 @@ class Loader(ABC):
         if tuple(size) != self.frame(sample):
             raise AnnotationError(
                 f"{path} is {tuple(size)} (H, W) but its image {sample.get('img_path', '')} is {self.frame(sample)}; "
-                f"{exif_of(sample, size)}both must be of one frame: make the map at the size of the image"
+                f"{exif_of(sample, size)}both must have one size: make the map at the size of the image"
             )
 
 

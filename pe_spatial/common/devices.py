@@ -4,6 +4,7 @@ import os
 import platform
 import resource
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -28,7 +29,7 @@ def choose_device(name: str | torch.device | None = None) -> torch.device:
     if device.type == "cuda":
         count = torch.cuda.device_count()
         if not count:
-            raise UserError(f"device {str(name)!r}: torch sees no CUDA device here; use cpu")
+            raise UserError(f"device {str(name)!r}: torch finds no CUDA device; use cpu")
         if (device.index or 0) >= count:
             raise UserError(f"device {str(name)!r}: there are {count} CUDA devices, numbered from 0")
     elif device.type != "cpu":
@@ -71,3 +72,11 @@ def peak_memory(device: str | torch.device | None = None) -> float:
     if status.exists():  # Linux; what `getrusage` says may be that of the process which has started this one
         return next(int(line.split()[1]) for line in status.read_text().splitlines() if "VmHWM" in line) * 1024 / 1e9
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e9
+
+
+def forget_peak() -> None:
+    """Let `peak_memory` tell of what follows alone, where the system can: on a GPU, and under Linux."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")

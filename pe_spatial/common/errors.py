@@ -9,7 +9,7 @@ from difflib import get_close_matches
 class UserError(Exception):
     """Something outside the code is wrong: the message names the value, the rule and the remedy.
 
-    What a terminal would obey, such as an escape sequence in the name of a file, is written out.
+    Characters that a terminal would obey, such as an escape sequence in the name of a file, are written out.
     """
 
     _one_line = False  # whether a line break can only come from a name

@@ -103,7 +103,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     """
     path = Path(os.path.realpath(path))
     if os.path.ismount(path):
-        raise OptionError(f"{path} is where a disk is mounted, and no folder can take its place; name one in it")
+        raise OptionError(f"{path} is a mount point and cannot be replaced; give a folder inside it")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_path(path)
     for old in path.parent.glob(f".*{_TEMPORARY}"):

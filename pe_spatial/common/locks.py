@@ -38,15 +38,15 @@ def lock_folder(folder: Path, name: str = "lock", what: str = "writes to it", wa
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f".{name}.lock"
     if os.path.lexists(path) and not stat.S_ISREG(path.lstat().st_mode):  # a pipe would wait, and a link lead elsewhere
-        raise UnreadableFile(f"{path} is no file of this program but a link, a folder or a device; remove it")
+        raise UnreadableFile(f"{path} is not a file of this program but a link, a folder or a device; remove it")
     holder = _holder(path)  # read first, for older versions of filelock empty the file of another holder
     lock = FileLock(path, is_singleton=False, thread_local=False)
     try:
         lock.acquire(timeout=-1 if wait else 0)
     except Timeout:
         raise FolderInUseError(
-            f"{folder} is in use: {holder or _holder(path) or 'another process'} {what}; wait until it has ended, end "
-            "it, or give another folder"
+            f"{folder} is in use: {holder or _holder(path) or 'another process'} {what}; wait until it ends, stop it, "
+            "or give another folder"
         ) from None
     try:
         path.write_text(json.dumps({"pid": os.getpid(), "host": platform.node()}))

@@ -30,7 +30,8 @@ def parse_memory(text: str) -> float | None:
     match = re.fullmatch(r"([0-9]+\.?[0-9]*|\.[0-9]+)\s?([a-z]+)", text.strip().lower())
     if match is None or match[2] not in _UNITS or float(match[1]) <= 0:
         raise OptionError(
-            f"memory {text!r} is no amount; write auto, or a number above 0 and its unit: 12gb, 11.5gb, 800mb"
+            f"memory {text!r} is not an amount of memory; write auto, or a number above 0 with its unit: 12gb, "
+            f"11.5gb, 800mb"
         )
     return float(match[1]) * _UNITS[match[2]]
 
@@ -92,8 +93,8 @@ def check_pixels(height: int, width: int, most: int | None = None) -> None:
         most = max(available_memory() // _BYTES_PER_PIXEL, _ALWAYS)
     if pixels > most:
         raise PictureError(
-            f"{height} x {width} pixels (H x W) are {pixels:,}, more than the {most:,} that are allowed (by default as "
-            "many as the free memory holds); make it smaller, or raise the limit with --max-pixels, in Python "
+            f"{height} x {width} pixels (H x W) are {pixels:,}, more than the limit of {most:,} (by default as many "
+            "as fit into the free memory); make it smaller, or raise the limit with --max-pixels, in Python "
             f"max_pixels, in the environment {MAX_PIXELS}"
         )
 

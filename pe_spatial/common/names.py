@@ -30,12 +30,12 @@ def check_folder_names(names: Sequence[str]) -> None:
     for name in names:
         if not _FOLDER_NAME.fullmatch(name):
             raise OptionError(
-                f"{name!r} cannot name a folder of results; use letters, digits, _, - and ., without a slash"
+                f"{name!r} cannot be the name of a results folder; use letters, digits, _, - and ., without a slash"
             )
     lower = [name.casefold() for name in names]
     twice = next((name for name in names if lower.count(name.casefold()) > 1), None)
     if twice is not None:
-        raise OptionError(f"the name {twice!r} is given twice; each needs a folder of its own")
+        raise OptionError(f"the name {twice!r} is given twice; every name needs its own folder")
 
 
 def output_stems(names: Iterable[str]) -> dict[str, str]:

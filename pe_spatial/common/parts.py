@@ -29,7 +29,9 @@ def link(part: str, settings: Mapping[str, Any], **given: Any) -> dict[str, Any]
     """
     for key, value in given.items():
         if key in settings and settings[key] != value:
-            raise OptionError(f"{part}.{key} is {settings[key]!r}, but {value!r} arrives; leave it out of the config")
+            raise OptionError(
+                f"{part}.{key} is {settings[key]!r}, but the model sets {value!r}; remove it from the config"
+            )
     return {**settings, **given}
 
 

@@ -65,9 +65,9 @@ def opened(source: str | Path | bytes | IO[bytes], part: tuple[int, int] | None 
     with open_regular(source) as file:
         offset, size = part or (0, os.fstat(file.fileno()).st_size)
         if offset < 0 or size < 0 or offset + size > os.fstat(file.fileno()).st_size:
-            raise PictureError(f"the file ends before byte {offset + size}; has it changed?")
+            raise PictureError(f"the file ends before byte {offset + size}; it may have changed while it was read")
         if size > available_memory():  # some decoders take a whole file at once
-            raise PictureError(f"{size:,} bytes are more than the free memory holds")
+            raise PictureError(f"{size:,} bytes do not fit into the free memory")
         file.seek(offset)
         yield file if part is None else BytesIO(file.read(size))
 
@@ -99,7 +99,7 @@ def head_of(file: IO[bytes], max_pixels: int | None = None) -> Image.Image | Non
         image = _identified(file)
     check_pixels(image.height, image.width, max_pixels)
     if image.format in _PROGRAMS:
-        raise PictureError(f"{image.format} is no format of pictures that is read; convert it to PNG")
+        raise PictureError(f"{image.format} is not a supported picture format; convert it to PNG")
     mend_byte_order(image)
     return image
 

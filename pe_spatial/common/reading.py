@@ -62,7 +62,7 @@ def read_whole(path: str | Path) -> bytes:
         size, free = os.fstat(file.fileno()).st_size, available_memory()
         if size * _PARSED > free:
             raise UnreadableFile(
-                f"{path} cannot be read: {size:,} bytes are more than the free memory of {free:,} holds once parsed"
+                f"{path} cannot be read: {size:,} bytes need more than the free memory of {free:,} bytes once parsed"
             )
         return file.read()
 
@@ -78,7 +78,7 @@ def read_text(path: str | Path) -> str:
     if not content.strip():
         raise UnreadableFile(f"{path} is damaged: it is empty")
     if b"\0" in content:
-        raise UnreadableFile(f"{path} is damaged: it holds zero bytes")
+        raise UnreadableFile(f"{path} is damaged: it contains only zero bytes")
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -104,7 +104,7 @@ def read_json(path: str | Path, fields: Mapping[str, type] | None = None) -> Any
     except (ValueError, RecursionError) as error:
         raise UnreadableFile(f"{path} is damaged: it is not JSON ({error})") from error
     if fields is not None and not isinstance(content, dict):
-        raise UnreadableFile(f"{path} is damaged: it holds a {type(content).__name__}, not an object with fields")
+        raise UnreadableFile(f"{path} is damaged: it contains a {type(content).__name__}, not an object with fields")
     for name, kind in (fields or {}).items():
         value = content.get(name)
         if not is_of_kind(value, kind):

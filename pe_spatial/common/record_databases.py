@@ -110,7 +110,9 @@ def naming(path: Path) -> Iterator[None]:
         ) from error
     except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())  # SQLite quotes what it finds, line breaks too
-        raise UnreadableFile(f"{path} is damaged ({reason}); delete it, and its files are done again") from error
+        raise UnreadableFile(
+            f"{path} is damaged ({reason}); delete it, and run again; its files are then processed again"
+        ) from error
 
 
 def merged(databases: Sequence[Database]) -> Iterator[tuple[Database, Unit]]:
@@ -119,7 +121,9 @@ def merged(databases: Sequence[Database]) -> Iterator[tuple[Database, Unit]]:
     for rows in _together(streams):
         for database, row in rows:
             if type(row[0]) is not bytes or type(row[1]) is not int or not isinstance(row[6], str | None):
-                raise UnreadableFile(f"{database.path} is damaged; delete it, and its files are done again")
+                raise UnreadableFile(
+                    f"{database.path} is damaged; delete it, and run again; its files are then processed again"
+                )
         database, (name, _, size, modified, frames, problem, files) = max(rows, key=lambda item: item[1][1])
         stamp = None if size is None else (size, modified)
         yield database, Unit(os.fsdecode(name), stamp, frames, problem, files)

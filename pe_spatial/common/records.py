@@ -140,7 +140,7 @@ class Records:
         """
         foreign = next((self.folder / name for name in names if _holds_something(self.folder / name)), None)
         if foreign is not None and not self._run_file.is_file():
-            raise UserError(f"{foreign} holds files of unknown origin; give another --output, or move them away")
+            raise UserError(f"{foreign} contains files of unknown origin; give another --output, or move them away")
         self._hidden.mkdir(parents=True, exist_ok=True)
         with FileLock(self._hidden / ".start.lock"):
             differs = self._check_run(foreign is not None)
@@ -178,13 +178,13 @@ class Records:
         try:
             found = read_json(self._run_file, {"format_version": int})
         except UnreadableFile as error:
-            raise UserError(f"{error}; so it does not say what was run: give another --output") from None
+            raise UserError(f"{error}; so it is not known what was run; give another --output") from None
         different = [key for key in {**found, **self.run} if found.get(key) != self.run.get(key)]
         if not set(different) - set(INFORMATION):
             return False
         if has_results or next(self.units(), None) is not None:
             difference = ", ".join(f"{key} {found.get(key)!r} instead of {self.run.get(key)!r}" for key in different)
-            raise UserError(f"{self.folder} holds the results of another run ({difference}); give another --output")
+            raise UserError(f"{self.folder} contains the results of another run ({difference}); give another --output")
         return True
 
     # --- writing ------------------------------------------------------------------------------------------------------

@@ -34,11 +34,11 @@ class _GuardedLoader(yaml.composer.Composer, yaml.constructor.BaseConstructor):
                 raise yaml.constructor.ConstructorError(
                     None,
                     None,
-                    f"its anchors (&name) stand for more than {_MOST_VALUES:,} values when they are written out",
+                    f"its anchors (&name) expand to more than {_MOST_VALUES:,} values",
                     node.start_mark,
                 )
         except RecursionError:
-            raise yaml.constructor.ConstructorError(None, None, "it is nested too deep", None) from None
+            raise yaml.constructor.ConstructorError(None, None, "it is nested too deeply", None) from None
         return node
 
     def construct_document(self, node: yaml.Node) -> Any:

@@ -49,14 +49,14 @@ class ShardIndex:
         try:
             self.files: dict[str, str] = read_json(path, {"weight_map": dict})["weight_map"]
         except UnreadableFile as error:
-            raise WeightsError(f"{error}; fetch the index again") from error
+            raise WeightsError(f"{error}; download the index again") from error
         if not self.files:
-            raise WeightsError(f"{path} names no tensors (its weight_map is empty); fetch it again")
+            raise WeightsError(f"{path} lists no tensors (its weight_map is empty); download it again")
         for key, name in self.files.items():
             if not _is_file_name(name):
                 raise WeightsError(
                     f"{path}: the file of {key} is {str(name)[:200]!r}, but must be the name of a file in the folder "
-                    "of the index; fetch the index again, or correct the name"
+                    "of the index; download the index again, or correct the name"
                 )
 
     @property
@@ -82,15 +82,18 @@ class ShardIndex:
         place = f"number {self.shards.index(name) + 1} of the {len(self.shards)} files of {self.path.name}"
         if not path.exists():
             raise WeightsError(
-                f"{path} is missing: {place}, it holds {len(stated)} tensors ({few(stated)}); fetch it into that folder"
+                f"{path} is missing: {place}, it holds {len(stated)} tensors ({few(stated)}); download it into that "
+                f"folder"
             )
         require_regular(path)
         content = read_tensor_file(path)
         missing = [key for key in stated if not isinstance(content.get(key), Tensor)]
         if missing:
             raise WeightsError(
-                f"{path} is another file than {self.path.name} means: {len(missing)} of the {len(stated)} tensors that "
-                f"it should hold are not in it ({few(missing)}); were files swapped or renamed? Fetch both again"
+                f"{path} is not the file that {self.path.name} describes: {len(missing)} of the {len(stated)} "
+                f"tensors that "
+                f"it should contain are missing ({few(missing)}); files may have been swapped or renamed; download "
+                f"both again"
             )
         return content
 

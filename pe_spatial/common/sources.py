@@ -131,13 +131,17 @@ def outside(sources: Sources, output: Path) -> list[Entry]:
     """
     root, folder = sources.root.resolve(), output.resolve()
     if root == folder:
-        raise UserError(f"--output {output} is the folder of the input; give another, it may be inside")
+        raise UserError(
+            f"--output {output} is the folder of the input; give another folder (it may be inside the input)"
+        )
     if not folder.is_relative_to(root):
         return list(sources)
     below = f"{folder.relative_to(root).as_posix()}/"
     left = [entry for entry in sources if not entry.name.startswith(below)]
     if not left:
-        raise UserError(f"{sources.root}: only files of the output folder {output} are there")
+        raise UserError(
+            f"{sources.root}: it contains only files of the output folder {output}; give the folder of your pictures"
+        )
     return left
 
 
@@ -203,12 +207,12 @@ class _Search:
         left = Sources((), path, self.passed_over).warning
         looked = f"looked for the suffixes {suffixes}" + (f"; {left}" if left else "")
         if path.is_dir():
-            return f"{path} holds no {self._wanted}; {looked}"
+            return f"{path} contains no {self._wanted}; {looked}"
         if path.is_file():
             return f"{path} names no {self._wanted}; write one path per line"
         if glob.has_magic(str(path)):
             return f"the pattern {path} matches no {self._wanted}; {looked}"
-        return f"{path}: no {self._wanted} there, for no such file or folder exists{_nearest(path)}"
+        return f"{path}: no {self._wanted} there: no such file or folder exists{_nearest(path)}"
 
     def _add_all(self, paths: Iterable[str]) -> None:
         """Files of the kinds that are wanted, in natural order; tars only where nothing else is."""
@@ -225,7 +229,7 @@ class _Search:
             if name and not name.startswith("#"):
                 entry = path.parent / Path(name).expanduser()
                 if entry.suffix.lower() == ".txt":
-                    raise UserError(f"{path}: {name} is a list in a list; name images or videos")
+                    raise UserError(f"{path}: {name} is a list inside a list; write paths of images or videos")
                 self.add(entry, listed=True)
 
     def _kind(self, path: str) -> Kind | None:
@@ -243,7 +247,9 @@ class _Search:
         if kind in self.kinds or kind == "tar" and "image" in self.kinds:
             return kind
         if kind is not None:
-            raise UserError(f"{path} is no {self._wanted} by its suffix, but a {_NAMES[kind]}: name another file")
+            raise UserError(
+                f"{path} has the suffix of a {_NAMES[kind]}, but must be of kind {self._wanted}; give another file"
+            )
         if len(self.kinds) == 1:
             return self.kinds[0]
         return "video" if _is_video(path) else "image"
@@ -312,7 +318,9 @@ def _matches(pattern: Path) -> Iterator[str]:
     root = source_root(pattern)
     parts = pattern.parts[len(root.parts) :]
     if ".." in parts:
-        raise UserError(f"the pattern {pattern} leaves its folder {root} by ..; begin it with the folder that is meant")
+        raise UserError(
+            f"the pattern {pattern} leaves its folder {root} through `..`; start it with the folder that you mean"
+        )
     if "**" not in parts:
         found = (root / name for name in glob.iglob(str(Path(*parts)), root_dir=root))
         return (str(path) for path in found if not (path.is_dir() or path.name.startswith("._")))

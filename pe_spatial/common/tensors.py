@@ -97,8 +97,8 @@ def read_tensor_file(path: Path) -> Mapping[str, Any]:
     _refuse_impostors(path, head)
     if head[8:9] != b"{" and not head.startswith((_ZIP_MAGIC, _PICKLE_MAGIC)):
         raise WeightsError(
-            f"{path} is neither a torch nor a safetensors file (it begins with {head[:8]!r}): it is corrupt or another "
-            "kind of file; fetch it again or name another one"
+            f"{path} is neither a torch nor a safetensors file (it begins with {head[:8]!r}): it is damaged or another "
+            "kind of file; download it again or give another file"
         )
     try:
         content = _read_safetensors(path) if head[8:9] == b"{" else _read_torch(path, head.startswith(_ZIP_MAGIC))
@@ -108,12 +108,12 @@ def read_tensor_file(path: Path) -> Mapping[str, Any]:
         raise _unreadable(path, error) from error
     after = path.stat()
     if (before.st_ino, before.st_size, before.st_mtime_ns) != (after.st_ino, after.st_size, after.st_mtime_ns):
-        raise WeightsError(f"{path} was replaced or changed while it was read; give the same command again")
+        raise WeightsError(f"{path} changed while it was read; run the command again")
     if large := list(oversized(content)):
-        raise WeightsError(f"{path} is damaged: {few(large)} would take more than the free memory; fetch it again")
+        raise WeightsError(f"{path} is damaged: {few(large)} would need more than the free memory; download it again")
     if not isinstance(content, Mapping):
         raise WeightsError(
-            f"{path} holds a {type(content).__name__}, not a mapping of names to tensors; save a state dict"
+            f"{path} contains a {type(content).__name__}, not a mapping of names to tensors; save a state dict"
         )
     return content
 
@@ -127,7 +127,8 @@ def _read_torch(path: Path, is_archive: bool) -> Any:  # noqa: ANN401 - whatever
         if "data.pkl" not in inside or "constants.pkl" in inside:
             kind = "a TorchScript program" if "constants.pkl" in inside else "a zip archive"
             raise WeightsError(
-                f"{path} is {kind}, no torch checkpoint (it holds {few(part.filename for part in parts)}); save the "
+                f"{path} is {kind}, not a torch checkpoint (it contains {few(part.filename for part in parts)}); "
+                f"save the "
                 "state dict of its model (torch.save(model.state_dict(), ...))"
             )
         once_per_file(path, "checksums", lambda: _verify_archive(path))
@@ -141,8 +142,8 @@ def _read_torch(path: Path, is_archive: bool) -> Any:  # noqa: ANN401 - whatever
 def _verify_archive(path: Path) -> None:
     if damaged := damaged_parts(path):
         raise WeightsError(
-            f"{path} is damaged: {len(damaged)} of its parts do not have their checksum ({few(damaged)}); delete it "
-            "and fetch it again"
+            f"{path} is damaged: {len(damaged)} of its parts have a wrong checksum ({few(damaged)}); delete it "
+            "and download it again"
         )
 
 
@@ -161,8 +162,9 @@ def verify_hash(path: Path, tensors: Mapping[str, Any], stored: object) -> None:
     """Raise WeightsError where the hash of tensors is not the stored one: they are not those that were saved."""
     if content_hash(tensors) != stored:
         raise WeightsError(
-            f"{path} is damaged: its tensors are not those that were saved (their hash differs from its {CONTENT_HASH})"
-            f"; delete it and fetch it again, or remove that entry where you have changed the weights yourself"
+            f"{path} is damaged: its tensors have changed since they were saved (their hash differs from its "
+            f"{CONTENT_HASH})"
+            f"; delete it and download it again, or remove that entry if you changed the weights yourself"
         )
 
 
@@ -176,15 +178,13 @@ def require_finite(path: Path, tensors: Any) -> None:  # noqa: ANN401 - nested c
     if broken:
         raise WeightsError(
             f"{path}: NaN or Inf in {len(broken)} tensor{'s' * (len(broken) > 1)} ({few(broken)}); the file is damaged "
-            "or its training diverged: fetch it again or take an earlier checkpoint"
+            "or its training diverged: download it again or use an earlier checkpoint"
         )
 
 
 def _refuse_impostors(path: Path, head: bytes) -> None:
     if not head:
-        raise WeightsError(
-            f"{path} is truncated to zero bytes: its download or its copy never began; delete it and fetch it again"
-        )
+        raise WeightsError(f"{path} is empty: its download or copy did not start; delete it and download it again")
     if head.startswith(b"version https://git-lfs"):
         raise WeightsError(f"{path} is a Git LFS pointer, not the file itself; run `git lfs pull` or download the file")
     if head.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
@@ -206,7 +206,7 @@ def _unreadable(path: Path, error: Exception) -> WeightsError:
     first_line = reason.strip().splitlines()[0] if reason.strip() else type(error).__name__
     return WeightsError(
         f"{path} ({path.stat().st_size:,} bytes) is truncated or corrupt ({first_line[:160]}); "
-        "delete it and fetch it again"
+        "delete it and download it again"
     )
 
 

@@ -65,7 +65,7 @@ def unsaid(name: str) -> str:
         return f"{name!r} would run code of Python itself; remove it"
     if not is_there(package):
         return f"{name!r}: there is no module {package!r}; correct the name, or install it"
-    return f"{name!r} is imported only if you say so, for it can run any code; {remedy(package)}"
+    return f"{name!r} is imported only if you allow it, because it can run any code; {remedy(package)}"
 
 
 def remedy(package: str) -> str:
@@ -75,9 +75,9 @@ def remedy(package: str) -> str:
 
 def _check(name: str) -> None:
     if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise OptionError(f"{name!r} is no name of a package; --allow-import takes one such as my_package")
+        raise OptionError(f"{name!r} is not the name of a package; write for example --allow-import my_package")
     package = name.partition(".")[0]
     if package in sys.stdlib_module_names:
-        raise OptionError(f"{name!r} is part of Python, of which no config needs a part; leave out --allow-import")
+        raise OptionError(f"{name!r} is part of Python itself, which a config never needs; remove --allow-import")
     if not is_there(package):
         raise OptionError(f"no package {package!r} is installed or on PYTHONPATH; correct --allow-import {name}")

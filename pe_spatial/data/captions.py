@@ -36,7 +36,7 @@ class CaptionedPictures(DenseDataset):
         wrong = [name for name, texts in listed.items() if not _is_captions(texts)]
         if wrong or not listed:
             raise AnnotationError(
-                f"{self.ann_file}: {len(wrong)} of {len(listed)} pictures have no list of captions ({few(wrong)}); "
+                f"{self.ann_file}: {len(wrong)} of {len(listed)} pictures have no captions ({few(wrong)}); "
                 'write {"a/1.jpg": ["a caption"]}'
             )
         return [

@@ -28,7 +28,7 @@ def rings_of(polygons: Sequence[Any], size: tuple[int, int]) -> list[NDArray[np.
             raise ValueError(f"a polygon of {len(polygon)} coordinates")
         points = np.asarray(polygon, np.float64).reshape(-1, 2)
         if not np.isfinite(points).all():
-            raise ValueError("a coordinate is no finite number")
+            raise ValueError("a coordinate is not a finite number")
         edges += float(np.abs(points - np.roll(points, 1, axis=0)).max(axis=1).sum())
         edges += float(np.abs(points).max())  # from the image to the polygon
         rings.append(points)

@@ -40,7 +40,9 @@ class DenseDataset(BaseDataset):
     ) -> None:
         require_choice("unreadable", unreadable, ("raise", "skip"))
         if unreadable == "skip" and kwargs.get("test_mode", False):
-            raise OptionError("unreadable='skip' with test_mode=True would score a smaller dataset; use 'raise'")
+            raise OptionError(
+                "unreadable='skip' with test_mode=True would score fewer images than the dataset has; use 'raise'"
+            )
         self.unreadable = unreadable
         self._fingerprint: str | None = None
         self.holdout = None if holdout is None else build_options(Holdout, holdout, "holdout")
@@ -58,7 +60,7 @@ class DenseDataset(BaseDataset):
             super().full_init()
         except IndexError as error:
             raise OptionError(
-                f"indices {self._indices} are not all places of its {len(self.data_list)} records"
+                f"indices {self._indices} must all be positions among its {len(self.data_list)} records"
             ) from error
         self._require_records(len(self))
         # shared among the worker processes, which only ever set entries to True: no lock is needed
@@ -103,7 +105,7 @@ class DenseDataset(BaseDataset):
     def _require_records(self, count: int) -> None:
         if count == 0:
             source = self.ann_file or self.data_prefix or self.data_root
-            raise OptionError(f"{type(self).__name__} has no record; check {source!r}, filter_cfg and indices")
+            raise OptionError(f"{type(self).__name__} is empty; check {source!r}, filter_cfg and indices")
 
     def image_paths(self) -> list[str]:
         """The pictures of all records, in their order."""

@@ -1,4 +1,4 @@
-"""A validation part of a data set that has none: some of its pictures, chosen once, of which no copy is trained on."""
+"""A validation part of a dataset that has none: some of its pictures, chosen once, of which no copy is trained on."""
 
 import hashlib
 import os

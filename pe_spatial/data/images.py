@@ -105,5 +105,7 @@ def find_images(source: Spec, recursive: bool = True) -> list[str]:
     """
     entries = resolve_sources(source, ["image"], recursive=recursive)
     if any(entry.archive for entry in entries):
-        raise NoSources(f"{source} holds tar files; unpack them, for only data sets of images (ImageFolder) read them")
+        raise NoSources(
+            f"{source} holds tar files; unpack them, because only datasets of images (ImageFolder) read tar files"
+        )
     return [str(entry.path) for entry in entries]

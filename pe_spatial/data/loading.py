@@ -36,7 +36,7 @@ class LoadImage(Loader):
     Args:
         apply_exif: False for annotations that were made on the pixels as stored.
         max_pixels: Larger images are refused; None: those that the memory does not hold.
-        value_range: (black, white) of files of more than 8 bits, such as [0, 4095]. None takes that of the data set's
+        value_range: (black, white) of files of more than 8 bits, such as [0, 4095]. None takes that of the dataset's
             metainfo, or the default of `ValueRule`.
         bands: The bands that are red, green and blue, or the one that is gray, counted from 1. None likewise.
     """
@@ -55,7 +55,7 @@ class LoadImage(Loader):
         self.rule = ValueRule.of(value_range, bands)
 
     def check_dataset(self, dataset: Any) -> None:
-        """Take the rule of the data set.
+        """Take the rule of the dataset.
 
         Raises:
             OptionError: This step states another one.
@@ -64,12 +64,13 @@ class LoadImage(Loader):
             own, given = getattr(self.rule, name), dataset.metainfo.get(name)
             if own is not None and given is not None and list(own) != list(given):
                 raise OptionError(
-                    f"{name} is {list(own)} in LoadImage and {list(given)} in {dataset.ann_file}; say it in one of them"
+                    f"{name} is {list(own)} in LoadImage and {list(given)} in {dataset.ann_file}; set it in only one "
+                    f"of them"
                 )
         self.adopt_rule(dataset.metainfo)
 
     def adopt_rule(self, metainfo: Mapping[str, Any]) -> None:
-        """Show values and bands as a data set's metainfo says, where this step says nothing."""
+        """Show values and bands as a dataset's metainfo says, where this step says nothing."""
         self.rule = ValueRule.of(
             self.rule.value_range or metainfo.get("value_range"), self.rule.bands or metainfo.get("bands")
         )
@@ -146,7 +147,7 @@ class LoadInstances(Loader):
                 lost, or_small = total, ", or polygons have fewer than three points" if counts["too_small"] else ""
             raise AnnotationError(
                 f"{dataset.ann_file}: {lost} of {total} objects have no mask (segmentation is empty or missing"
-                f"{or_small}), and this model learns masks: {remedy}a detector of boxes (DETA) needs none: "
+                f"{or_small}), but this model learns masks: {remedy}a detector of boxes (DETA) needs none: "
                 "masks=False in LoadInstances"
             )
 

@@ -86,7 +86,7 @@ def pair_by_name(
 
 def _folder(data_prefix: Mapping[str, str], key: str, label_key: str) -> Path:
     if key not in data_prefix:
-        raise OptionError(f"data_prefix {data_prefix} lacks {key}; it names the folders img_path and {label_key}")
+        raise OptionError(f"data_prefix {data_prefix} lacks {key}; it must give the folders img_path and {label_key}")
     folder = Path(data_prefix[key])
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} (data_prefix.{key}) is not a folder")
@@ -107,7 +107,7 @@ def _by_name(folder: Path, files: Iterable[Path], suffixes: Sequence[str], affix
             continue
         name = (path.relative_to(folder).parent / stem[len(start) : len(stem) - len(end)]).as_posix()
         if name in found:
-            raise OptionError(f"{found[name]} and {path} have one name; keep one of them")
+            raise OptionError(f"{found[name]} and {path} have the same name; keep one of them")
         found[name] = path
     return found
 
@@ -125,7 +125,7 @@ def _of_other_suffix(
     for path in files:
         relative = path.relative_to(folder)
         if relative.with_suffix("").as_posix() in wanted and path.suffix.lower() not in suffixes and path.is_file():
-            lossy = ", for JPEG changes the values of pixels" if path.suffix.lower() in (".jpg", ".jpeg") else ""
+            lossy = ", because JPEG changes the values of pixels" if path.suffix.lower() in (".jpg", ".jpeg") else ""
             return (
                 f"{relative} lies there, and {kind} are read from {', '.join(suffixes)}{lossy}; convert such files to "
                 "one of these"

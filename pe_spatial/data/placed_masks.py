@@ -156,7 +156,9 @@ def decode_masks(masks: Tensor | Sequence[Rle], size: tuple[int, int] | None = N
     size = size or ((masks[0]["size"][0], masks[0]["size"][1]) if len(masks) else (0, 0))
     for rle in masks:
         if tuple(rle["size"]) != tuple(size):
-            raise ValueError(f"a mask of {tuple(rle['size'])} (H, W) among those of {tuple(size)}; decode each alone")
+            raise ValueError(
+                f"a mask of {tuple(rle['size'])} (H, W) among those of {tuple(size)}; decode each one separately"
+            )
     bitmaps = torch.zeros(len(masks), *size, dtype=torch.bool)
     for bitmap, rle in zip(bitmaps, masks, strict=True):
         region, part = cut_mask(rle)

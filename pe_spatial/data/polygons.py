@@ -125,7 +125,7 @@ def _refuse(functional: Callable[..., Any]) -> None:
     def refusal(polygons: Polygons, *_: Any, **__: Any) -> NoReturn:
         raise ConfigError(
             f"{functional.__name__} cannot move polygons, only flips, resize, crop and pad can; set "
-            "mask_format='bitmask' in LoadInstances, or leave the transform out"
+            "mask_format='bitmask' in LoadInstances, or remove the transform"
         )
 
 

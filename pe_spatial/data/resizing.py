@@ -72,7 +72,7 @@ class KeepRatioResize(_Resizing):
         if (size is None and max_size is None) or not whole or given != sorted(given):
             raise OptionError(
                 f"size {size}, max_size {max_size}, limit {limit}: give size (of the shorter side), max_size (of the "
-                "longer side) or both, in whole pixels, none above the next"
+                "longer side) or both, in whole pixels, each at most as large as the next"
             )
         self.size = size
         self.max_size = max_size
@@ -113,7 +113,7 @@ class ScaleJitter(_Resizing):
             raise OptionError(f"target_size {list(target_size)} is not (H, W) in pixels")
         require_positive(height=target_size[0], width=target_size[1])
         if len(scale_range) != 2 or not 0 < scale_range[0] <= scale_range[1]:
-            raise OptionError(f"scale_range {list(scale_range)} must be two rising positive factors")
+            raise OptionError(f"scale_range {list(scale_range)} must be two increasing positive factors")
         self.target_size = (int(target_size[0]), int(target_size[1]))
         self.scale_range = (float(scale_range[0]), float(scale_range[1]))
 

@@ -96,7 +96,7 @@ class DrawSampler(Sampler[int]):
         mmengine's training loop calls this when it resumes; nothing is loaded.
         """
         if num_samples < 0:
-            raise OptionError(f"num_samples {num_samples} is negative; it counts the draws consumed from the start")
+            raise OptionError(f"num_samples {num_samples} is negative; it is the number of samples taken so far")
         self._consumed = num_samples
 
     def __len__(self) -> int:

@@ -43,7 +43,7 @@ class FixedSizeCrop(v2.Transform):
         if len(sides) != 2 or min(sides) < 1:
             raise OptionError(f"size {list(sides)} is not (H, W) in pixels")
         if not 0 <= with_object <= 1:
-            raise OptionError(f"with_object {with_object} is no share of the crops; give a number from 0 to 1")
+            raise OptionError(f"with_object {with_object} is not a share of the crops; give a number from 0 to 1")
         self.size = (int(sides[0]), int(sides[1]))
         self.with_object = with_object
 

@@ -113,7 +113,7 @@ def examine(config: Mapping[str, Any], options: ExaminationOptions) -> list[Spli
                     dataset.full_init()
             reports += [examine_dataset(split, dataset, options) for dataset in datasets]
             if not datasets:
-                rule = f"nothing is examined: {type(built).__name__} is no dataset of records"
+                rule = f"nothing is checked: {type(built).__name__} is not a dataset with records"
                 loading.findings.add([Finding("warning", rule)])
         if datasets and not loading.findings.count("error"):
             reports[-len(datasets)].findings.join(loading.findings)
@@ -176,7 +176,7 @@ def examine_dataset(split: str, dataset: Any, options: ExaminationOptions) -> Sp
         if observation.fingerprint is not None:
             findings.add(_duplicate(report, *observation.fingerprint))
         if index in on_sheet:
-            with attempting(findings.add, "samples that cannot be drawn"):
+            with attempting(findings.add, "samples that cannot be shown"):
                 tile = draw_tile(dataset, index, observation.sample, checks)
                 report.tiles += [] if tile is None else [tile]
     for check in checks:
@@ -265,7 +265,7 @@ def _left_out(record: Record, sample: Sample) -> Iterator[Finding]:
             example = f"{record.get('img_path')}: {objects - len(sample['boxes'])} of {objects}"
             yield Finding(
                 "warning",
-                "objects without area in their image or without a mask, left out",
+                "objects that were left out: no area in their image, or no mask",
                 example,
             )
 

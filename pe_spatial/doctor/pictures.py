@@ -61,7 +61,11 @@ class PictureCheck(DatasetCheck):
         turned = layout.size if layout.orientation < 5 else layout.size[::-1]
         if is_labeled and layout.orientation > 1 and turned == layout.size and self._applies_exif:
             example = f"{path}: orientation {layout.orientation}; if not, set apply_exif=False in LoadImage"
-            yield Finding("warning", "images that EXIF turns: see on the sheet whether their labels turn too", example)
+            yield Finding(
+                "warning",
+                "images that EXIF rotates: check on the contact sheet whether their labels rotate too",
+                example,
+            )
         if levels is not None:
             is_gray, count, brightest = levels
             if brightest < _BLACK:

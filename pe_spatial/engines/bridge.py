@@ -31,8 +31,9 @@ class TorchSession:
     def __init__(self, path: Path, device: str) -> None:
         if is_guarded() and not is_trusted("torch.export"):
             raise OptionError(
-                f"{path}: to load a .pt2 file may run what somebody has written into it; if you have made it yourself, "
-                "say --allow-import torch.export (trust=['torch.export'] in Python), else export to onnx"
+                f"{path}: loading a .pt2 file can run code that is stored in it; if you made it yourself, add "
+                f"--allow-import "
+                "torch.export (trust=['torch.export'] in Python), otherwise export to onnx"
             )
         try:
             program = torch.export.load(path)

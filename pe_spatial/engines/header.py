@@ -118,8 +118,8 @@ def read_header(path: str | Path) -> Header:
     text = {".onnx": _of_onnx, ".xml": _of_openvino, ".pt2": _of_archive}[path.suffix](path)
     if not text:
         raise CheckpointError(
-            f"{path}: has no entry {KEY!r} in its metadata, so pe-spatial export has not written it; its classes and "
-            "its preprocessing are not known"
+            f"{path}: has no entry {KEY!r} in its metadata, so it was not written by pe-spatial export; its classes "
+            "and preprocessing are not known; export the model with pe-spatial export"
         )
     return Header.parse(text, path)
 
@@ -133,7 +133,9 @@ def _of_onnx(path: Path) -> str:
                 if pair.get(1, b"").decode() == KEY:
                     return pair.get(2, b"").decode()
     except (EOFError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{path}: is damaged or cut off ({error}); copy it again, or export it again") from error
+        raise CheckpointError(
+            f"{path}: is damaged or truncated ({error}); copy it again, or export it again"
+        ) from error
     return ""
 
 
@@ -205,4 +207,4 @@ def _of_archive(path: Path) -> str:
             names = [name for name in archive.namelist() if name.endswith(f"/{EXTRA_FILE}")]
             return archive.read(names[0]).decode() if names else ""
     except (zipfile.BadZipFile, OSError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{path}: is damaged or no archive ({error}); export it again") from error
+        raise CheckpointError(f"{path}: is damaged or not an archive ({error}); export it again") from error

@@ -84,7 +84,8 @@ def require_same_network(path: Path, model: Mapping[str, Any]) -> None:
     changed = [key for key in sorted({*stored, *model}) if key not in AROUND and stored.get(key) != model.get(key)]
     if changed:
         raise OptionError(
-            f"{path}: model.{changed[0]} is fixed in an exported file (open are {few(AROUND, len(AROUND))}); export "
+            f"{path}: model.{changed[0]} is fixed in an exported file (you can change {few(AROUND, len(AROUND))}); "
+            f"export "
             "the checkpoint again with the other value"
         )
 
@@ -111,8 +112,9 @@ def equip(model: nn.Module, path: Path, engine: str, device: torch.device) -> No
     run, header = open_engine(path, engine, device)
     if header.kind:
         raise OptionError(
-            f"{path}: holds the graph {header.kind!r}, which does not stand in for the network of its model; run it "
-            "with the engine itself, or export the checkpoint without --graph"
+            f"{path}: contains the graph {header.kind!r}, which cannot replace the network of its model; run it with "
+            f"the engine "
+            "itself, or export the checkpoint without --graph"
         )
     shed(model)
     model.use_engine(run)
@@ -142,7 +144,7 @@ def described(path: Path) -> dict[str, Any]:
     header = read_header(path)
     if "model" not in json.loads(header.config):
         raise CheckpointError(
-            f"{path}: holds an encoder alone, which predicts nothing; pe_spatial.runtime gives its maps"
+            f"{path}: contains only an encoder, which predicts nothing; use pe_spatial.runtime for its maps"
         )
     return {
         "meta": {},

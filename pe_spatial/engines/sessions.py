@@ -89,7 +89,7 @@ class OpenVINOSession:
         except ImportError:
             raise _missing("openvino", path) from None
         if device != "cpu":
-            raise OptionError(f"--engine openvino computes on the CPU, not on {device}; leave --device out")
+            raise OptionError(f"--engine openvino computes on the CPU, not on {device}; remove --device")
         settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": _OPENVINO_TYPES[header.precision]}
         if count := threads or threads_from_environment():
             settings["INFERENCE_NUM_THREADS"] = count
@@ -121,7 +121,7 @@ def _providers(device: str, tensorrt: bool, available: Sequence[str]) -> list[An
     if missing := [name for name in wanted if name not in available]:
         raise OptionError(
             f"the installed ONNX Runtime has no {few(missing)} (it has {few(available)}); "
-            "pip install onnxruntime-gpu, or take --device cpu"
+            "pip install onnxruntime-gpu, or use --device cpu"
         )
     return [*((name, {"device_id": number}) for name in wanted), "CPUExecutionProvider"]
 
@@ -157,14 +157,14 @@ def choose_engine(path: str | Path, asked: str = "auto") -> str:
         return asked
     if proof is None:
         raise CheckpointError(
-            f"{path}: has no PROOF.json beside it, so nothing says that it computes what its checkpoint does; export "
-            f"it again, or name an engine to run it all the same: --engine {able[0]}"
+            f"{path}: has no PROOF.json beside it, so it is not proven to compute the same as its "
+            f"checkpoint; export it again, or give an engine to run it anyway: --engine {able[0]}"
         )
     installed = [name for name in proof.passed if name in able and is_installed(name)]
     if not installed:
         raise CheckpointError(
             f"{path}: no engine that passed its proof is installed (passed: {few(proof.passed) or 'none'}); install "
-            f"one of them, or name another to run it all the same: --engine {able[0]}"
+            f"one of them, or give another engine to run it anyway: --engine {able[0]}"
         )
     return installed[0]
 

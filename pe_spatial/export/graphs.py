@@ -79,7 +79,7 @@ def onnx_of(program: Any, graph: NetworkGraph) -> Any:
         causes = [error, *_causes(error)]
         reason = next((text for text in map(str, causes) if "No ONNX function" in text or "Unsupported" in text), "")
         text = " ".join((reason or str(causes[-1])).split())[:400]
-        raise OptionError(f"ONNX has no form for a part of the model: {text}; try --to pt2") from error
+        raise OptionError(f"ONNX cannot express a part of the model: {text}; try --to pt2") from error
 
 
 def save_onnx(proto: Any, path: Path) -> list[Path]:

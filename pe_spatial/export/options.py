@@ -64,7 +64,9 @@ class ExportOptions:
                 f"it goes with {few(PRECISIONS[self.precision])}"
             )
         if self.precision == "int8" and self.images is None:
-            raise OptionError("--precision int8 is calibrated on pictures like those to come; give --images FOLDER")
+            raise OptionError(
+                "--precision int8 is calibrated on pictures like those that it will see; give --images FOLDER"
+            )
         missing = [name for name in PACKAGES[self.target] if find_spec(name) is None]
         if missing:
             raise MissingPackage(
@@ -79,10 +81,10 @@ class ExportOptions:
             OptionError: A size that is no multiple, or an open size or batch that the graph does not have.
         """
         if self.image_size is None and not graph.free_size:
-            raise OptionError("this graph has one size of images; give it with --image-size H,W or N")
+            raise OptionError("this graph needs a fixed image size; give it with --image-size H,W or N")
         for side in self.image_size or ():
             if side % graph.multiple or side < 1:
                 nearest = max(round(side / graph.multiple), 1) * graph.multiple
-                raise OptionError(f"--image-size {side} is no multiple of {graph.multiple}; take {nearest}")
+                raise OptionError(f"--image-size {side} is not a multiple of {graph.multiple}; take {nearest}")
         batch = self.batch if self.batch is not None or graph.free_batch else 1
         return replace(self, batch=batch)

@@ -52,7 +52,7 @@ def to_int8(proto: Any, feeds: Sequence[Feed], keep: Iterable[str] = ()) -> Any:
 
     _require_small(proto, "int8")
     if not feeds:
-        raise OptionError("--precision int8: there is no picture to calibrate on")
+        raise OptionError("--precision int8: there is no picture to calibrate on; give --images FOLDER")
     with TemporaryDirectory(prefix="pe_spatial_") as temporary:
         source, prepared, target = (Path(temporary) / f"{name}.onnx" for name in ("float", "prepared", "int8"))
         onnx.save_model(proto, str(source))
@@ -96,6 +96,6 @@ def float_weights(proto: Any, least: int = 4096) -> list[str]:
 def _require_small(proto: Any, precision: str) -> None:
     if is_large(proto):
         raise OptionError(
-            f"--precision {precision}: the graph has more than 2 GB, which ONNX Runtime's converters do not hold; "
-            "--to openvino has fp16 and bf16 for it"
+            f"--precision {precision}: the graph has more than 2 GB, which the converters of ONNX Runtime cannot "
+            "handle; use --to openvino with fp16 or bf16"
         )

@@ -66,7 +66,7 @@ def export(
     options.check()
     options = options.fit(subject.graph)
     if folder.exists() and any(folder.iterdir()):
-        raise OptionError(f"{folder}: exists and is not empty; nothing is overwritten: give another --output")
+        raise OptionError(f"{folder}: exists and is not empty, and nothing is overwritten; give another --output")
     tolerance = tolerance or Tolerance()
     pictures = pictures_of(options.images, options.calibration)
     print_note(f"tracing {subject.name}")
@@ -143,7 +143,7 @@ def _save_openvino(proto: Any, path: Path, header: Header, options: ExportOption
             model = openvino.Core().read_model(source)
         except RuntimeError as error:
             reason = " ".join(str(error).split())[:400]
-            raise OptionError(f"OpenVINO has no form for a part of the model: {reason}; try --to onnx") from error
+            raise OptionError(f"OpenVINO cannot express a part of the model: {reason}; try --to onnx") from error
         model.set_rt_info(header.text(), [KEY])
         openvino.save_model(model, path, compress_to_fp16=options.precision == "fp16")
     return [path, path.with_suffix(".bin")]

@@ -97,7 +97,9 @@ class ModelSubject:
     ) -> None:
         self.checkpoint = resolve_checkpoint(checkpoint)
         if is_exported(self.checkpoint):
-            raise CheckpointError(f"{self.checkpoint}: is exported already; give the checkpoint that it was made of")
+            raise CheckpointError(
+                f"{self.checkpoint}: is already an exported file; give the checkpoint that it was made from"
+            )
         config = config_of_checkpoint(self.checkpoint, overrides)
         fixed = [] if image_size is None else fixing(config, image_size)
         self._overrides = [*overrides, *fixed]
@@ -159,8 +161,8 @@ class ModelSubject:
                 evaluate(config, path, Path(folder) / "scores", engine=engine)
             except FileNotFoundError as error:
                 raise ConfigError(
-                    f"the validation data of the config are not there ({error}); say where, e.g. "
-                    f"{pipeline_loader(config)}.dataset.data_root=FOLDER, or leave the proof on data out: --no-metric"
+                    f"the validation data of the config are missing ({error}); set their folder with "
+                    f"{pipeline_loader(config)}.dataset.data_root=FOLDER, or skip the metric: --no-metric"
                 ) from error
             card = read_json(Path(folder) / "scores" / "result.json", {"metrics": dict, "headline": list})
         measures = {name: Measure(**fields) for name, fields in card["measures"].items()}

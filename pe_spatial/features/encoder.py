@@ -142,9 +142,7 @@ def _named(name: str, weights: str | None) -> dict[str, Any]:
     try:
         return named_encoder(name, weights)
     except UnknownName as error:
-        raise UnknownName(
-            str(error).replace("no encoder is called", "no encoder, checkpoint or run is called")
-        ) from None
+        raise UnknownName(str(error).replace("there is no encoder", "there is no encoder, checkpoint or run")) from None
 
 
 def _build(section: Mapping[str, Any], layers: Layers | None) -> nn.Module:
@@ -164,18 +162,18 @@ def _check(backbone: nn.Module, layers: Layers | None) -> None:
     missing = [name for name in _CONTRACT if not hasattr(backbone, name)]
     if missing:
         raise OptionError(
-            f"{type(backbone).__name__} is no backbone for features: it has no {', '.join(missing)}; give it these "
+            f"{type(backbone).__name__} is not a backbone for features: it has no {', '.join(missing)}; give it these "
             "attributes (channels and strides of its maps, and the side of a patch)"
         )
     chosen = list(getattr(backbone, "layers", ()))
     if len(set(chosen)) < len(chosen):
-        raise OptionError(f"layers {chosen}: one is named twice; name each once")
+        raise OptionError(f"layers {chosen}: one is given twice; give each layer once")
     wanted = [] if layers is None or layers == "all" else [layer for layer in layers if layer >= 0]
     if layers is not None and (not chosen or not {*wanted} <= {*chosen}):
         there = chosen or "maps without numbers"
         raise OptionError(
-            f"layers {layers if layers == 'all' else list(layers)} cannot be chosen: {type(backbone).__name__} gives "
-            f"{there}; name the layers where it is built"
+            f"layers {layers if layers == 'all' else list(layers)} cannot be chosen: {type(backbone).__name__} returns "
+            f"{there}; set its layers where it is built"
         )
 
 

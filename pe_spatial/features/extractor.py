@@ -26,34 +26,34 @@ Features = dict[str, Tensor]
 
 
 class FeatureExtractor:
-    """Gives what a frozen encoder makes of pictures.
+    """Computes features of pictures with a frozen encoder.
 
     Args:
         encoder: The name of a released encoder (`PE-Spatial-B16-512`); the file or the folder of a run, or
             `hf://OWNER/NAME`; a mapping with the `type` of any registered backbone and its options; or a module with
             `channels`, `strides` and `patch_size` that returns a tuple of maps.
-        layers: Blocks from 0, or from the end if negative, or "all"; None takes those that a run, a mapping or a module
-            has, and the last one of a released encoder.
+        layers: Blocks from 0, or from the end if negative, or "all"; None uses those of a run, a mapping or a module,
+            and the last one of a released encoder.
         pool: `none` for the whole map; `mean` of a map; `cls`, the class token; `attention`, PE-Core's own pooling and
             projection of the last layer.
         form: Of a map: `maps` [C, h, w] or `tokens` [h * w, C], row by row.
         weights: Of a released encoder or a mapping: a file, a name, or "none" for random ones.
         norm: Apply the final norm, if there is one, to every layer (released encoders and runs).
-        image_size: In pixels, see `resize`; None takes the encoder's own.
+        image_size: In pixels, see `resize`; None uses that of the encoder.
         resize: `shorter`: the shorter side becomes `image_size` (the longer one at most 8 times that); `longer`: the
             longer side does; `square`: both do, whatever the aspect ratio. Then both are rounded to whole patches.
         dtype: Of the features: `fp32`, `fp16` or `bf16`.
-        precision: In which the encoder computes, likewise.
+        precision: Type in which the encoder computes, likewise.
         batch_size: How many pictures of one size go through the encoder at once.
         device: E.g. "cuda:1"; None takes CUDA if it is there.
-        allow_urls: Fetch pictures that are given as addresses (http, https).
-        max_pixels: Larger pictures in files are refused; None: those that the free memory does not hold.
+        allow_urls: Download pictures that are given as addresses (http, https).
+        max_pixels: Larger pictures in files are refused; None: those that do not fit into the free memory.
         trust: Packages of your own that the config in a checkpoint may import.
 
     Attributes:
         encoder: The backbone with its name, settings, mean and deviation.
         names: Of what a picture gives: `layer_5` for each layer, or `attention`.
-        description: What the features depend on besides the picture, as JSON; it stands in every file.
+        description: Everything besides the picture that the features depend on, as JSON; it is stored in every file.
 
     Raises:
         UserError: No such encoder, layer, pooling, size or type.
@@ -91,7 +91,7 @@ class FeatureExtractor:
         self._strides = dict(zip(self.names, self.encoder.strides, strict=True))
         size = image_size or self.encoder.image_size
         if size is None:
-            raise OptionError(f"{self.encoder.name} does not say the size of its pictures; give image_size")
+            raise OptionError(f"{self.encoder.name} does not define an image size; give image_size")
         self.sizing = Sizing(size, resize, int(self.encoder.backbone.patch_size))
         self.batch_size = batch_size
         self.max_pixels = max_pixels
@@ -117,13 +117,13 @@ class FeatureExtractor:
             what = {"cls": "class token", "attention": "attention pooling"}[self.pool]
             raise OptionError(
                 f"pool {self.pool!r}: {self.encoder.name} has no {what}"
-                f"{' (windows leave it out)' if self.encoder.settings.get('window') else ''}; it has: "
+                f"{' (attention in windows removes it)' if self.encoder.settings.get('window') else ''}; it has: "
                 f"{', '.join(self.encoder.pools)}"
             )
         last = self.encoder.settings.get("depth", 0) - 1
         if self.pool == "attention" and self.encoder.layers != (last,):
             raise OptionError(
-                f"pool 'attention' is of the last layer, {last}, but layers are {list(self.encoder.layers)}; "
+                f"pool 'attention' uses the last layer, {last}, but layers are {list(self.encoder.layers)}; "
                 "leave layers out"
             )
 
@@ -239,6 +239,6 @@ class FeatureExtractor:
         if not stored.isfinite().all():
             largest = float(output.float().abs().max())
             if output.isfinite().all():
-                raise PictureError(f"{name} reaches {largest:.3g}, more than fp16 holds; give --dtype bf16 or fp32")
+                raise PictureError(f"{name} reaches {largest:.3g}, more than fp16 can store; give --dtype bf16 or fp32")
             raise PictureError(f"{name} is not finite; check the weights and --precision")
         return stored

@@ -48,7 +48,7 @@ class FeatureFolder(Mapping[str, Arrays]):
         self.folder = Path(folder)
         path = self.folder / LIST
         if not path.is_file():
-            raise UnreadableFile(f"{path}: no such file; pe-spatial features writes it when it ends or is interrupted")
+            raise UnreadableFile(f"{path}: no such file; pe-spatial features writes it at its end")
         content = read_json(path, _FIELDS)
         self.format: str = content["format"]
         self.layers: tuple[str, ...] = tuple(content["layers"])
@@ -103,7 +103,7 @@ class FeatureFolder(Mapping[str, Arrays]):
 
 
 def open_features(folder: str | Path) -> FeatureFolder:
-    """The features in a folder that `pe-spatial features` has written; see `FeatureFolder`."""
+    """Open the features in a folder that `pe-spatial features` wrote; see `FeatureFolder`."""
     return FeatureFolder(folder)
 
 
@@ -162,7 +162,7 @@ def _npy_at(path: Path, place: int) -> NDArray[Any]:
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, _, kind = read(file)
         if kind.hasobject:
-            raise ValueError("it holds Python objects")
+            raise ValueError("it contains Python objects")
         return np.memmap(path, kind, "r", file.tell(), shape)
 
 

@@ -142,4 +142,6 @@ def require_numpy_type(kind: str, dtype: torch.dtype) -> None:
         OptionError: It is.
     """
     if dtype == torch.bfloat16:
-        raise OptionError(f"dtype bf16 is no type of NumPy, so format {kind} cannot hold it; take safetensors, or fp16")
+        raise OptionError(
+            f"dtype bf16 is not a type of NumPy, so format {kind} cannot store it; use safetensors, or fp16"
+        )

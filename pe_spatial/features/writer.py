@@ -178,7 +178,7 @@ def check_format(kind: str, extractor: FeatureExtractor) -> None:
     strides = encoder.strides if extractor.pool == "none" else ()
     if kind == "npy" and max(len({*strides}), len({*encoder.channels})) > 1:
         raise OptionError(
-            f"layers of {encoder.channels} channels and strides {encoder.strides} do not fit into one array; take "
+            f"layers of {encoder.channels} channels and strides {encoder.strides} do not fit into one array; use "
             "format safetensors, tar or zarr"
         )
 

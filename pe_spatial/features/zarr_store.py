@@ -90,8 +90,8 @@ class ZarrStore(Store):
                     array.resize((row + 1, *values.shape))
         if array.shape[1:] != values.shape:
             raise UserError(
-                f"{path}: features of {list(values.shape)} do not fit among others of {list(array.shape[1:])}; a file "
-                "has changed since its size was read: give another --output"
+                f"{path}: features of {list(values.shape)} do not fit the others of {list(array.shape[1:])}; a picture "
+                "has changed since its size was read; give another --output"
             )
         array[row] = values
         return _chunk(path, row, *[0] * values.ndim)

@@ -44,7 +44,7 @@ def read_backbone(
     suffix = f"encoder.{next(iter(backbone.encoder.state_dict()))}"
     prefixes = [*encoder_records(content, file), *(key[: -len(suffix)] for key in weights if key.endswith(suffix))]
     if not prefixes:
-        raise UserError(f"{file}: holds no weights of the encoder that its config describes")
+        raise UserError(f"{file}: has no weights for the encoder that its config describes")
     prefix = prefixes[0]
     restore_encoders(content, {prefix + name: part for name, part in separable_backbones(backbone)}, file)
     state = {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}

@@ -50,7 +50,7 @@ def read_picture(
     """
     if isinstance(picture, str) and picture.lower().startswith(("http://", "https://")):
         if not allow_urls:
-            raise UserError(f"{picture} is an address, and none is fetched unless allow_urls=True says so")
+            raise UserError(f"{picture} is an address, and addresses are read only with allow_urls=True")
         content = download(picture)
         try:
             return read_image(content, apply_exif, max_pixels=max_pixels, rule=rule)
@@ -92,7 +92,7 @@ def download(url: str) -> bytes:
     try:
         with urlopen(url, timeout=DOWNLOAD_SECONDS) as response:
             if not isinstance(response, HTTPResponse):
-                raise UnreadableFile(f"it leads to {response.url}; only http and https are read")
+                raise UnreadableFile(f"it redirects to {response.url}; only http and https are allowed")
             while chunk := response.read1(_CHUNK):
                 content += chunk
                 if len(content) > LARGEST_DOWNLOAD:
@@ -100,7 +100,7 @@ def download(url: str) -> bytes:
                 if time.monotonic() > end:
                     raise UnreadableFile(f"not complete after {DOWNLOAD_SECONDS:g} s; download it and pass its path")
             if response.length:
-                raise UnreadableFile(f"it ends {response.length} bytes early; try again")
+                raise UnreadableFile(f"the download ended {response.length} bytes early; try again")
     except (OSError, HTTPException, ValueError) as error:  # ValueError: an address that is none
-        raise UnreadableFile(f"{url} cannot be fetched: {error}") from error
+        raise UnreadableFile(f"{url} cannot be downloaded: {error}") from error
     return bytes(content)

@@ -38,7 +38,7 @@ class InstanceNamer:
     def __init__(self, core: PECore, prompts: Prompts) -> None:
         if len(prompts.classes) < 2:
             raise OptionError(
-                f"{prompts.classes[0]!r} is the only word, and every object would be of it; name what else there may be"
+                f"{prompts.classes[0]!r} is the only word, so every object would get it; add words for other things"
             )
         self.maps = TextAlignedMap(core)
         self.classes = prompts.classes
@@ -62,7 +62,7 @@ class InstanceNamer:
         sizes = {tuple(masks.shape[1:])} if isinstance(masks, Tensor) else {tuple(rle["size"]) for rle in masks}
         if sizes - {size}:
             raise OptionError(
-                f"masks of {sorted(sizes)} (H, W) do not lie on the picture {list(image.shape)}; they must be RLEs of "
+                f"masks of {sorted(sizes)} (H, W) do not fit the picture {list(image.shape)}; they must be RLEs of "
                 "it, or [M, H, W] in its pixels"
             )
         core = self.maps.core
@@ -88,7 +88,9 @@ class InstanceNamer:
         """
         found = sample.pred_instances
         if "masks" not in found:
-            raise OptionError("words name masks, and this model gives boxes alone; take one that is trained with masks")
+            raise OptionError(
+                "words need masks, and this model predicts only boxes; use a model that was trained with masks"
+            )
         probabilities, labels = self.probabilities(image, found.masks).max(dim=-1)
         found.labels = labels.to(found.labels.device)
         found.scores = found.scores * probabilities.to(found.scores.device)

@@ -65,10 +65,10 @@ class Predictor:
         device: E.g. "cuda:1"; None takes CUDA if it is there.
         batch_size: How many images of a list go through the model at once.
         overrides: Entries of the config to change, as `tools/train_net.py` takes them: `model.tta={sizes: [1024]}`.
-        allow_urls: Fetch pictures that are given as addresses (http, https).
+        allow_urls: Download pictures that are given as addresses (http, https).
         trust: Packages of your own that the config in the checkpoint may import, e.g. ["my_package"]; see SECURITY.md.
-        max_pixels: Larger images of files are refused; None: those that the free memory does not hold.
-        engine: What runs the network: `torch`, or `compile` for `torch.compile`; of exported files `onnxruntime`,
+        max_pixels: Larger images in files are refused; None: those that do not fit into the free memory.
+        engine: The engine: `torch`, or `compile` for `torch.compile`; of exported files `onnxruntime`,
             `openvino` or `tensorrt`; or `auto`, the fastest that has passed its proof. None: `torch` for checkpoints,
             `auto` for exported files.
         precision: In which a checkpoint computes: `fp32`, `bf16`, or `auto`, bf16 where the device has it. None: as
@@ -138,7 +138,9 @@ class Predictor:
         black = to_image(np.zeros((64, 64, 3), np.uint8))
         sample = self.transform({"img": black, "ori_shape": (64, 64), "img_path": None, "img_id": 0})
         if not isinstance(sample.get("inputs"), Tensor):
-            raise CheckpointError(f"{self.checkpoint}: the pipeline in its config packs no image for the model")
+            raise CheckpointError(
+                f"{self.checkpoint}: the pipeline in its config does not give the model an image (it lacks PackSample)"
+            )
 
     def _check_classes(self) -> None:
         """Compare the classes that the model tells apart with their names in the same file."""
@@ -150,7 +152,7 @@ class Predictor:
             try:
                 part.check_classes(self.metainfo)
             except ValueError as error:
-                raise CheckpointError(f"{self.checkpoint}: its names of classes do not fit: {error}") from error
+                raise CheckpointError(f"{self.checkpoint}: its class names do not fit: {error}") from error
 
     def name_instances(self, namer: InstanceNamer) -> None:
         """Let words name the instances from now on, instead of the classes that the model was trained with."""
@@ -252,8 +254,8 @@ def naming_config(path: Path) -> Iterator[None]:
         raise
     except FileNotFoundError as error:
         raise CheckpointError(
-            f"{path}: something that its config names is not here: {error}; the encoder under adapters (LoRA) may be "
-            "elsewhere now: model.backbone.weights=FILE"
+            f"{path}: a file that its config names is missing: {error}; if the encoder under LoRA adapters was "
+            "moved, set model.backbone.weights=FILE"
         ) from error
     except Exception as error:  # whatever a constructor raises for options that it was not written for
         reason = " ".join(str(error).split())[:300]

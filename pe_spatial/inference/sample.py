@@ -233,7 +233,7 @@ def checked_threshold(threshold: float) -> float:
         OptionError: It is none.
     """
     if not 0 <= threshold <= 1:
-        raise OptionError(f"threshold {threshold} is no score; give a number from 0 to 1")
+        raise OptionError(f"threshold {threshold} is not a score; give a number from 0 to 1")
     return threshold
 
 

@@ -36,7 +36,7 @@ def check_models(names: Sequence[str]) -> None:
 
 
 class SharedPredictor:
-    """Runs several models over the same pictures, with one decoding and one pass of the encoder that they share.
+    """Runs several models on the same pictures. They share the decoding and one pass of the encoder.
 
         predictor = SharedPredictor({"det": "runs/det", "seg": "runs/seg", "depth": "runs/depth"})
         print(predictor.summary)
@@ -53,8 +53,8 @@ class SharedPredictor:
         batch_size: How many images, or windows of them, go through the models at once.
         overrides: Entries of the configs to change, each after the name of its model: `seg.model.window=null`.
         must_share: What models must have in common: `pass`, everything; `encoder`, the same frozen encoder; `nothing`.
-            What they have not in common is an error that names the option or the tensor.
-        allow_urls: Fetch pictures that are given as addresses (http, https).
+            A difference is an error that names the option or the tensor.
+        allow_urls: Download pictures that are given as addresses (http, https).
         trust: Packages of your own that the configs may import; see SECURITY.md.
 
     Attributes:
@@ -64,8 +64,8 @@ class SharedPredictor:
 
     Raises:
         CheckpointError: A file is missing, damaged, does not describe itself, or does not fit its config.
-        OptionError: A name that is none, or that is given twice.
-        UserError: Models have not in common what they must.
+        OptionError: An invalid name, or one that is given twice.
+        UserError: Models differ in something that they must have in common.
     """
 
     def __init__(
@@ -110,8 +110,8 @@ class SharedPredictor:
         for name, predictor in predictors.items():
             if predictor.engine != "torch":
                 raise OptionError(
-                    f"{name}: {predictor.checkpoint} runs in {predictor.engine}, and models share an encoder in torch "
-                    "alone; give its checkpoint"
+                    f"{name}: {predictor.checkpoint} runs in {predictor.engine}, and models can share an encoder only "
+                    "in torch; give its checkpoint"
                 )
         self.predictors = predictors
         self.sharing = Sharing(predictors, must_share)

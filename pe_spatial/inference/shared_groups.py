@@ -44,14 +44,14 @@ class Sharing:
         must_share: As of `SharedPredictor`.
 
     Raises:
-        UserError: Models have not in common what they must.
+        UserError: Models differ in something that they must have in common.
     """
 
     def __init__(self, predictors: Mapping[str, Predictor], must_share: str) -> None:
         self.predictors = predictors
         taken = next((name for name, predictor in predictors.items() if pass_of(predictor.model) is not None), None)
         if taken is not None:
-            raise UserError(f"{taken} is a model of another SharedPredictor; build its predictor anew")
+            raise UserError(f"{taken} belongs to another SharedPredictor; build a new predictor for it")
         self._must_share = must_share
         self._inputs = {name: Inputs.of(predictor) for name, predictor in predictors.items()}
         self._require_one_reading()
@@ -108,7 +108,9 @@ class Sharing:
         taken = pass_of(tracker)
         if taken is not None:
             if all(taken is not group.shared for group in self._groups):
-                raise UserError("the tracker takes the pass of other models; build another one from its config")
+                raise UserError(
+                    "this tracker already shares the pass of other models; build another one from its config"
+                )
             return taken
         reason = why_not_shared(tracker) or "no model has a pass that can be shared"
         for group in self._groups if why_not_shared(tracker) is None else ():
@@ -137,7 +139,7 @@ class Sharing:
             difference = reading.reading_difference(inputs)
             if difference is not None:
                 raise UserError(
-                    f"{name} reads pictures by another rule than {first} ({difference}), and each picture is read "
+                    f"{name} reads pictures differently from {first} ({difference}), but each picture is read only "
                     "once; set value_range and bands (--value-range, --bands) or apply_exif alike"
                 )
 

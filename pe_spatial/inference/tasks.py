@@ -78,10 +78,12 @@ def task_of(config: Mapping[str, Any], checkpoint: Path) -> Task:
     with DefaultScope.overwrite_default_scope(config.get("default_scope", "mmengine")):
         model = MODELS.get(kind)
     if model is None:
-        raise UserError(f"{checkpoint}: no package registers the model {kind}; name it in custom_imports of its config")
+        raise UserError(
+            f"{checkpoint}: the model {kind} is not registered; add its package to custom_imports in the config"
+        )
     name = getattr(model, "task", None)
     if name is None:
-        raise UserError(f'{checkpoint}: the model {kind} names no task; give its class one: task = "detection"')
+        raise UserError(f'{checkpoint}: the model {kind} has no task; add one to its class: task = "detection"')
     module = f"pe_spatial.{name}.results"
     if name not in TASKS and find_spec(f"pe_spatial.{name}") is not None and find_spec(module) is not None:
         import_module(module)

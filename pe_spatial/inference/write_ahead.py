@@ -131,4 +131,4 @@ def _outcome(name: str, source: Source, _: int, written: Future[Any] | str) -> O
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        return name, source, None, "out of memory while it was drawn and written; --no-pictures needs less"
+        return name, source, None, "out of memory while its picture was made; --no-pictures needs less"

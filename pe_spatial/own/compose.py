@@ -130,7 +130,7 @@ def _encoder(
         windows = 16 if model.family.windowed else None  # patches of all encoders in windows
         return _encoder_of_size(model, key), windows, ()
     if model.is_student:
-        raise OptionError(f"encoder {request.encoder}: an alignment makes a Perception Encoder; name its size in model")
+        raise OptionError(f"encoder {request.encoder}: alignment trains a Perception Encoder; give its size with model")
     return other_encoder(request, parts)
 
 
@@ -174,7 +174,7 @@ def _sized(
     if batch > images:
         if request.batch_size is not None:
             raise OptionError(f"a batch of {batch} pictures, but the training part has {images}; lower the batch")
-        lines.append(f"batch: {images} instead of {batch}, for the training part has no more pictures")
+        lines.append(f"batch: {images} instead of {batch}, because the training part has no more pictures")
         batch = images
         settings = joined(settings, {"train_dataloader": {"batch_size": batch}})
     processes = count_processes()

@@ -10,7 +10,7 @@ from pe_spatial.common.errors import AnnotationError, ConfigError, OptionError, 
 from pe_spatial.data.formats import Reading, choose, recognize
 from pe_spatial.own.request import Request
 
-HELD_OUT = 0.2  # of the pictures of a data set without a validation part
+HELD_OUT = 0.2  # of the pictures of a dataset without a validation part
 # format of what has no boxes -> the tasks that it fits
 _TASKS_OF = {"masks": ("segmentation",), "panoptic": ("panoptic",), "depth": ("depth",)}
 
@@ -19,7 +19,7 @@ Section = dict[str, Any]
 
 @dataclass(frozen=True)
 class Data:
-    """A data set that fits a task.
+    """A dataset that fits a task.
 
     Attributes:
         train: Dataset section of the training part, over that of a recipe.
@@ -48,7 +48,7 @@ def usual_task(path: Path, format_name: str | None = None) -> str:
     tasks = tasks_of(reading)
     if not tasks:
         hint = "; pe-spatial track reads it" if reading.format == "video" else ""
-        raise AnnotationError(f"{path} holds {reading.about}, which no task but alignment trains on{hint}")
+        raise AnnotationError(f"{path} contains {reading.about}, which only the task alignment can use{hint}")
     return tasks[0]
 
 
@@ -64,7 +64,7 @@ def find_data(request: Request) -> Data:
     path = Path(request.data).expanduser().absolute()
     reading = _fitting(path, request.task, request.format)
     if reading.format == "masks" and reading.advice:
-        raise ConfigError(f"{reading.path}: {reading.about}, but nothing says what these mean: {reading.advice}")
+        raise ConfigError(f"{reading.path}: {reading.about}, but their meaning is not known: {reading.advice}")
     train, val, lines = roles(reading, request.split)
     if reading.advice:
         lines.append(f"{reading.advice}; millimeters are taken, another unit: _depth_scale=…")
@@ -100,7 +100,7 @@ def _fitting(path: Path, task: str, format_name: str | None) -> Reading:
         return choose(path, format_name)  # which says what is there, or lists the ways
     kinds = few((reading.about for reading in readings), 5)
     tasks = dict.fromkeys([*(task for reading in readings for task in tasks_of(reading)), "alignment"])
-    raise AnnotationError(f"{path} holds {kinds}, which is nothing for {task}; it fits {', '.join(tasks)}")
+    raise AnnotationError(f"{path} contains {kinds}, which cannot be used for {task}; use it for {', '.join(tasks)}")
 
 
 def roles(reading: Reading, wanted: str | None) -> tuple[str, str | None, list[str]]:
@@ -135,7 +135,7 @@ def _roles(reading: Reading, wanted: str | None) -> tuple[str, str | None]:
         return reading.splits[0], None
     if len(train) != 1 or len(val) > 1:
         raise OptionError(
-            f"{reading.path} has the splits {', '.join(reading.splits)}; say which ones train and validate: "
+            f"{reading.path} has the splits {', '.join(reading.splits)}; choose two for training and validation: "
             "split TRAIN,VAL"
         )
     return train[0], val[0] if val else None

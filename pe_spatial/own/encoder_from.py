@@ -74,7 +74,10 @@ def borrow(request: Request) -> tuple[Request, Borrowed]:
     if request.encoder_from is None:
         return request, Borrowed()
     if find_model(request.task, request.model).is_student:
-        raise OptionError(f"encoder_from is for heads, and {request.task} trains the encoder itself: give weights")
+        raise OptionError(
+            f"encoder_from trains a head on a frozen encoder, but {request.task} trains the encoder itself; give "
+            f"weights instead"
+        )
     for name, value, allowed in (
         ("encoder", request.encoder, None),
         ("weights", request.weights, None),
@@ -82,7 +85,7 @@ def borrow(request: Request) -> tuple[Request, Borrowed]:
     ):
         if value not in (None, allowed):
             raise OptionError(
-                f"{name} {value} and encoder_from: the encoder is the run's, and frozen; leave out {name}"
+                f"{name} {value} and encoder_from: the encoder comes from the run and is frozen; remove {name}"
             )
     path = resolve_checkpoint(request.encoder_from).absolute()
     config = read_config(load_checkpoint(path), path)
@@ -108,13 +111,12 @@ def borrow(request: Request) -> tuple[Request, Borrowed]:
 def _require_usable(backbone: Mapping[str, Any], path: Path) -> None:
     if backbone.get("type") != "PEBackbone":
         raise OptionError(
-            f"{path}: its backbone is {backbone.get('type')}; encoder_from takes runs with a PEBackbone; a head on the "
-            "same frozen encoder of timm can share its pass too: name it with encoder and weights"
+            f"{path}: its backbone is {backbone.get('type')}; encoder_from needs a run with a PEBackbone; for a frozen "
+            "encoder of timm, give encoder and weights: the heads can then share its pass too"
         )
     if backbone.get("lora") is not None:
         raise OptionError(
-            f"{path}: its encoder has adapters (LoRA); put them into it first, and take the file that results: "
-            f"{merge_command(path)}"
+            f"{path}: its encoder has adapters (LoRA); merge them first, and use the merged file: {merge_command(path)}"
         )
 
 

@@ -84,8 +84,8 @@ def _recognized(path: Path) -> str | dict[str, Any]:
         width, _, patch, _ = shapes["conv1.weight"]
         depth = len({key.split(".")[2] for key in shapes if key.startswith("transformer.resblocks.")})
         raise OptionError(
-            f"{path}: an encoder of {depth} blocks, width {width} and patches of {patch}, which none of the released "
-            "ones is; give the folder or a checkpoint of the run that has made it, which say the rest"
+            f"{path}: an encoder of {depth} blocks, width {width} and patches of {patch}, which is not one of "
+            "the released encoders; give the folder or a checkpoint of the run that trained it"
         )
     return names[0]
 

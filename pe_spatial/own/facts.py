@@ -42,7 +42,9 @@ def _require_same_classes(train: Mapping[str, Any], val: Mapping[str, Any]) -> N
     if tuple(train["classes"]) != tuple(val["classes"]):
         only = [few(sorted(set(a["classes"]) - set(b["classes"])), 5) for a, b in ((train, val), (val, train))]
         what = f"only in training: {only[0] or 'none'}; only in validation: {only[1] or 'none'}"
-        raise AnnotationError(f"the parts of the data list different classes ({what}); give both one list of classes")
+        raise AnnotationError(
+            f"the parts of the data list different classes ({what}); give both the same list of classes"
+        )
 
 
 def _mask_settings(task: str, model: Model, train: Any, val: Any) -> tuple[dict[str, Any], list[str]]:
@@ -50,11 +52,11 @@ def _mask_settings(task: str, model: Model, train: Any, val: Any) -> tuple[dict[
     counts = train.metainfo["mask_counts"]
     total, without = sum(counts.values()), counts["none"]
     if total == 0:
-        raise AnnotationError(f"{train.ann_file}: the training part has no object to learn")
+        raise AnnotationError(f"{train.ann_file}: the training part has no objects")
     if task == "instances" and without:
         raise AnnotationError(
-            f"{train.ann_file}: {without} of {total} objects have no mask, and the task instances learns masks; "
-            "annotate them, or train the task detection, which needs boxes only"
+            f"{train.ann_file}: {without} of {total} objects have no mask, but the task instances needs masks; "
+            "annotate them, or use the task detection, which needs only boxes"
         )
     if "mask_rcnn" not in model.family.recipe:
         return {}, []

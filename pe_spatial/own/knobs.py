@@ -30,7 +30,9 @@ def knob_settings(request: Request, model: Model, key: str, patch_size: int | No
     """
     precision = request.precision or ("bf16" if use_cuda else "fp32")
     if precision == "fp16" and not use_cuda:
-        raise OptionError("precision fp16 needs a CUDA device, and torch sees none here; bf16 runs on a CPU too")
+        raise OptionError(
+            "precision fp16 needs a CUDA device, and torch finds none here; use bf16, which also runs on a CPU"
+        )
     optimizer = {"lr": request.lr, "weight_decay": request.weight_decay}
     wrapper: dict[str, Any] = {
         "type": WRAPPERS[precision],
@@ -64,9 +66,11 @@ def _encoder(request: Request, model: Model) -> dict[str, Any]:
     if request.weights is not None:
         settings["weights"] = None if request.weights == "none" else weights_of(request.weights)
     if model.is_student and request.tune not in (None, "full"):
-        raise OptionError(f"tune {request.tune}: an alignment makes new weights of a whole encoder; leave it out")
+        raise OptionError(f"tune {request.tune}: alignment trains a whole encoder; remove it")
     if request.teachers and not model.is_student:
-        raise OptionError(f"teacher {', '.join(request.teachers)}: only the task alignment has one; leave it out")
+        raise OptionError(f"teacher {', '.join(request.teachers)}: only the task alignment uses a teacher; remove it")
+    if request.trial and not model.is_student:
+        raise OptionError(f"trial {request.trial}: only the task alignment uses a trial; remove it")
     if model.is_student:
         return settings
     if request.tune in ("full", "frozen"):

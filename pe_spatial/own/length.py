@@ -64,12 +64,16 @@ def length_settings(length: Length, written_for: int, schedulers: Sequence[dict[
 
 
 def stretch(schedulers: Sequence[dict[str, Any]], factor: float) -> list[dict[str, Any]]:
-    """Schedulers of a run that is longer by a factor; one of which no iteration is left is dropped."""
+    """Schedulers of a run that is longer by a factor.
+
+    One that keeps fewer than two iterations is dropped. A warm-up of a single one never reaches its end: the rate would
+    stay at its beginning for the whole run.
+    """
     stretched = [
         {key: _scaled(value, factor) if key in _COUNTED else value for key, value in scheduler.items()}
         for scheduler in schedulers
     ]
-    return [each for each in stretched if each.get("end") is None or each["end"] > each.get("begin", 0)]
+    return [each for each in stretched if each.get("end") is None or each["end"] > each.get("begin", 0) + 1]
 
 
 def _scaled(value: Any, factor: float) -> Any:

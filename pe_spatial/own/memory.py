@@ -35,8 +35,8 @@ def fit_request(request: Request, config: Config) -> tuple[Request, str, Row]:
         raise OptionError("memory is not given; a plan needs an amount, such as 12gb, or auto")
     if (processes := count_processes()) > 1:
         raise OptionError(
-            f"memory {request.memory} with {processes} processes, which could choose differently; plan in one process "
-            "with --print-config, and start all with --config"
+            f"memory {request.memory} with {processes} processes, which could choose different settings; plan in one "
+            "process with --print-config, and start all processes with --config"
         )
     found = plan(config, parse_memory(request.memory))
     row = found.chosen

@@ -26,7 +26,9 @@ def other_encoder(request: Request, parts: Sequence[str]) -> tuple[Section, int,
     backbone = named_encoder(request.encoder, None if request.weights is None else "none")
     is_foreign = backbone["type"] == "TimmBackbone"
     if request.tune == "lora" and is_foreign:
-        raise OptionError(f"tune lora: adapters go on a Perception Encoder alone, not on {request.encoder}; freeze it")
+        raise OptionError(
+            f"tune lora: adapters work only with a Perception Encoder, not with {request.encoder}; use tune frozen"
+        )
     recipe = compose_config(parts, {}, (), ())
     backbone["layers"] = [-1]
     backbone["frozen"] = recipe.model.backbone.get("frozen", False)
@@ -38,7 +40,7 @@ def other_encoder(request: Request, parts: Sequence[str]) -> tuple[Section, int,
     settings: Section = {"model": {"backbone": {"_delete_": True, **backbone}, "data_preprocessor": preprocessor}}
     told = [f"encoder: {request.encoder}, {drawing.channels[-1]} channels at 1/{drawing.strides[-1]} of the image"]
     if request.weights in (None, "none") and is_foreign:
-        told.append(f"weights: random, for nothing is fetched; give a file of {request.encoder} with --weights")
+        told.append(f"weights: random, because nothing is downloaded; give a file of {request.encoder} with --weights")
     side = recipe.get("_image_size")
     if request.image_size is None and side is not None and side % patch:
         settings["_image_size"] = max(round(side / patch), 1) * patch

@@ -1,4 +1,4 @@
-"""The photographs of an alignment: all pictures of a folder or a list, or those that a data set names; no labels."""
+"""The photographs of an alignment: all pictures of a folder or a list, or those that a dataset names; no labels."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ def find_photographs(request: Request, recipe: Section) -> Data:
         recipe: Whose pipelines the photographs go through.
 
     Raises:
-        AnnotationError: A data set that can be read in several ways.
+        AnnotationError: A dataset that can be read in several ways.
         OptionError: The parts cannot be told apart, or the run would lie among the photographs.
         FileNotFoundError: It does not exist, or holds no picture.
     """
@@ -38,12 +38,12 @@ def find_photographs(request: Request, recipe: Section) -> Data:
 def _folder(request: Request, path: Path, recipe: Section) -> Data:
     """Pictures that nothing describes."""
     if request.split is not None:
-        raise OptionError(f"split {request.split}: {path} is no data set with parts; leave it out")
+        raise OptionError(f"split {request.split}: {path} has no splits; remove split")
     output = Path(request.output or "work_dirs").expanduser().absolute()
     if path.is_dir() and output.is_relative_to(path):
         raise OptionError(
-            f"output {output} lies among the photographs of {path}, which would then have those of the run as well; "
-            "give a folder outside (--output)"
+            f"output {output} is inside the photographs of {path}, so the pictures of the run would be used for "
+            "training; give a folder outside (--output)"
         )
     count = len(resolve_sources(str(path), ("image",)))
     share = min(HELD_OUT, round(_MOST_HELD_OUT / count, 6))

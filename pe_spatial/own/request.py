@@ -18,7 +18,7 @@ class Request:
 
     Args:
         task: One of `pe_spatial.own.models.TASKS`.
-        data: A folder, or the file that describes the data set.
+        data: A folder, or the file that describes the dataset.
         model: `FAMILY-SIZE`, such as `mask_rcnn-s`; None takes the task's default.
         epochs: Passes over the training pictures; may be a fraction.
         iterations: Batches, instead of epochs; counted before accumulation.
@@ -28,6 +28,7 @@ class Request:
         teacher: Of an alignment: the name of a released encoder, a file, the folder of a run, or timm's name of an
             encoder with its file, `NAME=FILE`; or several of these. None takes what the student begins with, at 82 %
             of its depth.
+        trial: Of an alignment: `matches=PHOTOS` or `tracking=DAVIS`, what the student is tried on at every validation.
         encoder_from: A run (or its checkpoint) whose encoder the head is trained on, frozen, with its preprocessing.
         image_size: Side of the pictures in pixels.
         batch_size: Pictures at once in a process.
@@ -61,6 +62,7 @@ class Request:
     encoder: str | None = None
     weights: str | Path | None = None
     teacher: str | Path | Sequence[str | Path] | None = None
+    trial: str | None = None
     encoder_from: str | Path | None = None
     image_size: int | None = None
     batch_size: int | None = None
@@ -95,12 +97,12 @@ class Request:
             if getattr(self, name) is not None:
                 require_choice(name, getattr(self, name), choices)
         if self.epochs is not None and self.iterations is not None:
-            raise OptionError("epochs and iterations are both given; the length of a run is one of them")
+            raise OptionError("epochs and iterations are both given; give only one of them")
         if self.epochs is not None and not self.epochs > 0:
-            raise OptionError(f"epochs {self.epochs:g} is not above 0; a run without a step trains nothing")
+            raise OptionError(f"epochs {self.epochs:g} must be above 0")
         for name in ("weight_decay", "clip", "workers", "seed"):
             value = getattr(self, name)
             if value is not None and not value >= 0:
                 raise OptionError(f"{name} {value} is below 0; give 0 or more")
         if self.lr is not None and not self.lr > 0:
-            raise OptionError(f"lr {self.lr} is not above 0; nothing would be learned")
+            raise OptionError(f"lr {self.lr} must be above 0")

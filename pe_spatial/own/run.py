@@ -80,7 +80,7 @@ def train(
     trust: Sequence[str] = (),
     **request: Any,
 ) -> Runner | Run:
-    """Train a task on data of one's own, or a loaded config.
+    """Train a task on your own data, or a loaded config.
 
         run = pe_spatial.train("detection", data="photos", model="mask_rcnn-s", epochs=20)
         run.metrics, run.best, run.predictor()
@@ -96,7 +96,7 @@ def train(
         The run of a task; of a config its Runner.
 
     Raises:
-        UserError: Something does not fit together; names value, rule and remedy.
+        UserError: Something does not fit together; the message has the value, the rule and the remedy.
     """
     if isinstance(what, str):
         return train_composition(compose(Request(what, **request)), hooks, trust)

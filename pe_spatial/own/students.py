@@ -8,6 +8,7 @@ from pe_spatial.own.encoders import Encoder, find_encoder
 from pe_spatial.own.models import TINY_ENCODER, Model, require_patches
 from pe_spatial.own.request import Request
 from pe_spatial.own.teachers import several_settings, teaches_alone
+from pe_spatial.own.trials import trial_settings
 
 
 def student_settings(request: Request, model: Model, in_half: bool) -> dict[str, Any]:
@@ -19,7 +20,8 @@ def student_settings(request: Request, model: Model, in_half: bool) -> dict[str,
         in_half: Whether Perception Encoders that teach are kept in bfloat16, which is half of its memory.
 
     Raises:
-        OptionError: Nothing to learn from; an image size that the patches do not divide; or as of `several_settings`.
+        OptionError: Nothing to learn from; an image size that the patches do not divide; or as of `several_settings`
+            and `trial_settings`.
         FileNotFoundError, WeightsError, CheckpointError: As of `find_encoder`.
     """
     dtype = "bfloat16" if in_half else "float32"
@@ -30,6 +32,8 @@ def student_settings(request: Request, model: Model, in_half: bool) -> dict[str,
         require_patches(request.image_size, patch)
     if request.image_size is None:
         settings["_image_size"] = shape.image_size
+    if request.trial is not None:
+        settings["default_hooks"] = trial_settings(request.trial, request.image_size or shape.image_size)
     return {**settings, "_patch_size": patch}
 
 
@@ -50,7 +54,8 @@ def _beginning(request: Request, model: Model) -> Encoder:
     start = model.weights if request.weights is None else request.weights
     if start is None or start == "none":
         raise OptionError(
-            "the student begins from scratch and has nothing to learn from but itself; name a teacher (--teacher), or "
-            "weights to begin with (--weights)"
+            "the student starts from random weights and has no teacher; give a teacher (--teacher), or weights to "
+            "start "
+            "from (--weights)"
         )
     return find_encoder(start)

@@ -42,7 +42,7 @@ def several_settings(teachers: Sequence[str], dtype: str) -> dict[str, Any]:
     """
     if len(set(teachers)) < len(teachers):
         raise OptionError(
-            f"teachers {', '.join(teachers)}: the same one twice; to count it more, set "
+            f"teachers {', '.join(teachers)}: one is given twice; to give it more weight, set "
             "model.distill.NAME={weight: 2}"
         )
     sections: dict[str, Any] = {}
@@ -68,7 +68,7 @@ def teacher_lines(model: Mapping[str, Any]) -> list[str]:
 def _foreign(teacher: str) -> dict[str, Any]:
     name, _, file = teacher.partition("=")
     if not file:
-        raise OptionError(f"teacher {teacher}: nothing of timm's is fetched; give its file, {teacher}=FILE")
+        raise OptionError(f"teacher {teacher}: weights of timm are not downloaded; give the file, {teacher}=FILE")
     path = Path(file).expanduser().absolute()
     if not path.is_file():
         raise FileNotFoundError(f"teacher {teacher}: there is no file {file}")
@@ -87,14 +87,21 @@ def _unique(teacher: str, taken: Mapping[str, Any]) -> str:
     return name
 
 
-def _line(label: str, settings: Mapping[str, Any]) -> str:
+def sketched(settings: Mapping[str, Any]) -> Any | None:
+    """A teacher without weights that takes no memory; None of a teacher that is no encoder."""
     if "variant" not in settings and "backbone" not in settings:
-        return f"{label}: {settings['type']}"
-    sketched = {**settings, "weights": None} if "variant" in settings else dict(settings)
+        return None
+    empty = {**settings, "weights": None} if "variant" in settings else dict(settings)
     if "backbone" in settings:
-        sketched["backbone"] = {**settings["backbone"], "weights": None}
-    with torch.device("meta"):
-        teacher = MODELS.build(sketched)
+        empty["backbone"] = {**settings["backbone"], "weights": None}
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        return MODELS.build(empty)
+
+
+def _line(label: str, settings: Mapping[str, Any]) -> str:
+    teacher = sketched(settings)
+    if teacher is None:
+        return f"{label}: {settings['type']}"
     count = sum(parameter.numel() for parameter in teacher.parameters())
     backbone = teacher.backbone
     source = settings.get("backbone", settings).get("weights")

@@ -65,7 +65,8 @@ def read_checkpoint(
     tensors, report = read_encoder(path)
     if any(key.startswith(("attn_pool.", "proj")) for key in tensors):
         raise WeightsError(
-            f"{path}: the vision tower ({report.layout}) pools its tokens to one, as PE-Core; that of a PLM does not. "
+            f"{path}: the vision tower ({report.layout}) pools its tokens to one, like a PE-Core; the tower of a PLM "
+            f"does not. "
             f"{_NEEDED}"
         )
     sizes = read_sizes(path.parent, None if config is None else Path(config))
@@ -74,8 +75,8 @@ def read_checkpoint(
     dim, width = projector["linear_1.weight"].shape
     if width != encoder.width:
         raise WeightsError(
-            f"{path}: the projector takes {width} channels and the vision tower has {encoder.width}: they are of "
-            "different models; fetch the checkpoint again"
+            f"{path}: the projector takes {width} channels and the vision tower has {encoder.width}: they belong to "
+            "different models; download the checkpoint again"
         )
     return PLMCheckpoint(path, encoder, projector, dim, sizes)
 
@@ -87,7 +88,8 @@ def _require_checkpoint(source: str | PathLike[str]) -> None:
     if str(source).startswith("hf:/"):  # pathlib makes one slash of two
         name = str(source).partition(":")[2].lstrip("/")
         raise WeightsError(
-            f"{source} is not fetched from here; run `hf download {name} --local-dir FOLDER` and give that folder. Of "
+            f"{source} is not downloaded automatically; run `hf download {name} --local-dir FOLDER` and give that "
+            f"folder. Of "
             "shards only those with the vision tower and the projector are needed"
         )
 
@@ -144,17 +146,19 @@ def _describe_encoder(path: Path, shapes: Shapes, heads: int | None) -> EncoderC
     if len(patches) != 4 or len(table) != 2 or len(hidden) != 2 or min(*patches, *hidden) < 1:
         raise WeightsError(
             f"{path}: the vision tower is incomplete (patches {list(patches)}, positions {list(table)}, MLP "
-            f"{list(hidden)}); fetch it again"
+            f"{list(hidden)}); download it again"
         )
     side = math.isqrt(max(table[0] - cls_token, 0))
     if not side or side * side + cls_token != table[0]:
-        raise WeightsError(f"{path}: {table[0]} positions of the vision tower are no square grid; fetch it again")
+        raise WeightsError(
+            f"{path}: {table[0]} positions of the vision tower do not form a square grid; download it again"
+        )
     if heads is None:
         fitting = fitting_variants(shapes)
         if not fitting:
             raise WeightsError(
-                f"{path}: nothing says how many attention heads its vision tower of width {patches[0]} has, and it is "
-                "none of the released ones; put its config.json or params.json beside it, or pass heads"
+                f"{path}: the number of attention heads of its vision tower (width {patches[0]}) is not known, and it "
+                "is not a released one; put its config.json or params.json beside it, or pass heads"
             )
         heads = VARIANTS[fitting[0]].heads
     return EncoderConfig(

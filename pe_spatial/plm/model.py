@@ -26,7 +26,7 @@ Picture = str | PathLike[str] | Image.Image | NDArray[np.uint8] | Tensor
 
 
 class PLMVision(nn.Module):
-    """The vision half of PLM (Perception Language Model): encoder and projector, with the official way to see.
+    """The vision half of PLM (Perception Language Model): encoder and projector, with the official preprocessing.
 
     The tokens are those of the last block of the truncated encoder without the class token, projected, then pooled.
     `from_files` loads a released checkpoint. The language model is that of transformers.
@@ -41,7 +41,7 @@ class PLMVision(nn.Module):
         max_frames: Of a video.
         batch: Tiles or frames that go through the encoder at once; it bounds the memory, not the result.
         rope: See `PEBackbone`.
-        weights: File of the encoder's weights; None draws random ones.
+        weights: File of the encoder's weights; None initializes random ones.
 
     Attributes:
         backbone: The encoder, a `PEBackbone`.
@@ -74,7 +74,7 @@ class PLMVision(nn.Module):
         self.backbone = PEBackbone(encoder, norm=True, rope=rope, weights=weights)
         config = self.backbone.config
         if config.attn_pool:
-            raise OptionError(f"{config.name} pools its tokens to one; take an encoder without attn_pool (PE-Lang)")
+            raise OptionError(f"{config.name} pools its tokens to one; use an encoder without attn_pool (PE-Lang)")
         self.projector = VisionProjector(config.width, dim, pooling)
         self.tile, self.mode, self.max_tiles = config.image_size, mode, max_tiles
         self.max_frames, self.batch = max_frames, batch
@@ -175,7 +175,7 @@ class PLMVision(nn.Module):
             return normalize(read_frames(Path(video), self.tile, self.max_frames))
         if video.dtype != torch.uint8 or video.ndim != 4 or video.shape[1] != 3 or 0 in video.shape:
             raise PictureError(
-                f"{video.dtype} {list(video.shape)} are no frames; pass uint8 [T, 3, H, W], T at least 1"
+                f"{video.dtype} {list(video.shape)} are not frames; pass uint8 [T, 3, H, W], T at least 1"
             )
         return normalize(resize_frames(video, self.tile))
 

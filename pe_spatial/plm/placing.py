@@ -29,7 +29,8 @@ def place_tokens(embedded: Tensor, places: Tensor, tokens: Tensor) -> Tensor:
     count, needed = tokens.shape[0] * tokens.shape[1], int(places.sum())
     if count != needed:
         raise OptionError(
-            f"{count} visual tokens for {needed} places of the prompt; write as many as `PLMVision.count_tokens` says"
+            f"{count} visual tokens for {needed} places of the prompt; write as many places as "
+            f"`PLMVision.count_tokens` returns"
         )
     flat = tokens.flatten(0, 1).to(embedded.device, embedded.dtype)
     return embedded.masked_scatter(places.to(embedded.device)[..., None], flat)

@@ -48,5 +48,5 @@ class VisionProjector(nn.Module):
         """
         height, width = (cells // self.pooling for cells in grid)
         if not height or not width:
-            raise OptionError(f"pooling {self.pooling} leaves no token of a grid of {grid[0]} x {grid[1]}; lower it")
+            raise OptionError(f"pooling {self.pooling} leaves no token in a grid of {grid[0]} x {grid[1]}; lower it")
         return height, width

@@ -54,8 +54,8 @@ class Sizes:
             found = getattr(encoder, name)
             if value != found:
                 raise WeightsError(
-                    f"{self.path} says {name} {value}, but the tensors have {found}: file and weights are of different "
-                    "models; name the right file with config"
+                    f"{self.path} has {name} {value}, but the tensors have {found}; the file and the weights belong "
+                    "to different models: give the right file with config"
                 )
 
 
@@ -85,7 +85,7 @@ class _Fields:
 
     def __init__(self, path: Path, values: Any, name: str = "") -> None:
         if not isinstance(values, dict):
-            raise WeightsError(f"{path}: {name or 'the content'} is no object with fields; fetch the file again")
+            raise WeightsError(f"{path}: {name or 'the content'} is not an object with fields; download the file again")
         self.path, self.name = path, name
         self.values: dict[str, Any] = values
 
@@ -125,7 +125,9 @@ def _known(**values: Any) -> dict[str, Any]:
 def _transformers(content: _Fields, folder: Path) -> Sizes:
     kind = content.values.get("model_type")
     if kind != "perception_lm":
-        raise WeightsError(f"{content.path} is of a model of type {kind!r}, not 'perception_lm'; name that of a PLM")
+        raise WeightsError(
+            f"{content.path} describes a model of type {kind!r}, not 'perception_lm'; give the file of a PLM"
+        )
     vision = content.part("vision_config")
     arguments = vision.part("model_args")
     base = _architecture(vision.values.get("architecture"))
@@ -158,7 +160,9 @@ def _official(content: _Fields) -> Sizes:
     model, data = content.part("model"), content.part("data")
     vision = model.part("vision_model")
     if not vision.values:
-        raise WeightsError(f"{content.path} describes no vision model (model.vision_model); name that of a PLM")
+        raise WeightsError(
+            f"{content.path} does not describe a vision model (model.vision_model); give the file of a PLM"
+        )
     stated = _known(
         width=vision.number("width"),
         depth=vision.number("layers"),

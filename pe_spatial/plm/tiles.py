@@ -121,5 +121,5 @@ def cut_picture(picture: Tensor, tile: int, max_tiles: int = MAX_TILES, mode: st
 def normalize(tiles: Tensor) -> Tensor:
     """uint8 to float32, from -1 (black) to 1 (white): mean and standard deviation of PE are 0.5."""
     if tiles.dtype != torch.uint8:
-        raise OptionError(f"tiles of {tiles.dtype} are no pixels; pass uint8")
+        raise OptionError(f"tiles of {tiles.dtype} are not pixels; pass uint8")
     return tiles.float().div_(255).sub_(0.5).div_(0.5)

@@ -156,6 +156,6 @@ def _reader_of(header: Header, path: Path) -> Callable[[Runtime, Input], Result]
     if header.preprocessing["task"] == "encoder":
         return Runtime._encode
     raise CheckpointError(
-        f"{path}: its outputs ({', '.join(header.outputs)}) become a prediction in pe_spatial.Predictor alone; call "
+        f"{path}: its outputs ({', '.join(header.outputs)}) become a prediction only in pe_spatial.Predictor; call "
         "Runtime.run for the numbers, or export the checkpoint with --graph suppressed"
     )

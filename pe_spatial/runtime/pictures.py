@@ -117,5 +117,8 @@ def open_picture(picture: Picture) -> Image.Image:
     with naming_file(name), opened(BytesIO(picture) if isinstance(picture, bytes) else picture) as file:
         image = head_of(file)
         if image is None or image.mode.startswith(("I", "F")):
-            raise PictureError("it has more than 8 bits, which pe_spatial.Predictor shows and this does not")
+            raise PictureError(
+                "it has more than 8 bits, which only pe_spatial.Predictor can handle; use it, or convert the picture "
+                "to 8 bits"
+            )
         return ImageOps.exif_transpose(image).convert("RGB")

@@ -58,7 +58,7 @@ def require_same(index: Path, found: Mapping[str, Any], given: Mapping[str, Any]
     if different:
         said = ", ".join(f"{key} {found.get(key)!r} instead of {given[key]!r}" for key in different)
         raise OptionError(
-            f"{index} was made by another encoder than {given['name']} ({said}); give its own with --encoder and "
+            f"{index} was made by another encoder than {given['name']} ({said}); give that encoder with --encoder and "
             "--weights, or make another index with pe-spatial index"
         )
 
@@ -72,7 +72,7 @@ class IndexEmbedder(Embedder):
         video_rows: One of `VIDEO_ROWS`.
         every: Of `frames`: seconds between two of them; 0 takes all frames.
         frames: Of the other two: how many a video is judged by.
-        max_pixels: Larger images of files are refused; None: those that the free memory does not hold.
+        max_pixels: Larger images in files are refused; None: those that do not fit into the free memory.
 
     Attributes:
         names: Of what a picture gives.

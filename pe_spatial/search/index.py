@@ -70,12 +70,12 @@ class Hit(Row):
 
 
 class Index:
-    """Embeddings of pictures and videos that can be searched. Opening it reads next to nothing of them.
+    """Embeddings of pictures and videos that can be searched. They are mapped from the file, so opening is fast.
 
     Args:
         folder: That `pe-spatial index` has written.
-        encoder: In place of the name or folder that the index was made with, such as one that was moved.
-        weights: Others for it; see `open_core`.
+        encoder: Replaces the name or folder that the index was made with, for example if it was moved.
+        weights: Other weights for it; see `open_core`.
         device: Of the encoder, e.g. "cuda:1"; None takes CUDA if it is there.
 
     Attributes:
@@ -85,7 +85,7 @@ class Index:
         root: The folder that the names of the files start from.
 
     Raises:
-        UnreadableFile: There is no index, or it is damaged or not whole.
+        UnreadableFile: There is no index, or it is damaged or incomplete.
     """
 
     def __init__(
@@ -98,7 +98,7 @@ class Index:
         self.folder = Path(folder)
         path = self.folder / INDEX
         if not path.is_file():
-            raise UnreadableFile(f"{folder} is no index, for it has no {INDEX}; pe-spatial index writes one, and last")
+            raise UnreadableFile(f"{folder} is not a complete index: it has no {INDEX}; run pe-spatial index")
         self.content: dict[str, Any] = read_json(path, _FIELDS)
         if self.content["format_version"] != INDEX_VERSION:
             version = self.content["format_version"]
@@ -117,7 +117,9 @@ class Index:
             rows, channels = map(int, stated["shape"])
             wanted = npy_header(rows, channels, kind)
         except (KeyError, TypeError, ValueError) as error:
-            raise UnreadableFile(f"{self.folder / INDEX} is damaged: embeddings {stated} say no array") from error
+            raise UnreadableFile(
+                f"{self.folder / INDEX} is damaged: embeddings {stated} do not describe an array"
+            ) from error
         if channels != self.content["encoder"].get("channels"):
             raise UnreadableFile(f"{self.folder / INDEX} is damaged: {channels} channels are not those of its encoder")
         with open_regular(path) as file:
@@ -128,7 +130,7 @@ class Index:
             what = "cut" if found < size else "damaged"
             raise UnreadableFile(f"{path} is {what}: it has {found:,} bytes, not the {size:,} of {rows} rows; {AGAIN}")
         if not rows:
-            raise UnreadableFile(f"{self.folder} has no rows, for none of its files could be read; see failed.json")
+            raise UnreadableFile(f"{self.folder} has no rows, because none of its files could be read; see failed.json")
         mapped: NDArray[np.floating] = np.memmap(path, kind, "r", len(wanted), (rows, channels))
         return mapped
 
@@ -168,7 +170,7 @@ class Index:
             return Row(str(content["name"]), content.get("time"))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             shown = line[:60].decode(errors="replace")
-            raise UnreadableFile(f"{self._lines_path} is damaged: {shown!r} names no file; {AGAIN}") from error
+            raise UnreadableFile(f"{self._lines_path} is damaged: {shown!r} does not name a file; {AGAIN}") from error
 
     # --- searching ----------------------------------------------------------------------------------------------------
     @cached_property
@@ -186,7 +188,7 @@ class Index:
         try:
             model = open_model(str(encoder), weights, device)
         except UnknownName as error:
-            raise UnknownName(f"{error.args[0]}; if it was moved, give its new place with --encoder") from error
+            raise UnknownName(f"{error.args[0]}; if it was moved, give its new path with --encoder") from error
         require_same(self.folder, self.content["encoder"], describe(model))
         return IndexEmbedder(model)
 
@@ -225,7 +227,7 @@ class Index:
             OptionError: There is no text, or one is empty.
         """
         if empty := sum(not text.strip() for text in texts):
-            raise OptionError(f"{empty} of {len(texts)} texts are empty; describe what is to be found")
+            raise OptionError(f"{empty} of {len(texts)} texts are empty; describe what you are looking for")
         return text_vectors(self.embedder.model, texts, shown=True).cpu().numpy()
 
 

@@ -42,7 +42,9 @@ def read_captions(path: Path) -> list[Caption]:
     else:
         content = read_json(path)
         if not isinstance(content, dict):
-            raise AnnotationError(f"{path} holds a {type(content).__name__}; write COCO's captions, or names to texts")
+            raise AnnotationError(
+                f"{path} contains a {type(content).__name__}; write COCO's captions, or names to texts"
+            )
         captions = _of_coco(path, content) if "annotations" in content else _of_mapping(path, content)
     if not captions:
         raise AnnotationError(f"{path} has no captions; give a file with at least one")
@@ -58,13 +60,13 @@ def _of_coco(path: Path, content: Mapping[str, Any]) -> list[Caption]:
         pairs = [(item["image_id"], item["caption"]) for item in content["annotations"]]
     except (KeyError, TypeError) as error:
         raise AnnotationError(
-            f"{path} is no file of COCO's captions ({error!r}): images have id and file_name, annotations image_id "
+            f"{path} is not a file of COCO captions ({error!r}): images have id and file_name, annotations image_id "
             "and caption"
         ) from error
     strangers = [image for image, _ in pairs if image not in names]
     if strangers:
         raise AnnotationError(
-            f"{path}: {len(strangers)} captions are of images that it does not list ({few(strangers)})"
+            f"{path}: {len(strangers)} captions belong to images that it does not list ({few(strangers)})"
         )
     return [(names[image], _text(path, names[image], caption)) for image, caption in pairs]
 
@@ -79,7 +81,7 @@ def _of_mapping(path: Path, content: Mapping[str, Any]) -> list[Caption]:
 
 def _text(path: Path, name: str, caption: object) -> str:
     if not isinstance(caption, str):
-        raise AnnotationError(f"{path}: a caption of {name} is {str(caption)[:60]!r}, no text")
+        raise AnnotationError(f"{path}: a caption of {name} is {str(caption)[:60]!r}, not text")
     return caption
 
 

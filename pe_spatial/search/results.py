@@ -84,7 +84,9 @@ def read_row(root: Path, row: Row) -> Tensor:
         for member, offset, size in read_images(tar):
             if member == inside or (tar / member) == path:
                 return read_image(path, archive=(str(tar), offset, size))
-        raise UnreadableFile(f"{tar} has no image {inside} any more; {root} has changed since it was indexed")
+        raise UnreadableFile(
+            f"{tar} no longer has the image {inside}; {root} has changed since it was indexed; index it again"
+        )
     if row.time is not None:
         return _frame_at(path, row.time)
     if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file() and is_video(path):
@@ -97,4 +99,4 @@ def _frame_at(path: Path, time: float) -> Tensor:
         for frame in video.whole():
             if frame.time >= time - 1e-4:
                 return frame.image
-    raise UnreadableFile(f"{path} has no frame at {time:.2f} s any more")
+    raise UnreadableFile(f"{path} no longer has a frame at {time:.2f} s")

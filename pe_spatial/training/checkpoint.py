@@ -68,7 +68,7 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
         content = read_published(path, content) if is_published(path) else content
         check_content(content, path)
     except WeightsError as error:
-        remedy = "" if "earlier checkpoint" in str(error) else "; or take an earlier checkpoint"
+        remedy = "" if "earlier checkpoint" in str(error) else "; or use an earlier checkpoint"
         raise CheckpointError(f"{error}{remedy}") from error
     return content
 
@@ -124,12 +124,18 @@ def read_config(checkpoint: dict[str, Any], path: str | Path) -> dict[str, Any]:
     try:
         config = json.loads(described["config"])
     except (ValueError, TypeError, RecursionError) as error:
-        raise CheckpointError(f"{path}: its config is not JSON ({error}); it is damaged: take another one") from error
+        raise CheckpointError(
+            f"{path}: its config is not JSON ({error}); it is damaged; use another checkpoint"
+        ) from error
     model = config.get("model") if isinstance(config, dict) else None
     if not isinstance(model, dict) or not isinstance(model.get("type"), str):
-        raise CheckpointError(f"{path}: its config is no mapping with a section 'model' of a type; it is damaged")
+        raise CheckpointError(
+            f"{path}: its config is not a mapping with a section 'model' that has a type; it is damaged"
+        )
     if reserved := [key for key in RESERVED_KEYS if key in config]:
-        raise CheckpointError(f"{path}: its config has the keys {few(reserved)}, which no config has; it is damaged")
+        raise CheckpointError(
+            f"{path}: its config has the keys {few(reserved)}, which a config cannot have; it is damaged"
+        )
     config = update_names(config)
     require_trusted(config, lambda where: str(path))
     return config
@@ -217,7 +223,7 @@ def resolve_checkpoint(checkpoint: str | Path) -> Path:
     problems += damaged
     if found is None:
         raise CheckpointError(
-            f"{path}: a folder without a complete checkpoint; name a file with --checkpoint"
+            f"{path}: the folder has no complete checkpoint; give a file with --checkpoint"
             + "".join(f"; {problem}" for problem in problems)
         )
     for problem in problems:

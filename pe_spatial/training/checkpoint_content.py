@@ -53,7 +53,7 @@ def check_resumable(content: Mapping[str, Any], path: Path) -> None:
         CheckpointError: Names what is missing or of another kind.
     """
     if "optimizer" not in content:
-        raise CheckpointError(f"{path}: holds weights only and cannot be resumed; use load_from instead")
+        raise CheckpointError(f"{path}: contains only weights and cannot be resumed; use load_from instead")
     wrong = [key for key, kind in _NEEDED_TO_RESUME.items() if not isinstance(content.get(key), kind)]
     meta = content.get("meta")
     if isinstance(meta, Mapping):
@@ -68,7 +68,8 @@ def check_resumable(content: Mapping[str, Any], path: Path) -> None:
         wrong += [f"{OURS}.log_history.{key}" for key, values in history.items() if not _are_numbers(values)]
     if wrong:
         raise CheckpointError(
-            f"{path}: training cannot go on from it: {few(wrong)} missing or of another kind; take another checkpoint, "
+            f"{path}: training cannot continue from it: {few(wrong)} missing or of a wrong type; use another "
+            f"checkpoint, "
             "or start from its weights with load_from"
         )
 
@@ -88,7 +89,9 @@ def weights_of(content: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
         CheckpointError: It has none.
     """
     if "state_dict" not in content:
-        raise CheckpointError(f"{path}: holds no weights of a model: no 'state_dict' among its keys {few(content, 8)}")
+        raise CheckpointError(
+            f"{path}: contains no weights of a model: there is no 'state_dict' among its keys {few(content, 8)}"
+        )
     return content["state_dict"]
 
 
@@ -101,21 +104,22 @@ def describes_itself(content: Mapping[str, Any], path: Path) -> Mapping[str, Any
     described = content.get(OURS)
     if not isinstance(described, Mapping) or "config" not in described:
         raise CheckpointError(
-            f"{path}: holds weights but no config (keys: {few(content, 8)}); only "
-            "checkpoints written by tools/train_net.py or tools/convert_weights.py describe themselves"
+            f"{path}: contains weights but no config (keys: {few(content, 8)}); use "
+            "a checkpoint that pe-spatial train or pe-spatial convert wrote"
         )
     version = described.get("format_version")
     if type(version) is not int or version < 1:
         raise CheckpointError(
-            f"{path}: does not say in which format it is (format_version is {version!r}, not a number from 1 on): it "
-            "is damaged or was changed; take another checkpoint"
+            f"{path}: has no valid format_version ({version!r}, not a number of at least 1): it is damaged or was "
+            f"changed; "
+            "use another checkpoint"
         )
     metainfo = described.get("metainfo")
     classes = metainfo.get("classes", ()) if isinstance(metainfo, Mapping) else ()
     if not isinstance(metainfo, Mapping | None):
         raise CheckpointError(f"{path}: its metainfo is a {type(metainfo).__name__}, not a mapping; it is damaged")
     if not isinstance(classes, list | tuple | None) or not all(isinstance(name, str) for name in classes or ()):
-        raise CheckpointError(f"{path}: the classes of its metainfo are no list of names; it is damaged")
+        raise CheckpointError(f"{path}: the classes in its metainfo are not a list of names; it is damaged")
     _check_metainfo(metainfo or {}, path)
     return described
 
@@ -145,9 +149,7 @@ def _check_names(weights: object, key: str, path: Path) -> None:
             )
         kind = layout_of(value) if isinstance(value, Tensor) else "dense"
         if kind != "dense":
-            raise CheckpointError(
-                f"{path}: {key}[{name!r}] is {kind}, and only dense tensors are weights of a model; convert it"
-            )
+            raise CheckpointError(f"{path}: {key}[{name!r}] is {kind}, but weights must be dense tensors; convert it")
 
 
 def _without_wrappers(weights: Mapping[str, Any]) -> Mapping[str, Any]:

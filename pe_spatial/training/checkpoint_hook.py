@@ -92,7 +92,7 @@ class AtomicCheckpointHook(Hook):
     def after_train_epoch(self, runner: Runner) -> None:
         """Save the last state of a run that was stopped early (`EarlyStoppingHook`), so that it can go on."""
         if runner.train_loop.stop_training and self._saved != runner.iter:
-            runner.logger.info(f"stopped early after iteration {runner.iter}; --resume goes on with new patience")
+            runner.logger.info(f"stopped early after iteration {runner.iter}; --resume continues with new patience")
             self._save_last(runner, runner.iter)
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, Any] | None = None) -> None:
@@ -102,7 +102,7 @@ class AtomicCheckpointHook(Hook):
         metrics = metrics or {}
         if self.best not in metrics:
             raise ConfigError(
-                f"default_hooks.checkpoint.best: no metric is called {self.best!r}; {suggest(self.best, metrics)}"
+                f"default_hooks.checkpoint.best: there is no metric {self.best!r}; {suggest(self.best, metrics)}"
             )
         folder, score = Path(runner.work_dir), float(metrics[self.best])
         if math.isnan(score):
@@ -163,7 +163,7 @@ class AtomicCheckpointHook(Hook):
         if report and continues:
             raise CheckpointError(f"{path}: does not fit this config: {report}")
         if model.state_dict().keys().isdisjoint(_without_wrapper(state_dict)):
-            raise CheckpointError(f"{path}: none of its {len(state_dict)} entries belongs to the model: {report}")
+            raise CheckpointError(f"{path}: none of its {len(state_dict)} entries belongs to this model: {report}")
         if report:
             runner.logger.warning(f"{path}: {report}")
         if not runner._resume:

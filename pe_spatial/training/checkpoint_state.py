@@ -45,8 +45,8 @@ def check_state(checkpoint: Mapping[str, Any], runner: Runner, path: Path) -> No
             problems += _misfits(state, {key: new[key] for key in new if key in state or key in _PROGRESS}, where)
     if problems:
         raise CheckpointError(
-            f"{path}: its state does not fit this training ({few(problems)}): it is damaged, or another optimizer or "
-            "schedule wrote it; take another checkpoint, or start from its weights with load_from"
+            f"{path}: its state does not fit this training ({few(problems)}): it is damaged, or it was written "
+            "with another optimizer or schedule; use another checkpoint, or start from its weights with load_from"
         )
 
 
@@ -66,7 +66,7 @@ def _misfits(found: Any, expected: Any, where: str) -> Iterator[str]:  # noqa: A
             yield f"{where} are not the {len(expected)} parameters of this model"
     elif isinstance(expected, list | tuple):
         if not isinstance(found, list | tuple) or len(found) != len(expected):
-            yield f"{where} is no list of {len(expected)}"
+            yield f"{where} is not a list of {len(expected)}"
             return
         for index, pair in enumerate(zip(found, expected, strict=True)):
             yield from _misfits(*pair, f"{where}.{index}")
@@ -107,6 +107,6 @@ def _state_misfits(state: Any, optimizer: Optimizer) -> Iterator[str]:  # noqa: 
             is_like = name in _LIKE_PARAMETERS and type(optimizer).__module__.startswith("torch.optim")
             is_step = name == "step"
             if is_like and not (isinstance(value, Tensor) and value.shape == parameter.shape):
-                yield f"{where}.{name} is no tensor of the shape {list(parameter.shape)}"
+                yield f"{where}.{name} is not a tensor of the shape {list(parameter.shape)}"
             elif is_step and not (_is_number(value) or (isinstance(value, Tensor) and value.numel() == 1)):
                 yield f"{where}.{name} is {str(value)[:40]!r}"

@@ -70,7 +70,7 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
     places = Counter(folder.resolve() for folder in folders)
     for folder in folders:
         if places[folder.resolve()] > 1:
-            raise UserError(f"{folder} is given twice; give the folders of different runs")
+            raise UserError(f"{folder} is given twice; give different runs")
         if not folder.is_dir():
             raise UserError(f"{folder}: no such folder; give the folder of a training run")
     names = Counter(folder.resolve().name for folder in folders)

@@ -176,7 +176,7 @@ def _child(node: Any, part: str, where: str, override: str) -> Any:
             raise ConfigError(f"{_named(override)}: {where} does not index its list of {len(node)} items (0…)")
         return node[int(part)]
     if not isinstance(node, dict | Config):
-        raise ConfigError(f"{_named(override)}: {where} lies inside a plain value ({node!r})")
+        raise ConfigError(f"{_named(override)}: {where} is inside a plain value ({node!r})")
     if part not in node:
         raise ConfigError(f"{_named(override)}: there is no {where}; {suggest(part, node)}")
     return node[part]
@@ -193,7 +193,7 @@ def _keep_results_inside(config: Config, origins: dict[str, str]) -> None:
         if not is_file or not leaves(value) or origin_of(origins, where, "").startswith("override"):
             continue
         section[key] = None
-        text = f"{where}: {value} lies outside of the run and is not written; name it on the command line: {where}=FILE"
+        text = f"{where}: {value} is outside the run and is not written; set it on the command line: {where}=FILE"
         print_log(text, logger="current", level=logging.WARNING)
 
 

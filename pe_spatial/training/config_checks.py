@@ -163,7 +163,7 @@ def _upsampling(node: dict[str, Any], path: list[str]) -> Iterator[tuple[str, st
 
 def _unknown(factory_name: str, key: str, options: Set[str]) -> str:
     if key == "lora":  # what else takes no option of that name has no encoder to adapt
-        return f"{factory_name} is no encoder of ours, and LoRA adapts a PEBackbone alone; leave lora out"
+        return f"{factory_name} is not an encoder of pe_spatial, and LoRA adapts only a PEBackbone; remove lora"
     return f"{factory_name} has no option {key!r}; {suggest(key, options)}"
 
 
@@ -178,7 +178,7 @@ def _untyped(value: Any, path: list[str]) -> Iterator[tuple[str, str]]:
         places = {} if kind == "list" else {where: value}  # no list: the kinds of values say so
     for place, item in places.items():
         if not isinstance(item, dict) or ("type" not in item and kind != "plain"):
-            yield place, f"{item!r} is no section with a type, the name of what is built"
+            yield place, f"{item!r} is not a section with a type, the name of what is built"
         elif not isinstance(item.get("type", ""), str):
             yield f"{place}.type", f"{item['type']!r} is not the name of a class"
 
@@ -197,7 +197,7 @@ def require_dataset_types(config: Config, *loaders: str) -> None:
         for where, dataset in _datasets((config.get(loader) or {}).get("dataset"), f"{loader}.dataset"):
             if "type" not in dataset:
                 raise ConfigError(
-                    f"{config.filename or 'the config'}: {where} has no type, so nothing can read its data; name the "
+                    f"{config.filename or 'the config'}: {where} has no type, so its data cannot be read; set the "
                     f"class of the dataset, for example {where}.type=CocoInstances"
                 )
 
@@ -235,7 +235,7 @@ def _implied_factory(path: Sequence[str], node: dict[str, Any]) -> Callable[...,
 def _resolve(name: str, registry: str | None, scope: str) -> tuple[Callable[..., Any] | None, str]:
     """What a `type` builds, or what is wrong with it."""
     if not all(part.isidentifier() for part in name.split(".")):
-        return None, f"{name!r} is no name of a class"
+        return None, f"{name!r} is not the name of a class"
     preferred = [registry] if registry else []
     for key in [*preferred, *(key for key in REGISTRIES if key != registry)]:
         # "not registered" is a RuntimeError or None

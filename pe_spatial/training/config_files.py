@@ -50,7 +50,7 @@ def find_config(name: str | Path, beside: Path | None = None) -> Path:
     path = Path(name).expanduser()
     if path.suffix not in (".yaml", ".yml"):
         if path.suffix in (".py", ".json"):
-            raise ConfigError(f"{path}: configs are YAML files, and {path.suffix} files are not read")
+            raise ConfigError(f"{path}: a config must be a YAML file, not {path.suffix}; convert it to YAML")
         path = path.with_name(path.name + ".yaml")
     here = (beside or Path()) / path
     if here.is_file():
@@ -67,7 +67,7 @@ def find_config(name: str | Path, beside: Path | None = None) -> Path:
         return next(iter(different.values()))
     if found:
         listing = "\n  ".join(map(str, found.values()))
-        raise ConfigError(f"several configs are called {path}; give one of these paths:\n  {listing}")
+        raise ConfigError(f"several configs have the name {path}; give one of these paths:\n  {listing}")
     if path.stem in RECIPES:
         return find_config(path.with_stem(RECIPES[path.stem]), beside)
     if "_base_" in path.parts:
@@ -145,7 +145,7 @@ def _read_alone(path: Path) -> tuple[Settings, Origins]:
         loader = SafeLoader(_fill_in_environment(path, read_text(path)))
         node = loader.get_single_node()
         if not isinstance(node, yaml.MappingNode):
-            raise ConfigError(f"{path}: a config is a mapping of keys to values")
+            raise ConfigError(f"{path}: a config must be a mapping of keys to values")
         _collect(node, "", path, origins)
         return loader.construct_document(node), origins
     except UnreadableFile as error:
@@ -158,7 +158,9 @@ def _read_alone(path: Path) -> tuple[Settings, Origins]:
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: not YAML in UTF-8: {' '.join(str(error).split())}") from error
     except RecursionError as error:
-        raise ConfigError(f"{path}: sections nested too deeply, or an anchor (&name) that contains itself") from error
+        raise ConfigError(
+            f"{path}: the sections are nested too deeply, or an anchor (&name) contains itself"
+        ) from error
 
 
 def _fill_in_environment(path: Path, text: str) -> str:
@@ -175,8 +177,8 @@ def _value_of(where: str, found: re.Match[str]) -> str:
     match = _ENVIRONMENT.fullmatch(template)
     if match is None:
         raise ConfigError(
-            f"{where}: {{{{{template}}}}} is not read; environment variables are written {{{{$NAME:default}}}}, and "
-            "$_name stands for the value of a top-level key _name"
+            f"{where}: {{{{{template}}}}} is not supported; write environment variables as {{{{$NAME:default}}}}, and "
+            "the value of a top-level key _name as $_name"
         )
     name, default = match.groups()
     value = os.environ.get(name, default)
@@ -198,7 +200,7 @@ def _collect(node: yaml.Node, prefix: str, path: Path, origins: Origins) -> None
         for key, value in node.value:
             line = key.start_mark.line + 1
             if not isinstance(key, yaml.ScalarNode) or not (prefix or key.tag in _WORDS):
-                raise ConfigError(f"{path}:{line}: a key of a config is a plain word, not {key.value!r}")
+                raise ConfigError(f"{path}:{line}: a key must be a plain word, not {key.value!r}")
             origins[f"{prefix}{key.value}"] = f"{path}:{line}"
             _collect(value, f"{prefix}{key.value}.", path, origins)
 
@@ -230,7 +232,7 @@ def _merge(
                 raise ConfigError(f"{places}: {where} is a plain value and a section; _delete_: true in it replaces it")
             value = _merge(old, {k: v for k, v in value.items() if k != "_delete_"}, origins, beside, f"{where}.")
         elif beside and key in merged and old != value:
-            raise ConfigError(f"{places}: two bases set {where} differently; leave it to one of them")
+            raise ConfigError(f"{places}: two bases set {where} differently; remove it from one of them")
         merged[key] = value
     return merged
 

@@ -27,10 +27,11 @@ def check_identity(before: dict[str, Any] | None, dataset: Any, path: str) -> No
     if before is None or now is None or before == now:
         return
     if not isinstance(before, Mapping) or not isinstance(before.get("images"), int):
-        raise CheckpointError(f"{path}: damaged: its entry pe_spatial.data is {before!r:.80}; take another checkpoint")
+        raise CheckpointError(f"{path}: damaged: its entry pe_spatial.data is {before!r:.80}; use another checkpoint")
     counts = f"{before['images']} images before, {now['images']} now"
     what = "other pictures or objects" if before["images"] == now["images"] else counts
     raise CheckpointError(
-        f"{path}: the training data are not those of the run so far ({what}), and their order would not be that of the "
-        f"run either; restore them, or start a new run from these weights with load_from={path}"
+        f"{path}: the training data differ from those of this run ({what}), so their order would differ too; restore "
+        f"them, or start a "
+        f"new run from these weights with load_from={path}"
     )

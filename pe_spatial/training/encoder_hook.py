@@ -31,7 +31,7 @@ def _describe(backbone: PEBackbone | TimmBackbone) -> str:
     state, origin = backbone.frozen_state(), backbone.origin
     frozen = sum(tensor.numel() for tensor in state.values())
     is_elsewhere = origin is not None and is_as_loaded(origin, state)
-    kept = f"leave it out, for it is in {origin.source}" if origin and is_elsewhere else "hold it whole"
+    kept = f"remove it, because it is in {origin.source}" if origin and is_elsewhere else "hold it whole"
     if isinstance(backbone, TimmBackbone):
         return f"{backbone.model} with {frozen:,} numbers is frozen; checkpoints {kept}"
     found = [adapter for _, _, adapter in adapters(backbone.encoder.transformer.resblocks)]

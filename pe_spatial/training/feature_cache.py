@@ -66,9 +66,13 @@ class FeatureCache:
             try:
                 array = np.lib.format.open_memmap(path, mode=mode, dtype=np.dtype(kind), shape=whole)
             except ValueError as error:
-                raise UserError(f"{path} is damaged ({error}); delete {folder}, and it is made anew") from error
+                raise UserError(
+                    f"{path} is damaged ({error}); delete {folder} and run again to make a new one"
+                ) from error
             if array.shape != (rows, *shape) or array.dtype != kind:
-                raise UserError(f"{path} is damaged (another shape or type); delete {folder}, and it is made anew")
+                raise UserError(
+                    f"{path} is damaged (another shape or type); delete {folder} and run again to make a new one"
+                )
             self.arrays[name] = array
         self.done = self.arrays.pop("done")
 
@@ -100,7 +104,7 @@ def values_of(maps: Sequence[Tensor], samples: Sequence[BaseDataElement]) -> dic
     """
     fields = [field for field in _FIELDS if field in samples[0]]
     if not fields:
-        raise ConfigError("cached features are for labels of pixels (segmentation by classes, depth)")
+        raise ConfigError("cached features work only for semantic segmentation and depth; leave out --cache-features")
     values = {f"map-{number}": item for number, item in enumerate(maps)}
     return values | {field: stack_labels(samples, field) for field in fields}
 

@@ -63,16 +63,15 @@ class CachedFeaturesHook(Hook):
         backbone, loader = getattr(model, "backbone", None), runner.train_dataloader
         if backbone is None:
             raise ConfigError(
-                f"cached features are those of a model's backbone, and {type(model).__name__} has none; leave out "
+                f"cached features come from the backbone, and {type(model).__name__} has none; leave out "
                 "--cache-features"
             )
         if not isinstance(backbone, nn.Module) or any(p.requires_grad for p in backbone.parameters()):
             raise ConfigError(
-                "cached features are those of an encoder that does not learn; set model.backbone.frozen=true, or leave "
-                "out --cache-features"
+                "cached features need a frozen encoder; set model.backbone.frozen=true, or leave out --cache-features"
             )
         if not isinstance(loader.dataset, DenseDataset):
-            raise ConfigError(f"cached features need one data set of this package, not {type(loader.dataset).__name__}")
+            raise ConfigError(f"cached features need one dataset of this package, not {type(loader.dataset).__name__}")
         cache, size = self._fill(runner, model, backbone)
         views = CachedViews(cache, loader.dataset, self.views, size)
         # the loader of the config stays, for the hooks that describe it; the same sampler resumes
@@ -98,8 +97,9 @@ class CachedFeaturesHook(Hook):
         """
         if self._maps is not None:
             raise ConfigError(
-                f"{type(runner.model).__name__} does more with its encoder than to ask for maps, so that they cannot "
-                "be cached; leave out --cache-features"
+                f"{type(runner.model).__name__} uses more of its encoder than its maps, so they cannot be cached; "
+                f"leave "
+                "out --cache-features"
             )
 
     def _replace(self, module: nn.Module, name: str, method: Callable[..., Any]) -> None:

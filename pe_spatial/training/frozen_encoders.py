@@ -83,27 +83,28 @@ def restore_encoders(
     are_adapted = any(isinstance(backbone, PEBackbone) for backbone in backbones.values())
     if not are_adapted and any(map(is_adapter, content.get("state_dict", content))):
         raise CheckpointError(
-            f"{path}: holds adapters (LoRA), and the model of the config has none: give its backbone the lora of the "
-            f"checkpoint's config, or merge them first: {merge_command(path)}"
+            f"{path}: contains LoRA adapters, but the model of the config has none; set lora of the backbone as in "
+            f"the checkpoint's config, or merge the adapters first: {merge_command(path)}"
         )
     for prefix, record in encoder_records(content, path).items():
         backbone, source = backbones.get(prefix), record["source"]
         where = f"{prefix}weights"
         if backbone is None:
             raise CheckpointError(
-                f"{path}: does without its encoder {prefix}encoder, which came from {source}, but the model of the "
-                "config has none there that is frozen or under adapters and comes from a file; set "
+                f"{path}: was saved without its encoder {prefix}encoder, which came from {source}; the config needs a "
+                "frozen encoder from a file there; set "
                 f"model.{where}={source}"
             )
         if backbone.origin is None:
             raise CheckpointError(
-                f"{path}: does not hold its encoder, which came from {source}, and the config names none; set "
+                f"{path}: was saved without its encoder, which came from {source}, and the config names none; set "
                 f"model.{where}={source}"
             )
         if backbone.origin.file_hash != record["hash"]:
             raise CheckpointError(
-                f"{path}: was trained on the encoder of {source} (hash {record['hash'][:12]}), but that of "
-                f"{backbone.origin.source} is another one (hash {backbone.origin.file_hash[:12]}); set model.{where} "
+                f"{path}: was trained on the encoder of {source} (hash {record['hash'][:12]}), but "
+                f"{backbone.origin.source} is "
+                f"another encoder (hash {backbone.origin.file_hash[:12]}); set model.{where} "
                 "to the file that it was trained on"
             )
         for key, tensor in backbone.frozen_state().items():
@@ -125,7 +126,7 @@ def encoder_records(content: Mapping[str, Any], path: str | Path) -> Mapping[str
         for record in records.values()
     )
     if not is_sound:
-        raise CheckpointError(f"{path}: its entry {OURS}.{ENTRY} is damaged; take another checkpoint")
+        raise CheckpointError(f"{path}: its entry {OURS}.{ENTRY} is damaged; use another checkpoint")
     return records
 
 

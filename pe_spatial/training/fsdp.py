@@ -63,7 +63,7 @@ class FullyShardedModel(nn.Module):
         for pattern in self.units:
             fitting = {name: module for name, module in self.module.named_modules() if fnmatchcase(name, pattern)}
             if not fitting:
-                raise ConfigError(f"model_wrapper_cfg.units: no submodule of the model fits {pattern!r}")
+                raise ConfigError(f"model_wrapper_cfg.units: no submodule of the model matches {pattern!r}")
             found |= fitting
         # `*` also fits names with dots: a module inside a unit belongs to that unit
         return [module for name, module in found.items() if not any(name.startswith(f"{other}.") for other in found)]

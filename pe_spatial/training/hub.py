@@ -41,7 +41,7 @@ def checked_name(text: str) -> str:
     else:
         if "/" in text:
             return text
-    raise HubError(f"{text!r} is no name on the hub: {rule}; write OWNER/NAME, such as my-login/street-signs")
+    raise HubError(f"{text!r} is not a name on the hub: {rule}; write OWNER/NAME, such as my-login/street-signs")
 
 
 def fetch(address: str | PathLike[str]) -> Path:
@@ -58,7 +58,7 @@ def fetch(address: str | PathLike[str]) -> Path:
 
     match = _ADDRESS.fullmatch(fspath(address))
     if match is None:
-        raise HubError(f"{fspath(address)!r} is no address; write hf://OWNER/NAME or hf://OWNER/NAME@REVISION")
+        raise HubError(f"{fspath(address)!r} is not an address; write hf://OWNER/NAME or hf://OWNER/NAME@REVISION")
     name, revision = checked_name(match["name"]), match["revision"]
     try:
         folder = Path(snapshot_download(repo_id=name, revision=revision, allow_patterns=[*NEEDED]))
@@ -69,7 +69,7 @@ def fetch(address: str | PathLike[str]) -> Path:
         raise HubError(f"hf://{name}: {_why_not_fetched(error, name, revision)}") from error
     if missing := [file for file in NEEDED if not (folder / file).is_file()]:
         raise HubError(
-            f"hf://{name}: holds no model of pe_spatial ({', '.join(missing)} missing); `pe-spatial push` sends one"
+            f"hf://{name}: has no model of pe_spatial ({', '.join(missing)} missing); share one with `pe-spatial push`"
         )
     return folder / WEIGHTS
 
@@ -101,7 +101,7 @@ def send(folder: Path, name: str, private: bool, message: str) -> str:
     except Exception as error:  # as in `fetch`
         raise HubError(f"{name}: {_why_not_sent(error)}") from error
     if is_open:
-        raise HubError(f"{name}: exists and is public, so nothing was sent; leave out --private, or take another name")
+        raise HubError(f"{name}: exists and is public, so nothing was sent; remove --private, or use another name")
     return f"{constants.ENDPOINT}/{name}"
 
 
@@ -122,11 +122,11 @@ def _why_not_sent(error: Exception) -> str:
 
     status = getattr(getattr(error, "response", None), "status_code", None)
     if get_token() is None or isinstance(error, errors.LocalTokenNotFoundError):
-        return f"not sent, for you are not logged in; {_LOG_IN} ({_first_line(error)})"
+        return f"not sent, because you are not logged in; {_LOG_IN} ({_first_line(error)})"
     if status == 401:
         return f"the hub does not accept your token; {_LOG_IN}"
     if status in (403, 404):
-        return "your token may not write there; check the owner's name, or take a token that may write"
+        return "your token may not write there; check the owner's name, or use a token with write access"
     if status is not None:
         return f"the hub refuses ({_first_line(error)}); another name may do"
     return f"the hub cannot be reached ({_first_line(error)}); check the network and give the same command again"

@@ -80,7 +80,7 @@ def _find_start(folder: Path, resume: Resume) -> tuple[Path | None, list[str]]:
     last, damaged = decision[0]
     if resume == "no" and (last is not None or damaged):
         name = f" ({last.name})" if last else ""
-        raise UserError(f"{folder} holds a run{name}; continue it with --resume or set another --output")
+        raise UserError(f"{folder} contains a run{name}; continue it with --resume or set another --output")
     if last is None and (damaged or resume == "yes"):
         reasons = "".join(f"; {problem}" for problem in damaged)
         raise CheckpointError(f"--resume: {folder} has no complete checkpoint{reasons}; start without --resume")
@@ -184,7 +184,7 @@ def _test_entries(config: Config) -> dict[str, Any]:
         entries[f"train_{part}"] = entries[f"val_{part}"] = None
         if entries[f"test_{part}"] is None:
             raise ConfigError(
-                f"{config.filename or 'the config'} has neither test_{part} nor val_{part}; add one to score on"
+                f"{config.filename or 'the config'} has neither test_{part} nor val_{part}; add one to evaluate"
             )
     return entries
 
@@ -197,6 +197,6 @@ def _check_schedule(config: Config) -> None:
         begin = 0 if scheduler.get("by_epoch", True) or "end" in scheduler else scheduler.get("begin", 0)
         if length is not None and 0 < length <= begin:
             raise ConfigError(
-                f"param_scheduler.{index} begins at iteration {begin}, but train_cfg.max_iters is {length}; lower its "
+                f"param_scheduler.{index} starts at iteration {begin}, but train_cfg.max_iters is {length}; lower its "
                 "begin and the end of the warm-up before it, or train at a constant rate with param_scheduler=null"
             )

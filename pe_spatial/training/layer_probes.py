@@ -211,7 +211,7 @@ def probe_layers(
     if torch.device(device).type != get_device():
         raise UserError(
             f"--device {device}: probes are trained on {get_device()} here; hide the GPU (CUDA_VISIBLE_DEVICES=) or "
-            f"leave --device out"
+            f"remove --device"
         )
     train(_for_all_layers(config, layers), "if-any", hooks=[_Advance(advance)])
     metrics = read_metrics(Path(config.work_dir))[-1]  # a run is scored at its end

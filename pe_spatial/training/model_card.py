@@ -106,7 +106,7 @@ def model_card(model: SharedModel) -> str:
         f"---\n{write(_header(model))}---\n",
         f"# {model.name}\n\n{printable(sentence)}\n",
         "## Use\n\n```python\nfrom pe_spatial import Predictor\n"
-        f'predictor = Predictor("hf://{model.name}"{trust})\npredictor("photo.jpg").save("drawn.png")\n```\n',
+        f'predictor = Predictor("hf://{model.name}"{trust})\npredictor("photo.jpg").save("result.png")\n```\n',
     ]
     if evaluated:
         sections.append(page.numbers_section(evaluated.metrics, evaluated.measures))

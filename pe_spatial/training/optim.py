@@ -35,10 +35,14 @@ class ParamwiseOptions:
 
     def __post_init__(self) -> None:
         if not 0 < self.layer_decay <= 1:
-            raise ConfigError(f"layer_decay {self.layer_decay} is not in (0, 1]; 1 gives every layer the same rate")
+            raise ConfigError(
+                f"layer_decay {self.layer_decay} must be above 0 and at most 1; 1 gives every layer the same rate"
+            )
         for part, factor in self.rate_factors.items():
             if not factor > 0:
-                raise ConfigError(f"rate_factors.{part} {factor} is not above 0; freeze what is not to be trained")
+                raise ConfigError(
+                    f"rate_factors.{part} {factor} must be above 0; freeze parts that should not be trained"
+                )
 
     def rate_factor(self, name: str) -> float:
         """Product of the factors that name a part of a parameter's dotted name."""
@@ -93,7 +97,7 @@ class LayerDecayConstructor:
                 scale = self._scale(name, model) * self.options.rate_factor(name)
                 members.setdefault((scale, decay), []).append(parameter)
         if not members:
-            raise ConfigError("every parameter of the model is frozen, so there is nothing to train")
+            raise ConfigError("every parameter of the model is frozen, so there is nothing to train; unfreeze a part")
         rate = self.optimizer_cfg["lr"]
         return [
             {"params": members[scale, decay], "lr": rate * scale, "weight_decay": decay}
@@ -104,7 +108,7 @@ class LayerDecayConstructor:
         names = [name for name, _ in model.named_parameters()]
         for part in self.options.rate_factors:
             if not any(part in name for name in names):
-                raise ConfigError(f"rate_factors: no parameter's name contains {part!r}")
+                raise ConfigError(f"rate_factors: no parameter has a name with {part!r}")
 
     def _scale(self, name: str, model: Any) -> float:
         decay = self.options.layer_decay

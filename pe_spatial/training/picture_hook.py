@@ -97,7 +97,7 @@ def labels_of(sample: Any, dataset: Any, image: Tensor) -> dict[str, Tensor]:
         try:
             loaded = LoadInstances(masks=masks, empty="drop")({**record, "img": image, "ori_shape": tuple(size)})
         except UserError as error:  # what the metric makes of such an annotation is its own affair
-            MMLogger.get_current_instance().warning(f"drawn without its annotation: {error}")
+            MMLogger.get_current_instance().warning(f"shown without its annotation: {error}")
             return {}
         return {key: loaded[key] for key in ("boxes", "labels", "masks") if key in loaded}
     return labels

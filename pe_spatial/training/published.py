@@ -47,7 +47,7 @@ def write_published(folder: Path, tensors: Mapping[str, Tensor], described: Mapp
         OSError: The folder cannot be written, or the disk is full.
     """
     if others := [key for key, value in tensors.items() if not isinstance(value, Tensor)]:
-        raise CheckpointError(f"{few(others)} of the model are no tensors, and {WEIGHTS} takes nothing else")
+        raise CheckpointError(f"{few(others)} of the model are not tensors, and {WEIGHTS} can store only tensors")
     write_tensor_file(tensors, folder / WEIGHTS)
     write_text(folder / CONFIG, write(json.loads(described["config"])))
     meta = {key: described[key] for key in ("format_version", "metainfo")}
@@ -60,7 +60,7 @@ def without_places(config: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]
 
     Emptied (null) are `data_root`, `work_dir`, `load_from` and `experiment_name`, sources of weights that are no
     released encoders, and every absolute path, wherever it stands but in names of classes; loggers that report to a
-    service are left out. Relative paths stay: they say how a data set is laid out.
+    service are left out. Relative paths stay: they say how a dataset is laid out.
 
     Returns:
         The config, and the dotted keys of what was emptied or left out.
@@ -114,10 +114,10 @@ def read_published(path: Path, tensors: Mapping[str, Any]) -> dict[str, Any]:
         meta = read_json(path.parent / META, {"format_version": int, CONTENT_HASH: str})
         config = json.dumps(parse(read_text(path.parent / CONFIG)))
     except FileNotFoundError as error:
-        raise CheckpointError(f"{path}: {CONFIG} is not beside it; fetch the whole folder again") from error
+        raise CheckpointError(f"{path}: {CONFIG} is missing beside it; download the whole folder again") from error
     except yaml.YAMLError as error:
         raise CheckpointError(f"{path.parent / CONFIG}: not YAML: {' '.join(str(error).split())[:300]}") from error
     except (TypeError, ValueError, UserError) as error:
-        raise CheckpointError(f"{error}; fetch the folder again") from error
+        raise CheckpointError(f"{error}; download the folder again") from error
     described = {key: meta.get(key) for key in ("format_version", "metainfo", CONTENT_HASH)}
     return {"meta": {}, "state_dict": dict(tensors), OURS: {**described, "config": config}}

@@ -39,21 +39,24 @@ def _loader_of(path: str) -> Any:
     if not is_guarded() or path.startswith(SCHEME):
         return _find_loader(path)
     if "://" in path:
-        raise UserError(f"weights are not fetched from {path}; download the file and give its path")
+        raise UserError(f"weights are not downloaded from {path}; download the file yourself and give its path")
     return load_from_pe_spatial
 
 
 def _refuse_pickle(self: PickleHandler, file: Any, **options: Any) -> Any:
     if is_guarded():
         name = getattr(file, "name", "the given file")
-        raise UserError(f"{name} is a pickle, which could run any code: refused; write it as .json or .npy")
+        raise UserError(f"{name} is a pickle, which can run any code, so it is refused; save it as .json or .npy")
     return _unpickle(self, file, **options)
 
 
 def _refuse_address(uri: Any) -> str:
     scheme: str = _scheme_of(uri)
     if scheme and is_guarded():
-        raise UserError(f"{uri} is not fetched: files are read from the disk alone; download it and give its path")
+        raise UserError(
+            f"{uri} is not downloaded, because files are read only from the disk; download it yourself and give its "
+            f"path"
+        )
     return scheme
 
 

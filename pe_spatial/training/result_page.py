@@ -50,7 +50,7 @@ def numbers_section(metrics: Mapping[str, float | None], measures: Mapping[str, 
 
 
 def classes_section(classes: ClassTable) -> str:
-    """The numbers of every class, in the order of the data set."""
+    """The numbers of every class, in the order of the dataset."""
     titles = [classes.measures[key].name for key in classes.values]
     rows = [
         [name, f"{count:,}", *(classes.measures[key].show(column[row]) for key, column in classes.values.items())]

@@ -135,7 +135,7 @@ def _draw_case(path: Path, case: Case, read: Callable[[str], Tensor]) -> bool:
     try:
         picture = case.draw(read(case.path))
     except (UserError, OSError, ValueError) as error:
-        MMLogger.get_current_instance().warning(f"{case.path} is not drawn: {error}")
+        MMLogger.get_current_instance().warning(f"{case.path} is not shown: {error}")
         return False
     save_image(path, shrink(picture, _LONGEST))
     return True

@@ -37,7 +37,7 @@ def config_of_run(folder: Path, overrides: Sequence[str] = ()) -> Config:
         last = find_last(folder)  # of version 0.1
         if last is None:
             raise CheckpointError(
-                f"{folder}: holds neither {RUN_CONFIG} nor a complete checkpoint; give the folder of a training run"
+                f"{folder}: has neither {RUN_CONFIG} nor a complete checkpoint; give the folder of a training run"
             )
         config = config_of_checkpoint(last, overrides)
     config.work_dir = str(folder)

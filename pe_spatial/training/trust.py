@@ -142,7 +142,7 @@ def _registered(registries: Iterable[Registry]) -> Iterator[Any]:
 def _judge(key: str, value: Any) -> str:
     """What is wrong with one entry; empty if it may stand."""
     if key == "_base_":
-        return "only the top level of a file names its bases; put _base_ there"
+        return "_base_ works only at the top level of a file; move it there"
     if key in ("default_scope", "_scope_"):
         return _judge_scope(value)
     if key == "type" and isinstance(value, dict | list | tuple):
@@ -150,15 +150,15 @@ def _judge(key: str, value: Any) -> str:
     if isinstance(value, str) and (key in _NAMES or key.endswith("_type")):
         return _judge_name(value)
     if key in _STORAGE and value not in (None, {}, {"backend": "local"}, {"backend": "disk"}):
-        return f"files are read from the disk alone, not as {value!r} says; leave it out"
+        return f"files are read only from the disk, not through {value!r}; remove it"
     if key == "mp_start_method" and value not in (None, "fork"):
-        return f"processes are forked, so that these rules hold in them too; {value!r} would not, leave it out"
+        return f"loader processes must be forked so that these rules hold in them too; remove {value!r}"
     if key == "decode_backend" and value == "pickle":
-        return "pickles are not read, for they could run any code; convert the files to .npy"
+        return "pickles are not read, because they can run any code; convert the files to .npy"
     if (key in _PLACES and value is not None) or (key in _FILES and isinstance(value, str) and leaves(value)):
-        return "results are written below the folder of the run or --output, nowhere else; leave it out"
+        return "results are written only below the folder of the run or --output; remove it"
     if key in _WEIGHTS and isinstance(value, str) and "://" in value and not value.startswith("pe_spatial://"):
-        return f"weights are not fetched from {value}; download the file and give its path"
+        return f"weights are not downloaded from {value}; download the file yourself and give its path"
     return ""
 
 
@@ -177,14 +177,14 @@ def _judge_name(name: str) -> str:
     is_place = may_import(module) and _is_module(module)
     if is_place and (not hasattr(import_module(module), attribute) or resolve(name) is not None):
         return ""  # as above; `mmseg.UPerHead` is registered under that name and is no attribute of mmseg
-    return f"a config may name registered classes and {_KINDS}, of which {name} is none; correct or remove it"
+    return f"a config may name only registered classes and {_KINDS}; {name} is neither: correct or remove it"
 
 
 def _judge_scope(scope: Any) -> str:
     if scope is None or (isinstance(scope, str) and (scope in SCOPES or is_trusted(scope))):
         return ""
     if not isinstance(scope, str):
-        return f"{scope!r} is not a text; a scope is the name of a package"
+        return f"{scope!r} is not text; a scope is the name of a package"
     return f"the scope {unsaid(scope)}"
 
 
@@ -208,6 +208,6 @@ def _judge_compile(options: Any) -> Iterator[tuple[str, str]]:
     if not isinstance(options, Mapping):
         return
     if options.get("options") is not None:
-        yield "compile.options", "options of a compiler can name programs to run; leave it out"
+        yield "compile.options", "options of a compiler can name programs to run; remove it"
     if options.get("backend") not in _COMPILERS:
         yield "compile.backend", f"{options['backend']!r} is not one of {', '.join(filter(None, _COMPILERS))}"

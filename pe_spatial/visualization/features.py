@@ -36,7 +36,7 @@ class FeatureColors:
     def __init__(self, maps: Sequence[Tensor], foreground: bool = False) -> None:
         blurred = [_blurred(features) for features in maps]
         if not blurred:
-            raise ValueError("no feature map to take the basis from")
+            raise ValueError("there is no feature map to compute the colors from")
         tokens = torch.cat([features.flatten(1).T for features in blurred])  # [N, C]
         self._split: tuple[Tensor, Tensor, float] | None = None
         if foreground:

@@ -29,7 +29,7 @@ class ZeroShotClassifier(Embedder):
         batch_size: Pictures and videos at once.
         frames: That a video is judged by.
         definition: How the feature of a video is made of those of its frames; see `PECore.encode_video`.
-        max_pixels: Larger images of files are refused; None: those that the free memory does not hold.
+        max_pixels: Larger images in files are refused; None: those that do not fit into the free memory.
 
     Attributes:
         vectors: float32 [K, D], one normalized feature for each class.

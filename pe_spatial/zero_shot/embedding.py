@@ -32,7 +32,7 @@ class Embedder:
         batch_size: Pictures and videos at once.
         frames: That a video is judged by.
         definition: How the feature of a video is made of those of its frames; see `PECore.encode_video`.
-        max_pixels: Larger images of files are refused; None: those that the free memory does not hold.
+        max_pixels: Larger images in files are refused; None: those that do not fit into the free memory.
 
     Raises:
         OptionError: A number below 1, or an unknown definition.
@@ -88,7 +88,7 @@ class Embedder:
         features = self.model.encode_image(inputs, normalize=self.definition == "retrieval").float()
         made = torch.stack([video_feature(frames, self.definition) for frames in features.split(counts)])
         if not made.isfinite().all():
-            raise PictureError("the encoder gives NaN or Inf for this picture; look at its weights")
+            raise PictureError("the encoder returns NaN or Inf for this picture; check its weights")
         return made
 
     def predict(self, samples: Sequence[Mapping[str, Any]]) -> list[BaseDataElement]:
@@ -124,7 +124,7 @@ def read_clip(path: Path, count: int = FRAMES) -> Tensor:
     """
     total = count_frames(path)
     if not total:
-        raise UnreadableFile(f"{path} is a video without frames; leave it out")
+        raise UnreadableFile(f"{path} is a video without frames; remove it")
     numbers = frame_numbers(total, count)
     found: dict[int, Tensor] = {}
     with VideoReader(path) as video:

@@ -56,7 +56,7 @@ def _lines(path: Path, kind: str) -> tuple[str, ...]:
     if not path.is_file():
         raise OptionError(f"there is no file {path}; write one {kind} per line into it")
     if not path.read_bytes().strip():
-        raise OptionError(f"{path} names no {kind}; write one per line")
+        raise OptionError(f"{path} is empty; write one {kind} per line")
     return tuple(line.strip() for line in read_text(path).splitlines() if line.strip())
 
 
@@ -65,7 +65,5 @@ def _imagenet() -> tuple[tuple[str, ...], tuple[str, ...]]:
     try:
         from open_clip.zero_shot_metadata import IMAGENET_CLASSNAMES, OPENAI_IMAGENET_TEMPLATES
     except ModuleNotFoundError as error:
-        raise MissingPackage(
-            f"the lists of ImageNet are those of open_clip, which is not installed; {INSTALL}"
-        ) from error
+        raise MissingPackage(f"the ImageNet lists come from open_clip, which is not installed; {INSTALL}") from error
     return tuple(IMAGENET_CLASSNAMES), tuple(template(_PLACE) for template in OPENAI_IMAGENET_TEMPLATES)

@@ -35,10 +35,10 @@ def read_list(path: Path) -> dict[Path, str]:
     for cell, name in read_pairs(path, "class"):
         if found.setdefault(path.parent / cell, name) != name:
             raise AnnotationError(
-                f"{path}: {cell} is of the classes {found[path.parent / cell]!r} and {name!r}; keep one"
+                f"{path}: {cell} has the classes {found[path.parent / cell]!r} and {name!r}; keep one"
             )
     if not found:
-        raise AnnotationError(f"{path} names no files; write lines such as jump.mp4,high jump")
+        raise AnnotationError(f"{path} lists no files; write lines such as jump.mp4,high jump")
     return found
 
 
@@ -59,7 +59,7 @@ def read_pairs(path: Path, what: str) -> list[tuple[str, str]]:
     for number, row in enumerate(rows, 1):
         if len(row) != 2 or not row[0].strip() or not row[1].strip():
             raise AnnotationError(
-                f"{path}: row {number} has {len(row)} cells ({','.join(row)[:60]!r}), not a file and its {what}"
+                f"{path}: row {number} has {len(row)} cells ({','.join(row)[:60]!r}), but needs a file and its {what}"
             )
     return [(row[0].strip(), row[1].strip()) for row in rows]
 
@@ -72,7 +72,7 @@ def of_folders(entries: Sequence[Entry]) -> dict[Path, str]:
     """
     loose = [entry.name for entry in entries if "/" not in entry.name or entry.name.startswith("..")]
     if loose:
-        raise AnnotationError(f"{len(loose)} files lie in no folder of a class ({few(loose)}); move them into one")
+        raise AnnotationError(f"{len(loose)} files are not in the folder of a class ({few(loose)}); move them into one")
     return {entry.path: entry.name.split("/")[0] for entry in entries}
 
 
@@ -96,7 +96,7 @@ def match_classes(names: Sequence[str], classes: Sequence[str]) -> dict[str, int
     if unknown:
         raise AnnotationError(
             f"{len(unknown)} of the classes of the data are not in --classes ({few(unknown)}); "
-            f"of the first: {suggest(unknown[0], rows)}"
+            f"for the first: {suggest(unknown[0], rows)}"
         )
     return {name: rows[name] for name in names}
 

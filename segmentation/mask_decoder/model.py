@@ -88,7 +88,9 @@ class MaskDecoder(ModalModel, SemanticModel):
         self.backbone = module
         self.stride = module.patch_size
         if tuple(module.layers) != (module.depth - 1,):
-            raise OptionError(f"layers {module.layers} of the backbone: masks come from the last block alone, [-1]")
+            raise OptionError(
+                f"layers {module.layers} of the backbone: masks come only from the last block; set layers: [-1]"
+            )
         require_patches(module, type(self).__name__)
         self.queries = QueryTokens(module, num_queries, num_blocks)
         self.shared_layers = (self.queries.first - 1,)
@@ -111,10 +113,10 @@ class MaskDecoder(ModalModel, SemanticModel):
         outside = [label for label in self.things if not 0 <= label < self.num_classes]
         if outside:
             raise OptionError(
-                f"thing {outside[0]} is no label of {self.num_classes} classes (0…{self.num_classes - 1})"
+                f"thing {outside[0]} is not a label of {self.num_classes} classes (0…{self.num_classes - 1})"
             )
         if "instance" in self.outputs and not self.things:
-            raise OptionError("outputs has 'instance' but no class is countable; set things")
+            raise OptionError("outputs has 'instance', which needs countable classes; set things")
         if self.window is not None and not self._is_semantic:
             raise OptionError("objects cannot be joined across windows; set window=None, or outputs=['semantic']")
 

@@ -32,11 +32,14 @@ class QueryTokens(nn.Module):
         if count < 1:
             raise OptionError(f"num_queries {count} is not positive; EoMT uses 100 for semantic masks, 200 for objects")
         if not 0 < blocks < depth:
-            raise OptionError(f"num_blocks {blocks} is not among 1 to {depth - 1}: the encoder has {depth} blocks")
+            raise OptionError(
+                f"num_blocks {blocks} must be from 1 to {depth - 1}, because the encoder has {depth} blocks"
+            )
         if any(blocks_of.is_windowed(block) for block in range(depth - blocks, depth)):
             raise OptionError(
-                f"one of the last {blocks} blocks attends in windows, where queries have no place; name these blocks "
-                "in the backbone's global_blocks"
+                f"one of the last {blocks} blocks uses attention in windows, which queries cannot join; add these "
+                f"blocks "
+                "to global_blocks of the backbone"
             )
         self.count = count
         self.first = depth - blocks

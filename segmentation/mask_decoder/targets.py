@@ -56,7 +56,7 @@ def segments_of(
         instances = None
     if sem_seg is None and instances is None:
         raise OptionError(
-            "a sample without gt_sem_seg, and without things in gt_instances, has no segments; load one of the two"
+            "a sample without gt_sem_seg, and without things in gt_instances, has no segments; load one of them"
         )
     some = sem_seg if sem_seg is not None else instances[1]  # type: ignore[index]
     valid = torch.ones(size, dtype=torch.bool, device=some.device)

@@ -152,7 +152,7 @@ def test_class_tokens_teach_a_student_that_has_one():
     without = build(distill, teachers)
     torch.testing.assert_close(without._student_map(data["inputs"])[1], without.student(data["inputs"])[0].mean((2, 3)))
     assert list(run(without.train(), "loss", scene(0))) == ["loss_first_summary"]
-    with pytest.raises(UserError, match="PEBackbone gives no class token; set summary_source: mean"):
+    with pytest.raises(UserError, match="PEBackbone has no class token; set summary_source: mean"):
         build(distill)
 
 
@@ -166,7 +166,7 @@ def test_a_teacher_that_gives_nan_is_named(tmp_path):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"cosine": 0, "smooth_l1": 0}, "distill.same: all losses of a teacher have the weight 0"),
+        ({"cosine": 0, "smooth_l1": 0}, "distill.same: all losses of this teacher have weight 0"),
         ({"weight": 0}, "weight 0"),
         ({"hidden": -1}, "hidden -1 is below 0"),
         ({"hidden": 0, "visible": 0}, "no token counts"),

@@ -94,5 +94,5 @@ def test_what_is_missing_is_named():
         TokenLabeler(MeanColors()).test_step({key: [value] for key, value in item.items()})
     with pytest.raises(UserError, match="1 images with labels; a trial on labels needs at least 2"):
         judged(True, number=1)
-    with pytest.raises(UserError, match="ridge 0 is not above 0"):
+    with pytest.raises(UserError, match="ridge 0 must be above 0"):
         TokenLabelMetric(ridge=0)

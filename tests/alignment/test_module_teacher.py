@@ -57,7 +57,7 @@ def test_encoders_of_timm_have_their_own_statistics_and_patches(model):
         prepared = renormalize(images, None, teacher.backbone)
         assert torch.equal(features, expected) and torch.equal(summary, teacher.backbone.class_tokens(prepared)[0])
     else:
-        with pytest.raises(OptionError, match="TimmBackbone gives no class token"):
+        with pytest.raises(OptionError, match="TimmBackbone has no class token"):
             teacher.require_summary("cls")
 
 
@@ -67,7 +67,7 @@ def test_grids_that_do_not_divide_are_refused_unless_interpolated():
     ):
         ModuleTeacher(BACKBONE, image_size=48)(IMAGES, [], (4, 4))
     assert ModuleTeacher(BACKBONE, image_size=48, resample=True)(IMAGES, [], (4, 4)).shape == (2, 16, 4, 4)
-    with pytest.raises(OptionError, match=r"scale 1.5 is no whole number; set resample"):
+    with pytest.raises(OptionError, match=r"scale 1.5 is not a whole number; set resample"):
         ModuleTeacher(BACKBONE, scale=1.5)
     assert ModuleTeacher(BACKBONE, scale=1.5, resample=True)(IMAGES, [], (4, 4)).shape == (2, 16, 4, 4)
 
@@ -76,7 +76,7 @@ def test_grids_that_do_not_divide_are_refused_unless_interpolated():
     ("options", "message"),
     [
         ({"image_size": 36}, "image_size 36 is not a multiple of the teacher's patch size 8"),
-        ({"image_size": 64, "scale": 2}, "both say how large"),
+        ({"image_size": 64, "scale": 2}, "both set"),
         ({"scale": 0}, "scale"),
         ({"layer": 7}, "block 7 does not exist"),
     ],

@@ -107,7 +107,7 @@ def test_missing_weights_say_what_to_fetch_and_where_to_put_it(tmp_path, monkeyp
 
 def test_weights_of_another_size_are_refused_and_those_of_this_one_are_loaded(plain, tmp_path):
     torch.save({"model": plain.sam.state_dict()}, tmp_path / "own.pt")
-    with pytest.raises(ValueError, match=r"own\.pt does not hold SAM 2\.1 small"):
+    with pytest.raises(ValueError, match=r"own\.pt does not contain SAM 2\.1 small"):
         build_sam2("small", tmp_path / "own.pt", SIDE)
     loaded = MaskLogitTeacher(str(tmp_path / "own.pt"), "tiny", kept="single", clamp=None, image_size=SIDE)
     assert loaded.describe() == plain.describe()

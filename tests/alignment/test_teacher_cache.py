@@ -209,15 +209,15 @@ def test_a_shard_of_another_cache_is_refused(cache, tmp_path):
     other = begin(tmp_path / "other", teacher={"teacher": "another"})
     fill(other)
     os.replace(other.path(1), cache.path(1))
-    with pytest.raises(CacheError, match="maps-000001.*of another cache"):
+    with pytest.raises(CacheError, match="maps-000001.*belongs to another cache"):
         cache.read(3)
     os.replace(cache.path(0), cache.path(1))
-    with pytest.raises(CacheError, match="maps-000001.*another shard, renamed"):
+    with pytest.raises(CacheError, match="maps-000001.*another shard under this name"):
         cache.read(3)
 
 
 def test_a_folder_without_a_cache_is_refused(tmp_path):
-    with pytest.raises(CacheError, match="no teacher cache"):
+    with pytest.raises(CacheError, match="not a teacher cache"):
         TeacherCache(tmp_path)
     (tmp_path / "cache.json").write_text(json.dumps({"version": 99}))
     with pytest.raises(CacheError, match="version 99"):

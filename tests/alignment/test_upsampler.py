@@ -98,7 +98,7 @@ def test_what_it_cannot_train_is_refused(weights):
     fine = {"type": "PEBackbone", "variant": CORE, "frozen": True, "upsampling": {"type": "bilinear", "stride": 2}}
     with pytest.raises(OptionError, match="leave upsampling out"):
         UpsamplerTraining(fine, {"stride": 2})
-    with pytest.raises(OptionError, match="reduction 1 is no whole number of at least 2"):
+    with pytest.raises(OptionError, match="reduction 1 must be a whole number of at least 2"):
         build(weights, reduction=1)
     with pytest.raises(OptionError, match="make both sides multiples of 32"):
         build(weights)(torch.zeros(1, 3, 40, 32), [], "loss")

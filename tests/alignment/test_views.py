@@ -158,7 +158,7 @@ def test_views_that_do_not_fit_are_refused(views, message):
 def test_what_a_batch_lacks_is_named():
     with pytest.raises(UserError, match=r"0.png: views.shift 2 needs .* RandomShifts\(most=2, windows=3\)"):
         run(build({"shift": 2}), shifted(0, (0, 0)))
-    with pytest.raises(UserError, match="shift 6 leaves nothing of images of 6 x 6 tokens"):
+    with pytest.raises(UserError, match="shift 6 leaves nothing of images with 6 x 6 tokens"):
         run(build({"shift": 6}), shifted(0, (0, 0), (0, 0), (0, 0)))
     with pytest.raises(UserError, match="images of 32 x 32 are not square or smaller than"):
         run(build({"sizes": [40, 48]}).train(), scene(0))

@@ -117,7 +117,7 @@ def test_other_layers_and_another_form_are_refused(encoder, trained, layers, cha
 def test_a_file_that_is_missing_or_no_upsampler_is_named(encoder, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no upsampler at .*gone.safetensors.*pe-spatial train"):
         PEBackbone(TINY, weights=encoder, upsampling={**LEARNED, "weights": str(tmp_path / "gone.safetensors")})
-    with pytest.raises(WeightsError, match="is no upsampler"):
+    with pytest.raises(WeightsError, match="is not an upsampler"):
         PEBackbone(TINY, weights=encoder, upsampling={**LEARNED, "weights": encoder})
 
 
@@ -131,7 +131,7 @@ def test_a_file_that_is_missing_or_no_upsampler_is_named(encoder, tmp_path):
         ({"type": "joint_bilateral", "stride": 3}, "stride 3 does not divide patches of 8 pixels.*1, 2, 4"),
         ({"type": "joint_bilateral", "stride": 8}, "stride 8 does not divide"),
         ({"type": "joint_bilateral", "stride": 4, "sigm": 1}, "did you mean 'sigma'"),
-        ({"type": "joint_bilateral", "stride": 4, "deviation": [1, 1, 1]}, "leave it out of the config"),
+        ({"type": "joint_bilateral", "stride": 4, "deviation": [1, 1, 1]}, "remove it from the config"),
         ({"type": "learned", "stride": 4}, "needs weights.*or null"),
     ],
 )

@@ -141,11 +141,11 @@ def test_adapters_learn_at_the_rate_of_their_block_and_decay_like_matrices():
         ({"lora": {"rank": 0}}, ConfigError, "lora: rank 0 must be at least 1"),
         ({"lora": {"rank": 2.5}}, ConfigError, "rank 2.5 is not a whole number"),
         ({"lora": {"rank": 33}}, OptionError, r"lora.rank 33 exceeds the smaller side of in_proj, \[96, 32\]; .* 32"),
-        ({"lora": {"alpha": 0}}, ConfigError, "alpha 0 is not above 0"),
+        ({"lora": {"alpha": 0}}, ConfigError, "alpha 0 must be above 0"),
         ({"lora": {"dropout": 1}}, ConfigError, "dropout 1 is not a probability below 1"),
         ({"lora": {"targets": ["out_prj"]}}, ConfigError, "target 'out_prj' .* did you mean 'out_proj'"),
         ({"lora": {"targets": []}}, ConfigError, r"targets \[\] .* in_proj, out_proj, c_fc, c_proj"),
-        ({"lora": {"targets": "c_fc"}}, ConfigError, "targets 'c_fc' is no list"),
+        ({"lora": {"targets": "c_fc"}}, ConfigError, "targets 'c_fc' is not a list"),
         ({"lora": {"ranks": 4}}, ConfigError, "lora has no option 'ranks'; did you mean 'rank'"),
         ({"lora": {}, "frozen": True}, OptionError, "frozen True and lora contradict each other"),
         ({"lora": {}, "frozen": 0}, OptionError, "frozen 0 and lora contradict each other"),
@@ -163,5 +163,5 @@ def test_weights_of_others_are_loaded_under_adapters_and_adapters_never_as_weigh
     assert adapted.origin.source == str(tmp_path / "plain.pt") and plain.origin is None
     assert largest(maps_of(adapted), maps_of(plain)) == 0
     write_tensor_file(adapted.state_dict(), tmp_path / "adapted.pt")
-    with pytest.raises(WeightsError, match=r"adapters of LoRA .* convert --input \S+adapted.pt .* --merge"):
+    with pytest.raises(WeightsError, match=r"LoRA adapters .* convert --input \S+adapted.pt .* --merge"):
         PEBackbone(TINY, weights=str(tmp_path / "adapted.pt"))

@@ -112,7 +112,7 @@ def bad(model):
     gone = {key: tensor for key, tensor in state.items() if key != "ln_final.bias"}
     more = {**state, "transformer.resblocks.0.ls_1.gamma": torch.ones(16)}
     return {
-        "image alone": (image, "no text tower: there is no token_embedding.weight .* or use PEBackbone"),
+        "image alone": (image, "no text tower: token_embedding.weight is not .* or use PEBackbone"),
         "image alone, as in CLIP": (prefixed("visual.", image), "no text tower"),
         "timm alone": (to_timm(image), "no text tower"),
         "text alone": (text, "no Perception Encoder among"),

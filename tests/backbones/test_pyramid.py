@@ -70,8 +70,8 @@ def test_every_parameter_gets_a_gradient():
 
 
 def test_what_does_not_fit_is_named():
-    with pytest.raises(ValueError, match="in_channels 30 is not a multiple of 4"):
+    with pytest.raises(ValueError, match="in_channels 30 must be a multiple of 4"):
         SimpleFeaturePyramid(30, 16)
     pyramid = SimpleFeaturePyramid(8, 16)
-    with pytest.raises(ValueError, match="takes 1 map, got 2"):
+    with pytest.raises(ValueError, match="needs 1 map, got 2"):
         pyramid((torch.zeros(1, 8, 4, 4),) * 2)

@@ -75,7 +75,7 @@ def test_a_bad_shard_is_named(index, damage):
         content = first.read_bytes()
         first.write_bytes(third.read_bytes())
         third.write_bytes(content)
-    message = {"missing": "is missing: number 3 of the 3", "cut": "truncated or corrupt", "swapped": "is another file"}
+    message = {"missing": "is missing: number 3 of the 3", "cut": "truncated or corrupt", "swapped": "is not the file"}
     with pytest.raises(WeightsError, match=f"{re.escape(str(third))}.*{message[damage]}"):
         PEBackbone(ENCODER, weights=str(index))
 
@@ -98,7 +98,7 @@ def test_of_both_formats_safetensors_are_taken(tmp_path):
 
 def test_shards_without_their_index_are_explained(tmp_path):
     write_hf_shards(tmp_path).unlink()
-    with pytest.raises(WeightsError, match=r"parts of a checkpoint .*fetch model\.safetensors\.index\.json into it"):
+    with pytest.raises(WeightsError, match=r"parts of a checkpoint .*download model\.safetensors\.index\.json into it"):
         find(tmp_path)
 
 

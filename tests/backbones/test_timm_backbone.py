@@ -127,7 +127,7 @@ def test_models_do_not_share_how_they_resize():
         ({"model": "test_vit", "layers": []}, "layers is empty"),
         ({"model": "test_vit", "frozen": 6}, "exceeds the 6 features"),
         ({"model": "test_vit", "pos_embed": "tile"}, "antialiased, bicubic"),
-        ({"model": "test_convnext", "pos_embed": "bicubic"}, "has no table of positions"),
+        ({"model": "test_convnext", "pos_embed": "bicubic"}, "has no position table"),
         ({"model": "test_vit", "options": {"num_classes": 3}}, "nothing but maps is taken"),
         ({"model": "test_vit", "options": {"checkpoint_path": "x.pth"}}, "argument of timm's builder"),
         ({"model": "test_vit", "options": {"pretrained_cfg": {"file": "x"}}}, "argument of timm's builder"),
@@ -197,7 +197,7 @@ def test_a_backbone_without_strides_is_refused():
     class Maps(torch.nn.Module):
         channels = (3,)
 
-    with pytest.raises(UserError, match="cannot use Maps as a backbone, which has no strides"):
+    with pytest.raises(UserError, match="cannot use Maps as a backbone: it has no strides"):
         build_backbone(Maps(), "Depth model")
 
 

@@ -235,7 +235,7 @@ def test_the_spline_sums_to_one_and_ends_with_its_support():
 # --- what is refused --------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("stride", [0, 3, 8, 16, 2.0, "2"])
 def test_a_stride_that_does_not_divide_the_patch_is_refused(stride):
-    with pytest.raises(OptionError, match="take one of 1, 2, 4"):
+    with pytest.raises(OptionError, match="use one of 1, 2, 4"):
         JointBilateral(8, stride)
 
 

@@ -65,7 +65,7 @@ def test_derived_sizes():
             ValueError,
             "500 is not a multiple of patch_size 16; use 496",
         ),
-        ({"base": "PE-Spatial-T16-512", "heads": 0}, ValueError, "heads 0 is not positive"),
+        ({"base": "PE-Spatial-T16-512", "heads": 0}, ValueError, "heads 0 must be at least 1"),
         ({"base": "PE-Core-T16-384", "pool_heads": 7}, ValueError, "192 does not divide among 7 pool_heads"),
     ],
 )

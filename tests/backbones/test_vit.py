@@ -65,8 +65,8 @@ def test_sizes_and_blocks_that_do_not_fit_are_named():
     ("options", "message"),
     [
         ({"pos_embed": "nearest"}, "'nearest' is not one of bilinear"),
-        ({"rope": "scaled"}, "'scaled' is unknown; use 'extrapolate'"),
-        ({"rope": 0}, "rope 0 is unknown"),
+        ({"rope": "scaled"}, "'scaled' is not known; use 'extrapolate',"),
+        ({"rope": 0}, "rope 0 is not known"),
         ({"window": 0}, "window 0 is not positive"),
         ({"window": 4, "global_blocks": [4]}, "block 4 does not exist"),
         ({"global_blocks": [1]}, "without a window"),

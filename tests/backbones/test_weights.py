@@ -367,19 +367,19 @@ def bad_file(kind, folder):
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
-        ("zero", "zero bytes.*fetch it again"),
+        ("zero", "is empty.*download it again"),
         ("html", "HTML page.*browser"),
         ("lfs", "Git LFS pointer.*git lfs pull"),
         ("other", "neither a torch nor a safetensors file.*GIF89a"),
         ("pickle", "truncated or corrupt"),
         ("header", "truncated or corrupt"),
-        ("truncated torch", r"bytes\) is truncated or corrupt.*fetch it again"),
-        ("truncated safetensors", r"bytes\) is truncated or corrupt.*fetch it again"),
-        ("corrupt", "is damaged: 1 of its parts do not have their checksum"),
-        ("list", "holds a list, not a mapping.*save a state dict"),
+        ("truncated torch", r"bytes\) is truncated or corrupt.*download it again"),
+        ("truncated safetensors", r"bytes\) is truncated or corrupt.*download it again"),
+        ("corrupt", "is damaged: 1 of its parts have a wrong checksum"),
+        ("list", "contains a list, not a mapping.*save a state dict"),
         ("foreign", "no Perception Encoder among the 1 tensors.*fc.weight.*another file"),
         ("empty", "no Perception Encoder among the 0 tensors.*none"),
-        ("two", "2 encoders.*student.encoder.*teacher.encoder.*alone"),
+        ("two", "2 encoders.*student.encoder.*teacher.encoder.*only the one"),
         ("integers", "1 tensor of int8.*conv1.weight.*float32"),
         ("classifier", "head.bias.*not zero.*without output_dim"),
     ],
@@ -488,7 +488,7 @@ def test_a_download_is_the_file_that_the_hub_describes(monkeypatch, no_folder, t
     if not problem:
         assert find("PE-Spatial-B16-512") == link
         return
-    with pytest.raises(WeightsError, match=re.escape(f"({problem}), so it was removed; fetch it again")):
+    with pytest.raises(WeightsError, match=re.escape(f"({problem}), so it was removed; download it again")):
         find("PE-Spatial-B16-512")
     assert not blob.exists()
     assert not link.is_symlink()

@@ -288,6 +288,8 @@ predict --checkpoint --input --output --words
     tests/commands/test_predict_words.py::test_a_trained_head_finds_any_words
 predict --checkpoint --encoder --input --output --words
     tests/inference/test_naming.py::test_the_objects_of_a_run_are_named_by_the_command
+train --data --early-stopping --model --teacher --trial
+    tests/own/test_alignment.py::test_a_student_is_tried_on_what_the_command_names
 predict --checkpoint --input --output --tiles
     tests/commands/test_predict_tiles.py::test_one_pass_by_default_and_tiles_where_they_are_asked_for
 predict --checkpoint --input --output --slices
@@ -438,8 +440,14 @@ tools/dev/measure_planner.py
     takes four minutes; test_planner.py tests what it measures
 tools/dev/measure_annotations.py --folder
     takes ten minutes and a gigabyte
-tools/dev/measure_factory.py --data --output --seeds --weights
-    needs a sample of COCO and a package of 90 MB; test_measure_factory.py builds its rows and its table
+tools/dev/measure_factory.py --data --davis --iterations --output --weights
+    needs samples of COCO and DAVIS and a package of 90 MB; test_measure_factory.py builds its rows and its table
+tools/dev/measure_factory.py --core-parts --data --davis --iterations --output --weights
+    needs samples of COCO and DAVIS and a package of 90 MB; test_measure_factory.py builds its rows and its table
+tools/dev/measure_factory.py --data --davis --output --weights
+    needs samples of COCO and DAVIS and a package of 90 MB; test_measure_factory.py builds its rows and its table
+tools/dev/measure_loading.py --data --output --weights
+    needs a package of 90 MB; test_measure_factory.py packs its shards and times a small student
 tools/dev/measure_alignment.py --seeds
     takes 20 minutes; test_measure_alignment.py runs its parts
 train --data --epochs --memory --model --output --teacher

@@ -40,7 +40,7 @@ def test_all_run_in_short(tmp_path, capsys):
     assert all(row["ratio"] > 0 and row["ours"] > 0 for row in rows.values())
     assert dict(DefaultScope._instance_dict) == scopes  # mmseg would leave its own
     shown = capsys.readouterr().out
-    assert "| COCO's average precision of boxes | pycocotools | **" in shown and "these are no speeds" in shown
+    assert "| COCO's average precision of boxes | pycocotools | **" in shown and "do not quote them as speeds" in shown
 
 
 def test_repetitions_turn_their_order_and_give_the_spread(tmp_path, capsys):
@@ -85,7 +85,10 @@ def test_the_table_is_written_between_its_marks(tmp_path, monkeypatch, capsys):
     assert (
         text.startswith(f"before\n{BEGIN}\n\n| what |") and text.endswith(f"\n\n{END}\nafter\n") and "old" not in text
     )
-    assert "threads 1, repetitions 2, load of the machine before and after" in text and "no speeds" not in text
+    assert (
+        "threads 1, repetitions 2, load of the machine before and after" in text
+        and "do not quote them as speeds" not in text
+    )
     assert run("--repeats", 1, "--document", page, "--quick") == 2
     assert "--quick measures tiny sizes" in capsys.readouterr().err and page.read_text() == text
 

@@ -116,4 +116,4 @@ def test_other_classes_are_named(data, detector, tmp_path, capfd):
 def test_a_model_of_another_task_is_refused(data, tmp_path, capfd):
     checkpoint = save_depth_model(tmp_path / "depth.pth")
     assert check(data, checkpoint, tmp_path / "out") == 2
-    assert "a model of depth, whose labels cannot be compared" in capfd.readouterr().err
+    assert "has a model for depth, and only a detector can be compared" in capfd.readouterr().err

@@ -100,7 +100,7 @@ def test_what_is_finished_is_not_done_again(encoder, data, tmp_path, monkeypatch
     assert run(encoder, data, whole, *options) == 0
     assert content(whole)["files"] == content(output)["files"]
     assert run(encoder, data, output, "--classes", "cat,cow", "--no-pictures") == 2  # other classes, another run
-    assert "holds the results of another run" in capsys.readouterr().err
+    assert "contains the results of another run" in capsys.readouterr().err
 
 
 def test_folders_are_evaluated(encoder, data, tmp_path, capsys):
@@ -141,11 +141,11 @@ def test_a_bad_file_fails_alone(encoder, data, tmp_path, capsys):
     ("arguments", "message"),
     [
         ((), "give --classes"),
-        (("--classes", "cat,dog,cat"), r"1 of the classes come more than once (cat); name each once"),
+        (("--classes", "cat,dog,cat"), r"1 of the classes are given more than once (cat); name each once"),
         (("--classes", " , "), "there are no classes"),
         (("--classes", "absent.txt"), "there is no file absent.txt"),
         (("--classes", "cat", "--templates", "absent"), "there is no file absent"),
-        (("--classes", "cat <end_of_text>"), "ends a text for the model"),
+        (("--classes", "cat <end_of_text>"), "marks the end of a text for the model"),
         (("--classes", "cat", "--evaluate"), "1 of the classes of the data are not in --classes (dog)"),
         (("--classes", "cat", "--weights", "absent.pth"), "no weights at 'absent.pth'"),
     ],
@@ -173,7 +173,11 @@ def test_encoders_without_words_are_named(data, tmp_path, capsys, name, message)
 
 @pytest.mark.parametrize(
     ("shape", "message"),
-    [("{", "is not JSON"), ("{}", "field 'name' is missing"), ('{"name": "x", "widht": 3}', "describes no PE-Core")],
+    [
+        ("{", "is not JSON"),
+        ("{}", "field 'name' is missing"),
+        ('{"name": "x", "widht": 3}', "does not describe a PE-Core"),
+    ],
 )
 def test_damaged_folders_are_named(encoder, data, tmp_path, capsys, shape, message):
     (tmp_path / "pe_core.json").write_text(shape)

@@ -86,7 +86,7 @@ def test_runs_of_different_tasks_share_what_they_have(runs):
     ("names", "message"),
     [
         (["first", "nothing"], "nothing: no such folder"),
-        (["first", "empty"], "holds neither config.yaml nor a complete checkpoint"),
+        (["first", "empty"], "has neither config.yaml nor a complete checkpoint"),
         (["first", "second/../first"], "is given twice"),
         (["first", "damaged"], "result.json is damaged: its field 'metrics'"),
         (["first", "strange"], "result.json is damaged: its measures"),

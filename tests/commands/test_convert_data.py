@@ -16,7 +16,7 @@ def test_a_data_set_is_recognized_printed_and_converted(tmp_path, capsys):
     assert "COCO instances, as Roboflow exports them" in said.out
     assert "train: 1 images, 2 objects, 2 classes (cat, dog)" in said.out
     assert f"Wrote yolo to {tmp_path / 'out'}, with links to the pictures." in said.out
-    assert "warning: train: class left out, for it only groups the others: 1 (pets)" in said.err
+    assert "warning: train: class left out, because it only groups the others: 1 (pets)" in said.err
     assert len(read_instances(tmp_path / "out", "train").annotations) == 2
     assert (tmp_path / "out/images/train").is_dir()
 
@@ -24,7 +24,7 @@ def test_a_data_set_is_recognized_printed_and_converted(tmp_path, capsys):
 def test_losses_are_refused_or_said(tmp_path, capsys):
     command = ["convert", "data", str(FORMATS / "coco"), str(tmp_path / "out"), "--to", "voc"]
     assert main(command) == 2
-    assert "error: voc cannot hold all of it; all: masks left out, boxes kept: 3" in capsys.readouterr().err
+    assert "error: voc cannot store everything; all: masks left out, boxes kept: 3" in capsys.readouterr().err
     assert main([*command, "--allow-loss"]) == 0
     assert "warning: lost in voc: all: masks left out, boxes kept: 3" in capsys.readouterr().err
     assert main([*command, "--allow-loss"]) == 2
@@ -56,7 +56,7 @@ def test_one_split_in_a_format_that_is_named(tmp_path, capsys):
     ("name", "message"),
     [
         ("panoptic", "has no boxes; CocoPanoptic reads it"),
-        ("README.md", "holds no data set"),
+        ("README.md", "contains no dataset"),
         ("absent", "no such file"),
     ],
 )

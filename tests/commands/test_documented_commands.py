@@ -46,6 +46,7 @@ TOOLS = {
         "measure_fine_maps",
         "measure_label_errors",
         "measure_large_photographs",
+        "measure_loading",
         "measure_planner",
         "measure_tuning",
         "readability",

@@ -59,7 +59,7 @@ def test_a_folder_of_other_features_is_refused(change, difference, photos, tmp_p
     before = results(tmp_path / "out")
     capsys.readouterr()
     assert run(photos, tmp_path / "out", *change) == 2
-    assert f"holds the results of another run ({difference}); give another --output" in message(capsys)
+    assert f"contains the results of another run ({difference}); give another --output" in message(capsys)
     assert results(tmp_path / "out") == before
 
 
@@ -150,7 +150,7 @@ def test_pictures_of_a_tar_and_of_a_list(photos, tmp_path, capsys):
     (tmp_path / "cut.tar").write_bytes(content[: len(content) // 3])
     capsys.readouterr()
     assert run(tmp_path / "cut.tar", tmp_path / "cut") == 2
-    assert "cut.tar is no whole, plain tar" in message(capsys)
+    assert "cut.tar is not a complete, uncompressed tar" in message(capsys)
 
 
 # --- mistakes in the command ------------------------------------------------------------------------------------------
@@ -159,7 +159,7 @@ def test_pictures_of_a_tar_and_of_a_list(photos, tmp_path, capsys):
     [
         (["--layers", "3"], "3"),
         (["--pool", "attention"], "pool 'attention': tiny has no attention pooling; it has: none, mean, cls"),
-        (["--dtype", "bf16", "--format", "npy"], "dtype bf16 is no type of NumPy, so format npy cannot hold it"),
+        (["--dtype", "bf16", "--format", "npy"], "dtype bf16 is not a type of NumPy, so format npy cannot store it"),
         (["--weights", "nowhere.pt"], "no weights at 'nowhere.pt'"),
     ],
 )
@@ -171,7 +171,7 @@ def test_what_the_encoder_cannot_give_is_refused_before_the_work(options, text, 
 def test_empty_folders_and_impossible_shards_are_refused(photos, tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     assert run(tmp_path / "empty", tmp_path / "out") == 2
-    assert "empty holds no image or video" in message(capsys)
+    assert "empty contains no image or video" in message(capsys)
     for options in (["--shard", "3/2"], ["--pool", "mean", "--form", "tokens"]):
         with pytest.raises(SystemExit) as error:
             run(photos, tmp_path / "out", *options)

@@ -100,7 +100,7 @@ def test_a_video_gives_a_video(checkpoint, tmp_path):
     ("source", "options", "message"),
     [
         ("nowhere", (), "no image or video there"),
-        ("photos", ("--threshold", "2"), "threshold 2.0 is no score"),
+        ("photos", ("--threshold", "2"), "threshold 2.0 is not a score"),
     ],
 )
 def test_mistakes_are_named(checkpoint, photos, tmp_path, capsys, source, options, message):

@@ -108,7 +108,7 @@ def test_other_results_in_the_folder_are_refused(checkpoint, photos, tmp_path, c
     other = save_segmenter(tmp_path / "other.pth", seed=1, **WINDOW)
     before = {path: (output / path).read_bytes() for path in files_below(output)}
     assert run(other, photos, output) == 2
-    assert "holds the results of another run (model 'seg' instead of 'other', weights" in capsys.readouterr().err
+    assert "contains the results of another run (model 'seg' instead of 'other', weights" in capsys.readouterr().err
     assert run(checkpoint, photos, output, "--window", "32", "16") == 2
     assert "window None instead of [32, 16]" in capsys.readouterr().err
     assert before == {path: (output / path).read_bytes() for path in files_below(output)}
@@ -117,14 +117,14 @@ def test_other_results_in_the_folder_are_refused(checkpoint, photos, tmp_path, c
     records.add("b.png", {})
     records.close()
     assert run(checkpoint, photos, foreign) == 2
-    assert "holds the results of another run (task 'depth' instead of 'segmentation'" in capsys.readouterr().err
+    assert "contains the results of another run (task 'depth' instead of 'segmentation'" in capsys.readouterr().err
 
 
 def test_checkpoints_of_other_tasks(checkpoint, photos, tmp_path, capsys):
     for kind, package, message in (
         ("VideoTracker", "tracking", "has no writer for VideoTracker"),
         ("MaskRCNN", "detection", "--confidence is for segmentation, but"),
-        ("Nothing", "detection", "no package registers the model Nothing"),
+        ("Nothing", "detection", "the model Nothing"),
     ):
         path = tmp_path / f"{kind}.pth"
         config = {"model": {"type": kind}, "custom_imports": {"imports": [f"pe_spatial.{package}"]}}

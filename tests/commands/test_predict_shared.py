@@ -52,7 +52,7 @@ def predict(place, output, *options, names=NAMES):
 
 @pytest.fixture(scope="module")
 def whole(place):
-    assert predict(place, place / "whole") == 1  # one file is no picture
+    assert predict(place, place / "whole") == 1  # one file is not a picture
     return place / "whole"
 
 
@@ -135,7 +135,7 @@ def test_options_go_to_the_models_that_take_them(place, tmp_path):
     ("arguments", "text"),
     [
         (["--checkpoint", "seg={place}/det.pth"], "the name 'seg' is given twice"),
-        (["--checkpoint", "a/b={place}/det.pth"], "a name without a slash"),
+        (["--checkpoint", "a/b={place}/det.pth"], "a name has no slash"),
         (["--checkpoint", "{place}/det.pth"], "several checkpoints need a name each"),
         (["--checkpoint", "b=nowhere"], "nowhere: no such checkpoint"),
         (["model.window=null"], "write the name first: seg.model.window=null"),

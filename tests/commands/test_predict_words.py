@@ -75,7 +75,7 @@ def test_what_is_finished_is_not_done_again(encoder, photos, tmp_path, monkeypat
     assert "1 of 3 files were done by an earlier run" in capsys.readouterr().out
     for change in (("--affinity", "0"), ("--background", "grass")):
         assert predict(encoder, photos, output, "--no-pictures", *change) == 2
-        assert "holds the results of another run" in capsys.readouterr().err
+        assert "contains the results of another run" in capsys.readouterr().err
     assert predict(encoder, photos, output, "--no-pictures", words="road,sky") == 2  # other words, another run
 
 
@@ -96,12 +96,12 @@ def test_an_affinity_of_a_block_changes_the_maps(encoder, photos, tmp_path):
 @pytest.mark.parametrize(
     ("words", "options", "message"),
     [
-        ("", (), "there are no classes; name at least one"),
-        ("road", (), "'road' is the only word, and every pixel would be of it"),
-        ("road,sky,road", (), "1 of the classes come more than once (road)"),
+        ("", (), "there are no classes; give at least one"),
+        ("road", (), "'road' is the only word, so every pixel would get it"),
+        ("road,sky,road", (), "1 of the classes are given more than once (road)"),
         (WORDS, ("--encoder", "PE-Spatial-B16-512", "--weights", "none"), "has no text tower: only PE-Core"),
-        (WORDS, ("--encoder", "PE-Core-B16"), "no encoder is called 'PE-Core-B16'"),
-        (WORDS, ("--affinity", "PE-Spatial"), "no encoder is called 'PE-Spatial'"),
+        (WORDS, ("--encoder", "PE-Core-B16"), "no encoder 'PE-Core-B16'"),
+        (WORDS, ("--affinity", "PE-Spatial"), "no encoder 'PE-Spatial'"),
         (WORDS, ("--affinity", "9"), "block 9 does not exist"),
         (WORDS, ("--affinity", "1", "--affinity-weights", "none"), "--affinity 1 is a block of --encoder"),
         (WORDS, ("--affinity-weights", "none"), "--affinity-weights belongs to --affinity"),
@@ -109,7 +109,7 @@ def test_an_affinity_of_a_block_changes_the_maps(encoder, photos, tmp_path):
         (WORDS, ("--background-threshold", "0"), "give a number between 0 and 1"),
         (WORDS, ("--background", "a", "--background-threshold", "0.5"), "leave out either"),
         ("road,background", ("--background", "sky"), "'background' is among --words"),
-        (WORDS, ("--gamma", "0"), "gamma 0.0 is not above 0"),
+        (WORDS, ("--gamma", "0"), "gamma 0.0 must be above 0"),
         (WORDS, ("--threshold", "0.5"), "--threshold is for the scores of objects"),
         (WORDS, ("--checkpoint", "x.pth"), "x.pth"),
         (WORDS, ("--checkpoint", "x.pth", "--affinity", "0"), "--affinity is for maps of words"),
@@ -164,7 +164,7 @@ def test_a_trained_head_finds_any_words(encoder, photos, tmp_path, capsys):
     assert run_command("predict", [*arguments, "--words", WORDS]) == 0
     assert [entry["name"] for entry in listed(tmp_path / "out")["classes"]] == ["road", "set {of} things", "sky"]
     assert run_command("predict", [*arguments, "--words", "road,sky"]) == 2
-    assert "holds the results of another run" in capsys.readouterr().err
+    assert "contains the results of another run" in capsys.readouterr().err
 
 
 def test_the_words_of_a_model_without_words_need_an_encoder(photos, tmp_path, capsys):
@@ -180,14 +180,14 @@ def test_the_words_of_a_model_without_words_need_an_encoder(photos, tmp_path, ca
         tmp_path / "o",
     ]
     assert run_command("predict", [str(argument) for argument in arguments]) == 2
-    assert "holds a MaskRCNN, which knows no words: name its objects with --encoder" in capsys.readouterr().err
+    assert "holds a MaskRCNN, which does not know words: give a PE-Core with --encoder" in capsys.readouterr().err
 
 
 def test_words_name_no_objects_of_a_model_without_any(encoder, photos, tmp_path, capsys):
     save_depth_model(tmp_path / "depth.pth")
     arguments = ("--checkpoint", tmp_path / "depth.pth")
     assert predict(encoder, photos, tmp_path / "o", *arguments) == 2
-    assert "holds a model of depth: words name the objects of a detector with masks" in capsys.readouterr().err
+    assert "holds a model of depth: --words works with a detector that has masks" in capsys.readouterr().err
 
 
 # --- scoring ----------------------------------------------------------------------------------------------------------
@@ -266,7 +266,4 @@ def _numbers(content):
 
 def test_a_config_of_a_model_that_is_trained_needs_a_run(capsys):
     assert run_command("eval", ["--config", "demo/seg_linear_tiny_shapes.yaml"]) == 2
-    assert (
-        "a SemanticSegmentor, which is not scored by its config alone; give its run, or a checkpoint"
-        in capsys.readouterr().err
-    )
+    assert "a SemanticSegmentor, which needs trained weights; give its run, or a checkpoint" in capsys.readouterr().err

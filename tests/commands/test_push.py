@@ -159,7 +159,7 @@ def test_predict_and_eval_take_a_model_of_the_hub(hub, finished, run, picture, t
     assert lists[0]["annotations"] == lists[1]["annotations"] != []
     capsys.readouterr()
     assert run_command("eval", [f"hf://{NAME}", "--device", "cpu"]) == 2
-    assert "say with --output" in capsys.readouterr().err
+    assert "set --output" in capsys.readouterr().err
     data = f"val_dataloader.dataset.data_root={picture.parent}"
     options = ["--device", "cpu", "--output", str(tmp_path / "scores"), data, "experiment_name=hub_eval"]
     assert run_command("eval", [f"hf://{NAME}", *options]) == 0
@@ -302,7 +302,7 @@ def test_a_model_that_nothing_predicts_with(hub, run, monkeypatch, capsys):
 
 
 def test_a_run_without_a_checkpoint(hub, tmp_path, capsys):
-    assert "a folder without a complete checkpoint" in refused(capsys, tmp_path, NAME)
+    assert "the folder has no complete checkpoint" in refused(capsys, tmp_path, NAME)
     assert "no such checkpoint" in refused(capsys, tmp_path / "nothing.pth", NAME)
     assert not hub.private
 
@@ -332,17 +332,17 @@ def test_an_address_that_is_none(hub, address):
 @pytest.mark.parametrize(
     ("file", "spoil", "message"),
     [
-        ("config.yaml", Path.unlink, "config.yaml is not beside it"),
+        ("config.yaml", Path.unlink, "config.yaml is missing beside it"),
         ("config.yaml", lambda path: path.write_text("a: [1"), "config.yaml: not YAML"),
         ("config.yaml", lambda path: path.write_text("a: &b [*b]"), "config.yaml: not YAML"),
-        ("config.yaml", lambda path: path.write_text("- 1\n"), "no mapping with a section 'model'"),
-        ("pe_spatial.json", Path.unlink, "a folder without a complete checkpoint"),
+        ("config.yaml", lambda path: path.write_text("- 1\n"), "not a mapping with a section 'model'"),
+        ("pe_spatial.json", Path.unlink, "the folder has no complete checkpoint"),
         (
             "pe_spatial.json",
             lambda path: path.write_text("{}"),
             "its field 'format_version' is missing",
         ),
-        ("model.safetensors", Path.unlink, "a folder without a complete checkpoint"),
+        ("model.safetensors", Path.unlink, "the folder has no complete checkpoint"),
         ("model.safetensors", lambda path: path.write_bytes(path.read_bytes()[:-5]), "is truncated or corrupt"),
     ],
 )
@@ -351,7 +351,7 @@ def test_a_damaged_folder_is_named(hub, run, file, spoil, message):
     assert push(run, NAME, "--dry-run", folder) == 0
     spoil(folder / file)
     is_missing = not (folder / file).exists()
-    missing = f"hf://{NAME}: holds no model of pe_spatial ({file} missing)"
+    missing = f"hf://{NAME}: has no model of pe_spatial ({file} missing)"
     for source, expected in ((folder, message), (f"hf://{NAME}", missing if is_missing else message)):
         with pytest.raises(CheckpointError) as caught:
             Predictor(source, device="cpu")
@@ -383,5 +383,5 @@ def test_a_model_that_needs_more_than_what_is_sent_is_not_sent(hub, run, tmp_pat
     content["pe_spatial"]["config"] = json.dumps(config)
     save_checkpoint(content, run / "iter_6.pth")
     arguments = (run / "iter_6.pth", NAME, "--allow-import", __name__)
-    assert "cannot be shared, for it does not load elsewhere" in refused(capsys, *arguments)
+    assert "cannot be shared, because it does not load elsewhere" in refused(capsys, *arguments)
     assert not hub.private

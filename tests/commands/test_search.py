@@ -231,7 +231,7 @@ def test_an_encoder_that_was_moved(copied, encoder, tmp_path, capsys):
     content["open"]["encoder"] = str(tmp_path / "gone")
     (copied / "index.json").write_text(json.dumps(content))
     assert search(copied, "a cat") == 2
-    assert "give its new place with --encoder" in capsys.readouterr().err
+    assert "give its new path with --encoder" in capsys.readouterr().err
     assert search(copied, "a cat", "--encoder", encoder) == 0
 
 
@@ -263,13 +263,13 @@ def change(folder, **fields):
     [
         (cut, "embeddings.npy is cut: it has"),
         (swap, "is not the array 12 x 12 of its index.json; give the same pe-spatial index command again"),
-        (lambda folder: (folder / "index.json").unlink(), "is no index, for it has no index.json"),
+        (lambda folder: (folder / "index.json").unlink(), "is not a complete index: it has no index.json"),
         (lambda folder: (folder / "index.json").write_text("{"), "is not JSON"),
         (lambda folder: (folder / "rows.jsonl").write_text("{}\n"), "1 lines for 12 rows"),
-        (lambda folder: (folder / "rows.jsonl").write_text("{}\n" * 12), "'{}\\n' names no file"),
+        (lambda folder: (folder / "rows.jsonl").write_text("{}\n" * 12), "'{}\\n' does not name a file"),
         (lambda folder: (folder / "embeddings.npy").unlink(), "No such file"),
         (lambda folder: change(folder, format_version=2), "has format_version 2, and this version reads 1"),
-        (lambda folder: change(folder, embeddings={"file": 3}), "say no array"),
+        (lambda folder: change(folder, embeddings={"file": 3}), "do not describe an array"),
         (lambda folder: change(folder, encoder={"channels": 13}), "12 channels are not those of its encoder"),
         (lambda folder: change(folder, encoder=None), "its field 'encoder' is 'None'"),
     ],
@@ -326,10 +326,10 @@ def test_pictures_that_are_gone_are_counted(copied, tmp_path, capsys):
 def test_folders_without_pictures(encoder, tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     assert index(encoder, tmp_path / "empty", tmp_path / "ix") == 2
-    assert "holds no image or video" in capsys.readouterr().err
+    assert "contains no image or video" in capsys.readouterr().err
     (tmp_path / "empty/bad.png").write_bytes(b"no picture")
     assert index(encoder, tmp_path / "empty", tmp_path / "ix") == 1
-    with pytest.raises(UnreadableFile, match="has no rows, for none of its files could be read"):
+    with pytest.raises(UnreadableFile, match="has no rows, because none of its files could be read"):
         Index(tmp_path / "ix")
 
 

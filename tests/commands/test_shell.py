@@ -170,7 +170,7 @@ def status(error, resumes="", **options):
         (FileNotFoundError(errno.ENOENT, "No such file or directory", "a.jpg"), 2, "a.jpg: No such file or directory"),
         (OSError(errno.ENOSPC, "No space left on device", "out/a.png"), 2, "free some space"),
         (DivergedError("not finite in iteration 2"), 3, "error: not finite in iteration 2"),
-        (KeyboardInterrupt(), 130, "interrupted; the same command goes on"),
+        (KeyboardInterrupt(), 130, "interrupted; run the same command again to continue"),
         (
             UserError("Caught UserError in worker 0.\nOriginal Traceback (most recent call last):\n  x\nb.png: broken"),
             2,
@@ -179,7 +179,7 @@ def status(error, resumes="", **options):
     ],
 )
 def test_mistakes_are_one_line_with_their_exit_status(capsys, error, expected, message):
-    assert status(error, "the same command goes on") == expected
+    assert status(error, "run the same command again to continue") == expected
     text = capsys.readouterr().err
     assert message in text and len(text.strip().splitlines()) == 1
 
@@ -218,14 +218,14 @@ def test_signals_interrupt(number):
         "import signal, sys, time\nfrom pe_spatial.commands.shell import execute\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # ignored where the tests run in the background
         "def run(options):\n    print('begun', flush=True)\n    time.sleep(60)\n    return 0\n"
-        "sys.exit(execute(run, None, 'the same command goes on'))"
+        "sys.exit(execute(run, None, 'run the same command again to continue'))"
     )
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "begun\n"
     process.send_signal(number)
     _, text = process.communicate(timeout=30)
     assert process.returncode == 130
-    assert text.strip() == "interrupted; the same command goes on"
+    assert text.strip() == "interrupted; run the same command again to continue"
 
 
 def test_the_handler_of_signals_is_put_back():

@@ -210,7 +210,7 @@ def test_bad_frames_end_with_a_message_and_keep_what_is_finished(root, tmp_path,
     assert "frame 2 is (80, 96)" in capsys.readouterr().err
     (tmp_path / "none").mkdir()
     assert run(root, tmp_path / "empty", "--input", str(tmp_path / "none"), *box) == 2
-    assert "holds no image" in capsys.readouterr().err
+    assert "contains no image" in capsys.readouterr().err
 
 
 def test_an_empty_or_foreign_mask_ends_with_a_message(root, tmp_path, capsys):

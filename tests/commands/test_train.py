@@ -71,7 +71,7 @@ def test_training_and_evaluation_in_the_default_folder(config, call, monkeypatch
         (["--config", "no_such_config.yaml"], "no config no_such_config.yaml"),
         (["--config", "{config}", "model.widht=3"], "did you mean 'width'"),
         (["--config", "{config}", "--output", "{empty}", "--resume"], "no complete checkpoint"),
-        (["--config", "{config}", "--output", "{empty}", "--eval-only"], "without a complete checkpoint"),
+        (["--config", "{config}", "--output", "{empty}", "--eval-only"], "has no complete checkpoint"),
         (["--config", "{config}", "--output", "{empty}", "train_dataloader.dataset.data_root=/nowhere"], "/nowhere"),
         (["--config", "{config}", "--output", "{empty}", "param_scheduler.1.begin=6"], "end should be larger"),
         (["--config", "{config}", "--output", "{empty}", "optim_wrapper.optimizer.lr=-1"], "lr: -1 is not from 0"),

@@ -109,7 +109,7 @@ def test_python_gives_the_run_and_resuming_knows_its_data(call, place):
     label.write_text("".join(before.splitlines(keepends=True)[:-1]))
     status, out = call("pe-spatial train --resume run_python train_cfg.max_iters=6 experiment_name=own_other")
     label.write_text(before)
-    assert status == 2 and "the training data are not those of the run so far (other pictures or objects)" in out
+    assert status == 2 and "the training data differ from those of this run (other pictures or objects)" in out
 
 
 def test_the_classes_of_label_maps_are_counted(place, monkeypatch):
@@ -140,13 +140,13 @@ def test_the_classes_of_label_maps_are_counted(place, monkeypatch):
         ("train detection", "give --data"),
         ("train --epochs 3 --config x", "--epochs belongs to a task"),
         ("train detection --data yolo --resume run", "--resume belongs to runs without a task"),
-        ("train detection --data yolo --epochs 0", "epochs 0 is not above 0"),
+        ("train detection --data yolo --epochs 0", "epochs 0 must be above 0"),
         ("train detection --data nowhere", "nowhere"),
         ("train detection --data yolo --model mask_rcn-s", "did you mean 'mask_rcnn-s'"),
-        ("train depth --data yolo", "nothing for depth; it fits detection, instances"),
+        ("train depth --data yolo", "cannot be used for depth; use it for detection, instances"),
         ("train detection --data yolo --model mask_rcnn-t", "or train from scratch with weights=none"),
-        ("check", "give either a data set or --config"),
-        ("check yolo --config x", "give either a data set or --config"),
+        ("check", "give either a dataset or --config"),
+        ("check yolo --config x", "give either a dataset or --config"),
     ],
 )
 def test_a_mistake_is_one_line_and_leaves_nothing(command, message, call, place, monkeypatch):

@@ -149,7 +149,7 @@ def test_an_unknown_encoder_is_named_with_the_nearest(scenes, capsys):
     assert run(scenes, "in/a.png", encoder=("--encoder", "PE-Spatial-B16-51")) == 2
     assert "did you mean 'PE-Spatial-B16-512'?" in capsys.readouterr().err
     assert run(scenes, "in/a.png", encoder=("--checkpoint", str(scenes))) == 2
-    assert "without a complete checkpoint" in capsys.readouterr().err
+    assert "has no complete checkpoint" in capsys.readouterr().err
 
 
 def test_files_that_cannot_be_read_are_listed_at_the_end(scenes, capsys):

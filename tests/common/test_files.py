@@ -169,7 +169,7 @@ def test_errors_name_the_folder_itself(tmp_path, small_files):
 
 def test_a_mounted_disk_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(os.path, "ismount", lambda path: path == tmp_path / "a")
-    with pytest.raises(OptionError, match="/a is where a disk is mounted.*name one in it"):
+    with pytest.raises(OptionError, match="/a is a mount point.*inside it"):
         fill(tmp_path / "a")
 
 

@@ -113,6 +113,6 @@ def test_a_folder_that_cannot_be_made(tmp_path):
 def test_what_is_no_lock_is_named_and_neither_waited_for_nor_written_through(tmp_path, make):
     (tmp_path / "elsewhere").write_text("mine")
     make(tmp_path / ".lock.lock")
-    with pytest.raises(UnreadableFile, match=r"\.lock\.lock is no file of this program"), lock_folder(tmp_path):
+    with pytest.raises(UnreadableFile, match=r"\.lock\.lock is not a file of this program"), lock_folder(tmp_path):
         pytest.fail("entered")
     assert (tmp_path / "elsewhere").read_text() == "mine"

@@ -110,7 +110,7 @@ def test_few_levels_that_are_left_are_said(tmp_path):
     values = np.linspace(0, 4000, 1024).astype(np.uint16).reshape(32, 32)
     values[0, 0] = 65535  # one bright pixel, and the rest is nearly black
     Image.fromarray(values).save(tmp_path / "a.png")
-    with pytest.warns(UserWarning, match="17 of 256 gray levels are left of more values; value_range"):
+    with pytest.warns(UserWarning, match="17 of 256 gray levels are left of more values; set value_range"):
         pixels(tmp_path / "a.png")
 
 
@@ -209,7 +209,7 @@ def several(path, **options):
 @pytest.mark.parametrize("name", ["a.tif", "a.gif", "a.png", "a.webp", "a.avif"])
 def test_a_file_of_several_pictures_is_not_taken_for_one(tmp_path, name):
     for read in (read_image, read_indices):
-        with pytest.raises(UnreadableFile, match=rf"{name} cannot be read: it holds 3 pictures"):
+        with pytest.raises(UnreadableFile, match=rf"{name} cannot be read: it contains 3 pictures"):
             read(several(tmp_path / name))
 
 
@@ -284,7 +284,7 @@ def test_a_tiff_that_decompresses_to_more_than_it_shows_is_refused(tmp_path, mon
 
 def test_a_compression_of_unknown_size_is_refused(tmp_path):
     path = tiff(tmp_path / "a.tif", DEEP << 4, photometric="minisblack", planarconfig="contig", compression="lzma")
-    with pytest.raises(UnreadableFile, match="compressed with LZMA is not read; compress it with DEFLATE"):
+    with pytest.raises(UnreadableFile, match="compressed with LZMA is not supported; compress it with DEFLATE"):
         read_image(path, rule=ValueRule.of(None, [1]))
 
 

@@ -91,7 +91,7 @@ def test_swapped_files_are_named(index):
     second.rename(first)
     (path.parent / "x").rename(second)
     with pytest.raises(
-        WeightsError, match=rf"^{re.escape(str(first))} is another file .*2 of the 2 .*\(a, b\).*swapped"
+        WeightsError, match=rf"^{re.escape(str(first))} is not the file .*2 of the 2 .*\(a, b\).*swapped"
     ):
         ShardIndex(path).read("a")
 
@@ -123,14 +123,14 @@ def test_a_pipe_or_a_folder_in_the_place_of_a_file_is_refused_at_once(index):
     [
         ("", "is damaged: it is empty"),
         ('{"weight_map": {"a": "x', "is damaged: it is not JSON"),
-        ("[1]", "holds a list, not an object"),
+        ("[1]", "contains a list, not an object"),
         ("{}", "'weight_map' is missing"),
         ('{"weight_map": ["a"]}', "'weight_map' is .*not of the kind dict"),
-        ('{"weight_map": {}}', "names no tensors"),
+        ('{"weight_map": {}}', "lists no tensors"),
     ],
 )
 def test_a_bad_index_is_named(tmp_path, text, message):
     path = tmp_path / "model.safetensors.index.json"
     path.write_text(text)
-    with pytest.raises(WeightsError, match=f"^{re.escape(str(path))}.*{message}.*fetch"):
+    with pytest.raises(WeightsError, match=f"^{re.escape(str(path))}.*{message}.*download"):
         ShardIndex(path)

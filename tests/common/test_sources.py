@@ -78,7 +78,7 @@ def test_a_list_keeps_its_order_and_names_what_is_gone(folder):
     with pytest.raises(NoSources, match="one path per line"):
         resolve_sources(listing)
     listing.write_text("list.txt\n")
-    with pytest.raises(UserError, match="list in a list"):
+    with pytest.raises(UserError, match="list inside a list"):
         resolve_sources(listing)
     listing.write_text("../__MACOSX\n")
     assert names(listing) == ["../__MACOSX/4.jpg"]  # said so
@@ -89,7 +89,7 @@ def test_several_sources_keep_their_order(folder):
     assert [entry.name for entry in found] == ["deep/1.png", "deep/er/z.webp", "deep/x[1].png", "2.jpg", "gone.png"]
     assert len(resolve_sources([])) == 0
     (folder / "empty").mkdir()
-    with pytest.raises(NoSources, match="holds no image or video"):
+    with pytest.raises(NoSources, match="contains no image or video"):
         resolve_sources([folder / "deep", folder / "empty"])
 
 
@@ -112,7 +112,7 @@ def test_links_in_a_circle_end_and_folders_are_entered_once(folder):
 
 
 def test_nothing_there_says_what_was_looked_for(folder):
-    with pytest.raises(FileNotFoundError, match=r"deep/er holds no video; looked for .*\.mp4.*names: 1 \(1 \.webp"):
+    with pytest.raises(FileNotFoundError, match=r"deep/er contains no video; looked for .*\.mp4.*names: 1 \(1 \.webp"):
         resolve_sources(folder / "deep/er", ["video"])
     with pytest.raises(NoSources, match=rf"did you mean '{re.escape(str(folder))}/clip\.mov'"):
         resolve_sources(folder / "clip.mvo")
@@ -122,7 +122,7 @@ def test_nothing_there_says_what_was_looked_for(folder):
         resolve_sources(f"{folder}/*.bmp")
     with pytest.raises(NoSources, match="no image or video there"):
         resolve_sources("/nowhere/at/all")
-    with pytest.raises(UserError, match=r"clip\.mov is no image by its suffix, but a video"):
+    with pytest.raises(UserError, match=r"clip\.mov has the suffix of a video, but must be of kind image"):
         resolve_sources(folder / "clip.mov", ["image"])
 
 

@@ -59,5 +59,5 @@ def test_no_object_or_one_larger_than_the_crop(boxes):
 
 
 def test_a_share_that_is_none_is_refused():
-    with pytest.raises(OptionError, match="with_object 1.5 is no share"):
+    with pytest.raises(OptionError, match="with_object 1.5 is not a share"):
         FixedSizeCrop(40, with_object=1.5)

@@ -90,7 +90,9 @@ def test_strips_of_a_mask_are_one_mask(step):
 
 def test_masks_of_several_sizes_are_not_decoded_together():
     small, large = (encode_masks(torch.ones(1, side, side, dtype=torch.bool))[0] for side in (3, 4))
-    with pytest.raises(ValueError, match=r"a mask of \(4, 4\) \(H, W\) among those of \(3, 3\); decode each alone"):
+    with pytest.raises(
+        ValueError, match=r"a mask of \(4, 4\) \(H, W\) among those of \(3, 3\); decode each one separately"
+    ):
         decode_masks([small, large])
     with pytest.raises(ValueError, match=r"a mask of \(3, 3\) .* among those of \(9, 9\)"):
         decode_masks([small], (9, 9))

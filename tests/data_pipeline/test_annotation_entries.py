@@ -104,7 +104,7 @@ def test_what_is_plain_is_converted(key, given, expected):
         ("segmentation", {"size": [2, 3], "counts": "~~"}, "an RLE of 28 pixels"),
         ("segmentation", {"size": [2, 3], "counts": "o"}, "damaged compressed runs"),
         ("segmentation", {"size": [2, 3], "counts": "1"}, "an RLE of 1 pixels"),
-        ("segmentation", [[1, 1, 9, 1, 9]], "polygon of 5 coordinates"),
+        ("segmentation", [[1, 1, 9, 1, 9]], "polygon with 5 coordinates"),
         ("segmentation", [[1, 1, 9, 1, 9, None]], "coordinate None"),
         ("segmentation", [[1, 1, 9, 1, 9, math.nan]], "coordinate nan"),
         ("segmentation", [[1, 1, 9, 1, 9, -math.inf]], "coordinate -inf"),
@@ -147,7 +147,7 @@ def test_other_entries_are_converted_too(kind, item, key, value):
 @pytest.mark.parametrize(
     ("kind", "item", "message"),
     [
-        (Category, {"id": 3}, "name is missing; it must be a text"),
+        (Category, {"id": 3}, "name is missing; it must be text"),
         (Category, {"id": 3, "name": " "}, "name is ' '"),
         (Category, {"id": 3, "name": "a", "color": "red"}, r"color is 'red', but must be \[red, green, blue\]"),
         (Image, {"id": 3, "height": 0}, "height is 0, but must be 1 to"),

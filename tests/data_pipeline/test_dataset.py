@@ -100,7 +100,7 @@ def test_unreadable_images_are_skipped_and_counted(noise_records, make_noise_dat
 
 
 def test_evaluation_never_skips(noise_records, make_noise_dataset):
-    with pytest.raises(ValueError, match="smaller dataset"):
+    with pytest.raises(ValueError, match="fewer images than the dataset has"):
         make_noise_dataset(noise_records, unreadable="skip", test_mode=True)
     with pytest.raises(ValueError, match="'ignore' is not one of raise, skip"):
         make_noise_dataset(noise_records, unreadable="ignore")
@@ -108,7 +108,7 @@ def test_evaluation_never_skips(noise_records, make_noise_dataset):
 
 @pytest.mark.parametrize("serialize", [True, False])
 def test_an_empty_dataset_is_an_error(make_noise_dataset, serialize):
-    with pytest.raises(ValueError, match="NoiseImages has no record"):
+    with pytest.raises(ValueError, match="NoiseImages is empty"):
         make_noise_dataset([], serialize_data=serialize)
 
 

@@ -93,7 +93,7 @@ def test_pixels_are_pillows():
         ({}, "give size .* max_size"),
         ({"size": 0}, "size 0, max_size None"),
         ({"max_size": 10.5}, "in whole pixels"),
-        ({"size": 512, "max_size": 511}, "size 512, max_size 511, .* none above the next"),
+        ({"size": 512, "max_size": 511}, "size 512, max_size 511, .* each at most as large as the next"),
         ({"max_size": 64, "limit": 63}, "max_size 64, limit 63"),
         ({"max_size": 64, "rounding": "up"}, "rounding 'up' is not one of half_up, floor_long"),
     ],
@@ -143,8 +143,8 @@ def test_the_whole_sample_jitters_together():
     [
         ({"target_size": [64]}, r"target_size \[64\] is not \(H, W\)"),
         ({"target_size": [0, 64]}, "height 0 must be at least 1"),
-        ({"target_size": [64, 64], "scale_range": [2.0, 0.1]}, "two rising positive factors"),
-        ({"target_size": [64, 64], "scale_range": [0, 1]}, "two rising positive factors"),
+        ({"target_size": [64, 64], "scale_range": [2.0, 0.1]}, "two increasing positive factors"),
+        ({"target_size": [64, 64], "scale_range": [0, 1]}, "two increasing positive factors"),
     ],
 )
 def test_impossible_jitter(options, message):

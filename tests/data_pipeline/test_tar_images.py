@@ -114,7 +114,7 @@ def test_what_is_no_plain_whole_tar_is_named(shards):
         TarImages(shards / "packed.tar")
     _, offset, _ = read_index(shards / "train-2.tar")[-1]
     (shards / "cut.tar").write_bytes(whole[: offset + 10])
-    with pytest.raises(UnreadableFile, match=r"cut\.tar is no whole.*unexpected end.*copy"):
+    with pytest.raises(UnreadableFile, match=r"cut\.tar is not a complete.*unexpected end.*copy"):
         TarImages(shards / "cut.tar")
     with pytest.raises(FileNotFoundError, match="no tar file"):
         TarImages(shards / "none-*.tar")

@@ -61,7 +61,7 @@ def test_folder_reports_every_name_without_its_other_half(tmp_path):
 def test_folder_with_two_depth_maps_of_one_name(tmp_path):
     save_pair(tmp_path / "images/a.jpg", tmp_path / "depth/a.png")
     save_pair(tmp_path / "images/a.jpg", tmp_path / "depth/a.npy")
-    with pytest.raises(ValueError, match="have one name; keep one of them"):
+    with pytest.raises(ValueError, match="have the same name; keep one of them"):
         folder(tmp_path)
 
 

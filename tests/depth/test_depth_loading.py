@@ -125,7 +125,7 @@ def test_values_that_are_no_depth(tmp_path, value, message):
 @pytest.mark.parametrize("value", [0.0, np.inf])
 def test_a_map_without_any_measurement(tmp_path, value):
     path = write(tmp_path / "depth.npy", np.full((2, 3), value, np.float32))
-    with pytest.raises(AnnotationError, match="no pixel holds a measurement; remove the file, or set allow_empty=True"):
+    with pytest.raises(AnnotationError, match="no pixel has a measurement; remove the file, or set allow_empty=True"):
         load(path)
     assert (load(path, allow_empty=True) == 0).all()
 
@@ -133,7 +133,7 @@ def test_a_map_without_any_measurement(tmp_path, value):
 def test_a_png_needs_a_scale(tmp_path):
     path = write(tmp_path / "depth.png")
     for scale in (None, 0.0, -1.0):
-        with pytest.raises(AnnotationError, match="a PNG needs its scale"):
+        with pytest.raises(AnnotationError, match="a PNG needs a scale in"):
             read_depth(path, scale)
 
 

@@ -147,7 +147,7 @@ def test_crops_judge_nothing_outside_the_published_box(crop, size, box):
 
 
 def test_nyu_crop_refuses_other_frames():
-    with pytest.raises(ValueError, match="defined on 480x640 but the depth map is 240x320"):
+    with pytest.raises(ValueError, match="defined for 480x640, but the depth map is 240x320"):
         CROPS["nyu_eigen"](240, 320)
 
 
@@ -202,7 +202,7 @@ def test_invalid_pixels_take_no_part_in_the_alignment():
 # --- bad input --------------------------------------------------------------------------------------------------------
 def test_a_relative_prediction_cannot_be_judged_as_metric():
     target = np.ones((3, 3))
-    with pytest.raises(ConfigError, match="relative depth, which metric evaluation cannot judge; set alignment"):
+    with pytest.raises(ConfigError, match="relative depth, which cannot be compared with meters; set alignment"):
         evaluate([sample(target, target, metric=False)])
 
 
@@ -212,7 +212,7 @@ def test_another_size_is_an_error():
 
 
 def test_a_prediction_that_is_not_finite_is_an_error():
-    with pytest.raises(DivergedError, match="b.png: the prediction holds NaN"):
+    with pytest.raises(DivergedError, match="b.png: the prediction contains NaN"):
         evaluate([sample(np.full((2, 2), np.nan), np.ones((2, 2)), "b.png")])
 
 

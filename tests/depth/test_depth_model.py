@@ -116,7 +116,7 @@ def test_dpt_with_one_map_is_dpt_with_four_equal_maps():
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: DPTDepthHead([8, 8], [1, 9]), "2 maps, but DPT takes one or four"),
+        (lambda: DPTDepthHead([8, 8], [1, 9]), "2 maps, but DPT needs one or four"),
         (lambda: LinearBinsHead([8], [0, 9]), "0 < least < greatest"),
         (lambda: LinearBinsHead([8], [1, 9], bins=1), "bins 1"),
     ],
@@ -205,7 +205,7 @@ def test_a_relative_model_says_so():
     net = model(metric=False, losses=[{"type": "ScaleInvariantLogLoss", "invariance": 1.0}])
     sample = net.test_step(batch((16, 16)))[0]
     assert not sample.depth_is_metric and sample.depth_unit == "relative"
-    with pytest.raises(ValueError, match="relative depth, which metric evaluation cannot judge"):
+    with pytest.raises(ValueError, match="relative depth, which cannot be compared with meters"):
         DepthErrorMetric([0.1, 10]).process(None, [sample.to_dict()])
 
 
@@ -231,8 +231,8 @@ def test_bins_are_weighed_in_full_precision_under_autocast():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"losses": [{"type": "MultiScaleGradientLoss"}]}, "no loss fixes the overall scale.*set metric=False"),
-        ({"losses": [{"type": "ScaleInvariantLogLoss", "invariance": 1.0}]}, "no loss fixes the overall scale"),
+        ({"losses": [{"type": "MultiScaleGradientLoss"}]}, "no loss determines the scale.*set metric=False"),
+        ({"losses": [{"type": "ScaleInvariantLogLoss", "invariance": 1.0}]}, "no loss determines the scale"),
         (
             {"tiling": {"tile": [20, 24]}},
             r"tile \(20, 24\) \(H, W\) is not a multiple of the patch size 8; use \(16, 24\)",
@@ -241,7 +241,7 @@ def test_bins_are_weighed_in_full_precision_under_autocast():
         ({"tiling": {"tiles": [16, 24]}}, "tiling has no option 'tiles'; did you mean 'tile'"),
         (
             {"head": {"type": "LinearBinsHead", "depth_range": [1, 2], "in_channels": [64]}},
-            r"head.in_channels is \[64\], but \[32\] arrives",
+            r"head.in_channels is \[64\], but the model sets \[32\]",
         ),
     ],
 )

@@ -105,7 +105,7 @@ def test_a_key_without_counterpart_is_an_error(convert):
     tensors = tiny_checkpoint()
     if convert is to_detectron2:
         tensors, _ = from_detectron2(tensors)
-    with pytest.raises(WeightsError, match=r"1 keys have no counterpart \(roi_heads.cascade.1.weight\).*one box stage"):
+    with pytest.raises(WeightsError, match=r"1 keys cannot be converted \(roi_heads.cascade.1.weight\).*one box stage"):
         convert({**tensors, "roi_heads.cascade.1.weight": torch.ones(1)})
 
 
@@ -311,8 +311,8 @@ def test_tool_does_not_overwrite(detector, tmp_path, capsys):
         (["missing.pth", "x.pth", "--to", "official"], "no weights at"),
         (["theirs.pth", "x.onnx", "--to", "official"], "must end in .pt, .pth, .safetensors"),
         (["theirs.pth", "nowhere/x.pth", "--to", "official"], "nowhere does not exist"),
-        (["theirs.pth", "x.pth", "--to", "official"], "no released encoder; describe it"),
-        (["theirs.pth", "x.pth", "--to", "official", "--variant", "PE-Big"], "no encoder is called 'PE-Big'"),
+        (["theirs.pth", "x.pth", "--to", "official"], "do not fit any released encoder; describe the encoder"),
+        (["theirs.pth", "x.pth", "--to", "official", "--variant", "PE-Big"], "no encoder 'PE-Big'"),
         (["theirs.pth", "x.pth", "--to", "timm", "--variant", '{"width": 3'], "--variant '{\"width\": 3' is not JSON"),
         (
             ["theirs.pth", "x.pth", "--to", "official", "--variant", "PE-Spatial-G14-448"],
@@ -321,7 +321,7 @@ def test_tool_does_not_overwrite(detector, tmp_path, capsys):
         (["theirs.pth", "x.pth", "--to", "pe_spatial", "--patch-size", "14"], "--patch-size applies to encoders"),
         (["theirs.pth", "x.pth", "--to", "pe_spatial", "--config", "missing.yaml"], "missing.yaml"),
         (["theirs.pth", "x.safetensors", "--to", "pe_spatial", "--config", "a.yaml"], "--config goes with"),
-        (["encoder.pth", "x.pth", "--to", "pe_spatial"], "holds no Mask R-CNN of Detectron2"),
+        (["encoder.pth", "x.pth", "--to", "pe_spatial"], "is neither a Mask R-CNN of Detectron2"),
         (["broken.pth", "x.pth", "--to", "pe_spatial"], "NaN or Inf in 1 tensor"),
     ],
 )

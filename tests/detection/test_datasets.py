@@ -50,7 +50,7 @@ def test_classes_may_be_chosen_and_ordered(tmp_path, content):
 
 
 def test_unknown_class_names_the_nearest(tmp_path, content):
-    with pytest.raises(AnnotationError, match="no category is called 'tre'; did you mean 'tree'"):
+    with pytest.raises(AnnotationError, match="no category 'tre'; did you mean 'tree'"):
         dataset(tmp_path, content, metainfo={"classes": ["tre"]})
 
 

@@ -61,7 +61,7 @@ def test_columns_follow_the_category_ids():
     ("change", "message"),
     [
         ({"transformer.reference_points.weight": torch.zeros(2, 2)}, None),
-        ({"query_embed.weight": torch.zeros(2, 2)}, "1 keys have no counterpart .query_embed.weight"),
+        ({"query_embed.weight": torch.zeros(2, 2)}, "1 keys cannot be converted .query_embed.weight"),
         ({"transformer.decoder.class_embed.0.bias": torch.ones(91)}, "differs from class_embed.0.bias"),
     ],
 )

@@ -28,7 +28,7 @@ def draw(queries=7, heads=2, channels=3, points=4, spread=1.5, dtype=torch.float
     generator = torch.Generator().manual_seed(0)
     value = torch.randn(2, TOKENS, heads, channels, generator=generator, dtype=dtype)
     samples = (2, queries, heads, len(SHAPES), points)
-    # a good part of the places lies outside of the levels
+    # a good part of the places is outside of the levels
     locations = 0.5 + spread * (torch.rand(*samples, 2, generator=generator, dtype=dtype) - 0.5)
     weights = torch.rand(samples, generator=generator, dtype=dtype)
     return [tensor.requires_grad_() for tensor in (value, locations, weights)]

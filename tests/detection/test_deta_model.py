@@ -216,14 +216,14 @@ def test_images_without_objects_train(make_scene, matching):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"num_classes": 0}, "at least one class"),
+        ({"num_classes": 0}, "must be at least 1"),
         ({"matching": "hungarian"}, "is not one of iou, one_to_one"),
         ({"loss_weights": [1, 5]}, "must be three"),
         ({"neck": {"type": "DetaPyramid", "out_channels": 48}}, "multiple of 32"),
         ({"neck": {"type": "DetaPyramid", "levels": 2}}, "levels is 2"),
         ({"transformer": {"anchor_size": 1.5}}, "anchor_size 1.5"),
         ({"transformer": {"num_queries": 0}}, "num_queries is 0"),
-        ({"neck": {"type": "DetaPyramid", "in_channels": 64}}, "neck.in_channels is 64, but 32 arrives"),
+        ({"neck": {"type": "DetaPyramid", "in_channels": 64}}, "neck.in_channels is 64, but the model sets 32"),
     ],
 )
 def test_settings_that_cannot_be(changes, message):

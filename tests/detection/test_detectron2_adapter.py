@@ -304,7 +304,7 @@ def test_errors_name_the_remedy(adapter):
         adapter.PEFeaturePyramid(adapter.PE(PEBackbone(fourteen)))
     with pytest.raises(ValueError, match="square_pad 80 is not a multiple of 32"):
         adapter.PEFeaturePyramid(adapter.PE(PEBackbone(TINY)), square_pad=80)
-    with pytest.raises(ValueError, match=r"decay 0 is not in \(0, 1\]"):
+    with pytest.raises(ValueError, match=r"decay 0 must be above 0"):
         adapter.LayerDecay(TINY, 0)
     cfg = get_cfg()
     cfg.MODEL.BACKBONE.NAME = "build_pe_backbone"

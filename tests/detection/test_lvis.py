@@ -123,5 +123,5 @@ def test_the_stream_is_cut_at_any_position():
 
 
 def test_a_threshold_is_a_fraction():
-    with pytest.raises(ValueError, match="threshold 0 is no fraction"):
+    with pytest.raises(ValueError, match="threshold 0 is not a fraction"):
         RepeatFactorSampler(Labels([[0]]), threshold=0)

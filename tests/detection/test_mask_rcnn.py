@@ -127,8 +127,11 @@ def test_federated_loss_takes_its_frequencies_from_the_data(make_model, make_sce
     ("changes", "message"),
     [
         ({"num_classes": 0}, "num_classes is 0"),
-        ({"rpn": {"in_channels": 256}}, "rpn.in_channels is 256, but 16 arrives"),
-        ({"neck": {"type": "SimpleFeaturePyramid", "in_channels": 768}}, "neck.in_channels is 768, but 32 arrives"),
+        ({"rpn": {"in_channels": 256}}, "rpn.in_channels is 256, but the model sets 16"),
+        (
+            {"neck": {"type": "SimpleFeaturePyramid", "in_channels": 768}},
+            "neck.in_channels is 768, but the model sets 32",
+        ),
     ],
 )
 def test_contradictions_fail_at_construction(make_model, changes, message):

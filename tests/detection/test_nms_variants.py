@@ -129,9 +129,9 @@ def test_blocks_do_not_change_the_pairs(monkeypatch):
     ("options", "message"),
     [
         ({"method": "cubic"}, "suppression 'cubic' is not one of nms, linear, quad, gaussian"),
-        ({"threshold": 70}, "threshold 70 is no IoU"),
+        ({"threshold": 70}, "threshold 70 is not an IoU"),
         ({"scale": 0}, "scale 0 must be above 0"),
-        ({"min_score": 1}, "min_score 1 is no score below 1"),
+        ({"min_score": 1}, "min_score 1 is not a score below 1"),
     ],
 )
 def test_impossible_options_are_named(options, message):

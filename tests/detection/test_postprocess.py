@@ -99,7 +99,7 @@ def test_detections_arrive_in_the_original_frame():
         masks=torch.ones(3, 28, 28),
     )
     result = rescale(found, image_size=(50, 100), original_size=(100, 400))
-    # x is stretched by 4 and y by 2; the second box is cut at the border, the third lies outside
+    # x is stretched by 4 and y by 2; the second box is cut at the border, the third is outside
     assert result.bboxes.tolist() == [[40, 40, 120, 80], [396, 0, 400, 20]]
     assert result.labels.tolist() == [2, 1]
     assert [rle["size"] for rle in result.masks] == [[100, 400]] * 2

@@ -155,9 +155,9 @@ def test_clear_of():
     [
         ({"size": 0}, "slices.size 0 must be at least 1"),
         ({"size": 64.5}, "must be whole numbers"),
-        ({"size": 64, "overlap": 1.0}, r"slices.overlap 1.0 is no share .* from 0 to 0.9"),
-        ({"size": 64, "overlap": -0.1}, r"slices.overlap -0.1 is no share"),
-        ({"size": 64, "overlap": float("nan")}, r"slices.overlap nan is no share"),
+        ({"size": 64, "overlap": 1.0}, r"slices.overlap 1.0 is not a share .* from 0 to 0.9"),
+        ({"size": 64, "overlap": -0.1}, r"slices.overlap -0.1 is not a share"),
+        ({"size": 64, "overlap": float("nan")}, r"slices.overlap nan is not a share"),
         ({"size": 64, "max_detections": 0}, "slices.max_detections 0 must be at least 1"),
         ({"size": 64, "batch_size": 0}, "slices.batch_size 0"),
         ({"size": 64, "merge": {"method": "hard"}}, "suppression 'hard' is not one of nms"),
@@ -252,8 +252,11 @@ def test_evaluation_and_prediction_agree(work):
     [
         (["--slices", "0"], "0 is too small; give 1 or more"),
         (["--slices", "64", "--slice-overlap", "1"], "1 is too large; give 0.9 or less"),
-        (["--slice-overlap", "0.3"], "--slice-overlap 0.3 is the overlap of windows; give --slices too"),
-        (["--slices", "64", "model.tta={sizes: [64]}"], "model.slices and model.tta are two ways"),
+        (
+            ["--slice-overlap", "0.3"],
+            "--slice-overlap 0.3 needs --slices, because it sets the overlap of these windows; give --slices too",
+        ),
+        (["--slices", "64", "model.tta={sizes: [64]}"], "model.slices and model.tta cannot be combined"),
         (["model.slices={size: 80}"], "slices.size is 80, and images are padded to (64, 64)"),
         (["model.slices={side: 64}"], "slices: "),
     ],

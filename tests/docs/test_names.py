@@ -14,7 +14,7 @@ TASKS = ("detection", "segmentation", "depth", "tracking")
 OTHERS = {
     "torchrun": "--nnodes --nproc-per-node --standalone",
     "srun": "--ntasks-per-node --gpus-per-node --array",
-    "pip": "--no-index --find-links --no-build-isolation --no-deps --index-url --wheel-dir",
+    "pip": "--no-index --find-links --no-build-isolation --no-deps --index-url --extra-index-url --wheel-dir",
     "curl": "--data-binary",
     "uv and pipx": "--python --with",
     "docker": "--rm --gpus --build-arg --user --ipc --volume",

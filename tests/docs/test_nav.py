@@ -4,7 +4,7 @@ import re
 
 import pytest
 import site_links
-from command_pages import FOLDER, command_pages
+from command_pages import FOLDER, command_pages, slug
 from doc_pages import DOCS, PAGES, entries, read, settings
 from recipe_table import DATA, FOLDERS, MARK, recipes
 
@@ -23,7 +23,8 @@ def test_every_page_stands_in_the_menu_once():
 def test_every_command_has_a_page_with_all_of_its_options():
     pages = command_pages()
     for name in COMMANDS:
-        text = pages[f"{FOLDER}/{name.replace(' ', '-')}.md"]
+        text = pages[f"{FOLDER}/{slug(name)}.md"]
+        assert f"]({slug(name)}.md)" in pages[f"{FOLDER}/index.md"]
         assert text.startswith(f"# pe-spatial {name}\n")
     train = pages[f"{FOLDER}/train.md"]
     assert "| `--epochs` | `N` | 20 | passes over the training pictures |" in train

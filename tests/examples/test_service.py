@@ -399,7 +399,7 @@ def test_defaults_of_both_places_agree():
         (["--max-batch", "64"], {}, "--max-batch 64 is more than --queue 32"),
         (["--waiting-pixels", "5"], {}, "--waiting-pixels 5 of all pictures"),
         (["--port", "99999"], {}, "99999 is too large"),
-        (["--max-upload", "20"], {}, "'20' is no amount"),
+        (["--max-upload", "20"], {}, "'20' is not an amount"),
         ([], {"PE_SERVE_PORT": "http"}, "the environment variable PE_SERVE_PORT: 'http' is not an integer"),
         ([], {"PE_SERVE_ENGINE": "tvm"}, "the environment variable PE_SERVE_ENGINE: 'tvm' is not one of auto, torch"),
         ([], {"PE_SERVE_MAXBATCH": "8"}, "did you mean 'PE_SERVE_MAX_BATCH'?"),

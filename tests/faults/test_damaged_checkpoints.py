@@ -84,11 +84,11 @@ def torchscript(data):
 
 
 BYTES = {
-    "empty": (lambda data: b"", "truncated to zero bytes"),
+    "empty": (lambda data: b"", "empty"),
     "half": (lambda data: data[: len(data) // 2], "truncated or corrupt"),
     "without its directory": (lambda data: data[:-30], "truncated or corrupt"),
     "without its beginning": (lambda data: data[100:], "neither a torch nor a safetensors file"),
-    "a flipped weight": (flip_in("data/0"), r"1 of its parts do not have their checksum \(.*data/0\)"),
+    "a flipped weight": (flip_in("data/0"), r"1 of its parts have a wrong checksum \(.*data/0\)"),
     "a flipped bit of the last weight": (flip_in("data/9", 0), r"checksum \(.*data/9\)"),
     "a flipped pickle": (flip_in("data.pkl"), r"checksum \(.*data.pkl\)"),
     "a flipped byte order": (flip_in("byteorder", 0), "checksum"),
@@ -99,17 +99,17 @@ BYTES = {
     "a pointer of Git LFS": (lambda data: b"version https://git-lfs.github.com/spec/v1\noid x", "git lfs pull"),
     "text": (lambda data: b"hello, this is no checkpoint", "neither a torch"),
     "zeros": (lambda data: bytes(len(data)), "neither a torch"),
-    "an archive of arrays": (npz, "a zip archive, no torch checkpoint .*a.npy"),
+    "an archive of arrays": (npz, "a zip archive, not a torch checkpoint .*a.npy"),
     "a TorchScript program": (torchscript, "TorchScript program.*state dict"),
     "a pickled model": (lambda data: saved(nn.Linear(2, 2)), "stores Python objects"),
     "a pickled model of an old torch": (
         lambda data: saved(nn.Linear(2, 2), _use_new_zipfile_serialization=False),
         "stores Python objects",
     ),
-    "repacked with damage": (repack_damaged, "not those that were saved .*content_hash"),
+    "repacked with damage": (repack_damaged, "have changed since they were saved .*content_hash"),
     "compressed with damage": (
         lambda data: repack(repack_damaged(data), compression=zipfile.ZIP_DEFLATED),
-        "not those that were saved",
+        "have changed since they were saved",
     ),
 }
 
@@ -190,28 +190,28 @@ CONTENT = {
         "ema_state_dict.module.a",
     ),
     "NaN in the optimizer": (set_entry("optimizer", {"state": {0: torch.tensor([torch.nan])}}), "optimizer.state.0"),
-    "another hash": (described(content_hash="0" * 64), "not those that were saved"),
+    "another hash": (described(content_hash="0" * 64), "have changed since they were saved"),
     "a missing weight": (drop_weight, r"missing \(backbone.encoder.conv1.weight\)"),
     "a weight too many": (in_weights(more__weight=torch.ones(1)), r"unexpected \(more.weight\)"),
     "a weight of another shape": (in_weights(backbone__encoder__conv1__weight=torch.ones(2)), "of another shape"),
-    "no description": (drop("pe_spatial"), "holds weights but no config"),
-    "a description in a list": (set_entry("pe_spatial", [1]), "holds weights but no config"),
-    "no format": (drop("pe_spatial", "format_version"), "format_version is None, not a number"),
-    "a format in words": (described(format_version="one"), "format_version is 'one'"),
+    "no description": (drop("pe_spatial"), "contains weights but no config"),
+    "a description in a list": (set_entry("pe_spatial", [1]), "contains weights but no config"),
+    "no format": (drop("pe_spatial", "format_version"), r"format_version \(None, not a number"),
+    "a format in words": (described(format_version="one"), r"format_version \('one'"),
     "a later format": (described(format_version=99), "newer than 1; update pe_spatial"),
-    "no config": (drop("pe_spatial", "config"), "holds weights but no config"),
+    "no config": (drop("pe_spatial", "config"), "contains weights but no config"),
     "a config cut short": (described(config='{"model": {"type"'), "its config is not JSON"),
     "a config as a mapping": (described(config={"model": {}}), "its config is not JSON"),
-    "a config of a list": (described(config="[1, 2]"), "no mapping with a section 'model'"),
-    "a config without a model": (described(config="{}"), "no mapping with a section 'model'"),
-    "a model whose type is a number": (described(config='{"model": {"type": 5}}'), "section 'model' of a type"),
-    "a key that mmengine keeps": (configured("filename", "x"), "has the keys filename, which no config has"),
+    "a config of a list": (described(config="[1, 2]"), "not a mapping with a section 'model'"),
+    "a config without a model": (described(config="{}"), "not a mapping with a section 'model'"),
+    "a model whose type is a number": (described(config='{"model": {"type": 5}}'), "section 'model' that has a type"),
+    "a key that mmengine keeps": (configured("filename", "x"), "has the keys filename, which a config cannot have"),
     "imports in a list": (configured("custom_imports", ["x"]), "custom_imports: write {imports:"),
     "imports in a number": (configured("custom_imports", {"imports": 5}), "custom_imports: write {imports:"),
     "a part that nothing can build": (configured("model.decode_head.channels", -3), "cannot be built"),
     "a pipeline of a number": (configured(PIPELINE, 5), "cannot be built"),
     "a step that is no step": (configured(PIPELINE, [{"type": "LoadImage"}, 5]), "cannot be built"),
-    "a pipeline that packs nothing": (configured(PIPELINE, [{"type": "LoadImage"}]), "packs no image"),
+    "a pipeline that packs nothing": (configured(PIPELINE, [{"type": "LoadImage"}]), "does not give"),
     "a pipeline that needs what no picture has": (
         configured(PIPELINE, [{"type": "LoadImage"}, {"type": "mmseg.LoadAnnotations"}, {"type": "PackSample"}]),
         "cannot be built",
@@ -230,11 +230,11 @@ CONTENT = {
     "NaN in 8 bits": (in_weights(a=torch.full((2,), torch.nan).to(torch.float8_e4m3fn)), "NaN or Inf in 1 tensor"),
     "a terabyte of one value": (
         in_weights(a=torch.ones(1).expand(2**38)),
-        "state_dict.a would take more",
+        "state_dict.a would need more",
     ),
     "a name that a terminal obeys": (in_weights(**{"\x1b[31m\nred": torch.ones(1)}), r"\\x1b\[31m\\nred"),
     "a name of 100000 letters": (in_weights(**{"k" * 100_000: torch.ones(1)}), r"unexpected \(k{200}\)"),
-    "format 0": (described(format_version=0), "format_version is 0, not a number from 1 on"),
+    "format 0": (described(format_version=0), r"format_version \(0, not a number of at least 1"),
     "a long class": (described(metainfo={"classes": ["a" * 10**6] * 5}), "more than 1000 letters"),
     **{
         f"the palette {palette}": (described(metainfo={"classes": [*"abcde"], "palette": palette}), "is not 5 colors")
@@ -243,10 +243,10 @@ CONTENT = {
     "metainfo in a list": (described(metainfo=["road"]), "metainfo is a list"),
     "too few classes": (
         described(metainfo={"classes": ["road"]}),
-        "names of classes do not fit.*num_classes=5.*1 class",
+        "names do not fit.*num_classes=5.*1 class",
     ),
-    "classes by number": (described(metainfo={"classes": [1, 2, 3, 4, 5]}), "no list of names"),
-    "classes in a text": (described(metainfo={"classes": "road"}), "no list of names"),
+    "classes by number": (described(metainfo={"classes": [1, 2, 3, 4, 5]}), "not a list of names"),
+    "classes in a text": (described(metainfo={"classes": "road"}), "not a list of names"),
 }
 
 

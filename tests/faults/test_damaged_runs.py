@@ -65,7 +65,7 @@ def nan_in_optimizer(path):
 DAMAGED = {
     "flipped": (flip, "checksum"),
     "cut": (cut, "truncated or corrupt"),
-    "empty": (lambda path: path.write_bytes(b""), "zero bytes"),
+    "empty": (lambda path: path.write_bytes(b""), "is empty"),
     "NaN": (nan, "head.bias"),
     "NaN in the optimizer": (nan_in_optimizer, "optimizer.state.0.exp_avg"),
 }
@@ -110,12 +110,12 @@ def test_a_new_start_does_not_take_a_folder_of_damaged_checkpoints(run, capfd):
     before = snapshot(run)
     arguments = ["--config", str(run / "config.yaml"), "--output", str(run), f"experiment_name=damaged{next(_names)}"]
     assert run_command("train", arguments) == 2
-    assert "holds a run" in capfd.readouterr().err
+    assert "contains a run" in capfd.readouterr().err
     assert snapshot(run) == before
 
 
 ENTRIES = {
-    "no optimizer": (lambda content: content.pop("optimizer"), "holds weights only"),
+    "no optimizer": (lambda content: content.pop("optimizer"), "contains only weights"),
     "an optimizer in a list": (lambda content: content.update(optimizer=[1]), "optimizer missing or of another kind"),
     "no meta": (lambda content: content.pop("meta"), "meta missing"),
     "meta in a list": (lambda content: content.update(meta=[]), "meta missing"),
@@ -144,14 +144,14 @@ ENTRIES = {
         lambda content: content["optimizer"]["param_groups"][0].pop("betas"),
         "param_groups.0.betas is missing",
     ),
-    "a group too few": (lambda content: content["optimizer"]["param_groups"].pop(), "param_groups is no list of"),
+    "a group too few": (lambda content: content["optimizer"]["param_groups"].pop(), "param_groups is not a list of"),
     "other parameters": (
         lambda content: content["optimizer"]["param_groups"][0]["params"].reverse(),
         "param_groups.0.params are not the",
     ),
     "a mean of another shape": (
         lambda content: content["optimizer"]["state"][0].update(exp_avg=torch.ones(2)),
-        "optimizer.state.0.exp_avg is no tensor of the shape",
+        "optimizer.state.0.exp_avg is not a tensor of the shape",
     ),
     "a step in words": (lambda content: content["optimizer"]["state"][1].update(step="x"), "state.1.step is 'x'"),
     "a state of nothing": (lambda content: content["optimizer"]["state"].update({99: {}}), "state.99 belongs to no"),
@@ -170,7 +170,7 @@ ENTRIES = {
     ),
     "a model without a type": (
         lambda content: content["pe_spatial"].update(config='{"model": {"type": 3}}'),
-        "no mapping with a section 'model' of a type",
+        "not a mapping with a section 'model' that has a type",
     ),
     "a config cut short": (lambda content: content["pe_spatial"].update(config="{"), "config is not JSON"),
     "no description": (lambda content: content.pop("pe_spatial"), "no config"),
@@ -223,8 +223,8 @@ BEST = {"file": "best_iter_3.pth", "metric": "toy/score", "score": 0.5, "iter": 
         (b"{", "not JSON"),
         (b"\xff\xfe\xff", "not UTF-8"),
         (b"{\x00}", "zero bytes"),
-        (b"[1]", "holds a list"),
-        (b"null", "holds a NoneType"),
+        (b"[1]", "contains a list"),
+        (b"null", "contains a NoneType"),
         (b"[" * 100_000, "not JSON"),
         (b'{"file": "a"}', "field 'metric' is missing"),
         (json.dumps({**BEST, "score": "high"}).encode(), "field 'score' is 'high', not of the kind float"),
@@ -321,7 +321,7 @@ def test_every_flipped_byte_of_a_safetensors_file_is_found(tmp_path):
     for place in range(start, len(whole)):
         (path := tmp_path / "b.safetensors").unlink(missing_ok=True)
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << place % 8]) + whole[place + 1 :])
-        with pytest.raises(WeightsError, match="not those that were saved"):
+        with pytest.raises(WeightsError, match="have changed since they were saved"):
             read_tensor_file(path)
 
 
@@ -362,5 +362,5 @@ def test_a_file_that_is_replaced_while_it_is_read_is_named(tmp_path, monkeypatch
         return content
 
     monkeypatch.setattr(torch, "load", replaced)
-    with pytest.raises(WeightsError, match="replaced or changed while it was read"):
+    with pytest.raises(WeightsError, match="changed while it was read"):
         read_tensor_file(path)

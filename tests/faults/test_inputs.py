@@ -58,7 +58,11 @@ BAD = [
     Case("bomb.avif", bad.avif_bomb, "cannot be read"),
     Case("sparse.jpg", bad.sparse, "more than the free memory"),
     Case("sparse.webp", bad.sparse_webp, "more than the free memory"),
-    Case("program.jpg", raw(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n"), "EPS is no format"),
+    Case(
+        "program.jpg",
+        raw(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n"),
+        "EPS is not a supported picture format",
+    ),
     # files that are none
     Case("pipe.jpg", os.mkfifo, "it is a pipe"),
     Case("pipe.png", os.mkfifo, "it is a pipe"),

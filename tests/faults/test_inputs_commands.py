@@ -162,7 +162,7 @@ def test_frames_too_thin_for_the_encoder_and_frames_of_one_name_are_refused(trac
     bad.good_picture(tmp_path / "same/0.png")
     bad.good_picture(tmp_path / "same/0.jpg")
     outcome = tracker(tmp_path / "same", tmp_path / "out2")
-    assert outcome.status == 2 and "2 frames are called 0" in outcome.err
+    assert outcome.status == 2 and "2 frames have the name 0" in outcome.err
 
 
 @pytest.mark.parametrize(

@@ -78,7 +78,7 @@ def test_tiffs_of_integers_have_a_scale_and_of_floats_meters(tmp_path, kind, ord
     path = save(tmp_path / "a.tif", (METERS if is_float else (METERS * 1000).round()).astype(kind), byteorder=order)
     assert np.abs(read_depth(path, 0.001) - METERS).max() <= 5e-4
     if not is_float:
-        with pytest.raises(AnnotationError, match="a TIFF of integers needs its scale"):
+        with pytest.raises(AnnotationError, match="a TIFF of integers needs a scale in"):
             read_depth(path, None)
 
 
@@ -112,7 +112,7 @@ def test_the_depth_among_other_arrays(tmp_path):
 
 def test_a_pfm_of_colors_says_so(tmp_path):
     (tmp_path / "a.pfm").write_bytes(b"PF\n16 12\n-1.0\n" + bytes(3 * 4 * 16 * 12))
-    with pytest.raises(UnreadableFile, match=r"a\.pfm cannot be read: .*a PFM of three bands"):
+    with pytest.raises(UnreadableFile, match=r"a\.pfm cannot be read: .*a PFM with three bands"):
         read_depth(tmp_path / "a.pfm", None)
 
 
@@ -126,7 +126,7 @@ def test_a_damaged_npz_is_named(tmp_path, damage):
 def test_an_array_that_is_shorter_than_it_says(tmp_path):
     path = save(tmp_path / "a.npy")
     path.write_bytes(path.read_bytes()[:-4])
-    with pytest.raises(UnreadableFile, match="has 768 bytes, and the file holds 764"):
+    with pytest.raises(UnreadableFile, match="has 768 bytes, but the file has 764"):
         read_depth(path, None)
 
 
@@ -176,13 +176,13 @@ def test_another_mark_is_proposed_and_then_taken(tmp_path):
     ("meters", "says"),
     [
         (-METERS, "all its 192 values other than 0 are negative.*sign is wrong"),
-        (METERS * 0, "no pixel holds a measurement.*192 pixels are 0"),
+        (METERS * 0, "no pixel has a measurement.*192 pixels are 0"),
         (METERS * np.nan, "192 pixels are NaN"),
         (METERS * 0 + 1e10, "192 pixels are infinite or too far"),
         (METERS * 1000, "looks like millimeters"),
         (METERS * 100, r"0\.01 if they are centimeters, with a median of 5 m"),
         (METERS / 1000, "looks like meters"),
-        (METERS * 40, "no pixel .* lies inside depth_range 0.1 to 20 m: its measurements reach from 40 to 360 m"),
+        (METERS * 40, "no pixel .* is inside depth_range 0.1 to 20 m: its measurements reach from 40 to 360 m"),
         (-np.maximum(METERS - 3, 0), "values other than 0 are negative.*the sign is wrong"),
     ],
     ids=["negative", "zero", "nan", "far", "millimeters", "centimeters", "kilometers", "inches", "negative and 0"],

@@ -30,7 +30,7 @@ def scene(seed=0, values=(0, 1, 2)):
 
 
 def folder(root, labels, classes="[road, tree, car]", extra="", name="{}.png", image="{}.png"):
-    """A data set of pictures of noise, from label maps or from functions that write one."""
+    """A dataset of pictures of noise, from label maps or from functions that write one."""
     for number, content in enumerate(labels):
         label_files.save_image(root / "images" / image.format(f"{number:03}"), SIZE, seed=number)
         path = root / "labels" / name.format(f"{number:03}")
@@ -91,21 +91,25 @@ def test_borders_of_no_label_are_no_binary_masks(tmp_path):
         ("[fg]", "", "nothing to learn"),
         ("{fg: [255, 0, 0]}", "ignore: [[0, 0, 0]]", "nothing to learn"),
         ("{0: fg}", "", "nothing to learn"),
-        ("[road, tree]", "ignore: [0]", "ignore names 0, which is the value of the class 'road'"),
-        ("[road, tree]", "ignore: [255, 1]", "ignore names 1, which is the value of the class 'tree'"),
-        ("[road, tree]", "zero_is_ignored: true\nignore: [2]", "ignore names 2, .* 'tree'"),
-        ("{a: [1, 2, 3], b: [3, 2, 1]}", "ignore: [[3, 2, 1]]", r"ignore names \[3, 2, 1\], .*color of the class 'b'"),
+        ("[road, tree]", "ignore: [0]", "ignore contains 0, which is also the value of the class 'road'"),
+        ("[road, tree]", "ignore: [255, 1]", "ignore contains 1, which is also the value of the class 'tree'"),
+        ("[road, tree]", "zero_is_ignored: true\nignore: [2]", "ignore contains 2, .* 'tree'"),
+        (
+            "{a: [1, 2, 3], b: [3, 2, 1]}",
+            "ignore: [[3, 2, 1]]",
+            r"ignore contains \[3, 2, 1\], .*color of the class 'b'",
+        ),
         ("[road, tree]", "ignore: [true]", "ignore is"),
-        ("{1: road, 2: tree}", "", "classes by number are 1, 2; .*zero_is_ignored: true"),
-        ("{0: road, 2: tree}", "", "classes by number are 0, 2; they must be 0 to 1 without gaps"),
+        ("{1: road, 2: tree}", "", "the numbers of the classes are 1, 2; .*zero_is_ignored: true"),
+        ("{0: road, 2: tree}", "", "the numbers of the classes are 0, 2; they must be 0 to 1 without gaps"),
         ("{road: 0, tree: 0}", "", "classes of different numbers"),
         ("{0: road, 1: 7}", "", "names"),
-        ("{'1': road, '2': tree}", "", "classes by number are 1, 2"),
+        ("{'1': road, '2': tree}", "", "the numbers of the classes are 1, 2"),
         ("{road: null, tree: null}", "", r"road is None; it must be \[r, g, b\]"),
-        ("[road, tree]", "value_range: 4095", r"value_range 4095 is no pair of numbers"),
-        ("[road, tree]", "value_range: [9, 2]", r"value_range \[9, 2\] is no pair"),
-        ("[road, tree]", "bands: [0, 1, 2]", r"bands \[0, 1, 2\] is not the numbers of three bands"),
-        ("[road, tree]", "label_stem_end: 7", "label_stem_end is 7; it must be a text"),
+        ("[road, tree]", "value_range: 4095", r"value_range 4095 is not a pair of numbers"),
+        ("[road, tree]", "value_range: [9, 2]", r"value_range \[9, 2\] is not a pair"),
+        ("[road, tree]", "bands: [0, 1, 2]", r"bands \[0, 1, 2\] must be the numbers of three bands"),
+        ("[road, tree]", "label_stem_end: 7", "label_stem_end is 7; it must be text"),
     ],
 )
 def test_a_class_list_that_contradicts_itself(tmp_path, classes, extra, message):
@@ -186,7 +190,9 @@ def as_jpeg(labels):
 @pytest.mark.parametrize("values", [(0, 255), (0, 100, 200), (10, 90)])
 def test_smoothed_masks_are_refused_with_their_share(tmp_path, values):
     config = folder(tmp_path, [smooth(scene(3, values))], "[bg, fg]", "ignore: [255]")
-    with pytest.raises(AnnotationError, match=r"\d% of the pixels have \d+ such values, as smooth resizing or JPEG"):
+    with pytest.raises(
+        AnnotationError, match=r"\d% of the pixels have \d+ such values, which come from smooth resizing or JPEG; save"
+    ):
         labels_of(config)
 
 
@@ -229,7 +235,7 @@ def test_values_that_no_table_holds_are_named(tmp_path, kind, value):
 
 def test_a_second_page_is_not_left_out_in_silence(tmp_path):
     write = lambda path: tifffile.imwrite(path, np.stack([scene(1), scene(2)]), photometric="minisblack")  # noqa: E731
-    with pytest.raises(UnreadableFile, match="holds 2 pictures"):
+    with pytest.raises(UnreadableFile, match="contains 2 pictures"):
         labels_of(folder(tmp_path, [write], name="{}.tiff"))
 
 
@@ -291,12 +297,12 @@ def test_labels_of_the_pixels_as_stored_speak_of_exif(tmp_path, orientation):
 def test_a_turn_that_no_size_shows_is_a_warning(tmp_path, orientation, is_said):
     config = folder(tmp_path, [scene()])
     turned(tmp_path / "images/000.png", SIZE, orientation)
-    assert ("images that EXIF turns" in findings(config, "warning")) == is_said
+    assert ("images that EXIF rotates: check" in findings(config, "warning")) == is_said
 
 
 def test_another_size_without_exif_does_not_speak_of_it(tmp_path):
     config = folder(tmp_path, [scene()[:10]])
-    with pytest.raises(AnnotationError, match=r"both must be of one frame") as caught:
+    with pytest.raises(AnnotationError, match=r"both must have one size") as caught:
         labels_of(config)
     assert "EXIF" not in str(caught.value)
 
@@ -318,7 +324,7 @@ def test_the_doctor_doubts_pictures_of_which_little_is_left(tmp_path, values, sa
     assert re.search(says, findings(config, "warning"), re.DOTALL)
 
 
-# --- the rule of the data set's pictures ------------------------------------------------------------------------------
+# --- the rule of the dataset's pictures ------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("extra", "expected"),
     [
@@ -336,7 +342,7 @@ def test_a_class_list_says_how_its_pictures_are_shown(tmp_path, extra, expected)
     steps = [{**STEPS[0], "bands": [1, 2, 3]}, *STEPS[1:]]
     with pytest.raises(OptionError, match=r"bands is \[1, 2, 3\] in LoadImage and .* in .*data.yaml"):
         dataset({**config, "pipeline": steps})
-    # what a checkpoint remembers of the data set makes a prediction read pictures in the same way
+    # what a checkpoint remembers of the dataset makes a prediction read pictures in the same way
     step = LoadImage()
     step.adopt_rule({key: list(value) for key, value in loaded.metainfo.items() if key in ("value_range", "bands")})
     assert (step({"img_path": str(tmp_path / "images/000.tif")})["img"] == loaded[0]["inputs"]).all()

@@ -106,13 +106,17 @@ FAULTY = {
     "image_twice": (
         lambda c: c["annotations"].append(dict(c["annotations"][0])),
         None,
-        "image 1 has 2 annotations, and 1 images have several; an image has one map",
+        "image 1 has 2 annotations, and 1 images have several; an image may have only one map",
     ),
     "name_twice": (every("categories", name="cup"), None, "have the name 'cup'; it must be unique"),
-    "name_null": (every("categories", name=None), None, "category 1: name is None, but must be a text"),
+    "name_null": (every("categories", name=None), None, "category 1: name is None, but must be text"),
     "thing_yes": (every("categories", isthing="yes"), None, "isthing is 'yes', but must be 0 or 1"),
     "thing_2": (every("categories", isthing=2), None, "isthing is 2, but must be 0 or 1"),
-    "thing_null": (every("categories", isthing=None), None, "which classes are things is not said of floor, cup"),
+    "thing_null": (
+        every("categories", isthing=None),
+        None,
+        "isthing is missing, so it is not known which classes are things in floor, cup",
+    ),
     "color_text": (every("categories", color="red"), None, r"color is 'red', but must be \[red, green, blue\]"),
     "color_short": (every("categories", color=[1, 2]), None, r"color is \[1, 2\], but must be"),
     "color_large": (every("categories", color=[1, 2, 300]), None, r"color is \[1, 2, 300\], but must be"),
@@ -125,7 +129,7 @@ FAULTY = {
     "class_unknown": (of_segments(category_id=99), None, "have a category_id that is not in the file"),
     "no_segments": (every("annotations", segments_info=None), None, "segments_info is None, but must be a list"),
     "image_unknown": (every("annotations", image_id=99), None, "have a image_id that is not in the file"),
-    "file_null": (every("annotations", file_name=None), None, "file_name is None, but must be a text"),
+    "file_null": (every("annotations", file_name=None), None, "file_name is None, but must be text"),
     "file_absent": (every("annotations", file_name="2.png"), None, "2.png cannot be read: no such file"),
     "size_other": (every("images", height=33), None, r"the image is \(32, 48\) .* but its record says \(33, 48\)"),
     "map_in_bgr": (None, lambda shown: Image.fromarray(shown[..., ::-1].copy()), "is not among the 3 segments"),
@@ -134,7 +138,7 @@ FAULTY = {
         lambda shown: Image.fromarray(shown).resize((24, 16)).resize((48, 32), Image.Resampling.BICUBIC),
         "is not among the 3 segments",
     ),
-    "map_cut": (None, lambda shown: Image.fromarray(shown[:20]), "both must be of one frame"),
+    "map_cut": (None, lambda shown: Image.fromarray(shown[:20]), "both must have one size"),
 }
 
 

@@ -15,9 +15,9 @@ from pe_spatial.common.video import VideoWriter
 NOISE = np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype=np.uint8)
 SOUND = ("jpg", "jpeg", "jpe", "jfif", "png", "bmp", "webp", "tif", "tiff", "gif", "avif", "jp2", "mpo", "ppm", "pnm")
 REFUSED = {
-    "pages.tif": "it holds 2 pictures",
-    "moves.png": "it holds 2 pictures",
-    "moves.webp": "it holds 2 pictures",
+    "pages.tif": "it contains 2 pictures",
+    "moves.png": "it contains 2 pictures",
+    "moves.webp": "it contains 2 pictures",
     "bands.tif": "a TIFF of 4 bands, 8 bits each",
     "real.tif": "a TIFF of one band, 32 bits, floating-point, whose values reach from 0 to 1; set value_range",
     "phone.heic": "pillow-heif",
@@ -77,7 +77,7 @@ def test_a_stated_rule_reads_what_was_refused(folder, checkpoint, capsys):
     status, said = predict(
         capsys, "--checkpoint", checkpoint, "--input", folder / name, "--output", folder.parent / "x", "--bands", 1, 2
     )
-    assert status == 2 and "bands [1, 2] is not the numbers of three bands" in said.err
+    assert status == 2 and "bands [1, 2] must be the numbers of three bands" in said.err
 
 
 def test_12_bits_are_not_black_and_the_guess_is_said(tmp_path, checkpoint, capsys, monkeypatch):

@@ -36,7 +36,7 @@ DOCTOR = {
     "segmentation/classes_by_number": (0, SOUND),
     "segmentation/label_jpg": (1, r"000.jpg lies there, and label maps are read from .png, .bmp, .tif"),
     "segmentation/suffix_mask": (1, "set label_stem_end: _mask"),
-    "segmentation/label_stack_tif": (1, r"files that cannot be read \(3\).*000.tif .* it holds 2 pictures"),
+    "segmentation/label_stack_tif": (1, r"files that cannot be read \(3\).*000.tif .* it contains 2 pictures"),
     "segmentation/img_12bit_gray": (0, "range of values is guessed.*16 gray levels would be left"),
     "segmentation/img_4band_planar": (1, "a TIFF of 4 bands, 8 bits each.*set bands.*convert it to an RGB"),
     "depth/npy_nan": (1, r"error: samples that the loaders refuse \(2\).*pixels are NaN"),
@@ -46,7 +46,10 @@ DOCTOR = {
     "depth/png_5000": (0, "warning: many pixels lie outside depth_range; the unit may be wrong.*% of the measurements"),
     "panoptic/no_size": (0, SOUND),
     "panoptic/cat_no_name": (1, "panoptic_train.json: category 1: name is missing"),
-    "panoptic/no_isthing": (0, "warning: .*which classes are things is not said of floor, cup"),
+    "panoptic/no_isthing": (
+        0,
+        "warning: .*isthing is missing, so it is not known which classes are things in floor, cup",
+    ),
 }
 FORBIDDEN = {"depth/npy_neg": "inf|depth_range", "depth/npy_sky_1e9_most": r"0\.001"}
 ELSEWHERE = {

@@ -56,7 +56,7 @@ def copied(name, tmp_path):
 
 @pytest.fixture
 def tools(tmp_path, capsys):
-    """Exit status and text of the doctor and of the tracker for a data set."""
+    """Exit status and text of the doctor and of the tracker for a dataset."""
 
     def ask(root):
         config = tmp_path / "data.yaml"
@@ -78,7 +78,7 @@ def score(root, capsys, *more):
     return status, json.loads(out.read_text()) if status == 0 else "".join(capsys.readouterr())
 
 
-# --- data sets --------------------------------------------------------------------------------------------------------
+# --- datasets --------------------------------------------------------------------------------------------------------
 def test_sound_data_pass(tools, tmp_path):
     doctor, said, tracked, _ = tools(data_set(tmp_path / "d"))
     assert (doctor, tracked) == (0, 0) and "0 kinds of errors, 0 kinds of warnings" in said
@@ -97,7 +97,7 @@ def test_upper_case_suffixes_are_read(tools, tmp_path, capsys):
 def test_smoothed_masks_are_refused(tools):
     doctor, said, tracked, told = tools(TRACKING / "smooth_masks")
     assert (doctor, tracked) == (1, 2)
-    assert "26 of its 28 values" in said and "smoothed edges or a lossy file" in told
+    assert "26 of its 28 values" in said and "smoothed or compressed with loss" in told
 
 
 def smoothed(kind, tmp_path):
@@ -124,8 +124,8 @@ def test_other_smoothed_masks_are_refused(kind, tmp_path, capsys):
     if kind == "jpeg":  # refused before its values are looked at
         assert "it is a JPEG, whose compression changes the values" in capsys.readouterr().err
         return
-    assert "smoothed edges or a lossy file" in mask_fault(path)
-    assert "smoothed edges" in capsys.readouterr().err
+    assert "smoothed or compressed with loss" in mask_fault(path)
+    assert "smoothed" in capsys.readouterr().err
 
 
 def test_sharp_masks_are_not_taken_for_smoothed_ones():
@@ -164,13 +164,13 @@ def test_two_frames_of_one_name_are_refused(tools, tmp_path):
     doctor, said, tracked, told = tools(root)
     assert (doctor, tracked) == (1, 2)
     for text in (said, told):
-        assert "2 frames are called 00002" in text and "one file a frame" in text
+        assert "2 frames have the name 00002" in text and "one file per frame" in text
     frame(root / "JPEGImages/v/more/00001.JPG")
     (root / "JPEGImages/v/00002.png").unlink()
-    with pytest.raises(UnreadableFile, match="2 frames are called 00001"):
+    with pytest.raises(UnreadableFile, match="2 frames have the name 00001"):
         ImageFrames(root / "JPEGImages")
     save(root / "Annotations/v/00001.PNG", ids(), format="PNG")
-    with pytest.raises(AnnotationError, match=r"00001\.png are masks of one frame|00001\.PNG and 00001\.png"):
+    with pytest.raises(AnnotationError, match=r"00001\.png are masks of the same frame|00001\.PNG and 00001\.png"):
         VideoFolder(str(root)).full_init()
 
 
@@ -181,7 +181,7 @@ def test_masks_beside_the_frames_are_no_frames(tmp_path, capsys, name):
         save(tmp_path / "in" / name.format(number), ids(2))
     assert track(tmp_path / "in", tmp_path / "out") == 2
     message = capsys.readouterr().err
-    assert "is a mask of object numbers" in message
+    assert "looks like a mask of object numbers, but it is" in message
     pattern = message.rpartition("--input ")[2].strip().strip("'")
     assert track(pattern, tmp_path / "out") == 0  # as it says
 
@@ -203,12 +203,12 @@ def test_numbers_that_are_shifted_are_refused(tools, tmp_path):
 def test_masks_of_other_names_are_named(tools, tmp_path):
     doctor, said, tracked, _ = tools(data_set(tmp_path / "a", range(1, 9), (0, 4, 8)))
     assert (doctor, tracked) == (0, 0)
-    assert "warning: masks without a frame" in said and "called like no frame are left out: 1" in said
+    assert "warning: masks without a frame" in said and "do not match the name of any frame are left out: 1" in said
     root = data_set(tmp_path / "b", masks=())
     for number in range(6):
         save(root / "Annotations/v" / f"frame{number}.png", ids())
     doctor, said, tracked, told = tools(root)
-    assert (doctor, tracked) == (1, 2) and "there lie frame0.png" in said and "named like a frame" in told
+    assert (doctor, tracked) == (1, 2) and "there lie frame0.png" in said and "with the name of a frame" in told
     root = data_set(tmp_path / "c", suffix=".jpg")
     doctor, said, _, _ = tools(root)
     assert doctor == 1 and "6 .jpg" in said and "masks are .png files" in said
@@ -292,7 +292,7 @@ def test_grayscale_palette_and_colors_say_the_same(tmp_path):
     for path in tmp_path.iterdir():
         assert np.array_equal(read_mask(path).numpy(), numbers), path
     other = np.array([(0, 0, 0), (12, 200, 77)], np.uint8)[ids(1)]
-    with pytest.raises(UnreadableFile, match=r"1 of which no object has in DAVIS's palette \(\(12, 200, 77\)\)"):
+    with pytest.raises(UnreadableFile, match=r"1 of them are not in the palette of DAVIS \(\(12, 200, 77\)\)"):
         read_mask(save(tmp_path / "other.png", other))
 
 
@@ -324,7 +324,7 @@ def film(tmp_path_factory):
         (["--box", "2:4,4,20,20", "--box", "9,9,30,30", "--box", "2:1,1,9,9"], "object 2 has two boxes"),
         (["--box", "4,4,20,20", "--box", "1:9,9,30,30"], "object 1 has two boxes"),
         (["--box", "4,4,20,20", "--box", "4,4,20,20"], "the other objects cover all of it"),
-        (["--box", "0.1,0.2,0.5,0.9"], "normalized to 0…1? Boxes are in pixels, that would be [6, 10, 32, 43]"),
+        (["--box", "0.1,0.2,0.5,0.9"], "normalized to 0…1? Boxes must be in pixels, that would be [6, 10, 32, 43]"),
         (["--box", "0,0,1,1"], "normalized"),
         (["--box", "40,30,20,10"], "x,y,width,height? That would be [40.0, 30.0, 60.0, 40.0]"),
         (["--box", "70,4,90,20"], "no area in a frame of 64 x 48"),
@@ -354,7 +354,7 @@ def test_prompts_that_are_suspected_are_said_aloud(film, tmp_path, capsys):
     assert "leaves the frame of 64 x 48 and is cut there" in capsys.readouterr().err
     assert run_command("track", [*arguments, f"{tmp_path}/b", "--point", "0.5,0.5"]) == 0
     said = capsys.readouterr().err
-    assert "normalized to 0…1? Points are in pixels, that would be (32, 24)" in said
+    assert "normalized to 0…1? Points must be in pixels, that would be (32, 24)" in said
     assert "a square of 32 pixels around each point, not the object" in said
     assert run_command("track", [*arguments, f"{tmp_path}/c", "--box", "1,1,20,20"]) == 0
     said = capsys.readouterr().err

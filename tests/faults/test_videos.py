@@ -264,5 +264,5 @@ def test_where_nothing_is_left_the_announced_frames_are_named(tmp_path):
     path = encode(tmp_path / "film.avi", "mpeg4")
     content = path.read_bytes()
     path.write_bytes(content[: content.index(b"movi") + 12])
-    with pytest.raises(OSError, match=rf"film\.avi holds 0 of {FRAMES} frames that can be decoded"):
+    with pytest.raises(OSError, match=rf"film\.avi has 0 of {FRAMES} frames that can be decoded"):
         VideoReader(path)

@@ -48,7 +48,7 @@ def test_attention_pooling_is_the_output_of_pe_core(photos, monkeypatch):
     assert list(found) == ["attention"] and found["attention"].shape == (24,)
     encoder = extractor.encoder.backbone.encoder
     torch.testing.assert_close(found["attention"], encoder(normalized(photos / "a1.png", (64, 104)))[0])
-    with pytest.raises(OptionError, match="of the last layer, 2, but layers are \\[1\\]"):
+    with pytest.raises(OptionError, match="uses the last layer, 2, but layers are \\[1\\]"):
         FeatureExtractor("core", weights="none", pool="attention", layers=[1], device="cpu")
     # its norm is applied to every layer where it is asked for
     torch.manual_seed(0)
@@ -108,9 +108,9 @@ def test_a_module_that_keeps_the_contract_is_taken_with_its_own_normalization():
     assert not any(parameter.requires_grad for parameter in extractor.encoder.backbone.parameters())
     with pytest.raises(OptionError, match="has no class token; it has: none, mean"):
         FeatureExtractor(Stripes(), pool="cls", device="cpu")
-    with pytest.raises(OptionError, match=r"layers \[1\] cannot be chosen: Stripes gives maps without numbers"):
+    with pytest.raises(OptionError, match=r"layers \[1\] cannot be chosen: Stripes returns maps without numbers"):
         FeatureExtractor(Stripes(), layers=[1], device="cpu")
-    with pytest.raises(OptionError, match="Linear is no backbone for features: it has no channels, strides"):
+    with pytest.raises(OptionError, match="Linear is not a backbone for features: it has no channels, strides"):
         FeatureExtractor(nn.Linear(2, 2), device="cpu")
 
 
@@ -119,7 +119,7 @@ def test_a_section_of_a_config_and_a_checkpoint_are_encoders(photos, tmp_path):
     section = {"type": "PEBackbone", "variant": "tiny", "window": 4, "layers": [1]}
     windowed = FeatureExtractor(section, layers=[0, -1], device="cpu")
     assert windowed.names == ("layer_0", "layer_2") and windowed.description["settings"]["window"] == 4
-    with pytest.raises(OptionError, match=r"has no class token \(windows leave it out\)"):
+    with pytest.raises(OptionError, match=r"has no class token \(attention in windows removes it\)"):
         FeatureExtractor(section, pool="cls", device="cpu")
     trained = FeatureExtractor(save_detector(tmp_path / "model.pth"), layers=[-1], device="cpu")
     assert isinstance(trained.encoder.backbone, PEBackbone)
@@ -146,7 +146,9 @@ def test_numbers_that_a_type_does_not_hold_are_refused(photos):
     backbone = PEBackbone(TINY)
     with torch.no_grad():
         backbone.encoder.transformer.resblocks[-1].mlp.c_proj.bias.fill_(1e5)
-    with pytest.raises(PictureError, match=r"layer_2 reaches 1e\+05, more than fp16 holds; give --dtype bf16 or fp32"):
+    with pytest.raises(
+        PictureError, match=r"layer_2 reaches 1e\+05, more than fp16 can store; give --dtype bf16 or fp32"
+    ):
         FeatureExtractor(backbone, dtype="fp16", device="cpu")(photos / "a1.png")
     assert FeatureExtractor(backbone, dtype="bf16", device="cpu")(photos / "a1.png")["layer_2"].dtype == torch.bfloat16
     with torch.no_grad():
@@ -156,11 +158,11 @@ def test_numbers_that_a_type_does_not_hold_are_refused(photos):
 
 
 def test_mistakes_are_named():
-    with pytest.raises(UnknownName, match="no encoder, checkpoint or run is called 'PE-Spatial-B16'; did you mean"):
+    with pytest.raises(UnknownName, match="no encoder, checkpoint or run 'PE-Spatial-B16'; did you mean"):
         FeatureExtractor("PE-Spatial-B16", device="cpu")
     with pytest.raises(OptionError, match="3"):
         FeatureExtractor("tiny", weights="none", layers=[3], device="cpu")
-    with pytest.raises(OptionError, match="one is named twice"):
+    with pytest.raises(OptionError, match="one is given twice"):
         FeatureExtractor("tiny", weights="none", layers=[2, -1], device="cpu")
     with pytest.raises(OptionError, match="pool 'max' is not one of none, mean, cls, attention"):
         FeatureExtractor("tiny", weights="none", pool="max", device="cpu")

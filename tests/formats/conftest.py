@@ -1,4 +1,4 @@
-"""A copy of a data set, to damage."""
+"""A copy of a dataset, to damage."""
 
 import pytest
 from format_scenes import copy_of
@@ -6,7 +6,7 @@ from format_scenes import copy_of
 
 @pytest.fixture
 def damaged(tmp_path):
-    """Copies a data set, changes one text in one of its files, and returns its folder."""
+    """Copies a dataset, changes one text in one of its files, and returns its folder."""
 
     def make(name, file, old, new, encoding="utf-8"):
         folder = copy_of(name, tmp_path)

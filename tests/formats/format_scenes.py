@@ -1,4 +1,4 @@
-"""The data sets of tests/data/formats, and what they all say."""
+"""The datasets of tests/data/formats, and what they all say."""
 
 import shutil
 from pathlib import Path
@@ -46,11 +46,11 @@ def objects_of(*parts):
 
 
 def read_all(name):
-    """The splits of a data set of tests/data/formats."""
+    """The splits of a dataset of tests/data/formats."""
     splits, format_name = BOXES[name]
     return {split: read_instances(FORMATS / name, split, format_name) for split in splits}
 
 
 def copy_of(name, folder):
-    """A copy of a data set that a test may damage."""
+    """A copy of a dataset that a test may damage."""
     return Path(shutil.copytree(FORMATS / name, folder / name, dirs_exist_ok=True))

@@ -14,7 +14,7 @@ from pe_spatial.data.formats import read_instances
 
 @pytest.fixture
 def edited(tmp_path):
-    """Reads the data set `coco` with its file edited."""
+    """Reads the dataset `coco` with its file edited."""
 
     def make(edit):
         folder = copy_of("coco", tmp_path)
@@ -34,13 +34,13 @@ def first(key, **entries):
     ("edit", "message"),
     [
         (first("images", file_name=None), "image 1 has no file_name"),
-        (first("images", file_name="../../a.png"), "leads out of the data set"),
+        (first("images", file_name="../../a.png"), "is outside the dataset"),
         (first("images", height=None), "image 1 has no height"),
         (first("images", width=0), "image 1: width is 0, but must be 1 to"),
         (first("images", width="wide"), "image 1: width is 'wide', but must be an integer"),
         (first("images", id=2), "image id 2 is used twice"),
         (first("images", id=True), "image True: id is True, but must be an integer"),
-        (first("categories", name=None), "category 1: name is None, but must be a text"),
+        (first("categories", name=None), "category 1: name is None, but must be text"),
         (first("categories", name="dog"), "categories 1 and 2 have the name 'dog'"),
         (first("categories", id=2), "categories 2 twice have the id 2"),
         (first("annotations", image_id=7), "a image_id that is not in the file, for example 7 in number 1 of the list"),
@@ -54,7 +54,7 @@ def first(key, **entries):
         ),
         (first("annotations", bbox=[1, 2, 3, math.inf]), "bbox is .*finite"),
         (first("annotations", iscrowd="maybe"), "iscrowd is 'maybe'"),
-        (first("annotations", segmentation=[[1, 2, 3, 4, 5]]), "a polygon of 5 coordinates"),
+        (first("annotations", segmentation=[[1, 2, 3, 4, 5]]), "a polygon with 5 coordinates"),
         (first("annotations", segmentation=[[1, 2, 900, 4, 5, 6]]), "polygons that reach to"),
         (first("annotations", segmentation={"size": [9, 9], "counts": [81]}), "an RLE for an image of 9, 9"),
         (
@@ -129,7 +129,7 @@ def test_pictures_are_searched_but_not_guessed(tmp_path):
     part = read_instances(folder)
     assert objects_of(part) == TRUTH and part.image_root == folder / "pictures"
     shutil.copytree(folder / "pictures", folder / "blurred")
-    with pytest.raises(AnnotationError, match="its pictures lie in blurred, pictures of .*; leave one of them"):
+    with pytest.raises(AnnotationError, match="its pictures are in blurred, pictures of .*; keep one of these folders"):
         read_instances(folder)
     for name in ("pictures", "blurred"):
         shutil.rmtree(folder / name)
@@ -164,6 +164,6 @@ def test_pictures_that_are_missing_are_counted(tmp_path):
 def test_roboflow_s_group_of_classes_is_no_class_but_a_class_without_objects_is(edited, tmp_path):
     part = read_instances(copy_of("coco_roboflow", tmp_path), "train")
     assert [category["name"] for category in part.categories] == ["cat", "dog"]
-    assert part.notes == ("class left out, for it only groups the others: 1 (pets)",)
+    assert part.notes == ("class left out, because it only groups the others: 1 (pets)",)
     part = edited(lambda content: content["categories"].append({"id": 0, "name": "pets", "supercategory": "none"}))
     assert [category["name"] for category in part.categories] == ["pets", "cat", "dog"]

@@ -11,7 +11,7 @@ from pe_spatial.data.formats import read_instances
 
 @pytest.fixture
 def edited(tmp_path):
-    """Reads the data set with its first task edited."""
+    """Reads the dataset with its first task edited."""
 
     def make(edit):
         folder = copy_of("label_studio", tmp_path)
@@ -35,8 +35,8 @@ def value(task, **entries):
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (lambda task: value(task, rotation=12.5), r"task 10: result 1: turned by 12\.5 degrees"),
-        (lambda task: changed(task, image_rotation=90), "turned by 90 degrees"),
+        (lambda task: value(task, rotation=12.5), r"task 10: result 1: the box is rotated by 12\.5 degrees"),
+        (lambda task: changed(task, image_rotation=90), "rotated by 90 degrees"),
         (
             lambda task: changed(task, type="brushlabels"),
             "type brushlabels is neither rectanglelabels nor polygonlabels",
@@ -46,17 +46,17 @@ def value(task, **entries):
         (lambda task: changed(task, type="rectangle"), "type rectangle is neither"),
         (
             lambda task: value(task, rectanglelabels=["cat", "dog"]),
-            r"rectanglelabels is \['cat', 'dog'\]; an object has one",
+            r"rectanglelabels is \['cat', 'dog'\]; an object must have one",
         ),
         (lambda task: value(task, rectanglelabels=[]), r"rectanglelabels is \[\]"),
-        (lambda task: value(task, x="4"), "its value lacks finite numbers"),
+        (lambda task: value(task, x="4"), "its value has no finite numbers"),
         (lambda task: value(task, width=0), "are not percents of a box in the picture"),
         (lambda task: value(task, x=90, width=25), "are not percents of a box in the picture"),
         (lambda task: changed(task, type="polygonlabels"), "polygonlabels is None"),
-        (lambda task: changed(task, original_width=24), r"says height 24 and width 24, but .*a\.jpg has 24 and 32"),
+        (lambda task: changed(task, original_width=24), r"gives height 24 and width 24, but .*a\.jpg has 24 and 32"),
         (lambda task: changed(task, original_width="32"), "original_height and original_width are"),
-        (lambda task: task.update(annotations={}), "annotations is no list"),
-        (lambda task: task["annotations"][0].update(result=None), "result is no list"),
+        (lambda task: task.update(annotations={}), "annotations is not a list"),
+        (lambda task: task["annotations"][0].update(result=None), "result is not a list"),
         (lambda task: task["annotations"].append(task["annotations"][0]), "2 annotations, 0 of them marked as ground"),
     ],
 )

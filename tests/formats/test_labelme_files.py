@@ -51,12 +51,12 @@ RECTANGLE = {"shape_type": "rectangle", "points": [[9, 8], [1, 2]]}
         ({**TRIANGLE, "points": [[1, 2], [3, 4], [5, None]]}, "points are not"),
         ({**TRIANGLE, "points": [[1, 2], [3, 4], [5, math.nan]]}, "of finite numbers"),
         ({**TRIANGLE, "points": None}, "points are not"),
-        ({**RECTANGLE, "points": [[1, 2]]}, "a rectangle of 1 points; it has two"),
+        ({**RECTANGLE, "points": [[1, 2]]}, "a rectangle of 1 points; it needs two points"),
         ({**RECTANGLE, "points": [[1, 2], [5, 3], [4, 7], [0, 6]]}, "a rectangle of 4 points; .* an upright rectangle"),
         ({**RECTANGLE, "points": [[1, 2], [1, 5]]}, "a rectangle of 0 × 3 pixels"),
         ({"shape_type": "circle", "points": [[1, 2], [1, 2]]}, "a circle without radius"),
         ({"shape_type": "mask", "points": [[1, 2], [3, 4]]}, "it has no mask"),
-        ({"shape_type": "mask", "points": [[1, 2], [3, 4]], "mask": "?"}, "its mask is no base64"),
+        ({"shape_type": "mask", "points": [[1, 2], [3, 4]], "mask": "?"}, "its mask is not base64"),
         ({**TRIANGLE, "label": None}, "shape 1: label is None; it must be a name"),
         ({**TRIANGLE, "label": " "}, "label is ' '"),
     ],
@@ -70,9 +70,9 @@ def test_shapes_without_area_or_sense_are_refused(one, shape, message):
 @pytest.mark.parametrize(
     ("entries", "message"),
     [
-        ({"imageHeight": 32, "imageWidth": 24}, r"says height 32 and width 24, but .*a\.png has 24 and 32 .*EXIF"),
+        ({"imageHeight": 32, "imageWidth": 24}, r"gives height 32 and width 24, but .*a\.png has 24 and 32 .*EXIF"),
         ({"imageHeight": "24"}, r"imageHeight and imageWidth are \['24', 32\]"),
-        ({"imagePath": "../../other/a.png"}, "leads out of the data set"),
+        ({"imagePath": "../../other/a.png"}, "is outside the dataset"),
     ],
 )
 def test_pictures_of_other_sizes_or_places_are_refused(one, entries, message):
@@ -121,7 +121,7 @@ def test_masks_are_taken_pixel_by_pixel(one):
     expected[3:9, 5:14] = mask
     assert (decode_mask(part.annotations[0]["segmentation"], (24, 32)) == expected).all()
     assert part.annotations[0]["bbox"] == [5, 3, 9, 6]
-    with pytest.raises(AnnotationError, match="leaves the picture"):
+    with pytest.raises(AnnotationError, match="outside the picture"):
         one([{"shape_type": "mask", "points": [[28, 3], [36, 8]], "mask": coded}])
 
 
@@ -136,7 +136,7 @@ def test_files_without_partner_are_counted_and_two_files_cannot_share_a_picture(
         "pictures without JSON file, left out: 1 (c.png)",
     )
     (folder / "d.json").write_text((folder / "b.json").read_text())
-    with pytest.raises(AnnotationError, match=r"d\.json: its picture b\.png is that of b\.json too"):
+    with pytest.raises(AnnotationError, match=r"d\.json: its picture b\.png is also the picture of b\.json"):
         read_instances(folder)
 
 
@@ -150,5 +150,5 @@ def test_classes_are_all_labels_or_those_of_the_list(tmp_path):
 def test_files_that_are_damaged_are_named(tmp_path, content):
     folder = copy_of("labelme", tmp_path)
     (folder / "a.json").write_text(content)
-    with pytest.raises(AnnotationError, match=r"a\.json: (not JSON|shapes is no list)"):
+    with pytest.raises(AnnotationError, match=r"a\.json: (not JSON|shapes is not a list)"):
         read_instances(folder)

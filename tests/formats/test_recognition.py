@@ -141,7 +141,9 @@ def test_several_readings_are_an_error_that_lists_them(tmp_path):
 def test_nothing_known_says_what_lies_there(tmp_path):
     for name in ("a.csv", "b.csv", "c.jpg"):
         (tmp_path / name).write_text("x")
-    with pytest.raises(AnnotationError, match=r"no data set of a known format: 2 \.csv, 1 \.jpg; read are coco, yolo"):
+    with pytest.raises(
+        AnnotationError, match=r"no dataset of a known format: 2 \.csv, 1 \.jpg; supported formats: coco, yolo"
+    ):
         read_instances(tmp_path)
     with pytest.raises(AnnotationError, match="in the format voc: 2"):
         read_instances(tmp_path, format="voc")
@@ -158,18 +160,22 @@ def test_nothing_known_says_what_lies_there(tmp_path):
         (
             "a.json",
             '[{"image_id": 1, "bbox": [], "score": 1}]',
-            "entries with image_id, bbox, score, which is no",
+            "entries with image_id, bbox, score, which does not fit",
         ),
         (
             "a.json",
             '[{"id": 1, "image": "a.jpg", "label": []}]',
-            "entries with id, image, label, which is no",
+            "entries with id, image, label, which does not fit",
         ),
-        ("a.json", '{"info": {}, "licenses": []}', "a file with info, licenses, which is no annotation file"),
-        ("a.json", "3", "a file with 3, which is no"),
+        (
+            "a.json",
+            '{"info": {}, "licenses": []}',
+            "a file with info, licenses, which does not fit any known annotation",
+        ),
+        ("a.json", "3", "a file with 3, which does not fit"),
         ("a.xml", "<annotations><image/></annotations>", "<annotations> is not Pascal VOC's <annotation>; export as"),
         ("a.xml", "<annotations>", "not XML"),
-        ("a.csv", "x,y", r"no data set of a known format: 1 \.csv"),
+        ("a.csv", "x,y", r"no dataset of a known format: 1 \.csv"),
     ],
 )
 def test_a_file_of_another_kind_is_called_by_its_kind(tmp_path, name, content, message):

@@ -19,7 +19,7 @@ from pe_spatial.data.formats.writing import losses, write_dataset
 
 
 def random_boxes(seed, polygons):
-    """A COCO data set with boxes (or polygons and the boxes around them) of arbitrary floats."""
+    """A COCO dataset with boxes (or polygons and the boxes around them) of arbitrary floats."""
     rng = np.random.default_rng(seed)
     content = random_coco(seed, images=5, size=(61, 77), crowds=0)
     for annotation in content["annotations"]:
@@ -125,7 +125,7 @@ def test_what_is_lost_is_counted_and_refused(tmp_path, entries, to, message):
     content["annotations"][0].update(entries)
     write_coco(tmp_path / "in", content)
     before = read_instances(tmp_path / "in")
-    with pytest.raises(AnnotationError, match=f"{to} cannot hold all of it; train: {message}.*--allow-loss"):
+    with pytest.raises(AnnotationError, match=f"{to} cannot store everything; train: {message}.*--allow-loss"):
         write_dataset({"train": before}, tmp_path / "out", to)
     assert not (tmp_path / "out").exists()
     assert losses(before, "coco") == []
@@ -159,12 +159,12 @@ def test_nothing_is_overwritten_and_names_do_not_meet(tmp_path):
     parts = read_all("yolo_boxes")
     (tmp_path / "out").mkdir()
     write_dataset(parts, tmp_path / "out", "coco")  # an empty folder is fine
-    with pytest.raises(OptionError, match="is not empty; nothing is overwritten"):
+    with pytest.raises(OptionError, match="is not empty, and nothing is overwritten"):
         write_dataset(parts, tmp_path / "out", "coco")
     (tmp_path / "file").write_text("")
     with pytest.raises(OptionError, match="is not empty"):
         write_dataset(parts, tmp_path / "file", "coco")
-    with pytest.raises(AnnotationError, match="several pictures would be called JPEGImages/a; .*--split"):
+    with pytest.raises(AnnotationError, match="several pictures would get the name JPEGImages/a; .*--split"):
         write_dataset({"train": parts["train"], "more": parts["train"]}, tmp_path / "voc", "voc")
     with pytest.raises(OptionError, match="to 'darknet' is not one of coco, yolo, voc"):
         write_dataset(parts, tmp_path / "x", "darknet")
@@ -197,7 +197,7 @@ def test_splits_of_other_classes_and_names_that_xml_does_not_keep_are_refused(tm
         write_dataset(parts, tmp_path / "out", "yolo")
     for name in (" cat", "c\nat", "c\x01at"):
         parts["train"].categories[0]["name"] = name
-        with pytest.raises(AnnotationError, match="characters that XML does not keep"):
+        with pytest.raises(AnnotationError, match="characters that XML cannot store"):
             write_dataset({"train": parts["train"]}, tmp_path / "out", "voc")
 
 
@@ -242,7 +242,9 @@ def test_missing_pictures_are_named_before_anything_is_written(tmp_path):
 def test_pictures_of_another_size_are_refused(tmp_path, to):
     write_coco(tmp_path / "in", random_boxes(8, polygons=False))
     Image.new("RGB", (61, 77)).save(tmp_path / "in/images/001.png")
-    with pytest.raises(AnnotationError, match=r"instances\.json: image 001\.png: says height 61 and width 77, .* EXIF"):
+    with pytest.raises(
+        AnnotationError, match=r"instances\.json: image 001\.png: gives height 61 and width 77, .* EXIF"
+    ):
         write_dataset({"all": read_instances(tmp_path / "in")}, tmp_path / "out", to)
     assert not (tmp_path / "out").exists()
 

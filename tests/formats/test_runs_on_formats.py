@@ -26,7 +26,7 @@ RUNS = {
 
 
 def command(name, *given, steps=2):
-    """Call a command on both splits of a data set where it lies."""
+    """Call a command on both splits of a dataset where it lies."""
     config, shrunk, more, _ = RUNS[name]
     changes = [*shrunk("", steps, batch_size=1), *more, "model.num_classes=null", "_mask_format=polygon"]
     for split in ("train", "val"):
@@ -60,7 +60,7 @@ def test_a_detector_is_trained_and_scored_on_a_folder_as_it_lies(tmp_path, name)
 @pytest.mark.parametrize(
     ("name", "notes"),
     [
-        ("yolo_polygons", ["note: path 'C:\\\\data\\\\pets' is no folder here; read from"]),
+        ("yolo_polygons", ["note: path 'C:\\\\data\\\\pets' is not a folder here; read from"]),
         ("voc", ["note: 2 of 2 annotations have no mask", "note: 1 of 1 annotations have no mask"]),
     ],
 )

@@ -88,7 +88,10 @@ def test_what_was_recognized_is_logged(monkeypatch):
     monkeypatch.setattr("pe_spatial.detection.datasets.print_log", lambda text, **_: lines.append(text))
     CocoInstances(str(FORMATS / "coco_roboflow"), split="train")
     about = "COCO instances, as Roboflow exports them; train of train, valid: 1 images, 2 objects, 2 classes (cat, dog)"
-    assert lines == [f"{FORMATS / 'coco_roboflow'}: {about}", "class left out, for it only groups the others: 1 (pets)"]
+    assert lines == [
+        f"{FORMATS / 'coco_roboflow'}: {about}",
+        "class left out, because it only groups the others: 1 (pets)",
+    ]
     CocoInstances("instances.json", data_root=str(FORMATS / "coco"), data_prefix={"img_path": "images"})
     assert len(lines) == 2  # a plain COCO file needs no words
 
@@ -118,11 +121,11 @@ def test_options_of_coco_instances_hold_for_all_formats(tmp_path):
         ("yolo_boxes", {}, "has the splits train, val; choose one of them"),
         ("yolo_boxes", {"split": "vall"}, "has no split 'vall'; did you mean 'val'"),
         ("yolo_boxes", {"format": "yollo"}, "format 'yollo' is not one of coco, yolo"),
-        ("yolo_boxes", {"format": "voc"}, "holds no data set in the format voc"),
+        ("yolo_boxes", {"format": "voc"}, "contains no dataset in the format voc"),
         ("panoptic", {}, "has no boxes; CocoPanoptic reads it"),
         ("absent", {"split": "train"}, "no such file or folder; check data_root and ann_file"),
         ("absent.json", {}, "no such annotation file; check data_root and ann_file"),
-        ("README.md", {}, "holds no data set of a known format"),
+        ("README.md", {}, "contains no dataset of a known format"),
         ("coco/instances.json", {}, "are not in their folder.*or set format: coco, which looks for them"),
     ],
 )

@@ -23,18 +23,22 @@ BOMB = '<!DOCTYPE a [<!ENTITY b "bbbb"><!ENTITY c "&b;&b;&b;&b;">]>\n<annotation
         ("<name>cat</name>", "<name>cat</nam>", "not XML: mismatched tag: line 12"),
         ("<name>cat</name>", "<name>&cat;</name>", "not XML: undefined entity"),
         ("<name>cat</name>", "<name> </name>", r"object 1: no <name>"),
-        ("<xmin>5</xmin>", "<xmin>0</xmin>", r"object 1 \(cat\): the box begins at 0, .* counts pixels from 1; .*voc0"),
-        ("<xmin>5</xmin>", "<xmin>-3</xmin>", "the box begins at -3"),
+        ("<xmin>5</xmin>", "<xmin>0</xmin>", r"object 1 \(cat\): the box starts at 0, .* counts pixels from 1; .*voc0"),
+        ("<xmin>5</xmin>", "<xmin>-3</xmin>", "the box starts at -3"),
         ("<xmin>5</xmin>", "<xmin>five</xmin>", "<xmin> of <bndbox> is 'five'; it must be a number"),
         ("<xmin>5</xmin>", "<xmin>nan</xmin>", "<xmin> of <bndbox> is 'nan'"),
         ("<xmin>5</xmin>", "<xmin>1e30</xmin>", "<xmin> of <bndbox> is '1e30'"),
         ("<xmin>5</xmin>", "", "<xmin> of <bndbox> is ''"),
-        ("<xmin>5</xmin>", "<xmin>15</xmin>", r"the box ends \(12, 18\) before it begins"),
-        ("<bndbox>", "<robndbox><angle>1</angle></robndbox><bndbox>", "a turned box <robndbox>"),
-        ("<width>32</width>", "<width>24</width>", r"says height 24 and width 24, but .*a\.jpg has 24 and 32; correct"),
+        ("<xmin>5</xmin>", "<xmin>15</xmin>", r"the box ends \(12, 18\) before it starts"),
+        ("<bndbox>", "<robndbox><angle>1</angle></robndbox><bndbox>", "a rotated box <robndbox>;"),
+        (
+            "<width>32</width>",
+            "<width>24</width>",
+            r"gives height 24 and width 24, but .*a\.jpg has 24 and 32; correct",
+        ),
         ("<width>32</width>", "<width>w</width>", "<size> is '24' × 'w'"),
-        ("a.jpg", "b.jpg", "<filename> names JPEGImages/b.jpg, but JPEGImages/a.jpg has its name"),
-        ("a.jpg", "../../etc/a.jpg", "leads out of the data set"),
+        ("a.jpg", "b.jpg", "<filename> is JPEGImages/b.jpg, but the picture with its name is JPEGImages/a.jpg"),
+        ("a.jpg", "../../etc/a.jpg", "is outside the dataset"),
     ],
 )
 def test_faults_are_named(damaged, old, new, message):
@@ -95,7 +99,9 @@ def test_a_list_names_files_that_exist(damaged):
 
 def test_a_name_that_a_list_has_twice_is_refused(damaged):
     folder = damaged("voc", "ImageSets/Main/train.txt", "a\n", "a\na\n")
-    with pytest.raises(AnnotationError, match="its picture JPEGImages/a.jpg is that of another file of train"):
+    with pytest.raises(
+        AnnotationError, match="its picture JPEGImages/a.jpg is also the picture of another file of train"
+    ):
         read_instances(folder, "train")
 
 

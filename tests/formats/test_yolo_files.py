@@ -17,32 +17,32 @@ YAML, LABEL = "data.yaml", "labels/train/a.txt"
 @pytest.mark.parametrize(
     ("file", "old", "new", "message"),
     [
-        (LABEL, ROW, "0 0.25 0.5 0.25", r"a\.txt:1: 4 columns; a box has 5"),
-        (LABEL, ROW, ROW + " 0.9", r"a\.txt:1: 6 columns are a box with a confidence"),
+        (LABEL, ROW, "0 0.25 0.5 0.25", r"a\.txt:1: 4 columns; a box needs 5"),
+        (LABEL, ROW, ROW + " 0.9", r"a\.txt:1: 6 columns are a prediction"),
         (LABEL, ROW, ROW + " 0.1 0.2 0.3", r"a\.txt:1: 8 columns; .* a polygon 7, 9, 11"),
         (LABEL, ROW, "2" + ROW[1:], r"a\.txt:1: class 2 is not one of 0 to 1; names lists 2 classes"),
         (LABEL, ROW, "-1" + ROW[1:], "class -1 is not one of"),
         (LABEL, ROW, "0.5" + ROW[1:], "class 0.5 is not one of"),
         (LABEL, ROW, "cat" + ROW[1:], "class cat is not one of"),
-        (LABEL, ROW, "0 8 12 8 12", r"a\.txt:1: coordinate 8 lies outside of 0…1; these look like pixels"),
-        (LABEL, ROW, "0 1.25 0.5 0.25 0.5", "coordinate 1.25 lies outside of 0…1; correct the line"),
-        (LABEL, ROW, "0 -0.25 0.5 0.25 0.5", "coordinate -0.25 lies outside"),
-        (LABEL, ROW, "0 nan 0.5 0.25 0.5", "'nan' is no number"),
-        (LABEL, ROW, "0 inf 0.5 0.25 0.5", "'inf' is no number"),
+        (LABEL, ROW, "0 8 12 8 12", r"a\.txt:1: coordinate 8 is outside 0…1; these look like pixels"),
+        (LABEL, ROW, "0 1.25 0.5 0.25 0.5", "coordinate 1.25 is outside 0…1; correct the line"),
+        (LABEL, ROW, "0 -0.25 0.5 0.25 0.5", "coordinate -0.25 is outside"),
+        (LABEL, ROW, "0 nan 0.5 0.25 0.5", "'nan' is not a number"),
+        (LABEL, ROW, "0 inf 0.5 0.25 0.5", "'inf' is not a number"),
         (LABEL, ROW, "0 1e400 0.5 0.25 0.5", "coordinate|no number"),
-        (LABEL, ROW, "0 0,25 0,5 0,25 0,5", "'0,25' is no number; columns are numbers with a point"),
+        (LABEL, ROW, "0 0,25 0,5 0,25 0,5", "'0,25' is not a number; write numbers with a decimal point"),
         (LABEL, ROW, "0,0.25,0.5,0.25,0.5", "1 columns|class 0,0.25"),
         (LABEL, ROW, "0 0.25 0.5 0 0.5", "a box of width 0 and height 0.5"),
-        (YAML, "[cat, dog]", "[cat, cat]", "'cat' is empty or stands twice"),
-        (YAML, "[cat, dog]", "[cat, '']", "'' is empty or stands twice"),
+        (YAML, "[cat, dog]", "[cat, cat]", "'cat' is empty or used twice"),
+        (YAML, "[cat, dog]", "[cat, '']", "'' is empty or used twice"),
         (YAML, "[cat, dog]", "{0: cat, 2: dog}", "names has the number 2; number the classes 0, 1"),
         (YAML, "[cat, dog]", "{0: cat, 0: dog}", "0 is defined twice"),
         (YAML, "[cat, dog]", "cat", "names is 'cat'; write a list"),
         (YAML, "[cat, dog]", "[cat, [dog]]", r"the name of class 1 is \['dog'\]"),
         (YAML, "nc: 2", "nc: 3", "nc is '3', but there are 2 names"),
         (YAML, "images/train", "images/tarin", "train is 'images/tarin': no such folder or list"),
-        (YAML, "images/train", "../../secret", "leads out of the data set"),
-        (YAML, "images/train", "images/../../../x", "leads out of the data set"),
+        (YAML, "images/train", "../../secret", "is outside the dataset"),
+        (YAML, "images/train", "images/../../../x", "is outside the dataset"),
         (YAML, "path: .", "path: [a]", r"path is \['a'\]"),
         (YAML, "names:", "names: [", "not YAML"),
         (YAML, "nc: 2", "kpt_shape: 17", "kpt_shape is '17'"),
@@ -122,7 +122,7 @@ def test_a_path_that_is_not_here_is_replaced_aloud_and_one_elsewhere_is_said(dam
     folder = damaged("yolo_boxes", YAML, "path: .", "path: /home/me/pets")
     part = read_instances(folder, "train")
     assert objects_of(part) == {"a": TRUTH["a"]}
-    assert "path '/home/me/pets' is no folder here; read from" in part.notes[0]
+    assert "path '/home/me/pets' is not a folder here; read from" in part.notes[0]
     (tmp_path / "elsewhere").mkdir()
     shutil.copy(folder / YAML, tmp_path / "elsewhere" / YAML)
     text = (folder / YAML).read_text().replace("/home/me/pets", str(folder))
@@ -134,7 +134,7 @@ def test_a_path_that_is_not_here_is_replaced_aloud_and_one_elsewhere_is_said(dam
 
 def test_lists_name_pictures_of_here_or_elsewhere_but_not_outside(damaged):
     folder = damaged("yolo_lists", "train.txt", "C:\\Users\\me\\pets\\images\\a.jpg", "../outside/a.jpg")
-    with pytest.raises(AnnotationError, match=r"train\.txt:1: the path '\.\./outside/a\.jpg' leads out"):
+    with pytest.raises(AnnotationError, match=r"train\.txt:1: the path '\.\./outside/a\.jpg' is outside"):
         read_instances(folder, "train")
     (folder / "train.txt").write_text("images/a.jpg\n\nimages/c.jpg\n")
     with pytest.raises(AnnotationError, match=r"train\.txt:3: 'images/c\.jpg' is not in"):
@@ -148,7 +148,7 @@ def test_lists_name_pictures_of_here_or_elsewhere_but_not_outside(damaged):
 def test_aliases_that_grow_without_bound_are_refused_in_a_line(damaged):
     levels = "".join(f"l{n}: &l{n} [{', '.join([f'*l{n - 1}'] * 9)}]\n" for n in range(1, 12))
     folder = damaged("yolo_boxes", YAML, "names: [cat, dog]", f"l0: &l0 [a, b]\n{levels}names: [*l11]\ntest: *l11\n")
-    with pytest.raises(AnnotationError, match="anchors .* stand for more than") as error:
+    with pytest.raises(AnnotationError, match="anchors .* expand to more than") as error:
         read_instances(folder, "train")
     assert len(str(error.value)) < 1000
 
@@ -167,7 +167,7 @@ def test_names_beside_the_labels_and_a_description_in_a_folder_are_found(tmp_pat
 def test_labels_without_names_ask_for_them(tmp_path):
     folder = copy_of("yolo_label_studio", tmp_path)
     (folder / "classes.txt").unlink()
-    with pytest.raises(AnnotationError, match="without names of classes; write data.yaml with names, or classes.txt"):
+    with pytest.raises(AnnotationError, match="without class names; write data.yaml with names, or classes.txt"):
         read_instances(folder)
 
 

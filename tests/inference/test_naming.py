@@ -68,14 +68,14 @@ def test_instances_get_labels_and_scores(core, image):
 
 
 def test_mistakes(core, image):
-    with pytest.raises(OptionError, match="'mug' is the only word, and every object would be of it"):
+    with pytest.raises(OptionError, match="'mug' is the only word, so every object would get it"):
         InstanceNamer(core, Prompts(("mug",)))
     namer = InstanceNamer(core, Prompts(WORDS))
-    with pytest.raises(OptionError, match="do not lie on the picture"):
+    with pytest.raises(OptionError, match="do not fit the picture"):
         namer.probabilities(image, torch.ones(1, 8, 8, dtype=torch.bool))
     sample = BaseDataElement()
     sample.pred_instances = InstanceData(bboxes=torch.zeros(1, 4))
-    with pytest.raises(OptionError, match="this model gives boxes alone"):
+    with pytest.raises(OptionError, match="this model predicts only boxes; use a model"):
         namer.name(image, sample)
     assert namer.probabilities(image, torch.zeros(0, 40, 60, dtype=torch.bool)).shape == (0, 3)
 
@@ -123,4 +123,4 @@ def test_the_objects_of_a_run_are_named_by_the_command(core, tmp_path, capsys):
     assert "1 of 1 files were done by an earlier run" in capsys.readouterr().out
     arguments[5] = "mug,fork"
     assert run_command("predict", [str(argument) for argument in arguments]) == 2
-    assert "holds the results of another run" in capsys.readouterr().err
+    assert "contains the results of another run" in capsys.readouterr().err

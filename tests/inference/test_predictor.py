@@ -253,7 +253,7 @@ def test_downloads_have_a_largest_size_and_a_longest_time(online, server, monkey
     monkeypatch.setattr(inputs, "DOWNLOAD_SECONDS", 0.3)
     with pytest.raises(UnreadableFile, match=r"not complete after 0\.3 s"):
         online(f"{server}/slow")
-    with pytest.raises(UnreadableFile, match="cannot be fetched"):
+    with pytest.raises(UnreadableFile, match="cannot be downloaded"):
         online("http://127.0.0.1:1/picture.png")
 
 
@@ -268,7 +268,7 @@ def test_unreadable_paths_are_named(predictor, tmp_path):
 
 
 def test_checkpoints_that_cannot_predict_are_refused(finished, tmp_path):
-    with pytest.raises(CheckpointError, match="folder without"):
+    with pytest.raises(CheckpointError, match="folder has no complete checkpoint"):
         Predictor(tmp_path)
     content = load_checkpoint(finished[1] / "iter_6.pth")
     torch.save(content["state_dict"], tmp_path / "weights.pth")

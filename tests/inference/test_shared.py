@@ -231,7 +231,7 @@ def test_pictures_that_differ_are_said_or_an_error(other, pictures, options, tex
 
 def test_each_picture_is_read_by_one_rule(other):
     reading = [{"type": "LoadImage", "value_range": [0, 4095]}, *PIPELINE[1:]]
-    with pytest.raises(UserError, match="other reads pictures by another rule than seg .value_range"):
+    with pytest.raises(UserError, match="other reads pictures differently from seg .value_range"):
         other(must_share="nothing", pipeline=reading)
 
 
@@ -241,7 +241,7 @@ def test_a_trained_encoder_is_shared_by_a_head_that_was_trained_on_it(other):
 
 @pytest.mark.parametrize("name", ["a/b", "", ".", "..", "a=b", "\n"])
 def test_names_are_those_of_folders(checkpoints, name):
-    with pytest.raises(OptionError, match="cannot name a folder of results"):
+    with pytest.raises(OptionError, match="cannot be the name of a results folder"):
         SharedPredictor({name: checkpoints["seg"]}, "cpu")
 
 

@@ -88,7 +88,7 @@ def test_a_task_of_the_users_own(finished, photo, tmp_path, monkeypatch, capsys)
 def test_an_unknown_model_is_named(finished):
     config = read_config(load_checkpoint(finished[1] / "iter_6.pth"), "x")
     config["model"]["type"] = "Nobody"
-    with pytest.raises(UserError, match="no package registers the model Nobody"):
+    with pytest.raises(UserError, match="the model Nobody"):
         task_of(config, finished[1])
 
 

@@ -156,20 +156,20 @@ def test_stages_by_number_name_and_from_the_end(options, layers):
         ({"out_features": ["p2"], "form": "pyramid"}, "no stage is called 'p2'; it knows: stage1, stage2"),
         ({"out_indices": [5]}, "there is no stage 5; use 1 to 4, or -4 to -1"),
         ({"out_indices": [-6]}, "there is no stage -6"),
-        ({"out_indices": [0, 1]}, "the stem .0. is no output; use stages 1 to 4"),
-        ({"out_features": ["stem"]}, "the stem .0. is no output"),
-        ({"out_indices": [-5]}, "the stem .0. is no output"),
+        ({"out_indices": [0, 1]}, "the stem .0. is not an output; use stages 1 to 4"),
+        ({"out_features": ["stem"]}, "the stem .0. is not an output"),
+        ({"out_indices": [-5]}, "the stem .0. is not an output"),
         ({"out_indices": [3, 1]}, "must be in the same order"),
         ({"out_indices": [3, -2]}, "duplicates"),
         ({"out_indices": [1], "out_features": ["stage2"]}, "same stages"),
-        ({"form": "pyramid", "pyramid_stage": 5}, "pyramid_stage 5 is no block; use 1 to 4, or -4 to -1"),
-        ({"form": "pyramid", "pyramid_stage": 0}, "pyramid_stage 0 is no block"),
+        ({"form": "pyramid", "pyramid_stage": 5}, "pyramid_stage 5 is not a block; use 1 to 4, or -4 to -1"),
+        ({"form": "pyramid", "pyramid_stage": 0}, "pyramid_stage 0 is not a block"),
         ({"form": "map"}, "form 'map' is not one of maps, tokens, pyramid"),
-        ({"image_size": 100}, "image_size 100 is no multiple of the patch size 16; use 96 or 112"),
-        ({"image_size": (64, 72)}, "image_size .64, 72. is no multiple"),
-        ({"image_size": (64,)}, "is no size"),
-        ({"patch_size": (16, 8)}, "patches of an encoder are square"),
-        ({"num_channels": 4}, "num_channels 4: the encoders take RGB"),
+        ({"image_size": 100}, "image_size 100 is not a multiple of the patch size 16; use 96 or 112"),
+        ({"image_size": (64, 72)}, "image_size .64, 72. is not a multiple"),
+        ({"image_size": (64,)}, "is not a size"),
+        ({"patch_size": (16, 8)}, "patches must be square"),
+        ({"num_channels": 4}, "num_channels 4: the encoders need RGB"),
     ],
 )
 def test_stages_and_options_that_do_not_exist(options, message):
@@ -383,7 +383,7 @@ def test_frozen_and_unused_parameters_stay_so_after_reading(frozen, tmp_path):
 def test_a_folder_of_another_type(tmp_path):
     sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
     ViTModel(ViTConfig(**sizes, image_size=32)).save_pretrained(tmp_path)
-    with pytest.raises(ConfigError, match="a model of type 'vit', not 'pe_spatial'; name another folder"):
+    with pytest.raises(ConfigError, match="a model of type 'vit', not 'pe_spatial'; give another folder"):
         PEBackboneForTransformers.from_pretrained(tmp_path)
 
 

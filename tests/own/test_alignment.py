@@ -19,6 +19,8 @@ from pe_spatial.backbones import VARIANTS, PEBackbone, VisionTransformer, get_va
 from pe_spatial.commands.shell import run_command
 from pe_spatial.common.errors import UserError
 from pe_spatial.common.tensors import write_tensor_file
+from pe_spatial.demo.datasets import write_davis
+from pe_spatial.demo.scenes import draw_video
 from pe_spatial.own import memory
 from pe_spatial.own.compose import compose
 from pe_spatial.own.encoders import find_encoder
@@ -241,22 +243,25 @@ def test_data_sets_give_their_pictures_and_no_labels(name, pictures, place):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({}, "begins from scratch and has nothing to learn from but itself; name a teacher"),
-        ({"weights": "none"}, "begins from scratch"),
-        ({"weights": "start.pt", "tune": "lora"}, "tune lora: an alignment makes new weights of a whole encoder"),
+        ({}, "starts from random weights and has no teacher; give a teacher"),
+        ({"weights": "none"}, "starts from random weights"),
+        ({"weights": "start.pt", "tune": "lora"}, "tune lora: alignment trains a whole encoder"),
         (
             {"weights": "start.pt", "image_size": 40},
             "image_size 40 is not a multiple of .* 16; take 32 or 48$",
         ),
-        ({"weights": "start.pt", "split": "train"}, "is no data set with parts"),
-        ({"weights": "start.pt", "output": "photos/run"}, "lies among the photographs"),
+        ({"weights": "start.pt", "split": "train"}, "has no splits"),
+        ({"weights": "start.pt", "output": "photos/run"}, "is inside the photographs"),
         ({"teacher": "PE-Core-S16"}, "no weights at 'PE-Core-S16'.*did you mean 'PE-Core-S16-384'"),
         ({"teacher": "photos/notes.txt"}, "notes.txt"),
-        ({"teacher": "other.pt"}, "an encoder of 2 blocks, width 128 .* which none of the released ones is"),
+        ({"teacher": "other.pt"}, "an encoder of 2 blocks, width 128 .* which is not one of the released encoders"),
         ({"teacher": "start.pt", "data": "photos/0.png"}, "nothing can be held out of 1 pictures"),
         ({"teacher": "start.pt", "data": "nowhere"}, "nowhere"),
         ({"teacher": "start.pt", "model": "PE-Core-S16"}, "did you mean 'PE-Core-S16-384'"),
-        ({"teacher": "start.pt", "task": "depth", "model": None, "data": "depth"}, "only the task alignment has one"),
+        (
+            {"teacher": "start.pt", "task": "depth", "model": None, "data": "depth"},
+            "only the task alignment uses a teacher; remove",
+        ),
     ],
 )
 def test_what_does_not_fit_is_one_line(options, message, place, monkeypatch):
@@ -307,6 +312,7 @@ def test_several_teachers_of_any_kind_train_one_student_on_one_card(place, monke
     assert status == 0, out
     assert "recipe: own/alignment_teachers.yaml" in out and "planned for 2.00 GB" in out
     assert "cost: 8 images, 0:00:0" in out and "of checkpoints" in out
+    assert "a cache of the teachers' features would save nothing in one pass over the photographs" in out
     assert "teacher teacher: block 4 of 4 of tiny" in out and "teacher test_resnet: block 5 of 5 of test_resnet" in out
     lines = [json.loads(line) for line in (place / "run_several" / "metrics.jsonl").read_text().splitlines()]
     train_keys = {key for line in lines if line["mode"] == "train" for key in line}
@@ -315,6 +321,32 @@ def test_several_teachers_of_any_kind_train_one_student_on_one_card(place, monke
     assert any("match/matched" in line and "align/effective_rank" in line for line in lines)
     assert json.loads((place / "run_several" / "best_checkpoint.json").read_text())["metric"] == "match/matched"
     PEBackbone(TINY_ENCODER, weights=str(place / "run_several" / "student.pt"))
+
+
+@pytest.mark.parametrize("kind", ["matches", "tracking"])
+def test_a_student_is_tried_on_what_the_command_names(place, kind, tmp_path):
+    if kind == "tracking":
+        data = tmp_path / "davis"
+        write_davis(data, iter([draw_video(4, size=(64, 96), frames=3)]))
+    else:
+        data = place / "photos"
+    run = train(place, f"tried_{kind}", teacher=place / "teacher.pt", iterations=2, trial=f"{kind}={data}")
+    measure = {"matches": "match/matched", "tracking": "track/J&F"}[kind]
+    assert measure in run.metrics
+    assert json.loads((run.folder / "best_checkpoint.json").read_text())["metric"] == measure
+
+
+@pytest.mark.parametrize(
+    ("trial", "message"),
+    [
+        ("matches", r"trial matches is not matches=FOLDER \(photographs\) or tracking=FOLDER"),
+        ("match=photos", "did you mean 'matches'"),
+        ("tracking=photos", "there is no folder JPEGImages"),
+    ],
+)
+def test_a_trial_that_is_none_is_refused(place, trial, message):
+    with pytest.raises(UserError, match=message):
+        composed(place, teacher=place / "teacher.pt", trial=trial)
 
 
 def test_one_teacher_of_our_own_is_taught_as_ever(place):
@@ -336,8 +368,8 @@ def test_names_of_teachers_are_those_of_their_files(place, tmp_path):
 @pytest.mark.parametrize(
     ("teachers", "message"),
     [
-        (["start.pt", "start.pt"], "the same one twice"),
-        (["start.pt", "test_resnet"], "nothing of timm's is fetched; give its file, test_resnet=FILE"),
+        (["start.pt", "start.pt"], "one is given twice"),
+        (["start.pt", "test_resnet"], "weights of timm are not downloaded; give the file, test_resnet=FILE"),
         (["start.pt", "test_resnet=missing.pt"], "there is no file missing.pt"),
         (["start.pt", "PE-Core-S16"], "did you mean 'PE-Core-S16-384'"),
     ],

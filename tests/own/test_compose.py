@@ -74,19 +74,22 @@ def test_what_the_data_says_is_in_the_config():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"task": "segmentation", "model": None}, "which is nothing for segmentation; it fits detection, instances"),
-        ({"task": "instances", "data": FORMATS / "voc"}, "2 of 2 objects have no mask, and the task instances"),
-        ({"data": FORMATS / "depth_png"}, "holds depth pairs, which is nothing for detection; it fits depth"),
-        ({"data": FORMATS / "video"}, "which is nothing for detection; it fits alignment"),
-        ({"task": "segmentation", "model": None, "data": FORMATS / "masks_ids"}, "nothing says what these mean: write"),
+        (
+            {"task": "segmentation", "model": None},
+            "which cannot be used for segmentation; use it for detection, instances",
+        ),
+        ({"task": "instances", "data": FORMATS / "voc"}, "2 of 2 objects have no mask, but the task instances"),
+        ({"data": FORMATS / "depth_png"}, "contains depth pairs, which cannot be used for detection; use it for depth"),
+        ({"data": FORMATS / "video"}, "which cannot be used for detection; use it for alignment"),
+        ({"task": "segmentation", "model": None, "data": FORMATS / "masks_ids"}, "their meaning is not known: write"),
         ({"batch_size": 3}, "a batch of 3 pictures, but the training part has 1"),
         ({"split": "train,test"}, "has no split 'test'"),
         ({"split": "train,train"}, "give the name of the training part, or TRAIN,VAL"),
         ({"image_size": 100}, "image_size 100 is not a multiple of the patch size 16; take 96 or 112$"),
         ({"precision": "fp16"}, "fp16 needs a CUDA device"),
-        ({"epochs": 0}, "epochs 0 is not above 0"),
+        ({"epochs": 0}, "epochs 0 must be above 0"),
         ({"epochs": 1, "iterations": 1}, "epochs and iterations are both given"),
-        ({"lr": 0}, "lr 0 is not above 0"),
+        ({"lr": 0}, "lr 0 must be above 0"),
         ({"tune": "partly"}, "tune 'partly' is not one of full, frozen, lora"),
         ({"overrides": ["model.nek=1"]}, "MaskRCNN has no option 'nek'"),
     ],
@@ -100,7 +103,7 @@ def test_what_does_not_fit_is_refused(options, message, monkeypatch):
 def test_a_smaller_batch_is_said_and_the_rate_follows_the_effective_batch():
     composition = compose(Request(**BOXES, accumulate=4))
     assert composition.config.train_dataloader.batch_size == 1
-    assert "batch: 1 instead of 4, for the training part has no more pictures" in composition.lines
+    assert "batch: 1 instead of 4, because the training part has no more pictures" in composition.lines
     assert "learning rate: 0.0005 = 0.001 of a batch of 16 x sqrt(4 / 16)" in composition.lines
     assert config_of(lr=0.3).optim_wrapper.optimizer.lr == 0.3
     assert config_of(overrides=["optim_wrapper.optimizer.lr=0.2"]).optim_wrapper.optimizer.lr == 0.2
@@ -116,7 +119,7 @@ def test_more_processes_make_an_epoch_shorter(tmp_path, monkeypatch):
 
 
 def ten_pictures(folder):
-    """The YOLO data set with ten different pictures and one part."""
+    """The YOLO dataset with ten different pictures and one part."""
     data = Path(shutil.copytree(FORMATS / "yolo_label_studio", folder / "ten"))
     label = next((data / "labels").iterdir()).read_text()
     for kind in ("labels", "images"):

@@ -81,15 +81,15 @@ def test_a_run_on_an_encoder_of_timm_is_refused_in_a_line(place, tmp_path, capsy
     words = ["depth", "--data", str(place / "drawn"), "--encoder-from", str(run), "--output", str(tmp_path / "out")]
     assert run_command("train", words) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert "its backbone is TimmBackbone; encoder_from takes runs with a PEBackbone" in line
+    assert "its backbone is TimmBackbone; encoder_from needs a run with a PEBackbone" in line
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        ({"weights": "none"}, "leave out weights"),
-        ({"tune": "full"}, "leave out tune"),
+        ({"weights": "none"}, "remove weights"),
+        ({"tune": "full"}, "remove tune"),
         ({"model": "dpt-s"}, "give dpt-tiny"),
     ],
 )

@@ -1,6 +1,8 @@
 """What follows from the length of a run: whole epochs, schedules in proportion, the scaling of the learning rate."""
 
 import pytest
+import torch
+from mmengine.optim import CosineAnnealingLR, LinearLR
 
 from pe_spatial.own.length import find_length, momentum, scaled_rate, stretch
 from pe_spatial.own.request import Request
@@ -44,6 +46,26 @@ def test_no_schedule_begins_after_its_run(iterations):
     for scheduler in stretch([LINEAR, COSINE], iterations / 10000):
         assert scheduler.get("end") is None or scheduler["end"] > scheduler["begin"]
         assert scheduler["begin"] < iterations
+
+
+@pytest.mark.parametrize("iterations", [5, 20, 30, 40, 100])
+def test_the_rate_of_a_short_run_leaves_its_warm_up(iterations):
+    """A warm-up of one iteration would hold the rate at a hundredth to the end."""
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    kinds = {"LinearLR": LinearLR, "CosineAnnealingLR": CosineAnnealingLR}
+    schedulers = []
+    for each in stretch([LINEAR, COSINE], iterations / 10000):
+        settings = {key: value for key, value in each.items() if key != "type"}
+        length = {} if each["type"] == "LinearLR" else {"T_max": iterations - each["begin"], "end": iterations}
+        schedulers.append(kinds[each["type"]](optimizer, **settings, **length))
+    rates = []
+    for _ in range(iterations):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        for scheduler in schedulers:
+            scheduler.step()
+    assert max(rates) > 0.9
+    assert rates[-1] < 0.2
 
 
 def test_the_rate_of_the_reference_batch_is_that_of_the_recipe():

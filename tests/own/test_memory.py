@@ -14,6 +14,7 @@ from pe_spatial.own.compose import compose
 from pe_spatial.own.request import Request
 from pe_spatial.training.planner.planning import Plan, find_target
 from pe_spatial.training.planner.rows import Row
+from pe_spatial.training.planner.timing import StepTime
 from pe_spatial.training.planner.variation import variation_of
 
 DATA = Path(__file__).parents[1] / "data" / "formats" / "yolo_polygons"
@@ -58,12 +59,13 @@ def test_nothing_that_fits_is_an_error(monkeypatch):
 
 def test_processes_do_not_choose_each_for_itself(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(OptionError, match="2 processes, which could choose differently"):
+    with pytest.raises(OptionError, match="2 processes, which could choose different settings"):
         compose(REQUEST)
 
 
 def test_hours_and_disk_are_told_before_it_begins(monkeypatch):
-    planned(monkeypatch, seconds=1000.0)
+    planned(monkeypatch, seconds=1.0)
+    monkeypatch.setattr(costs, "time_training", lambda config: StepTime(1000.0, 0.0, 1.0, 4, 1, 2))
     cost = compose(REQUEST).decisions[-1]
     assert "cost: 4 images, 1:06:40 (h:mm:ss) at 1e+03 s each" in cost
     config = compose(replace(REQUEST, memory=None)).config

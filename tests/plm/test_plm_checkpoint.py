@@ -75,9 +75,7 @@ def test_tiles_and_pooling_are_as_the_files_say_or_as_the_caller_says(tmp_path):
 
 def test_without_a_json_file_the_heads_have_to_be_said(tmp_path):
     path = save(official_state(), tmp_path / "consolidated.pth")
-    with pytest.raises(
-        WeightsError, match=r"nothing says how many attention heads .* width 64 .*config.json .* or pass heads"
-    ):
+    with pytest.raises(WeightsError, match=r"the number of attention heads .*width 64\).*config.json .* or pass heads"):
         PLMVision.from_files(path)
     model = PLMVision.from_files(path, heads=4)
     with torch.no_grad():
@@ -146,7 +144,7 @@ def test_spatial_and_core_checkpoints_are_refused(tmp_path):
     shapes = expected_shapes(VARIANTS["PE-Core-T16-384"])
     core = {f"vision_model.{key}": torch.zeros(1).expand(shape) for key, shape in shapes.items()}
     projector = {key: tensor for key, tensor in official_state().items() if "projector" in key}
-    with pytest.raises(WeightsError, match="the vision tower .* pools its tokens to one, as PE-Core"):
+    with pytest.raises(WeightsError, match="the vision tower .* pools its tokens to one, like a PE-Core"):
         PLMVision.from_files(save(core | projector, tmp_path / "both.pt"))
 
 
@@ -173,7 +171,10 @@ def changed(key, value):
             "the projector takes 32 channels and the vision tower has 64",
         ),
         (changed("copy.vision_projector.projector.0.bias", torch.zeros(48)), "2 projectors, under copy.vision_proj"),
-        (changed("vision_model.positional_embedding", torch.zeros(15, 64)), "15 positions .* no square grid"),
+        (
+            changed("vision_model.positional_embedding", torch.zeros(15, 64)),
+            "15 positions .* do not form a square grid",
+        ),
         (changed("vision_model.conv1.weight", torch.zeros(64)), r"incomplete \(patches \[64\]"),
         (without(official_state(), "resblocks.0.mlp"), "the vision tower is incomplete"),
         (without(official_state(), "resblocks.1.ln_1.bias"), "does not fit .*1 of 47 keys missing"),
@@ -190,7 +191,7 @@ def test_heads_that_do_not_divide_are_refused(tmp_path):
     write_official(tmp_path)
     with pytest.raises(UserError, match="width 64 over 7 heads"):
         PLMVision.from_files(tmp_path, heads=7)
-    with pytest.raises(UserError, match="heads 0 is not positive"):
+    with pytest.raises(UserError, match="heads 0 must be at least 1"):
         PLMVision.from_files(tmp_path, heads=0)
 
 
@@ -198,21 +199,21 @@ def test_heads_that_do_not_divide_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (config(depth=4), "says depth 4, but the tensors have 3"),
-        (config(embed_dim=32), "says width 32, but the tensors have 64"),
-        (config(img_size=[448, 448]), "says image_size 448, but the tensors have 56"),
-        (config(cls_token=False), "says cls_token False, but the tensors have True"),
-        (params(layers=4), "says depth 4, but the tensors have 3"),
-        (params(cls_token=False), "says cls_token False"),
+        (config(depth=4), "has depth 4, but the tensors have 3"),
+        (config(embed_dim=32), "has width 32, but the tensors have 64"),
+        (config(img_size=[448, 448]), "has image_size 448, but the tensors have 56"),
+        (config(cls_token=False), "has cls_token False, but the tensors have True"),
+        (params(layers=4), "has depth 4, but the tensors have 3"),
+        (params(cls_token=False), "has cls_token False"),
         (config(num_heads="16"), "vision_config.model_args.num_heads is '16', not a positive integer"),
         (config(num_heads=0), "num_heads is '0', not"),
         (config(ref_feat_shape=[4, 5]), r"ref_feat_shape is '\[4, 5\]', not"),
-        ({"model_type": "llava"}, "is of a model of type 'llava', not 'perception_lm'"),
-        ({"model": {}}, "describes no vision model"),
-        ({**config(), "vision_config": 3}, "vision_config. is no object"),
+        ({"model_type": "llava"}, "describes a model of type 'llava', not 'perception_lm'"),
+        ({"model": {}}, "does not describe a vision model"),
+        ({**config(), "vision_config": 3}, "vision_config. is not an object"),
         ({**config(), "projector_pooling_ratio": 2.5}, "projector_pooling_ratio is '2.5'"),
         ({**params(), "data": {"vision_input_type": "anyres"}}, "vision_input_type is 'anyres', not one of thumb"),
-        ([1], "the content is no object"),
+        ([1], "the content is not an object"),
     ],
 )
 def test_a_json_file_of_something_else_is_named(tmp_path, content, message):

@@ -153,7 +153,7 @@ def test_frames_in_memory_are_taken_as_they_are(model):
     frames = torch.randint(256, (3, 3, 30, 50), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     assert model.encode_video(frames).shape == (3, 4, 24)
     for bad in (frames[:0], frames.float(), frames[0], frames[:, :2]):
-        with pytest.raises(PictureError, match="are no frames"):
+        with pytest.raises(PictureError, match="are not frames"):
             model.encode_video(bad)
 
 
@@ -165,7 +165,7 @@ def test_frames_in_memory_are_taken_as_they_are(model):
         ({"max_frames": 0}, "max_frames 0 must be"),
         ({"batch": 0}, "batch 0 must be"),
         ({"pooling": 0}, "pooling 0 must be"),
-        ({"pooling": 5}, "pooling 5 leaves no token of a grid of 4 x 4"),
+        ({"pooling": 5}, "pooling 5 leaves no token in a grid of 4 x 4"),
         ({"mode": "tiles"}, "mode 'tiles' is not one of"),
     ],
 )

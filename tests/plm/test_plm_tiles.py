@@ -101,5 +101,5 @@ def test_an_unknown_mode_is_refused():
 def test_pixels_become_minus_one_to_one():
     levels = torch.tensor([[0, 255, 51]], dtype=torch.uint8)
     assert torch.equal(normalize(levels), (levels / 255 - 0.5) / 0.5)
-    with pytest.raises(OptionError, match=r"torch.float32 are no pixels"):
+    with pytest.raises(OptionError, match=r"torch.float32 are not pixels"):
         normalize(torch.zeros(3))

@@ -91,14 +91,14 @@ def test_three_formats_say_the_same(tmp_path):
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("x.json", "[1]", "holds a list"),
+        ("x.json", "[1]", "contains a list"),
         ("x.json", "{}", "has no captions"),
-        ("x.json", '{"a.png": [3]}', "a caption of a.png is '3', no text"),
+        ("x.json", '{"a.png": [3]}', "a caption of a.png is '3', not text"),
         ("x.json", '{"a.png": " "}', "a caption of a.png is empty"),
-        ("x.json", '{"annotations": []}', "is no file of COCO's captions"),
+        ("x.json", '{"annotations": []}', "is not a file of COCO captions"),
         ("x.json", '{"images": [], "annotations": [{"image_id": 4, "caption": "x"}]}', r"1 captions .* not list \(4\)"),
-        ("x.json", '{"images": [], "annotations": [{"image_id": 4}]}', "is no file of COCO's captions"),
-        ("x.csv", "a.png\n", "row 1 has 1 cells .* not a file and its caption"),
+        ("x.json", '{"images": [], "annotations": [{"image_id": 4}]}', "is not a file of COCO captions"),
+        ("x.csv", "a.png\n", "row 1 has 1 cells .* but needs a file and its caption"),
         ("x.csv", "a.png,b,c\n", "row 1 has 3 cells"),
     ],
 )

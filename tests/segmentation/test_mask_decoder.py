@@ -95,7 +95,7 @@ def test_the_identity_is_the_rotation_of_queries_and_class_token():
 def test_queries_need_blocks_that_attend_globally():
     windowed = {"window": 2, "global_blocks": [3]}
     assert model(backbone=backbone(**windowed), num_blocks=1)(images(32, 40)).logits.shape == (1, 6, 8, 10)
-    with pytest.raises(ValueError, match="last 2 blocks attends in windows"):
+    with pytest.raises(ValueError, match="last 2 blocks uses attention in windows"):
         model(backbone=backbone(**windowed), num_blocks=2)
 
 
@@ -213,11 +213,11 @@ def test_semantic_labels_are_those_of_the_score_map():
         ({"num_classes": 0}, "at least one class"),
         ({"outputs": ["boxes"]}, "must be some of"),
         ({"outputs": ["instance"]}, "set things"),
-        ({"things": [4], "outputs": ["panoptic"]}, "thing 4 is no label of 4 classes"),
+        ({"things": [4], "outputs": ["panoptic"]}, "thing 4 is not a label of 4 classes"),
         ({"things": [1], "outputs": ["instance"], "window": {"size": [32, 32], "stride": [16, 16]}}, "across windows"),
         ({"num_queries": 0}, "num_queries 0"),
-        ({"num_blocks": 4}, "not among 1 to 3"),
-        ({"backbone": backbone(layers=[1])}, "last block alone"),
+        ({"num_blocks": 4}, "must be from 1 to 3"),
+        ({"backbone": backbone(layers=[1])}, "last block; set layers"),
     ],
 )
 def test_what_contradicts_itself_is_refused(changes, words):

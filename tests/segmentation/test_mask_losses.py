@@ -99,7 +99,7 @@ def test_objects_alone_and_nothing_at_all():
     masks = torch.eye(3, dtype=torch.bool)[None]
     found = segments_of((3, 3), {0}, instances=(torch.tensor([0]), masks))
     assert found.labels.tolist() == [0] and found.valid.all()
-    with pytest.raises(ValueError, match="load one of the two"):
+    with pytest.raises(ValueError, match="load one of them"):
         segments_of((3, 3), {0})
 
 

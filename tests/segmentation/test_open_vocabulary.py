@@ -98,7 +98,7 @@ def test_classes_come_from_the_data_where_the_config_names_none(core):
         model.score_map(images(32, 32))
     model.check_classes({"classes": WORDS})
     assert model.num_classes == 4
-    with pytest.raises(ConfigError, match="the data name no classes"):
+    with pytest.raises(ConfigError, match="the data have no class names; set"):
         model.check_classes({})
     with pytest.raises(ConfigError, match="model.classes has 4 names .* and the data 2 .cat, dog.; they must be"):
         build(core).check_classes({"classes": ("cat", "dog")})
@@ -115,18 +115,18 @@ def test_a_missing_package_is_named_before_the_first_picture(core, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"classes": ["road"]}, "'road' is the only word, and every pixel would be of it"),
+        ({"classes": ["road"]}, "'road' is the only word, so every pixel would get it"),
         ({"classes": []}, "there are no classes"),
-        ({"classes": ["sky", "sky"]}, "1 of the classes come more than once .sky."),
-        ({"words": {"sea": ["water"]}}, "words or background name 'sea', which is no class; it knows: road"),
-        ({"words": {"sky": ["tree"]}}, "1 of the classes come more than once .tree."),
-        ({"background": {"name": "road", "threshold": 1.5}}, "threshold 1.5 of 'road' is no probability"),
-        ({"background": {"name": "road", "threshold": 0}}, "threshold 0 of 'road' is no probability"),
-        ({"background": {"name": "grass", "threshold": 0.5}}, "background name 'grass', which is no class"),
-        ({"background": {"name": "sky", "threshold": 0.5}, "words": {"sky": ["a"]}}, "background 'sky' has words too"),
-        ({"templates": ["a photo"]}, "'a photo' has no place for a class"),
-        ({"scale": 0}, "scale 0 is not above 0"),
-        ({"scale": math.nan}, "scale nan is not above 0"),
+        ({"classes": ["sky", "sky"]}, "1 of the classes are given more than once .sky."),
+        ({"words": {"sea": ["water"]}}, "words or background name 'sea', which is not a class; it knows: road"),
+        ({"words": {"sky": ["tree"]}}, "1 of the classes are given more than once .tree."),
+        ({"background": {"name": "road", "threshold": 1.5}}, "threshold 1.5 of 'road' is not a probability"),
+        ({"background": {"name": "road", "threshold": 0}}, "threshold 0 of 'road' is not a probability"),
+        ({"background": {"name": "grass", "threshold": 0.5}}, "background name 'grass', which is not a class"),
+        ({"background": {"name": "sky", "threshold": 0.5}, "words": {"sky": ["a"]}}, "background 'sky' also has words"),
+        ({"templates": ["a photo"]}, "'a photo' has no place for the class"),
+        ({"scale": 0}, "scale 0 must be above 0"),
+        ({"scale": math.nan}, "scale nan must be above 0"),
         ({"window": {"size": 32, "stride": 64}}, "exceeds the window"),
     ],
 )
@@ -136,5 +136,7 @@ def test_what_cannot_be(core, options, message):
 
 
 def test_maps_that_learn_nothing_are_not_trained(core):
-    with pytest.raises(ConfigError, match="TextAlignedMap learns nothing: score it with `pe-spatial eval --config"):
+    with pytest.raises(
+        ConfigError, match="TextAlignedMap has nothing to train; evaluate it with `pe-spatial eval --config"
+    ):
         build(core)(images(32, 32), samples(2, (32, 32)), mode="loss")

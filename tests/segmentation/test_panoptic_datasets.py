@@ -118,7 +118,7 @@ def test_label_maps_hold_at_most_255_classes(tmp_path):
     content = json.loads((tmp_path / "instances.json").read_text())
     content["categories"] += [{"id": number, "name": f"class {number}"} for number in range(6, 260)]
     (tmp_path / "instances.json").write_text(json.dumps(content))
-    with pytest.raises(AnnotationError, match=r"instances\.json: 257 classes; label maps hold 1 to 255"):
+    with pytest.raises(AnnotationError, match=r"instances\.json: 257 classes; label maps can have 1 to 255"):
         InstanceLabels(dataset.source)
 
 

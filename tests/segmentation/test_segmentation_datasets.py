@@ -63,7 +63,7 @@ def test_colors_are_read_as_the_classes_that_have_them(tmp_path):
         AnnotationError, match=r"x\.png: color \(7, 7, 7\) \(6 pixels\) is not among the colors of the 3"
     ):
         form.read(path)
-    with pytest.raises(AnnotationError, match="holds colors, not class indices"):
+    with pytest.raises(AnnotationError, match="contains colors, not class indices"):
         ABC.read(path)
 
 
@@ -93,7 +93,7 @@ def test_a_binary_mask_of_0_and_255_is_told_apart_from_missing_labels(tmp_path):
 
 
 def test_a_class_list_has_between_one_class_and_255():
-    with pytest.raises(AnnotationError, match="a class list of 0 classes; name 1 to 255"):
+    with pytest.raises(AnnotationError, match="the class list has 0 classes; give 1 to 255"):
         LabelFormat.counting(())
     with pytest.raises(AnnotationError, match="256 classes"):
         LabelFormat.counting([str(n) for n in range(256)])
@@ -212,7 +212,7 @@ def test_voc_says_which_names_lack_a_file(tmp_path):
         "ann_file": "train.txt",
         "data_prefix": {"img_path": "JPEGImages", "seg_map_path": "SegmentationClass"},
     }
-    with pytest.raises(AnnotationError, match=r"of its 2 names 3 files are missing: .*b\.jpg.*; restore"):
+    with pytest.raises(AnnotationError, match=r"3 files of its 2 names are missing: .*b\.jpg.*; restore"):
         PascalVOC(**settings)
     with pytest.raises(AnnotationError, match="no such list"):
         PascalVOC(**{**settings, "ann_file": "val.txt"})
@@ -249,10 +249,10 @@ def test_the_entries_of_a_class_list_do_what_they_say(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("classes: []", "a class list of 0 classes"),
+        ("classes: []", "the class list has 0 classes"),
         ("classes: [a, a]", "names 'a' more than once"),
         ("classes: [a, true]", "classes is .*True.*; it must be names"),
-        ("classes: {a: [1, 2, 3], b: [1, 2, 3]}", "two classes have one color"),
+        ("classes: {a: [1, 2, 3], b: [1, 2, 3]}", "two classes have the same color"),
         ("classes: {a: [1, 2]}", r"a is \[1, 2\]; it must be \[r, g, b\] of 0…255"),
         ("classes: [a]\nclases: [b]", "unknown entry 'clases'; did you mean 'classes'"),
         ("classes: [a]\nimages: pictures", "images is 'pictures'; it must be folders by split"),
@@ -348,7 +348,7 @@ def test_a_random_scale_resizes_image_and_labels_by_the_shorter_side():
     shorter = [min(sizes(20, 40)) for _ in range(50)]
     assert 8 <= min(shorter) < 14 and 20 < max(shorter) <= 32
     for wrong in ({"size": 0}, {"size": 16, "scale_range": (2, 1)}, {"size": 16, "max_aspect": 0.5}):
-        with pytest.raises(ValueError, match="must be at least a pixel"):
+        with pytest.raises(ValueError, match="must be at least one pixel"):
             RandomScale(**wrong)
 
 

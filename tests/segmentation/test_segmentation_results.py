@@ -166,7 +166,7 @@ def test_folders_of_other_origin_are_refused(folder):
     with pytest.raises(UserError, match=r"another run \(weights 'x' instead of 'y'\)"):
         writer_in(folder, {"weights": "y"})
     (folder / ".pe_spatial/run.json").write_text("[")
-    with pytest.raises(UserError, match="does not say what was run"):
+    with pytest.raises(UserError, match="is not known what was run"):
         writer_in(folder)
 
 

@@ -140,11 +140,14 @@ def test_a_window_that_covers_the_image_changes_nothing():
     ("changes", "words"),
     [
         ({"num_classes": 0}, "at least one class"),
-        ({"decode_head": {"type": "LinearHead", "num_classes": 4}}, "decode_head.num_classes is 4, but 5 arrives"),
-        ({"decode_head": {"type": "LinearHead", "in_channels": 7}}, "in_channels is 7, but 32 arrives"),
+        (
+            {"decode_head": {"type": "LinearHead", "num_classes": 4}},
+            "decode_head.num_classes is 4, but the model sets 5",
+        ),
+        ({"decode_head": {"type": "LinearHead", "in_channels": 7}}, "in_channels is 7, but the model sets 32"),
         ({"decode_head": {"type": "LinearHead", "in_index": 1}}, "not among the 1 that arrive"),
         ({"window": {"sise": 8}}, "window has no option 'sise'; did you mean 'size'"),
-        ({"neck": {**PYRAMID, "stride": 16}}, "neck.stride is 16, but 8 arrives"),
+        ({"neck": {**PYRAMID, "stride": 16}}, "neck.stride is 16, but the model sets 8"),
     ],
 )
 def test_what_contradicts_itself_is_refused(changes, words):

@@ -193,9 +193,9 @@ def test_a_model_without_a_window_gets_one_for_large_images(photos, tmp_path, mo
 
 def test_options_for_classes_are_refused_by_a_model_of_objects(tmp_path):
     path = save_segmenter(tmp_path / "seg.pth", 0, "MaskDecoder", outputs=["panoptic"], things=2, **QUERIES)
-    with pytest.raises(UserError, match="confidence is for models of classes alone"):
+    with pytest.raises(UserError, match="confidence works only for semantic segmentation, but"):
         SegmentationPredictor(path, "cpu").configure(confidence=True)
-    with pytest.raises(UserError, match="window is for models of classes alone"):
+    with pytest.raises(UserError, match="window works only for semantic segmentation, but"):
         SegmentationPredictor(path, "cpu").configure(window=Window((32, 32), (16, 16)))
 
 

@@ -98,7 +98,7 @@ def test_the_segmenter_hands_the_captions_of_samples_on(core):
         ({"map_loss": None}, "neither map_loss nor caption_loss"),
         ({"map_loss": {}, "blocks": 0}, "blocks"),
         ({"map_loss": {"wieght": 1}}, "map_loss has no option 'wieght'; did you mean"),
-        ({"map_loss": {}, "backbone": {**BACKBONE, "layers": [0, 1]}}, "takes one map; give one layer"),
+        ({"map_loss": {}, "backbone": {**BACKBONE, "layers": [0, 1]}}, "needs one map; give one layer"),
     ],
 )
 def test_what_cannot_be(core, options, message):
@@ -126,11 +126,11 @@ def test_captions_reach_the_metainfo_of_a_sample(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({}, "0 of 0 pictures have no list of captions"),
-        ({"a.png": []}, "1 of 1 pictures have no list of captions .a.png."),
-        ({"a.png": "a cat"}, "1 of 1 pictures have no list of captions"),
-        ({"a.png": ["a", " "]}, "1 of 1 pictures have no list of captions"),
-        ({"../a.png": ["a"]}, "leaves its folder"),
+        ({}, "0 of 0 pictures have no captions"),
+        ({"a.png": []}, "1 of 1 pictures have no captions .a.png."),
+        ({"a.png": "a cat"}, "1 of 1 pictures have no captions"),
+        ({"a.png": ["a", " "]}, "1 of 1 pictures have no captions"),
+        ({"../a.png": ["a"]}, "is outside its folder"),
     ],
 )
 def test_files_that_are_none_of_captions(tmp_path, content, message):

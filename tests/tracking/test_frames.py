@@ -102,14 +102,14 @@ def test_a_video_that_is_cut_short_stops_unless_skipped(damaged):
 
 
 def test_nothing_to_read(tmp_path):
-    with pytest.raises(FileNotFoundError, match="holds no image"):
+    with pytest.raises(FileNotFoundError, match="contains no image"):
         open_frames(tmp_path)
     with pytest.raises(FileNotFoundError, match=r"nowhere\.mp4"):
         open_frames(tmp_path / "nowhere.mp4")
     (tmp_path / "text.mp4").write_text("no video")
     with pytest.raises(UnreadableFile, match="cannot be opened"):
         open_frames(tmp_path / "text.mp4")
-    with pytest.raises(FileNotFoundError, match="no frames"):
+    with pytest.raises(FileNotFoundError, match="list of frames is empty"):
         open_frames([])
 
 
@@ -125,7 +125,7 @@ def test_masks(tmp_path):
     Image.fromarray(np.array([[0, 255]], np.uint8)).save(path)
     assert read_mask(path).tolist() == [[0, 1]]
     Image.fromarray(np.full((2, 2, 3), (1, 2, 3), np.uint8)).save(path)
-    with pytest.raises(ValueError, match="holds colors"):
+    with pytest.raises(ValueError, match="contains colors"):
         read_mask(path)
     path.write_bytes(path.read_bytes()[:30])
     with pytest.raises(UnreadableFile, match="cannot be read"):

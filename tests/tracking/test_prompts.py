@@ -28,7 +28,7 @@ def test_a_point_is_a_square_around_it():
         ({1: (70, 10, 90, 20)}, {}, "no area in a frame of 60 x 40"),
         ({0: (0, 0, 5, 5)}, {}, "outside 1…255"),
         ({}, {1: [(60, 5, True)]}, "outside the frame"),
-        ({}, {1: [(5, 5, False)]}, "no point on it"),
+        ({}, {1: [(5, 5, False)]}, "no positive point"),
     ],
 )
 def test_prompts_that_mean_nothing_are_refused(boxes, points, message):

@@ -86,7 +86,7 @@ def test_what_is_missing_is_named(davis, tmp_path):
     (davis / "Annotations" / "480p" / "bear" / "00000.png").unlink()
     with pytest.raises(FileNotFoundError, match=r"bear has no 00000\.png"):
         Davis2017(str(davis), "val")
-    with pytest.raises(FileNotFoundError, match="no mask named like a frame"):
+    with pytest.raises(FileNotFoundError, match="no mask with the name of a frame"):
         VideoFolder(str(davis), frames="JPEGImages/480p", masks="Nothing")
     with pytest.raises(FileNotFoundError, match="is not a folder"):
         YouTubeVOS(str(davis), "valid")

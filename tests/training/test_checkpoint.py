@@ -157,7 +157,7 @@ def test_foreign_files_are_named(tmp_path):
     with pytest.raises(CheckpointError, match="not a torch checkpoint"):
         load_checkpoint(tmp_path / "a.pth")
     torch.save([1, 2], tmp_path / "b.pth")
-    with pytest.raises(CheckpointError, match="holds a list"):
+    with pytest.raises(CheckpointError, match="contains a list"):
         load_checkpoint(tmp_path / "b.pth")
 
 

@@ -119,7 +119,7 @@ def test_a_bare_name_is_looked_up_below_configs(roots):
         find_config("onyl.yaml")
     with pytest.raises(ConfigError, match="did you mean '_base_/part.yaml'"):
         find_config("_base_/prat.yaml")
-    with pytest.raises(ConfigError, match=r"configs are YAML files"):
+    with pytest.raises(ConfigError, match=r"must be a YAML file"):
         find_config("only.py")
     assert list_configs() == {"a/only.yaml": "What it is.", "a/same.yaml": "", "b/same.yaml": ""}
 
@@ -178,12 +178,12 @@ def test_a_base_beside_the_file_comes_first(roots, tmp_path):
         ("_base_: derived.yaml\n", "builds on itself"),
         ("_base_: [runtime.yaml, other.yaml]\n", r"runtime.yaml:2 and .*other.yaml:1: two bases set log_level"),
         ("_base_: runtime.yaml\nlog_level: {a: 1}\n", r"runtime.yaml:2 and .*derived.yaml:2: log_level.*_delete_"),
-        ("work_dir: '{{ fileDirname }}'\n", r"derived.yaml:1: \{\{fileDirname\}\} is not read"),
+        ("work_dir: '{{ fileDirname }}'\n", r"derived.yaml:1: \{\{fileDirname\}\} is not supported"),
         ("\nwork_dir: '{{$NO_SUCH_VARIABLE:}}'\n", "derived.yaml:2: the environment variable NO_SUCH_VARIABLE"),
-        ("1: 2\n", "derived.yaml:1: a key of a config is a plain word"),
-        ("? [a, b]\n: 2\n", "derived.yaml:1: a key of a config is a plain word"),
+        ("1: 2\n", "derived.yaml:1: a key must be a plain word"),
+        ("? [a, b]\n: 2\n", "derived.yaml:1: a key must be a plain word"),
         ("a: &a {b: *a}\n", "contains itself"),
-        ("- a\n", "is a mapping"),
+        ("- a\n", "must be a mapping"),
         ("a: [1\n", "not YAML"),
         ("filename: x\n", "filename is reserved"),
     ],

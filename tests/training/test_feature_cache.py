@@ -176,8 +176,8 @@ def test_another_encoder_pipeline_or_seed_has_a_cache_of_its_own(data, tmp_path,
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("model.backbone.frozen=false", "of an encoder that does not learn; set model.backbone.frozen=true"),
-        ("model.backbone.frozen=1", "of an encoder that does not learn"),
+        ("model.backbone.frozen=false", "need a frozen encoder; set model.backbone.frozen=true"),
+        ("model.backbone.frozen=1", "need a frozen encoder"),
     ],
 )
 def test_an_encoder_that_learns_is_refused_before_the_run_has_a_folder(data, tmp_path, change, message):
@@ -196,7 +196,7 @@ def test_a_disk_that_is_too_small_is_known_first(tmp_path, monkeypatch):
 
 def test_files_of_another_shape_are_damaged(tmp_path):
     FeatureCache(tmp_path / "c", 4, {"map-0": ((2, 3), "float16")})
-    with pytest.raises(UserError, match=r"map-0.npy is damaged .*; delete .*, and it is made anew"):
+    with pytest.raises(UserError, match=r"map-0.npy is damaged .*; delete .* and run again to make a new one"):
         FeatureCache(tmp_path / "c", 4, {"map-0": ((3, 3), "float16")})
 
 

@@ -61,5 +61,5 @@ def test_adapters_in_every_model(name):
 
 def test_a_student_of_the_alignment_takes_none():
     changes = ["model.student.weights=null", "model.teachers.core.weights=null", "model.student.lora={}"]
-    with pytest.raises(ConfigError, match=r"student\.lora: alignment makes new weights of a whole encoder"):
+    with pytest.raises(ConfigError, match=r"student\.lora: alignment trains a whole encoder"):
         MODELS.build(load_config("demo/alignment_tiny_shapes.yaml", changes).model)

@@ -142,7 +142,7 @@ def test_prediction_evaluation_and_pictures_of_features_work_without_a_word_abou
 
 def test_another_encoder_is_refused(place, run, tmp_path):
     other = f"model.backbone.weights={place / 'other.pt'}"
-    message = r"was trained on the encoder of \S+encoder.pt \(hash \w+\), but that of \S+other.pt is another one"
+    message = r"was trained on the encoder of \S+encoder.pt \(hash \w+\), but \S+other.pt is another encoder"
     with pytest.raises(CheckpointError, match=message):
         Predictor(run, device="cpu", overrides=[other])
     with pytest.raises(CheckpointError, match=message):
@@ -150,7 +150,7 @@ def test_another_encoder_is_refused(place, run, tmp_path):
     (run / "iter_6.pth").unlink()
     with pytest.raises(CheckpointError, match=message):
         start(place, run, backbone(place, "other.pt"), resume="yes")
-    with pytest.raises(CheckpointError, match=r"does not hold its encoder, which came from \S+encoder.pt"):
+    with pytest.raises(CheckpointError, match=r"was saved without its encoder, which came from \S+encoder.pt"):
         Predictor(run, device="cpu", overrides=["model.backbone.weights=null"])
     with pytest.raises(CheckpointError, match=r"nowhere.pt.*model.backbone.weights=FILE"):
         Predictor(run, device="cpu", overrides=["model.backbone.weights=nowhere.pt"])
@@ -161,7 +161,7 @@ def test_another_encoder_is_refused(place, run, tmp_path):
 
 def test_adapters_are_not_dropped_in_silence(place, run, tmp_path):
     plain = backbone(place).replace("lora: {rank: 2, dropout: 0.1}", "frozen: true")
-    with pytest.raises(CheckpointError, match="holds adapters .* has none: .* --merge"):
+    with pytest.raises(CheckpointError, match="contains LoRA adapters.* has none; .* --merge"):
         start(place, tmp_path / "next", plain, f"load_from={run / 'iter_6.pth'}")
     assert not (tmp_path / "next").exists()
 
@@ -178,7 +178,10 @@ def test_options_of_the_config_are_checked_before_the_run(place, tmp_path):
     for change, message in (
         (backbone(place, lora="{ranks: 2}"), "model.backbone.lora.ranks: .* did you mean 'rank'"),
         (backbone(place, lora="{rank: some}"), "model.backbone.lora.rank: 'some' is not an integer"),
-        ("model.backbone={type: SimpleFeaturePyramid, lora: {}}", "SimpleFeaturePyramid is no encoder of ours"),
+        (
+            "model.backbone={type: SimpleFeaturePyramid, lora: {}}",
+            "SimpleFeaturePyramid is not an encoder of pe_spatial",
+        ),
     ):
         with pytest.raises(ConfigError, match=message):
             load_config(place / "toy.yaml", [change])
@@ -207,8 +210,8 @@ def test_a_merged_checkpoint_predicts_the_same_and_is_a_plain_one(run, picture, 
     capsys.readouterr()
     for changes, message in (
         (to_official(run / "iter_6.pth", tmp_path / "f.pt"), "--merge"),
-        (["--input", str(target), "--output", str(tmp_path / "f.pth"), *arguments[4:]], "has no adapters"),
-        ([*arguments[:3], str(tmp_path / "f.safetensors"), *arguments[4:]], "--merge goes with"),
+        (["--input", str(target), "--output", str(tmp_path / "f.pth"), *arguments[4:]], "has no LoRA adapters"),
+        ([*arguments[:3], str(tmp_path / "f.safetensors"), *arguments[4:]], "--merge needs"),
     ):
         assert run_command("convert", changes) == 2
         assert message in capsys.readouterr().err

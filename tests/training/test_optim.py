@@ -72,9 +72,9 @@ def test_factors_by_name_come_on_top_of_the_layers():
     assert settings["backbone.blocks.0.0.weight"][0] == pytest.approx(0.25 * 0.1)
     assert settings["backbone.blocks.1.0.weight"][0] == 0.5
     assert settings["head.bias"][0] == pytest.approx(0.3)
-    with pytest.raises(ConfigError, match="no parameter's name contains 'heads'"):
+    with pytest.raises(ConfigError, match="no parameter has a name with 'heads'"):
         build(rate_factors={"heads": 0.1})
-    with pytest.raises(ConfigError, match=r"rate_factors.head 0 is not above 0"):
+    with pytest.raises(ConfigError, match=r"rate_factors.head 0 must be above 0"):
         build(rate_factors={"head": 0})
 
 

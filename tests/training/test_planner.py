@@ -10,7 +10,7 @@ from torch.distributed._tools.mem_tracker import MemTracker
 from toy_task import load as load_toy
 
 from pe_spatial.common.errors import ConfigError, NotEnoughMemory, OptionError, UserError
-from pe_spatial.common.memory import parse_memory
+from pe_spatial.common.memory import gigabytes, parse_memory
 from pe_spatial.training.config import load_config
 from pe_spatial.training.launch import train
 from pe_spatial.training.planner import plan, planning
@@ -235,8 +235,10 @@ def test_less_memory_makes_a_smaller_row(monkeypatch):
     config = config_of("depth", "train_dataloader.batch_size=16")
     monkeypatch.setattr(planning, "operations_per_second", lambda *_: 1e9)
     monkeypatch.setattr(planning, "variations", lambda config: [variation_of(config)])
+    held = planning.process_memory()  # of packages
+    monkeypatch.setattr(planning, "process_memory", lambda: held)
     before = plan(config, 64e9, "cpu", shown=False).chosen
-    after = plan(config, 0.8 * (before.need - planning._LIBRARIES) + planning._LIBRARIES, "cpu", shown=False).chosen
+    after = plan(config, 0.8 * (before.need - held) + held, "cpu", shown=False).chosen
     assert before.batch == 16 and after.batch * after.accumulation == 16
     assert after.fits and after.need < before.need and after.image_size == before.image_size
 
@@ -245,7 +247,7 @@ def test_where_nothing_fits_the_smallest_is_named(large):
     none = planning.Plan(large.target, 1e6, tuple(large.rows), None, "")
     rows = tuple(planning.replace(row, fits=False) for row in none.rows)
     least = min(row.need for row in rows)
-    with pytest.raises(UserError, match=rf"nothing fits into 0\.001 GB; the smallest needs {least / 1e9:.3f} GB"):
+    with pytest.raises(UserError, match=rf"nothing fits into 0\.001 GB; the smallest needs {gigabytes(least)}"):
         planning.replace(none, rows=rows).chosen  # noqa: B018
 
 

@@ -110,7 +110,7 @@ def test_weights_of_another_model_are_refused(finished, tmp_path):
 def test_weights_alone_cannot_be_resumed(finished, tmp_path):
     path, run = finished
     shutil.copy(next(run.glob("best_*.pth")), tmp_path / "iter_3.pth")
-    with pytest.raises(CheckpointError, match="weights only"):
+    with pytest.raises(CheckpointError, match="only weights"):
         train(load(path, tmp_path), "yes")
 
 
@@ -183,7 +183,7 @@ def test_epoch_loops_are_refused(finished, tmp_path):
         (["model.weights=/nowhere.pt"], "/nowhere.pt"),
         (["default_hooks.checkpoint.interval=0"], "interval 0"),
         (["train_dataloader.sampler={type: DrawSampler, shuffle: false}", "train_cfg={by_epoch: false}"], "max_iters"),
-        (["param_scheduler=[{type: LinearLR, by_epoch: false, begin: 6}]"], "begins at iteration 6, but"),
+        (["param_scheduler=[{type: LinearLR, by_epoch: false, begin: 6}]"], "starts at iteration 6, but"),
     ],
 )
 def test_what_parts_refuse_is_a_user_error(finished, tmp_path, overrides, message):

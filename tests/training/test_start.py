@@ -58,7 +58,7 @@ FAILURES = {
     "no validation data": (spoil_nothing, ["val_dataloader.dataset.data_root=/nowhere"], "/nowhere"),
     "epochs": (spoil_nothing, ["train_cfg={by_epoch: true, max_epochs: 1}", "param_scheduler=null"], "by_epoch"),
     "a cut checkpoint": (spoil_checkpoints, [], "no complete checkpoint"),
-    "weights only": (leave_weights_only, [], "holds weights only"),
+    "only weights": (leave_weights_only, [], "contains only weights"),
 }
 
 

@@ -33,7 +33,11 @@ def test_the_lists_of_imagenet():
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(" \n", "names no class; write one per line"), ("cat\ncat\n", "come more than once"), (None, "there is no file")],
+    [
+        (" \n", "is empty; write one class per line"),
+        ("cat\ncat\n", "are given more than once"),
+        (None, "there is no file"),
+    ],
 )
 def test_bad_files_are_named(tmp_path, content, message):
     file = tmp_path / "classes.txt"

@@ -105,7 +105,7 @@ def test_the_demo_writes_what_the_commands_take(tmp_path, capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--words", "--images", "3"], "--images says nothing to --words; leave it out"),
+        (["--words", "--images", "3"], "--images has no effect with --words; remove it"),
         (["--iterations", "3"], "--iterations 3 is of a training; give --words too"),
     ],
 )

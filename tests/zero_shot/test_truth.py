@@ -20,10 +20,10 @@ def test_a_list_in_kinetics_form(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("a.mp4\n", r"row 1 has 1 cells \('a.mp4'\), not a file and its class"),
+        ("a.mp4\n", r"row 1 has 1 cells \('a.mp4'\), but needs a file and its class"),
         ("a.mp4,run\nb.mp4,\n", "row 2 has 2 cells"),
-        ("a.mp4,run\na.mp4,jump\n", "a.mp4 is of the classes 'run' and 'jump'"),
-        ("video,class\n", "names no files"),
+        ("a.mp4,run\na.mp4,jump\n", "a.mp4 has the classes 'run' and 'jump'"),
+        ("video,class\n", "lists no files"),
     ],
 )
 def test_bad_lists_are_named(tmp_path, content, message):
@@ -39,7 +39,7 @@ def entries(*names):
 def test_folders_are_classes():
     found = of_folders(entries("cat/1.png", "fire truck/deep/2.png"))
     assert found == {Path("data/cat/1.png"): "cat", Path("data/fire truck/deep/2.png"): "fire truck"}
-    with pytest.raises(AnnotationError, match=r"1 files lie in no folder of a class \(3.png\)"):
+    with pytest.raises(AnnotationError, match=r"1 files are not in the folder of a class \(3.png\)"):
         of_folders(entries("cat/1.png", "3.png"))
 
 

@@ -62,7 +62,7 @@ def best_constants(
     """
     metric = DepthErrorMetric(**evaluator)
     if metric.alignment is not None:
-        raise OptionError(f"alignment={metric.alignment!r} makes all constants equal; leave it out")
+        raise OptionError(f"alignment={metric.alignment!r} makes all constants equal; remove it")
     least, greatest = metric.depth_range
     best: dict[str, tuple[float, float]] = {}
     for constant in torch.linspace(math.log(least), math.log(greatest), number).exp().tolist():

@@ -93,10 +93,12 @@ def read_split(data: Path, split: str, limit: int | None = None) -> tuple[Tensor
     return torch.stack(pictures), torch.stack(labels)
 
 
-def pretrain(pictures: Tensor, shares: Tensor, iterations: int, batch_size: int, seed: int) -> VisionTransformer:
+def pretrain(
+    pictures: Tensor, shares: Tensor, iterations: int, batch_size: int, seed: int, shape: EncoderConfig = ENCODER
+) -> VisionTransformer:
     """Train an encoder to tell the shares."""
     torch.manual_seed(seed)
-    encoder = VisionTransformer(ENCODER)
+    encoder = VisionTransformer(shape)
     optimizer = torch.optim.AdamW(encoder.parameters(), lr=RATE, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, iterations, pct_start=0.1)
     for _ in track(range(iterations), description="pretraining"):

@@ -52,7 +52,7 @@ BEFORE = ("before, last layer", "before, the teacher's layer")
 MEASURES = ("J&F", "mIoU", "match")
 LATER = (3, 6, 9, 12, 15)  # frames that are compared with the first
 PROBE_IMAGES = 150
-RESUMES = "the same command goes on"
+RESUMES = "run the same command again to continue"
 
 Results = dict[str, dict[str, float]]  # row -> measure -> value
 

@@ -1,4 +1,4 @@
-"""Time and memory of annotation files at the size of real data sets, beside pycocotools.
+"""Time and memory of annotation files at the size of real datasets, beside pycocotools.
 
     python tools/dev/measure_annotations.py --folder /tmp/annotations
 

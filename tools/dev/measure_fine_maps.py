@@ -97,15 +97,15 @@ def spread(values: list[float]) -> str:
 
 
 @torch.no_grad()
-def read_part(backbone: Any, data: Path, part: str, limit: int | None) -> Iterator[Example]:
-    """The examples of a part of COCO."""
+def read_part(backbone: Any, data: Path, part: str, limit: int | None, side: int = SIDE) -> Iterator[Example]:
+    """The examples of a part of COCO, squeezed to squares."""
     coco = COCO(data / "annotations" / f"instances_{part}.json")
     names = list(dict.fromkeys(category["supercategory"] for category in coco.dataset["categories"]))
     classes = {category["id"]: 1 + names.index(category["supercategory"]) for category in coco.dataset["categories"]}
     offset, scale = (torch.tensor(getattr(backbone, key, GRAY)).view(3, 1, 1) for key in ("mean", "std"))
     for number in sorted(coco.imgs)[:limit]:
         image = read_image(data / part / coco.imgs[number]["file_name"]).float()[None]
-        squeezed = F.interpolate(image, (SIDE, SIDE), mode="bilinear", antialias=True)
+        squeezed = F.interpolate(image, (side, side), mode="bilinear", antialias=True)
         picture = (squeezed - offset) / scale
         labels = np.zeros(image.shape[-2:], np.uint8)
         for entry in sorted(coco.imgToAnns[number], key=lambda entry: (not entry["iscrowd"], -entry["area"])):
@@ -119,8 +119,8 @@ def shares(labels: Tensor, grid: tuple[int, int]) -> Tensor:
     return F.adaptive_avg_pool2d(each.float(), grid).flatten(1).T
 
 
-def train_probe(examples: list[Example], seed: int) -> nn.Module:
-    """Batch norm and a linear classifier of tokens."""
+def train_probe(examples: list[Example], seed: int, batch: int = TOKENS) -> nn.Module:
+    """Batch norm and a linear classifier of tokens, trained on batches of them."""
     tokens = torch.cat([each.tokens[0].flatten(1).T for each in examples])
     grid = (examples[0].tokens.shape[-2], examples[0].tokens.shape[-1])
     targets = torch.cat([shares(each.labels, grid) for each in examples])
@@ -129,7 +129,7 @@ def train_probe(examples: list[Example], seed: int) -> nn.Module:
     optimizer = torch.optim.AdamW(probe.parameters(), 1e-3, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
     for _ in range(STEPS):
-        chosen = torch.randint(len(tokens), (TOKENS,))
+        chosen = torch.randint(len(tokens), (batch,))
         loss = -(targets[chosen] * probe(tokens[chosen]).log_softmax(1)).sum() / targets[chosen].sum()
         optimizer.zero_grad()
         loss.backward()
@@ -154,6 +154,7 @@ def judge(
     probes: list[nn.Module],
     settings: str | Mapping[str, Any],
     known: list[set[tuple[int, int]]] | None = None,
+    contours: bool = True,
 ) -> list[Result]:
     """Judge probes on upsampled maps.
 
@@ -163,10 +164,11 @@ def judge(
         probes: Each gives a result.
         settings: Of the upsampling.
         known: For each probe, the (picture, class) of `f_found`; None takes those that it finds here.
+        contours: Whether boundaries are judged, which takes longest; both F are NaN otherwise.
     """
     upsampler = build_upsampler(settings, backbone)
     areas = torch.zeros(len(probes), 2, CLASSES)
-    contours: list[dict[tuple[int, int], float]] = [{} for _ in probes]
+    lines: list[dict[tuple[int, int], float]] = [{} for _ in probes]
     found: list[set[tuple[int, int]]] = [set() for _ in probes]
     for place, (picture, tokens, labels) in enumerate(examples):
         features = (tokens if upsampler is None else upsampler(picture, [tokens])[0])[0]
@@ -178,16 +180,17 @@ def judge(
                 ours, theirs = (predicted == label) & valid, labels == label
                 both, either = int((ours & theirs).sum()), int((ours | theirs).sum())
                 areas[number, :, label] += torch.tensor([both, either])
-                if label and theirs.any():
-                    contours[number][place, label] = contour_accuracy(ours.numpy(), theirs.numpy())
+                if contours and label and theirs.any():
+                    lines[number][place, label] = contour_accuracy(ours.numpy(), theirs.numpy())
                     if both >= either / 2:
                         found[number].add((place, label))
     results = []
-    for number, values in enumerate(contours):
+    for number, values in enumerate(lines):
         chosen = found[number] if known is None else known[number]
         iou = areas[number, 0] / areas[number, 1].clamp(min=1)
         f_found = mean(values[key] for key in chosen) if chosen else float("nan")
-        results.append(Result(float(iou.mean()), mean(values.values()), f_found, found[number]))
+        f = mean(values.values()) if values else float("nan")
+        results.append(Result(float(iou.mean()), f, f_found, found[number]))
     return results
 
 

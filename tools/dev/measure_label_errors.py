@@ -52,7 +52,7 @@ CONFIG = "demo/mask_rcnn_tiny_shapes.yaml"
 
 def add_arguments(parser: CommandParser) -> None:
     """Add the options of this study."""
-    parser.add_argument("data", type=Path, help="a demo data set with coco")
+    parser.add_argument("data", type=Path, help="a demo dataset with coco")
     parser.add_argument("output", type=Path, help="where the faulty data, the model and the table go")
     parser.add_argument("--each", type=positive, default=120, help="faults of a kind in the training split")
     parser.add_argument("--seed", type=integer(0), default=0, help="of the faults and of the training")

@@ -30,8 +30,8 @@ def command_pages() -> dict[str, str]:
 
 
 def slug(name: str) -> str:
-    """The name of a command in addresses: `convert-data` for `convert data`."""
-    return name.replace(" ", "-")
+    """The name of a command in addresses: `convert-data` for `convert data`; `index` is the page of the folder."""
+    return "index-command" if name == "index" else name.replace(" ", "-")
 
 
 def _index() -> str:

@@ -60,7 +60,7 @@ class Recipe(NamedTuple):
         name: Of the config, below configs/.
         title: The first sentence of its header.
         encoder: Names, first of what is used, then of teachers; or "small" for one of the demo's size.
-        data: Names of its data sets.
+        data: Names of its datasets.
         hardware: What the header names; a dash where it names nothing.
         published: The sentence of the header with the published number; "none" where nobody has published one.
         measured: The sentence with our number, or "not measured"; a dash where the header names no number.

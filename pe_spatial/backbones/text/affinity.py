@@ -19,9 +19,9 @@ def check_affinity_options(beta: float, gamma: float) -> None:
         OptionError: `beta` below 0, or `gamma` not above 0.
     """
     if not 0 <= beta < float("inf"):
-        raise OptionError(f"beta {beta} is not 0 or more; ProxyCLIP takes {BETA}, and 1.0 to 1.6 are usual")
+        raise OptionError(f"beta {beta} must be 0 or more; ProxyCLIP uses {BETA}, and 1.0 to 1.6 are usual")
     if not 0 < gamma < float("inf"):
-        raise OptionError(f"gamma {gamma} is not above 0; ProxyCLIP takes {GAMMA}, and 2 to 5 are usual")
+        raise OptionError(f"gamma {gamma} must be above 0; ProxyCLIP uses {GAMMA}, and 2 to 5 are usual")
 
 
 def proxy_affinity(features: Tensor, beta: float = BETA, gamma: float = GAMMA, batch_mean: bool = False) -> Tensor:

@@ -180,8 +180,8 @@ def _check_proxy(proxy: Any) -> None:  # noqa: ANN401 - its attributes are asked
     name = type(proxy).__name__
     if not hasattr(proxy, "patch_size") or not hasattr(proxy, "channels"):
         raise OptionError(
-            f"affinity: {name} does not say the side of its patches (patch_size) or its channels, so pictures cannot "
-            "be resized for it; take a PEBackbone or a TimmBackbone"
+            f"affinity: {name} has no patch_size or no channels, so pictures cannot be resized for it; use "
+            "a PEBackbone or a TimmBackbone"
         )
     if len(proxy.channels) != 1:
         raise OptionError(f"affinity: {name} gives {len(proxy.channels)} maps; choose one, such as layers: [-1]")

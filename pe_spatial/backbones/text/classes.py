@@ -48,7 +48,7 @@ class Prompts:
         object.__setattr__(self, "classes", tuple(self.classes))
         object.__setattr__(self, "templates", tuple(self.templates))
         if not self.classes:
-            raise OptionError("there are no classes; name at least one")
+            raise OptionError("there are no classes; give at least one")
         if not self.templates:
             raise OptionError(f"there are no templates; give at least one, such as {NO_TEMPLATES[0]!r}")
         for name in self.classes:
@@ -56,14 +56,12 @@ class Prompts:
                 raise OptionError(f"class {name!r} of {len(self.classes)} has no name; remove it")
         for template in self.templates:
             if not any(place in template for place in PLACES):
-                raise OptionError(f"template {template!r} has no place for a class; write {{c}} there")
+                raise OptionError(f"template {template!r} has no place for the class; write {{c}} where it belongs")
         twice = [name for name, count in Counter(self.classes).items() if count > 1]
         if twice and not self.repeated:
-            raise OptionError(f"{len(twice)} of the classes come more than once ({few(twice)}); name each once")
+            raise OptionError(f"{len(twice)} of the classes are given more than once ({few(twice)}); name each once")
         if ending := [text for text in (*self.classes, *self.templates) if END in text.lower()]:
-            raise OptionError(
-                f"{few(map(repr, ending))}: {END} ends a text for the model, wherever it stands; remove it"
-            )
+            raise OptionError(f"{few(map(repr, ending))}: {END} marks the end of a text for the model; remove it")
 
     @property
     def digest(self) -> str:

@@ -26,14 +26,14 @@ VIDEO_DEFINITIONS = ("classification", "retrieval")
 
 
 class PECore(TextTower):
-    """A whole PE-Core: `encode_image`, `encode_text` and `encode_video` give features of one space.
+    """A whole PE-Core: `encode_image`, `encode_text` and `encode_video` return features in one space.
 
     The image half, under the attribute `visual`, is the encoder of `PEBackbone`; the state dict is an official one.
     Texts need the packages of the extra `text`.
 
     Args:
         variant: Official name, configuration or mapping of fields with `text`; see `get_variant` and `TextConfig`.
-        weights: An official name, a file or a folder with one; None draws random weights.
+        weights: An official name, a file or a folder with one; None initializes random weights.
 
     Attributes:
         config: Of the image half, with that of the text half as `config.text`.
@@ -41,7 +41,7 @@ class PECore(TextTower):
     Raises:
         OptionError: The variant has no text tower; the message names those that have one.
         FileNotFoundError: There are no such weights.
-        WeightsError: The weights do not fit, or hold one half alone.
+        WeightsError: The weights do not fit, or contain only one half.
     """
 
     def __init__(self, variant: str | EncoderConfig | Mapping[str, Any], *, weights: str | None = None) -> None:
@@ -138,6 +138,6 @@ def text_of(config: EncoderConfig) -> tuple[TextConfig, int]:
         return config.text, config.output_dim
     cores = ", ".join(name for name, row in VARIANTS.items() if row.text is not None)
     raise OptionError(
-        f"{config.name} has no text tower: only PE-Core was trained with texts; take one of {cores}, or give your own "
+        f"{config.name} has no text tower: only PE-Core was trained with texts; use one of {cores}, or give your own "
         "encoder the fields text, attn_pool and output_dim"
     )

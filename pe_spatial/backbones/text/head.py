@@ -87,11 +87,13 @@ class TextAlignedHead(nn.Module):
         self.map_loss = None if map_loss is None else build_options(MapLoss, map_loss, "map_loss")
         self.caption_loss = None if caption_loss is None else build_options(CaptionLoss, caption_loss, "caption_loss")
         if self.map_loss is None and self.caption_loss is None:
-            raise ConfigError("neither map_loss nor caption_loss is given: nothing would be learned; give one")
+            raise ConfigError(
+                "neither map_loss nor caption_loss is given, so nothing would be learned; set at least one"
+            )
         self.core = (core if isinstance(core, PECore) else PECore(**core)).requires_grad_(False)
         self.backbone: PEBackbone = MODELS.build({**backbone, "frozen": True})
         if len(self.backbone.channels) != 1:
-            raise ConfigError(f"backbone.layers {list(self.backbone.layers)}: the head takes one map; give one layer")
+            raise ConfigError(f"backbone.layers {list(self.backbone.layers)}: the head needs one map; give one layer")
         require_patches(self.backbone, type(self).__name__)
         config = replace(self.backbone.config, depth=blocks)
         self.blocks = nn.ModuleList(Block(config) for _ in range(blocks))
@@ -159,8 +161,9 @@ class TextAlignedHead(nn.Module):
         if self.caption_loss is not None:
             if captions is None:
                 raise OptionError(
-                    "caption_loss needs pictures with captions (dataset CaptionedPictures); for pictures alone take "
-                    "map_loss"
+                    "caption_loss needs pictures with captions (dataset CaptionedPictures); for pictures without "
+                    "captions "
+                    "use map_loss"
                 )
             losses["loss_captions"] = self.caption_loss.weight * self._contrast(features.mean(dim=(2, 3)), captions)
         return losses

@@ -60,7 +60,7 @@ def open_core(
     except (UnknownName, ConfigError, OptionError, TypeError) as error:
         if isinstance(shape, str):
             raise
-        raise UnreadableFile(f"{Path(encoder) / SHAPE_FILE} describes no PE-Core: {error}") from error
+        raise UnreadableFile(f"{Path(encoder) / SHAPE_FILE} does not describe a PE-Core: {error}") from error
 
 
 def is_core_folder(path: str | Path) -> bool:
@@ -102,7 +102,7 @@ def source_of(encoder: str | Path, weights: str | Path | None = None) -> str | N
         text_of(VARIANTS[str(encoder)])
     elif not is_core_folder(folder):
         raise UnknownName(
-            f"no encoder is called {str(encoder)!r}, and no folder of that name has a {SHAPE_FILE}; "
+            f"there is no encoder {str(encoder)!r}, and no folder of that name with a {SHAPE_FILE}; "
             f"{suggest(str(encoder), [name for name, row in VARIANTS.items() if row.text])}"
         )
     if weights == RANDOM:

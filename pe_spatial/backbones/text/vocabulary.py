@@ -45,8 +45,8 @@ def find_vocabulary(path: str | Path | None = None) -> Path:
             if (file := Path(folder, place)).is_file():
                 return file
     raise MissingPackage(
-        f"texts need the vocabulary {FILE_NAME}, which the packages {' and '.join(_PLACES)} have and none is "
-        f"installed; {INSTALL}, or set {PATH_VARIABLE} to the path of that file"
+        f"texts need the vocabulary {FILE_NAME}, which is part of the packages {' and '.join(_PLACES)}; neither "
+        f"is installed; {INSTALL}, or set {PATH_VARIABLE} to the path of that file"
     )
 
 
@@ -63,7 +63,7 @@ def read_merges(path: Path) -> list[tuple[str, str]]:
     try:
         text = gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content
     except (OSError, EOFError, zlib.error) as error:
-        raise UnreadableFile(f"{path} is damaged ({error}); fetch it again") from error
+        raise UnreadableFile(f"{path} is damaged ({error}); download it again") from error
     found = hashlib.sha256(text).hexdigest()
     if found != SHA256:
         raise UnreadableFile(

@@ -85,7 +85,7 @@ def recognize(keys: Iterable[str], container: str = "") -> Layout:
     if len(official) + len(timm) > 1:
         raise WeightsError(
             f"the file holds {len(official) + len(timm)} encoders, under {sorted(official + timm)}; "
-            "save the one that you want alone"
+            "save only the one that you want"
         )
     if timm:
         return Layout("SAM 3" if timm[0] + _SAM3_MARK in names else "timm", timm[0], container)
@@ -96,8 +96,8 @@ def recognize(keys: Iterable[str], container: str = "") -> Layout:
         return Layout(_FAMILY_OF_ROOT.get(root, "official (nested)"), official[0], container)
     raise WeightsError(
         f"no Perception Encoder among the {len(names)} tensors of the file (first: {few(names) or 'none'}); "
-        "known are the official layout, CLIP and training checkpoints, timm, Detectron2, DETA and SAM 3, all with "
-        "`conv1.weight` or `patch_embed.proj.weight`; name another file"
+        "supported are the official layout, CLIP and training checkpoints, timm, Detectron2, DETA and SAM 3, all with "
+        "`conv1.weight` or `patch_embed.proj.weight`; give another file"
     )
 
 

@@ -168,7 +168,7 @@ def refuse_adapters(path: Path, keys: Iterable[str]) -> None:
     """
     if any(map(is_adapter, keys)):
         raise WeightsError(
-            f"{path} holds the adapters of LoRA beside the weights; merge them first, and take that file: "
+            f"{path} contains LoRA adapters beside the weights; merge them first, and use the merged file: "
             f"{merge_command(path)}"
         )
 

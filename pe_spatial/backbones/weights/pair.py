@@ -58,10 +58,10 @@ def _text_half(report: WeightsReport, module: PECore, dtype: torch.dtype) -> dic
     known = {key: tensors[place] for key, place in found.items() if key != _MASK}
     if "token_embedding.weight" not in known:
         raise WeightsError(
-            f"{path} holds the encoder of pictures ({report.layout}) and no text tower: there is no "
-            f"token_embedding.weight among its {len(checkpoint.keys)} tensors. Take the whole checkpoint of PE-Core "
-            "(https://huggingface.co/facebook/" + (name if name in VARIANTS else "PE-Core-B16-224") + " and the like), "
-            "or use PEBackbone, which needs no text"
+            f"{path} contains the image encoder ({report.layout}) but no text tower: token_embedding.weight is not "
+            f"among its {len(checkpoint.keys)} tensors. Use the whole checkpoint of PE-Core "
+            "(https://huggingface.co/facebook/" + (name if name in VARIANTS else "PE-Core-B16-224") + " for example), "
+            "or use PEBackbone, which needs no text tower"
         )
     shapes = shapes_of(known)
     if shapes != expected:
@@ -104,7 +104,7 @@ def _remedy(module: PECore, shapes: Shapes) -> str:
     described = f"The file's text tower has context {table[0]}, width {table[1]} and {blocks} blocks"
     if names:
         return f"{described}, as that of {few(names)}"
-    return f"{described}; describe it in the field text of the variant, or take the weights of {module.config.name}"
+    return f"{described}; describe it in the field text of the variant, or use the weights of {module.config.name}"
 
 
 def _depth(shapes: Shapes) -> int:

@@ -89,7 +89,7 @@ def _download(name: str) -> Path:
     except Exception as error:
         reason = str(error).strip().splitlines() or [""]
         raise FileNotFoundError(
-            f"{file_name} is not on this machine and cannot be fetched from https://huggingface.co/{repository} "
+            f"{file_name} is not on this machine and cannot be downloaded from https://huggingface.co/{repository} "
             f"({type(error).__name__}: {reason[0][:200]}). Download it where there is a network, then put {file_name} "
             f"into {suggested_folder()} or pass its path instead of the name {name!r}"
         ) from error
@@ -120,7 +120,7 @@ def verify_download(path: Path, size: int | None, etag: str | None) -> None:
     if wrong:
         path.resolve().unlink()
         path.unlink(missing_ok=True)
-        raise WeightsError(f"{path}: not the file that the hub has ({wrong}), so it was removed; fetch it again")
+        raise WeightsError(f"{path}: differs from the file on the hub ({wrong}), so it was removed; download it again")
 
 
 def suggested_folder() -> str:
@@ -139,8 +139,8 @@ def _only_checkpoint(folder: Path) -> Path:
     if found and not indexes and all(map(looks_like_shard, found)):
         name = f"{found[0].name.partition('-')[0]}{found[0].suffix}.index.json"
         raise WeightsError(
-            f"the folder {folder} holds parts of a checkpoint ({few(path.name for path in found)}), but not their "
-            f"index; fetch {name} into it"
+            f"the folder {folder} contains parts of a checkpoint ({few(path.name for path in found)}), but not their "
+            f"index; download {name} into it"
         )
     if not found and len(indexes) > 1:  # the same weights in both formats, as on the hub
         indexes = [path for path in indexes if path.name.endswith(".safetensors.index.json")] or indexes

@@ -1,4 +1,4 @@
-"""Measure speed and memory on this machine, and how near our numbers are to the official ones.
+"""Measure speed and memory on this machine, and compare our numbers with the official ones.
 
     pe-spatial benchmark all
     pe-spatial benchmark backbone --variant PE-Spatial-T16-512

@@ -40,7 +40,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         measured = measure_all(chosen, options, pictures)
     load.append(os.getloadavg()[0])
     facts = machine(options, load)
-    table = markdown(measured, facts) + "\nThe sizes were tiny (--quick): these are no speeds." * options.quick
+    table = markdown(measured, facts) + "\nThe sizes were tiny (--quick): do not quote them as speeds." * options.quick
     print(f"\n{table}")
     if options.document:
         write_between(options.document, BEGIN, END, table)
@@ -59,7 +59,9 @@ def choose(options: argparse.Namespace) -> list[Comparison]:
         UnknownName: There is no such comparison.
     """
     if options.quick and options.document:
-        raise OptionError(f"--quick measures tiny sizes, which are no speeds for {options.document}; leave one out")
+        raise OptionError(
+            f"--quick measures tiny sizes, which must not be written to {options.document}; leave one out"
+        )
     known = [entry.name for entry in COMPARISONS if not options.quick or entry.quick is not None]
     for name in options.only or ():
         if name not in known:

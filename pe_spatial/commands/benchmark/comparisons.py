@@ -48,7 +48,7 @@ def of_backbone(report: Report) -> list[Figure]:
     """The encoder, forward."""
     (row,) = report["rows"]
     if "timm_over_ours" not in row:
-        raise UserError("timm is missing, or knows no such model; pip install 'pe_spatial[timm]'")
+        raise UserError("timm is not installed, or has no such model; pip install 'pe_spatial[timm]'")
     return [Figure("timm", row["timm_over_ours"], row["ours_ms"], "ms")]
 
 

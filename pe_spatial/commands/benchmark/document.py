@@ -15,6 +15,6 @@ def write_between(path: Path, begin: str, end: str, content: str) -> None:
     """
     text = path.read_text(encoding="utf-8")
     if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
-        raise UserError(f"{path}: has no place for the table; put these two lines where it belongs:\n{begin}\n{end}")
+        raise UserError(f"{path}: has no place for the table; put these two lines where it should be:\n{begin}\n{end}")
     before, rest = text.split(begin)
     write_text(path, f"{before}{begin}\n\n{content}\n\n{end}{rest.partition(end)[2]}")

@@ -164,8 +164,9 @@ def require_one_page(layout: Layout, name: str) -> None:
         say_once(name, f"it holds {layout.pages} views of a scene, and the first is read")
         return
     raise PictureError(
-        f"it holds {layout.pages} pictures (a {layout.format} of several pages, or one that moves), and only one would "
-        "be read; store each in a file of its own, or make it a video"
+        f"it contains {layout.pages} pictures (a {layout.format} of several pages, or an animation), and only one "
+        f"would be "
+        "read; save each as its own file, or make a video"
     )
 
 
@@ -183,7 +184,7 @@ def layout_of_tiff(file: IO[bytes], max_pixels: int | None = None) -> Layout:
         page = listed[0]
         pages = sum(not int(each.subfiletype) & _NO_PAGE for each in listed)
         if page.imagewidth < 1 or page.imagelength < 1 or page.dtype is None or page.dtype.kind not in "uifb":
-            raise PictureError(f"a TIFF of {page.dtype} values is not read; convert it to PNG")
+            raise PictureError(f"a TIFF of {page.dtype} values is not supported; convert it to PNG")
         check_pixels(page.imagelength * page.imagedepth, page.imagewidth * page.samplesperpixel, max_pixels)
         return Layout(
             format="TIFF",

@@ -68,7 +68,9 @@ def _read_tiff(file: IO[bytes], layout: Layout) -> NDArray[Any]:
     with TiffFile(file, name="the picture") as tiff:
         page: Any = tiff.pages[0]
         if int(page.photometric) not in (0, 1, 2):
-            raise PictureError(f"a TIFF of {page.photometric.name} colors of more than 8 bits is not read; make it RGB")
+            raise PictureError(
+                f"a TIFF of {page.photometric.name} colors with more than 8 bits is not supported; convert it to RGB"
+            )
         _require_bounded(file, page)
         try:
             values = page.asarray()
@@ -87,7 +89,7 @@ def _read_tiff(file: IO[bytes], layout: Layout) -> NDArray[Any]:
         if values.ndim == 2:
             values = values[..., None]
         if values.ndim != 3:
-            raise PictureError(f"a TIFF of the shape {values.shape} is no picture")
+            raise PictureError(f"a TIFF of the shape {values.shape} is not a picture")
         return turned(values, tiff_orientation(page))
 
 
@@ -98,7 +100,7 @@ def _require_bounded(file: IO[bytes], page: Any) -> None:
         PictureError: One does, or is compressed in a way whose size nobody knows before.
     """
     if int(page.compression) not in _COMPRESSIONS:
-        raise PictureError(f"a TIFF compressed with {page.compression.name} is not read; compress it with DEFLATE")
+        raise PictureError(f"a TIFF compressed with {page.compression.name} is not supported; compress it with DEFLATE")
     needed = math.prod(page.chunks) * page.dtype.itemsize
     check_pixels(math.prod(page.chunks), 1)
     free = available_memory()

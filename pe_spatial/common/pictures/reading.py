@@ -33,14 +33,14 @@ def read_image(
 
     Args:
         source: A file, its content, or an open file; where `archive` is given, only the name of the image.
-        apply_exif: Turn the image as its EXIF orientation says.
-        archive: (file, offset, bytes) of an image that lies in a larger file.
-        max_pixels: Larger images are refused; None: those that the memory does not hold (see `check_pixels`).
+        apply_exif: Rotate the image according to its EXIF orientation.
+        archive: (file, offset, bytes) of an image inside a larger file.
+        max_pixels: Larger images are refused; None: those that do not fit into the memory (see `check_pixels`).
         rule: Which values are black and white, and which bands are the colors.
 
     Raises:
-        UnreadableFile: The file is missing, damaged, too large or no image; it holds several; or nothing says how its
-            values or bands become colors.
+        UnreadableFile: The file is missing, damaged, too large or not an image; it contains several images; or it is
+            not known how its values or bands become colors.
         MissingPackage: Its format needs a package that is not installed.
     """
     name = name_of(source)

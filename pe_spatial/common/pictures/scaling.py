@@ -18,7 +18,7 @@ _SENSORS = (8, 10, 12, 14, 16)  # bits that cameras have, in files of 16
 
 @dataclass(frozen=True)
 class ValueRule:
-    """How the values of a data set's pictures are shown.
+    """How the values of a dataset's pictures are shown.
 
     Args:
         value_range: (black, white) of values of more than 8 bits. Without it, unsigned values of up to 16 bits reach
@@ -42,15 +42,15 @@ class ValueRule:
             ends = list(value_range) if isinstance(value_range, Sequence) and not isinstance(value_range, str) else []
             if len(ends) != 2 or not all(_is_number(end) for end in ends) or not ends[0] < ends[1]:
                 raise OptionError(
-                    f"value_range {value_range!r} is no pair of numbers, the values that become black and white, such "
-                    "as [0, 4095] for 12 bits"
+                    f"value_range {value_range!r} is not a pair of numbers (the values that become black and white), "
+                    "such as [0, 4095] for 12 bits"
                 )
             value_range = (ends[0], ends[1])
         if bands is not None:
             numbers = list(bands) if isinstance(bands, Sequence) and not isinstance(bands, str) else []
             if len(numbers) not in (1, 3) or not all(type(number) is int and number > 0 for number in numbers):
                 raise OptionError(
-                    f"bands {bands!r} is not the numbers of three bands (red, green, blue), or of one; the first band "
+                    f"bands {bands!r} must be the numbers of three bands (red, green, blue) or of one; the first band "
                     "is 1, as in [3, 2, 1]"
                 )
             bands = tuple(numbers)
@@ -73,10 +73,12 @@ class ValueRule:
             return values[..., :1]
         if count != 3:
             raise PictureError(
-                f"it is {layout}, and nothing says which of them are red, green and blue; set bands, such as "
+                f"it is {layout}, and it is not known which bands are red, green and blue; set bands, such as "
                 f"{[1, 2, 3] if count > 2 else [1]}, or convert it to an RGB file of 8 or 16 bits"
             )
-        say_once(name, f"{layout} that are not called colors is taken as red, green and blue; bands says another order")
+        say_once(
+            name, f"{layout} that are not called colors is taken as red, green and blue; set bands for another order"
+        )
         return values
 
     def to_8_bits(self, values: NDArray[Any], layout: Layout, name: str) -> NDArray[np.uint8]:
@@ -98,13 +100,13 @@ class ValueRule:
             say_once(
                 name,
                 f"{layout} uses {bits} bits, so its values are taken as 0…{2**bits - 1} (as 0…65535, "
-                f"{2 ** (bits - 8)} gray levels would be left); value_range says another rule",
+                f"{2 ** (bits - 8)} gray levels would be left); set value_range for another rule",
             )
         shown = (values >> (bits - 8)).astype(np.uint8)
         levels = int(np.count_nonzero(np.bincount(shown.ravel(), minlength=256)))
         if levels <= FEW_LEVELS and len(np.unique(values)) > 2 * levels:
             say_once(
-                name, f"{layout}: {levels} of 256 gray levels are left of more values; value_range says another rule"
+                name, f"{layout}: {levels} of 256 gray levels are left of more values; set value_range for another rule"
             )
         return shown
 
@@ -134,6 +136,6 @@ def _stretched(values: NDArray[Any], black: float, white: float, name: str) -> N
         return np.clip((wide - black) * (256 / (white + 1 - black)), 0, 255).astype(np.uint8)
     missing = np.isnan(wide)
     if missing.any():
-        say_once(name, "its values that are no numbers (NaN) become black")
+        say_once(name, "its NaN values become black")
         wide[missing] = black
     return np.rint(np.clip((wide - black) / (white - black), 0, 1) * 255).astype(np.uint8)

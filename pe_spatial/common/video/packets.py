@@ -81,7 +81,7 @@ class Packets:
         if number > count:
             return ""
         if fewer > 0 and self._stream.frames:
-            return f"{count} of {count + fewer} announced frames are there"
+            return f"{count} of {count + fewer} frames are there"
         steps = np.diff(self._times)[1:-1]  # MPEG's first and last frames may be a step too far
         usual = float(np.median(steps)) if len(steps) else 0.0
         gaps = int((steps > 1.5 * usual).sum())

@@ -91,7 +91,7 @@ class VideoReader:
         if first is None:
             announced = f"0 of {self.count} frames" if self.count else "no frame"
             raise UnreadableFile(
-                f"{path} holds {announced} that can be decoded; check that it is a video, neither damaged nor cut"
+                f"{path} has {announced} that can be decoded; check that it is a complete, undamaged video"
             )
         self.size = (first.image.shape[1], first.image.shape[2])
 
@@ -254,7 +254,7 @@ def _open(path: Path) -> Iterator[tuple[Any, Any]]:
             raise UnreadableFile(f"video {path} cannot be opened (it has no video stream); {remedy}")
         codec = streams[0].codec_context
         if codec is None:
-            raise UnreadableFile(f"video {path} cannot be opened (no decoder knows its stream); {remedy}")
+            raise UnreadableFile(f"video {path} cannot be opened (there is no decoder for its stream); {remedy}")
         try:
             check_pixels(codec.height, codec.width)
         except PictureError as error:

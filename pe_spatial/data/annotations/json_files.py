@@ -23,7 +23,7 @@ def read_annotations(path: str | Path) -> Any:  # noqa: ANN401 - whatever JSON h
     try:
         return json.loads(content.removeprefix(b"\xef\xbb\xbf"))
     except RecursionError:
-        raise AnnotationError(f"{path}: not JSON: lists in lists without end, or too many; it is damaged") from None
+        raise AnnotationError(f"{path}: not JSON: lists are nested too deeply; it is damaged") from None
     except ValueError as error:  # also for text that is not UTF-8, and for numbers of thousands of digits
         start = content[:40].decode("utf-8", "replace").strip()
         raise AnnotationError(f"{path}: not JSON: {error} (it begins with {start!r})") from None

@@ -65,7 +65,7 @@ def read_lists(path: Path, keys: Collection[str]) -> Iterator[Piece]:
                 if key in keys:
                     yield Piece(key, b"[" + body + b"]", file.tell())
         if text.strip() or file.read(WINDOW).strip():
-            raise NotStreamable("something follows the object")
+            raise NotStreamable("there is text after the object")
 
 
 def _next_list(file: IO[bytes], text: bytes) -> tuple[bytes, str | None]:
@@ -105,7 +105,7 @@ def _without_comma(body: bytes, is_first: bool) -> bytes:
         return body
     body = body.lstrip()
     if not body.startswith(b",") or not body[1:].strip():
-        raise NotStreamable("a comma too many or too few")
+        raise NotStreamable("a comma is missing or not needed")
     return body[1:]
 
 

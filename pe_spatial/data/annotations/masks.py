@@ -73,7 +73,7 @@ def _normalize_polygon(items: Any) -> list[float]:
     except ValueError as error:
         raise ValueError(f"has the coordinate {error}") from None
     if len(polygon) % 2:
-        raise ValueError(f"has a polygon of {len(polygon)} coordinates, but x and y come in pairs")
+        raise ValueError(f"has a polygon with {len(polygon)} coordinates; it needs an even number, x and y in turn")
     return polygon
 
 
@@ -100,7 +100,9 @@ def _united(rles: Sequence[Rle]) -> Rle:
     if len(rles) == 1:
         return rles[0]
     if len({rle.size for rle in rles}) > 1:
-        raise ValueError(f"has RLEs of the sizes {[list(rle.size) for rle in rles]}; all must be of one image")
+        raise ValueError(
+            f"has RLEs of the sizes {[list(rle.size) for rle in rles]}; all must have the size of the image"
+        )
     height, width = rles[0].size
     plain = [
         coco_mask.frPyObjects(as_coco(rle), height, width) if isinstance(rle.counts, list) else as_coco(rle)

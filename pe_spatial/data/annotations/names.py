@@ -24,6 +24,6 @@ def file_below(root: str | Path, name: Any, where: str) -> Path:  # noqa: ANN401
         raise AnnotationError(f"{where}: the name of a file is {name!r}; write a path below {root}")
     if leaves(name):
         raise AnnotationError(
-            f"{where}: the file {name!r} leaves its folder {root}; write a path below it, or link the files into it"
+            f"{where}: the file {name!r} is outside its folder {root}; write a path below it, or link the files into it"
         )
     return Path(root, name)

@@ -95,7 +95,7 @@ def _require_one_map_each(source: Path, writer: ColumnWriter, rows: NDArray[np.i
     if len(twice):
         raise AnnotationError(
             f"{source}: image {writer.column('image_id')[twice[0]]} has {counts[twice[0]]} annotations, and "
-            f"{len(twice)} images have several; an image has one map, with all its segments"
+            f"{len(twice)} images have several; an image may have only one map, with all its segments"
         )
 
 
@@ -106,7 +106,7 @@ def _append_maps(writer: ColumnWriter, maps: Sequence[PanopticMap], source: Path
             twice = next(number for number in ids if ids.count(number) > 1)
             raise AnnotationError(
                 f"{source}: {item.file_name} (image {item.image_id}): segment id {twice} is used twice; every segment "
-                "of a map has an id of its own"
+                "of a map needs its own id"
             )
     segments = [segment for item in maps for segment in item.segments_info]
     writer.append("map_image_of", [item.image_id for item in maps], "i8")

@@ -61,11 +61,11 @@ def text(value: Any) -> str:
     if isinstance(value, int | float) and not isinstance(value, bool):
         value = str(value)
     if not isinstance(value, str) or not value.strip():
-        raise ValueError(f"{shown(value)}, but must be a text")
+        raise ValueError(f"{shown(value)}, but must be text")
     try:
         value.encode()
     except UnicodeEncodeError:  # half a pair of surrogates, as names of files have that are not in UTF-8
-        raise ValueError(f"{shown(value)}, but must be a text that UTF-8 can hold") from None
+        raise ValueError(f"{shown(value)}, but must be text that UTF-8 can encode") from None
     return value
 
 

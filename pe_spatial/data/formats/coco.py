@@ -73,7 +73,7 @@ def _table(place: Place, files: Mapping[str, str], split: str) -> Source:
             raise table.incomplete(int(is_missing.argmax()), field)
     root, found, present = _image_root(place, files[split], split, names)
     table, placeholder = _without_placeholder(_renamed(table, found))
-    lines = [f"class left out, for it only groups the others: 1 ({placeholder})"] if placeholder else []
+    lines = [f"class left out, because it only groups the others: 1 ({placeholder})"] if placeholder else []
     if absent := [name for name in found if name not in present]:
         lines.append(f"pictures that are not in {root}: {len(absent)} of {len(found)} ({few(absent)})")
     ids = table.columns["id"]
@@ -204,7 +204,7 @@ def _search(place: Place, names: set[str], path: Path) -> tuple[Path, set[str]]:
                 hits.setdefault(str(end), set()).add(name)
     if len(hits) > 1:
         raise AnnotationError(
-            f"{path}: its pictures lie in {few(sorted(hits), 5)} of {place.root}; leave one of them, or give a folder "
-            "that holds only one"
+            f"{path}: its pictures are in {few(sorted(hits), 5)} of {place.root}; keep one of these folders, or give a "
+            "folder that contains only one"
         )
     return next(((place.root / folder, found) for folder, found in hits.items()), (path.parent, set()))

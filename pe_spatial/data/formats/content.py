@@ -136,7 +136,7 @@ class InstancesBuilder:
         notes = tuple(f"{what}: {len(examples)} ({few(examples)})" for what, examples in self._notes.items())
         if not self.images:
             raise AnnotationError(
-                f"{self.source}: no picture with annotations; {'; '.join(notes) or 'nothing is there'}"
+                f"{self.source}: no picture with annotations; {'; '.join(notes) or 'the folder is empty'}"
             )
         categories = [{"id": number, "name": name} for name, number in self._ids.items()]
         inside = (
@@ -217,4 +217,6 @@ def require_distinct(names: Iterable[str], source: str) -> None:
     """
     twice = [name for name, count in Counter(names).items() if count > 1 or not name.strip()]
     if twice:
-        raise AnnotationError(f"{source}: the class name {twice[0]!r} is empty or stands twice; names must differ")
+        raise AnnotationError(
+            f"{source}: the class name {twice[0]!r} is empty or used twice; every class needs its own name"
+        )

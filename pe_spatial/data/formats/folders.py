@@ -1,4 +1,4 @@
-"""Panoptic maps, depth maps and videos: which of the project's data sets reads a folder."""
+"""Panoptic maps, depth maps and videos: which of the project's datasets reads a folder."""
 
 from pathlib import PurePosixPath
 

@@ -79,7 +79,7 @@ def _results(task: Entry, where: str) -> tuple[list[tuple[Entry, str]], int]:
     """The results of a task, with what messages call them, and how many of its annotations do not count."""
     annotations = task.get("annotations", task.get("completions"))
     if not isinstance(annotations, list) or not all(isinstance(a, dict) for a in annotations):
-        raise AnnotationError(f"{where}: annotations is no list; export JSON (not JSON-MIN) from Label Studio")
+        raise AnnotationError(f"{where}: annotations is not a list; export JSON (not JSON-MIN) from Label Studio")
     kept = [annotation for annotation in annotations if not annotation.get("was_cancelled")]
     if len(kept) > 1:
         marked = [annotation for annotation in kept if annotation.get("ground_truth")]
@@ -91,7 +91,7 @@ def _results(task: Entry, where: str) -> tuple[list[tuple[Entry, str]], int]:
         kept = marked
     results = kept[0].get("result") if kept else []
     if not isinstance(results, list) or not all(isinstance(entry, dict) for entry in results):
-        raise AnnotationError(f"{where}: result is no list of results; export JSON from Label Studio again")
+        raise AnnotationError(f"{where}: result is not a list of results; export JSON from Label Studio again")
     named = [(entry, f"{where}: result {number}") for number, entry in enumerate(results, start=1)]
     return named, len(annotations) - len(kept)
 
@@ -108,7 +108,7 @@ def _labels(entry: Entry, where: str) -> list[str]:
         return []
     labels = value.get(kind) if isinstance(value, dict) else None
     if not isinstance(labels, list) or len(labels) != 1 or not isinstance(labels[0], str):
-        raise AnnotationError(f"{where}: {kind} is {shown(labels)}; an object has one label")
+        raise AnnotationError(f"{where}: {kind} is {shown(labels)}; an object must have one label")
     return labels
 
 
@@ -130,7 +130,8 @@ def _recorded(entry: Entry, where: str) -> tuple[int, int]:
     height, width = entry.get("original_height"), entry.get("original_width")
     if not isinstance(height, int) or not isinstance(width, int):
         raise AnnotationError(
-            f"{where}: original_height and original_width are {shown(height)} and {shown(width)}; they are pixels"
+            f"{where}: original_height and original_width are {shown(height)} and {shown(width)}; they must be "
+            f"numbers of pixels"
         )
     return height, width
 
@@ -141,7 +142,8 @@ def _shape(entry: Entry, size: tuple[int, int], where: str) -> Box | Polygons:
     turned = value.get("rotation") or entry.get("image_rotation")
     if turned:
         raise AnnotationError(
-            f"{where}: turned by {shown(turned)} degrees; boxes are upright: draw a polygon, or turn it back"
+            f"{where}: the box is rotated by {shown(turned)} degrees, and boxes must be upright; draw a polygon, or "
+            f"set the rotation to 0"
         )
     H, W = (Decimal(side) for side in size)
     try:
@@ -152,7 +154,7 @@ def _shape(entry: Entry, size: tuple[int, int], where: str) -> Box | Polygons:
             return Polygons([corners])
         x, y, w, h = (from_json(value[key]) for key in ("x", "y", "width", "height"))
     except (KeyError, TypeError, ValueError):
-        raise AnnotationError(f"{where}: its value lacks finite numbers (x, y, width, height, or points)") from None
+        raise AnnotationError(f"{where}: its value has no finite numbers (x, y, width, height, or points)") from None
     if w <= 0 or h <= 0 or min(x, y) < -1 or max(x + w, y + h) > 101:
         raise AnnotationError(f"{where}: x {x}, y {y}, width {w}, height {h} are not percents of a box in the picture")
     return Box(x * W / 100, y * H / 100, w * W / 100, h * H / 100)

@@ -56,7 +56,9 @@ def _load(place: Place, splits: Mapping[str, Sequence[str]], files: Sequence[str
             builder.note("files without picture, left out", name)
             continue
         if picture in used:
-            raise AnnotationError(f"{where}: its picture {picture} is that of {used[picture]} too; correct imagePath")
+            raise AnnotationError(
+                f"{where}: its picture {picture} is also the picture of {used[picture]}; correct imagePath"
+            )
         used[picture] = name
         recorded = [content.get(key) or 0 for key in ("imageHeight", "imageWidth")]
         if not all(isinstance(side, int) for side in recorded):
@@ -77,7 +79,7 @@ def _content(place: Place, name: str) -> dict[str, Any]:
     content = read_annotations(path)
     shapes = content.get("shapes") if isinstance(content, dict) else None
     if not isinstance(shapes, list) or not all(isinstance(shape, dict) for shape in shapes):
-        raise AnnotationError(f"{path}: shapes is no list of shapes; save the file with LabelMe again")
+        raise AnnotationError(f"{path}: shapes is not a list; save the file with LabelMe again")
     for number, shape in enumerate(shapes, start=1):
         if not isinstance(shape.get("label"), str) or not shape["label"].strip():
             raise AnnotationError(f"{path}: shape {number}: label is {shown(shape.get('label'))}; it must be a name")
@@ -122,8 +124,9 @@ def _joined(parts: list[tuple[str, Form, str]]) -> tuple[str, Form, str]:
     for label, form, entry in parts:
         if not isinstance(form, Polygons):
             raise AnnotationError(
-                f"{entry}: only polygons can share a group_id, for they become one object {label!r}; draw polygons or "
-                "take the group_id out"
+                f"{entry}: only polygons can share a group_id, because they become one object {label!r}; draw "
+                f"polygons or "
+                "remove the group_id"
             )
         polygons += form.parts
     return parts[0][0], Polygons(polygons), parts[0][2]
@@ -132,7 +135,7 @@ def _joined(parts: list[tuple[str, Form, str]]) -> tuple[str, Form, str]:
 def _form(kind: str, shape: Shape, size: tuple[int, int], entry: str) -> Form:
     if kind in _NO_AREA:
         raise AnnotationError(
-            f"{entry}: a {kind} has no area, and detection needs one; draw a {_KNOWN[0]}, or delete it"
+            f"{entry}: a {kind} has no area, but an object to detect needs one; draw a {_KNOWN[0]}, or delete it"
         )
     if kind not in _KNOWN:
         raise AnnotationError(f"{entry}: shape_type {shown(kind)} is not one of {', '.join(_KNOWN)}; draw one of these")
@@ -149,7 +152,8 @@ def _form(kind: str, shape: Shape, size: tuple[int, int], entry: str) -> Form:
         ]
     if len(points) != 2:
         raise AnnotationError(
-            f"{entry}: a {kind} of {len(points)} points; it has two, or the four corners of an upright rectangle"
+            f"{entry}: a {kind} of {len(points)} points; it needs two points, or the four corners of an upright "
+            f"rectangle"
         )
     (x1, y1), (x2, y2) = points
     if kind == "circle":
@@ -179,7 +183,7 @@ def _mask(shape: Shape, corner: tuple[int, int], size: tuple[int, int], entry: s
     try:
         content = base64.b64decode(shape.get("mask") or "", validate=True)
     except (binascii.Error, ValueError, TypeError):
-        raise AnnotationError(f"{entry}: its mask is no base64; draw it again") from None
+        raise AnnotationError(f"{entry}: its mask is not base64; draw it again") from None
     if not content:
         raise AnnotationError(f"{entry}: it has no mask; draw it again")
     part = read_image(content)[0] > 0  # [h, w]
@@ -187,6 +191,6 @@ def _mask(shape: Shape, corner: tuple[int, int], size: tuple[int, int], entry: s
     mask = torch.zeros(size, dtype=torch.bool)
     target = mask[max(y, 0) : y + part.shape[0], max(x, 0) : x + part.shape[1]]
     if target.shape != part.shape or not part.any():
-        raise AnnotationError(f"{entry}: its mask is empty or leaves the picture; draw it again")
+        raise AnnotationError(f"{entry}: its mask is empty or outside the picture; draw it again")
     target.copy_(part)
     return Mask(mask)

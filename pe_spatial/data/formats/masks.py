@@ -157,7 +157,7 @@ def _proposed(place: Place, images: str, labels: str, files: Sequence[str]) -> R
     content |= {"label_stem_end": end} if end else {}
     advice = f"write data.yaml there; it begins with\n{write(content)}"
     if kind == "0/255":
-        advice = "binary masks of 0 and 255: save objects with the value 1, for 255 means no label; then " + advice
+        advice = "binary masks of 0 and 255: save objects with the value 1, because 255 means no label; then " + advice
     counts = {split: _count(place, folders["images"][split]) for split in splits}
     datasets = {split: _config("data.yaml", split, place) for split in splits}
     about, places = f"label maps of {kind}", {split: place.root / folders["images"][split] for split in splits}

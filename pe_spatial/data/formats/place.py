@@ -1,7 +1,7 @@
 """A folder or file that a user points at: what lies in it, and which picture a name means.
 
-Names inside data sets come from other machines: with backslashes, drive letters, and folders that are not here. They
-are looked up below the data set's root only; a name that leads out of it is refused.
+Names inside datasets come from other machines: with backslashes, drive letters, and folders that are not here. They
+are looked up below the dataset's root only; a name that leads out of it is refused.
 """
 
 import os
@@ -137,7 +137,9 @@ class Place:
         """
         found = self._by_stem.get(stem, [])
         if len(found) > 1:
-            raise AnnotationError(f"{where}: {' and '.join(found)} have one name without suffix; rename one of them")
+            raise AnnotationError(
+                f"{where}: {' and '.join(found)} have the same name without the suffix; rename one of them"
+            )
         return found[0] if found else None
 
 
@@ -160,8 +162,9 @@ def below(folder: str, name: str, where: str) -> str:
     path = os.path.normpath(os.path.join(folder, name)).replace(os.sep, "/")
     if path == ".." or path.startswith(("../", "/")):
         raise AnnotationError(
-            f"{where}: the path {name!r} leads out of the data set; give the folder that holds all of it, or correct "
-            "the path"
+            f"{where}: the path {name!r} is outside the dataset; give the folder that contains everything, or "
+            f"correct the "
+            "path"
         )
     return path
 
@@ -243,7 +246,7 @@ def require_size(recorded: tuple[int, int], picture: Path, where: str) -> tuple[
     if 0 not in recorded and recorded != size:
         turned = " (the other way round: EXIF may turn the picture)" if recorded == size[::-1] else ""
         raise AnnotationError(
-            f"{where}: says height {recorded[0]} and width {recorded[1]}, but {picture} has {size[0]} and "
+            f"{where}: gives height {recorded[0]} and width {recorded[1]}, but {picture} has {size[0]} and "
             f"{size[1]}{turned}; correct the annotation or restore the picture"
         )
     return size

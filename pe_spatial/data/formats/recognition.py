@@ -60,10 +60,9 @@ def choose(path: str | Path, format: str | None = None) -> Reading:  # noqa: A00
         return readings[0]
     if not readings:
         _explain(Path(path).expanduser())
-        wanted = "data set of a known format" if format is None else f"data set in the format {format}"
+        wanted = "dataset of a known format" if format is None else f"dataset in the format {format}"
         raise AnnotationError(
-            f"{path} holds no {wanted}: {Place(path).suffix_counts()}; read are {_known()} (see "
-            "pe_spatial/data/formats)"
+            f"{path} contains no {wanted}: {Place(path).suffix_counts()}; supported formats: {_known()}"
         )
     raise AnnotationError(f"{path} can be read in {len(readings)} ways: {_listing(readings)}")
 
@@ -92,7 +91,7 @@ def _explain(path: Path) -> None:
         keys = few(entry, 8) if isinstance(entry, dict) else shown(entry)
         what = "a list of entries with" if isinstance(content, list) else "a file with"
         raise AnnotationError(
-            f"{path}: {what} {keys}, which is no annotation file of a known format; read are {_known()}"
+            f"{path}: {what} {keys}, which does not fit any known annotation format; supported formats: {_known()}"
         )
     if path.is_file() and suffix == ".xml":
         tag = voc.parse_xml(path).tag

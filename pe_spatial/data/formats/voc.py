@@ -79,11 +79,11 @@ def _stem_below(name: str) -> str:
 
 def _listed(path: Path, line: str, by_stem: dict[str, str]) -> str:
     if line not in by_stem:
-        raise AnnotationError(f"{path}: no Annotations/{line}.xml; restore it or take the line out of the list")
+        raise AnnotationError(f"{path}: no Annotations/{line}.xml; restore it or remove the line from the list")
     return by_stem[line]
 
 
-# --- one data set -----------------------------------------------------------------------------------------------------
+# --- one dataset -----------------------------------------------------------------------------------------------------
 def _load(place: Place, splits: dict[str, list[str]], files: Sequence[str], first: int, split: str) -> Instances:
     builder = InstancesBuilder(f"{place.path} ({split})", place.root, _classes(place, files))
     used = set()
@@ -100,7 +100,7 @@ def _load(place: Place, splits: dict[str, list[str]], files: Sequence[str], firs
             continue
         if picture in used:
             raise AnnotationError(
-                f"{where}: its picture {picture} is that of another file of {split}; correct one of them"
+                f"{where}: its picture {picture} is also the picture of another file of {split}; correct one of them"
             )
         used.add(picture)
         size = require_size(_size(root, where), place.root / picture, where)
@@ -135,7 +135,9 @@ def _picture(place: Place, name: str, root: Element, where: str) -> str | None:
     named = (root.findtext("filename") or "").strip()
     found = place.picture(named, folders, where) if named else None
     if found and alike and found != alike:
-        raise AnnotationError(f"{where}: <filename> names {found}, but {alike} has its name; correct <filename>")
+        raise AnnotationError(
+            f"{where}: <filename> is {found}, but the picture with its name is {alike}; correct <filename>"
+        )
     return found or alike
 
 
@@ -144,7 +146,9 @@ def _size(root: Element, where: str) -> tuple[int, int]:
     try:
         height, width = (int(parse_number(side.strip())) for side in sides)
     except ValueError:
-        raise AnnotationError(f"{where}: <size> is {sides[0]!r} × {sides[1]!r}; height and width are numbers") from None
+        raise AnnotationError(
+            f"{where}: <size> is {sides[0]!r} × {sides[1]!r}; height and width must be numbers"
+        ) from None
     return height, width
 
 
@@ -153,7 +157,7 @@ def _add(builder: InstancesBuilder, image: int, item: Element, first: int, where
     if not name:
         raise AnnotationError(f"{where}: no <name>; write the class of the object")
     if item.find("robndbox") is not None:
-        raise AnnotationError(f"{where} ({name}): a turned box <robndbox>; export upright boxes <bndbox>")
+        raise AnnotationError(f"{where} ({name}): a rotated box <robndbox>; export upright boxes <bndbox>")
     if item.find("polygon") is not None:
         builder.note("polygons left out, boxes kept", where)
     if item.find("part") is not None:
@@ -161,12 +165,12 @@ def _add(builder: InstancesBuilder, image: int, item: Element, first: int, where
     edges = [_edge(item, key, f"{where} ({name})") for key in ("xmin", "ymin", "xmax", "ymax")]
     if first and min(edges[:2]) < 1:
         raise AnnotationError(
-            f"{where} ({name}): the box begins at {min(edges[:2])}, but Pascal VOC counts pixels from 1; where the "
-            "tool counted from 0 (CVAT, Roboflow), pass --format voc0"
+            f"{where} ({name}): the box starts at {min(edges[:2])}, but Pascal VOC counts pixels from 1; if the "
+            "tool counted from 0 (CVAT, Roboflow), use --format voc0"
         )
     x, y = edges[0] - first, edges[1] - first
     if edges[2] <= x or edges[3] <= y:
-        raise AnnotationError(f"{where} ({name}): the box ends ({edges[2]}, {edges[3]}) before it begins; correct it")
+        raise AnnotationError(f"{where} ({name}): the box ends ({edges[2]}, {edges[3]}) before it starts; correct it")
     marks = {mark: int((item.findtext(mark) or "0").strip() in ("1", "true", "True")) for mark in MARKS}
     builder.add_object(image, name, Box(x, y, edges[2] - x, edges[3] - y), where, marks)
 
@@ -196,7 +200,7 @@ def parse_xml(path: Path) -> Element:
     def refuse(*_: object) -> None:
         raise UnreadableFile(
             f"{path}:{parser.CurrentLineNumber}: a document type (<!DOCTYPE>), which annotations do not need and which "
-            "can make a small file grow without bound; take it out"
+            "can make a small file grow without limit; remove it"
         )
 
     parser.StartDoctypeDeclHandler = refuse

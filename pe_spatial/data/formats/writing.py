@@ -49,7 +49,7 @@ _BOX_TOLERANCE = 1e-6  # pixels between a box and that around its polygon which 
 def write_dataset(
     splits: Mapping[str, Instances], folder: Path, to: str, pictures: Pictures = "link", allow_loss: bool = False
 ) -> list[str]:
-    """Write a data set.
+    """Write a dataset.
 
     Args:
         splits: Its parts by name.
@@ -69,11 +69,11 @@ def write_dataset(
     require_choice("to", to, TARGETS)
     require_choice("pictures", pictures, ("link", "copy", "keep"))
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise OptionError(f"{folder} exists and is not empty; nothing is overwritten: give a new folder")
+        raise OptionError(f"{folder} exists and is not empty, and nothing is overwritten; give a new folder")
     lost = [f"{split}: {line}" for split, content in splits.items() for line in losses(content, to)]
     if lost and not allow_loss:
         raise AnnotationError(
-            f"{to} cannot hold all of it; {'; '.join(lost)}; allow the loss (--allow-loss), or take coco"
+            f"{to} cannot store everything; {'; '.join(lost)}; accept the loss with --allow-loss, or convert to coco"
         )
     places = {split: _places(split, content, to) for split, content in splits.items()}
     _require_distinct(places, to)
@@ -161,7 +161,8 @@ def _require_distinct(places: Mapping[str, Mapping[int, str]], to: str) -> None:
     twice = next((key for key, count in Counter(keys).items() if count > 1), None)
     if twice is not None:
         raise AnnotationError(
-            f"several pictures would be called {twice}; rename one of them, or convert the splits one by one (--split)"
+            f"several pictures would get the name {twice}; rename one of them, or convert the splits one by one "
+            f"(--split)"
         )
 
 
@@ -183,7 +184,8 @@ def _require_plain(splits: Mapping[str, Instances]) -> None:
         for name in (*(c["name"] for c in content.categories), *(i["file_name"] for i in content.images)):
             if name != name.strip() or not name.isprintable():
                 raise AnnotationError(
-                    f"{split}: the name {name!r} has spaces at an end or characters that XML does not keep; rename it"
+                    f"{split}: the name {name!r} starts or ends with a space, or has characters that XML cannot "
+                    f"store; rename it"
                 )
 
 
@@ -199,8 +201,8 @@ def _require_pictures(splits: Mapping[str, Instances], sizes: bool) -> None:
     absent = [str(path) for path in paths if not path.is_file()]
     if absent:
         raise AnnotationError(
-            f"{len(absent)} of {len(paths)} pictures are missing ({few(absent)}); restore them, or write the "
-            "annotations alone (--pictures keep)"
+            f"{len(absent)} of {len(paths)} pictures are missing ({few(absent)}); restore them, or write only "
+            "the annotations (--pictures keep)"
         )
     for (content, image), path in zip(track(pairs if sizes else [], "sizes", unit="images"), paths, strict=False):
         require_size((image["height"], image["width"]), path, f"{content.source}: image {image['file_name']}")
@@ -225,7 +227,7 @@ def _transfer(
 
 
 def _write_small(path: Path, text: str) -> None:
-    """Write a file of one picture; the files that describe the data set are written last."""
+    """Write a file of one picture; the files that describe the dataset are written last."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_new(path, lambda file: file.write(text.encode()))
 

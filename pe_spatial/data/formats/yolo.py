@@ -131,7 +131,7 @@ def _load_described(path: Path, place: Place, split: str) -> Instances:
     except (YAMLError, RecursionError) as error:
         raise AnnotationError(f"{path}: not YAML: {' '.join(str(error).split())}; correct it") from None
     if not isinstance(content, dict):
-        raise AnnotationError(f"{path}: {type(content).__name__} instead of entries; it has path, train, val and names")
+        raise AnnotationError(f"{path}: {type(content).__name__} instead of entries; write path, train, val and names")
     _, notes = root_of(path, content.get("path", ""))
     given = content.get(split) or ""
     pictures: list[str] = []
@@ -151,8 +151,8 @@ def _load_described(path: Path, place: Place, split: str) -> Instances:
 def _load_folder(place: Place, names: str | None, split: str) -> Instances:
     if names is None:
         raise AnnotationError(
-            f"{place.path}: YOLO labels without names of classes; write data.yaml with names, or classes.txt with one "
-            "name a line"
+            f"{place.path}: YOLO labels without class names; write data.yaml with names, or classes.txt with one name "
+            "per line"
         )
     found = read_names(place.root / names)
     folders = (f"images/{split}", f"{split}/images", "images", f"obj_{split}_data", split)
@@ -179,8 +179,9 @@ def _load(description: _Description, split: str) -> Instances:
         _add_rows(builder, description, place.root / label, number, size)
     if pictures and not owners.keys() & present:
         raise AnnotationError(
-            f"{description.source}: none of the {len(pictures)} pictures of {split} has a label file; that of "
-            f"{pictures[0]} would be {label_path(pictures[0])}"
+            f"{description.source}: none of the {len(pictures)} pictures of {split} has a label file; for "
+            f"{pictures[0]} "
+            f"it would be {label_path(pictures[0])}"
         )
     folders = {str(PurePosixPath(label).parent) for label in owners}
     owned = set(map(label_path, place.pictures))
@@ -226,12 +227,13 @@ def _shape(words: Sequence[str], size: tuple[int, int], where: str) -> Box | Pol
     count = len(words) + 1
     if count == 6:
         raise AnnotationError(
-            f"{where}: 6 columns are a box with a confidence, as predictions have it; labels have 5 (class x y width "
+            f"{where}: 6 columns are a prediction (a box with a confidence); labels have 5 columns (class x y width "
             "height)"
         )
     if count < 5 or count % 2 == 0:
         raise AnnotationError(
-            f"{where}: {count} columns; a box has 5 (class x y width height) and a polygon 7, 9, 11, … (class x y x y "
+            f"{where}: {count} columns; a box needs 5 (class x y width height) and a polygon 7, 9, 11, … (class x y "
+            f"x y "
             "x y …)"
         )
     fractions = [_fraction(word, words, where) for word in words]
@@ -240,7 +242,7 @@ def _shape(words: Sequence[str], size: tuple[int, int], where: str) -> Box | Pol
         return Polygons([[(x * W, y * H) for x, y in zip(fractions[::2], fractions[1::2], strict=True)]])
     x, y, w, h = fractions
     if w <= 0 or h <= 0:
-        raise AnnotationError(f"{where}: a box of width {words[2]} and height {words[3]}; both are above 0")
+        raise AnnotationError(f"{where}: a box of width {words[2]} and height {words[3]}; both must be above 0")
     return Box(x * W - w * W / 2, y * H - h * H / 2, w * W, h * H)
 
 
@@ -248,9 +250,11 @@ def _fraction(word: str, words: Sequence[str], where: str) -> Decimal:
     try:
         value = parse_number(word)
     except ValueError:
-        raise AnnotationError(f"{where}: {word!r} is no number; columns are numbers with a point, and spaces") from None
+        raise AnnotationError(
+            f"{where}: {word!r} is not a number; write numbers with a decimal point, separated by spaces"
+        ) from None
     if -_ROUNDING <= value <= 1 + _ROUNDING:
         return value
     in_pixels = all(math.isfinite(float(other)) for other in words) and max(map(float, words)) > 2
     rule = "these look like pixels; divide x by the width and y by the height" if in_pixels else "correct the line"
-    raise AnnotationError(f"{where}: coordinate {word} lies outside of 0…1; {rule} ({few(words, 4)})")
+    raise AnnotationError(f"{where}: coordinate {word} is outside 0…1; {rule} ({few(words, 4)})")

@@ -24,13 +24,13 @@ def entries_of(path: Path) -> dict[str, Any]:
 def root_of(path: Path, given: object) -> tuple[Path, list[str]]:
     """The folder that `path` of data.yaml means: the one it names, or else the one that data.yaml lies in."""
     if not isinstance(given, str):
-        raise AnnotationError(f"{path}: path is {shown(given)}; write the folder of the data set")
+        raise AnnotationError(f"{path}: path is {shown(given)}; write the folder of the dataset")
     text = portable(given)
     named = path.parent / text
     if not text or named.is_dir():
         inside = os.path.relpath(named, path.parent).split(os.sep)[0] != os.pardir
         return named, [] if inside else [f"pictures and labels are read from {named}, which path names"]
-    return path.parent, [f"path {shown(given)} is no folder here; read from {path.parent} instead"]
+    return path.parent, [f"path {shown(given)} is not a folder here; read from {path.parent} instead"]
 
 
 def pictures_of(place: Place, entry: str, where: str) -> list[str]:
@@ -79,7 +79,7 @@ def _from_list(place: Place, name: str) -> list[str]:
             picture = place.picture(line, [".", folder], where)
             if picture is None:
                 raise AnnotationError(
-                    f"{where}: {line.strip()!r} is not in {place.root}; restore it or take the line out"
+                    f"{where}: {line.strip()!r} is not in {place.root}; restore it or remove the line"
                 )
             found.append(picture)
     return found

@@ -143,7 +143,7 @@ class PEBackboneForTransformers(BackboneMixin, PreTrainedModel):
         """
         if self.config.stages != self._stages:
             raise OptionError(
-                f"out_features became {self.out_features} after construction; hand them to from_pretrained or PEConfig"
+                f"out_features became {self.out_features} after construction; pass them to from_pretrained or PEConfig"
             )
         self.body.encoder.checkpointing = self.gradient_checkpointing
         images = pixel_values.to(self.dtype)
@@ -175,8 +175,9 @@ class PEBackboneForTransformers(BackboneMixin, PreTrainedModel):
         missing = [name for name, parameter in self.body.named_parameters() if not _is_loaded([parameter])]
         if missing:
             raise WeightsError(
-                f"the folder lacks {len(missing)} tensors of the encoder ({few(missing)}): it is that of a head, or of "
-                "another encoder; load a head with its own class, and files of other layouts with from_pe"
+                f"the folder lacks {len(missing)} tensors of the encoder ({few(missing)}): it may be a head or "
+                f"another encoder; "
+                "load a head with its own class, and files of other layouts with from_pe"
             )
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.LayerNorm):  # what a pyramid consists of
             module.reset_parameters()

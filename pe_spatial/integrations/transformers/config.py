@@ -108,7 +108,7 @@ class PEConfig(BackboneConfigMixin, PreTrainedConfig):
         """Side of a patch in pixels."""
         sides = side_pair(self.patch_size)
         if sides[0] != sides[1]:
-            raise OptionError(f"patch_size {self.patch_size}: the patches of an encoder are square; give one number")
+            raise OptionError(f"patch_size {self.patch_size}: patches must be square; give one number")
         return sides[0]
 
     @property
@@ -144,7 +144,7 @@ class PEConfig(BackboneConfigMixin, PreTrainedConfig):
             return [stage - 1 for stage in self.stages]
         depth = self.encoder.depth
         if not -depth <= self.pyramid_stage <= depth or self.pyramid_stage == 0:
-            raise OptionError(f"pyramid_stage {self.pyramid_stage} is no block; use 1 to {depth}, or -{depth} to -1")
+            raise OptionError(f"pyramid_stage {self.pyramid_stage} is not a block; use 1 to {depth}, or -{depth} to -1")
         return [self.pyramid_stage % (depth + 1) - 1]
 
     def check(self) -> None:
@@ -155,12 +155,12 @@ class PEConfig(BackboneConfigMixin, PreTrainedConfig):
         """
         require_choice("form", self.form, FORMS)
         if self.num_channels != 3:
-            raise OptionError(f"num_channels {self.num_channels}: the encoders take RGB images, 3 channels")
+            raise OptionError(f"num_channels {self.num_channels}: the encoders need RGB images, 3 channels")
         patch = self.patch_side
         for side in side_pair(self.image_size):
             if side % patch or side < patch:
                 raise OptionError(
-                    f"image_size {self.image_size} is no multiple of the patch size {patch}; "
+                    f"image_size {self.image_size} is not a multiple of the patch size {patch}; "
                     f"use {max(side // patch, 1) * patch} or {(side // patch + 1) * patch}"
                 )
         _ = self.blocks
@@ -183,7 +183,9 @@ class PEConfig(BackboneConfigMixin, PreTrainedConfig):
             if not -last - 1 <= index <= last:
                 raise OptionError(f"out_indices: there is no stage {index}; use 1 to {last}, or -{last} to -1")
         if "stem" in (out_features or ()) or any(index % (last + 1) == 0 for index in out_indices or ()):
-            raise OptionError(f"the stem (0) is no output; use stages 1 to {last}; stage k is the output of block k-1")
+            raise OptionError(
+                f"the stem (0) is not an output; use stages 1 to {last}; stage k is the output of block k-1"
+            )
         if self.form == "pyramid" and not out_features and not out_indices:
             out_indices = range(1, LEVELS + 1)
         try:
@@ -202,7 +204,7 @@ class PEConfig(BackboneConfigMixin, PreTrainedConfig):
         """
         theirs = config_dict.get("model_type", cls.model_type)
         if theirs != cls.model_type:
-            raise ConfigError(f"this is a model of type {theirs!r}, not {cls.model_type!r}; name another folder")
+            raise ConfigError(f"this is a model of type {theirs!r}, not {cls.model_type!r}; give another folder")
         return super().from_dict(config_dict, **kwargs)
 
 
@@ -210,5 +212,5 @@ def side_pair(size: int | Sequence[int] | None) -> tuple[int, int]:
     """(H, W) of a side or of two."""
     sides = (size, size) if isinstance(size, int) else tuple(size or ())
     if len(sides) != 2:
-        raise OptionError(f"{size!r} is no size; give one number of pixels, or two (H, W)")
+        raise OptionError(f"{size!r} is not a size; give one number of pixels, or two (H, W)")
     return sides

@@ -58,8 +58,8 @@ def with_backbone(
     places = [module for module in model.modules() if isinstance(module, PEBackboneForTransformers)]
     if len(places) != 1:
         raise OptionError(
-            f"{type(model).__name__} holds {len(places)} Perception Encoders instead of 1; it builds no backbone from "
-            "backbone_config"
+            f"{type(model).__name__} holds {len(places)} Perception Encoders instead of 1; it does not build a "
+            "backbone from backbone_config"
         )
     places[0].load_state_dict(backbone.state_dict())
     return model

@@ -73,10 +73,10 @@ def learn(constants: DeviceConstants, device: str, folder: Path) -> Learned:
         UserError: No such folder, or no card in it.
     """
     if not folder.is_dir():
-        raise UserError(f"--cards {folder}: no such folder; give one with runs, which end with a {CARD}")
+        raise UserError(f"--cards {folder}: no such folder; give a folder with finished runs, which contain a {CARD}")
     paths = sorted(folder.rglob(CARD))
     if not paths:
-        raise UserError(f"--cards {folder}: there is no {CARD} below it; a run writes one at its end")
+        raise UserError(f"--cards {folder}: it contains no {CARD}; a run writes one at its end")
     cards = [entry for path in paths if (entry := _entry_of(path, device)) is not None]
     memory = _ratios(cards, "memory_gb")
     seconds = _ratios(cards, "seconds_per_image")

@@ -11,13 +11,15 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
-from pe_spatial.common.devices import peak_memory
+from pe_spatial.common.devices import forget_peak, peak_memory
 from pe_spatial.common.errors import UserError, require_positive
 from pe_spatial.common.files import write_json
 from pe_spatial.common.memory import gigabytes, process_memory
 from pe_spatial.common.reading import read_text
+from pe_spatial.training.checkpoint_hook import unwrap
 from pe_spatial.training.planner.devices import CARD, ENTRY
 from pe_spatial.training.planner.planning import predict
+from pe_spatial.training.planner.tracking import teachers_of
 from pe_spatial.training.progress import is_training
 
 
@@ -46,11 +48,11 @@ class PlanHook(Hook):
         self._first = runner.iter
         if not is_main_process():
             return
-        weights = sum(tensor.numel() * tensor.element_size() for tensor in runner.model.parameters())
+        parts = (runner.model, *teachers_of(unwrap(runner.model)))  # frozen teachers are no parts of a model
+        weights = sum(each.numel() * each.element_size() for part in parts for each in part.parameters())
         self._held_before = process_memory() - weights
         self._entry = self._predict(runner)
-        if torch.cuda.is_available():
-            torch.cuda.reset_peak_memory_stats()
+        forget_peak()  # that of building the model and of the prediction
         self._peak_before = peak_memory()
 
     def _predict(self, runner: Runner) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from mmengine.registry import DATASETS
+from mmengine.registry import DATASETS, TRANSFORMS
 from torch import Tensor
 from torchvision import tv_tensors
 
@@ -18,6 +18,7 @@ Size = tuple[int, int]  # (H, W)
 _OBJECTS = 16  # of an image with many
 _CLASSES = 16  # at most in one label map
 _STEPS_WITH_SIZE = ("size", "target_size")  # options of the transforms that fix the size of what leaves them
+_DRAWN = ("HideTokens", "RandomShifts")  # steps that add to a sample what a student needs
 _LOOKED_AT = 8  # pictures, where no transform fixes their size
 
 
@@ -38,7 +39,10 @@ def training_size(config: Any) -> Size:
         return _pair(preprocessor["pad_to"])
     loader = config.get("train_dataloader")
     if not loader:
-        raise ConfigError(f"{config.filename or 'the config'} has no train_dataloader; a plan is one of a training")
+        raise ConfigError(
+            f"{config.filename or 'the config'} has no train_dataloader; only a training can be planned; give a "
+            f"config that trains"
+        )
     for step in reversed(loader["dataset"].get("pipeline") or []):
         given = next((step[key] for key in _STEPS_WITH_SIZE if step.get(key)), None)
         if given is not None:
@@ -46,7 +50,9 @@ def training_size(config: Any) -> Size:
     dataset = DATASETS.build(loader["dataset"])
     sizes = [dataset[index]["data_samples"].img_shape for index in range(min(len(dataset), _LOOKED_AT))]
     if not sizes:
-        raise ConfigError("the training data is empty, and nothing else says the size of the pictures")
+        raise ConfigError(
+            "the training data is empty, and the size of the pictures is not known; set data_preprocessor.pad_to"
+        )
     largest = max(height for height, _ in sizes), max(width for _, width in sizes)
     return _divisible(largest, preprocessor.get("size_divisor", 1))
 
@@ -112,8 +118,10 @@ def _sample(config: Any, size: Size, generator: torch.Generator) -> dict[str, An
             nearest, farthest = (model.get("head") or {}).get("depth_range") or (0.5, 10)
             depth = nearest + (farthest - nearest) * torch.rand(1, *size, generator=generator)
             sample |= {"depth": tv_tensors.Mask(depth)}
+        elif loader in _DRAWN:
+            sample = TRANSFORMS.build(dict(step))(sample)
         elif loader.startswith("Load") and loader != "LoadImage":
-            raise ConfigError(f"{loader} loads labels that no plan can make up; train a little with it and see")
+            raise ConfigError(f"{loader} loads labels that the planner cannot simulate; start a short training instead")
     return sample
 
 

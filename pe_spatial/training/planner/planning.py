@@ -22,8 +22,6 @@ from pe_spatial.training.planner.rows import Row, batches, by_preference, by_tim
 from pe_spatial.training.planner.variation import Variation, model_settings, side_unit, variation_of, variations
 from pe_spatial.training.start import naming_mistakes
 
-# what a process has taken before it builds a model; where this module is imported, torch and all packages are there
-_LIBRARIES = process_memory()
 _SMALLER = (0.75, 0.5)  # sides that are tried beside the config's own
 
 
@@ -36,12 +34,14 @@ class Target:
         device: That measures.
         name: What it is called; a GPU that is not here has no name.
         constants: Of its kind, corrected by cards if there are any.
+        held: Bytes of a CPU that the process has taken already: for packages and for lists of data.
     """
 
     on_cuda: bool
     device: torch.device
     name: str
     constants: DeviceConstants
+    held: float = 0.0
 
     @property
     def is_here(self) -> bool:
@@ -94,8 +94,9 @@ def find_target(name: str | None = None) -> Target:
     if name is not None and name.startswith("cuda") and not torch.cuda.is_available():
         return Target(True, torch.device("cpu"), "a CUDA GPU that is not here", CONSTANTS["cuda"])
     device = choose_device(name)
-    on_cuda = device.type == "cuda"
-    return Target(on_cuda, device, device_name(device), CONSTANTS["cuda" if on_cuda else "cpu"])
+    if device.type == "cuda":
+        return Target(True, device, device_name(device), CONSTANTS["cuda"])
+    return Target(False, device, device_name(device), CONSTANTS["cpu"], process_memory())
 
 
 def free_memory(target: Target) -> int:
@@ -107,7 +108,7 @@ def free_memory(target: Target) -> int:
     if not target.on_cuda:
         return available_memory()
     if not target.is_here:
-        raise UserError("--memory auto asks the GPU, and torch sees none here; say how much it has, such as 12gb")
+        raise UserError("--memory auto asks the GPU, and torch finds none here; give its memory, such as 12gb")
     return int(torch.cuda.mem_get_info(target.device)[0])
 
 
@@ -212,7 +213,7 @@ class MeasuredWay:
         constants = self.target.constants
         tensors = self.fixed.peak(self.steps.activations(batch[0], size), accumulates=batch[1] > 1)
         used = constants.memory(tensors)
-        need = used + (constants.outside if self.target.on_cuda else _LIBRARIES)
+        need = used + (constants.outside if self.target.on_cuda else self.target.held)
         seconds = None
         if self.rate is not None:
             seconds = self.steps.operations(batch[0], size) / self.rate / batch[0] * constants.seconds

@@ -48,7 +48,7 @@ def variation_of(config: Any) -> Variation:
     backbone = config.model.get(encoder_key(config.model))
     if not backbone or not config.get("optim_wrapper"):
         raise ConfigError(
-            "a plan is one of a training of detection, segmentation, depth or alignment, with model.backbone (or "
+            "only a training of detection, segmentation, depth or alignment can be planned, with model.backbone (or "
             f"student) and optim_wrapper; {config.model.get('type')} has none"
         )
     frozen = backbone.get("frozen", False)

@@ -187,10 +187,10 @@ def test_an_encoder_of_other_patches_and_pixels_sees_the_picture_resized(tiny):
     [
         ({"affinity": 2}, "block 2 does not exist; use 0 to 1"),
         ({"affinity": {"type": "PEBackbone", "variant": TINY, "layers": [0, 0]}}, "gives 2 maps; choose one"),
-        ({"affinity": nn.Identity()}, "Identity does not say the side of its patches"),
-        ({"beta": -0.5}, "beta -0.5 is not 0 or more"),
-        ({"beta": float("nan")}, "beta nan is not 0 or more"),
-        ({"gamma": 0}, "gamma 0 is not above 0"),
+        ({"affinity": nn.Identity()}, "Identity has no patch_size"),
+        ({"beta": -0.5}, "beta -0.5 must be 0 or more"),
+        ({"beta": float("nan")}, "beta nan must be 0 or more"),
+        ({"gamma": 0}, "gamma 0 must be above 0"),
     ],
 )
 def test_what_cannot_be(tiny, options, message):

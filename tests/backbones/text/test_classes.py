@@ -35,13 +35,13 @@ def test_templates_take_names_as_they_are(template, name, text):
 @pytest.mark.parametrize(
     ("classes", "templates", "message"),
     [
-        ([], NO_TEMPLATES, "there are no classes; name at least one"),
+        ([], NO_TEMPLATES, "there are no classes; give at least one"),
         (["cat"], [], "there are no templates"),
         (["cat", " "], NO_TEMPLATES, "class ' ' of 2 has no name"),
-        (["cat", "dog", "cat"], NO_TEMPLATES, r"1 of the classes come more than once \(cat\)"),
-        (["cat"], ["a photo"], "template 'a photo' has no place for a class; write {c} there"),
-        (["cat <END_OF_TEXT> x"], NO_TEMPLATES, "<end_of_text> ends a text for the model"),
-        (["cat"], ["<end_of_text> {c}"], "<end_of_text> ends a text for the model"),
+        (["cat", "dog", "cat"], NO_TEMPLATES, r"1 of the classes are given more than once \(cat\)"),
+        (["cat"], ["a photo"], "template 'a photo' has no place for the class; write {c} where it belongs"),
+        (["cat <END_OF_TEXT> x"], NO_TEMPLATES, "<end_of_text> marks the end of a text for the model"),
+        (["cat"], ["<end_of_text> {c}"], "<end_of_text> marks the end of a text for the model"),
     ],
 )
 def test_lists_that_cannot_be_are_refused(classes, templates, message):

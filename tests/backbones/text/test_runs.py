@@ -32,5 +32,5 @@ def test_a_folder_gives_its_model_again_and_other_weights_another_fingerprint(tm
     prints = {fingerprint_of(source_of(tmp_path / name)) for name in ("one", "other")}
     assert len(prints) == 2
     assert fingerprint_of(source_of(tmp_path / "one", "none")) == "none" == fingerprint_of(None)
-    with pytest.raises(UnknownName, match="no folder of that name has a pe_core.json"):
+    with pytest.raises(UnknownName, match="no folder of that name with a pe_core.json"):
         source_of(tmp_path)

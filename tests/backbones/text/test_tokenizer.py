@@ -87,13 +87,13 @@ def test_another_vocabulary_and_a_damaged_one_are_refused(tmp_path):
     with pytest.raises(UnreadableFile, match="is not the vocabulary of PE-Core: the SHA-256"):
         Tokenizer(path)
     path.write_bytes(find_vocabulary().read_bytes()[:5000])
-    with pytest.raises(UnreadableFile, match=r"is damaged .* fetch it again"):
+    with pytest.raises(UnreadableFile, match=r"is damaged .* download it again"):
         Tokenizer(path)
 
 
 def test_missing_packages_are_named(monkeypatch):
     monkeypatch.setattr(vocabulary, "_PLACES", {"no_such_package": "x"})
-    with pytest.raises(MissingPackage, match=r"no_such_package have.*pip install 'pe_spatial\[text\]'"):
+    with pytest.raises(MissingPackage, match=r"no_such_package; neither is installed.*install 'pe_spatial\[text\]'"):
         Tokenizer()
     monkeypatch.setitem(module.__dict__["warnings"].sys.modules, "ftfy", None)
     with pytest.raises(MissingPackage, match=r"texts need ftfy, which is not installed; pip install 'pe_spatial\[text"):

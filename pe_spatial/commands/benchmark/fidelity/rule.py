@@ -96,11 +96,11 @@ class Golden(dict[str, NDArray[Any]]):
         except FileNotFoundError:
             raise
         except (ValueError, EOFError, OSError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
-            raise UnreadableFile(f"{path}: not a readable .npz file ({error}); fetch it again") from error
+            raise UnreadableFile(f"{path}: not a readable .npz file ({error}); download it again") from error
 
     def __missing__(self, key: str) -> NDArray[Any]:
         """Name the file that lacks an array."""
-        raise UnreadableFile(f"{self.path}: has no array {key!r}; it is of another version, fetch it again")
+        raise UnreadableFile(f"{self.path}: has no array {key!r}; it is of another version, download it again")
 
 
 # --- the rule ---------------------------------------------------------------------------------------------------------
