@@ -1,5 +1,6 @@
 """Hooks of MkDocs: pages that are made from the code, and links that leave the folder of the documentation."""
 
+import shutil
 from pathlib import Path
 
 import command_pages
@@ -11,18 +12,16 @@ from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("detection", "segmentation", "depth", "tracking")
-LINKED = ROOT / "build/docs_sources"  # named in mkdocs.yml
+COPIED = ROOT / "build/docs_sources"  # named in mkdocs.yml
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
     """Make the folder in which mkdocstrings finds the packages by the names that they are installed under."""
-    package = LINKED / "pe_spatial"
-    package.mkdir(parents=True, exist_ok=True)
-    for old in package.iterdir():
-        old.unlink()
-    for source in [*(ROOT / "pe_spatial").iterdir(), *(ROOT / name for name in PACKAGES)]:
-        if source.name != "__pycache__":
-            (package / source.name).symlink_to(source)
+    package = COPIED / "pe_spatial"
+    shutil.rmtree(COPIED, ignore_errors=True)
+    # copies: mkdocstrings does not look into folders that are links
+    for source, target in {"pe_spatial": package, **{name: package / name for name in PACKAGES}}.items():
+        shutil.copytree(ROOT / source, target, ignore=shutil.ignore_patterns("__pycache__"))
     return config
 
 
