@@ -322,5 +322,5 @@ def test_a_data_set_that_the_cache_is_not_of_is_refused_at_once(photos):
 
     with pytest.raises(CacheError, match="use ImageFolder or TarImages"):
         Other(pipeline=[LoadTeacherMap(str(photos / "maps"))])
-    with pytest.raises(ValueError, match="right after LoadImage"):
+    with pytest.raises(ValueError, match="directly after LoadImage"):
         LoadTeacherMap(str(photos / "maps"))({"img": torch.zeros(3, 20, 30), "ori_shape": (40, 60), "img_id": 0})

@@ -57,10 +57,10 @@ def test_a_partner_that_is_missing_is_a_row_that_says_so(tmp_path, monkeypatch, 
     monkeypatch.setitem(sys.modules, "timm", None)
     assert run("--quick", "--repeats", 2, "--only", "encoder-T,coco", "--json", tmp_path / "all.json") == 0
     rows = rows_of(tmp_path / "all.json")
-    assert rows["PE-Spatial-T16-512, one picture"]["not_measured"].startswith("timm is missing")
+    assert rows["PE-Spatial-T16-512, one picture"]["not_measured"].startswith("timm is not installed")
     assert len(rows["COCO's average precision of boxes"]["ratios"]) == 2
     shown = capsys.readouterr().out
-    assert "| PE-Spatial-T16-512, one picture | not measured: timm is missing" in shown
+    assert "| PE-Spatial-T16-512, one picture | not measured: timm is not installed" in shown
     assert shown.count("encoder-T,") == 1  # it is not tried again
 
 

@@ -40,7 +40,7 @@ def test_cards_correct_the_table(capsys, tmp_path):
     ("arguments", "message"),
     [
         (["--memory", "1mb"], "nothing fits into 0.001 GB; the smallest needs"),
-        (["--memory", "lots"], "memory 'lots' is no amount"),
+        (["--memory", "lots"], "memory 'lots' is not an amount"),
         (["--memory", "1gb", "--cards", "nowhere"], "--cards nowhere: no such folder"),
     ],
 )

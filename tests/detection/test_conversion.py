@@ -320,7 +320,7 @@ def test_tool_does_not_overwrite(detector, tmp_path, capsys):
         ),
         (["theirs.pth", "x.pth", "--to", "pe_spatial", "--patch-size", "14"], "--patch-size applies to encoders"),
         (["theirs.pth", "x.pth", "--to", "pe_spatial", "--config", "missing.yaml"], "missing.yaml"),
-        (["theirs.pth", "x.safetensors", "--to", "pe_spatial", "--config", "a.yaml"], "--config goes with"),
+        (["theirs.pth", "x.safetensors", "--to", "pe_spatial", "--config", "a.yaml"], "--config needs --to pe_spatial"),
         (["encoder.pth", "x.pth", "--to", "pe_spatial"], "is neither a Mask R-CNN of Detectron2"),
         (["broken.pth", "x.pth", "--to", "pe_spatial"], "NaN or Inf in 1 tensor"),
     ],

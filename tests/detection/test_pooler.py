@@ -57,5 +57,5 @@ def test_without_boxes_the_maps_have_a_zero_gradient():
 
 
 def test_strides_that_do_not_double_are_refused():
-    with pytest.raises(ValueError, match=r"strides \(4, 8, 32\) do not double"):
+    with pytest.raises(ValueError, match=r"strides \(4, 8, 32\) must double"):
         RoIPooler(7, (4, 8, 32))

@@ -116,7 +116,7 @@ def test_a_new_start_does_not_take_a_folder_of_damaged_checkpoints(run, capfd):
 
 ENTRIES = {
     "no optimizer": (lambda content: content.pop("optimizer"), "contains only weights"),
-    "an optimizer in a list": (lambda content: content.update(optimizer=[1]), "optimizer missing or of another kind"),
+    "an optimizer in a list": (lambda content: content.update(optimizer=[1]), "optimizer missing or of a wrong type"),
     "no meta": (lambda content: content.pop("meta"), "meta missing"),
     "meta in a list": (lambda content: content.update(meta=[]), "meta missing"),
     "iterations in words": (lambda content: content["meta"].update(iter="six"), "meta.iter"),

@@ -15,7 +15,7 @@ from pe_spatial.commands.shell import run_command
 from pe_spatial.common.errors import printable
 from pe_spatial.common.pictures import image_size
 
-TOO_LARGE = r"pixels \(H x W\) are .* more than the .* that are allowed .*--max-pixels"
+TOO_LARGE = r"pixels \(H x W\) are .* more than the limit of .*--max-pixels"
 NO_VIDEO = "cannot be opened"
 
 
@@ -56,8 +56,8 @@ BAD = [
     Case("bomb.webp", bad.webp_bomb, TOO_LARGE),
     Case("bomb.jp2", bad.jp2_bomb, TOO_LARGE),
     Case("bomb.avif", bad.avif_bomb, "cannot be read"),
-    Case("sparse.jpg", bad.sparse, "more than the free memory"),
-    Case("sparse.webp", bad.sparse_webp, "more than the free memory"),
+    Case("sparse.jpg", bad.sparse, "do not fit into the free memory"),
+    Case("sparse.webp", bad.sparse_webp, "do not fit into the free memory"),
     Case(
         "program.jpg",
         raw(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n"),

@@ -125,18 +125,18 @@ def test_the_results_are_no_inputs_and_never_replace_them(tmp_path):
 def test_the_limit_is_an_option_a_keyword_and_an_environment_variable(checkpoint, tmp_path, capsys, monkeypatch):
     picture = bad.good_picture(tmp_path / "a.png", (20, 30))
     assert predict(checkpoint, picture, tmp_path / "out", "--max-pixels", 599) == 1
-    assert "20 x 30 pixels (H x W) are 600, more than the 599" in capsys.readouterr().err
+    assert "20 x 30 pixels (H x W) are 600, more than the limit of 599" in capsys.readouterr().err
     assert MAX_PIXELS not in os.environ
     assert predict(checkpoint, picture, tmp_path / "out", "--max-pixels", 600) == 0
-    with pytest.raises(UnreadableFile, match="more than the 599"):
+    with pytest.raises(UnreadableFile, match="more than the limit of 599"):
         Predictor(checkpoint, "cpu", max_pixels=599)(picture)
-    with pytest.raises(UnreadableFile, match="more than the 599"):
+    with pytest.raises(UnreadableFile, match="more than the limit of 599"):
         Predictor(checkpoint, "cpu", max_pixels=599)(picture.read_bytes())
     assert "pred_sem_seg" in Predictor(checkpoint, "cpu", max_pixels=600)(picture)
     with pytest.raises(UserError, match="max_pixels 0"):
         Predictor(checkpoint, "cpu", max_pixels=0)
     monkeypatch.setenv(MAX_PIXELS, "599")
-    with pytest.raises(UnreadableFile, match="more than the 599"):
+    with pytest.raises(UnreadableFile, match="more than the limit of 599"):
         read_image(picture)
     assert read_image(picture, max_pixels=600).shape == (3, 20, 30)
     bad.video(tmp_path / "a.mp4")
@@ -151,7 +151,7 @@ def test_the_limit_follows_the_memory_and_pillow_keeps_its_own(monkeypatch, tmp_
     assert available_memory() > 0
     monkeypatch.setattr("pe_spatial.common.memory.available_memory", lambda: 64 * 20_000_000)
     check_pixels(4000, 5000)
-    with pytest.raises(UserError, match="more than the 20,000,000"):
+    with pytest.raises(UserError, match="more than the limit of 20,000,000"):
         check_pixels(4000, 5001)
     from PIL import Image
 

@@ -43,7 +43,7 @@ def test_every_model_of_a_task_is_written_by_it(task):
 
 def test_a_detector_of_the_users_own(finished, photo, tmp_path, monkeypatch, capsys):
     assert run(finished[1], photo, tmp_path / "out") == 2
-    assert "ToyModel names no task" in capsys.readouterr().err
+    assert "the model ToyModel has no task" in capsys.readouterr().err
     monkeypatch.setattr(ToyModel, "task", "detection", raising=False)
     assert run(finished[1], photo, tmp_path / "out", "--threshold", "0") == 0
     found = json.loads((tmp_path / "out/predictions.json").read_text())

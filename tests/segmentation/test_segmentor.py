@@ -145,7 +145,7 @@ def test_a_window_that_covers_the_image_changes_nothing():
             "decode_head.num_classes is 4, but the model sets 5",
         ),
         ({"decode_head": {"type": "LinearHead", "in_channels": 7}}, "in_channels is 7, but the model sets 32"),
-        ({"decode_head": {"type": "LinearHead", "in_index": 1}}, "not among the 1 that arrive"),
+        ({"decode_head": {"type": "LinearHead", "in_index": 1}}, "not one of the 1 maps"),
         ({"window": {"sise": 8}}, "window has no option 'sise'; did you mean 'size'"),
         ({"neck": {**PYRAMID, "stride": 16}}, "neck.stride is 16, but the model sets 8"),
     ],

@@ -198,7 +198,7 @@ def test_bfloat16_tracks_as_well(scenes, tmp_path):
 def test_nothing_is_trained():
     tracker = build().train()
     assert not tracker.training and not any(parameter.requires_grad for parameter in tracker.parameters())
-    with pytest.raises(ValueError, match="without training"):
+    with pytest.raises(ValueError, match="is not trained"):
         tracker({}, [], mode="loss")
 
 
