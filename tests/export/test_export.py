@@ -313,7 +313,7 @@ def test_an_encoder_alone(pictures, tmp_path, capfd):
     assert maps.keys() == {"map_0", "map_1"}
     for number in range(2):
         np.testing.assert_allclose(maps[f"map_{number}"], expected[f"layer_{number}"].numpy(), atol=1e-4)
-    with pytest.raises(CheckpointError, match="an encoder alone"):
+    with pytest.raises(CheckpointError, match="contains only an encoder"):
         open_predictor(file, "cpu", 1, [])
 
 
