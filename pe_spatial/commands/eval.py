@@ -57,7 +57,6 @@ def run(options: argparse.Namespace) -> int:
     use_device(options.device)
     if not options.run and not options.checkpoint:
         return _score_untrained(options)
-    from pe_spatial.training.config import override_config
     from pe_spatial.training.hub import is_address
     from pe_spatial.training.launch import evaluate
 
@@ -65,16 +64,13 @@ def run(options: argparse.Namespace) -> int:
     if is_address(source) and not options.output:
         raise OptionError(f"{source} has no folder on this machine; set --output to a folder for the results")
     config, path = recall(source, options.overrides, options.config)
-    if sliced := slices(options, config, resized=False):
-        override_config(config, sliced, path)
-    _compute(options, config, path)
+    _adapt(options, config, path)
     evaluate(config, path, options.output, engine=options.engine)
     return 0
 
 
 def _score_untrained(options: argparse.Namespace) -> int:
     """Score the model of a config that names all of its weights."""
-    from pe_spatial.training.config import override_config
     from pe_spatial.training.launch import evaluate, needs_training
 
     config = config_with_folder(options.config, options.overrides, None)
@@ -83,17 +79,18 @@ def _score_untrained(options: argparse.Namespace) -> int:
             f"{options.config} describes a {config.model.type}, which needs trained weights; give its run, or a "
             "checkpoint"
         )
-    if sliced := slices(options, config, resized=False):
-        override_config(config, sliced, Path(options.config))
-    _compute(options, config, options.config)
+    _adapt(options, config, Path(options.config))
     evaluate(config, None, options.output, untrained=True)
     return 0
 
 
-def _compute(options: argparse.Namespace, config: Config, path: str | Path) -> None:
-    """Score in the precision that is asked for."""
+def _adapt(options: argparse.Namespace, config: Config, path: Path) -> None:
+    """Write the windows and the precision that are asked for into a config."""
     from pe_spatial.common.devices import choose_device
     from pe_spatial.training.amp import compute_in
+    from pe_spatial.training.config import override_config
 
+    if sliced := slices(options, config, resized=False):
+        override_config(config, sliced, path)
     resolve_precision(options, path)
     compute_in(config, options.precision, choose_device(options.device))

@@ -11,7 +11,7 @@ import torch
 
 from pe_spatial.common.errors import UserError
 
-_CPU_FLAGS = Path("/proc/cpuinfo")
+_CPU_INFO = Path("/proc/cpuinfo")
 
 
 def choose_device(name: str | torch.device | None = None) -> torch.device:
@@ -44,7 +44,7 @@ def device_name(device: str | torch.device | None = None) -> str:
     """The name of a GPU, or the processor and the cores that this process may use."""
     if choose_device(device).type == "cuda":
         return torch.cuda.get_device_name(device)
-    lines = _CPU_FLAGS.read_text().splitlines() if sys.platform == "linux" else []
+    lines = _CPU_INFO.read_text().splitlines() if sys.platform == "linux" else []
     models = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
     return f"CPU ({models[0] if models else platform.machine()}, {available_cores()} cores)"
 
@@ -53,9 +53,9 @@ def multiplies_in_bfloat16(device: torch.device) -> bool:
     """Whether a device has bfloat16 arithmetic, so that a model is faster in it; of a CPU, AMX or AVX512-BF16."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    if device.type != "cpu" or not _CPU_FLAGS.exists():
+    if device.type != "cpu" or not _CPU_INFO.exists():
         return False
-    flags = next((line.split() for line in _CPU_FLAGS.read_text().splitlines() if line.startswith("flags")), [])
+    flags = next((line.split() for line in _CPU_INFO.read_text().splitlines() if line.startswith("flags")), [])
     return "avx512_bf16" in flags or "amx_bf16" in flags
 
 

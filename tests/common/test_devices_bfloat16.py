@@ -12,11 +12,11 @@ from pe_spatial.common import devices
 )
 def test_a_cpu_says_so_in_its_flags(tmp_path, monkeypatch, flags, expected):
     (tmp_path / "cpuinfo").write_text(f"processor\t: 0\nmodel name\t: X\nflags\t\t: {flags}\n")
-    monkeypatch.setattr(devices, "_CPU_FLAGS", tmp_path / "cpuinfo")
+    monkeypatch.setattr(devices, "_CPU_INFO", tmp_path / "cpuinfo")
     assert devices.multiplies_in_bfloat16(torch.device("cpu")) is expected
 
 
 def test_without_flags_it_is_not_known(tmp_path, monkeypatch):
-    monkeypatch.setattr(devices, "_CPU_FLAGS", tmp_path / "missing")
+    monkeypatch.setattr(devices, "_CPU_INFO", tmp_path / "missing")
     assert not devices.multiplies_in_bfloat16(torch.device("cpu"))
     assert not devices.multiplies_in_bfloat16(torch.device("meta"))

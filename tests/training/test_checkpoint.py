@@ -148,7 +148,7 @@ def test_truncated_files_are_named(tmp_path, content, fraction):
     save_checkpoint(content, tmp_path / "a.pth")
     whole = (tmp_path / "a.pth").read_bytes()
     (tmp_path / "a.pth").write_bytes(whole[: int(len(whole) * fraction)])
-    with pytest.raises(CheckpointError, match=r"a.pth .*(truncated|is empty)"):
+    with pytest.raises(CheckpointError, match=r"a.pth .*truncated" if fraction else "a.pth is empty"):
         load_checkpoint(tmp_path / "a.pth")
 
 

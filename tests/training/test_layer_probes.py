@@ -51,7 +51,7 @@ def test_a_probe_among_others_learns_and_predicts_as_it_does_alone():
             optimizer.step()
         assert losses.keys() == {"loss_silog"}
     for a, b in zip(together.probes["2"].head.parameters(), alone.head.parameters(), strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-4)  # steps of Adam enlarge the last digits of a processor
+        torch.testing.assert_close(a, b, rtol=1.3e-6, atol=3e-5)  # steps of Adam enlarge the last digits of a processor
     together.eval(), alone.eval()
     with torch.no_grad():
         image = torch.randn(1, 3, 40, 72)  # larger than a tile: each head cuts tiles of its own
