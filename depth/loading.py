@@ -289,8 +289,7 @@ def _refuse_a_mark(path: str | Path, measured: NDArray[np.float32]) -> None:
         raise AnnotationError(
             f"{path}: {share:.0%} of its measurements are exactly {greatest:g} m, and the others have a median of "
             f"{median:.3g} m: this value probably marks points that are too far, such as the sky; set "
-            f"farthest={greatest:g} in "
-            "LoadDepthMap, or allow_any_unit=True if it was measured"
+            f"farthest={greatest:g} in LoadDepthMap, or allow_any_unit=True if it was measured"
         )
 
 

@@ -67,8 +67,7 @@ def nyu_eigen(height: int, width: int) -> Region:
     if (height, width) != (480, 640):
         raise ConfigError(
             f"the crop nyu_eigen is defined for 480x640, but the depth map is {height}x{width}; evaluate at the size "
-            f"of "
-            "NYUv2 or choose another crop"
+            "of NYUv2 or choose another crop"
         )
     return slice(45, 471), slice(41, 601)
 

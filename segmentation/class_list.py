@@ -94,10 +94,9 @@ def read_class_list(path: str | Path) -> ClassList:
     )
     if len(names) == 1:
         raise ConfigError(
-            f"{path}: there is nothing to learn: {names[0]!r} is the only class; add a class for the other "
-            f"pixels: classes: [background, {names[0]}], zero_is_ignored: false, 0 for background and 1 for "
-            f"{names[0]} in "
-            "the files"
+            f"{path}: there is nothing to learn: {names[0]!r} is the only class; add a class for the other pixels: "
+            f"classes: [background, {names[0]}], zero_is_ignored: false, 0 for background and 1 for {names[0]} in the "
+            "files"
         )
     return described
 
@@ -115,8 +114,7 @@ def _ignored(
         if from_one <= value < len(names) + from_one:
             raise ConfigError(
                 f"{path}: ignore contains {value}, which is also the value of the class {names[value - from_one]!r}; "
-                f"remove "
-                "one of them"
+                "remove one of them"
             )
     by_color = {color: index for index, color in enumerate(colors)}
     if len(by_color) < len(colors):
@@ -125,8 +123,7 @@ def _ignored(
         if by_color.get(color, IGNORE_LABEL) != IGNORE_LABEL:
             raise ConfigError(
                 f"{path}: ignore contains {list(color)}, which is also the color of the class "
-                f"{names[by_color[color]]!r}; "
-                "remove one of them"
+                f"{names[by_color[color]]!r}; remove one of them"
             )
         by_color[color] = IGNORE_LABEL
     return values if "ignore" in content else None, by_color
@@ -178,8 +175,7 @@ def _by_number(path: str | Path, value: Mapping[Any, Any]) -> list[str]:
         remedy = "write the list of their names, and zero_is_ignored: true" if 0 not in names else "name all of them"
         raise ConfigError(
             f"{path}: the numbers of the classes are {few(sorted(names), 8)}; they must be 0 to {len(names) - 1} "
-            f"without gaps: "
-            f"{remedy}"
+            f"without gaps: {remedy}"
         )
     return [names[number] for number in range(len(names))]
 

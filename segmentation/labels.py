@@ -62,8 +62,7 @@ class LabelFormat:
         if not 1 <= len(self.classes) <= IGNORE_LABEL:
             raise AnnotationError(
                 f"the class list has {len(self.classes)} classes; give 1 to {IGNORE_LABEL} classes ({IGNORE_LABEL} "
-                f"marks "
-                "pixels without a label)"
+                "marks pixels without a label)"
             )
         if len(set(self.classes)) < len(self.classes):
             twice = next(name for name in self.classes if self.classes.count(name) > 1)

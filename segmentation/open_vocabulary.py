@@ -183,9 +183,8 @@ class OpenVocabularySegmentor(ModalModel, SemanticModel):
         """
         if not hasattr(self.maps, "loss"):
             raise ConfigError(
-                f"{type(self.maps).__name__} has nothing to train; evaluate it with `pe-spatial eval --config "
-                f"CONFIG`, or set "
-                "model.maps to a TextAlignedHead to train"
+                f"{type(self.maps).__name__} has nothing to train; evaluate it with `pe-spatial eval --config CONFIG`, "
+                "or set model.maps to a TextAlignedHead to train"
             )
         return self.maps.loss(inputs, _captions(data_samples))
 

@@ -221,8 +221,7 @@ def _describe(source: str, categories: Sequence[Mapping[str, Any]], things: Sequ
     if not 1 <= len(categories) <= IGNORE_LABEL:
         raise AnnotationError(
             f"{source}: {len(categories)} classes; label maps can have 1 to {IGNORE_LABEL} ({IGNORE_LABEL} marks "
-            f"pixels "
-            "without a label)"
+            "pixels without a label)"
         )
     names = tuple(category["name"] for category in categories)
     own = class_colors(names)

@@ -32,8 +32,7 @@ class RandomScale(v2.Transform):
         if size < 1 or not 0 < scale_range[0] <= scale_range[1] or max_aspect < 1:
             raise OptionError(
                 f"size {size} must be at least one pixel, scale_range {list(scale_range)} two increasing positive "
-                f"factors "
-                f"and max_aspect {max_aspect} at least 1"
+                f"factors and max_aspect {max_aspect} at least 1"
             )
         self.size = size
         self.scale_range = scale_range

@@ -166,9 +166,8 @@ class _Davis(VideoDataset):
         if masks[0] is None:
             folder = self.folders(name)[1]
             raise FileNotFoundError(
-                f"{folder} has no {Path(frames[0]).stem}.png, the mask of the first frame, which marks the objects "
-                f"to track "
-                f"({lies_there(folder)})"
+                f"{folder} has no {Path(frames[0]).stem}.png, the mask of the first frame, which marks the objects to "
+                f"track ({lies_there(folder)})"
             )
         return {0: {"path": masks[0]}}
 

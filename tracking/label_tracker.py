@@ -134,9 +134,8 @@ class LabelTracker:
     def _check_frame(self, input_size: tuple[int, int], frame_size: tuple[int, int]) -> None:
         if self._sizes not in (None, (input_size, frame_size)):
             raise OptionError(
-                f"frame {self.frame} is {frame_size} (H, W) but the video starts with {self._sizes[1]}; all frames "
-                f"of a "
-                "video must have one size: resize them, or track the parts as separate videos"
+                f"frame {self.frame} is {frame_size} (H, W) but the video starts with {self._sizes[1]}; all frames of "
+                "a video must have one size: resize them, or track the parts as separate videos"
             )
 
 

@@ -179,8 +179,7 @@ def _read_numbers(path: MaskFile) -> NDArray[np.int64]:
     shown = few(str((code >> 16, code >> 8 & 255, code & 255)) for code in foreign.tolist())
     raise IndexModeError(
         f"{path} cannot be read: it contains colors, and {len(foreign)} of them are not in the palette of DAVIS "
-        f"({shown}); "
-        "save a grayscale or palette PNG in which every pixel has the number of its object"
+        f"({shown}); save a grayscale or palette PNG in which every pixel has the number of its object"
     )
 
 

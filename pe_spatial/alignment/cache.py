@@ -293,8 +293,7 @@ def create_cache(
         if different:
             raise CacheError(
                 f"{path} has a cache with other settings (in the cache → in this run: {different}); use the same "
-                f"settings, or "
-                "give another folder"
+                "settings, or give another folder"
             )
         return existing
     path.mkdir(parents=True, exist_ok=True)

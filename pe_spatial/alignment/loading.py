@@ -44,8 +44,7 @@ class LoadTeacherMap(Loader):
         if not isinstance(dataset, ImageFolder):
             raise CacheError(
                 f"{self.folder} belongs to a list of images, but {type(dataset).__name__} has no such list; use "
-                f"ImageFolder or "
-                "TarImages"
+                "ImageFolder or TarImages"
             )
         self.cache.check_images(dataset.identities())
 

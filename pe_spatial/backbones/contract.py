@@ -39,8 +39,7 @@ def build_backbone(
     if missing := [attribute for attribute in (*_ATTRIBUTES, *needs) if not hasattr(module, attribute)]:
         raise ConfigError(
             f"{user} cannot use {name} as a backbone: it has no {few(missing, 4)}; PEBackbone and TimmBackbone have "
-            f"them; docs/developing/contracts.md "
-            "describes the contract"
+            "them; docs/developing/contracts.md describes the contract"
         )
     if len(module.channels) != len(module.strides):
         raise ConfigError(

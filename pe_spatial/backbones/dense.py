@@ -100,9 +100,8 @@ class PEBackbone(nn.Module):
         self.lora = None if lora is None else build_options(LoraOptions, lora, "lora")
         if self.lora is not None and frozen is not False:
             raise OptionError(
-                f"frozen {frozen} and lora contradict each other: lora freezes the whole encoder and trains "
-                f"adapters; use "
-                "only one of them"
+                f"frozen {frozen} and lora contradict each other: lora freezes the whole encoder and trains adapters; "
+                "use only one of them"
             )
         config = get_variant(variant)
         if patch_size is not None:

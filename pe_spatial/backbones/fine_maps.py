@@ -89,8 +89,7 @@ def build_upsampler(settings: Upsampling, backbone: Any) -> Interpolation | None
     if set(backbone.strides) != {backbone.patch_size}:
         raise OptionError(
             f"upsampling needs maps of one grid, with patches of {backbone.patch_size} pixels, and the encoder has "
-            f"maps "
-            f"of strides {few(backbone.strides)}; choose maps of that stride, or remove upsampling"
+            f"maps of strides {few(backbone.strides)}; choose maps of that stride, or remove upsampling"
         )
     options = link("upsampling", options, patch_size=backbone.patch_size)
     if kind != "bilinear":

@@ -74,7 +74,6 @@ def build_sam2(size: str, weights: str | Path | None, image_size: int = 1024) ->
         except (RuntimeError, TypeError) as error:
             raise OptionError(
                 f"{weights} does not contain SAM 2.1 {size}: {str(error).splitlines()[-1].strip()[:160]}; give the "
-                f"size "
-                f"of this file, one of {', '.join(SAM2_SIZES)}"
+                f"size of this file, one of {', '.join(SAM2_SIZES)}"
             ) from error
     return model.eval()

@@ -128,9 +128,8 @@ def converted(source: Path, options: argparse.Namespace) -> Converted:
     labels: list[str] = []
     if options.to == "pe_spatial" and not is_deta(keys) and not is_detectron2(keys):
         raise WeightsError(
-            f"{source} is neither a Mask R-CNN of Detectron2 (no key begins with `proposal_generator.`) nor a DETA "
-            f"of its "
-            "authors (no `transformer.level_embed`), and only these can be converted to pe_spatial; "
+            f"{source} is neither a Mask R-CNN of Detectron2 (no key begins with `proposal_generator.`) nor a DETA of "
+            "its authors (no `transformer.level_embed`), and only these can be converted to pe_spatial; "
             "PEBackbone(weights=...) loads an encoder as it is"
         )
     if options.to != "pe_spatial" and not (options.to == "detectron2" and is_ours(keys)):

@@ -93,8 +93,7 @@ def find_models(options: argparse.Namespace, part: Part) -> list[Model]:
         if tasks[name].name != "detection":
             raise OptionError(
                 f"{path} holds a model of {tasks[name].name}: --words works with a detector that has masks; for the "
-                f"class "
-                "of every pixel remove --checkpoint"
+                "class of every pixel remove --checkpoint"
             )
         named = predict_words.read_words(options)[1]
     identities = {name: {"model": path.stem, "weights": fingerprint(path), **named} for name, path in paths.items()}

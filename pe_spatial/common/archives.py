@@ -83,8 +83,7 @@ def _scan(path: Path) -> list[Member]:
         reason = str(error) or type(error).__name__
         raise UnreadableFile(
             f"{path} is not a complete, uncompressed tar ({reason}): copy a truncated file again, or unpack a "
-            f"compressed "
-            "one (gunzip)"
+            "compressed one (gunzip)"
         ) from error
     for member in members:
         if not member.isreg() or member.issparse():  # the bytes of a file with holes are not those in the tar

@@ -90,10 +90,9 @@ class ShardIndex:
         missing = [key for key in stated if not isinstance(content.get(key), Tensor)]
         if missing:
             raise WeightsError(
-                f"{path} is not the file that {self.path.name} describes: {len(missing)} of the {len(stated)} "
-                f"tensors that "
-                f"it should contain are missing ({few(missing)}); files may have been swapped or renamed; download "
-                f"both again"
+                f"{path} is not the file that {self.path.name} describes: {len(missing)} of the {len(stated)} tensors "
+                f"that it should contain are missing ({few(missing)}); files may have been swapped or renamed; "
+                "download both again"
             )
         return content
 

@@ -127,9 +127,8 @@ def _read_torch(path: Path, is_archive: bool) -> Any:  # noqa: ANN401 - whatever
         if "data.pkl" not in inside or "constants.pkl" in inside:
             kind = "a TorchScript program" if "constants.pkl" in inside else "a zip archive"
             raise WeightsError(
-                f"{path} is {kind}, not a torch checkpoint (it contains {few(part.filename for part in parts)}); "
-                f"save the "
-                "state dict of its model (torch.save(model.state_dict(), ...))"
+                f"{path} is {kind}, not a torch checkpoint (it contains {few(part.filename for part in parts)}); save "
+                "the state dict of its model (torch.save(model.state_dict(), ...))"
             )
         once_per_file(path, "checksums", lambda: _verify_archive(path))
         can_map = all(part.compress_type == zipfile.ZIP_STORED for part in parts)
@@ -163,8 +162,8 @@ def verify_hash(path: Path, tensors: Mapping[str, Any], stored: object) -> None:
     if content_hash(tensors) != stored:
         raise WeightsError(
             f"{path} is damaged: its tensors have changed since they were saved (their hash differs from its "
-            f"{CONTENT_HASH})"
-            f"; delete it and download it again, or remove that entry if you changed the weights yourself"
+            f"{CONTENT_HASH}); delete it and download it again, or remove that entry if you changed the weights "
+            "yourself"
         )
 
 

@@ -32,8 +32,7 @@ class TorchSession:
         if is_guarded() and not is_trusted("torch.export"):
             raise OptionError(
                 f"{path}: loading a .pt2 file can run code that is stored in it; if you made it yourself, add "
-                f"--allow-import "
-                "torch.export (trust=['torch.export'] in Python), otherwise export to onnx"
+                "--allow-import torch.export (trust=['torch.export'] in Python), otherwise export to onnx"
             )
         try:
             program = torch.export.load(path)

@@ -85,8 +85,7 @@ def require_same_network(path: Path, model: Mapping[str, Any]) -> None:
     if changed:
         raise OptionError(
             f"{path}: model.{changed[0]} is fixed in an exported file (you can change {few(AROUND, len(AROUND))}); "
-            f"export "
-            "the checkpoint again with the other value"
+            "export the checkpoint again with the other value"
         )
 
 
@@ -113,8 +112,7 @@ def equip(model: nn.Module, path: Path, engine: str, device: torch.device) -> No
     if header.kind:
         raise OptionError(
             f"{path}: contains the graph {header.kind!r}, which cannot replace the network of its model; run it with "
-            f"the engine "
-            "itself, or export the checkpoint without --graph"
+            "the engine itself, or export the checkpoint without --graph"
         )
     shed(model)
     model.use_engine(run)

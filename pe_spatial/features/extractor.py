@@ -116,8 +116,8 @@ class FeatureExtractor:
         if self.pool not in self.encoder.pools:
             what = {"cls": "class token", "attention": "attention pooling"}[self.pool]
             raise OptionError(
-                f"pool {self.pool!r}: {self.encoder.name} has no {what}"
-                f"{' (attention in windows removes it)' if self.encoder.settings.get('window') else ''}; it has: "
+                f"pool {self.pool!r}: {self.encoder.name} has no "
+                f"{what}{' (attention in windows removes it)' if self.encoder.settings.get('window') else ''}; it has: "
                 f"{', '.join(self.encoder.pools)}"
             )
         last = self.encoder.settings.get("depth", 0) - 1

@@ -55,7 +55,6 @@ def _beginning(request: Request, model: Model) -> Encoder:
     if start is None or start == "none":
         raise OptionError(
             "the student starts from random weights and has no teacher; give a teacher (--teacher), or weights to "
-            "start "
-            "from (--weights)"
+            "start from (--weights)"
         )
     return find_encoder(start)

@@ -66,8 +66,7 @@ def read_checkpoint(
     if any(key.startswith(("attn_pool.", "proj")) for key in tensors):
         raise WeightsError(
             f"{path}: the vision tower ({report.layout}) pools its tokens to one, like a PE-Core; the tower of a PLM "
-            f"does not. "
-            f"{_NEEDED}"
+            f"does not. {_NEEDED}"
         )
     sizes = read_sizes(path.parent, None if config is None else Path(config))
     encoder = _describe_encoder(path, shapes_of(tensors), sizes.heads if heads is None else heads)
@@ -89,8 +88,7 @@ def _require_checkpoint(source: str | PathLike[str]) -> None:
         name = str(source).partition(":")[2].lstrip("/")
         raise WeightsError(
             f"{source} is not downloaded automatically; run `hf download {name} --local-dir FOLDER` and give that "
-            f"folder. Of "
-            "shards only those with the vision tower and the projector are needed"
+            "folder. Of shards only those with the vision tower and the projector are needed"
         )
 
 

@@ -69,8 +69,7 @@ def check_resumable(content: Mapping[str, Any], path: Path) -> None:
     if wrong:
         raise CheckpointError(
             f"{path}: training cannot continue from it: {few(wrong)} missing or of a wrong type; use another "
-            f"checkpoint, "
-            "or start from its weights with load_from"
+            "checkpoint, or start from its weights with load_from"
         )
 
 
@@ -111,8 +110,7 @@ def describes_itself(content: Mapping[str, Any], path: Path) -> Mapping[str, Any
     if type(version) is not int or version < 1:
         raise CheckpointError(
             f"{path}: has no valid format_version ({version!r}, not a number of at least 1): it is damaged or was "
-            f"changed; "
-            "use another checkpoint"
+            "changed; use another checkpoint"
         )
     metainfo = described.get("metainfo")
     classes = metainfo.get("classes", ()) if isinstance(metainfo, Mapping) else ()

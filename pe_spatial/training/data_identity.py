@@ -32,6 +32,5 @@ def check_identity(before: dict[str, Any] | None, dataset: Any, path: str) -> No
     what = "other pictures or objects" if before["images"] == now["images"] else counts
     raise CheckpointError(
         f"{path}: the training data differ from those of this run ({what}), so their order would differ too; restore "
-        f"them, or start a "
-        f"new run from these weights with load_from={path}"
+        f"them, or start a new run from these weights with load_from={path}"
     )

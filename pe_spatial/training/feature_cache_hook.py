@@ -98,8 +98,7 @@ class CachedFeaturesHook(Hook):
         if self._maps is not None:
             raise ConfigError(
                 f"{type(runner.model).__name__} uses more of its encoder than its maps, so they cannot be cached; "
-                f"leave "
-                "out --cache-features"
+                "leave out --cache-features"
             )
 
     def _replace(self, module: nn.Module, name: str, method: Callable[..., Any]) -> None:

@@ -92,8 +92,7 @@ def restore_encoders(
         if backbone is None:
             raise CheckpointError(
                 f"{path}: was saved without its encoder {prefix}encoder, which came from {source}; the config needs a "
-                "frozen encoder from a file there; set "
-                f"model.{where}={source}"
+                f"frozen encoder from a file there; set model.{where}={source}"
             )
         if backbone.origin is None:
             raise CheckpointError(
@@ -103,9 +102,8 @@ def restore_encoders(
         if backbone.origin.file_hash != record["hash"]:
             raise CheckpointError(
                 f"{path}: was trained on the encoder of {source} (hash {record['hash'][:12]}), but "
-                f"{backbone.origin.source} is "
-                f"another encoder (hash {backbone.origin.file_hash[:12]}); set model.{where} "
-                "to the file that it was trained on"
+                f"{backbone.origin.source} is another encoder (hash {backbone.origin.file_hash[:12]}); set "
+                f"model.{where} to the file that it was trained on"
             )
         for key, tensor in backbone.frozen_state().items():
             for state, before in _STATES.items():

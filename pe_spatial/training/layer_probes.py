@@ -96,9 +96,9 @@ class LayerProbes(ModalModel):
         backbone = model.get("backbone", {})
         if "layers" not in backbone or backbone.get("frozen") is not True:
             raise ConfigError(
-                f"a sweep compares the layers of a frozen encoder, but model.backbone has "
+                "a sweep compares the layers of a frozen encoder, but model.backbone has "
                 f"layers={backbone.get('layers')} and frozen={backbone.get('frozen')}; use a config with layers and "
-                f"frozen: true"
+                "frozen: true"
             )
         encoder = build_backbone({**backbone, "layers": list(layers)}, type(self).__name__)
         super().__init__(with_statistics(data_preprocessor, encoder))

@@ -38,8 +38,7 @@ class QueryTokens(nn.Module):
         if any(blocks_of.is_windowed(block) for block in range(depth - blocks, depth)):
             raise OptionError(
                 f"one of the last {blocks} blocks uses attention in windows, which queries cannot join; add these "
-                f"blocks "
-                "to global_blocks of the backbone"
+                "blocks to global_blocks of the backbone"
             )
         self.count = count
         self.first = depth - blocks

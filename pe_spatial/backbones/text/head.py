@@ -162,8 +162,7 @@ class TextAlignedHead(nn.Module):
             if captions is None:
                 raise OptionError(
                     "caption_loss needs pictures with captions (dataset CaptionedPictures); for pictures without "
-                    "captions "
-                    "use map_loss"
+                    "captions use map_loss"
                 )
             losses["loss_captions"] = self.caption_loss.weight * self._contrast(features.mean(dim=(2, 3)), captions)
         return losses

@@ -165,8 +165,7 @@ def require_one_page(layout: Layout, name: str) -> None:
         return
     raise PictureError(
         f"it contains {layout.pages} pictures (a {layout.format} of several pages, or an animation), and only one "
-        f"would be "
-        "read; save each as its own file, or make a video"
+        "would be read; save each as its own file, or make a video"
     )
 
 

@@ -70,9 +70,8 @@ class VideoWriter:
         right, below = width - image.shape[2], height - image.shape[1]
         if not (0 <= right <= 1 and 0 <= below <= 1):
             raise UserError(
-                f"{self.path}: a frame of {tuple(image.shape[1:])} (H, W) in a video of {(height, width)}; all "
-                f"frames of "
-                "a video must have one size; resize the frame"
+                f"{self.path}: a frame of {tuple(image.shape[1:])} (H, W) in a video of {(height, width)}; all frames "
+                "of a video must have one size; resize the frame"
             )
         if right or below:
             image = pad(image[None].float(), (0, right, 0, below), mode="replicate")[0].to(torch.uint8)

@@ -124,9 +124,8 @@ def _joined(parts: list[tuple[str, Form, str]]) -> tuple[str, Form, str]:
     for label, form, entry in parts:
         if not isinstance(form, Polygons):
             raise AnnotationError(
-                f"{entry}: only polygons can share a group_id, because they become one object {label!r}; draw "
-                f"polygons or "
-                "remove the group_id"
+                f"{entry}: only polygons can share a group_id, because they become one object {label!r}; draw polygons "
+                "or remove the group_id"
             )
         polygons += form.parts
     return parts[0][0], Polygons(polygons), parts[0][2]

@@ -162,9 +162,8 @@ def below(folder: str, name: str, where: str) -> str:
     path = os.path.normpath(os.path.join(folder, name)).replace(os.sep, "/")
     if path == ".." or path.startswith(("../", "/")):
         raise AnnotationError(
-            f"{where}: the path {name!r} is outside the dataset; give the folder that contains everything, or "
-            f"correct the "
-            "path"
+            f"{where}: the path {name!r} is outside the dataset; give the folder that contains everything, or correct "
+            "the path"
         )
     return path
 

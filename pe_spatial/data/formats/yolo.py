@@ -180,8 +180,7 @@ def _load(description: _Description, split: str) -> Instances:
     if pictures and not owners.keys() & present:
         raise AnnotationError(
             f"{description.source}: none of the {len(pictures)} pictures of {split} has a label file; for "
-            f"{pictures[0]} "
-            f"it would be {label_path(pictures[0])}"
+            f"{pictures[0]} it would be {label_path(pictures[0])}"
         )
     folders = {str(PurePosixPath(label).parent) for label in owners}
     owned = set(map(label_path, place.pictures))
@@ -232,9 +231,8 @@ def _shape(words: Sequence[str], size: tuple[int, int], where: str) -> Box | Pol
         )
     if count < 5 or count % 2 == 0:
         raise AnnotationError(
-            f"{where}: {count} columns; a box needs 5 (class x y width height) and a polygon 7, 9, 11, … (class x y "
-            f"x y "
-            "x y …)"
+            f"{where}: {count} columns; a box needs 5 (class x y width height) and a polygon 7, 9, 11, … (class x y x "
+            "y x y …)"
         )
     fractions = [_fraction(word, words, where) for word in words]
     H, W = (Decimal(side) for side in size)

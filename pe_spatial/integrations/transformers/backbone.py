@@ -175,9 +175,8 @@ class PEBackboneForTransformers(BackboneMixin, PreTrainedModel):
         missing = [name for name, parameter in self.body.named_parameters() if not _is_loaded([parameter])]
         if missing:
             raise WeightsError(
-                f"the folder lacks {len(missing)} tensors of the encoder ({few(missing)}): it may be a head or "
-                f"another encoder; "
-                "load a head with its own class, and files of other layouts with from_pe"
+                f"the folder lacks {len(missing)} tensors of the encoder ({few(missing)}): it may be a head or another "
+                "encoder; load a head with its own class, and files of other layouts with from_pe"
             )
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.LayerNorm):  # what a pyramid consists of
             module.reset_parameters()
