@@ -7,6 +7,7 @@ import command_pages
 import recipe_table
 import site_links
 from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.plugins import event_priority
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
@@ -15,6 +16,7 @@ PACKAGES = ("detection", "segmentation", "depth", "tracking")
 COPIED = ROOT / "build/docs_sources"  # named in mkdocs.yml
 
 
+@event_priority(100)  # before mkdocstrings, which passes over a folder that does not exist yet
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
     """Make the folder in which mkdocstrings finds the packages by the names that they are installed under."""
     package = COPIED / "pe_spatial"
