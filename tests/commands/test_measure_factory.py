@@ -38,6 +38,7 @@ def options(tmp_path_factory):
         image_size=64,
         batch_size=2,
         views=2,
+        layer=None,
     )
 
 
@@ -56,6 +57,20 @@ def test_every_part_changes_one_thing_and_its_model_is_built(part, plain):
     assert config.to_dict() != plain.to_dict()
     with torch.device("meta"):
         MODELS.build(config.model)
+
+
+def test_parts_are_joined_and_a_layer_is_chosen(options):
+    """Both change the config as each alone does, and have a row of their own."""
+    chosen = argparse.Namespace(**{**vars(options), "layer": 7})
+    config = measure_factory.composed(chosen, "gram+channels", 0).config
+    assert config.model.gram == {"teacher": "anchor"} and config.model.distill[TEACHER].standardize == "channels"
+    assert config.model.teachers[TEACHER].layer == config.model.teachers.anchor.layer == 7
+    results = {f"{row}, seed 0": dict.fromkeys(MEASURES, 0.1) for row in (AS_IT_IS, "gram+channels", "gram")}
+    assert [line.split(" | ")[0] for line in measure_factory.table(results).splitlines()[2:]] == [
+        "| as it is",
+        "| gram",
+        "| gram+channels",
+    ]
 
 
 def test_the_table_says_what_is_proven():

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
 import pe_spatial
@@ -123,7 +124,8 @@ def test_the_classes_of_label_maps_are_counted(place, monkeypatch):
     maps = [
         np.asarray(Image.open(path).convert("RGB")) for path in (place / "drawn" / "labels" / "train").glob("*.png")
     ]
-    walls = 100 * np.mean([np.mean((values == (255, 38, 38)).all(axis=-1)) for values in maps])
+    color = yaml.safe_load((place / "drawn" / "classes.yaml").read_text())["classes"]["wall"]
+    walls = 100 * np.mean([np.mean((values == color).all(axis=-1)) for values in maps])
     assert f"wall {walls:.1f}% / 100%" in lines["segmentation"]
     assert "classes that occur in training only, so that no score tells of them: 1 (triangle)" in lines["segmentation"]
     monkeypatch.setattr(

@@ -43,6 +43,7 @@ from pe_spatial.own.run import train_composition
 
 TEACHER = "vit_small_patch14_dinov2"
 AS_IT_IS, BEFORE, CORE = "as it is", "before", " from a PE-Core"
+AND = "+"  # joins the names of parts that are measured together
 MEASURES = ("cosine", "matched", "mIoU", "J&F")
 JUDGED = MEASURES[1:]
 STEPS_OF_STATISTICS = 20
@@ -100,8 +101,9 @@ def add_arguments(parser: CommandParser) -> None:
     add("--davis", type=Path, required=True, help="folder of videos in DAVIS's layout")
     add("--weights", type=Path, required=True, help="of the teacher; see tools/dev/real_encoder.py")
     add("--output", type=Path, required=True, help="folder to write")
-    add("--parts", nargs="*", default=list(PARTS), metavar="PART", help=f"of {', '.join(PARTS)} (default: all)")
+    add("--parts", nargs="*", default=list(PARTS), metavar="PART", help=f"of {', '.join(PARTS)}, or some joined by +")
     add("--core-parts", nargs="*", default=[], metavar="PART", help="to measure from a PE-Core as well")
+    add("--layer", type=positive, default=None, metavar="N", help="block of the teacher to learn (default: the last)")
     add("--seeds", type=positive, default=SEEDS, metavar="N", help=f"how many (default: {SEEDS})")
     add("--iterations", type=positive, default=400, metavar="N", help="of a run (default: 400)")
     add("--image-size", type=positive, default=128, metavar="PIXELS", help="of the student (default: 128)")
@@ -113,8 +115,9 @@ def add_arguments(parser: CommandParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Measure what is missing, and write the table."""
     for part in (*options.parts, *options.core_parts):
-        if part not in (*PARTS, BEFORE, AS_IT_IS):
-            raise OptionError(f"there is no part {part!r}; {suggest(part, PARTS)}")
+        for name in part.split(AND):
+            if name not in (*PARTS, BEFORE, AS_IT_IS):
+                raise OptionError(f"there is no part {name!r}; {suggest(name, PARTS)}")
     rows = [BEFORE, AS_IT_IS, *options.parts, *(part + CORE for part in options.core_parts)]
     for seed in range(options.seeds):
         for row in rows:
@@ -181,8 +184,8 @@ def composed(options: argparse.Namespace, row: str, seed: int) -> Composition:
     composition = compose(request)
     config = composition.config
     _prepare(options, config)
-    if part in PARTS:
-        PARTS[part](config)
+    for name in part.split(AND):
+        PARTS.get(name, lambda _: None)(config)
     return composition
 
 
@@ -199,7 +202,7 @@ def _prepare(options: argparse.Namespace, config: Config) -> None:
     config.val_dataloader.dataset = {**source, **judged}
     config.train_cfg.val_interval = config.default_hooks.checkpoint.interval = config.train_cfg.max_iters
     teacher = config.model.teachers[TEACHER]
-    teacher.update(type="RememberedTeacher", memory=str(options.output / "memory"))
+    teacher.update(type="RememberedTeacher", memory=str(options.output / "memory"), layer=options.layer)
     config.model.student.variant = dict(factory_material.STUDENT)
 
 
@@ -207,7 +210,9 @@ def table(results: Results) -> str:
     """Mean and range of every row, the difference to the row `as it is`, and whether it is more than the spread."""
     lines = ["| student | seeds | " + " | ".join(MEASURES) + " | proven |", "|---|" + "---|" * (len(MEASURES) + 2)]
     found = {key.rpartition(", seed ")[0] for key in results}
-    order = [row + start for start in ("", CORE) for row in (BEFORE, AS_IT_IS, *PARTS)]
+    known = [BEFORE, AS_IT_IS, *PARTS]
+    together = sorted(row for row in found if AND in row)
+    order = [row + start for start in ("", CORE) for row in known] + together
     values = {row: _values(results, row) for row in order if row in found}
     for row, measures in values.items():
         cells = [f"{mean(each):.4f} ({min(each):.4f} to {max(each):.4f})" for each in measures.values()]

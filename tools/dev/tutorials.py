@@ -91,12 +91,17 @@ def shortened_text(text: str, replacements: Mapping[str, str]) -> str:
 def run_block(block: Block, folder: Path, environment: Mapping[str, str] | None = None) -> str:
     """Run a block in a folder; returns what it printed.
 
+    Args:
+        block: What is run.
+        folder: Where.
+        environment: Variables; None takes those of this process, with the commands of its Python first.
+
     Raises:
         BlockError: It failed, or it should have and did not, or with other words.
     """
     command = [*PROGRAMS[block.language], block.text]
     done = subprocess.run(
-        command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command, cwd=folder, env=environment or _environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
     if (done.returncode == 0) != (block.message is None):
         raise BlockError(f"{block.place}: exit status {done.returncode}\n{block.text}\n{done.stdout}")
@@ -121,11 +126,17 @@ def run_tutorial(blocks: Sequence[Block], folder: Path, tell: Callable[[str], ob
             tell(f"--- left out: needs {block.needs}")
             continue
         before, start = _processor_seconds(), time.perf_counter()
-        tell(run_block(block, folder, {**os.environ, "OMP_NUM_THREADS": "1"}))
+        tell(run_block(block, folder))
         used = _processor_seconds() - before
         total += used
         tell(f"--- {used:.1f} s of the processor, {time.perf_counter() - start:.1f} s by the clock")
     tell(f"=== {total:.0f} s of the processor in all")
+
+
+def _environment() -> dict[str, str]:
+    """With the commands that are installed beside this Python, also where its environment is not activated."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PATH": path}
 
 
 def _processor_seconds() -> float:
