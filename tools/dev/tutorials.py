@@ -101,7 +101,12 @@ def run_block(block: Block, folder: Path, environment: Mapping[str, str] | None 
     """
     command = [*PROGRAMS[block.language], block.text]
     done = subprocess.run(
-        command, cwd=folder, env=environment or _environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command,
+        cwd=folder,
+        env=environment or _environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     )
     if (done.returncode == 0) != (block.message is None):
         raise BlockError(f"{block.place}: exit status {done.returncode}\n{block.text}\n{done.stdout}")
