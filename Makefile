@@ -22,7 +22,7 @@ ENGINE_TESTS := tests/export tests/detection/test_deta_graph.py tests/detection/
 
 SOURCES := pe_spatial detection segmentation depth tracking configs tools examples Makefile setup.cfg
 # documents whose sentences `make lint` measures
-PROSE := $(wildcard *.md) $(filter-out docs/alignment_factory.md,$(sort $(shell find docs -name '*.md')))
+PROSE := $(wildcard *.md) $(sort $(shell find docs -name '*.md'))
 
 .PHONY: install demo test test-fast slow-list lint docs tutorials notebooks format clean
 .DEFAULT_GOAL := install
