@@ -23,7 +23,7 @@ TUTORIALS = sorted(path for path in (ROOT / "docs/tutorials").glob("*.md") if pa
 SHORTER = {
     "": {"--images 240": "--images 12", "--images 60": "--images 12", "--image-size 128": "--image-size 64"}
     | {"--epochs 10": "--iterations 1", "--epochs 8": "--iterations 1", "--epochs 6": "--iterations 1"}
-    | {"--epochs 5": "--iterations 1", "--epochs 4": "--iterations 1"},
+    | {"--epochs 15": "--iterations 1", "--epochs 4": "--iterations 1"},
     "tracking": {"--frames 20": "--frames 4", "--video-size 240 426": "--video-size 120 213"}
     | {"100,60,180,150": "50,30,90,75", "(213, 120)": "(100, 60)"},
     "features": {"--iterations 60": "--iterations 2"},

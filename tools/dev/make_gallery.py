@@ -7,8 +7,8 @@
 The folder of --work keeps the data, the trained models and the results: a second run makes only what is missing.
 The photographs are four that scikit-image ships and that anyone may redistribute: astronaut (NASA, public domain),
 chelsea (Stefan van der Walt, CC0), coffee (Rachel Michetti, CC0) and rocket (SpaceX, public domain). The synthetic
-scenes are those of `pe-spatial demo`. The models of the scenes are trained from random weights in minutes: the pictures
-show what the tools draw, not how good a Perception Encoder is.
+scenes are those of `pe-spatial demo`, and their models those of configs/demo, trained from random weights in
+minutes: the pictures show what the tools draw, not how good a Perception Encoder is.
 """
 
 import argparse
@@ -28,23 +28,27 @@ from pe_spatial.commands.options import CommandParser
 from pe_spatial.commands.shell import run_module
 from pe_spatial.common.errors import MissingPackage, UserError
 from pe_spatial.common.pictures import read_image, read_indices, save_image
-from pe_spatial.visualization import draw_objects
+from pe_spatial.inference.predictor import Predictor
+from pe_spatial.visualization import draw_objects, enlarge
 from pe_spatial.visualization.layout import row, shrink
 
 ENCODER = "vit_small_patch14_dinov2"
 PHOTOGRAPHS = ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg")
-# task: model, iterations, validation every
+# run: config of configs/demo, iterations, validation every
 MODELS = {
-    "instances": ("mask_rcnn-tiny", 240, 80),
-    "depth": ("dpt-tiny", 160, 40),
-    "segmentation": ("linear-tiny", 100, 25),
+    "instances": ("mask_rcnn_tiny_shapes", 600, 150),
+    "panoptic": ("seg_mask_decoder_tiny_shapes", 300, 100),
+    "depth": ("depth_dpt_tiny_shapes", 300, 100),
+    "segmentation": ("seg_linear_tiny_shapes", 300, 100),  # on the encoder of the run instances
+    "random": ("seg_linear_tiny_random", 300, 100),  # the same on random weights
 }
+SHOWN_IN_VALIDATION = ("instances", "panoptic", "segmentation", "depth")
 SCENE = "000012"  # of the validation part, which no model has seen
 FRAMES, SHOWN = 12, 448  # of the moving view, and its side in pixels
 # ellipses (x, y, radius, radius) in astronaut, by hand: the head, the patch and the helmet
 OBJECTS = {1: (228, 106, 74, 80), 2: (172, 385, 42, 42), 3: (418, 440, 92, 80)}
 LONGEST, LARGEST = 1400, 150_000  # pixels and bytes of a picture
-PANEL = 400  # pixels of the side of a panel of the strip
+PANEL = 330  # pixels of the side of a panel of the strip
 
 
 def add_arguments(parser: CommandParser) -> None:
@@ -91,22 +95,24 @@ class Gallery:
             raise UserError(f"failed: pe-spatial {' '.join(words)}; its messages stand above")
 
     def data(self) -> Path:
-        """The synthetic scenes."""
-        place = self.work / "data"
+        """The synthetic scenes, where the configs of the demo look for them."""
+        place = self.work / "demo" / "data"
         if not place.is_dir():
-            self.command("demo", "--output", "data", "--images", "240", "--image-size", "96")
+            self.command("demo", "--output", place, "--images", "720", "--image-size", "128")
         return place
 
-    def trained(self, task: str, name: str | None = None, *settings: str) -> Path:
-        """The folder of a finished run of a task."""
-        place = self.work / "runs" / (name or task)
+    def trained(self, name: str) -> Path:
+        """The folder of a finished run."""
+        place = self.work / "runs" / name
         if not (place / "result.json").is_file():
-            model, iterations, every = MODELS[task]
-            batch = 8 if task == "segmentation" else 4
+            config, iterations, every = MODELS[name]
+            self.data()
+            settings = [f"train_cfg.max_iters={iterations}", f"train_cfg.val_interval={every}"]
+            settings.append(f"default_hooks.checkpoint.interval={every}")
+            if name == "segmentation":
+                settings.append(f"model.backbone.weights={min(self.trained('instances').glob('best_iter_*.pth'))}")
             self.command(
-                *("train", task, "--data", self.data(), "--model", model, "--output", place),
-                *f"--iterations {iterations} --batch-size {batch} --image-size 96 --workers 0".split(),
-                *("--no-data-check", f"train_cfg.val_interval={every}", *settings),
+                *("train", "--config", f"demo/{config}.yaml", "--output", place, "--resume-or-start"), *settings
             )
         return place
 
@@ -205,6 +211,19 @@ def track(gallery: Gallery) -> Path:
     return gallery.save("track.jpg", row({text: drawn[n] for text, n in zip(captions, shown, strict=True)}))
 
 
+def sweep(gallery: Gallery) -> Path:
+    """Correspondences of every block on the four photographs."""
+    plot = gallery.work / "sweep" / "plot.png"
+    if not plot.is_file():
+        backbone = f"{{type: TimmBackbone, model: {ENCODER}, weights: {gallery.weights}, layers: [-1], norm: true, "
+        gallery.command(
+            *("sweep", "--config", "tracking/homographies_pe_spatial_b16", "--output", plot.parent),
+            f"test_dataloader.dataset.source={gallery.photographs()}",
+            f"model.backbone={backbone}frozen: true}}",
+        )
+    return gallery.save("sweep.png", plot)
+
+
 # --- pictures of the models -------------------------------------------------------------------------------------------
 def validation(task: str) -> Callable[[Gallery], Path]:
     """A validation picture of the last validation: the annotation beside the prediction."""
@@ -225,27 +244,64 @@ def of_run(task: str, source: str, name: str) -> Callable[[Gallery], Path]:
     return draw
 
 
+def comparison(gallery: Gallery) -> Path:
+    """Linear probes on two encoders: that of the trained detector, and the same with random weights."""
+    runs = [gallery.trained("segmentation"), gallery.trained("random")]
+    gallery.command("compare", *runs, "--output", gallery.work / "compared")
+    return gallery.save("comparison.png", gallery.work / "compared" / "curves.png")
+
+
+def sheet(gallery: Gallery) -> Path:
+    """The contact sheet of the doctor."""
+    place = gallery.work / "sheets"
+    gallery.command("check", gallery.data() / "annotations/instances_val.json", "--tiles", "8", "--output", place)
+    return gallery.save("sheet.jpg", min(place.glob("*.png")))
+
+
 def planner(gallery: Gallery) -> Path:
     """What each way to train the detector of the demo needs."""
     drawn = gallery.work / "plan.png"
     if not drawn.is_file():
         config = "demo/mask_rcnn_tiny_shapes.yaml"
+        gallery.data()
         gallery.command("plan", "--config", config, "--memory", "1gb", "--device", "cpu", "--picture", drawn)
     return gallery.save("plan.png", drawn)
 
 
+def drift(gallery: Gallery) -> Path:
+    """How an exported file drifts from torch, layer by layer."""
+    place = gallery.work / "exported"
+    if not (place / "drift.png").is_file():
+        gallery.command(
+            *("export", gallery.trained("segmentation"), "--output", place, "--precision", "int8", "--limit", "40"),
+            *("--images", gallery.data() / "images" / "train", "--tolerance", "100", "--image-size", "128"),
+        )
+    return gallery.save("drift.png", place / "drift.png")
+
+
 def strip(gallery: Gallery) -> Path:
-    """The photograph, its features, three objects that are given, and their track."""
+    """Above a photograph with its features and a track, below a scene with what three models see in it."""
     astronaut_features(gallery)
     blocks = read_image(gallery.work / "features" / "astronaut.png")  # the photograph and three blocks, side by side
     side, view = blocks.shape[-1] // 4, tracked(gallery)
-    panels = {
+    above = {
         "photograph": read_image(gallery.photographs() / "astronaut.png"),
         "features": blocks[:, -side:, 2 * side : 3 * side],
         "objects, given": view[0],
         f"track, frame {len(view)}": view[-1],
     }
-    return save_small(gallery.strip, _square(panels))
+    path = gallery.data() / "images" / "val" / f"{SCENE}.jpg"
+    found = {task: Predictor(str(gallery.trained(task)))(path) for task in ("instances", "panoptic", "depth")}
+    scene = read_image(path)
+    width = enlarge(scene)[0].shape[-1]  # what lies to the right of it is a legend
+    drawn = {task: torch.from_numpy(sample.draw()).permute(2, 0, 1)[..., :width] for task, sample in found.items()}
+    below = {
+        "synthetic scene": enlarge(scene)[0],
+        "detections": drawn["instances"],
+        "panoptic segments": drawn["panoptic"],
+        "depth": drawn["depth"],
+    }
+    return save_small(gallery.strip, torch.cat([_square(above), _square(below)], dim=1))
 
 
 def _square(panels: dict[str, Tensor]) -> Tensor:
@@ -258,11 +314,16 @@ PICTURES: dict[str, Callable[[Gallery], Path]] = {
     "features": features,
     "features_astronaut": astronaut_features,
     "track": track,
-    **{f"validation_{task}": validation(task) for task in MODELS},
-    "judged": of_run("instances", "best_and_worst/best_01*.jpg", "judged_instances.jpg"),
+    "sweep": sweep,
+    **{f"validation_{task}": validation(task) for task in SHOWN_IN_VALIDATION},
+    "judged": of_run("instances", "best_and_worst/worst_01*.jpg", "judged_instances.jpg"),
     "judged_segmentation": of_run("segmentation", "best_and_worst/worst_01*.jpg", "judged_segmentation.jpg"),
     "curves": of_run("instances", "curves.png", "curves.png"),
+    "confusion": of_run("segmentation", "confusion.png", "confusion.png"),
+    "comparison": comparison,
+    "sheet": sheet,
     "planner": planner,
+    "drift": drift,
     "strip": strip,
 }
 
