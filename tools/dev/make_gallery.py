@@ -36,9 +36,9 @@ ENCODER = "vit_small_patch14_dinov2"
 PHOTOGRAPHS = ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg")
 # run: config of configs/demo, iterations, validation every
 MODELS = {
-    "instances": ("mask_rcnn_tiny_shapes", 600, 150),
-    "panoptic": ("seg_mask_decoder_tiny_shapes", 300, 100),
-    "depth": ("depth_dpt_tiny_shapes", 300, 100),
+    "instances": ("mask_rcnn_tiny_shapes", 450, 150),
+    "panoptic": ("seg_mask_decoder_tiny_shapes", 225, 75),
+    "depth": ("depth_dpt_tiny_shapes", 200, 100),
     "segmentation": ("seg_linear_tiny_shapes", 300, 100),  # on the encoder of the run instances
     "random": ("seg_linear_tiny_random", 300, 100),  # the same on random weights
 }
