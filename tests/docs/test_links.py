@@ -82,3 +82,12 @@ def test_no_document_names_a_place_outside_the_repository():
     }
     assert wrong == {}
     assert DOCS.is_dir()
+
+
+def test_output_with_long_lines_is_marked_and_tables_are_not():
+    block = '<div class="language-text highlight"><pre><span></span><code>{}\n</code></pre></div>'
+    widest = "&lt;" * site_links.WIDEST
+    assert site_links.with_long_lines_marked(block.format(widest)) == block.format(widest)
+    both = site_links.with_long_lines_marked(block.format(widest + ".") + block.format("short"))
+    assert both.count("highlight long-lines") == 1 and both.index("long-lines") < both.index(widest)
+    assert both.endswith(block.format("short"))

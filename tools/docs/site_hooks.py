@@ -46,3 +46,8 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         markdown = markdown.replace(recipe_table.MARK, recipe_table.recipe_table())
     source = sources.get(page.file.src_uri, f"docs/{page.file.src_uri}")
     return site_links.rewritten(site_links.with_lists(markdown), source, page.file.src_uri, config.repo_url or "")
+
+
+def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Mark output with long lines, which stylesheets/site.css breaks."""
+    return site_links.with_long_lines_marked(html)

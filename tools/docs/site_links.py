@@ -3,6 +3,7 @@
 import posixpath
 import re
 from collections.abc import Callable, Iterable, Iterator
+from html import unescape
 from pathlib import Path
 
 # files of the checkout that are pages of the site
@@ -17,6 +18,8 @@ _LINK = re.compile(
     r"(?P<open>!?\[(?P<text>(?:[^\[\]]|\[[^\]]*\])*)\]\()(?P<target>[^)\s]+)(?P<close>(?:\s+\"[^\"]*\")?\))"
 )
 _ITEM = re.compile(r"([*+-]|\d+\.) ")
+_OUTPUT = re.compile(r'<div class="language-text highlight">(.*?</pre>)', re.DOTALL)
+WIDEST = 105  # characters of a line of output that is not broken: the table of a detector has 104
 
 
 def outside_code(markdown: str, change: Callable[[str], str]) -> str:
@@ -39,6 +42,17 @@ def with_lists(markdown: str) -> str:
             lines.append("")
         lines.append(line)
     return "\n".join(lines)
+
+
+def with_long_lines_marked(html: str) -> str:
+    """The class `long-lines` for blocks of output whose lines do not fit a page; tables keep their lines whole."""
+
+    def mark(block: re.Match[str]) -> str:
+        lines = unescape(re.sub(r"<[^>]+>", "", block[1])).splitlines()
+        kind = " long-lines" if max(map(len, lines), default=0) > WIDEST else ""
+        return f'<div class="language-text highlight{kind}">{block[1]}'
+
+    return _OUTPUT.sub(mark, html)
 
 
 def _continues_item(lines: list[str]) -> bool:
