@@ -155,7 +155,8 @@ def _draw_legend(axes: Axes, panel: Panel) -> None:
         title = f"and {left_out} more" if left_out > 0 else None
         from matplotlib.transforms import offset_copy
 
-        points = -78 if panel.names else -38  # below the names of the steps and of the axis, whatever the size
+        # below the names of the steps, which are slanted, and that of the axis, whatever the size
+        points = -38 - 2.2 * max(map(len, (panel.names or {}).values()), default=0)
         figure: Any = axes.get_figure()
         below = offset_copy(axes.transAxes, figure, y=points, units="points")
         place: Any = {"loc": "upper center", "bbox_to_anchor": (0.5, 0), "bbox_transform": below}

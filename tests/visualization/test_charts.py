@@ -38,6 +38,17 @@ def test_the_legend_of_a_diagram_lies_below_it_and_its_axes_are_named(figures, t
     assert second.get_legend() is None
 
 
+@pytest.mark.parametrize("longest", ["a", "conv1", "transformer.resblocks.3.attn.out_proj"])
+def test_a_legend_lies_below_long_names_of_steps(longest, figures, tmp_path):
+    curves = [Curve(name, [0, 1], [1e-6, 1e-7]) for name in ("onnxruntime", "openvino")]
+    panel = Panel("drift", curves, steps="layers in their order", names={0: "conv1", 1: longest})
+    charts.save_curves(tmp_path / "x.png", "", [panel], (8.5, 4.2))
+    figures[0].draw_without_rendering()
+    (axes,) = figures[0].axes
+    gap = axes.xaxis.label.get_window_extent().y0 - axes.get_legend().get_window_extent().y1
+    assert -1 <= gap < 40
+
+
 def test_a_chosen_point_is_circled_with_its_value(figures, tmp_path):
     panel = Panel("layers", [Curve("a", [0, 1, 2], [0.1, 0.75, 0.3], 1)], "mIoU", steps="layer, counted from 0")
     charts.save_curves(tmp_path / "x.png", "", [panel])

@@ -7,7 +7,7 @@
 The folder of --work keeps the data, the trained models and the results: a second run makes only what is missing.
 The photographs are four that scikit-image ships and that anyone may redistribute: astronaut (NASA, public domain),
 chelsea (Stefan van der Walt, CC0), coffee (Rachel Michetti, CC0) and rocket (SpaceX, public domain). The synthetic
-scenes are those of `pe-spatial demo`, and their models those of configs/demo, trained from random weights in
+scenes are those of `pe-spatial demo`, and their models those of the tutorials, trained from random weights in
 minutes: the pictures show what the tools draw, not how good a Perception Encoder is.
 """
 
@@ -34,13 +34,15 @@ from pe_spatial.visualization.layout import row, shrink
 
 ENCODER = "vit_small_patch14_dinov2"
 PHOTOGRAPHS = ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg")
-# run: config of configs/demo, iterations, validation every
+# run: task, model and epochs, as in the tutorials
 MODELS = {
-    "instances": ("mask_rcnn_tiny_shapes", 450, 150),
-    "panoptic": ("seg_mask_decoder_tiny_shapes", 225, 75),
-    "depth": ("depth_dpt_tiny_shapes", 200, 100),
-    "segmentation": ("seg_linear_tiny_shapes", 300, 100),  # on the encoder of the run instances
-    "random": ("seg_linear_tiny_random", 300, 100),  # the same on random weights
+    "instances": ("instances", "mask_rcnn-tiny", 15),
+    "panoptic": ("panoptic", "mask_decoder-tiny", 15),
+    "depth": ("depth", "dpt-tiny", 6),
+    "segmentation": ("segmentation", "linear-tiny", 10),
+    "aligned": ("alignment", "core-tiny", 8),  # a student of the encoder of the run segmentation
+    "probe_aligned": ("segmentation", "linear-tiny", 4),  # a linear layer on that student
+    "probe_random": ("segmentation", "linear-tiny", 4),  # the same on random weights
 }
 SHOWN_IN_VALIDATION = ("instances", "panoptic", "segmentation", "depth")
 SCENE = "000012"  # of the validation part, which no model has seen
@@ -95,26 +97,31 @@ class Gallery:
             raise UserError(f"failed: pe-spatial {' '.join(words)}; its messages stand above")
 
     def data(self) -> Path:
-        """The synthetic scenes, where the configs of the demo look for them."""
-        place = self.work / "demo" / "data"
+        """The synthetic scenes."""
+        place = self.work / "data"
         if not place.is_dir():
-            self.command("demo", "--output", place, "--images", "720", "--image-size", "128")
+            self.command("demo", "--output", place, "--images", "240")
         return place
 
     def trained(self, name: str) -> Path:
         """The folder of a finished run."""
         place = self.work / "runs" / name
         if not (place / "result.json").is_file():
-            config, iterations, every = MODELS[name]
-            self.data()
-            settings = [f"train_cfg.max_iters={iterations}", f"train_cfg.val_interval={every}"]
-            settings.append(f"default_hooks.checkpoint.interval={every}")
-            if name == "segmentation":
-                settings.append(f"model.backbone.weights={min(self.trained('instances').glob('best_iter_*.pth'))}")
+            task, model, epochs = MODELS[name]
+            data = self.data() / "images/train" if task == "alignment" else self.data()
             self.command(
-                *("train", "--config", f"demo/{config}.yaml", "--output", place, "--resume-or-start"), *settings
+                *("train", task, "--data", data, "--model", model, "--image-size", "128"),
+                *("--epochs", str(epochs), "--output", place, *self._origin(name)),
             )
         return place
+
+    def _origin(self, name: str) -> tuple[str | Path, ...]:
+        """Options that say what a run begins with."""
+        if name == "aligned":
+            return "--teacher", self.trained("segmentation")
+        if name == "probe_aligned":
+            return "--weights", self.trained("aligned"), "--tune", "frozen"
+        return ("--weights", "none", "--tune", "frozen") if name == "probe_random" else ()
 
     def photographs(self) -> Path:
         """A folder of links to the photographs alone."""
@@ -229,7 +236,8 @@ def validation(task: str) -> Callable[[Gallery], Path]:
     """A validation picture of the last validation: the annotation beside the prediction."""
 
     def draw(gallery: Gallery) -> Path:
-        folder = gallery.trained(task) / "pictures" / f"iter_{MODELS[task][1]}"
+        folders = (gallery.trained(task) / "pictures").glob("iter_*")
+        folder = max(folders, key=lambda path: int(path.name.removeprefix("iter_")))
         return gallery.save(f"validation_{task}.jpg", next(folder.glob(f"*_{SCENE}.jpg")))
 
     return draw
@@ -245,8 +253,8 @@ def of_run(task: str, source: str, name: str) -> Callable[[Gallery], Path]:
 
 
 def comparison(gallery: Gallery) -> Path:
-    """Linear probes on two encoders: that of the trained detector, and the same with random weights."""
-    runs = [gallery.trained("segmentation"), gallery.trained("random")]
+    """Linear probes on two encoders: one that an alignment trained, and the same with random weights."""
+    runs = [gallery.trained("probe_aligned"), gallery.trained("probe_random")]
     gallery.command("compare", *runs, "--output", gallery.work / "compared")
     return gallery.save("comparison.png", gallery.work / "compared" / "curves.png")
 
@@ -263,7 +271,6 @@ def planner(gallery: Gallery) -> Path:
     drawn = gallery.work / "plan.png"
     if not drawn.is_file():
         config = "demo/mask_rcnn_tiny_shapes.yaml"
-        gallery.data()
         gallery.command("plan", "--config", config, "--memory", "1gb", "--device", "cpu", "--picture", drawn)
     return gallery.save("plan.png", drawn)
 
@@ -273,7 +280,7 @@ def drift(gallery: Gallery) -> Path:
     place = gallery.work / "exported"
     if not (place / "drift.png").is_file():
         gallery.command(
-            *("export", gallery.trained("segmentation"), "--output", place, "--precision", "int8", "--limit", "40"),
+            *("export", gallery.trained("segmentation"), "--output", place, "--precision", "int8"),
             *("--images", gallery.data() / "images" / "train", "--tolerance", "100", "--image-size", "128"),
         )
     return gallery.save("drift.png", place / "drift.png")
