@@ -143,12 +143,16 @@ class Gallery:
 
 
 def save_small(path: Path, picture: Tensor) -> Path:
-    """Write a picture uint8 [3, H, W] of at most 150 kB."""
-    save_image(path, picture)
-    while path.stat().st_size > LARGEST:
+    """Write a picture uint8 [3, H, W] of at most 150 kB; charts (.png) with 256 colors."""
+    while True:
+        if path.suffix == ".png":
+            image = Image.fromarray(picture.permute(1, 2, 0).contiguous().numpy())
+            save_image(path, image.quantize(256, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE))
+        else:
+            save_image(path, picture)
+        if path.stat().st_size <= LARGEST:
+            return path
         picture = shrink(picture, round(0.85 * max(picture.shape[-2:])))
-        save_image(path, picture)
-    return path
 
 
 # --- pictures of the encoder ------------------------------------------------------------------------------------------
@@ -323,7 +327,7 @@ PICTURES: dict[str, Callable[[Gallery], Path]] = {
     "track": track,
     "sweep": sweep,
     **{f"validation_{task}": validation(task) for task in SHOWN_IN_VALIDATION},
-    "judged": of_run("instances", "best_and_worst/worst_01*.jpg", "judged_instances.jpg"),
+    "judged": of_run("instances", "best_and_worst/*_000024.jpg", "judged_instances.jpg"),
     "judged_segmentation": of_run("segmentation", "best_and_worst/worst_01*.jpg", "judged_segmentation.jpg"),
     "curves": of_run("instances", "curves.png", "curves.png"),
     "confusion": of_run("segmentation", "confusion.png", "confusion.png"),
