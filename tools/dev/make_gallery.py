@@ -29,7 +29,7 @@ from pe_spatial.commands.shell import run_module
 from pe_spatial.common.errors import MissingPackage, UserError
 from pe_spatial.common.pictures import read_image, read_indices, save_image
 from pe_spatial.inference.predictor import Predictor
-from pe_spatial.visualization import draw_objects, enlarge
+from pe_spatial.visualization import colorize_depth, draw_objects, enlarge
 from pe_spatial.visualization.layout import row, shrink
 
 ENCODER = "vit_small_patch14_dinov2"
@@ -50,7 +50,7 @@ FRAMES, SHOWN = 12, 448  # of the moving view, and its side in pixels
 # ellipses (x, y, radius, radius) in astronaut, by hand: the head, the patch and the helmet
 OBJECTS = {1: (228, 106, 74, 80), 2: (172, 385, 42, 42), 3: (418, 440, 92, 80)}
 LONGEST, LARGEST = 1400, 150_000  # pixels and bytes of a picture
-PANEL = 330  # pixels of the side of a panel of the strip
+PANEL = 256  # pixels of the side of a panel of the strip
 
 
 def add_arguments(parser: CommandParser) -> None:
@@ -143,16 +143,15 @@ class Gallery:
 
 
 def save_small(path: Path, picture: Tensor) -> Path:
-    """Write a picture uint8 [3, H, W] of at most 150 kB; charts (.png) with 256 colors."""
-    while True:
-        if path.suffix == ".png":
-            image = Image.fromarray(picture.permute(1, 2, 0).contiguous().numpy())
-            save_image(path, image.quantize(256, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE))
-        else:
-            save_image(path, picture)
-        if path.stat().st_size <= LARGEST:
-            return path
+    """Write a picture uint8 [3, H, W] of at most 150 kB: a chart (.png) with fewer colors, else a smaller picture."""
+    save_image(path, picture)
+    if path.suffix == ".png" and path.stat().st_size > LARGEST:
+        image = Image.fromarray(picture.permute(1, 2, 0).contiguous().numpy())
+        save_image(path, image.quantize(256, dither=Image.Dither.NONE))
+    while path.stat().st_size > LARGEST:
         picture = shrink(picture, round(0.85 * max(picture.shape[-2:])))
+        save_image(path, picture)
+    return path
 
 
 # --- pictures of the encoder ------------------------------------------------------------------------------------------
@@ -310,7 +309,7 @@ def strip(gallery: Gallery) -> Path:
         "synthetic scene": enlarge(scene)[0],
         "detections": drawn["instances"],
         "panoptic segments": drawn["panoptic"],
-        "depth": drawn["depth"],
+        "depth": colorize_depth(found["depth"].pred_depth.data),
     }
     return save_small(gallery.strip, torch.cat([_square(above), _square(below)], dim=1))
 
