@@ -84,10 +84,15 @@ def test_no_document_names_a_place_outside_the_repository():
     assert DOCS.is_dir()
 
 
-def test_output_with_long_lines_is_marked_and_tables_are_not():
+def test_lines_of_output_may_be_broken_but_not_those_of_tables_that_fit():
     block = '<div class="language-text highlight"><pre><span></span><code>{}\n</code></pre></div>'
-    widest = "&lt;" * site_links.WIDEST
-    assert site_links.with_long_lines_marked(block.format(widest)) == block.format(widest)
-    both = site_links.with_long_lines_marked(block.format(widest + ".") + block.format("short"))
-    assert both.count("highlight long-lines") == 1 and both.index("long-lines") < both.index(widest)
-    assert both.endswith(block.format("short"))
+    table = "a  " + "&lt;" * (site_links.WIDEST - 3)
+    assert site_links.with_breakable_code(block.format(table)) == block.format(table)
+    broken = site_links.with_breakable_code(block.format(table + ".") + block.format(table) + block.format("a b"))
+    assert re.findall("highlight( breakable)?", broken) == [" breakable", "", " breakable"]
+
+
+def test_options_of_commands_stay_whole():
+    block = '<div class="language-bash highlight"><pre><code>run<span> </span>--to-x<span> </span>a--b</code></pre>'
+    whole = site_links.with_breakable_code(block + "--no")
+    assert whole == block.replace("--to-x", '<span class="option">--to-x</span>') + "--no"

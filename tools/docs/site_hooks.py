@@ -49,5 +49,5 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
 
 def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Mark output with long lines, which stylesheets/site.css breaks."""
-    return site_links.with_long_lines_marked(html)
+    """Mark where stylesheets/site.css may break the lines of commands and their output."""
+    return site_links.with_breakable_code(html)

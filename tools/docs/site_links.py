@@ -19,6 +19,9 @@ _LINK = re.compile(
 )
 _ITEM = re.compile(r"([*+-]|\d+\.) ")
 _OUTPUT = re.compile(r'<div class="language-text highlight">(.*?</pre>)', re.DOTALL)
+_COMMANDS = re.compile(r'<div class="language-bash highlight">.*?</pre>', re.DOTALL)
+_OPTION = re.compile(r"(?<![\w-])--[a-z][\w-]*")
+_COLUMNS = re.compile(r"\S {2,}\S")
 WIDEST = 105  # characters of a line of output that is not broken: the table of a detector has 104
 
 
@@ -44,14 +47,18 @@ def with_lists(markdown: str) -> str:
     return "\n".join(lines)
 
 
-def with_long_lines_marked(html: str) -> str:
-    """The class `long-lines` for blocks of output whose lines do not fit a page; tables keep their lines whole."""
+def with_breakable_code(html: str) -> str:
+    """Classes for stylesheets/site.css: options of commands, which stay whole, and output whose lines may be broken.
+
+    The lines of a table stay whole where they fit a wide page.
+    """
 
     def mark(block: re.Match[str]) -> str:
         lines = unescape(re.sub(r"<[^>]+>", "", block[1])).splitlines()
-        kind = " long-lines" if max(map(len, lines), default=0) > WIDEST else ""
-        return f'<div class="language-text highlight{kind}">{block[1]}'
+        is_table = any(_COLUMNS.search(line) for line in lines) and max(map(len, lines)) <= WIDEST
+        return f'<div class="language-text highlight{"" if is_table else " breakable"}">{block[1]}'
 
+    html = _COMMANDS.sub(lambda block: _OPTION.sub(r'<span class="option">\g<0></span>', block[0]), html)
     return _OUTPUT.sub(mark, html)
 
 
