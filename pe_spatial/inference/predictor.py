@@ -18,6 +18,7 @@ from mmengine.structures import BaseDataElement
 from torch import Tensor
 from torchvision.transforms import v2
 
+from pe_spatial.common.allocator import keep_freed_memory
 from pe_spatial.common.devices import choose_device
 from pe_spatial.common.errors import CheckpointError, PictureError, UserError, require_positive
 from pe_spatial.common.initialization import SkipInitialization, adopt_weights
@@ -110,6 +111,7 @@ class Predictor:
             self.checkpoint, self.engine = find_file(resolve_checkpoint(checkpoint), engine)
             content = load_checkpoint(self.checkpoint)
         self.device = choose_device(device)
+        keep_freed_memory()
         self.batch_size = batch_size
         self.allow_urls = allow_urls
         self.max_pixels = max_pixels
