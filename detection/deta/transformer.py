@@ -198,7 +198,7 @@ class _Stack(nn.Module):
         self.layers = nn.ModuleList(layers)
 
 
-def _class_head(channels: int, num_classes: int) -> nn.Linear:
+def _class_head(channels: int, num_classes: int) -> Linear:
     head = Linear(channels, num_classes)
     nn.init.constant_(head.bias, -math.log((1 - _PRIOR) / _PRIOR))
     return head
@@ -208,14 +208,14 @@ def _box_head(channels: int, size: float = 0.0) -> MLP:
     """A head that leaves boxes where they are until it is trained; `size` is added to the logits of their sizes."""
     head = MLP(channels, channels, 4, depth=3)
     last = head.layers[-1]
-    assert isinstance(last, nn.Linear)
+    assert isinstance(last, Linear)
     nn.init.zeros_(last.weight)
     with torch.no_grad():
         last.bias.copy_(torch.tensor([0.0, 0.0, size, size]))
     return head
 
 
-def _linear_norm(channels: int) -> tuple[nn.Linear, nn.LayerNorm]:
+def _linear_norm(channels: int) -> tuple[Linear, nn.LayerNorm]:
     linear = Linear(channels, channels)
     nn.init.xavier_uniform_(linear.weight)
     return linear, nn.LayerNorm(channels)
