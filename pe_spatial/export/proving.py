@@ -196,9 +196,10 @@ def time_engines(file: Path, header: Header, proofs: Sequence[EngineProof], refe
     """
     graph = reference.subject.graph
     inputs = example_inputs(graph, header.size or reference.subject.default_size, header.batch or 1)
-    runs = [engine_of(open_session(file, proof.engine)[0], header) for proof in proofs]
     print_note(f"timing torch and {few([proof.engine for proof in proofs])}")
-    passes = [partial(run, *inputs) for run in (graph.module, *runs)]
+    runs: list[Callable[..., Any]] = [graph.module]
+    runs += [engine_of(open_session(file, proof.engine)[0], header) for proof in proofs]
+    passes = [partial(run, *inputs) for run in runs]
     ours, *theirs = _time_in_turn(passes, reference.options.rounds)
     for proof, seconds in zip(proofs, theirs, strict=True):
         proof.torch_seconds, proof.seconds = ours, seconds
