@@ -87,6 +87,9 @@ DOORS = {
     "Image.open": "common.picture_files",
     "os.replace": "common.files",
     "os.fsync": "common.files",
+    "nn.Linear": "common.linear",
+    "F.linear": "common.linear",
+    "F.scaled_dot_product_attention": "common.attention",
 }
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from pe_spatial.common.errors import OptionError
+from pe_spatial.common.linear import Linear
 from pe_spatial.detection.deta.tokens import sizes_of_levels
 
 Shapes = Sequence[tuple[int, int]]
@@ -146,10 +147,10 @@ class DeformableAttention(nn.Module):
             raise OptionError(f"{channels} channels do not divide among {heads} heads; change either")
         self.split = (heads, levels, points)
         self.chunk = chunk
-        self.sampling_offsets = nn.Linear(channels, heads * levels * points * 2)
-        self.attention_weights = nn.Linear(channels, heads * levels * points)
-        self.value_proj = nn.Linear(channels, channels)
-        self.output_proj = nn.Linear(channels, channels)
+        self.sampling_offsets = Linear(channels, heads * levels * points * 2)
+        self.attention_weights = Linear(channels, heads * levels * points)
+        self.value_proj = Linear(channels, channels)
+        self.output_proj = Linear(channels, channels)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:

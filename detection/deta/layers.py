@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pe_spatial.common.linear import Linear
 from pe_spatial.detection.deta.deformable import DeformableAttention
 from pe_spatial.detection.deta.tokens import TokenGrid
 
@@ -44,8 +45,8 @@ class _Layer(nn.Module):
 
     def __init__(self, options: LayerOptions) -> None:
         super().__init__()
-        self.linear1 = nn.Linear(options.channels, options.ffn_channels)
-        self.linear2 = nn.Linear(options.ffn_channels, options.channels)
+        self.linear1 = Linear(options.channels, options.ffn_channels)
+        self.linear2 = Linear(options.ffn_channels, options.channels)
         self.dropout = nn.Dropout(options.dropout)
         for layer in (self.linear1, self.linear2):
             nn.init.xavier_uniform_(layer.weight)
@@ -101,7 +102,7 @@ class MLP(nn.Module):
     def __init__(self, in_channels: int, hidden: int, out_channels: int, depth: int) -> None:
         super().__init__()
         widths = [in_channels, *[hidden] * (depth - 1), out_channels]
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(widths, widths[1:], strict=False))
+        self.layers = nn.ModuleList(Linear(a, b) for a, b in zip(widths, widths[1:], strict=False))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [..., in_channels] to [..., out_channels]."""

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from pe_spatial.common.errors import OptionError
+from pe_spatial.common.linear import Linear
 from pe_spatial.detection.deta.layers import MLP, DecoderLayer, EncoderLayer, LayerOptions
 from pe_spatial.detection.deta.tokens import TokenGrid, sine_code
 
@@ -106,7 +107,7 @@ class DetaTransformer(nn.Module):
             self.pix_trans, self.pix_trans_norm = _linear_norm(channels)
         else:
             self.query_embed = nn.Embedding(num_queries, 2 * channels)
-            self.reference_points = nn.Linear(channels, 2)
+            self.reference_points = Linear(channels, 2)
             nn.init.xavier_uniform_(self.reference_points.weight)
             nn.init.zeros_(self.reference_points.bias)
         # one pair of heads a decoder layer, and the last one for the encoder if it proposes
@@ -197,8 +198,8 @@ class _Stack(nn.Module):
         self.layers = nn.ModuleList(layers)
 
 
-def _class_head(channels: int, num_classes: int) -> nn.Linear:
-    head = nn.Linear(channels, num_classes)
+def _class_head(channels: int, num_classes: int) -> Linear:
+    head = Linear(channels, num_classes)
     nn.init.constant_(head.bias, -math.log((1 - _PRIOR) / _PRIOR))
     return head
 
@@ -207,14 +208,14 @@ def _box_head(channels: int, size: float = 0.0) -> MLP:
     """A head that leaves boxes where they are until it is trained; `size` is added to the logits of their sizes."""
     head = MLP(channels, channels, 4, depth=3)
     last = head.layers[-1]
-    assert isinstance(last, nn.Linear)
+    assert isinstance(last, Linear)
     nn.init.zeros_(last.weight)
     with torch.no_grad():
         last.bias.copy_(torch.tensor([0.0, 0.0, size, size]))
     return head
 
 
-def _linear_norm(channels: int) -> tuple[nn.Linear, nn.LayerNorm]:
-    linear = nn.Linear(channels, channels)
+def _linear_norm(channels: int) -> tuple[Linear, nn.LayerNorm]:
+    linear = Linear(channels, channels)
     nn.init.xavier_uniform_(linear.weight)
     return linear, nn.LayerNorm(channels)

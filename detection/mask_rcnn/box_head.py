@@ -4,6 +4,7 @@ import torch.nn.functional as F
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
+from pe_spatial.common.linear import Linear
 from pe_spatial.detection.mask_rcnn.layers import ConvHead
 
 
@@ -29,7 +30,7 @@ class ConvFCBoxHead(ConvHead):
     ) -> None:
         super().__init__("conv", in_channels, conv_channels, num_convs, resolution)
         self.out_channels = fc_channels
-        self.fc1 = nn.Linear(self.width * resolution**2, fc_channels)
+        self.fc1 = Linear(self.width * resolution**2, fc_channels)
         nn.init.kaiming_uniform_(self.fc1.weight, a=1)
         nn.init.zeros_(self.fc1.bias)
 
@@ -43,8 +44,8 @@ class BoxPredictor(nn.Module):
 
     def __init__(self, in_channels: int, num_classes: int) -> None:
         super().__init__()
-        self.cls_score = nn.Linear(in_channels, num_classes + 1)
-        self.bbox_pred = nn.Linear(in_channels, num_classes * 4)
+        self.cls_score = Linear(in_channels, num_classes + 1)
+        self.bbox_pred = Linear(in_channels, num_classes * 4)
         for layer, std in ((self.cls_score, 0.01), (self.bbox_pred, 0.001)):
             nn.init.normal_(layer.weight, std=std)
             nn.init.zeros_(layer.bias)

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from pe_spatial.alignment.standardization import METHODS, Method, TargetStandardization
 from pe_spatial.alignment.summaries import SOURCES, Source
 from pe_spatial.common.errors import OptionError, require_choice
+from pe_spatial.common.linear import Linear
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class ProjectionHead(nn.Sequential):
     """
 
     def __init__(self, channels: int, hidden: int, out: int) -> None:
-        super().__init__(nn.Linear(channels, hidden), nn.LayerNorm(hidden), nn.GELU(), nn.Linear(hidden, out))
+        super().__init__(Linear(channels, hidden), nn.LayerNorm(hidden), nn.GELU(), Linear(hidden, out))
 
 
 class Distillation(nn.Module):

@@ -45,6 +45,19 @@ class StudentTrialHook(Hook):
         self.metric = dict(metric)
         self.interval = interval
 
+    def before_train(self, runner: Runner) -> None:
+        """Look for the data of the task, so that what is missing is told before hours of training.
+
+        Raises:
+            ConfigError: There are too few.
+        """
+        number = len(DATASETS.build(dict(self.dataset)))
+        fewest = getattr(METRICS.get(self.metric["type"]), "fewest", 1)
+        if number < fewest:
+            raise ConfigError(
+                f"the trial has {number} images, and {self.metric['type']} needs at least {fewest}; give it more data"
+            )
+
     def after_val_epoch(self, runner: Runner, metrics: dict[str, Any] | None = None) -> None:
         """Add the task's numbers to the metrics, if it is time."""
         done, every = runner.iter, runner.train_loop.val_interval * self.interval

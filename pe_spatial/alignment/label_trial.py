@@ -89,6 +89,7 @@ class TokenLabelMetric(ExplainedMetric):
 
     default_prefix = "labels"
     headline = ("linear",)
+    fewest: ClassVar[int] = 2  # images, for tokens are judged by other images
     measures: ClassVar[dict[str, Measure]] = {
         "neighbors": percent("neighbors", "mIoU of tokens by their most similar ones in other images"),
         "linear": percent("linear probe", "mIoU of tokens by ridge regression on the other half of the images"),
@@ -112,8 +113,8 @@ class TokenLabelMetric(ExplainedMetric):
         Raises:
             ConfigError: Fewer than two images, so that there are no others.
         """
-        if len(results) < 2:
-            raise ConfigError(f"{len(results)} images with labels; a trial on labels needs at least 2")
+        if len(results) < self.fewest:
+            raise ConfigError(f"{len(results)} images with labels; a trial on labels needs at least {self.fewest}")
         tokens = torch.cat([tokens for tokens, _ in results])  # [M, C]
         classes, labels = torch.cat([labels for _, labels in results]).unique(return_inverse=True)
         images = torch.cat([torch.full((len(each),), number) for number, (each, _) in enumerate(results)])

@@ -28,6 +28,7 @@ from pe_spatial.backbones import PEBackbone
 from pe_spatial.backbones.contract import build_backbone, grid_of, renormalize, with_statistics
 from pe_spatial.backbones.fine_maps import require_patches
 from pe_spatial.common.errors import ConfigError, require_choice
+from pe_spatial.common.linear import Linear
 from pe_spatial.common.parts import ModalModel, build_options
 
 
@@ -311,7 +312,7 @@ class SpatialAlignment(ModalModel):
         width, teacher = self.student.channels[0], self._teachers[self.semantic.teacher]
         channels = self._channels_of(f"semantic.teacher {self.semantic.teacher}", teacher)
         if self.semantic.projection:
-            return nn.Linear(width, channels)
+            return Linear(width, channels)
         if channels != width:
             raise ConfigError(
                 f"semantic.teacher {self.semantic.teacher} has {channels} channels and the student {width}; "

@@ -14,6 +14,8 @@ from torchvision.ops import StochasticDepth
 
 from pe_spatial.backbones.rope import apply_rotary, apply_rotary_densely, writes_into
 from pe_spatial.backbones.variants import EncoderConfig, TextConfig
+from pe_spatial.common.attention import attention
+from pe_spatial.common.linear import Linear, linear
 
 
 class Attention(nn.Module):
@@ -36,7 +38,7 @@ class Attention(nn.Module):
         self.causal = causal
         self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width))  # drawn by whoever builds it, or loaded
         self.in_proj_bias = nn.Parameter(torch.zeros(3 * width))
-        self.out_proj = nn.Linear(width, width)
+        self.out_proj = Linear(width, width)
         self.lora_in_proj: nn.Module | None = None  # see `pe_spatial.backbones.lora`
         self.lora_out_proj: nn.Module | None = None
 
@@ -49,8 +51,7 @@ class Attention(nn.Module):
             mask: bool [B, 1, N, N], True where the token of the row attends to that of the column; None: everywhere.
         """
         q, k, v = self._heads(self.in_proj(x.flatten(0, -3)), rope)
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=self.causal)
-        y = y.transpose(1, 2).flatten(2)
+        y = attention(q, k, v, mask, self.causal)
         return _adapted(self.out_proj(y), y, self.lora_out_proj).view_as(x)
 
     def _heads(self, qkv: Tensor, rope: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
@@ -68,7 +69,7 @@ class Attention(nn.Module):
 
     def in_proj(self, x: Tensor) -> Tensor:
         """Queries, keys and values [..., 3C] of tokens [..., C]."""
-        return _adapted(F.linear(x, self.in_proj_weight, self.in_proj_bias), x, self.lora_in_proj)
+        return _adapted(linear(x, self.in_proj_weight, self.in_proj_bias), x, self.lora_in_proj)
 
 
 class MLP(nn.Module):
@@ -76,8 +77,8 @@ class MLP(nn.Module):
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
-        self.c_fc = nn.Linear(width, hidden)
-        self.c_proj = nn.Linear(hidden, width)
+        self.c_fc = Linear(width, hidden)
+        self.c_proj = Linear(hidden, width)
         self.lora_c_fc: nn.Module | None = None  # see `pe_spatial.backbones.lora`
         self.lora_c_proj: nn.Module | None = None
 

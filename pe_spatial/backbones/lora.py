@@ -12,10 +12,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pe_spatial.common.errors import OptionError, require_positive, suggest
+from pe_spatial.common.linear import linear
 
 # the matrices of a block, by the names of the official checkpoints -> the part of the block that has them
 TARGETS = {"in_proj": "attn", "out_proj": "attn", "c_fc": "mlp", "c_proj": "mlp"}
@@ -76,7 +76,7 @@ class LowRankAdapter(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map the input of the matrix [..., in] to the addition to its output [..., out]."""
-        return F.linear(F.linear(self.dropout(x), self.down) * self.scale, self.up)
+        return linear(linear(self.dropout(x), self.down) * self.scale, self.up)
 
     def delta(self) -> Tensor:
         """The addition to the matrix, float32 [out, in]."""

@@ -41,7 +41,8 @@ def add_own_options(parser: CommandParser) -> None:
     add(
         "--trial",
         metavar="KIND=PATH",
-        help="of an alignment: what the student is tried on as it trains, matches=PHOTOS or tracking=DAVIS",
+        help="of an alignment: what the student is tried on as it trains, matches=PHOTOS, tracking=DAVIS, "
+        "neighbors=LABELS or linear=LABELS",
     )
     add("--encoder-from", metavar="RUN", help="train the head on the encoder of this run, so that both share a pass")
     add("--image-size", **SHARED["--image-size"])

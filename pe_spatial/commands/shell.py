@@ -27,6 +27,7 @@ from types import FrameType, ModuleType
 
 from pe_spatial import __version__
 from pe_spatial.commands.options import CommandParser, add_shared
+from pe_spatial.common.allocator import keep_freed_memory
 from pe_spatial.common.console import plain_warnings, print_error, print_note
 from pe_spatial.common.errors import DivergedError, UserError, printable, suggest
 from pe_spatial.common.memory import allowing_pixels
@@ -170,6 +171,7 @@ def execute(run: Callable[[argparse.Namespace], int], options: argparse.Namespac
     """
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files that are no valid text
+    keep_freed_memory()
     try:
         with (
             _interruptible(),

@@ -44,19 +44,28 @@ def device_name(device: str | torch.device | None = None) -> str:
     """The name of a GPU, or the processor and the cores that this process may use."""
     if choose_device(device).type == "cuda":
         return torch.cuda.get_device_name(device)
-    lines = _CPU_INFO.read_text().splitlines() if sys.platform == "linux" else []
-    models = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
-    return f"CPU ({models[0] if models else platform.machine()}, {available_cores()} cores)"
+    return f"CPU ({_told_of_processor('model name') or platform.machine()}, {available_cores()} cores)"
 
 
 def multiplies_in_bfloat16(device: torch.device) -> bool:
     """Whether a device has bfloat16 arithmetic, so that a model is faster in it; of a CPU, AMX or AVX512-BF16."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    if device.type != "cpu" or not _CPU_INFO.exists():
-        return False
-    flags = next((line.split() for line in _CPU_INFO.read_text().splitlines() if line.startswith("flags")), [])
+    flags = _told_of_processor("flags").split() if device.type == "cpu" else []
     return "avx512_bf16" in flags or "amx_bf16" in flags
+
+
+def processor_maker() -> str:
+    """`GenuineIntel`, `AuthenticAMD` or what else an x86 processor calls its maker; empty where it cannot be told."""
+    found = _told_of_processor("vendor_id")
+    words = platform.processor().replace(",", " ").split()  # on Windows the maker is one of them
+    return found or next((word for word in words if word in ("GenuineIntel", "AuthenticAMD")), "")
+
+
+def _told_of_processor(name: str) -> str:
+    """A field of the first processor, as Linux has it; empty without one."""
+    lines = _CPU_INFO.read_text().splitlines() if _CPU_INFO.exists() else []
+    return next((line.partition(":")[2].strip() for line in lines if line.partition(":")[0].strip() == name), "")
 
 
 def available_cores() -> int:

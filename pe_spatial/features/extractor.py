@@ -10,6 +10,7 @@ import torch
 from mmengine.structures import BaseDataElement
 from torch import Tensor
 
+from pe_spatial.common.allocator import keep_freed_memory
 from pe_spatial.common.devices import choose_device
 from pe_spatial.common.errors import OptionError, PictureError, require_choice, require_positive
 from pe_spatial.common.pictures import ValueRule, read_image
@@ -83,6 +84,7 @@ class FeatureExtractor:
         for name, (value, known) in {**choices, "precision": (precision, DTYPES)}.items():
             require_choice(name, value, known)
         self.device = choose_device(device)
+        keep_freed_memory()
         with trusting(trust):
             self.encoder = open_encoder(encoder, weights, layers, norm)
         self.pool, self.form, self.dtype = pool, form, DTYPES[dtype]

@@ -28,7 +28,8 @@ class Request:
         teacher: Of an alignment: the name of a released encoder, a file, the folder of a run, or timm's name of an
             encoder with its file, `NAME=FILE`; or several of these. None takes what the student begins with, at 82 %
             of its depth.
-        trial: Of an alignment: `matches=PHOTOS` or `tracking=DAVIS`, what the student is tried on at every validation.
+        trial: Of an alignment: `matches=PHOTOS`, `tracking=DAVIS`, `neighbors=LABELS` or `linear=LABELS`, what the
+            student is tried on at every validation.
         encoder_from: A run (or its checkpoint) whose encoder the head is trained on, frozen, with its preprocessing.
         image_size: Side of the pictures in pixels.
         batch_size: Pictures at once in a process.

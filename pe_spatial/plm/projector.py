@@ -4,6 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pe_spatial.common.errors import OptionError, require_positive
+from pe_spatial.common.linear import Linear
 
 
 class VisionProjector(nn.Module):
@@ -24,8 +25,8 @@ class VisionProjector(nn.Module):
         super().__init__()
         require_positive(width=width, dim=dim, pooling=pooling)
         self.width, self.dim, self.pooling = width, dim, pooling
-        self.linear_1 = nn.Linear(width, dim)
-        self.linear_2 = nn.Linear(dim, dim)
+        self.linear_1 = Linear(width, dim)
+        self.linear_2 = Linear(dim, dim)
 
     def forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
         """Project tokens [B, h * w, W], row by row, of a grid (h, w) to [B, (h // pooling) * (w // pooling), D].

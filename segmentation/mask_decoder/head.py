@@ -5,6 +5,7 @@ from math import log2
 from torch import Tensor, nn
 from torchvision.models.convnext import LayerNorm2d
 
+from pe_spatial.common.linear import Linear
 from pe_spatial.segmentation.mask_decoder.criterion import Masks
 
 
@@ -35,9 +36,9 @@ class MaskHead(nn.Module):
     def __init__(self, width: int, num_classes: int, patch_size: int) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(width)
-        self.classify = nn.Linear(width, num_classes + 1)
+        self.classify = Linear(width, num_classes + 1)
         self.embed = nn.Sequential(
-            nn.Linear(width, width), nn.GELU(), nn.Linear(width, width), nn.GELU(), nn.Linear(width, width)
+            Linear(width, width), nn.GELU(), Linear(width, width), nn.GELU(), Linear(width, width)
         )
         self.upscale = nn.Sequential(*[Upscale(width) for _ in range(max(1, int(log2(patch_size)) - 2))])
 

@@ -17,7 +17,7 @@ from PIL import Image
 import pe_spatial
 from pe_spatial.backbones import VARIANTS, PEBackbone, VisionTransformer, get_variant
 from pe_spatial.commands.shell import run_command
-from pe_spatial.common.errors import UserError
+from pe_spatial.common.errors import ConfigError, UserError
 from pe_spatial.common.tensors import write_tensor_file
 from pe_spatial.demo.datasets import write_davis
 from pe_spatial.demo.scenes import draw_video
@@ -323,29 +323,54 @@ def test_several_teachers_of_any_kind_train_one_student_on_one_card(place, monke
     PEBackbone(TINY_ENCODER, weights=str(place / "run_several" / "student.pt"))
 
 
-@pytest.mark.parametrize("kind", ["matches", "tracking"])
+@pytest.mark.parametrize("kind", ["matches", "tracking", "neighbors", "linear"])
 def test_a_student_is_tried_on_what_the_command_names(place, kind, tmp_path):
-    if kind == "tracking":
+    if kind in ("neighbors", "linear"):
+        data = tmp_path / "labeled"
+        made = [
+            "--output",
+            str(data),
+            "--images",
+            "12",
+            "--image-size",
+            "64",
+            "--no-photographs",
+            "--formats",
+            "labels",
+        ]
+        assert run_command("demo", made) == 0
+    elif kind == "tracking":
         data = tmp_path / "davis"
         write_davis(data, iter([draw_video(4, size=(64, 96), frames=3)]))
     else:
         data = place / "photos"
     run = train(place, f"tried_{kind}", teacher=place / "teacher.pt", iterations=2, trial=f"{kind}={data}")
-    measure = {"matches": "match/matched", "tracking": "track/J&F"}[kind]
+    measure = {"matches": "match/matched", "tracking": "track/J&F"}.get(kind, f"labels/{kind}")
     assert measure in run.metrics
     assert json.loads((run.folder / "best_checkpoint.json").read_text())["metric"] == measure
+
+
+def test_a_trial_with_too_few_images_fails_before_the_training(place, tmp_path):
+    made = ["--output", str(tmp_path / "few"), "--images", "6", "--image-size", "64", "--no-photographs"]
+    assert run_command("demo", [*made, "--formats", "labels"]) == 0
+    with pytest.raises(ConfigError, match="the trial has 1 images, and TokenLabelMetric needs at least 2"):
+        train(place, "tried_few", teacher=place / "teacher.pt", iterations=2, trial=f"linear={tmp_path / 'few'}")
 
 
 @pytest.mark.parametrize(
     ("trial", "message"),
     [
-        ("matches", r"trial matches is not matches=FOLDER \(photographs\) or tracking=FOLDER"),
+        (
+            "matches",
+            r"trial matches is not matches=FOLDER \(photographs\) or .* or linear=FOLDER \(label maps\)",
+        ),
+        ("linear=nowhere", "nowhere: no such file or folder"),
         ("match=photos", "did you mean 'matches'"),
         ("tracking=photos", "there is no folder JPEGImages"),
     ],
 )
 def test_a_trial_that_is_none_is_refused(place, trial, message):
-    with pytest.raises(UserError, match=message):
+    with pytest.raises((UserError, FileNotFoundError), match=message):
         composed(place, teacher=place / "teacher.pt", trial=trial)
 
 

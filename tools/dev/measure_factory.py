@@ -71,9 +71,13 @@ def _gram(config: Config) -> None:
     config.model.gram = {"teacher": "anchor"}
 
 
-def _seen(config: Config) -> None:
-    pipeline = config.train_dataloader.dataset.pipeline
-    config.train_dataloader.dataset.pipeline = [step for step in pipeline if step["type"] != "HideTokens"]
+def _hiding(weight: float) -> Callable[[Config], None]:
+    def change(config: Config) -> None:
+        (step,) = (step for step in config.train_dataloader.dataset.pipeline if step["type"] == "HideTokens")
+        step["ratio"] = 0.75
+        config.model.distill[TEACHER].hidden = weight
+
+    return change
 
 
 def _sizes(config: Config) -> None:
@@ -86,8 +90,8 @@ PARTS: dict[str, Callable[[Config], None]] = {
     "channels": _distill(standardize="channels", freeze_after=STEPS_OF_STATISTICS),
     "isotropic": _distill(standardize="isotropic", freeze_after=STEPS_OF_STATISTICS),
     "summary": _distill(summary=1.0),
-    "hidden": _distill(hidden=0.25),
-    "seen": _seen,
+    "hiding": _hiding(weight=1.0),
+    "hiding-apart": _hiding(weight=0.25),
     "shift": _shift,
     "sizes": _sizes,
     "gram": _gram,

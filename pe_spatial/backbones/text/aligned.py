@@ -19,6 +19,7 @@ from pe_spatial.backbones.text.affinity import BETA, GAMMA, check_affinity_optio
 from pe_spatial.backbones.text.core import PECore
 from pe_spatial.backbones.vit import resolve_blocks
 from pe_spatial.common.errors import OptionError
+from pe_spatial.common.linear import linear
 
 Affinity = int | Mapping[str, Any] | nn.Module
 
@@ -165,7 +166,7 @@ class TextAlignedMap(nn.Module):
 def _values(pool: AttentionPool, tokens: Tensor) -> Tensor:
     """The values [B, N, C] of a pooling's attention, all heads side by side."""
     width = tokens.shape[-1]
-    return F.linear(tokens, pool.attn.in_proj_weight[2 * width :], pool.attn.in_proj_bias[2 * width :])
+    return linear(tokens, pool.attn.in_proj_weight[2 * width :], pool.attn.in_proj_bias[2 * width :])
 
 
 def _resized(values: Tensor, grid: tuple[int, int], target: tuple[int, int]) -> Tensor:

@@ -23,6 +23,7 @@ from pe_spatial.backbones.text.aligned import TextAlignedMap
 from pe_spatial.backbones.text.contrast import mutual_cross_entropy
 from pe_spatial.backbones.text.core import PECore
 from pe_spatial.common.errors import ConfigError, OptionError, require_positive
+from pe_spatial.common.linear import Linear
 from pe_spatial.common.parts import build_options
 
 
@@ -98,7 +99,7 @@ class TextAlignedHead(nn.Module):
         config = replace(self.backbone.config, depth=blocks)
         self.blocks = nn.ModuleList(Block(config) for _ in range(blocks))
         self.norm = nn.LayerNorm(config.width)
-        self.proj = nn.Linear(config.width, self.core.output_dim)
+        self.proj = Linear(config.width, self.core.output_dim)
         self.reset_parameters()
         self.train()
 

@@ -174,9 +174,10 @@ def add_segmentation(parser: CommandParser) -> None:
         pe-spatial benchmark segmentation --input photos --engine auto
 
     Both read the images, slide the window of the recipe over them at their own size, and write one label PNG per image.
-    mmseg's pictures are switched off. They take turns, folder by folder. The weights are random, which does not change
-    the speed; how often the labels agree is reported. mmseg keeps the scores of all images of a call, so it is given a
-    few images at a time. With --engine, ours is exported first and runs there.
+    mmseg's pictures are switched off. They take turns, folder by folder. Random weights do not change the speed; how
+    often the labels agree is reported. mmseg keeps the scores of all images of a call, so it is given a few images at a
+    time. Its encoder is ours, with the operators and the memory that PyTorch gives every model. With --engine, ours is
+    exported first and runs there.
 
     --memory H W then segments one synthetic image of that size with each, in a process of its own, and reports the peak
     of its resident memory. mmseg holds the scores of all classes for the whole image several times: choose few classes.
@@ -188,6 +189,7 @@ def add_segmentation(parser: CommandParser) -> None:
     )
     parser.set_defaults(config="linear_pe_spatial_t16_ade20k_40k", limit=8)
     add("--classes", type=positive, default=150, metavar="N", help="of the model")
+    add("--weights", type=Path, metavar="FILE", help="a checkpoint of that model; default: random weights")
     add("--memory", type=positive, nargs=2, metavar=("H", "W"), help="also measure the memory of one image")
     add("--memory-classes", type=positive, nargs=2, default=(19, 19), metavar=("OURS", "MMSEG"), help="for --memory")
 

@@ -16,15 +16,18 @@ from mmengine.registry import MODELS
 from PIL import Image
 
 from pe_spatial.commands.benchmark.measuring import in_own_process, median_ratio, show, take_turns
+from pe_spatial.common.allocator import default_allocator
 from pe_spatial.common.devices import peak_memory
+from pe_spatial.common.errors import UserError
+from pe_spatial.common.linear import plain_operators
 from pe_spatial.common.names import output_stems
 from pe_spatial.common.pictures import read_indices
 from pe_spatial.common.records import Records
 from pe_spatial.common.sources import resolve_sources
 from pe_spatial.segmentation.windows import check_window
 from pe_spatial.training.amp import precision_for
-from pe_spatial.training.checkpoint import save_checkpoint
-from pe_spatial.training.checkpoint_hook import describe
+from pe_spatial.training.checkpoint import load_checkpoint, save_checkpoint
+from pe_spatial.training.checkpoint_hook import compare_keys, describe
 from pe_spatial.training.config import drop_pretrained, load_config
 from pe_spatial.training.run_config import config_of_checkpoint
 
@@ -48,7 +51,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 def compare_speed(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Both on the same images, in turns."""
     files = [entry.path for entry in resolve_sources(options.input, ["image"])][: options.limit]
-    checkpoint = make_checkpoint(options.config, options.classes, folder / "model.pth")
+    checkpoint = make_checkpoint(options.config, options.classes, folder / "model.pth", weights=options.weights)
     of_checkpoint = options.engine in (None, "torch", "compile")
     precision = precision_for(options.precision, torch.device(options.device))
     sources = {**dict.fromkeys(RUNS, checkpoint), "ours": checkpoint if of_checkpoint else write_export(checkpoint)}
@@ -105,9 +108,14 @@ def compare_labels(files: list[Path], folder: Path, number: int) -> float:
 
 # --- the two ----------------------------------------------------------------------------------------------------------
 def make_checkpoint(
-    name: str, classes: int, path: Path, window: dict[str, Any] | None = None, keep_size: bool = True
+    name: str,
+    classes: int,
+    path: Path,
+    window: dict[str, Any] | None = None,
+    keep_size: bool = True,
+    weights: Path | None = None,
 ) -> Path:
-    """Random weights of a recipe in a file that both read.
+    """Weights of a recipe in a file that both read.
 
     Args:
         name: Of the recipe.
@@ -115,6 +123,10 @@ def make_checkpoint(
         path: Of the file.
         window: Of the model, instead of the recipe's.
         keep_size: Leave out of the pipeline what resizes images.
+        weights: A checkpoint of such a model; None: random weights.
+
+    Raises:
+        UserError: The checkpoint is that of another model.
     """
     overrides = [f"model.num_classes={classes}"]
     config = load_config(name, overrides)
@@ -124,7 +136,13 @@ def make_checkpoint(
     if window is not None:
         config.model.window = window
     torch.manual_seed(0)
-    state = MODELS.build(config.model).state_dict()
+    model = MODELS.build(config.model)
+    if weights is not None:
+        state = load_checkpoint(weights)["state_dict"]
+        if misfit := compare_keys(model, state):
+            raise UserError(f"{weights}: does not fit {name} with {classes} classes: {misfit}; give its --config")
+        model.load_state_dict(state)
+    state = model.state_dict()
     names = tuple(f"class {number}" for number in range(classes))
     content = {"state_dict": state, "pe_spatial": describe(config.to_dict(), {"classes": names})}
     save_checkpoint({**content, "meta": {"dataset_meta": {"classes": names, "palette": [[0, 0, 0]] * classes}}}, path)
@@ -195,10 +213,11 @@ def mmseg_run(checkpoint: Path, device: str, network: list[float]) -> Segment:
     inferencer.model.decode_head.forward = timing(inferencer.model.decode_head.forward, network)
 
     def run(files: list[Path], output: Path) -> None:
-        for start in range(0, len(files), CHUNK):
-            chunk = [str(path) for path in files[start : start + CHUNK]]
-            # its own __call__ cannot write labels without drawing
-            BaseInferencer.__call__(inferencer, chunk, pred_out_dir=str(output), img_out_dir="")
+        with plain_operators(), default_allocator():  # what is ours in the encoder and in the command is not mmseg's
+            for start in range(0, len(files), CHUNK):
+                chunk = [str(path) for path in files[start : start + CHUNK]]
+                # its own __call__ cannot write labels without drawing
+                BaseInferencer.__call__(inferencer, chunk, pred_out_dir=str(output), img_out_dir="")
 
     return run
 
