@@ -18,7 +18,7 @@ export MKL_NUM_THREADS ?= 1
 # Without byte code every process that imports torch takes seven seconds longer; `make demo` and the tests start many.
 export PYTHONDONTWRITEBYTECODE :=
 
-ENGINE_TESTS := tests/export tests/detection/test_deta_graph.py tests/detection/test_mask_rcnn_graph.py
+ENGINE_TESTS := tests/export tests/examples/test_service_exports.py tests/detection/test_deta_graph.py tests/detection/test_mask_rcnn_graph.py
 
 SOURCES := pe_spatial detection segmentation depth tracking configs tools examples Makefile setup.cfg
 # documents whose sentences `make lint` measures

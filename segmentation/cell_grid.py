@@ -114,13 +114,16 @@ class CellGrid:
         left, right, part = (
             values[columns].to(maps.device) for values in (self.columns.lower, self.columns.upper, self.columns.part)
         )
-        above, below, share = (
-            values[rows].to(maps.device) for values in (self.rows.lower, self.rows.upper, self.rows.part)
-        )
-        first = int(self.rows.lower[rows.start])
+        first, last = int(self.rows.lower[rows.start]), int(self.rows.lower[rows.stop - 1])
         near = maps[:, first : int(self.rows.upper[rows.stop - 1]) + 1].float()
-        wide = torch.lerp(near.index_select(2, left), near.index_select(2, right), part)
-        return torch.lerp(wide.index_select(1, above - first), wide.index_select(1, below - first), share[:, None])
+        # index_select takes 20 times as long here
+        before, behind = (near.gather(2, side.expand(*near.shape[:2], -1)) for side in (left, right))
+        wide = torch.lerp(before, behind, part)
+        share = self.rows.part[rows].to(maps.device)[:, None]
+        if first == last:  # all rows lie between the same two entries, which need no copy for each row
+            return torch.lerp(wide[:, :1], wide[:, -1:], share)
+        above, below = (values[rows].to(maps.device) - first for values in (self.rows.lower, self.rows.upper))
+        return torch.lerp(wide.index_select(1, above), wide.index_select(1, below), share)
 
     def rectangles(self, asked: Tensor) -> Iterator[Region]:
         """Rows and columns of the picture that cover the cells asked for, bool [h, w]; they do not overlap."""

@@ -75,6 +75,12 @@ def background(shares: Tensor, groups: Iterable[Sequence[int]]) -> Tensor:
     return rest
 
 
+def with_background(shares: Tensor, groups: Iterable[Sequence[int]], kept: Sequence[int] | None = None) -> Tensor:
+    """The channels [h, w, 1 + M] that `decode` takes: the background, then the objects `kept`, all where None."""
+    chosen = shares if kept is None else shares[..., kept]
+    return torch.cat((background(shares, groups)[..., None], chosen), dim=-1)
+
+
 def decode(channels: Tensor, decoding: Decoding, input_size: tuple[int, int], frame_size: tuple[int, int]) -> Tensor:
     """Give every pixel to the channel with the largest soft label, the earlier one where two are equal.
 
@@ -95,8 +101,9 @@ def decode(channels: Tensor, decoding: Decoding, input_size: tuple[int, int], fr
     for number, channel in enumerate(channels.unbind(dim=-1)):
         scores = _upsample(channel, size, decoding.upsampling)
         if decoding.stretch:
-            low, high = scores.aminmax()
-            scores = (scores - low) / (high - low) if high > low else scores * 0
+            low, high = scores.amin((0, 1)), scores.amax((0, 1))  # with axes, which ONNX needs
+            # all 0 where a channel is even; a branch would wait for the device, and no graph could hold it
+            scores = (scores - low) / torch.where(high > low, high - low, torch.inf)
         better = scores > largest
         largest = torch.where(better, scores, largest)
         winner.masked_fill_(better, number)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pe_spatial.common.errors import OptionError
-from pe_spatial.tracking.decoding import Decoding, background, decode, encode
+from pe_spatial.tracking.decoding import Decoding, decode, encode, with_background
 from pe_spatial.tracking.memory import Memory
 from pe_spatial.tracking.propagation import Propagation, blend, match
 
@@ -115,8 +115,7 @@ class LabelTracker:
         if not kept:
             return torch.zeros(frame_size, dtype=torch.int64, device=shares.device)
         groups = [[n for n in numbers if n in kept] for numbers, _ in self.memory.groups()]
-        channels = torch.cat((background(shares, groups)[..., None], shares[..., kept]), dim=-1)
-        winner = decode(channels, self.decoding, input_size, frame_size)
+        winner = decode(with_background(shares, groups, kept), self.decoding, input_size, frame_size)
         return torch.tensor([0, *(self.ids[n] for n in kept)], device=shares.device)[winner]
 
     def _take(self, mask: Tensor, prompted: list[int], shares: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ from pe_spatial.tracking.inputs import Mask, to_frame, to_mask
 from pe_spatial.tracking.label_tracker import LabelTracker
 from pe_spatial.tracking.masks import read_mask
 from pe_spatial.tracking.prompts import Boxes, BoxPrompter, Points, Prompter, numbered_boxes
-from pe_spatial.tracking.propagation import Propagation, unit
+from pe_spatial.tracking.propagation import Propagation, propagate, unit
 from pe_spatial.tracking.resizing import Resizing
 
 
@@ -207,22 +207,33 @@ class VideoTracker(BaseModel):
 
     def forward(
         self, inputs: Any, data_samples: Sequence[BaseDataElement] | None = None, mode: str = "tensor"
-    ) -> list[BaseDataElement]:
+    ) -> list[BaseDataElement] | tuple[Tensor, Tensor]:
         """Track the videos of a dataset of `pe_spatial.tracking.datasets`, as a Runner's test loop asks for it.
 
+        Or, in the mode `tensor`, follow objects into one frame without the state of this tracker, for `torch.compile`
+        and `torch.export`; `pe_spatial.tracking.tracking_step.TrackingStep` turns shares into masks.
+
         Args:
-            inputs: names of the videos; unused.
+            inputs: names of the videos, unused; for `tensor` images [1, 3, H, W] as `normalize` returns them, keys
+                [h, w, S, C] and labels [h, w, S, M] of S context frames.
             data_samples: one per video, with the metainfo `frame_paths` and `prompts`.
-            mode: `predict`.
+            mode: `predict` or `tensor`.
 
         Returns:
-            The data samples with `pred_track_ids`, uint8 [T, H, W] on the CPU.
+            The data samples with `pred_track_ids`, uint8 [T, H, W] on the CPU. For `tensor` the features [h, w, C],
+            unit vectors, and the shares [h, w, M] of the objects.
 
         Raises:
             ValueError: another mode, for there is nothing to train.
         """
+        if mode == "tensor" and data_samples is None:
+            images, keys, labels = inputs
+            features = unit(self.backbone(images.to(self.dtype))[0][0].permute(1, 2, 0))
+            return features, propagate(features, keys, labels, self.labels.propagation)
         if mode != "predict" or data_samples is None:
-            raise OptionError(f"mode {mode!r}: this tracker is not trained; use mode='predict'")
+            raise OptionError(
+                f"mode {mode!r}: this tracker is not trained; use mode='predict', or 'tensor' without samples"
+            )
         for sample in data_samples:
             self.labels.reset()
             frames = (frame.image for frame in open_frames(sample.frame_paths))

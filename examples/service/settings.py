@@ -12,7 +12,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
-from pe_spatial.commands.options import CommandParser, add_shared, integer, number_in, positive
+from pe_spatial.commands.options import CommandParser, add_shared, integer, number_in, positive, resolve_precision
 from pe_spatial.common.errors import UserError, suggest
 from pe_spatial.common.memory import parse_memory
 
@@ -51,7 +51,7 @@ class Settings:
 def add_arguments(parser: CommandParser) -> None:
     """Add the options."""
     add = parser.add_argument
-    shared = ("--checkpoint", "--device", "--engine", "--allow-import", "overrides")
+    shared = ("--checkpoint", "--device", "--engine", "--precision", "--allow-import", "overrides")
     add_shared(parser, *shared, required=["--checkpoint"])
     add("--host", default="127.0.0.1", metavar="NAME", help="address to listen at; 0.0.0.0: all")
     add("--port", type=number_in(1, 65535, kind=int), default=8000, metavar="N", help="to listen at")
@@ -109,15 +109,17 @@ def run(options: argparse.Namespace) -> int:
     """Load the model and serve it until the process is asked to stop; returns the exit status."""
     from pe_spatial.common.devices import available_cores
     from pe_spatial.inference.tasks import open_predictor
+    from pe_spatial.training.checkpoint import resolve_checkpoint
     from service.app import create_app, serve
 
     # threads that wait for each other in the network spin; with more of them than cores, all is many times slower
     options.threads = options.threads or max(available_cores() - options.readers, 1)
     settings = Settings(**{field.name: getattr(options, field.name) for field in fields(Settings)})
     os.environ["OMP_NUM_THREADS"] = str(settings.threads)  # what the engines of exported files go by
-    predictor = open_predictor(
-        options.checkpoint, options.device, settings.max_batch, options.overrides, options.engine
-    )
+    checkpoint = resolve_checkpoint(options.checkpoint)
+    resolve_precision(options, checkpoint)
+    given = (options.device, settings.max_batch, options.overrides, options.engine, options.precision)
+    predictor = open_predictor(checkpoint, *given)
     return serve(create_app(predictor, settings), options)
 
 

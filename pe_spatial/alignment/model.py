@@ -133,7 +133,9 @@ class SpatialAlignment(ModalModel):
         """
         step = self._count_step()
         if self.views.sizes is not None:
-            inputs = resized(inputs, self.views.reduction * side_of_step(self._sides, step))
+            side = side_of_step(self._sides, step)
+            inputs = resized(inputs[: self.views.images(side, self.student.patch_size)], self.views.reduction * side)
+            data_samples = data_samples[: len(inputs)]
         turn = self._turn(step)
         targets = self._targets(inputs, data_samples, turn)
         seen, hidden = self._hide(inputs, data_samples)

@@ -29,6 +29,8 @@ class ViewOptions:
             of `step`. None takes the images as they come. The images must be square and as large as the greatest.
         step: Of the sizes, in pixels; None takes the patch size.
         shift: Windows of the student and of each teacher lie up to so many tokens apart; see `RandomShifts`.
+        tokens: Of the student in a batch, at most: at a large size it learns from so many images of the batch as fit.
+            So the batch of the loader is that of the least size. None: from all images at every size.
 
     Raises:
         OptionError: A value outside its range.
@@ -38,6 +40,7 @@ class ViewOptions:
     sizes: Sequence[int] | None = None
     step: int | None = None
     shift: int = 0
+    tokens: int | None = None
 
     def __post_init__(self) -> None:
         require_positive(reduction=self.reduction)
@@ -47,6 +50,8 @@ class ViewOptions:
             raise OptionError(f"sizes {list(self.sizes)} is not (least, greatest) in pixels")
         if self.step is not None and self.sizes is None:
             raise OptionError(f"step {self.step} belongs to sizes, which are not given")
+        if self.tokens is not None and self.sizes is None:
+            raise OptionError(f"tokens {self.tokens} belongs to sizes, which are not given")
 
     def sides(self, patch_size: int) -> range:
         """All sides in pixels that a step may take.
@@ -62,7 +67,16 @@ class ViewOptions:
                 f"sizes {least} to {greatest} in steps of {step} pixels are not all multiples of the patch size "
                 f"{patch_size}; choose multiples"
             )
+        if self.tokens is not None and self.tokens < (greatest // patch_size) ** 2:
+            raise OptionError(
+                f"tokens {self.tokens} are fewer than the {(greatest // patch_size) ** 2} of one image of {greatest} "
+                "pixels; allow more tokens, or smaller sizes"
+            )
         return range(least, greatest + 1, step)
+
+    def images(self, side: int, patch_size: int) -> int | None:
+        """How many images of a side fit into a batch; None without a limit."""
+        return None if self.tokens is None else self.tokens // (side // patch_size) ** 2
 
 
 @TRANSFORMS.register_module()

@@ -114,8 +114,8 @@ SHARED: dict[str, dict[str, Any]] = {
     "--device": {"type": device, "help": "for example cuda:1 or cpu; default: CUDA if there is any"},
     "--engine": {
         "choices": ("auto", "torch", "compile", "onnxruntime", "openvino", "tensorrt"),
-        "help": "what runs the network; auto: the fastest export that passed its proof, else torch, in bf16 where the "
-        "processor has it; default: torch, and auto for exported files",
+        "help": "what runs the network; auto: the fastest export that passed its proof; default: torch, and "
+        "auto for exported files",
     },
     "--precision": {
         "choices": ("auto", "fp32", "bf16"),

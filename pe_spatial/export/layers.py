@@ -14,6 +14,8 @@ from torch import Tensor, fx
 from pe_spatial.engines.header import Header
 from pe_spatial.engines.sessions import OnnxRuntimeSession, OpenVINOSession, Session
 
+Values = dict[str, NDArray[Any]]  # those inside a graph, by name
+
 _SCOPES = "pkg.torch.onnx.name_scopes"
 _MOST = 160  # values that are compared; more would be in memory at once
 
@@ -58,7 +60,19 @@ class Traced:
     layers: Mapping[str, str] = field(default_factory=dict)
 
 
-def compare_layers(traced: Traced, header: Header, engine: str, inputs: Sequence[Tensor]) -> list[LayerDrift]:
+def values_of(traced: Traced, inputs: Sequence[Tensor]) -> Values:
+    """The values inside a program that its graph has too, at most `_MOST` of them.
+
+    Args:
+        traced: The graph and its program.
+        inputs: Of both.
+    """
+    return _values_of(traced.program, inputs, set(_chosen(traced)))
+
+
+def compare_layers(
+    traced: Traced, header: Header, engine: str, inputs: Sequence[Tensor], expected: Values
+) -> list[LayerDrift]:
     """The drift of the values that a graph and its program have in common, in the order of the graph.
 
     Args:
@@ -66,12 +80,11 @@ def compare_layers(traced: Traced, header: Header, engine: str, inputs: Sequence
         header: Of the file.
         engine: `onnxruntime` or `openvino`.
         inputs: Of the graph.
+        expected: As of `values_of`, for the same inputs.
     """
-    program, proto = traced.program, traced.proto
-    chosen = _chosen(proto, _names_of(program), traced.layers)
+    proto, chosen = traced.proto, _chosen(traced)
     if not chosen:
         return []
-    expected = _values_of(program, inputs, set(chosen))
     found = _run_open(proto, header, engine, [tensor.numpy() for tensor in inputs], list(chosen))
     makers = {output: node for node in proto.graph.node for output in node.output}
     drifts: dict[str, float] = {}
@@ -117,12 +130,13 @@ def _names_of(program: Any) -> set[str]:  # noqa: ANN401
     return {node.name for node in program.graph.nodes if node.op == "call_function"}
 
 
-def _chosen(proto: Any, names: set[str], layers: Mapping[str, str]) -> dict[str, tuple[str, Any]]:  # noqa: ANN401
+def _chosen(traced: Traced) -> dict[str, tuple[str, Any]]:
     """Values to compare: of every stretch of nodes in one module the last, at most `_MOST`, evenly."""
+    names, layers = _names_of(traced.program), traced.layers
     last: dict[str, tuple[str, Any]] = {}
     stretches: list[str] = []
     previous = None
-    for node in proto.graph.node:
+    for node in traced.proto.graph.node:
         name = node.output[0] if node.output else ""
         layer = layers.get(name, "")
         if name not in names or not layer:
@@ -158,7 +172,7 @@ class _Recorder(fx.Interpreter):
     def __init__(self, module: Any, names: set[str]) -> None:  # noqa: ANN401 - a graph module
         super().__init__(module, garbage_collect_values=True)
         self.names = names
-        self.kept: dict[str, NDArray[Any]] = {}
+        self.kept: Values = {}
 
     def run_node(self, n: fx.Node) -> Any:  # noqa: ANN401 - whatever it computes
         """Run it, and keep its value if it is one of the names."""
@@ -169,7 +183,7 @@ class _Recorder(fx.Interpreter):
 
 
 @torch.no_grad()
-def _values_of(program: Any, inputs: Sequence[Tensor], names: set[str]) -> dict[str, NDArray[Any]]:  # noqa: ANN401
+def _values_of(program: Any, inputs: Sequence[Tensor], names: set[str]) -> Values:  # noqa: ANN401
     recorder = _Recorder(program.module(), names)
     recorder.run(*inputs)
     return recorder.kept
@@ -181,7 +195,7 @@ def _run_open(
     engine: str,
     arrays: Sequence[NDArray[Any]],
     names: Sequence[str],  # noqa: ANN401
-) -> dict[str, NDArray[Any]]:
+) -> Values:
     """Run a graph whose inner values are outputs too; its weights are written again, for a moment."""
     import onnx
 

@@ -4,6 +4,7 @@ import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -13,19 +14,21 @@ import torch
 from torch import Tensor
 
 from pe_spatial import __version__
+from pe_spatial.common.console import Bar, print_note, progress, track
 from pe_spatial.common.devices import available_cores, device_name
+from pe_spatial.common.errors import few
 from pe_spatial.engines.bridge import engine_of
 from pe_spatial.engines.header import Header
 from pe_spatial.engines.sessions import RUNS, is_installed, open_session
 from pe_spatial.export.graphs import example_inputs
-from pe_spatial.export.layers import LayerDrift, Traced, compare_layers
+from pe_spatial.export.layers import LayerDrift, Traced, Values, compare_layers, values_of
 from pe_spatial.export.options import ExportOptions
 from pe_spatial.export.subjects import Score, Subject
 from pe_spatial.training.explanation import Measure
 
 # of random inputs: what float32 may be off by, relative to the deviation of an output
 _ROUNDING = 1e-3
-_SECONDS = 20.0  # that timing may take for an engine
+_SECONDS = 6.0  # that timing may take for torch and for every engine
 
 
 @dataclass(frozen=True)
@@ -104,46 +107,102 @@ class EngineProof:
         }
 
 
+@dataclass
+class Reference:
+    """What the model gives for the random inputs of the proof: computed once, for all engines.
+
+    Args:
+        subject: What was exported.
+        options: Of the export, which say what sizes and batches a file takes.
+    """
+
+    subject: Subject
+    options: ExportOptions
+    _outputs: list[tuple[Tensor, ...]] = field(default_factory=list, init=False)
+    _values: tuple[Traced, Values] | None = field(default=None, init=False)
+
+    def trials(self) -> list[tuple[tuple[int, int], int]]:
+        """Sizes and batches that a file is tried with: several where they are open."""
+        batches = [self.options.batch] if self.options.batch is not None else [1, 3]
+        if self.options.image_size is not None:
+            return [(self.options.image_size, batch) for batch in batches]
+        multiple = self.subject.graph.multiple
+        sizes = [(6 * multiple, 9 * multiple), (4 * multiple, 4 * multiple)]
+        return [(size, batch) for size in sizes for batch in batches]
+
+    def inputs(self, trial: int) -> tuple[Tensor, ...]:
+        """Of one trial."""
+        size, batch = self.trials()[trial]
+        return example_inputs(self.subject.graph, size, batch, seed=1)
+
+    @torch.no_grad()
+    def outputs(self, trial: int) -> tuple[Tensor, ...]:
+        """Of the model for the inputs of a trial; trials are asked for in their order."""
+        if trial == len(self._outputs):
+            self._outputs.append(self.subject.graph.module(*self.inputs(trial)))
+        return self._outputs[trial]
+
+    def values(self, traced: Traced) -> Values:
+        """Inside the program for the inputs of the first trial: those that the graph has too."""
+        if self._values is None or self._values[0] is not traced:  # each attempt of a repair has another graph
+            self._values = traced, values_of(traced, self.inputs(0))
+        return self._values[1]
+
+
 def prove(
     file: Path,
     header: Header,
     engine: str,
-    subject: Subject,
+    reference: Reference,
     expected: Score | None,
     traced: Traced,
-    options: ExportOptions,
     tolerance: Tolerance,
 ) -> EngineProof:
-    """Measure a file in an engine.
+    """Judge a file in an engine; `time_engines` adds its times.
 
     Args:
         file: The exported file.
         header: Of it.
         engine: That runs it.
-        subject: What was exported.
-        expected: Its score in torch; None leaves the metric out.
+        reference: What the model gives.
+        expected: The score of the model in torch; None leaves the metric out.
         traced: What the file was made of.
-        options: Of the export.
         tolerance: How far it may be off.
     """
     proof = EngineProof(engine)
-    session, _ = open_session(file, engine)
-    run = engine_of(session, header)
-    for size, batch in _trials(subject, header, options):
-        inputs = example_inputs(subject.graph, size, batch, seed=1)
-        _compare_outputs(proof, subject, run, inputs, header)
-    if traced.proto is not None:
-        size, batch = next(iter(_trials(subject, header, options)))
-        inputs = example_inputs(subject.graph, size, header.batch or batch, seed=1)
-        proof.layers = compare_layers(traced, header, engine, inputs)
+    trials = range(len(reference.trials()))
+    with progress(f"random inputs in {engine}", len(trials) + 1, "trials") as bar:
+        _compare_trials(proof, file, header, reference, bar)
+        bar.advance(0, f"layers in {engine}")
+        if traced.proto is not None:
+            proof.layers = compare_layers(traced, header, engine, reference.inputs(0), reference.values(traced))
+        bar.advance()
     _judge_drift(proof, header, tolerance)
     if expected is not None:
-        proof.score = subject.score(file, engine)
+        print_note(f"computing the metric in {engine}")
+        proof.score = reference.subject.score(file, engine)
         _judge_score(proof, expected, tolerance)
-    inputs = example_inputs(subject.graph, header.size or subject.default_size, header.batch or 1)
-    ours, theirs = _time_in_turn([lambda: subject.graph.module(*inputs), lambda: run(*inputs)], options.rounds)
-    proof.torch_seconds, proof.seconds = ours, theirs
     return proof
+
+
+def time_engines(file: Path, header: Header, proofs: Sequence[EngineProof], reference: Reference) -> None:
+    """Note how long a pass takes in torch and in every engine, all in turn.
+
+    Args:
+        file: The exported file.
+        header: Of it.
+        proofs: One for each engine; get their times.
+        reference: What was exported, and how often a pass is timed.
+    """
+    graph = reference.subject.graph
+    inputs = example_inputs(graph, header.size or reference.subject.default_size, header.batch or 1)
+    print_note(f"timing torch and {few([proof.engine for proof in proofs])}")
+    runs: list[Callable[..., Any]] = [graph.module]
+    runs += [engine_of(open_session(file, proof.engine)[0], header) for proof in proofs]
+    passes = [partial(run, *inputs) for run in runs]
+    ours, *theirs = _time_in_turn(passes, reference.options.rounds)
+    for proof, seconds in zip(proofs, theirs, strict=True):
+        proof.torch_seconds, proof.seconds = ours, seconds
 
 
 def engines_for(file: Path) -> list[str]:
@@ -175,26 +234,21 @@ def versions() -> dict[str, str]:
 
 
 # --- parts ------------------------------------------------------------------------------------------------------------
-def _trials(subject: Subject, header: Header, options: ExportOptions) -> list[tuple[tuple[int, int], int]]:
-    """Sizes and batches that the file is tried with: several where they are open."""
-    batches = [header.batch] if header.batch is not None else [1, 3]
-    if header.size is not None:
-        return [(header.size, batch) for batch in batches]
-    multiple = subject.graph.multiple
-    sizes = [(6 * multiple, 9 * multiple), (4 * multiple, 4 * multiple)]
-    return [(size, batch) for size in sizes for batch in batches]
-
-
 @torch.no_grad()
+def _compare_trials(proof: EngineProof, file: Path, header: Header, reference: Reference, bar: Bar) -> None:
+    """Note the largest difference of every output over all trials; the session ends here, before others begin."""
+    run = engine_of(open_session(file, proof.engine)[0], header)
+    for trial in range(len(reference.trials())):
+        inputs = reference.inputs(trial)
+        _compare_outputs(proof, reference.outputs(trial), run(*inputs), header, inputs[0].shape)
+        bar.advance()
+
+
 def _compare_outputs(
-    proof: EngineProof,
-    subject: Subject,
-    run: Callable[..., tuple[Tensor, ...]],
-    inputs: Sequence[Tensor],
-    header: Header,
+    proof: EngineProof, expected: Sequence[Tensor], found: Sequence[Tensor], header: Header, shape: Sequence[int]
 ) -> None:
-    """Note the largest difference of every output, over all trials."""
-    for name, ours, theirs in zip(header.outputs, subject.graph.module(*inputs), run(*inputs), strict=True):
+    """Note the largest difference of every output for inputs of a shape."""
+    for name, ours, theirs in zip(header.outputs, expected, found, strict=True):
         entry = proof.outputs.setdefault(name, {"largest": 0.0, "relative": 0.0})
         if ours.shape != theirs.shape:
             proof.problems.append(f"{name} is {list(theirs.shape)} and not {list(ours.shape)}")
@@ -202,7 +256,7 @@ def _compare_outputs(
         off = (ours.float() - theirs.float()).abs()
         largest = float(off.max()) if off.numel() else 0.0
         if not np.isfinite(largest):
-            proof.problems.append(f"{name} is not finite for random inputs of {list(inputs[0].shape)}")
+            proof.problems.append(f"{name} is not finite for random inputs of {list(shape)}")
             largest = float("inf")
         deviation = float(ours.float().std()) if ours.numel() > 1 else 0.0
         entry["largest"] = max(entry["largest"], largest)
@@ -238,7 +292,7 @@ def _time_in_turn(passes: Sequence[Callable[[], Any]], rounds: int) -> list[floa
     """The median time of each of several passes, which take turns; the first round warms up."""
     times: list[list[float]] = [[] for _ in passes]
     begin = time.perf_counter()
-    for number in range(rounds + 1):
+    for number in track(range(rounds + 1), "timing", unit="rounds"):
         for each, seconds in zip(passes, times, strict=True):
             start = time.perf_counter()
             each()

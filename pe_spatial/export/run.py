@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pe_spatial.common.console import print_note
+from pe_spatial.common.console import print_note, progress
 from pe_spatial.common.errors import OptionError, UserError, few
 from pe_spatial.common.files import atomic_folder, write_json, write_text
 from pe_spatial.engines.header import EXTRA_FILE, KEY, REJECTED, Header
@@ -17,7 +17,16 @@ from pe_spatial.export.layers import Traced, layers_of, nodes_of
 from pe_spatial.export.options import TARGETS, ExportOptions
 from pe_spatial.export.page import PAGE, draw_drift, page
 from pe_spatial.export.precision import Feed, to_fp16, to_int8
-from pe_spatial.export.proving import EngineProof, Tolerance, engines_for, machine, prove, versions
+from pe_spatial.export.proving import (
+    EngineProof,
+    Reference,
+    Tolerance,
+    engines_for,
+    machine,
+    prove,
+    time_engines,
+    versions,
+)
 from pe_spatial.export.subjects import Score, Subject, pictures_of
 
 REPAIRS = 4  # rounds of --repair
@@ -68,20 +77,26 @@ def export(
     if folder.exists() and any(folder.iterdir()):
         raise OptionError(f"{folder}: exists and is not empty, and nothing is overwritten; give another --output")
     tolerance = tolerance or Tolerance()
-    pictures = pictures_of(options.images, options.calibration)
-    print_note(f"tracing {subject.name}")
-    program = program_of(subject.graph, options)
+    source = _translate(subject, options)
+    feeds = _feeds(subject, pictures_of(options.images, options.calibration)) if options.precision == "int8" else []
+    if metric:
+        print_note("computing the metric in torch")
     expected = subject.score(None, "torch") if metric else None
+    reference = Reference(subject, options)
     keep: list[str] = []
     with atomic_folder(folder) as temporary:
         for attempt in range(REPAIRS + 1 if repair else 1):
             _empty(temporary)
-            written = _write(subject, program, temporary, options, keep, pictures)
-            proofs = _prove(written, subject, expected, options, tolerance)
+            print_note(f"writing {TARGETS[options.target]} in {options.precision}")
+            written = _write(subject, source, temporary, options, keep, feeds)
+            proofs = [
+                _prove(written, engine, reference, expected, tolerance) for engine in engines_for(written.files[0])
+            ]
             if any(proof.passed for proof in proofs) or not repair or attempt == REPAIRS:
                 break
             keep = _more_precise(proofs, keep)
             print_note(f"the proof does not hold; {len(keep)} layers keep float32: {few(keep[-3:])}")
+        time_engines(written.files[0], written.header, proofs, reference)
         passed = any(proof.passed for proof in proofs)
         files = written.files if passed else [_reject(path) for path in written.files]
         _report(subject, replace(written, files=files), proofs, expected, tolerance, keep, temporary, passed)
@@ -92,13 +107,29 @@ def export(
 
 
 # --- writing ----------------------------------------------------------------------------------------------------------
+def _translate(subject: Subject, options: ExportOptions) -> Any:  # noqa: ANN401 - torch's
+    """What files are written from: torch's ONNX program, or its exported program for pt2."""
+    steps = ["tracing the model", "translating it to ONNX"][: 1 if options.target == "pt2" else 2]
+    with progress(steps[0], len(steps), "steps") as bar:
+        print_note(f"tracing {subject.name}")
+        program = program_of(subject.graph, options)
+        if options.target == "pt2":
+            bar.advance()
+            return program
+        print_note(steps[-1])
+        bar.advance(1, steps[-1])
+        made = onnx_of(program, subject.graph)
+        bar.advance()
+    return made
+
+
 def _write(
     subject: Subject,
-    program: Any,  # noqa: ANN401 - torch's
+    source: Any,  # noqa: ANN401 - torch's
     folder: Path,
     options: ExportOptions,
     keep: Sequence[str],
-    pictures: Sequence[Path],
+    feeds: Sequence[Feed],
 ) -> Written:
     header = Header(
         inputs=subject.graph.inputs,
@@ -118,18 +149,17 @@ def _write(
     if options.target == "pt2":
         import torch
 
-        torch.export.save(program, path, extra_files={EXTRA_FILE: header.text()})
-        return Written([path], header, Traced(program))
-    made = onnx_of(program, subject.graph)
-    proto = made.model_proto
+        torch.export.save(source, path, extra_files={EXTRA_FILE: header.text()})
+        return Written([path], header, Traced(source))
+    proto = source.model_proto  # a new one each time: what follows changes it
     nodes, layers = nodes_of(proto, keep), layers_of(proto)
     if options.precision == "fp16" and options.target == "onnx":
         proto = to_fp16(proto, nodes)
     elif options.precision == "int8":
-        proto = to_int8(proto, _feeds(subject, pictures), nodes)
+        proto = to_int8(proto, feeds, nodes)
     entry = proto.metadata_props.add()
     entry.key, entry.value = KEY, header.text()
-    traced = Traced(made.exported_program, proto, layers)
+    traced = Traced(source.exported_program, proto, layers)
     if options.target == "onnx":
         return Written(save_onnx(proto, path), header, traced)
     return Written(_save_openvino(proto, path, header, options), header, traced)
@@ -174,15 +204,10 @@ def _empty(folder: Path) -> None:
 
 # --- proving ----------------------------------------------------------------------------------------------------------
 def _prove(
-    written: Written, subject: Subject, expected: Score | None, options: ExportOptions, tolerance: Tolerance
-) -> list[EngineProof]:
-    proofs = []
-    for engine in engines_for(written.files[0]):
-        print_note(f"proving {written.files[0].name} in {engine}")
-        proofs.append(
-            prove(written.files[0], written.header, engine, subject, expected, written.traced, options, tolerance)
-        )
-    return proofs
+    written: Written, engine: str, reference: Reference, expected: Score | None, tolerance: Tolerance
+) -> EngineProof:
+    print_note(f"proving {written.files[0].name} in {engine}")
+    return prove(written.files[0], written.header, engine, reference, expected, written.traced, tolerance)
 
 
 def _more_precise(proofs: Sequence[EngineProof], keep: Sequence[str]) -> list[str]:

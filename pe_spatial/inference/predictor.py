@@ -30,7 +30,7 @@ from pe_spatial.engines.header import is_exported
 from pe_spatial.engines.models import equip, find_file, require_same_network, shed
 from pe_spatial.inference.inputs import Channels, Picture, list_pictures, read_picture
 from pe_spatial.inference.sample import PredictedSample, checked_threshold
-from pe_spatial.training.amp import compute_in, evaluation_autocast, precision_beside, precision_for
+from pe_spatial.training.amp import compute_in, evaluation_autocast, precision_for
 from pe_spatial.training.checkpoint import load_checkpoint, read_config, resolve_checkpoint
 from pe_spatial.training.checkpoint_content import weights_of
 from pe_spatial.training.checkpoint_hook import compare_keys
@@ -73,7 +73,7 @@ class Predictor:
             `openvino` or `tensorrt`; or `auto`, the fastest that has passed its proof. None: `torch` for checkpoints,
             `auto` for exported files.
         precision: In which a checkpoint computes: `fp32`, `bf16`, or `auto`, bf16 where the device has it. None: as
-            its config says, or `auto` where the engine is `auto`.
+            its config says.
 
     Attributes:
         engine: What runs the network.
@@ -120,7 +120,6 @@ class Predictor:
             metainfo = recipe.metainfo if recipe else content["pe_spatial"].get("metainfo")
             self.metainfo: dict[str, Any] = dict(metainfo or {})
             override_config(self.config, overrides, self.checkpoint)
-            precision = precision_beside(engine, self.engine, precision)
             compute_in(self.config, precision_for(precision, self.device), self.device)
             scope = DefaultScope.overwrite_default_scope(self.config.get("default_scope", "mmengine"))
             with nullcontext() if recipe else naming_config(self.checkpoint), scope:

@@ -50,17 +50,6 @@ def precision_for(name: str | None, device: torch.device) -> str | None:
     return "bf16" if multiplies_in_bfloat16(device) else "fp32"
 
 
-def precision_beside(engine: str | None, running: str, precision: str | None) -> str | None:
-    """The precision that is asked for, as `precision_for` takes it.
-
-    Args:
-        engine: What was asked for; `auto` asks for the fastest.
-        running: What runs the network.
-        precision: What was asked for, or None.
-    """
-    return "auto" if precision is None and engine == "auto" and running == "torch" else precision
-
-
 def compute_in(config: Any, precision: str | None, device: torch.device) -> None:
     """Write a precision into a config, where evaluation looks for it.
 

@@ -11,13 +11,11 @@ from mmengine.hooks import Hook
 from mmengine.registry import MODELS
 from mmengine.runner import Runner
 
-from pe_spatial.common.devices import choose_device
 from pe_spatial.common.errors import CheckpointError, ConfigError, UserError
 from pe_spatial.common.trust import trusting
 from pe_spatial.engines.header import is_exported
 from pe_spatial.engines.models import find_file
 from pe_spatial.training import checkpoint as files
-from pe_spatial.training.amp import compute_in, precision_beside, precision_for
 from pe_spatial.training.binding import count_classes
 from pe_spatial.training.checkpoint_content import check_resumable
 from pe_spatial.training.config import import_packages
@@ -144,8 +142,6 @@ def evaluate(
     running = "torch"
     if path is not None:
         path, running = find_file(path, engine)
-        device = choose_device()
-        compute_in(config, precision_for(precision_beside(engine, running, None), device), device)
         files.load_checkpoint(path)  # fails here, with a clear error, rather than after the data are loaded
     output = output or folder / "evaluation"
     entries = _test_entries(config)

@@ -51,7 +51,7 @@ def mask_of(turned: CellGrid, logits: Tensor) -> LargeMask:
             values = turned.interpolate(maps, some, inner)[0]
             inside = values > 0
             area += int(inside.count_nonzero())
-            total += float(values.sigmoid_().mul_(inside).sum())
+            total += float(values.sigmoid_().mul_(inside.view(torch.uint8)).sum())  # bool takes three times as long
             strip[:, inner.start - rows.start : inner.stop - rows.start] = inside
         strips.append(strip)
     rle = place_columns(strips, (rows.start, columns.start), turned.frame[::-1])

@@ -138,6 +138,19 @@ def test_sizes_change_from_step_to_step_and_are_the_same_for_all():
     assert seen[-1] == seen[3]
 
 
+def test_a_batch_has_as_many_images_as_tokens_allow():
+    model = build({"sizes": [16, 48], "tokens": 75}, teachers=("one",)).train()
+    seen = []
+    model.student.register_forward_pre_hook(lambda _, arguments: seen.append(tuple(arguments[0].shape[::3])))
+    scenes = [scene(number, size=48) for number in range(20)]
+    losses = [run(model, *scenes) for _ in range(12)]
+    assert seen == [(min(20, 75 // (side // 8) ** 2), side) for _, side in seen]
+    assert len({number for number, _ in seen}) > 2
+    for step, (number, _) in enumerate(seen[:12]):  # each is the loss of a batch of these images alone
+        model.load_state_dict({**model.state_dict(), "steps": torch.tensor(step)})
+        torch.testing.assert_close(run(model, *scenes[:number]), losses[step])
+
+
 @pytest.mark.parametrize(
     ("views", "message"),
     [
@@ -145,6 +158,8 @@ def test_sizes_change_from_step_to_step_and_are_the_same_for_all():
         ({"sizes": [16, 44], "step": 16}, "multiples of the patch size"),
         ({"sizes": [48, 16]}, "least, greatest"),
         ({"step": 8}, "belongs to sizes"),
+        ({"tokens": 99}, "tokens 99 belongs to sizes"),
+        ({"sizes": [16, 48], "tokens": 35}, "tokens 35 are fewer than the 36 of one image of 48 pixels"),
         ({"shift": -1}, "shift -1"),
         ({"reduction": 0}, "reduction"),
         ({"shifts": 1}, "no option 'shifts'; did you mean 'shift'"),

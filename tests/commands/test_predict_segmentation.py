@@ -252,15 +252,3 @@ def test_a_precision_is_for_torch(checkpoint, tmp_path, capsys):
     photos = save_photos(tmp_path / "photos", b=(40, 64))
     assert run(checkpoint, photos, tmp_path / "out", "--precision", "bf16", "--engine", "auto") == 2
     assert "keeps its precision" in capsys.readouterr().err and not (tmp_path / "out").exists()
-
-
-@pytest.mark.parametrize("fast", [True, False])
-def test_the_fastest_engine_of_a_checkpoint_without_exports_is_torch_in_bf16(checkpoint, tmp_path, monkeypatch, fast):
-    monkeypatch.setattr("pe_spatial.training.amp.multiplies_in_bfloat16", lambda device: fast)
-    photos = save_photos(tmp_path / "photos", b=(40, 64))
-    for engine in ("auto", "torch"):
-        precision = ["--precision", "bf16" if fast else "fp32"] if engine == "torch" else []
-        arguments = ["--probabilities", "--no-pictures", "--engine", engine, *precision]
-        assert run(checkpoint, photos, tmp_path / engine, *arguments) == 0
-    found = [probabilities_of(tmp_path / engine, "b") for engine in ("auto", "torch")]
-    assert np.array_equal(*found)

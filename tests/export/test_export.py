@@ -20,7 +20,7 @@ from pe_spatial.export import run as export_run
 from pe_spatial.export.graphs import onnx_of, program_of
 from pe_spatial.export.layers import Traced, layers_of
 from pe_spatial.export.precision import float_weights
-from pe_spatial.export.proving import prove
+from pe_spatial.export.proving import Reference, prove
 from pe_spatial.inference.tasks import open_predictor
 from pe_spatial.runtime import Runtime
 from pe_spatial.training.checkpoint import resolve_checkpoint
@@ -53,13 +53,8 @@ def traced(segmenter):
 def once(traced, monkeypatch):
     """Exports of the segmenter take the graph that is there."""
 
-    def copied(program, graph):
-        proto = onnx.ModelProto()
-        proto.CopyFrom(traced[3].model_proto)
-        return type("Program", (), {"model_proto": proto, "exported_program": traced[3].exported_program})
-
     monkeypatch.setattr(export_run, "program_of", lambda graph, options: traced[2])
-    monkeypatch.setattr(export_run, "onnx_of", copied)
+    monkeypatch.setattr(export_run, "onnx_of", lambda program, graph: traced[3])
 
 
 @pytest.fixture(scope="module")
@@ -213,12 +208,12 @@ def test_one_wrong_weight_is_found_and_its_layer_named(traced, once, tmp_path):
     numbers = onnx.numpy_helper.to_array(weights[name]).copy()
     numbers[3, 5] += 5
     weights[name].CopyFrom(onnx.numpy_helper.from_array(numbers, name))
-    written = export_run._write(subject, traced[2], tmp_path, options, [], [])
+    written = export_run._write(subject, made, tmp_path, options, [], [])
     onnx.save_model(proto, str(written.files[0]))
     _give_header(written)
     made_of = Traced(made.exported_program, proto, layers_of(proto))
     file = written.files[0]
-    proof = prove(file, written.header, "onnxruntime", subject, None, made_of, options, Tolerance())
+    proof = prove(file, written.header, "onnxruntime", Reference(subject, options), None, made_of, Tolerance())
     assert not proof.passed and "scores is off by" in proof.problems[0]
     assert proof.suspects[0].layer == broken
 
@@ -229,6 +224,26 @@ def _give_header(written):
     entry = model.metadata_props.add()
     entry.key, entry.value = "pe_spatial", written.header.text()
     onnx.save_model(model, str(written.files[0]))
+
+
+def test_the_model_computes_once_for_all_engines_and_sizes_differ(traced):
+    subject, options, _, made = traced
+    reference = Reference(subject, options)
+    shapes = [tuple(reference.inputs(trial)[0].shape) for trial in range(len(reference.trials()))]
+    assert len(set(shapes)) == 4 and {shape[0] for shape in shapes} == {1, 3}
+    outputs = [reference.outputs(trial) for trial in range(4)]
+    assert all(reference.outputs(trial) is outputs[trial] for trial in range(4))
+    first, again = (Traced(made.exported_program, made.model_proto, layers_of(made.model_proto)) for _ in range(2))
+    values = reference.values(first)
+    assert len(values) > 10 and reference.values(first) is values
+    assert reference.values(again) is not values  # an attempt of a repair may have other values
+
+
+def test_every_stage_is_told_before_it_begins(traced, once, tmp_path, capfd):
+    export(traced[0], tmp_path / "told", ExportOptions(rounds=1), metric=False)
+    lines = [line.partition(" ")[0] for line in capfd.readouterr().err.splitlines()]
+    engines = lines.count("proving")
+    assert lines == ["tracing", "translating", "writing", *["proving"] * engines, "timing"] and engines >= 1
 
 
 def test_models_share_a_pass_in_torch_alone(exported, segmenter):
