@@ -37,6 +37,8 @@ check
     demo/data/annotations/instances_train.json --tiles 1 --output sheets_of_data
 check --config
     --config demo/seg_linear_tiny_shapes.yaml
+check --output --tiles
+    demo/data/annotations/instances_train.json --tiles 1 --output sheets_of_tiles
 check --config --limit --output
     --config demo/seg_linear_tiny_shapes.yaml --limit 3 --output sheets
 compare
@@ -164,6 +166,12 @@ export --limit --to
     tests/export/test_export.py::test_the_command_writes_for_openvino
 export --encoder --images --output --to
     tests/export/test_export.py::test_an_encoder_alone
+export --batch-size --image-size --no-metric --precision --to
+    tests/export/test_export.py::test_the_command_writes_for_openvino
+export --no-metric
+    tests/export/test_export.py::test_the_command_writes_for_openvino
+export --images --precision --to
+    tests/export/test_export.py::test_what_loses_too_much_is_rejected_and_repaired
 export --images --precision --repair --to
     tests/export/test_export.py::test_what_loses_too_much_is_rejected_and_repaired
 predict --checkpoint --input --output --precision

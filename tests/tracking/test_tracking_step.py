@@ -1,5 +1,8 @@
 """A step of the tracker as a graph: compiled or exported it gives what the tracker gives."""
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -111,3 +114,11 @@ def test_onnx_runtime_gives_the_same(how, decoding):
     shares, winner = session.run(None, {name: value.numpy() for name, value in zip(graph.inputs, inputs, strict=True)})
     torch.testing.assert_close(torch.from_numpy(shares), step(*inputs)[0], atol=1e-5, rtol=0)
     assert torch.equal(torch.from_numpy(winner), step(*inputs)[1])
+
+
+def test_the_example_of_the_page_runs():
+    page = (Path(__file__).parents[2] / "docs/export.md").read_text(encoding="utf-8")
+    (code,) = (each for each in re.findall(r"```python\n(.*?)```", page, re.S) if "TrackingStep" in each)
+    names = {}
+    exec(compile(code, "docs/export.md", "exec"), names)
+    assert names["shares"].shape == (6, 10, 2) and names["winner"].shape == (48, 80)
