@@ -448,9 +448,9 @@ tools/dev/measure_planner.py
     takes four minutes; test_planner.py tests what it measures
 tools/dev/measure_annotations.py --folder
     takes ten minutes and a gigabyte
-tools/dev/measure_factory.py --data --davis --iterations --output --weights
+tools/dev/measure_factory.py --data --davis --iterations --layer --output --weights
     needs samples of COCO and DAVIS and a package of 90 MB; test_measure_factory.py builds its rows and its table
-tools/dev/measure_factory.py --core-parts --data --davis --iterations --output --weights
+tools/dev/measure_factory.py --core-parts --data --davis --iterations --layer --output --weights
     needs samples of COCO and DAVIS and a package of 90 MB; test_measure_factory.py builds its rows and its table
 tools/dev/measure_factory.py --data --davis --output --weights
     needs samples of COCO and DAVIS and a package of 90 MB; test_measure_factory.py builds its rows and its table
