@@ -101,7 +101,7 @@ def try_student(
 
 @HOOKS.register_module()
 class StudentExportHook(Hook):
-    """Writes the student in the official layout when training ends; `PEBackbone` and the official code load it.
+    """Writes the student when training ends: a PE in the official layout, an encoder of others in that of its library.
 
     Args:
         name: File in the work folder; its suffix (.pt or .safetensors) is the format.
@@ -121,7 +121,8 @@ class StudentExportHook(Hook):
         if is_main_process():
             path = Path(runner.work_dir) / self.name
             write_tensor_file(state, path)
-            runner.logger.info(f"the student is in {path}; load it with PEBackbone(..., weights='{path}')")
+            kind = type(_model(runner).student).__name__
+            runner.logger.info(f"the student is in {path}; load it with {kind}(..., weights='{path}')")
 
 
 def student_state(model: SpatialAlignment) -> dict[str, Tensor]:

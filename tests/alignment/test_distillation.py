@@ -14,8 +14,10 @@ from pe_spatial.alignment.distillation import (
     token_weights,
     weighted_mean,
 )
+from pe_spatial.alignment.hooks import student_state
 from pe_spatial.backbones import VisionTransformer, get_variant
 from pe_spatial.common.errors import DivergedError, UserError
+from pe_spatial.common.tensors import write_tensor_file
 
 WITH_CLASS = {**CORE, "cls_token": True}
 WIDE = {**CORE, "width": 24, "patch_size": 6, "image_size": 24}
@@ -198,3 +200,23 @@ def test_the_student_learns_from_two_teachers(tmp_path):
         optimizer.step()
         found.append({name: float(loss) for name, loss in losses.items()})
     assert all(found[-1][name] < 0.67 * found[5][name] for name in found[0] if "cosine" in name)
+
+
+# --- students of others -----------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("name", ["test_vit", "test_resnet", "test_convnext"])
+def test_a_student_may_be_of_timm_and_a_convnet(name, tmp_path):
+    """Its weights learn, the first one too, and what is exported loads into the same encoder."""
+    pytest.importorskip("timm")
+    student = {"type": "TimmBackbone", "model": name}
+    torch.manual_seed(1)
+    settings = {"teachers": {"one": teacher(resample=True)}, "distill": {"one": {}}}
+    model = MODELS.build({"type": "SpatialAlignment", "student": student, **settings}).train()
+    losses = model(**model.data_preprocessor(batch(scene(0, size=128), scene(1, size=128)), training=True), mode="loss")
+    sum(losses.values()).backward()
+    gradients = [parameter.grad for parameter in model.student.parameters() if parameter.grad is not None]
+    learning = [bool(gradient.abs().sum() > 0) for gradient in gradients]  # not behind factors that begin at 0
+    assert learning[0] and sum(learning) > len(learning) / 2 > 5
+    write_tensor_file(student_state(model), tmp_path / "student.pt")
+    loaded = MODELS.build({**student, "weights": str(tmp_path / "student.pt")})
+    images = torch.randn(1, 3, 128, 128)
+    torch.testing.assert_close(loaded.eval()(images), model.student.eval()(images))
