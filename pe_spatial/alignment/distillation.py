@@ -37,8 +37,8 @@ class DistillationOptions:
     """
 
     weight: float = 1.0
-    cosine: float = 0.9
-    smooth_l1: float = 0.1
+    cosine: float = 1.0
+    smooth_l1: float = 0.0
     summary: float = 0.0
     summary_source: Source = "mean"
     hidden: float = 1.0

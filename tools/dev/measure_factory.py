@@ -86,7 +86,7 @@ def _sizes(config: Config) -> None:
 
 
 PARTS: dict[str, Callable[[Config], None]] = {
-    "cosine-alone": _distill(cosine=1.0, smooth_l1=0.0),
+    "smooth-l1": _distill(cosine=0.9, smooth_l1=0.1),
     "channels": _distill(standardize="channels", freeze_after=STEPS_OF_STATISTICS),
     "isotropic": _distill(standardize="isotropic", freeze_after=STEPS_OF_STATISTICS),
     "summary": _distill(summary=1.0),
