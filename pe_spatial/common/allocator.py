@@ -5,7 +5,6 @@ each time, and fills it with zeros when it is asked for again. That is a third o
 (docs/measurements/training.md). On a GPU PyTorch itself keeps what was freed.
 """
 
-import ctypes
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -43,6 +42,8 @@ def default_allocator() -> Iterator[None]:
 def _set(values: dict[int, int]) -> bool:
     if not _by_glibc() or any(os.environ.get(name) for name in _OWN_CHOICE):
         return False
+    import ctypes  # here, for a command begins with this module
+
     mallopt = ctypes.CDLL(None).mallopt
     for name, value in values.items():
         mallopt(name, value)

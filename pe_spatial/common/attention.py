@@ -4,9 +4,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pe_spatial.common.linear import multiply, prefers_onednn, takes_onednn
+from pe_spatial.common.linear import multiply, takes_onednn, wants_gradients
 
 _SCORES = 2**19  # of one head at a time: 2 MB, which stay in the cache
+_WIDENED = (torch.float32, torch.bfloat16)  # what is computed in float32
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, causal: bool = False) -> Tensor:
@@ -25,18 +26,10 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, causa
     Returns:
         [B, N, H * D].
     """
-    if mask is None and not causal and not torch.compiler.is_compiling() and _infers(q, k, v):
-        with torch.autocast("cpu", enabled=False):
-            wide = [each.float() if each.dtype == torch.bfloat16 else each for each in (q, k, v)]
-            if takes_onednn(*wide[:2]):
-                return _by_heads(*wide).to(q.dtype)
+    if mask is None and not causal and takes_onednn(q, k, _WIDENED) and not wants_gradients(q, k, v):
+        return _by_heads(q.float(), k.float(), v.float()).to(q.dtype)
     y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
     return y.transpose(1, 2).flatten(2)
-
-
-def _infers(*tensors: Tensor) -> bool:
-    wanted = torch.is_grad_enabled() and any(each.requires_grad for each in tensors)
-    return prefers_onednn() and tensors[0].device.type == "cpu" and not wanted
 
 
 def _by_heads(q: Tensor, k: Tensor, v: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ oneDNN, which PyTorch has for convolutions, uses them: a layer of a Perception E
 an AMD EPYC (docs/measurements/training.md). The two differ in the last digits.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from typing import Any
@@ -39,9 +39,9 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     Returns:
         [..., N].
     """
-    if not takes_onednn(x, weight):
+    if not takes_onednn(x, weight) or torch.is_autocast_enabled("cpu"):
         return F.linear(x, weight, bias)
-    if torch.is_grad_enabled() and any(each is not None and each.requires_grad for each in (x, weight, bias)):
+    if wants_gradients(x, weight, bias):
         return _OneDNN.apply(x, weight, bias)
     return multiply(x, weight, bias)
 
@@ -68,18 +68,22 @@ def _is_faster_with_onednn() -> bool:
     return has_units and processor_maker() not in ("", "GenuineIntel")
 
 
-def takes_onednn(x: Tensor, weight: Tensor) -> bool:
-    """Whether oneDNN shall multiply two tensors [..., K] and [..., N, K].
+def wants_gradients(*tensors: Tensor | None) -> bool:
+    """Whether gradients of one of the tensors are recorded."""
+    return torch.is_grad_enabled() and any(each is not None and each.requires_grad for each in tensors)
 
-    That is so for many float32 numbers of a CPU if nothing else is asked for: no trace, no autocast, no mode that looks
-    at the operators.
+
+def takes_onednn(x: Tensor, weight: Tensor, dtypes: Sequence[torch.dtype] = (torch.float32,)) -> bool:
+    """Whether oneDNN shall multiply two tensors [..., K] and [..., N, K] of the given types.
+
+    That is so for many numbers of a CPU if nothing else is asked for: no trace, no mode that looks at the operators.
     """
     # the first is asked first, so that a compiler follows none of the rest
     if torch.compiler.is_compiling() or not prefers_onednn():
         return False
-    if not (x.device.type == weight.device.type == "cpu" and x.dtype == weight.dtype == torch.float32):
+    if not (x.device.type == weight.device.type == "cpu" and x.dtype in dtypes and weight.dtype in dtypes):
         return False
-    if x.numel() * weight.shape[-2] < _FEW or torch.is_autocast_enabled("cpu"):
+    if x.numel() * weight.shape[-2] < _FEW:
         return False
     # there are no public names for the two
     watched = torch._C._len_torch_dispatch_stack() or torch._C._functorch.peek_interpreter_stack() is not None

@@ -24,9 +24,10 @@ from pe_spatial.common.names import output_stems
 from pe_spatial.common.pictures import read_indices
 from pe_spatial.common.records import Records
 from pe_spatial.common.sources import resolve_sources
+from pe_spatial.inference.predictor import Predictor
 from pe_spatial.segmentation.windows import check_window
 from pe_spatial.training.amp import precision_for
-from pe_spatial.training.checkpoint import load_checkpoint, save_checkpoint
+from pe_spatial.training.checkpoint import save_checkpoint
 from pe_spatial.training.checkpoint_hook import compare_keys, describe
 from pe_spatial.training.config import drop_pretrained, load_config
 from pe_spatial.training.run_config import config_of_checkpoint
@@ -138,7 +139,7 @@ def make_checkpoint(
     torch.manual_seed(0)
     model = MODELS.build(config.model)
     if weights is not None:
-        state = load_checkpoint(weights)["state_dict"]
+        state = Predictor(weights, "cpu").model.state_dict()  # with a frozen encoder too, which lies elsewhere
         if misfit := compare_keys(model, state):
             raise UserError(f"{weights}: does not fit {name} with {classes} classes: {misfit}; give its --config")
         model.load_state_dict(state)
@@ -188,7 +189,8 @@ def mmseg_run(checkpoint: Path, device: str, network: list[float]) -> Segment:
     window, preprocessor = model.pop("window", None), model.pop("data_preprocessor")
     sliding = {} if window is None else dict(zip(("crop_size", "stride"), check_window(**window), strict=True))
     head = {**model["decode_head"], "num_classes": model.pop("num_classes")}
-    head["in_channels"] = MODELS.build(model["backbone"]).channels[-1]
+    backbone = MODELS.build(model["backbone"])
+    head["in_channels"] = backbone.channels[-1]
     plain = {
         **model,
         "type": "EncoderDecoder",
@@ -196,8 +198,8 @@ def mmseg_run(checkpoint: Path, device: str, network: list[float]) -> Segment:
         "test_cfg": {"mode": "slide" if sliding else "whole", **sliding},
         "data_preprocessor": {
             "type": "SegDataPreProcessor",
-            "mean": [127.5] * 3,
-            "std": [127.5] * 3,
+            "mean": list(backbone.mean),
+            "std": list(backbone.std),
             "bgr_to_rgb": True,
             "test_cfg": {"size_divisor": preprocessor["size_divisor"]},
         },
