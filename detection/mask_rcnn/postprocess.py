@@ -7,13 +7,15 @@ from typing import Any
 import torch
 from mmengine.structures import InstanceData
 from torch import Tensor
+from torch.nn import functional as F
 from torchvision.ops import clip_boxes_to_image
 
-from pe_spatial.data import place_columns
+from pe_spatial.data import place_columns, place_profiles
 from pe_spatial.detection.mask_rcnn.roi_heads import Detections
 
 _THRESHOLD = 0.5  # smallest probability that is pasted
-_STRIP = 2**20  # pixels of a mask that exist at a time
+_LARGE = 2**20  # pixels from which on a mask is never computed pixel by pixel
+_BELOW = float(torch.tensor(_THRESHOLD).nextafter(torch.tensor(0.0)))
 
 
 def rescale(found: Detections, image_size: tuple[int, int], original_size: tuple[int, int]) -> InstanceData:
@@ -38,7 +40,7 @@ def rescale(found: Detections, image_size: tuple[int, int], original_size: tuple
 
 
 def paste_masks(masks: Tensor, boxes: Tensor, size: tuple[int, int]) -> list[dict[str, Any]]:
-    """The masks of boxes in the image, as RLEs: one exists at a time, and no more than a strip of it.
+    """The masks of boxes in the image, as RLEs; the pixels of a large one never exist.
 
     A pixel's value is the bilinear sample of the mask at the pixel's center, zero outside of the mask; those from 0.5
     on belong to the object. The samples of a mask form a grid, so that they are two matrix products: rows · mask ·
@@ -56,10 +58,15 @@ def paste_masks(masks: Tensor, boxes: Tensor, size: tuple[int, int]) -> list[dic
 def _paste(mask: Tensor, box: Tensor, corners: Sequence[float], size: tuple[int, int]) -> dict[str, Any]:
     left, top, right, bottom = corners
     rows, columns = _reach(top, bottom, size[0], mask.shape[0]), _reach(left, right, size[1], mask.shape[1])
-    down = _interpolation(box[1], box[3], rows, mask.shape[0]) @ mask  # [h, M]
     across = _interpolation(box[0], box[2], columns, mask.shape[1])  # [w, M]
-    strips = (part @ down.T >= _THRESHOLD for part in across.split(max(_STRIP // max(len(rows), 1), 1)))
-    return place_columns(strips, (rows.start, columns.start), size)
+    place = (rows.start, columns.start)
+    if len(rows) * len(columns) > _LARGE:
+        profiles = across @ F.pad(mask.T, (1, 1))  # 0 above and below
+        entry = (_positions(box[1], box[3], rows, mask.shape[0]) + 1).clamp(0, mask.shape[0] + 1)
+        lower = entry.long().clamp(max=mask.shape[0])
+        return place_profiles(*(each.cpu().numpy() for each in (profiles, lower, entry - lower)), _BELOW, place, size)
+    down = _interpolation(box[1], box[3], rows, mask.shape[0]) @ mask  # [h, M]
+    return place_columns([across @ down.T >= _THRESHOLD], place, size)
 
 
 def _reach(start: float, end: float, pixels: int, cells: int) -> range:
@@ -69,9 +76,13 @@ def _reach(start: float, end: float, pixels: int, cells: int) -> range:
     return range(first, min(max(math.ceil(end + cell) + 1, first), pixels))
 
 
+def _positions(start: Tensor, end: Tensor, pixels: range, cells: int) -> Tensor:
+    """Where pixels lie [len(pixels)], in cells from the middle of the first of those that divide [start, end]."""
+    center = torch.arange(pixels.start, pixels.stop, device=start.device, dtype=torch.float32) + 0.5
+    return (center - start) / (end - start) * cells - 0.5
+
+
 def _interpolation(start: Tensor, end: Tensor, pixels: range, cells: int) -> Tensor:
     """Weights [len(pixels), cells] of linear interpolation between cells that divide [start, end] equally."""
-    center = torch.arange(pixels.start, pixels.stop, device=start.device, dtype=torch.float32) + 0.5
-    position = (center - start) / (end - start) * cells - 0.5  # in cells
     cell = torch.arange(cells, device=start.device, dtype=torch.float32)
-    return (1 - (position[:, None] - cell).abs()).clamp(min=0)
+    return (1 - (_positions(start, end, pixels, cells)[:, None] - cell).abs()).clamp(min=0)

@@ -13,6 +13,7 @@ from pe_spatial.data.placed_masks import (
     move_masks,
     place_columns,
     place_masks,
+    place_profiles,
 )
 from pe_spatial.data.polygons import Outline, Polygons, require_bitmaps
 from pe_spatial.data.preprocessor import DensePreprocessor

@@ -48,7 +48,55 @@ def place_columns(strips: Iterable[Tensor], corner: tuple[int, int], size: tuple
     for strip in strips:
         found.append(_ends_of_runs(strip.cpu().numpy(), column * size[0] + row, size[0]))
         column += len(strip)
-    borders = np.concatenate(found) if found else np.zeros(0, np.int64)
+    return _rle_of(np.concatenate(found) if found else np.zeros(0, np.int64), size)
+
+
+def place_profiles(
+    profiles: NDArray[np.float32],
+    lower: NDArray[np.int64],
+    part: NDArray[np.float32],
+    threshold: float,
+    corner: tuple[int, int],
+    size: tuple[int, int],
+) -> dict[str, Any]:
+    """The RLE of where a map is above a threshold that is linear between a few entries of every column.
+
+    Between two entries, a column changes its side no more than once, at a place that is found by bisection. So the
+    pixels of a large mask are never computed, and the result is equal to that of `place_columns` for all of them.
+
+    Args:
+        profiles: [w, n] the values of each column at its entries, n at least 2.
+        lower: [h] the entry before each pixel of a column, rising, at most n - 2.
+        part: [h] how far a pixel is on the way to the next entry, from 0 to 1 and rising between two entries.
+        threshold: Pixels above it belong to the mask.
+        corner: (row, column) of the first pixel of the first column in the picture.
+        size: (H, W) of the picture, in which all columns lie; it is empty elsewhere.
+    """
+    height = len(lower)
+    if not height or not len(profiles):
+        return _rle_of(np.zeros(0, np.int64), size)
+
+    firsts = np.flatnonzero(np.diff(lower, prepend=-1))  # the first pixel between two entries, [s]
+    lasts = np.append(firsts[1:], height) - 1
+    before, steps = profiles[:, lower[firsts]], np.diff(profiles)[:, lower[firsts]]  # [w, s]
+    start, end = (before + part[ends] * steps > np.float32(threshold) for ends in (firsts, lasts))
+    changes = np.full((len(profiles), 2 * len(firsts) + 1), -1, np.int64)  # from one piece to the next, within, …
+    changes[:, :-1:2] = np.where(start != np.pad(end, ((0, 0), (1, 0)))[:, :-1], firsts, -1)
+    changes[:, -1] = np.where(end[:, -1], height, -1)
+    columns, pieces = np.nonzero(start != end)
+    low, high = firsts[pieces], lasts[pieces]  # of one side, and of the other
+    begins, before, steps = start[columns, pieces], before[columns, pieces], steps[columns, pieces]
+    while (high - low > 1).any():
+        middle = (low + high) // 2
+        is_before = (before + part[middle] * steps > np.float32(threshold)) == begins
+        low, high = np.where(is_before, middle, low), np.where(is_before, high, middle)
+    changes[columns, 2 * pieces + 1] = high
+    row, left = corner
+    return _rle_of((changes + ((np.arange(len(profiles))[:, None] + left) * size[0] + row))[changes >= 0], size)
+
+
+def _rle_of(borders: NDArray[np.int64], size: tuple[int, int]) -> dict[str, Any]:
+    """An RLE of where runs within columns start and end, in turn, as numbers of pixels of the picture."""
     apart = borders[1:-1:2] != borders[2::2]  # a run to the foot of a column goes on at the head of the next
     kept = np.ones(len(borders), bool)
     kept[1:-1:2] = kept[2::2] = apart

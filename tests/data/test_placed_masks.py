@@ -14,6 +14,7 @@ from pe_spatial.data import (
     move_masks,
     place_columns,
     place_masks,
+    place_profiles,
 )
 
 
@@ -96,3 +97,28 @@ def test_masks_of_several_sizes_are_not_decoded_together():
         decode_masks([small, large])
     with pytest.raises(ValueError, match=r"a mask of \(3, 3\) .* among those of \(9, 9\)"):
         decode_masks([small], (9, 9))
+
+
+@pytest.mark.parametrize("entries", [2, 3, 9])
+def test_masks_from_profiles_are_those_of_their_pixels(entries):
+    rng = np.random.default_rng(entries)
+    for _ in range(60):
+        height, width = rng.integers(1, 40, 2)
+        h, w = int(rng.integers(1, height + 1)), int(rng.integers(1, width + 1))
+        top, left = int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1))
+        profiles = rng.choice([rng.normal(size=(w, entries)), rng.integers(-1, 2, (w, entries))]).astype(np.float32)
+        place = np.sort(rng.uniform(0, entries - 1, h)).astype(np.float32)
+        lower = np.minimum(place.astype(np.int64), entries - 2)
+        part = place - lower
+        before, behind = profiles[:, lower], profiles[:, lower + 1]
+        whole = torch.zeros(1, height, width, dtype=torch.bool)
+        whole[0, top : top + h, left : left + w] = torch.from_numpy(before + part * (behind - before) > 0).T
+        rle = place_profiles(profiles, lower, part, 0.0, (top, left), (int(height), int(width)))
+        assert [rle] == encode_masks(whole)
+
+
+def test_masks_from_profiles_without_pixels_are_empty():
+    nothing = encode_masks(torch.zeros(1, 3, 4, dtype=torch.bool))[0]
+    for w, h in ((0, 3), (4, 0)):
+        profiles, rows = np.ones((w, 2), np.float32), np.zeros(h, np.int64)
+        assert place_profiles(profiles, rows, rows.astype(np.float32), 0.0, (0, 0), (3, 4)) == nothing

@@ -25,8 +25,8 @@ def test_pasting_equals_grid_sample(monkeypatch):
     boxes = torch.cat([corner, corner + 0.5 + torch.rand(12, 2) * 60], dim=1)
     expected = sample_whole_image(masks, boxes, (60, 70))
     certain = (expected - 0.5).abs() > 1e-5
-    for pixels_at_once in (2**26, 500, 1):
-        monkeypatch.setattr(postprocess, "_STRIP", pixels_at_once)
+    for large in (2**26, 500, 0):
+        monkeypatch.setattr(postprocess, "_LARGE", large)
         drawn = decode_masks(paste_masks(masks, boxes, (60, 70)))
         assert torch.equal(drawn[certain], (expected >= 0.5)[certain])
 
@@ -57,23 +57,36 @@ def test_pasted_masks_are_those_of_the_whole_image_to_the_bit(size):
     assert paste_masks(masks, boxes, size) == encode_masks(paste_whole(masks, boxes, size))
 
 
-def test_no_more_than_a_strip_of_a_mask_exists_at_a_time(monkeypatch):
+@pytest.mark.parametrize("cells", [1, 5, 28])
+@pytest.mark.parametrize("size", [(61, 83), (700, 900), (1, 400), (300, 1)])
+def test_large_masks_from_their_profiles_are_those_of_all_pixels(size, cells, monkeypatch):
+    torch.manual_seed(cells)
+    masks = torch.randn(30, cells, cells).mul(3).sigmoid()
+    masks[:3], masks[3:6], masks[6] = 1, 0, 0.5
+    corner = torch.rand(30, 2) * torch.tensor([size[1], size[0]]) * 1.2 - 0.1 * min(size)
+    boxes = torch.cat([corner, corner + 0.3 + torch.rand(30, 2) * torch.tensor([size[1], size[0]])], dim=1)
+    boxes[20] = torch.tensor([0, 0, size[1], size[0]])
+    boxes[21] = torch.tensor([-1e4, -1e4, 1e4, 1e4])  # the picture is within one cell
+    monkeypatch.setattr(postprocess, "_LARGE", 0)
+    drawn = decode_masks(paste_masks(masks, boxes, size), size)
+    values = sample_whole_image(masks, boxes, size)
+    certain = (values - 0.5).abs() > 1e-3  # in a cell of thousands of pixels, the sampler's positions are this coarse
+    assert torch.equal(drawn[certain], (values > 0.5)[certain]) and certain.float().mean() > 0.9
+
+
+def test_the_pixels_of_a_large_mask_never_exist(monkeypatch):
     seen = []
 
     def place(strips, corner, size):
-        def watched():
-            for strip in strips:
-                seen.append(strip.numel())
-                yield strip
-
-        return place_columns(watched(), corner, size)
+        seen.extend(strip.numel() for strip in strips)
+        return place_columns([], corner, size)
 
     monkeypatch.setattr(postprocess, "place_columns", place)
-    monkeypatch.setattr(postprocess, "_STRIP", 20_000)
+    monkeypatch.setattr(postprocess, "_LARGE", 20_000)
     boxes = torch.tensor([[0.0, 0, 900, 700], [10, 10, 20, 20]]).repeat(5, 1)
     rles = paste_masks(torch.rand(10, 28, 28), boxes, (700, 900))
-    assert max(seen) <= 20_000 and sum(seen) >= 5 * 700 * 900
-    assert rles[0]["size"] == [700, 900]
+    assert max(seen) <= 20_000 and len(seen) == 5
+    assert rles[0]["size"] == [700, 900] and mask_areas(rles)[0] > 100_000
 
 
 def test_a_full_mask_is_its_box():
