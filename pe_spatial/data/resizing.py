@@ -13,6 +13,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 from pe_spatial.common.errors import OptionError, require_choice, require_positive
+from pe_spatial.common.pictures import resize_picture
 from pe_spatial.common.sizes import Rounding, fitted_size
 
 
@@ -38,7 +39,7 @@ class _Resizing(v2.Transform):
         is_picture = isinstance(inpt, tv_tensors.Image) and inpt.dtype == torch.uint8 and inpt.shape[:-2] == (3,)
         if not is_picture or list(inpt.shape[-2:]) == params["size"]:
             return F.resize(inpt, **params)
-        return tv_tensors.wrap(F.pil_to_tensor(F.resize(F.to_pil_image(inpt), **params)), like=inpt)
+        return tv_tensors.wrap(resize_picture(inpt, params["size"]), like=inpt)
 
 
 @TRANSFORMS.register_module()

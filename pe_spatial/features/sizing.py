@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 
 from torch import Tensor
-from torchvision.transforms.v2 import functional as F
 
 from pe_spatial.common.errors import require_choice, require_positive
+from pe_spatial.common.pictures import resize_picture
 from pe_spatial.common.sizes import patched_size
 
 RESIZES = {
@@ -48,4 +48,4 @@ class Sizing:
         target = self.target((image.shape[-2], image.shape[-1]))
         if tuple(image.shape[-2:]) == target:
             return image.as_subclass(Tensor)
-        return F.pil_to_tensor(F.resize(F.to_pil_image(image), list(target), antialias=True))
+        return resize_picture(image, target)
