@@ -72,7 +72,7 @@ class DepthWriter(ResultsWriter):
     def draw(self, image: Tensor, sample: BaseDataElement, frame: int | None) -> Tensor:
         """The color map with its legend; small ones are drawn enlarged."""
         near, far = self._colors_of(_values(sample), sample, frame)
-        return depth_picture(sample.pred_depth.data.float(), near, far, bool(sample.depth_is_metric))
+        return depth_picture(sample.pred_depth.data.float(), near, far, bool(sample.depth_is_metric), self.longest)
 
     def _colors_of(
         self, values: NDArray[np.float32], sample: BaseDataElement, frame: int | None

@@ -55,7 +55,7 @@ class DetectionWriter(ResultsWriter):
 
     def draw(self, image: Tensor, sample: BaseDataElement, frame: int | None) -> Tensor:
         """Boxes and masks on the image."""
-        return draw_instances(image, sample.pred_instances, self.classes, self.threshold)
+        return draw_instances(image, sample.pred_instances, self.classes, self.threshold, longest=self.longest)
 
     def write_lists(self) -> None:
         """Write `predictions.json`."""

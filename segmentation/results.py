@@ -92,7 +92,7 @@ class SegmentationWriter(ResultsWriter):
 
     def draw(self, image: Tensor, sample: BaseDataElement, frame: int | None) -> Tensor:
         """The image tinted by class, with a legend; of a large image a smaller one."""
-        return draw_prediction(image, sample, self.metainfo, self.threshold)
+        return draw_prediction(image, sample, self.metainfo, self.threshold, self.longest)
 
     def write_lists(self) -> None:
         """Write `segmentation.json` and, of a model of segments, `panoptic.json`."""

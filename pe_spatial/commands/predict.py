@@ -77,6 +77,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--no-pictures",
         "--shard",
     )
+    parser.add_argument(
+        "--picture-size",
+        type=positive,
+        metavar="PIXELS",
+        help="longer side of drawn pictures at most; larger photographs are reduced by a whole factor (default: 2048)",
+    )
     add_shared(parser, "--allow-import", "overrides")
     ends, colors = ("BLACK", "WHITE"), "of pictures of four or more bands (e.g. 4 3 2), or of gray: numbers from 1"
     parser.add_argument(

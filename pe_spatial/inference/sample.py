@@ -20,6 +20,7 @@ from pe_spatial.common.pictures import save_image
 from pe_spatial.data import decode_masks, encode_masks, mask_areas
 from pe_spatial.data.sample import IGNORE_LABEL
 from pe_spatial.visualization import class_names, draw_prediction
+from pe_spatial.visualization.layout import PICTURE_SIZE
 
 _LINES = 8  # of a printed sample
 _CLASSES = 6  # named in its line about pixels
@@ -85,14 +86,15 @@ class PredictedSample(BaseDataElement):
         kept.threshold = threshold
         return kept
 
-    def draw(self, threshold: float | None = None) -> NDArray[np.uint8]:
+    def draw(self, threshold: float | None = None, longest: int = PICTURE_SIZE) -> NDArray[np.uint8]:
         """The image with its prediction; see `draw_prediction`.
 
         Args:
             threshold: Instances that score less are left out. None takes that of `filter`, else 0.5.
+            longest: Pixels of the longer side at most.
 
         Returns:
-            uint8 [H', W', 3] RGB. Small images are enlarged by a whole factor.
+            uint8 [H', W', 3] RGB. Small images are enlarged and large ones reduced, by a whole factor.
 
         Raises:
             UserError: The sample has no image.
@@ -101,14 +103,16 @@ class PredictedSample(BaseDataElement):
             raise UserError(f"{self._name()} has no image to draw on; use the sample that a Predictor returns")
         if threshold is None:
             threshold = _THRESHOLD if self.threshold is None else self.threshold
-        return draw_prediction(self.image, self, self.dataset, threshold).permute(1, 2, 0).contiguous().numpy()
+        drawn = draw_prediction(self.image, self, self.dataset, threshold, longest)
+        return drawn.permute(1, 2, 0).contiguous().numpy()
 
-    def save(self, path: str | Path, threshold: float | None = None) -> Path:
+    def save(self, path: str | Path, threshold: float | None = None, longest: int = PICTURE_SIZE) -> Path:
         """Write what `draw` returns as a picture, whole or not at all.
 
         Args:
             path: Where to; the suffix chooses the format.
             threshold: As for `draw`.
+            longest: As for `draw`.
 
         Returns:
             The path.
@@ -118,7 +122,7 @@ class PredictedSample(BaseDataElement):
             UserError: As `draw` says.
         """
         target = Path(path)
-        save_image(target, self.draw(threshold))
+        save_image(target, self.draw(threshold, longest))
         return target
 
     def to_coco(self, image_id: int) -> list[dict[str, Any]]:

@@ -23,6 +23,7 @@ from pe_spatial.common.records import HIDDEN, Records, Stamp, Unit, stamp_of
 from pe_spatial.common.video import VideoWriter
 from pe_spatial.inference.predictor import Predictor
 from pe_spatial.inference.stream import Source
+from pe_spatial.visualization.layout import PICTURE_SIZE
 
 PICTURES = "pictures"
 FAILED = "failed.json"
@@ -41,7 +42,7 @@ class ResultsWriter(ABC):
         records: Of the output folder; the writer claims it.
         stems: Names of the files to write, without suffix, by names of the input.
         predictor: Whose predictions are written; None where a command has none.
-        options: Of the command; `no_pictures` and what the task takes.
+        options: Of the command; `no_pictures`, maybe `picture_size`, and what the task takes.
         kinds: What a finished picture leaves besides the drawing.
 
     Attributes:
@@ -49,6 +50,7 @@ class ResultsWriter(ABC):
         result: Name of the list that a task leaves, in the output folder.
         places: The other files and folders that it writes to.
         kinds: What a finished picture leaves: entries of its record that name a file.
+        longest: Pixels of the longer side of a drawing at most; larger photographs are reduced.
     """
 
     result: ClassVar[str]
@@ -67,6 +69,7 @@ class ResultsWriter(ABC):
         self.stems = stems
         self.metainfo: Mapping[str, Any] = {} if predictor is None else predictor.metainfo
         self.kinds = tuple(kinds) if options.no_pictures else (*kinds, PICTURES)
+        self.longest: int = getattr(options, "picture_size", None) or PICTURE_SIZE
         self._stamps: dict[str, Stamp | None] = {}
         self._frame_files: dict[str, dict[int, dict[str, str]]] = {}
         self._lock = threading.Lock()

@@ -9,10 +9,9 @@ from torchvision.transforms.v2 import functional as TF
 
 from pe_spatial.common.pictures import pixels_of
 from pe_spatial.visualization.class_colors import is_muted
-from pe_spatial.visualization.layout import enlarge
+from pe_spatial.visualization.layout import PICTURE_SIZE, enlarge, reduced, thinned
 from pe_spatial.visualization.marks import middles, write_numbers
 
-_LONGEST = 2048
 _BORDER, _TINT, _MUTED_TINT = 230, 128, 90  # opacities, of 256
 
 
@@ -22,7 +21,7 @@ def draw_classes(
     classes: Sequence[str],
     colors: Sequence[Sequence[int]],
     regions: Tensor | None = None,
-    longest: int = _LONGEST,
+    longest: int = PICTURE_SIZE,
     numbered: Collection[int] = (),
 ) -> Tensor:
     """Tint an image by the class of its pixels, outline the regions, and name the classes at the right.
@@ -35,13 +34,13 @@ def draw_classes(
         classes: Names by label.
         colors: [[r, g, b], …] by label.
         regions: Integers [H, W], such as objects, to outline; by default those of one class.
-        longest: Larger images are downsampled to this many pixels on the longer side.
+        longest: Larger images are reduced by a whole factor to at most this many pixels on the longer side.
         numbered: Those of the regions that get a number, in their order.
 
     Returns:
         uint8 [3, H', W'], small images enlarged by a whole factor; W' depends on the size and the names only.
     """
-    canvas, factor = enlarge(thinned(image.as_subclass(Tensor), longest))
+    canvas, factor = enlarge(reduced(image.as_subclass(Tensor), longest))
     shown = thinned(labels, longest).long()
     known = torch.where((shown >= 0) & (shown < len(classes)), shown, len(classes))
     counts = torch.bincount(known.flatten(), minlength=len(classes))[: len(classes)]
@@ -75,12 +74,6 @@ def _numbered(
     canvas = Image.fromarray(picture.permute(1, 2, 0).contiguous().numpy())
     write_numbers(canvas, marks)
     return torch.from_numpy(pixels_of(canvas)).permute(2, 0, 1)
-
-
-def thinned(maps: Tensor, longest: int = _LONGEST) -> Tensor:
-    """Maps [..., H, W] with rows and columns left out as `draw_classes` does it, which then leaves out no more."""
-    step = -(-max(maps.shape[-2:]) // longest)
-    return maps[..., ::step, ::step]
 
 
 def _grown(maps: Tensor, factor: int) -> Tensor:

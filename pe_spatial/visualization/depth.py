@@ -8,7 +8,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
 from pe_spatial.visualization.colors import quantile, ramp_colors
-from pe_spatial.visualization.layout import beside, enlarge, reduce_thin
+from pe_spatial.visualization.layout import PICTURE_SIZE, beside, enlarge, reduce_thin, thinned
 
 UNMEASURED = 150  # gray level of pixels whose error is not known
 _STRIP = 2**18  # pixels that are colored at a time
@@ -50,7 +50,13 @@ def _color_range(depth: Tensor, near: float | None, far: float | None) -> tuple[
     )
 
 
-def depth_picture(depth: Tensor, near: float | None = None, far: float | None = None, is_metric: bool = True) -> Tensor:
+def depth_picture(
+    depth: Tensor,
+    near: float | None = None,
+    far: float | None = None,
+    is_metric: bool = True,
+    longest: int = PICTURE_SIZE,
+) -> Tensor:
     """Depth as colors beside its legend.
 
     Args:
@@ -58,12 +64,13 @@ def depth_picture(depth: Tensor, near: float | None = None, far: float | None = 
         near: Near end of the color scale, in the unit of `depth`; by default that of `colorize_depth`.
         far: Far end.
         is_metric: The unit is meters; otherwise it is the model's own.
+        longest: Larger maps are reduced by a whole factor to at most this many pixels on the longer side.
 
     Returns:
         uint8 RGB [3, H', W']. A small map is enlarged by a whole factor.
     """
     near, far = _color_range(depth.detach().float().cpu(), near, far)
-    colors = colorize_depth(depth, near, far)
+    colors = colorize_depth(thinned(depth, longest), near, far)
     factor = enlarge(colors)[1]
     if factor > 1:
         colors = colors.repeat_interleave(factor, -2).repeat_interleave(factor, -1)

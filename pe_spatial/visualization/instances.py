@@ -13,10 +13,10 @@ from torch import Tensor
 
 from pe_spatial.common.pictures import pixels_of
 from pe_spatial.common.windows import Region
-from pe_spatial.data import cut_mask, decode_masks
+from pe_spatial.data import cut_mask, decode_masks, place_columns
 from pe_spatial.visualization.class_colors import class_colors
 from pe_spatial.visualization.colors import Color, rgb_of
-from pe_spatial.visualization.layout import enlarge
+from pe_spatial.visualization.layout import PICTURE_SIZE, enlarge, reduced, reducing_step
 from pe_spatial.visualization.marks import Captions, middles, write_numbers
 
 _OPACITY = 0.45
@@ -168,6 +168,7 @@ def draw_instances(
     classes: Sequence[str],
     threshold: float = 0.5,
     palette: Sequence[Sequence[int]] | None = None,
+    longest: int = PICTURE_SIZE,
 ) -> Tensor:
     """Masks, boxes and captions "number class score" of detections or annotations; one color for each class.
 
@@ -181,6 +182,7 @@ def draw_instances(
         classes: Names by label.
         threshold: Instances with a lower score are left out; it does not matter without scores.
         palette: [[r, g, b], …] by label, where the data set states colors; see `class_colors`.
+        longest: A larger image is reduced by a whole factor to at most this many pixels on the longer side.
 
     Raises:
         ValueError: A label has no name.
@@ -194,12 +196,16 @@ def draw_instances(
     labels = data["labels"].tolist()
     if labels and max(labels) >= len(classes):
         raise ValueError(f"label {max(labels)} has no name among {len(classes)} classes; pass those of the dataset")
-    canvas, factor = enlarge(image.cpu())
+    step = reducing_step(image.shape[-2:], longest)
+    small = reduced(image.cpu(), longest)
+    canvas, factor = enlarge(small)
     picture = _picture_of(canvas)
     by_class = class_colors(classes, palette)
     colors = [(red, green, blue) for red, green, blue in (by_class[label] for label in labels)]
     if "masks" in data and labels:
         masks = data.masks
+        if step > 1:
+            masks = _thinned_masks(masks, step, small.shape[-2:])
         if factor > 1:  # a small image
             masks = decode_masks(masks).repeat_interleave(factor, -2).repeat_interleave(factor, -1)
         _tint_all(picture, masks, colors, _OPACITY)
@@ -209,5 +215,18 @@ def draw_instances(
         captions = [f"{number} {name}" for number, name in zip(numbers, captions, strict=True)]
     if "scores" in data:
         captions = [f"{name} {score:.2f}" for name, score in zip(captions, data["scores"].tolist(), strict=True)]
-    _write_boxes(picture, data["bboxes"].float() * factor, captions, colors)
+    _write_boxes(picture, data["bboxes"].float() * factor / step, captions, colors)
     return _tensor_of(picture)
+
+
+def _thinned_masks(masks: Tensor | Sequence[Any], step: int, size: Sequence[int]) -> Tensor | Sequence[Any]:
+    """Masks of which only every `step`-th row and column is kept, in a picture of (H, W) then."""
+    if isinstance(masks, Tensor):
+        return masks[:, ::step, ::step]
+    few = []
+    for rle in masks:
+        region, bitmap = cut_mask(rle)
+        top, left = (-(-part.start // step) for part in region)  # the first row and column that are kept
+        cut = bitmap[top * step - region[0].start :: step, left * step - region[1].start :: step]
+        few.append(place_columns([torch.from_numpy(cut.T)], (top, left), (size[0], size[1])))
+    return few

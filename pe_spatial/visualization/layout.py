@@ -1,7 +1,9 @@
 """Size and arrangement of pictures: enlarging small ones, captions above them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+import cv2
+import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
@@ -14,6 +16,7 @@ from pe_spatial.data.resizing import fitted_size
 _LEGIBLE = 480
 _GAP = 8  # white pixels between two panels
 LONGEST = 4096  # pixels of the longer side up to which it is enlarged: thin pictures stay thin
+PICTURE_SIZE = 2048  # pixels of the longer side of a picture to look at, if nothing else is asked for
 
 
 def enlarge(image: Tensor) -> tuple[Tensor, int]:
@@ -23,6 +26,31 @@ def enlarge(image: Tensor) -> tuple[Tensor, int]:
     return (
         TF.resize(image, [H * factor, W * factor], interpolation=InterpolationMode.BICUBIC) if factor > 1 else image
     ), factor
+
+
+def reducing_step(size: Sequence[int], longest: int) -> int:
+    """The whole factor by which (H, W) is divided so that the longer side has at most `longest` pixels."""
+    return -(-max(size) // longest)
+
+
+def thinned(maps: Tensor, longest: int) -> Tensor:
+    """Maps [..., H, W] with rows and columns left out, so that the longer side has at most `longest`."""
+    step = reducing_step(maps.shape[-2:], longest)
+    return maps[..., ::step, ::step]
+
+
+def reduced(image: Tensor, longest: int) -> Tensor:
+    """An image uint8 [3, H, W] of the size of its `thinned` maps; a pixel is the mean of those that it stands for."""
+    step = reducing_step(image.shape[-2:], longest)
+    if step == 1:
+        return image
+    pixels = image.as_subclass(Tensor).permute(1, 2, 0).numpy()
+    made = np.ascontiguousarray(pixels[::step, ::step])  # the last row and column may have less to stand for
+    rows, columns = (side // step for side in pixels.shape[:2])
+    if rows and columns:
+        whole = np.ascontiguousarray(pixels[: rows * step, : columns * step])
+        made[:rows, :columns] = cv2.resize(whole, (columns, rows), interpolation=cv2.INTER_AREA)
+    return torch.from_numpy(made).permute(2, 0, 1)
 
 
 def shrink(picture: Tensor, longest: int) -> Tensor:

@@ -10,15 +10,19 @@ from torchvision.transforms.v2 import functional as TF
 
 from pe_spatial.data.sample import IGNORE_LABEL
 from pe_spatial.visualization.class_colors import class_colors
-from pe_spatial.visualization.classes import draw_classes, thinned
+from pe_spatial.visualization.classes import draw_classes
 from pe_spatial.visualization.depth import LEGEND_HEIGHT, depth_picture
 from pe_spatial.visualization.depth_errors import draw_errors
 from pe_spatial.visualization.instances import draw_boxes, draw_instances
-from pe_spatial.visualization.layout import LONGEST, beside, enlarge, reduce_thin, row
+from pe_spatial.visualization.layout import LONGEST, PICTURE_SIZE, beside, enlarge, reduce_thin, reduced, row, thinned
 
 
 def draw_prediction(
-    image: Tensor, sample: BaseDataElement, metainfo: Mapping[str, Any], threshold: float = 0.5
+    image: Tensor,
+    sample: BaseDataElement,
+    metainfo: Mapping[str, Any],
+    threshold: float = 0.5,
+    longest: int = PICTURE_SIZE,
 ) -> Tensor:
     """Draw what a data sample holds: segments, else classes of pixels, else instances; and beside it depth.
 
@@ -27,23 +31,24 @@ def draw_prediction(
         sample: A prediction in the frame of that image.
         metainfo: Of the dataset: `classes`, and optionally `palette` [[r, g, b], …].
         threshold: Instances with a lower score are left out.
+        longest: Larger images are reduced by a whole factor to at most this many pixels on the longer side.
 
     Returns:
-        uint8 [3, H', W']. Small images are enlarged by a whole factor, and large class maps are downsampled.
+        uint8 [3, H', W']. Small images are enlarged by a whole factor.
     """
     sample = sample.cpu()
     if "pred_panoptic" in sample:
-        picture = _draw_segments(image, sample.pred_panoptic.data[0], sample.segments, metainfo)
+        picture = _draw_segments(image, sample.pred_panoptic.data[0], sample.segments, metainfo, longest)
     elif "pred_sem_seg" in sample:
-        picture = _draw_labels(image, sample.pred_sem_seg.data.reshape(image.shape[-2:]), metainfo)
+        picture = _draw_labels(image, sample.pred_sem_seg.data.reshape(image.shape[-2:]), metainfo, longest)
     elif "pred_instances" in sample:
         names = class_names(metainfo, sample.pred_instances.labels)
         plain, colors = image.as_subclass(Tensor), metainfo.get("palette")
-        picture = draw_instances(plain, sample.pred_instances, names, threshold, colors)
+        picture = draw_instances(plain, sample.pred_instances, names, threshold, colors, longest)
     else:
-        picture = enlarge(image.as_subclass(Tensor).cpu())[0]
+        picture = enlarge(reduced(image.as_subclass(Tensor).cpu(), longest))[0]
     if "pred_depth" in sample:
-        depth = depth_picture(sample.pred_depth.data, is_metric=sample.get("depth_is_metric", True))
+        depth = depth_picture(sample.pred_depth.data, is_metric=sample.get("depth_is_metric", True), longest=longest)
         picture = reduce_thin(picture, LEGEND_HEIGHT)
         height, width = depth.shape[-2], picture.shape[-1] * depth.shape[-2] // picture.shape[-2]
         picture = beside(TF.resize(picture, [height, width]) if 0 < width <= LONGEST else picture, depth)
@@ -131,10 +136,10 @@ def _set_segments(sample: BaseDataElement, labels: Tensor, masks: Tensor, of_mas
 
 
 def _draw_segments(
-    image: Tensor, ids: Tensor, segments: Sequence[Mapping[str, Any]], metainfo: Mapping[str, Any]
+    image: Tensor, ids: Tensor, segments: Sequence[Mapping[str, Any]], metainfo: Mapping[str, Any], longest: int
 ) -> Tensor:
     """Segments by class, those of things numbered in their order."""
-    image, ids = thinned(image), thinned(ids).long()
+    image, ids = reduced(image.cpu(), longest), thinned(ids, longest).long()
     label_of = torch.full((1 + max((int(segment["id"]) for segment in segments), default=0),), -1)
     for segment in segments:
         label_of[segment["id"]] = segment["label"]
@@ -142,20 +147,21 @@ def _draw_segments(
     things = [
         int(segment["id"]) for segment in segments if segment.get("is_thing", is_thing.get(int(segment["label"]), True))
     ]
-    return _draw_labels(image, label_of[ids], metainfo, ids, things)
+    return _draw_labels(image, label_of[ids], metainfo, longest, ids, things)
 
 
 def _draw_labels(
     image: Tensor,
     labels: Tensor,
     metainfo: Mapping[str, Any],
+    longest: int,
     regions: Tensor | None = None,
     numbered: Sequence[int] = (),
 ) -> Tensor:
     # labels without a name are not tinted, so only a dataset without names needs to be told how many there are
     names = list(metainfo.get("classes") or class_names({}, labels[labels != 255]))
     colors = class_colors(names, metainfo.get("palette"))
-    return draw_classes(image.cpu(), labels, names, colors, regions, numbered=numbered)
+    return draw_classes(image.cpu(), labels, names, colors, regions, longest, numbered)
 
 
 def class_names(metainfo: Mapping[str, Any], labels: Tensor) -> list[str]:

@@ -3,12 +3,22 @@
 import numpy as np
 import pytest
 import torch
+from mmengine.structures import InstanceData
 
 from pe_spatial.data import encode_masks
-from pe_spatial.visualization import colorize_depth, overlay_masks, quantiles, ramp_colors
+from pe_spatial.visualization import (
+    colorize_depth,
+    depth_picture,
+    draw_instances,
+    overlay_masks,
+    quantile,
+    quantiles,
+    ramp_colors,
+)
 from pe_spatial.visualization import colors as module
-from pe_spatial.visualization.classes import draw_classes, thinned
+from pe_spatial.visualization.classes import draw_classes
 from pe_spatial.visualization.colors import rgb_of
+from pe_spatial.visualization.layout import reduced, thinned
 
 
 def tinted(image, masks, opacity):
@@ -74,5 +84,44 @@ def test_thin_maps_are_drawn_as_whole_ones_are():
     labels = torch.randint(0, 4, (700, 900))
     names, colors = ["a", "b", "c"], [[250, 0, 0], [0, 250, 0], [0, 0, 250]]
     whole = draw_classes(image, labels, names, colors, longest=400)
-    parts = thinned(image, 400), thinned(labels, 400)
+    parts = reduced(image, 400), thinned(labels, 400)
     assert torch.equal(draw_classes(*parts, names, colors, longest=400), whole)
+
+
+@pytest.mark.parametrize("size", [(700, 900), (701, 1199), (3, 900), (900, 1)])
+@pytest.mark.parametrize("as_rle", [True, False])
+def test_large_pictures_of_objects_are_those_of_the_reduced_image(size, as_rle):
+    rng = np.random.default_rng(0)
+    image = torch.from_numpy(rng.integers(0, 256, (3, *size), dtype=np.uint8))
+    masks = torch.zeros(4, *size, dtype=torch.bool)
+    for mask in masks[:3]:
+        top, left = rng.integers(0, size[0]), rng.integers(0, size[1])
+        mask[top : top + 300, left : left + 200] = torch.rand(size)[top : top + 300, left : left + 200] < 0.8
+    masks[2, :2, :2] = True  # of which one pixel is left
+    boxes = torch.rand(4, 4).sort().values[:, [0, 1, 2, 3]] * torch.tensor([size[1], size[0]] * 2)
+    step = -(-max(size) // 300)
+    found = InstanceData(
+        bboxes=boxes, labels=torch.tensor([0, 1, 0, 1]), masks=encode_masks(masks) if as_rle else masks
+    )
+    few = InstanceData(bboxes=boxes / step, labels=found.labels, masks=masks[:, ::step, ::step])
+    expected = draw_instances(reduced(image, 300), few, ["a", "b"])
+    drawn = draw_instances(image, found, ["a", "b"], longest=300)
+    assert torch.equal(drawn, expected) and step >= 3
+
+
+def test_a_pixel_of_a_reduced_image_is_the_mean_of_those_it_stands_for():
+    image = torch.randint(0, 256, (3, 301, 200), dtype=torch.uint8)
+    small = reduced(image, 101)
+    assert small.shape == thinned(image, 101).shape == (3, 101, 67)
+    blocks = image[:, :300, :198].reshape(3, 100, 3, 66, 3).float().mean((2, 4))
+    assert (small[:, :100, :66].float() - blocks).abs().max() <= 0.5
+    assert torch.equal(small[:, 100], image[:, 300, ::3]) and torch.equal(small[:, :, 66], image[:, ::3, 198])
+    by_pixels = image.permute(1, 2, 0).contiguous().permute(2, 0, 1)
+    assert torch.equal(reduced(by_pixels, 101), small) and reduced(image, 301) is image
+
+
+def test_large_depth_maps_are_drawn_thin_in_the_colors_of_the_whole():
+    depth = torch.rand(1, 900, 700) * 10
+    near, far = (float(quantile(depth[depth > 0], share)) for share in (0.02, 0.98))
+    expected = depth_picture(depth[:, ::2, ::2], near, far)
+    assert torch.equal(depth_picture(depth, longest=450), expected)

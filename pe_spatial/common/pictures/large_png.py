@@ -15,23 +15,31 @@ from numpy.typing import NDArray
 
 LARGE = 2**22  # pixels from which on it is worth the larger files that a picture with grain becomes
 _SUB = 1  # the filter: the difference to the pixel at the left
-_ROWS_AT_A_TIME = 2**20  # bytes of them
+_ROWS_AT_A_TIME = 2**18  # bytes of them, which stay in the cache
 
 
-def write_large_png(file: IO[bytes], pixels: NDArray[np.uint8] | NDArray[np.uint16], text: Mapping[str, str]) -> None:
+def write_large_png(
+    file: IO[bytes],
+    pixels: NDArray[np.uint8] | NDArray[np.uint16],
+    text: Mapping[str, str],
+    colors: NDArray[np.uint8] | None = None,
+) -> None:
     """Write a PNG.
 
     Args:
         file: Open for writing.
         pixels: uint8 or uint16 [H, W], or uint8 [H, W, 3] RGB.
         text: Entries in Latin-1, as PNG has them.
+        colors: Palette [K, 3] of indices uint8 [H, W].
     """
     height, width = pixels.shape[:2]
-    color = 2 if pixels.ndim == 3 else 0
+    color = 3 if colors is not None else 2 if pixels.ndim == 3 else 0
     file.write(b"\x89PNG\r\n\x1a\n")
     _write_chunk(file, b"IHDR", struct.pack(">IIBBBBB", width, height, 8 * pixels.itemsize, color, 0, 0, 0))
     for key, value in text.items():
         _write_chunk(file, b"tEXt", key.encode("latin-1") + b"\0" + value.encode("latin-1"))
+    if colors is not None:
+        _write_chunk(file, b"PLTE", colors.tobytes())
     packed = zlib.compressobj(1)
     for rows in _filtered(pixels):
         if data := packed.compress(rows.data):

@@ -42,12 +42,13 @@ def save_image(
     path.parent.mkdir(parents=True, exist_ok=True)
     if isinstance(picture, Tensor):
         picture = picture.permute(1, 2, 0).contiguous().cpu().numpy()
-    if kind == "PNG" and colors is None and isinstance(picture, np.ndarray) and picture.size > LARGE:
-        write_atomically(path, lambda file: write_large_png(file, picture, text or {}))
+    palette = None if colors is None else np.asarray(colors, np.uint8)
+    if kind == "PNG" and isinstance(picture, np.ndarray) and picture.size > LARGE:
+        write_atomically(path, lambda file: write_large_png(file, picture, text or {}, palette))
         return
     image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
-    if colors is not None:
-        image.putpalette(np.asarray(colors, np.uint8).tobytes())
+    if palette is not None:
+        image.putpalette(palette.tobytes())
     entries = PngInfo()
     for key, value in (text or {}).items():
         entries.add_text(key, value)
