@@ -1,14 +1,17 @@
 """The objects and segments of large pictures, by the cells of the network's maps; see `segmentation.cell_grid`.
 
-No map of the picture's size exists but that of the owners of pixels. Results are those of `postprocess` up to
+No map of the picture's size exists but that of the segments. Results are those of `postprocess` up to
 rounding.
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from pe_spatial.common.windows import Region
 from pe_spatial.data import place_columns
 from pe_spatial.segmentation.cell_grid import CellGrid, corners
 
@@ -64,8 +67,49 @@ def _ends(occupied: Tensor) -> tuple[int, int]:
     return (found[0], found[-1] + 1) if found else (0, 0)
 
 
-def owners_of(grid: CellGrid, logits: Tensor, scores: Tensor) -> tuple[Tensor, list[int]]:
-    """Which mask every pixel belongs to, and how large the masks are.
+@dataclass(frozen=True)
+class Owners:
+    """Which mask every pixel belongs to.
+
+    Attributes:
+        wholes: The pixels of each mask, hidden ones included.
+        parts: Rectangles of pixels, which do not overlap, and the numbers of masks there, int16 [R, C], -1 for none.
+        cells: The cells of the picture that no part covers.
+        winners: The number of the mask of each cell [h, w], for these.
+    """
+
+    size: tuple[int, int]
+    wholes: list[int]
+    parts: Sequence[tuple[Region, Tensor]]
+    cells: CellGrid | None = None
+    winners: Tensor | None = None
+
+    def visible(self) -> list[int]:
+        """The pixels that belong to each mask."""
+        length = len(self.wholes) + 1
+        counts = torch.zeros(length, dtype=torch.float64)
+        for _, numbers in self.parts:
+            counts += torch.bincount(numbers.flatten().long() + 1, minlength=length).cpu()
+        if self.cells is not None and self.winners is not None:
+            pixels = self.cells.pixels_of_cells()
+            for region, _ in self.parts:
+                pixels[self.cells.cells_of(*region)] = 0
+            counts += torch.bincount(self.winners.cpu().flatten() + 1, pixels.flatten().double(), length)
+        return [int(count) for count in counts[1:].tolist()]
+
+    def numbered(self, ids: Tensor) -> Tensor:
+        """The map [H, W] of the ids of masks; the last of them stands for pixels of no mask."""
+        if self.cells is not None and self.winners is not None:
+            whole = self.cells.fill(ids[self.winners])
+        else:
+            whole = ids.new_empty(self.size)
+        for region, numbers in self.parts:
+            whole[region] = ids[numbers.long()]
+        return whole
+
+
+def owners_of(grid: CellGrid, logits: Tensor, scores: Tensor) -> Owners:
+    """Which mask every pixel belongs to.
 
     A pixel goes to the mask with the largest product of score and probability, and belongs to it where that mask is on.
 
@@ -73,9 +117,6 @@ def owners_of(grid: CellGrid, logits: Tensor, scores: Tensor) -> tuple[Tensor, l
         grid: Of the picture.
         logits: [Q, h, w], at least one, of the network's input, without padding.
         scores: Of each mask [Q].
-
-    Returns:
-        Numbers of masks int16 [H, W], -1 for none, and the pixels of each mask, hidden ones included.
     """
     low, high = corners(logits)
     least, most = scores[:, None, None] * low.sigmoid(), scores[:, None, None] * high.sigmoid()
@@ -85,19 +126,19 @@ def owners_of(grid: CellGrid, logits: Tensor, scores: Tensor) -> tuple[Tensor, l
     on, off = low > margin, high < -margin
     is_on, is_off = (state.gather(0, winner[None])[0] for state in (on, off))
     certain = (surest > others + _MARGIN) & (is_on | is_off)
-    owner = grid.fill(torch.where(is_on, winner, _NOBODY).to(torch.int16))
+    parts = []
     for region in grid.rectangles(~certain):
         cells = grid.cells_of(*region)
         able = (most[(..., *cells)].amax((1, 2)) >= surest[cells].amin() - _MARGIN).nonzero()[:, 0]
         probability = grid.interpolate(logits[able], *region).sigmoid_()
         best, number = (scores[able, None, None] * probability).max(0)
         inside = (probability.gather(0, number[None])[0] >= 0.5) & (best > 0)
-        owner[region] = torch.where(inside, able[number], _NOBODY).to(torch.int16)
+        parts.append((region, torch.where(inside, able[number], _NOBODY).to(torch.int16)))
     pixels = grid.pixels_of_cells().to(logits.device)
     areas = [int((pixels * state).sum()) for state in on]
     for place, mixed in enumerate(~(on | off)):
         areas[place] += _pixels_above(grid, logits[place], mixed)
-    return owner, areas
+    return Owners(grid.frame, areas, parts, grid, torch.where(is_on, winner, _NOBODY))
 
 
 def _pixels_above(grid: CellGrid, logits: Tensor, asked: Tensor) -> int:

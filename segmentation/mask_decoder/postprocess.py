@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from pe_spatial.common.parts import unpad
 from pe_spatial.data import box_of_mask, encode_masks
 from pe_spatial.segmentation.cell_grid import LARGE, CellGrid
-from pe_spatial.segmentation.mask_decoder.large_frames import LargeMask, mask_of, owners_of
+from pe_spatial.segmentation.mask_decoder.large_frames import LargeMask, Owners, mask_of, owners_of
 
 Segment = dict[str, Any]
 
@@ -139,15 +139,13 @@ def panoptic_of(
     scores, labels = class_logits.float().softmax(-1).max(-1)
     kept = (labels < class_logits.shape[-1] - 1) & (scores >= least_score)
     scores, labels, logits = scores[kept], labels[kept], logits[kept]
-    owner, wholes = _owners(logits, scores, frame)
-    strips = owner.split(max(_STRIP // max(owner.shape[1], 1), 1))  # 64-bit copies of all of it are large
-    counts = sum(torch.bincount(strip.flatten().long() + 1, minlength=len(scores) + 1) for strip in strips)
-    visible = torch.as_tensor(counts)[1:].tolist()
+    owners = _owners(logits, scores, frame)
+    visible = owners.visible()
     new_ids = torch.zeros(len(scores) + 1, dtype=torch.int32, device=logits.device)  # by owner, the last for none
     segments: dict[Any, Segment] = {}
     for number, (score, label) in enumerate(zip(scores.tolist(), labels.tolist(), strict=True)):
         area = visible[number]
-        if area == 0 or area < least_visible * wholes[number]:
+        if area == 0 or area < least_visible * owners.wholes[number]:
             continue
         is_thing = label in things
         new = {"id": len(segments) + 1, "label": label, "score": score, "area": 0, "is_thing": is_thing}
@@ -155,18 +153,13 @@ def panoptic_of(
         segment["area"] += area
         segment["score"] = max(segment["score"], score)
         new_ids[number] = segment["id"]
-    ids = torch.empty(owner.shape, dtype=torch.int32, device=owner.device)
-    for part, strip in zip(ids.split(len(strips[0])), strips, strict=True):
-        part[:] = new_ids[strip.long()]
-    return ids, list(segments.values())
+    return owners.numbered(new_ids), list(segments.values())
 
 
-def _owners(logits: Tensor, scores: Tensor, frame: Frame) -> tuple[Tensor, list[int]]:
-    """The query that owns each pixel, int16 [H, W], -1 for none; and the pixels of each mask, hidden ones included."""
+def _owners(logits: Tensor, scores: Tensor, frame: Frame) -> Owners:
+    """The query that owns each pixel."""
     size = (int(frame.sample.ori_shape[0]), int(frame.sample.ori_shape[1]))
-    if not len(logits):
-        return torch.full(size, -1, dtype=torch.int16, device=logits.device), []
-    if frame.grid is not None:
+    if len(logits) and frame.grid is not None:
         return owners_of(frame.grid, frame.seen(logits), scores)
     best = torch.zeros(size, device=logits.device)
     owner = torch.full(size, -1, dtype=torch.int16, device=logits.device)
@@ -178,4 +171,10 @@ def _owners(logits: Tensor, scores: Tensor, frame: Frame) -> tuple[Tensor, list[
         better = score * probability > best
         best = torch.where(better, score * probability, best)
         owner = torch.where(better, torch.where(inside, number, -1).to(torch.int16), owner)
-    return owner, wholes
+    rows = max(_STRIP // max(size[1], 1), 1)  # 64-bit copies of all of it are large
+    starts = range(0, size[0], rows)
+    parts = [
+        ((slice(top, top + len(strip)), slice(0, size[1])), strip)
+        for top, strip in zip(starts, owner.split(rows), strict=True)
+    ]
+    return Owners(size, wholes, parts)
