@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Sequence
 
+import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
@@ -9,7 +10,7 @@ from torchvision.transforms.v2 import functional as TF
 
 from pe_spatial.common.pictures import pixels_of
 from pe_spatial.visualization.class_colors import is_muted
-from pe_spatial.visualization.layout import PICTURE_SIZE, enlarge, reduced, thinned
+from pe_spatial.visualization.layout import PICTURE_SIZE, beside, enlarge, reduced, thinned
 from pe_spatial.visualization.marks import middles, write_numbers
 
 _BORDER, _TINT, _MUTED_TINT = 230, 128, 90  # opacities, of 256
@@ -44,18 +45,25 @@ def draw_classes(
     shown = thinned(labels, longest).long()
     known = torch.where((shown >= 0) & (shown < len(classes)), shown, len(classes))
     counts = torch.bincount(known.flatten(), minlength=len(classes))[: len(classes)]
-    table = torch.tensor([*colors[: len(classes)], (0, 0, 0)], dtype=torch.int16)  # [K + 1, 3]
-    opacity = torch.tensor([*(_MUTED_TINT if is_muted(name) else _TINT for name in classes), 0], dtype=torch.int32)
     shapes = known if regions is None else thinned(regions, longest)
-    tint, alpha, borders = table[known].permute(2, 0, 1), opacity[known], _borders(_grown(shapes, factor))
-    if factor > 1:
-        tint, alpha = _grown(tint, factor), _grown(alpha, factor)
-    alpha[borders & (alpha > 0)] = _BORDER
-    mixed = canvas + ((tint - canvas) * alpha >> 8)
-    picture = mixed.to(torch.uint8)
+    borders = _borders(_grown(shapes, factor))
+    picture = _tinted(canvas, _grown(known, factor), borders, classes, colors)
     if numbered:
         picture = _numbered(picture, shapes, numbered, known, colors)
-    return torch.cat([picture, _legend(mixed.shape[1], counts, classes, colors)], dim=2)
+    return beside(picture, _legend(picture.shape[1], counts, classes, colors))
+
+
+def _tinted(
+    canvas: Tensor, known: Tensor, borders: Tensor, classes: Sequence[str], colors: Sequence[Sequence[int]]
+) -> Tensor:
+    """An image [3, H, W] in the colors of its classes [H, W], most of all at the borders; the last one is none."""
+    tints = np.array([*colors[: len(classes)], (0, 0, 0)], np.uint16)
+    inner = np.array([*(_MUTED_TINT if is_muted(name) else _TINT for name in classes), 0], np.uint16)
+    opacity = np.concatenate([inner, np.where(inner, _BORDER, 0).astype(np.uint16)])  # of classes, and of their borders
+    kinds = (known + len(inner) * borders).numpy()
+    mixed = canvas.permute(1, 2, 0).numpy() * (256 - opacity).take(kinds)[..., None]  # 16 bits hold 255 * 256
+    mixed += (np.concatenate([tints, tints]) * opacity[:, None]).take(kinds, axis=0)
+    return torch.from_numpy((mixed >> 8).astype(np.uint8)).permute(2, 0, 1)
 
 
 def _numbered(
