@@ -64,7 +64,8 @@ def _paste(mask: Tensor, box: Tensor, corners: Sequence[float], size: tuple[int,
         profiles = across @ F.pad(mask.T, (1, 1))  # 0 above and below
         entry = (_positions(box[1], box[3], rows, mask.shape[0]) + 1).clamp(0, mask.shape[0] + 1)
         lower = entry.long().clamp(max=mask.shape[0])
-        return place_profiles(*(each.cpu().numpy() for each in (profiles, lower, entry - lower)), _BELOW, place, size)
+        values, before, part = (each.cpu().numpy() for each in (profiles, lower, entry - lower))
+        return place_profiles(values, before, part, _BELOW, place, size)
     down = _interpolation(box[1], box[3], rows, mask.shape[0]) @ mask  # [h, M]
     return place_columns([across @ down.T >= _THRESHOLD], place, size)
 

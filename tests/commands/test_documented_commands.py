@@ -47,6 +47,7 @@ TOOLS = {
         "measure_label_errors",
         "measure_large_photographs",
         "measure_loading",
+        "measure_opening",
         "measure_planner",
         "measure_tuning",
         "readability",

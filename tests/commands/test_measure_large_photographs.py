@@ -36,7 +36,10 @@ def test_figures_of_a_small_photograph(tmp_path):
     checkpoint = save_segmenter(tmp_path / "seg.pth")
     photo = measure_large_photographs.synthetic_photograph(tmp_path / "photo.jpg", 200)
     assert read_image(photo).shape == (3, 200, 200)
-    figures = measure_large_photographs.measure(checkpoint, photo, tmp_path / "out", 1, no_pictures=True)
-    assert figures.keys() == {"decode", "network", "rest", "wall", "above", "ratio"}
-    assert figures["network"] > 0 and figures["ratio"] == pytest.approx(figures["rest"] / figures["decode"])
-    assert (tmp_path / "out" / "0" / "segmentation.json").is_file()
+    figures = measure_large_photographs.measure(checkpoint, photo, tmp_path / "out", 1)
+    assert figures.keys() == {"decode", "network", "predict", "files", "pictures", "wall", "above", "times"}
+    assert figures["network"] > 0 and 0 < figures["predict"] < figures["pictures"]
+    assert figures["times"]["files"] == pytest.approx(figures["files"] / figures["decode"], abs=0.01)
+    results = tmp_path / "out" / "0"
+    assert (results / "files" / "segmentation.json").is_file() and not (results / "files" / "pictures").exists()
+    assert list((results / "pictures" / "pictures").iterdir())

@@ -5,14 +5,17 @@
     python tools/dev/measure_large_photographs.py --checkpoint instances=work_dirs/mask_rcnn_tiny_shapes
 
 Without `--input` the photograph is synthetic: a scene of the demo, enlarged to a square and grained, as a JPEG. Every
-model runs in a process of its own that does what `pe-spatial predict` does for one file, with all its results, and
-first for a small picture, which loads what is loaded once. A line of each says, as the median of the rounds,
+model runs in a process of its own, and first for a small picture, which loads what is loaded once. A line of each says,
+as the median of the rounds, seconds of the processor:
 
-* `decode`: seconds of the processor to read the file, the unit of the others;
-* `network`: those in the modules of the model;
-* `rest`: those of all else, the decoding included, and `ratio`, as many decodings as that is;
-* `wall`: seconds by the clock from the file to the results;
-* `above`: the peak of the memory in GB above what the process held before, without the picture.
+* `decode`: to read the file, the unit of the others;
+* `network`: in the modules of the model;
+* `predict`: all else of a `Predictor` for the file, the decoding included;
+* `files`: the same of `pe-spatial predict --no-pictures`, which also writes the files of the results;
+* `pictures`: the same of `pe-spatial predict`, which also draws.
+
+How many decodings these are is in `times`. `wall` is seconds by the clock of the `Predictor`, and `above` the peak of
+the command's memory in GB above what the process held before, without the picture.
 """
 
 from __future__ import annotations
@@ -43,6 +46,7 @@ from pe_spatial.common.names import output_stems
 from pe_spatial.common.pictures import read_image, save_image
 from pe_spatial.common.sources import resolve_sources
 from pe_spatial.demo.scenes import draw_scene
+from pe_spatial.inference.predictor import Predictor
 
 SMALL = 160  # pixels of the picture that comes before
 
@@ -52,7 +56,6 @@ def add_arguments(parser: CommandParser) -> None:
     parser.add_argument("--checkpoint", metavar="NAME=PATH", type=command.named_path, action="append", required=True)
     parser.add_argument("--rounds", type=positive, default=3, metavar="N", help="of which the median is taken")
     parser.add_argument("--input", type=Path, help="a photograph; default: a synthetic one")
-    parser.add_argument("--no-pictures", action="store_true", help="write results, and draw none")
     add_shared(parser, "--image-size")
     parser.set_defaults(image_size=6000)
 
@@ -67,7 +70,7 @@ def run(options: argparse.Namespace) -> int:
         print(f"{photograph.name}: {height} x {width} pixels (H x W), {size / 1e6:.1f} MB")
         for name, path in options.checkpoint:
             place = Path(folder) / str(name)
-            figures = in_own_process(measure, path, photograph, place, options.rounds, options.no_pictures)
+            figures = in_own_process(measure, path, photograph, place, options.rounds)
             show({"model": name or path.stem} | figures)
     return 0
 
@@ -85,48 +88,59 @@ def synthetic_photograph(path: Path, side: int) -> Path:
     return path
 
 
-def measure(checkpoint: Path, photograph: Path, folder: Path, rounds: int, no_pictures: bool) -> dict[str, Any]:
-    """Predict a photograph as the command does, in this process; see the head of this file.
+def measure(checkpoint: Path, photograph: Path, folder: Path, rounds: int) -> dict[str, Any]:
+    """Predict a photograph in all ways, in this process; see the head of this file.
 
     Args:
         checkpoint: Of the model.
         photograph: The file.
         folder: For the results of all rounds.
         rounds: How often.
-        no_pictures: Whether nothing is drawn.
     """
     small = folder / "small.jpg"
     save_image(small, Image.open(photograph).resize((SMALL, SMALL)))
-    predict_file(checkpoint, small, folder / "warm", no_pictures)
-    found = [predict_file(checkpoint, photograph, folder / str(number), no_pictures) for number in range(rounds)]
+    measure_round(checkpoint, small, folder / "warm")
+    found = [measure_round(checkpoint, photograph, folder / str(number)) for number in range(rounds)]
     middle = {name: median(row[name] for row in found) for name in found[0]}
-    return {**middle, "ratio": middle["rest"] / middle["decode"]}
+    times = {name: round(middle[name] / middle["decode"], 2) for name in ("predict", "files", "pictures")}
+    return {**middle, "times": times}
 
 
-def predict_file(checkpoint: Path, photograph: Path, output: Path, no_pictures: bool) -> dict[str, float]:
-    """The figures of one run over one file; the checkpoint is loaded before the clocks start."""
+def measure_round(checkpoint: Path, photograph: Path, output: Path) -> dict[str, float]:
+    """The figures of one round; the checkpoint is loaded before the clocks start."""
     started = time.process_time()
     picture = read_image(photograph)
     decode = time.process_time() - started
     size = picture.numel() / 1e9
     del picture
-    options = command_options(checkpoint, photograph, output, no_pictures)
+    figures: dict[str, float] = {"decode": decode}
     files = {entry.name: entry for entry in resolve_sources([photograph])}
-    models = find_models(options, command.part_of(options))
-    predictor, writer, _ = open_models(models, output_stems(files), "encoder")
-    before = forget_peak("cpu")
-    with time_in_networks(predictor.model) as network:  # type: ignore[attr-defined] - of one checkpoint
+    for name in ("files", "pictures"):
+        options = command_options(checkpoint, photograph, output / name, name == "files")
+        models = find_models(options, command.part_of(options))
+        predictor, writer, _ = open_models(models, output_stems(files), "encoder")
+        assert isinstance(predictor, Predictor)
+        before = forget_peak("cpu")
+        with clocks(predictor.model) as figures_of:
+            if failed := command.predict(predictor, writer, files):
+                raise UserError(f"{checkpoint}: {failed}")
+        figures[name] = figures_of["rest"]
+    figures["above"] = peak_memory("cpu") - before - size
+    with clocks(predictor.model) as figures_of:
+        predictor(photograph)
+    return {**figures, "predict": figures_of["rest"], "network": figures_of["network"], "wall": figures_of["wall"]}
+
+
+@contextmanager
+def clocks(model: nn.Module) -> Iterator[dict[str, float]]:
+    """Seconds of a block, known after it: of the processor in the network and in all else, and by the clock."""
+    figures: dict[str, float] = {}
+    with time_in_networks(model) as network:
         started, wall = time.process_time(), time.perf_counter()
-        if failed := command.predict(predictor, writer, files):
-            raise UserError(f"{checkpoint}: {failed}")
-        total, wall = time.process_time() - started, time.perf_counter() - wall
-    return {
-        "decode": decode,
-        "network": sum(network),
-        "rest": total - sum(network),
-        "wall": wall,
-        "above": peak_memory("cpu") - before - size,
-    }
+        yield figures
+        total, figures["wall"] = time.process_time() - started, time.perf_counter() - wall
+    figures["network"] = sum(network)
+    figures["rest"] = total - sum(network)
 
 
 def command_options(checkpoint: Path, photograph: Path, output: Path, no_pictures: bool) -> argparse.Namespace:
