@@ -81,9 +81,8 @@ def run(options: argparse.Namespace) -> int:
     """Track everything, then say how fast it went."""
     from pe_spatial.common.devices import peak_memory
     from pe_spatial.tracking.running import DatasetVideo
-    from pe_spatial.training.config import load_config
 
-    config = load_config(options.config, [*options.overrides, *encoder_weights(options)])
+    config = load_tracker_config(options)
     if options.sam2:
         config.model.prompter = {"type": "Sam2Prompter", "weights": options.sam2}
     part = part_of(options)
@@ -116,6 +115,21 @@ def run(options: argparse.Namespace) -> int:
         print(f"nothing left to do: {options.output} is complete")
     say_left_out(options)
     return 0
+
+
+def load_tracker_config(options: argparse.Namespace) -> Config:
+    """The config of the command, with what `--weights` stands for: weights, or an exported encoder in their place."""
+    from pe_spatial.engines.header import is_exported
+    from pe_spatial.training.config import load_config
+
+    if not options.weights or not is_exported(options.weights):
+        return load_config(options.config, [*options.overrides, *encoder_weights(options)])
+    config = load_config(options.config, options.overrides)
+    from pe_spatial.inference.exported_backbone import require_same_encoder
+
+    require_same_encoder(options.weights, config.model.backbone)
+    config.model.backbone = {"type": "ExportedBackbone", "file": options.weights, "device": options.device}
+    return config
 
 
 def say_left_out(options: argparse.Namespace) -> None:

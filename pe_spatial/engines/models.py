@@ -142,7 +142,8 @@ def described(path: Path) -> dict[str, Any]:
     header = read_header(path)
     if "model" not in json.loads(header.config):
         raise CheckpointError(
-            f"{path}: contains only an encoder, which predicts nothing; use pe_spatial.runtime for its maps"
+            f"{path}: contains only an encoder, which predicts nothing; for its maps use FeatureExtractor(file), or "
+            "pe_spatial.runtime without torch"
         )
     return {
         "meta": {},

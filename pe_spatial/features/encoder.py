@@ -17,6 +17,7 @@ from pe_spatial.backbones.variants import VARIANTS
 from pe_spatial.common.errors import ConfigError, OptionError, UnknownName, UserError, few, suggest
 from pe_spatial.common.integrity import content_hash
 from pe_spatial.inference.encoders import read_backbone
+from pe_spatial.inference.exported_backbone import ExportedBackbone
 
 Encoder = str | Path | Mapping[str, Any] | nn.Module
 Layers = Sequence[int] | Literal["all"]
@@ -95,8 +96,8 @@ def open_encoder(
 
     Args:
         encoder: The name of a released one, timm's name of one, or a folder with a PE-Core (`pe-spatial demo --words`);
-            the file or the folder of a run of ours, or `hf://OWNER/NAME`; the section of a config, a mapping with the
-            `type` of any registered backbone; or a module that keeps their contract.
+            the file or the folder of a run of ours, or `hf://OWNER/NAME`; an exported encoder; the section of a config,
+            a mapping with the `type` of any registered backbone; or a module that keeps their contract.
         weights: Of a released one or of a section: a file, a name, or "none" for random ones. None takes the released
             ones, and of a section those that it names.
         layers: Blocks from 0, or from the end if negative, or all; None takes those of the checkpoint, section or
@@ -121,7 +122,7 @@ def open_encoder(
         backbone, preparation = read_backbone(Path(encoder).expanduser(), layers)
     else:
         backbone = _build(_named(str(encoder), weights), layers)
-    _check(backbone, layers)
+    _check(backbone, layers, norm)
     if isinstance(backbone, PEBackbone | TimmBackbone) and not isinstance(encoder, Mapping):
         backbone.norm = norm
         backbone.select_layers(backbone.layers)  # a norm may change the channels
@@ -158,7 +159,9 @@ def _build(section: Mapping[str, Any], layers: Layers | None) -> nn.Module:
     return MODELS.build(with_layers(section, layers))
 
 
-def _check(backbone: nn.Module, layers: Layers | None) -> None:
+def _check(backbone: nn.Module, layers: Layers | None, norm: bool) -> None:
+    if norm and isinstance(backbone, ExportedBackbone):
+        raise OptionError("the norm is fixed in an exported file; export the encoder with norm: true in its section")
     missing = [name for name in _CONTRACT if not hasattr(backbone, name)]
     if missing:
         raise OptionError(
@@ -186,7 +189,7 @@ def _settings(backbone: nn.Module, given: Mapping[str, Any]) -> tuple[str, dict[
     """Its name, and what its features depend on besides weights and layers."""
     if isinstance(backbone, PEBackbone):
         return backbone.config.name, backbone.settings()
-    if isinstance(backbone, TimmBackbone):
+    if isinstance(backbone, TimmBackbone | ExportedBackbone):
         return backbone.model, backbone.settings()
     settings = {key: value for key, value in given.items() if key not in ("weights", "layers")}
     kind, model = type(backbone).__name__, given.get("model")

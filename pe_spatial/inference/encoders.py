@@ -10,6 +10,8 @@ from pe_spatial.backbones import PEBackbone, TimmBackbone
 from pe_spatial.backbones.contract import with_layers
 from pe_spatial.common.errors import CheckpointError, UserError
 from pe_spatial.common.trees import sections
+from pe_spatial.engines.header import is_exported
+from pe_spatial.inference.exported_backbone import ExportedBackbone
 from pe_spatial.inference.predictor import naming_config
 from pe_spatial.training.checkpoint import load_checkpoint, read_config, resolve_checkpoint
 from pe_spatial.training.checkpoint_content import weights_of
@@ -20,17 +22,19 @@ from pe_spatial.training.frozen_encoders import encoder_records, restore_encoder
 
 def read_backbone(
     path: Path, layers: Sequence[int] | Literal["all"] | None = None
-) -> tuple[PEBackbone | TimmBackbone, Mapping[str, Any]]:
+) -> tuple[PEBackbone | TimmBackbone | ExportedBackbone, Mapping[str, Any]]:
     """The encoder in a checkpoint and the config of its normalization; neither heads nor teachers are built.
 
     Args:
-        path: Of the checkpoint, or the folder of a run.
+        path: Of the checkpoint, or the folder of a run; or an exported encoder.
         layers: That it returns, or all that it has; None takes those of the config.
 
     Raises:
         UserError: A folder without a checkpoint, or a model without an encoder.
     """
     file = resolve_checkpoint(path)
+    if is_exported(file):
+        return ExportedBackbone(file, layers=layers), {}
     content = load_checkpoint(file)
     config, weights = read_config(content, file), weights_of(content, file)
     kinds = ("PEBackbone", "TimmBackbone")

@@ -434,6 +434,8 @@ detectron2/tools/lazyconfig_train_net.py --config-file --num-gpus
     is Detectron2's; test_detectron2_adapter.py
 tools/dev/measure_large_photographs.py --checkpoint
     needs a trained model; test_measure_large_photographs.py runs it on small pictures
+track --config --input --mask --output --weights
+    needs an exported encoder; tests/export/test_exported_encoder.py tracks with one
 tools/dev/measure_opening.py --config
     writes a checkpoint of 7.5 GB; test_measure_opening.py runs it on a small one
 tools/dev/measure_label_errors.py
