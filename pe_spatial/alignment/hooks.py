@@ -55,7 +55,8 @@ class StudentTrialHook(Hook):
         fewest = getattr(METRICS.get(self.metric["type"]), "fewest", 1)
         if number < fewest:
             raise ConfigError(
-                f"the trial has {number} images, and {self.metric['type']} needs at least {fewest}; give it more data"
+                f"the trial has {number} image{'s'[number == 1 :]}, and {self.metric['type']} needs at least {fewest}; "
+                "give it more data"
             )
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, Any] | None = None) -> None:

@@ -93,8 +93,8 @@ def run(options: argparse.Namespace) -> int:
     from pe_spatial.visualization.sheets import save_sheet
 
     config = _config(options)
-    folder = config.work_dir if options.data else Path("work_dirs") / Path(config.filename).stem
-    output = options.output or Path(folder) / "data_check"
+    name = Path(options.data).absolute().stem if options.data else Path(config.filename).stem
+    output = options.output or Path("work_dirs") / name / "data_check"
     examination = ExaminationOptions(samples=options.limit, threads=options.threads, tiles=options.tiles)
 
     model = None

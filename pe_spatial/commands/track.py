@@ -128,7 +128,7 @@ def load_tracker_config(options: argparse.Namespace) -> Config:
     from pe_spatial.inference.exported_backbone import require_same_encoder
 
     require_same_encoder(options.weights, config.model.backbone)
-    config.model.backbone = {"type": "ExportedBackbone", "file": options.weights, "device": options.device}
+    config.model.backbone = {"type": "ExportedBackbone", "file": options.weights}
     return config
 
 

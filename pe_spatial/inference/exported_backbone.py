@@ -10,8 +10,8 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from pe_spatial.backbones.contract import sketch
-from pe_spatial.common.devices import choose_device
 from pe_spatial.common.errors import CheckpointError, OptionError
+from pe_spatial.common.graphs import Engine
 from pe_spatial.engines.bridge import open_engine
 from pe_spatial.engines.header import read_header
 from pe_spatial.engines.proof import sha256
@@ -23,11 +23,12 @@ _CELLS = 2  # rows and columns of the image that tells how large the maps are
 class ExportedBackbone(nn.Module):
     """The maps of an encoder that `pe-spatial export --encoder` has written; it cannot be trained.
 
+    It computes where its images are.
+
     Args:
         file: Of the graph.
         engine: What runs it; `auto` takes the fastest installed one that has passed its proof.
         layers: Blocks of the encoder, of those that the file has, or from the end if negative; None takes all of them.
-        device: Where it computes, e.g. `cuda`; None takes CUDA if it is there.
 
     Attributes:
         model: Name of the encoder.
@@ -54,10 +55,11 @@ class ExportedBackbone(nn.Module):
         file: str | Path,
         engine: str = "auto",
         layers: Sequence[int] | Literal["all"] | None = None,
-        device: str | None = None,
     ) -> None:
         super().__init__()
-        path = Path(file)
+        path = self._file = Path(file)
+        self._engine = engine
+        self._opened: dict[torch.device, Engine] = {}
         header = read_header(path)
         prepared: Any = header.preprocessing
         if prepared["task"] != "encoder":
@@ -65,7 +67,7 @@ class ExportedBackbone(nn.Module):
                 f"{path}: holds a model of {prepared['task']}, not an encoder alone; export the encoder: pe-spatial "
                 "export --encoder NAME, or give the file to predict"
             )
-        self._run, self._header = open_engine(path, engine, choose_device(device))
+        self._precision = header.precision
         self.register_buffer("digest", torch.frombuffer(bytearray.fromhex(sha256(path)), dtype=torch.uint8))
         self.model, self.patch_size = header.source["name"], header.multiple
         self.mean, self.std = tuple(prepared["mean"]), tuple(prepared["std"])
@@ -83,11 +85,13 @@ class ExportedBackbone(nn.Module):
 
     def settings(self) -> dict[str, Any]:
         """What its features depend on besides the weights."""
-        return {"type": "ExportedBackbone", "precision": self._header.precision}
+        return {"type": "ExportedBackbone", "precision": self._precision}
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Normalized images [B, 3, H, W] to maps [B, C, h, w], one per layer."""
-        maps = self._run(x)
+        if x.device not in self._opened:
+            self._opened[x.device] = open_engine(self._file, self._engine, x.device)[0]
+        maps = self._opened[x.device](x)
         return [maps[place].to(x.dtype) for place in self._places]
 
 

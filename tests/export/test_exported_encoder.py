@@ -1,6 +1,7 @@
 """An exported encoder is a backbone: features and tracks are those of the encoder itself."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from pe_spatial.common.safe_yaml import parse
 from pe_spatial.common.tensors import write_tensor_file
 from pe_spatial.demo.scenes import draw_video
 from pe_spatial.engines.sessions import is_installed
+from pe_spatial.inference import exported_backbone
 from pe_spatial.inference.exported_backbone import ExportedBackbone
 
 pytest.importorskip("onnxruntime")
@@ -66,7 +68,7 @@ def section(place, layers):
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("batch", [1, 3])
 def test_its_maps_are_those_of_the_encoder(place, engine, batch):
-    exported = ExportedBackbone(place / "two/model.onnx", engine, device="cpu")
+    exported = ExportedBackbone(place / "two/model.onnx", engine)
     encoder = FeatureExtractor(parse(section(place, [0, 2])), device="cpu").encoder.backbone
     for name in ("channels", "strides", "layers", "patch_size", "mean", "std", "image_size"):
         assert getattr(exported, name) == getattr(encoder, name)
@@ -75,7 +77,7 @@ def test_its_maps_are_those_of_the_encoder(place, engine, batch):
         with torch.no_grad():
             for ours, theirs in zip(exported(images), encoder(images), strict=True):
                 torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
-    few = ExportedBackbone(place / "two/model.onnx", engine, layers=[-1], device="cpu")
+    few = ExportedBackbone(place / "two/model.onnx", engine, layers=[-1])
     assert few.layers == (2,) and torch.equal(few(images)[0], exported(images)[1])
     half = few(images.bfloat16())[0]
     assert half.dtype == torch.bfloat16
@@ -105,6 +107,14 @@ def test_tracks_and_their_scores_are_those_of_the_encoder(place, tmp_path):
     of_file, same = track("file", "--weights", str(place / "last/model.onnx"))
     assert of_file == pytest.approx(scores, abs=1e-3) and scores["J&F"] > 0.2
     assert (masks == same).mean() > 0.999 and masks.any()
+
+
+def test_the_file_of_a_whole_model_is_no_encoder(place, monkeypatch):
+    header = exported_backbone.read_header(place / "two/model.onnx")
+    other = replace(header, preprocessing={**header.preprocessing, "task": "segmentation"})
+    monkeypatch.setattr(exported_backbone, "read_header", lambda path: other)
+    with pytest.raises(CheckpointError, match="holds a model of segmentation, not an encoder alone"):
+        ExportedBackbone(place / "two/model.onnx")
 
 
 def test_what_is_wrong_is_named(place, tmp_path, capfd):

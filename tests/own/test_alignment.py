@@ -353,7 +353,7 @@ def test_a_student_is_tried_on_what_the_command_names(place, kind, tmp_path):
 def test_a_trial_with_too_few_images_fails_before_the_training(place, tmp_path):
     made = ["--output", str(tmp_path / "few"), "--images", "6", "--image-size", "64", "--no-photographs"]
     assert run_command("demo", [*made, "--formats", "labels"]) == 0
-    with pytest.raises(ConfigError, match="the trial has 1 images, and TokenLabelMetric needs at least 2"):
+    with pytest.raises(ConfigError, match="the trial has 1 image, and TokenLabelMetric needs at least 2"):
         train(place, "tried_few", teacher=place / "teacher.pt", iterations=2, trial=f"linear={tmp_path / 'few'}")
 
 
