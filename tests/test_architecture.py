@@ -65,6 +65,7 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "detection.detectron2_adapter": (FLOOR_2, {"detectron2"}),
     "segmentation": (FLOOR_2, {"mmseg", "mmcv"}),
     "segmentation.mask_decoder": (FLOOR_2, {"scipy"}),
+    "segmentation.results": (FLOOR_2, {"cv2"}),
     "depth": (FLOOR_2, set()),
     "depth.loading": (FLOOR_2, {"OpenEXR"}),
     "tracking": (FLOOR_2, {"scipy"}),
