@@ -205,6 +205,7 @@ def memory_of_loading(path, lean, report):
         line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
         return int(line.split()[1]) * 1024
 
+    PEBackbone(QUARTER, weights=path)  # what is loaded of libraries at the first time does not count
     before = status("VmRSS")
     if lean:
         model = PEBackbone(QUARTER, weights=path)

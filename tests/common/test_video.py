@@ -1,6 +1,8 @@
 """Video: writing and reading are inverse in time and picture, and what is missing is an error."""
 
 import re
+from fractions import Fraction
+from types import SimpleNamespace
 
 import av
 import pytest
@@ -17,6 +19,7 @@ from pe_spatial.common.video import (
     is_video,
     measure_frames,
 )
+from pe_spatial.common.video.packets import Packets
 
 UNEVEN = [0, 0.04, 0.2, 0.24, 1.0]
 
@@ -307,3 +310,28 @@ def test_the_rate_of_uneven_times_is_the_average(tmp_path):
     assert (count, rate) == (5, pytest.approx(5 / 1.04))
     assert measure_frames(tmp_path / "held.mp4") == (2, pytest.approx(2 / 3.5))
     assert measure_frames(write_video(tmp_path / "one.mp4", [0.0])) == (1, None)
+
+
+@pytest.mark.parametrize(
+    ("frames", "duration", "lost"), [(5, 1.25, 0), (5, 1.0, 0), (5, 2.25, 4), (1, 0.25, 0), (1, 9.0, 0)]
+)
+@pytest.mark.parametrize("says", [True, False])
+def test_what_is_missing_of_a_matroska_whose_packets_may_say_no_duration(frames, duration, lost, says):
+    """FFmpeg before version 8.1 reads packets of a Matroska without a duration where the file gives no rate."""
+    stream = SimpleNamespace(index=0, frames=0, codec_context=SimpleNamespace(name="h264"))
+
+    def packet(number):
+        span = 250 if says else 0
+        place = {"pts": 250 * number, "dts": 250 * number, "duration": span, "time_base": Fraction(1, 1000)}
+        return SimpleNamespace(**place, size=31, stream_index=0, stream=stream, is_discard=False)
+
+    form = SimpleNamespace(name="matroska,webm")
+    container = SimpleNamespace(
+        format=form, duration=duration * 1e6, size=10**6, demux=lambda: (packet(number) for number in range(frames))
+    )
+    packets = Packets(container, stream)
+    assert len([each for each in packets if each is not None]) == frames
+    if frames > 1:
+        assert packets.missing(4.0) == lost
+    else:  # nothing says how long the only frame is shown
+        assert packets.missing(4.0) == (0 if not says else round((duration - 0.25) * 4))

@@ -43,6 +43,7 @@ def memory_of_loading(path, report, copied):
         line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
         return int(line.split()[1]) * 1024
 
+    Predictor(path, "cpu")  # what is loaded of libraries at the first time does not count
     if copied:
         predictors.adopt_weights = lambda model, state: model.load_state_dict(state)
     before = status("VmRSS")

@@ -2,6 +2,7 @@
 
 import json
 
+import PIL
 import pytest
 import torch
 from PIL import Image
@@ -40,7 +41,9 @@ def test_tiles_are_the_official_pixels(name, size, most):
     tiles = normalize(cut_picture(picture(*size), 56, most))
     assert find_grid(*size, 56, most)[0] == tuple(expected[f"{name}/grid"].flip(0).tolist())  # theirs is (across, down)
     assert len(tiles) == expected[f"{name}/count"]
-    assert torch.equal(tiles[:7], expected[f"{name}/tiles"])
+    # version 13 of Pillow, with which the golden values were made, resizes some pictures by columns first
+    most_off = 0 if int(PIL.__version__.partition(".")[0]) >= 13 else 2.001 / 127.5
+    assert (tiles[:7] - expected[f"{name}/tiles"]).abs().max() <= most_off
 
 
 def test_vanilla_is_one_official_tile():

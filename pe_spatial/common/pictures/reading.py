@@ -119,8 +119,10 @@ def pixels_of(image: Image.Image) -> NDArray[np.uint8]:
     It goes by strips that fit into a cache: `np.array` of 36 megapixels takes twice as long, and the memory.
     """
     width, height = image.size
-    pixels = np.empty((height, width, 3), np.uint8)
     rows = max(_STRIP // max(width, 1), 1)
+    if rows >= height:
+        return np.array(image)
+    pixels = np.empty((height, width, 3), np.uint8)
     for top in range(0, height, rows):
         bottom = min(top + rows, height)
         pixels[top:bottom] = np.asarray(image.crop((0, top, width, bottom)))

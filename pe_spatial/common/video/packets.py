@@ -30,6 +30,8 @@ class Packets:
         # MP4 lists its packets; those that an edit of the video cut off are marked or left out
         self._index = stream.index_entries if "mp4" in container.format.name and stream.frames else ()
         self._seen, self._end, self._broken = 0, 0.0, False
+        self._spans = False  # whether packets say for how long they are shown
+        self._moments: list[float] = []  # the first and the last time of a packet, in seconds
         self.shown = 0
         self.tolerance = 0 if self._index else TOLERATED_TAIL
         self._most = container.size // _FRAME_BYTES
@@ -50,6 +52,10 @@ class Packets:
                 if packet.stream_index != self._stream.index or packet.dts is packet.pts is None and not packet.size:
                     continue
                 self._seen += 1
+                self._spans |= bool(packet.duration)
+                if packet.pts is not None:
+                    moment = float(packet.pts * packet.time_base)
+                    self._moments = [min([moment, *self._moments]), max([moment, *self._moments])]
                 if packet.size:
                     self.shown += not packet.is_discard and not _is_hidden(packet)
                     if not self._times and packet.pts is not None and not packet.is_discard:
@@ -99,12 +105,20 @@ class Packets:
         if announced := len(self._index) or self._stream.frames:
             missing = announced - self._seen
         elif _announces_duration(self._container) and self._container.duration:
-            missing = round((self._container.duration / av.time_base - self._end) * rate)
+            missing = round((self._container.duration / av.time_base - self._end - self._last_span()) * rate)
         else:
             missing = 0
         if self._broken:
             missing, self.tolerance = max(missing, 1), 0
         return min(max(missing, 0), self._most)
+
+    def _last_span(self) -> float:
+        """For how many seconds the last frame is shown after `_end`, where packets do not say it: as long as others."""
+        if self._spans or not self._moments:
+            return 0.0
+        first, last = self._moments
+        whole = self._container.duration / av.time_base
+        return (last - first) / (self._seen - 1) if self._seen > 1 else max(whole - self._end, 0.0)
 
 
 def _is_hidden(packet: Any) -> bool:
