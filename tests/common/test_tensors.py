@@ -2,12 +2,14 @@
 
 import os
 import signal
+import zipfile
 
 import pytest
 import torch
 
 from pe_spatial.common import tensors
 from pe_spatial.common.errors import FullDiskError, UserError
+from pe_spatial.common.integrity import damaged_parts
 from pe_spatial.common.tensors import WeightsError, read_tensor_file, tensor_bytes, write_tensor_file, write_torch_file
 
 
@@ -77,3 +79,21 @@ def test_an_interruption_waits_until_the_file_is_written(number, tmp_path, monke
         signal.signal(number, before)
     assert read_tensor_file(tmp_path / "a.pt")["a"].sum() == 3
     assert [path.name for path in tmp_path.iterdir()] == ["a.pt"]
+
+
+def test_many_threads_find_what_is_damaged_and_nothing_else(tmp_path):
+    """Threads that share one archive mix up its places in Python 3.13.0."""
+    path = tmp_path / "many.pt"
+    torch.save({f"part {number}": torch.randn(300 + number, 20) for number in range(40)}, path)
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    try:
+        assert [damaged_parts(path) for _ in range(10)] == [[]] * 10
+        with zipfile.ZipFile(path) as archive:
+            part = archive.getinfo("many/data/7")
+        content = bytearray(path.read_bytes())
+        content[part.header_offset + 2000] ^= 1
+        path.write_bytes(content)
+        assert damaged_parts(path) == ["many/data/7"]
+    finally:
+        torch.set_num_threads(before)
