@@ -12,6 +12,7 @@ from pe_spatial.data import decode_mask
 from pe_spatial.detection.matching import IOU, Judged, best_threshold, confusion
 from pe_spatial.training.explanation import ClassTable, Confusion, Explanation, Measure, Ranking, percent, ranking
 from pe_spatial.visualization.judged import LONGEST_PANEL, JudgedInstances, draw_judged
+from pe_spatial.visualization.layout import reducing_step
 
 _NOUNS = {"bbox": "box", "segm": "mask"}
 _PLURALS = {"bbox": "boxes", "segm": "masks"}
@@ -173,7 +174,7 @@ def _rank(judged: Sequence[Judged], classes: Sequence[str], threshold: float) ->
 def _draw(judged: Judged, image: Tensor, classes: Sequence[str], threshold: float) -> Tensor:
     """The objects beside the detections."""
     size = (image.shape[-2], image.shape[-1])
-    step = -(-max(size) // LONGEST_PANEL)
+    step = reducing_step(size, LONGEST_PANEL)
     kept = np.flatnonzero(judged.scores >= threshold)
     kept = kept[np.argsort(judged.scores[kept], kind="stable")]  # the best on top
     found_objects = set(judged.object_of[kept].tolist())

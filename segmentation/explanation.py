@@ -10,7 +10,7 @@ from pe_spatial.data.sample import IGNORE_LABEL
 from pe_spatial.training.explanation import Measure, percent
 from pe_spatial.visualization import class_colors, draw_classes
 from pe_spatial.visualization.judged import LONGEST_PANEL, VERDICT_COLORS, verdict_pixels, with_legend
-from pe_spatial.visualization.layout import row
+from pe_spatial.visualization.layout import row, thinned
 
 IOU_MEASURES: dict[str, Measure] = {
     "mIoU": percent("mean IoU", "intersection over union of each class over all pictures, mean over the classes", 100),
@@ -62,12 +62,7 @@ def draw_pixels(image: Tensor, target: Tensor, prediction: Tensor, metainfo: Map
         prediction: Class indices [H, W].
         metainfo: Of the dataset: `classes`, maybe `palette`.
     """
-    step = -(-max(image.shape[-2:]) // LONGEST_PANEL)
-    image, target, prediction = (
-        image[:, ::step, ::step],
-        target[::step, ::step].long(),
-        prediction[::step, ::step].long(),
-    )
+    image, target, prediction = (thinned(maps, LONGEST_PANEL) for maps in (image, target.long(), prediction.long()))
     classes = metainfo["classes"]
     colors = class_colors(classes, metainfo.get("palette"))
     judged = target != IGNORE_LABEL

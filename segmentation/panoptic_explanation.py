@@ -10,6 +10,7 @@ from torch import Tensor
 from pe_spatial.segmentation.panoptic_matching import Match, Truth, panoptic_quality
 from pe_spatial.training.explanation import ClassTable, Confusion, Explanation, Measure, Ranking, percent
 from pe_spatial.visualization.judged import LONGEST_PANEL, JudgedInstances, draw_judged
+from pe_spatial.visualization.layout import reducing_step
 
 _NAMES = {
     "PQ": "panoptic quality: SQ times RQ",
@@ -90,7 +91,7 @@ def draw_segments(image: Tensor, segmented: Segmented, classes: Sequence[str]) -
         segmented: Of the image.
         classes: Names by label.
     """
-    step = -(-max(image.shape[-2:]) // LONGEST_PANEL)
+    step = reducing_step(image.shape[-2:], LONGEST_PANEL)
     truth, label = segmented.truth, segmented.truth.labels.tolist()
     ids, predicted = truth.ids[::step, ::step], segmented.predicted[::step, ::step]
     numbers = [number for number in range(1, len(label) + 1) if bool((ids == number).any())]

@@ -120,13 +120,12 @@ def run(options: argparse.Namespace) -> int:
 def load_tracker_config(options: argparse.Namespace) -> Config:
     """The config of the command, with what `--weights` stands for: weights, or an exported encoder in their place."""
     from pe_spatial.engines.header import is_exported
+    from pe_spatial.inference.exported_backbone import require_same_encoder
     from pe_spatial.training.config import load_config
 
     if not options.weights or not is_exported(options.weights):
         return load_config(options.config, [*options.overrides, *encoder_weights(options)])
     config = load_config(options.config, options.overrides)
-    from pe_spatial.inference.exported_backbone import require_same_encoder
-
     require_same_encoder(options.weights, config.model.backbone)
     config.model.backbone = {"type": "ExportedBackbone", "file": options.weights}
     return config

@@ -7,7 +7,7 @@ from torchvision.transforms.v2 import functional as TF
 from pe_spatial.visualization.colors import quantile
 from pe_spatial.visualization.depth import UNMEASURED, colorize_depth, depth_picture, error_picture
 from pe_spatial.visualization.judged import LONGEST_PANEL, with_legend
-from pe_spatial.visualization.layout import enlarge, row
+from pe_spatial.visualization.layout import enlarge, row, thinned
 
 _DARKEST = 0.25  # relative error
 
@@ -20,8 +20,7 @@ def draw_errors(image: Tensor, target: Tensor, prediction: Tensor) -> Tensor:
         target: [1, H, W], meters; 0 is not judged. At least one pixel is.
         prediction: [1, H, W], meters.
     """
-    step = -(-max(target.shape[-2:]) // LONGEST_PANEL)
-    target, prediction = (depth[0, ::step, ::step].float() for depth in (target, prediction))
+    target, prediction = (thinned(depth[0], LONGEST_PANEL).float() for depth in (target, prediction))
     judged = target > 0
     near, far = (float(quantile(target[judged], share)) for share in (0.02, 0.98))
     error = (prediction - target).abs() / target.clamp_min(1e-6)

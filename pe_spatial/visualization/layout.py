@@ -63,7 +63,7 @@ def shrink(picture: Tensor, longest: int) -> Tensor:
 
 def reduce_thin(picture: Tensor, least: int) -> Tensor:
     """A picture [C, H, W] that is thinner than `least` with rows and columns left out, down to `LONGEST`."""
-    step = -(-max(picture.shape[-2:]) // LONGEST) if min(picture.shape[-2:]) < least else 1
+    step = reducing_step(picture.shape[-2:], LONGEST) if min(picture.shape[-2:]) < least else 1
     return picture[:, ::step, ::step]
 
 

@@ -8,6 +8,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from pe_spatial.visualization.colors import Color, rgb_of
+from pe_spatial.visualization.layout import reducing_step
 
 _CELL = 8  # pixels: where captions lie is noted by squares of this side, so that thousands take no longer each
 _MIDDLES = 256  # pixels of the longer side of the map in which the middles of regions are looked for
@@ -70,7 +71,7 @@ class Captions:
 
 def middles(ids: Tensor) -> dict[int, tuple[int, int]]:
     """A pixel (x, y) near the middle of every region of a map of numbers [H, W], and inside it; 0 is no region."""
-    step = -(-max(ids.shape) // _MIDDLES)
+    step = reducing_step(ids.shape, _MIDDLES)
     thin = ids[step // 2 :: step, step // 2 :: step].long()
     rows, columns = thin.nonzero(as_tuple=True)
     names, number = thin[rows, columns].unique(return_inverse=True)

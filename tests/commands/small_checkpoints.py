@@ -3,10 +3,12 @@
 import numpy as np
 import torch
 from mmengine.registry import MODELS
+from PIL import Image
 from small_runs import CONFIG, overrides
 from small_segmenters import TINY, save_photos, save_segmenter
 
 from pe_spatial.common.video import VideoWriter
+from pe_spatial.demo.scenes import draw_video
 from pe_spatial.training.checkpoint import save_checkpoint
 from pe_spatial.training.checkpoint_hook import describe
 from pe_spatial.training.config import load_config
@@ -30,6 +32,27 @@ model:
   propagation: {{radius: 4}}
   recent: 3
 """
+
+
+def tracked_dataset(root):
+    """The text of a data set in DAVIS's folders, for the config of a tracker."""
+    return f"""
+test_dataloader:
+  batch_size: 1
+  num_workers: 0
+  dataset: {{type: Davis2017, data_root: {root}}}
+  sampler: {{type: DefaultSampler, shuffle: false}}
+"""
+
+
+def write_videos(root, frames):
+    """Two drawn videos of so many frames in DAVIS's folders, as PNG, so that no frame is changed."""
+    for seed, name in enumerate(("first", "second")):
+        for number, scene in enumerate(draw_video(seed, size=(64, 96), frames=frames)):
+            for folder, pixels in (("JPEGImages", scene.image), ("Annotations", scene.ids.astype(np.uint8))):
+                path = root / folder / "480p" / name / f"{number:05d}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(pixels).save(path)
 
 
 def save_detector(path, seed=0):

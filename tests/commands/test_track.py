@@ -6,35 +6,18 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from small_checkpoints import tracker_config
+from small_checkpoints import tracked_dataset, tracker_config, write_videos
 
 from pe_spatial.commands import track
 from pe_spatial.commands.shell import parse, run_command
-from pe_spatial.demo.scenes import draw_video
 from pe_spatial.tracking.results import TrackingWriter
-
-CONFIG = (
-    tracker_config()
-    + """
-test_dataloader:
-  batch_size: 1
-  num_workers: 0
-  dataset: {type: Davis2017, data_root: ROOT}
-  sampler: {type: DefaultSampler, shuffle: false}
-"""
-)
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
     root = tmp_path_factory.mktemp("davis")
-    for seed, name in enumerate(("first", "second")):
-        for number, scene in enumerate(draw_video(seed, size=(64, 96), frames=8)):
-            for folder, pixels in (("JPEGImages", scene.image), ("Annotations", scene.ids.astype(np.uint8))):
-                path = root / folder / "480p" / name / f"{number:05d}.png"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                Image.fromarray(pixels).save(path)
-    (root / "tiny.yaml").write_text(CONFIG.replace("ROOT", str(root)))
+    write_videos(root, frames=8)
+    (root / "tiny.yaml").write_text(tracker_config() + tracked_dataset(root))
     return root
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from small_checkpoints import tracked_dataset, write_videos
 
 from pe_spatial import FeatureExtractor
 from pe_spatial.backbones import PEBackbone
@@ -14,28 +15,14 @@ from pe_spatial.commands.shell import run_command
 from pe_spatial.common.errors import CheckpointError, OptionError
 from pe_spatial.common.safe_yaml import parse
 from pe_spatial.common.tensors import write_tensor_file
-from pe_spatial.demo.scenes import draw_video
 from pe_spatial.engines.sessions import is_installed
 from pe_spatial.inference import exported_backbone
 from pe_spatial.inference.exported_backbone import ExportedBackbone
 
 pytest.importorskip("onnxruntime")
 TINY = "{base: PE-Spatial-T16-512, name: tiny, depth: 3, width: 48, heads: 3, image_size: 64, patch_size: 8}"
+HEAD = "custom_imports: {imports: [pe_spatial.tracking]}\ndefault_scope: mmengine\n"
 ENGINES = [name for name in ("onnxruntime", "openvino") if is_installed(name)]
-TRACKER = """
-custom_imports: {imports: [pe_spatial.tracking]}
-default_scope: mmengine
-model:
-  type: VideoTracker
-  backbone: BACKBONE
-  resizing: {short_side: 64}
-  propagation: {radius: 4, topk: 3}
-test_dataloader:
-  batch_size: 1
-  num_workers: 0
-  dataset: {type: Davis2017, data_root: ROOT}
-  sampler: {type: DefaultSampler, shuffle: false}
-"""
 
 
 @pytest.fixture(scope="module")
@@ -47,14 +34,14 @@ def place(tmp_path_factory):
     for weights in encoder.parameters():  # a new encoder tells places apart hardly at all
         torch.nn.init.normal_(weights, std=0.1) if weights.ndim > 1 else None
     write_tensor_file(encoder.state_dict(), place / "tiny.safetensors")
-    for seed, name in enumerate(("first", "second")):
-        for number, scene in enumerate(draw_video(seed, size=(64, 96), frames=6)):
-            for folder, pixels in (("JPEGImages", scene.image), ("Annotations", scene.ids.astype(np.uint8))):
-                path = place / folder / "480p" / name / f"{number:05d}.png"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                Image.fromarray(pixels).save(path)
-    config = TRACKER.replace("ROOT", str(place)).replace("BACKBONE", section(place, [-1]))
-    (place / "tracker.yaml").write_text(config)
+    write_videos(place, frames=6)
+    model = {
+        "type": "VideoTracker",
+        "backbone": parse(section(place, [-1])),
+        "resizing": {"short_side": 64},
+        "propagation": {"radius": 4, "topk": 3},
+    }
+    (place / "tracker.yaml").write_text(HEAD + f"model: {json.dumps(model)}\n" + tracked_dataset(place))
     for name, layers in (("last", [-1]), ("two", [0, 2])):
         arguments = ["--encoder", section(place, layers), "--images", str(place / "JPEGImages/480p/first")]
         assert run_command("export", [*arguments, "--output", str(place / name), "--to", "onnx"]) == 0
@@ -131,6 +118,8 @@ def test_what_is_wrong_is_named(place, tmp_path, capfd):
     assert run_command("track", arguments) == 2
     assert "has layers [0, 2], but the config asks for [2]" in capfd.readouterr().err
     color = tmp_path / "color.yaml"
-    color.write_text((place / "tracker.yaml").read_text().replace(section(place, [-1]), "{type: RawColor}"))
+    color.write_text(
+        (place / "tracker.yaml").read_text().replace(json.dumps(parse(section(place, [-1]))), "{type: RawColor}")
+    )
     assert run_command("track", ["--config", str(color), *arguments[2:]]) == 2
     assert "cannot stand in for RawColor" in capfd.readouterr().err

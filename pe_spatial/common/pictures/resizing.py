@@ -1,4 +1,4 @@
-"""Resizing as Pillow does it: the one door for the pixels that networks see."""
+"""Resizing of pictures for encoders and models, by Pillow. PLM, and the runtime without torch, have other rules."""
 
 from collections.abc import Sequence
 
