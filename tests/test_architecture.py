@@ -225,6 +225,39 @@ def test_every_python_file_at_the_top_belongs_to_a_known_folder():
     assert folders <= known, f"unexpected packages at the top level: {folders - known}"
 
 
+def names_of(path: Path) -> set[str]:
+    """What a module defines or imports at its top level."""
+    found: set[str] = set()
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        for part in ast.walk(node) if not isinstance(node, ast.FunctionDef | ast.ClassDef) else [node]:
+            if isinstance(part, ast.FunctionDef | ast.ClassDef):
+                found.add(part.name)
+            elif isinstance(part, ast.Name) and isinstance(part.ctx, ast.Store):
+                found.add(part.id)
+            elif isinstance(part, ast.ImportFrom | ast.Import):
+                found |= {alias.asname or alias.name.partition(".")[0] for alias in part.names}
+    return found
+
+
+def missing_in_tests(path: Path, names: dict[str, set[str]]) -> list[str]:
+    """What a test takes from modules of tests that they do not have."""
+    taken = [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.ImportFrom)]
+    return [
+        f"{node.module}.{alias.name}"
+        for node in taken
+        for alias in node.names
+        if node.module in names and alias.name not in names[node.module]
+    ]
+
+
+def test_what_tests_take_from_each_other_exists(tmp_path):
+    """A name that moved fails here in a second, not in some other folder's tests ten minutes later."""
+    names = {path.stem: names_of(path) for path in (ROOT / "tests").rglob("*.py") if path.stem != "conftest"}
+    assert {path: lost for path in (ROOT / "tests").rglob("*.py") if (lost := missing_in_tests(path, names))} == {}
+    (tmp_path / "broken.py").write_text("from small_checkpoints import MOVED, tracker_config\n")
+    assert missing_in_tests(tmp_path / "broken.py", names) == ["small_checkpoints.MOVED"]
+
+
 def test_the_page_has_every_package_on_one_floor_and_the_picture_has_the_same():
     page = (ROOT / "docs/developing/architecture.md").read_text(encoding="utf-8")
     named = [name for names in draw_floors.floors(page).values() for name in names]

@@ -5,7 +5,8 @@ import pytest
 import torch
 from mmengine.registry import DATASETS, MODELS
 from PIL import Image
-from test_track import CONFIG, root  # noqa: F401 (a fixture)
+from small_checkpoints import tracked_dataset, tracker_config
+from test_track import root  # noqa: F401 (a fixture)
 
 from pe_spatial.commands import sweep as sweep_layers
 from pe_spatial.commands.shell import run_command
@@ -82,7 +83,7 @@ def test_another_sweep_in_the_folder_and_wrong_layers_are_refused(root, tmp_path
 
 def test_a_config_without_a_sweep_is_named(root, tmp_path, capsys):  # noqa: F811
     (tmp_path / "other.yaml").write_text(
-        CONFIG.replace("imports: [pe_spatial.tracking]", "imports: [json]").replace("ROOT", ".")
+        tracker_config().replace("imports: [pe_spatial.tracking]", "imports: [json]") + tracked_dataset(".")
     )
     assert run_command("sweep", ["--config", str(tmp_path / "other.yaml"), "--output", str(tmp_path / "out")]) == 2
     assert capsys.readouterr().err

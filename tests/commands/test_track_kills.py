@@ -10,7 +10,7 @@ from functools import partial
 import pytest
 import torch
 from kills import KILLS, finished, kill_at_random, leftovers, results, seconds_of, start_process, status_of
-from test_track import CONFIG, root  # noqa: F401 (a fixture)
+from test_track import root  # noqa: F401 (a fixture)
 
 from pe_spatial.commands.shell import run_command
 from pe_spatial.common.video import writing
