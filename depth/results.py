@@ -18,7 +18,7 @@ from pe_spatial.depth.ranges import checked_range
 from pe_spatial.inference.predictor import Predictor
 from pe_spatial.inference.tasks import Task, register_task
 from pe_spatial.inference.writer import ResultsWriter
-from pe_spatial.visualization import depth_picture, quantiles
+from pe_spatial.visualization import color_range, depth_picture
 
 _LARGEST = 65535  # of 16 bits
 _STRIP = 2**18  # pixels that are converted at a time
@@ -52,13 +52,13 @@ class DepthWriter(ResultsWriter):
         units = 1000.0 if is_metric else _LARGEST / far
         pixels, saturated = _in_16_bits(values, units)
         if self.color_range is None and frame is None:  # here, for `draw` asks again
-            sample.set_metainfo({"color_range": _quantiles_of(values)})
+            sample.set_metainfo({"color_range": color_range(sample.pred_depth.data)})
         entry: dict[str, Any] = {
             "kind": "metric" if is_metric else "relative",
             "unit": "meters" if is_metric else "none",
             "min": round(float(values.min()), 5),
             "max": round(float(values.max()), 5),
-            "color_range": list(self._colors_of(values, sample, frame)),
+            "color_range": list(self._colors_of(sample, frame)),
             "png": f"depth/{stem}_depth_{'mm' if is_metric else 'relative'}.png",
             "png_units_per_unit": units,
             "saturated_pixels": saturated,
@@ -71,17 +71,15 @@ class DepthWriter(ResultsWriter):
 
     def draw(self, image: Tensor, sample: BaseDataElement, frame: int | None) -> Tensor:
         """The color map with its legend; small ones are drawn enlarged."""
-        near, far = self._colors_of(_values(sample), sample, frame)
+        near, far = self._colors_of(sample, frame)
         return depth_picture(sample.pred_depth.data.float(), near, far, bool(sample.depth_is_metric), self.longest)
 
-    def _colors_of(
-        self, values: NDArray[np.float32], sample: BaseDataElement, frame: int | None
-    ) -> tuple[float, float]:
+    def _colors_of(self, sample: BaseDataElement, frame: int | None) -> tuple[float, float]:
         if self.color_range is not None:
             return self.color_range
         if frame is not None:
             return float(sample.depth_range[0]), float(sample.depth_range[1])
-        return sample.get("color_range") or _quantiles_of(values)
+        return sample.get("color_range") or color_range(sample.pred_depth.data)
 
     def write_lists(self) -> None:
         """Write `depth.json`."""
@@ -105,12 +103,6 @@ class DepthWriter(ResultsWriter):
 def _values(sample: BaseDataElement) -> NDArray[np.float32]:
     """The depth [H, W]."""
     return sample.pred_depth.data[0].float().numpy()
-
-
-def _quantiles_of(values: NDArray[np.float32]) -> tuple[float, float]:
-    """The ends of the colors of an image."""
-    near, far = quantiles(values, (0.02, 0.98))
-    return near, max(far, near * (1 + 1e-3))
 
 
 def _in_16_bits(values: NDArray[np.float32], units: float) -> tuple[NDArray[np.uint16], int]:

@@ -10,7 +10,9 @@ Letters: H, W rows and columns of the picture; h, w of the map; K maps.
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -23,7 +25,7 @@ _SIDE = 32  # pixels of the smallest rectangle
 
 
 @dataclass(frozen=True)
-class _Side:
+class Side:
     """Rows or columns: from which entries of the map a pixel is made, as torch's `interpolate` does it.
 
     Attributes:
@@ -60,13 +62,9 @@ class CellGrid:
 
     def __init__(self, cells: tuple[int, int], frame: tuple[int, int]) -> None:
         self.frame = frame
-        self.rows, self.columns = (_Side(*each) for each in zip(cells, frame, strict=True))
+        self.rows, self.columns = (Side(*each) for each in zip(cells, frame, strict=True))
         # neighbors are looked at together where cells are small
         self.step = [max(-(-_SIDE * count // side), 1) for count, side in zip(cells, frame, strict=True)]
-
-    def turned(self) -> "CellGrid":
-        """The cells of the transposed map in the transposed picture."""
-        return CellGrid((self.columns.cells, self.rows.cells), self.frame[::-1])
 
     def labels(self, scores: Tensor) -> Tensor:
         """The largest of the maps at every pixel, as `argmax` of the enlarged maps up to rounding.
@@ -111,19 +109,41 @@ class CellGrid:
 
     def interpolate(self, maps: Tensor, rows: slice, columns: slice) -> Tensor:
         """The enlarged maps [K, R, C] in a rectangle of pixels, as torch's bilinear `interpolate` up to rounding."""
-        left, right, part = (
-            values[columns].to(maps.device) for values in (self.columns.lower, self.columns.upper, self.columns.part)
-        )
         first, last = int(self.rows.lower[rows.start]), int(self.rows.lower[rows.stop - 1])
-        near = maps[:, first : int(self.rows.upper[rows.stop - 1]) + 1].float()
-        # index_select takes 20 times as long here
-        before, behind = (near.gather(2, side.expand(*near.shape[:2], -1)) for side in (left, right))
-        wide = torch.lerp(before, behind, part)
+        wide = self._across(maps[:, first : int(self.rows.upper[rows.stop - 1]) + 1], columns)
         share = self.rows.part[rows].to(maps.device)[:, None]
         if first == last:  # all rows lie between the same two entries, which need no copy for each row
             return torch.lerp(wide[:, :1], wide[:, -1:], share)
         above, below = (values[rows].to(maps.device) - first for values in (self.rows.lower, self.rows.upper))
         return torch.lerp(wide.index_select(1, above), wide.index_select(1, below), share)
+
+    def _across(self, maps: Tensor, columns: slice) -> Tensor:
+        """The maps [K, n, w] at some columns of the picture, [K, n, C]."""
+        left, right, part = (
+            values[columns].to(maps.device) for values in (self.columns.lower, self.columns.upper, self.columns.part)
+        )
+        near = maps.float()
+        # index_select takes 20 times as long here
+        before, behind = (near.gather(2, side.expand(*near.shape[:2], -1)) for side in (left, right))
+        return torch.lerp(before, behind, part)
+
+    def profiles(
+        self, values: Tensor, rows: slice, columns: slice
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.float32]]:
+        """An enlarged map [h, w] in a rectangle of pixels, by the entries between which its columns are linear.
+
+        Returns:
+            The values [C, n] of each column at its entries, the entry before each pixel [R], and how far the pixel is
+            on the way to the next one [R]; see `place_profiles`.
+        """
+        lower = self.rows.lower[rows]
+        if not len(lower):
+            return np.zeros((0, 2), np.float32), lower.numpy(), self.rows.part[rows].numpy()
+        first, last = int(lower[0]), int(lower[-1])
+        wide = self._across(values[None, first : last + 2], columns)[0]
+        if last + 1 == len(values):  # the last cell has no entry behind it
+            wide = torch.cat([wide, wide[-1:]])
+        return wide.T.cpu().numpy(), (lower - first).numpy(), self.rows.part[rows].numpy()
 
     def rectangles(self, asked: Tensor) -> Iterator[Region]:
         """Rows and columns of the picture that cover the cells asked for, bool [h, w]; they do not overlap."""
@@ -148,7 +168,7 @@ class CellGrid:
         return found[0], found[1]
 
     @staticmethod
-    def pixels(side: _Side, first: int, last: int) -> slice:
+    def pixels(side: Side, first: int, last: int) -> slice:
         """The pixels along a side of the cells from `first` up to `last`."""
         return slice(int(side.starts[first]), int(side.starts[min(last, side.cells)]))
 

@@ -9,7 +9,6 @@ import cv2
 import numpy as np
 from mmengine.structures import BaseDataElement
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
 from pe_spatial.common.files import put_in_place, write_json_stream
@@ -22,6 +21,8 @@ from pe_spatial.inference.writer import ResultsWriter
 from pe_spatial.segmentation.predictor import SegmentationPredictor
 from pe_spatial.segmentation.windows import check_window
 from pe_spatial.visualization import class_colors, draw_prediction
+
+_AT_ONCE = 2**20  # pixels that are counted at a time
 
 KINDS = {"pred_sem_seg": "labels", "pred_confidence": "confidence", "pred_panoptic": "panoptic"}
 
@@ -121,13 +122,13 @@ class SegmentationWriter(ResultsWriter):
 
 
 def count_labels(labels: NDArray[Any], num_classes: int) -> NDArray[np.int64]:
-    """Pixels of every class [K] of a map [H, W]."""
-    counts = np.zeros(num_classes, np.int64)
-    if labels.dtype == np.uint8:
-        return np.asarray(Image.fromarray(labels).histogram()[:num_classes], np.int64)
-    for rows in np.array_split(labels, max(labels.size // 2**22, 1)):  # bincount makes 64-bit copies
-        counts += np.bincount(rows.ravel(), minlength=num_classes)
-    return counts
+    """Pixels of every class [K] of a map [H, W], from its runs of one class, which are few."""
+    counts = np.zeros(num_classes)
+    for rows in np.array_split(labels, max(labels.size // _AT_ONCE, 1)):
+        flat = rows.ravel()
+        borders = np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]) + 1, [len(flat)]])
+        counts += np.bincount(flat[borders[:-1]], np.diff(borders), num_classes)
+    return counts.astype(np.int64)
 
 
 def describe_segments(ids: NDArray[Any], segments: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:

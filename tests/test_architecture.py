@@ -25,7 +25,7 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "common.files": (set(), {"psutil"}),
     "common.memory": (set(), {"psutil"}),
     "common.picture_files": (set(), {"pillow_heif"}),
-    "common.pictures": (set(), {"cv2", "tifffile"}),
+    "common.pictures": (set(), {"cv2", "isal", "tifffile"}),
     "common.safe_yaml": (set(), {"yaml"}),
     "common.tensors": (set(), {"safetensors"}),
     "common.video": (set(), {"av", "cv2"}),

@@ -80,19 +80,25 @@ def place_profiles(
     lasts = np.append(firsts[1:], height) - 1
     before, steps = profiles[:, lower[firsts]], np.diff(profiles)[:, lower[firsts]]  # [w, s]
     start, end = (before + part[ends] * steps > np.float32(threshold) for ends in (firsts, lasts))
-    changes = np.full((len(profiles), 2 * len(firsts) + 1), -1, np.int64)  # from one piece to the next, within, …
-    changes[:, :-1:2] = np.where(start != np.pad(end, ((0, 0), (1, 0)))[:, :-1], firsts, -1)
-    changes[:, -1] = np.where(end[:, -1], height, -1)
-    columns, pieces = np.nonzero(start != end)
+    changes = np.empty((len(profiles), 2 * len(firsts) + 1), bool)  # at the head of each piece, within it, …
+    changes[:, 0] = start[:, 0]
+    changes[:, 2:-1:2] = start[:, 1:] != end[:, :-1]
+    changes[:, 1::2] = start != end
+    changes[:, -1] = end[:, -1]  # at the foot of the column
+    columns, places = np.nonzero(changes)
+    pieces = places // 2
+    ends_of_runs = np.append(firsts, height)[pieces]
+    is_within = places % 2 == 1
+    columns_within, pieces = columns[is_within], pieces[is_within]
     low, high = firsts[pieces], lasts[pieces]  # of one side, and of the other
-    begins, before, steps = start[columns, pieces], before[columns, pieces], steps[columns, pieces]
+    begins, before, steps = (each[columns_within, pieces] for each in (start, before, steps))
     while (high - low > 1).any():
         middle = (low + high) // 2
         is_before = (before + part[middle] * steps > np.float32(threshold)) == begins
         low, high = np.where(is_before, middle, low), np.where(is_before, high, middle)
-    changes[columns, 2 * pieces + 1] = high
+    ends_of_runs[is_within] = high
     row, left = corner
-    return _rle_of((changes + ((np.arange(len(profiles))[:, None] + left) * size[0] + row))[changes >= 0], size)
+    return _rle_of((columns + left) * size[0] + row + ends_of_runs, size)
 
 
 def _rle_of(borders: NDArray[np.int64], size: tuple[int, int]) -> dict[str, Any]:

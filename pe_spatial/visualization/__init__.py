@@ -2,8 +2,8 @@
 
 from pe_spatial.visualization.class_colors import class_colors
 from pe_spatial.visualization.classes import draw_classes
-from pe_spatial.visualization.colors import palette, quantile, quantiles, ramp_colors
-from pe_spatial.visualization.depth import colorize_depth, depth_picture
+from pe_spatial.visualization.colors import palette, quantile, ramp_colors
+from pe_spatial.visualization.depth import color_range, colorize_depth, depth_picture
 from pe_spatial.visualization.features import FeatureColors, similarity, similarity_rgb
 from pe_spatial.visualization.instances import draw_boxes, draw_instances, draw_objects, overlay_masks
 from pe_spatial.visualization.layout import caption_strip, enlarge

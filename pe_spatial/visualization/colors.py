@@ -1,6 +1,5 @@
 """Colors of classes and of numbers."""
 
-from collections.abc import Sequence
 from colorsys import hsv_to_rgb
 from functools import cache
 
@@ -12,7 +11,6 @@ from torch import Tensor
 # a path through the color map at equal steps, dark blue through green and orange to light yellow
 _RAMP = ((13, 8, 60), (36, 61, 130), (31, 120, 130), (64, 165, 90), (170, 190, 60), (245, 200, 90), (255, 250, 205))
 
-_MANY, _SAMPLES = 2**22, 2**16  # numbers from which on few of them are sorted, and of how many places are asked
 _STRIP = 2**18  # pixels whose colors are computed at a time
 
 Color = int | tuple[int, int, int]  # the number of a class or an object, or red, green and blue
@@ -97,32 +95,4 @@ def _interpolated(levels: Tensor) -> Tensor:
 
 def quantile(values: Tensor, fraction: float) -> Tensor:
     """The number below which a fraction of the values [N] lies; torch.quantile refuses more than 16 million."""
-    return values.sort().values[round(fraction * (len(values) - 1))]
-
-
-def quantiles(values: NDArray[np.float32], fractions: Sequence[float]) -> list[float]:
-    """What `np.quantile` gives, of large arrays in less time: only the numbers near a quantile are sorted.
-
-    Args:
-        values: Float32 of any shape, without NaN, at least one.
-        fractions: From 0 to 1.
-    """
-    flat = values.ravel()
-    if len(flat) < _MANY:
-        return [float(value) for value in np.quantile(flat, fractions)]
-    sample = np.sort(flat[:: len(flat) // _SAMPLES])
-    return [_quantile_near(flat, sample, fraction) for fraction in fractions]
-
-
-def _quantile_near(flat: NDArray[np.float32], sample: NDArray[np.float32], fraction: float) -> float:
-    place = fraction * (len(flat) - 1)
-    rank = int(place)
-    middle, reach = round(fraction * len(sample)), len(sample) // 100
-    low, high = sample[max(middle - reach, 0)], sample[min(middle + reach, len(sample) - 1)]
-    below = int(np.count_nonzero(flat < low))
-    near = np.sort(flat[(flat >= low) & (flat <= high)])
-    if not below <= rank or rank + 1 >= below + len(near):  # the sample was no likeness, or the end of all values
-        return float(np.quantile(flat, (fraction,))[0])
-    first, second, share = near[rank - below], near[rank + 1 - below], np.float64(place - rank)
-    step = second - first  # as NumPy interpolates
-    return float(second - step * (1 - share) if share >= 0.5 else first + step * share)
+    return values.kthvalue(round(fraction * (len(values) - 1)) + 1).values

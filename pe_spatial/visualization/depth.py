@@ -12,6 +12,7 @@ from pe_spatial.visualization.layout import PICTURE_SIZE, beside, enlarge, reduc
 
 UNMEASURED = 150  # gray level of pixels whose error is not known
 _STRIP = 2**18  # pixels that are colored at a time
+_SEEN = 1024  # rows and columns whose measurements decide on the ends of the colors
 LEGEND_HEIGHT = 240  # at least; a lower map stands above white
 
 
@@ -20,15 +21,15 @@ def colorize_depth(depth: Tensor, near: float | None = None, far: float | None =
 
     Args:
         depth: [H, W] or [1, H, W], meters.
-        near: Meters at the near end of the color scale, by default the 2 % quantile of the measurements. Pictures to
-            be compared need the same scale.
-        far: Meters at the far end, by default the 98 % quantile.
+        near: Meters at the near end of the color scale, by default that of `color_range`. Pictures to be compared need
+            the same scale.
+        far: Meters at the far end.
 
     Returns:
         uint8 RGB [3, H, W].
     """
     meters = depth.detach().float().cpu().reshape(depth.shape[-2:])
-    near, far = _color_range(meters, near, far)
+    near, far = color_range(meters, near, far)
     colors = torch.empty(*meters.shape, 3, dtype=torch.uint8)
     rows = max(_STRIP // max(meters.shape[1], 1), 1)
     for part, strip in zip(colors.split(rows), meters.split(rows), strict=True):
@@ -38,16 +39,22 @@ def colorize_depth(depth: Tensor, near: float | None = None, far: float | None =
     return colors.permute(2, 0, 1)
 
 
-def _color_range(depth: Tensor, near: float | None, far: float | None) -> tuple[float, float]:
+def color_range(depth: Tensor, near: float | None = None, far: float | None = None) -> tuple[float, float]:
+    """The ends of the color scale: the 2 % and 98 % quantiles of the measurements, in at most a million places.
+
+    Args:
+        depth: [H, W] or [1, H, W], 0 = no measurement.
+        near: The near end, where it is given.
+        far: The far end.
+    """
     if near is not None and far is not None:
         return near, far
-    measured = depth[depth > 0]
+    seen = thinned(depth.detach(), _SEEN).float().cpu()
+    measured = seen[seen > 0]
     if len(measured) == 0:
         measured = torch.ones(1)
-    return (
-        float(quantile(measured, 0.02)) if near is None else near,
-        float(quantile(measured, 0.98)) if far is None else far,
-    )
+    near = float(quantile(measured, 0.02)) if near is None else near
+    return near, max(float(quantile(measured, 0.98)), near * (1 + 1e-3)) if far is None else far
 
 
 def depth_picture(
@@ -61,7 +68,7 @@ def depth_picture(
 
     Args:
         depth: [1, H, W], 0 = no measurement.
-        near: Near end of the color scale, in the unit of `depth`; by default that of `colorize_depth`.
+        near: Near end of the color scale, in the unit of `depth`; by default that of `color_range`.
         far: Far end.
         is_metric: The unit is meters; otherwise it is the model's own.
         longest: Larger maps are reduced by a whole factor to at most this many pixels on the longer side.
@@ -69,7 +76,7 @@ def depth_picture(
     Returns:
         uint8 RGB [3, H', W']. A small map is enlarged by a whole factor.
     """
-    near, far = _color_range(depth.detach().float().cpu(), near, far)
+    near, far = color_range(depth, near, far)
     colors = colorize_depth(thinned(depth, longest), near, far)
     factor = enlarge(colors)[1]
     if factor > 1:

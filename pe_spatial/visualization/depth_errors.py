@@ -4,8 +4,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as TF
 
-from pe_spatial.visualization.colors import quantile
-from pe_spatial.visualization.depth import UNMEASURED, colorize_depth, depth_picture, error_picture
+from pe_spatial.visualization.depth import UNMEASURED, color_range, colorize_depth, depth_picture, error_picture
 from pe_spatial.visualization.judged import LONGEST_PANEL, with_legend
 from pe_spatial.visualization.layout import enlarge, row, thinned
 
@@ -22,7 +21,7 @@ def draw_errors(image: Tensor, target: Tensor, prediction: Tensor) -> Tensor:
     """
     target, prediction = (thinned(depth[0], LONGEST_PANEL).float() for depth in (target, prediction))
     judged = target > 0
-    near, far = (float(quantile(target[judged], share)) for share in (0.02, 0.98))
+    near, far = color_range(target)
     error = (prediction - target).abs() / target.clamp_min(1e-6)
     factor = enlarge(colorize_depth(target))[1]
     size = [side * factor for side in target.shape]

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from pe_spatial.common.windows import Region
-from pe_spatial.data import place_columns
+from pe_spatial.data import mask_areas, place_profiles
 from pe_spatial.segmentation.cell_grid import CellGrid, corners
+from pe_spatial.segmentation.cell_sums import CellSums
 
 _MARGIN = 1e-4  # of the largest logit or probability: nearer to a change, pixels are looked at
 _NOBODY = -1
@@ -33,31 +34,20 @@ class LargeMask(NamedTuple):
     certainty: Tensor
 
 
-def mask_of(turned: CellGrid, logits: Tensor) -> LargeMask:
+def mask_of(sums: CellSums, logits: Tensor) -> LargeMask:
     """The pixels whose logit is above 0.
 
     Args:
-        turned: The transposed picture: RLEs go by columns.
+        sums: Of the picture.
         logits: [h, w] of the network's input, without padding.
     """
-    maps = logits.T[None]
-    possible = corners(maps[0])[1] > -_MARGIN * logits.abs().amax()  # [w, h]
-    left, right = _ends(possible.any(1))
-    top, bottom = _ends(possible.any(0))
-    columns, rows = turned.pixels(turned.rows, left, right), turned.pixels(turned.columns, top, bottom)
-    strips, area, total = [], 0, 0.0
-    for cell in range(left, right):
-        first, last = _ends(possible[cell])
-        some, inner = turned.pixels(turned.rows, cell, cell + 1), turned.pixels(turned.columns, first, last)
-        strip = torch.zeros(some.stop - some.start, rows.stop - rows.start, dtype=torch.bool)
-        if some.start < some.stop and inner.start < inner.stop:
-            values = turned.interpolate(maps, some, inner)[0]
-            inside = values > 0
-            area += int(inside.count_nonzero())
-            total += float(values.sigmoid_().mul_(inside.view(torch.uint8)).sum())  # bool takes three times as long
-            strip[:, inner.start - rows.start : inner.stop - rows.start] = inside
-        strips.append(strip)
-    rle = place_columns(strips, (rows.start, columns.start), turned.frame[::-1])
+    grid, (low, high) = sums.grid, corners(logits)
+    margin = _MARGIN * logits.abs().amax()
+    inner, possible = low > margin, high > -margin
+    rows, columns = (grid.pixels(side, *_ends(possible.any(dim))) for side, dim in ((grid.rows, 1), (grid.columns, 0)))
+    rle = place_profiles(*grid.profiles(logits, rows, columns), 0.0, (rows.start, columns.start), grid.frame)
+    area = mask_areas([rle])[0]
+    total = sums.probability(logits, inner, possible & ~inner)
     return LargeMask(rle, area, logits.new_tensor(total / max(area, 1)))
 
 
@@ -108,17 +98,17 @@ class Owners:
         return whole
 
 
-def owners_of(grid: CellGrid, logits: Tensor, scores: Tensor) -> Owners:
+def owners_of(sums: CellSums, logits: Tensor, scores: Tensor) -> Owners:
     """Which mask every pixel belongs to.
 
     A pixel goes to the mask with the largest product of score and probability, and belongs to it where that mask is on.
 
     Args:
-        grid: Of the picture.
+        sums: Of the picture.
         logits: [Q, h, w], at least one, of the network's input, without padding.
         scores: Of each mask [Q].
     """
-    low, high = corners(logits)
+    grid, (low, high) = sums.grid, corners(logits)
     least, most = scores[:, None, None] * low.sigmoid(), scores[:, None, None] * high.sigmoid()
     surest, winner = least.max(0)
     others = most.scatter(0, winner[None], 0).amax(0)
@@ -135,18 +125,8 @@ def owners_of(grid: CellGrid, logits: Tensor, scores: Tensor) -> Owners:
         inside = (probability.gather(0, number[None])[0] >= 0.5) & (best > 0)
         parts.append((region, torch.where(inside, able[number], _NOBODY).to(torch.int16)))
     pixels = grid.pixels_of_cells().to(logits.device)
-    areas = [int((pixels * state).sum()) for state in on]
-    for place, mixed in enumerate(~(on | off)):
-        areas[place] += _pixels_above(grid, logits[place], mixed)
+    areas = [
+        int((pixels * state).sum()) + sums.count(each, mixed)
+        for each, state, mixed in zip(logits, on, ~(on | off), strict=True)
+    ]
     return Owners(grid.frame, areas, parts, grid, torch.where(is_on, winner, _NOBODY))
-
-
-def _pixels_above(grid: CellGrid, logits: Tensor, asked: Tensor) -> int:
-    """How many pixels of the cells asked for, bool [h, w], are on."""
-    count = 0
-    for region, values in grid.values(logits[None], asked):
-        on = values[0].sigmoid_() >= 0.5
-        if max(grid.step) > 1:  # a rectangle has cells that are not asked for
-            on &= asked[grid.rows.lower[region[0]]][:, grid.columns.lower[region[1]]]
-        count += int(on.count_nonzero())
-    return count

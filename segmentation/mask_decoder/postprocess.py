@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from pe_spatial.common.parts import unpad
 from pe_spatial.data import box_of_mask, encode_masks
 from pe_spatial.segmentation.cell_grid import LARGE, CellGrid
+from pe_spatial.segmentation.cell_sums import CellSums
 from pe_spatial.segmentation.mask_decoder.large_frames import LargeMask, Owners, mask_of, owners_of
 
 Segment = dict[str, Any]
@@ -38,14 +39,14 @@ class Frame:
         large: Pixels from which on a picture is read by the cells of the maps, as far as it has more than the input.
 
     Attributes:
-        grid: Of a large picture.
+        sums: Over the cells of a large picture.
     """
 
     def __init__(self, sample: BaseDataElement, padded: tuple[int, int], large: int = LARGE) -> None:
         self.sample, self.padded = sample, padded
         seen, size = ((int(side[0]), int(side[1])) for side in (sample.img_shape, sample.ori_shape))
         is_large = size[0] * size[1] > large and size[0] > seen[0] and size[1] > seen[1]
-        self.grid = CellGrid(seen, size) if is_large else None
+        self.sums = CellSums(CellGrid(seen, size)) if is_large else None
 
     def seen(self, maps: Tensor) -> Tensor:
         """Maps [M, h', w'] at the size of the model's input, without padding, [M, h, w]."""
@@ -60,16 +61,15 @@ class Frame:
 
     def labels(self, scores: Tensor) -> Tensor:
         """The largest of the maps [K, h', w'] at every pixel, [1, H, W]."""
-        if self.grid is None:
+        if self.sums is None:
             return self.resize(scores).argmax(0, keepdim=True)
-        return self.grid.labels(self.seen(scores))[None]
+        return self.sums.grid.labels(self.seen(scores))[None]
 
     def masks(self, logits: Tensor) -> Iterator[LargeMask]:
         """The pixels of the original image where each of the maps [M, h', w'] is above 0; one at a time exists."""
-        turned = None if self.grid is None else self.grid.turned()
         for each in logits.split(1):
-            if turned is not None:
-                yield mask_of(turned, self.seen(each)[0])
+            if self.sums is not None:
+                yield mask_of(self.sums, self.seen(each)[0])
                 continue
             large = self.resize(each)
             inside = large > 0
@@ -159,8 +159,8 @@ def panoptic_of(
 def _owners(logits: Tensor, scores: Tensor, frame: Frame) -> Owners:
     """The query that owns each pixel."""
     size = (int(frame.sample.ori_shape[0]), int(frame.sample.ori_shape[1]))
-    if len(logits) and frame.grid is not None:
-        return owners_of(frame.grid, frame.seen(logits), scores)
+    if len(logits) and frame.sums is not None:
+        return owners_of(frame.sums, frame.seen(logits), scores)
     best = torch.zeros(size, device=logits.device)
     owner = torch.full(size, -1, dtype=torch.int16, device=logits.device)
     wholes = []

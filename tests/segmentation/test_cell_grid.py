@@ -82,7 +82,7 @@ def test_most_of_a_picture_is_not_interpolated():
 def frames(seen, original, padded):
     sample = BaseDataElement(metainfo={"img_shape": seen, "ori_shape": original})
     large, plain = Frame(sample, padded, large=1), Frame(sample, padded)
-    assert large.grid is not None and plain.grid is None
+    assert large.sums is not None and plain.sums is None
     return large, plain
 
 

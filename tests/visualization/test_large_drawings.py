@@ -7,12 +7,12 @@ from mmengine.structures import InstanceData
 
 from pe_spatial.data import encode_masks
 from pe_spatial.visualization import (
+    color_range,
     colorize_depth,
     depth_picture,
     draw_instances,
     overlay_masks,
     quantile,
-    quantiles,
     ramp_colors,
 )
 from pe_spatial.visualization import colors as module
@@ -61,22 +61,21 @@ def test_strips_of_a_map_have_the_colors_of_the_map(monkeypatch):
     assert torch.equal(colorize_depth(depth, 2, 8), whole) and not whole[:, :3].any()
 
 
-@pytest.mark.parametrize("kind", ["uniform", "normal", "few", "one", "sorted", "apart"])
-def test_quantiles_are_those_of_numpy(monkeypatch, kind):
-    monkeypatch.setattr(module, "_MANY", 1000)
-    monkeypatch.setattr(module, "_SAMPLES", 300)
-    for seed in range(5):
-        rng = np.random.default_rng(seed)
-        values = {
-            "uniform": rng.random(5000 + seed),
-            "normal": rng.normal(size=5000 + seed),
-            "few": rng.integers(0, 3, 5000 + seed),
-            "one": np.ones(4000),
-            "sorted": np.arange(4001.0),
-            "apart": np.repeat([0.0, 1e6], [100, 4900]),
-        }[kind].astype(np.float32)
-        asked = (0.0, 0.02, 0.3, 0.5, 0.98, 1.0)
-        assert quantiles(values.reshape(1, -1), asked) == [float(value) for value in np.quantile(values, asked)]
+def test_a_quantile_is_the_value_at_its_place():
+    values = torch.rand(1001)[torch.randperm(1001)].round(decimals=2)
+    for share in (0.0, 0.02, 0.5, 0.98, 1.0):
+        assert quantile(values, share) == values.sort().values[round(1000 * share)]
+
+
+def test_the_ends_of_depth_colors_are_those_of_what_is_seen_of_a_large_map():
+    depth = torch.rand(1, 3000, 2500) * 10
+    depth[0, ::2] = 0
+    near, far = color_range(depth)
+    measured = depth[depth > 0]
+    assert abs(float((measured < near).float().mean()) - 0.02) < 1e-3
+    assert abs(float((measured > far).float().mean()) - 0.02) < 1e-3
+    assert color_range(depth, near=3.0) == (3.0, far) and color_range(depth, 3.0, 2.0) == (3.0, 2.0)
+    assert color_range(torch.full((5, 6), 3.0)) == (3.0, pytest.approx(3.003))
 
 
 def test_thin_maps_are_drawn_as_whole_ones_are():
@@ -122,6 +121,6 @@ def test_a_pixel_of_a_reduced_image_is_the_mean_of_those_it_stands_for():
 
 def test_large_depth_maps_are_drawn_thin_in_the_colors_of_the_whole():
     depth = torch.rand(1, 900, 700) * 10
-    near, far = (float(quantile(depth[depth > 0], share)) for share in (0.02, 0.98))
+    near, far = color_range(depth)
     expected = depth_picture(depth[:, ::2, ::2], near, far)
     assert torch.equal(depth_picture(depth, longest=450), expected)

@@ -15,7 +15,8 @@ as the median of the rounds, seconds of the processor:
 * `pictures`: the same of `pe-spatial predict`, which also draws.
 
 How many decodings these are is in `times`. `wall` is seconds by the clock of the `Predictor`, and `above` the peak of
-the command's memory in GB above what the process held before, without the picture.
+the command's memory in GB above what the process held before, without the picture, in a round of its own before the
+others.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import argparse
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
@@ -100,35 +101,50 @@ def measure(checkpoint: Path, photograph: Path, folder: Path, rounds: int) -> di
     small = folder / "small.jpg"
     save_image(small, Image.open(photograph).resize((SMALL, SMALL)))
     measure_round(checkpoint, small, folder / "warm")
+    above = measure_memory(checkpoint, photograph, folder / "memory")
     found = [measure_round(checkpoint, photograph, folder / str(number)) for number in range(rounds)]
     middle = {name: median(row[name] for row in found) for name in found[0]}
     times = {name: round(middle[name] / middle["decode"], 2) for name in ("predict", "files", "pictures")}
-    return {**middle, "times": times}
+    return {**middle, "above": above, "times": times}
+
+
+def measure_memory(checkpoint: Path, photograph: Path, output: Path) -> float:
+    """Of `pe-spatial predict` at its peak, in GB, without what was there before and the picture itself."""
+    size = read_image(photograph).numel()
+    predictor, write = opened(checkpoint, photograph, output, no_pictures=False)
+    before = forget_peak("cpu")
+    write()
+    return peak_memory("cpu") - before - size / 1e9
 
 
 def measure_round(checkpoint: Path, photograph: Path, output: Path) -> dict[str, float]:
     """The figures of one round; the checkpoint is loaded before the clocks start."""
     started = time.process_time()
-    picture = read_image(photograph)
-    decode = time.process_time() - started
-    size = picture.numel() / 1e9
-    del picture
-    figures: dict[str, float] = {"decode": decode}
-    files = {entry.name: entry for entry in resolve_sources([photograph])}
+    read_image(photograph)
+    figures = {"decode": time.process_time() - started}
     for name in ("files", "pictures"):
-        options = command_options(checkpoint, photograph, output / name, name == "files")
-        models = find_models(options, command.part_of(options))
-        predictor, writer, _ = open_models(models, output_stems(files), "encoder")
-        assert isinstance(predictor, Predictor)
-        before = forget_peak("cpu")
+        predictor, write = opened(checkpoint, photograph, output / name, name == "files")
         with clocks(predictor.model) as figures_of:
-            if failed := command.predict(predictor, writer, files):
-                raise UserError(f"{checkpoint}: {failed}")
+            write()
         figures[name] = figures_of["rest"]
-    figures["above"] = peak_memory("cpu") - before - size
     with clocks(predictor.model) as figures_of:
         predictor(photograph)
     return {**figures, "predict": figures_of["rest"], "network": figures_of["network"], "wall": figures_of["wall"]}
+
+
+def opened(checkpoint: Path, photograph: Path, output: Path, no_pictures: bool) -> tuple[Predictor, Callable[[], None]]:
+    """A predictor as `pe-spatial predict` opens it, and what that command then does with the photograph."""
+    files = {entry.name: entry for entry in resolve_sources([photograph])}
+    options = command_options(checkpoint, photograph, output, no_pictures)
+    models = find_models(options, command.part_of(options))
+    predictor, writer, _ = open_models(models, output_stems(files), "encoder")
+    assert isinstance(predictor, Predictor)
+
+    def write() -> None:
+        if failed := command.predict(predictor, writer, files):
+            raise UserError(f"{checkpoint}: {failed}")
+
+    return predictor, write
 
 
 @contextmanager

@@ -1,16 +1,16 @@
 """PNG files of large pictures: one filter and the fastest compression.
 
 Pillow tries all five filters on every row and compresses at level 6: a depth map of 36 megapixels takes it 2 seconds.
-Differences to the left neighbor, compressed at level 1, take a third of that, and maps of few or smooth values become
-smaller files. The pixels are the same, as with any PNG.
+Differences to the left neighbor, compressed at level 1 by Intel's ISA-L, take a tenth of that, and maps of few or
+smooth values become smaller files. The pixels are the same, as with any PNG.
 """
 
 import struct
-import zlib
 from collections.abc import Iterator, Mapping
 from typing import IO
 
 import numpy as np
+from isal import isal_zlib as zlib
 from numpy.typing import NDArray
 
 LARGE = 2**22  # pixels from which on it is worth the larger files that a picture with grain becomes
