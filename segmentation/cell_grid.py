@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from mmengine.structures import BaseDataElement
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
@@ -87,8 +88,10 @@ class CellGrid:
 
     def fill(self, values: Tensor) -> Tensor:
         """One value of each cell [h, w] as those of its pixels [H, W]."""
-        wide = values[:, self.columns.lower.to(values.device)]
-        return wide[self.rows.lower.to(values.device)]
+        down, right = self.rows.starts.diff(), self.columns.starts.diff()
+        if values.device.type == "cpu":  # NumPy takes a third of the time
+            return torch.from_numpy(np.repeat(np.repeat(values.numpy(), right, 1), down, 0))
+        return values.repeat_interleave(right.to(values.device), 1).repeat_interleave(down.to(values.device), 0)
 
     def pixels_of_cells(self) -> Tensor:
         """How many pixels each cell has, int64 [h, w]."""
@@ -171,6 +174,18 @@ class CellGrid:
     def pixels(side: Side, first: int, last: int) -> slice:
         """The pixels along a side of the cells from `first` up to `last`."""
         return slice(int(side.starts[first]), int(side.starts[min(last, side.cells)]))
+
+
+def grid_of(sample: BaseDataElement, large: int = LARGE) -> CellGrid | None:
+    """The cells of a large picture, as far as it has more rows and columns than the network saw.
+
+    Args:
+        sample: See `unpad`.
+        large: Pixels from which on a picture is large.
+    """
+    seen, size = ((int(side[0]), int(side[1])) for side in (sample.img_shape, sample.ori_shape))
+    is_large = size[0] * size[1] > large and size[0] > seen[0] and size[1] > seen[1]
+    return CellGrid(seen, size) if is_large else None
 
 
 def _largest(values: Tensor, kind: torch.dtype) -> Tensor:

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from pe_spatial.common.parts import unpad
 from pe_spatial.data import box_of_mask, encode_masks
-from pe_spatial.segmentation.cell_grid import LARGE, CellGrid
+from pe_spatial.segmentation.cell_grid import LARGE, grid_of
 from pe_spatial.segmentation.cell_sums import CellSums
 from pe_spatial.segmentation.mask_decoder.large_frames import LargeMask, Owners, mask_of, owners_of
 
@@ -36,7 +36,7 @@ class Frame:
     Args:
         sample: See `unpad`.
         padded: (H, W) of the model's input.
-        large: Pixels from which on a picture is read by the cells of the maps, as far as it has more than the input.
+        large: See `grid_of`.
 
     Attributes:
         sums: Over the cells of a large picture.
@@ -44,9 +44,8 @@ class Frame:
 
     def __init__(self, sample: BaseDataElement, padded: tuple[int, int], large: int = LARGE) -> None:
         self.sample, self.padded = sample, padded
-        seen, size = ((int(side[0]), int(side[1])) for side in (sample.img_shape, sample.ori_shape))
-        is_large = size[0] * size[1] > large and size[0] > seen[0] and size[1] > seen[1]
-        self.sums = CellSums(CellGrid(seen, size)) if is_large else None
+        grid = grid_of(sample, large)
+        self.sums = None if grid is None else CellSums(grid)
 
     def seen(self, maps: Tensor) -> Tensor:
         """Maps [M, h', w'] at the size of the model's input, without padding, [M, h, w]."""

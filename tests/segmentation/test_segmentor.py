@@ -179,3 +179,14 @@ def test_it_is_mmsegs_encoder_decoder():
     found = ours.loss(images(32, 32, batch=2), [sample((32, 32))] * 2)["decode.loss_ce"]
     torch.testing.assert_close(found, expected)
     assert isinstance(ours, EncoderDecoder) and isinstance(ours, SemanticSegmentor)
+
+
+def test_a_large_picture_gets_the_labels_of_the_enlarged_scores_without_them():
+    built, inputs, frame = model("linear"), images(32, 40), (2200, 2000)
+    cut = sample((30, 36), frame, label=False)  # the rest is padding
+    with torch.no_grad():
+        found = built(inputs, [cut], mode="predict")[0].pred_sem_seg.data
+        scores = built.segment_logits(inputs)[..., :30, :36]
+    expected = torch.nn.functional.interpolate(scores, frame, mode="bilinear").argmax(1)
+    assert found.shape == (1, *frame) and found.dtype == torch.uint8 and len(found.unique()) > 1
+    assert (found != expected).float().mean() < 1e-5
