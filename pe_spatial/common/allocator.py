@@ -10,11 +10,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 # of glibc, see `man mallopt`
-_TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3
-_KEEP = {_MMAP_THRESHOLD: 64 << 20, _TRIM_THRESHOLD: 256 << 20, _TOP_PAD: 32 << 20}
+_TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -2, -3, -8
+# A thread with memory of its own would keep it apart, in pieces of 64 MB at most: what reads and writes large pictures
+# beside the network would take and return their memory each time.
+_KEEP = {_MMAP_THRESHOLD: 64 << 20, _TRIM_THRESHOLD: 256 << 20, _TOP_PAD: 32 << 20, _ARENA_MAX: 1}
 # what glibc comes to by itself in a process that frees large blocks
-_DEFAULT = {_MMAP_THRESHOLD: 32 << 20, _TRIM_THRESHOLD: 64 << 20, _TOP_PAD: 128 << 10}
-_OWN_CHOICE = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TOP_PAD_", "LD_PRELOAD")
+_DEFAULT = {_MMAP_THRESHOLD: 32 << 20, _TRIM_THRESHOLD: 64 << 20, _TOP_PAD: 128 << 10, _ARENA_MAX: 0}
+_OWN_CHOICE = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TOP_PAD_", "MALLOC_ARENA_MAX", "LD_PRELOAD")
 
 
 def keep_freed_memory() -> bool:

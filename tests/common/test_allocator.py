@@ -47,6 +47,43 @@ def test_freed_memory_is_kept_and_used_again():
     assert done and returned < 20 and kept > 100 and again < 20
 
 
+IN_THREADS = """
+import resource, threading
+import torch
+from pe_spatial.common.allocator import keep_freed_memory
+
+keep_freed_memory()
+
+def allocate():
+    blocks = [torch.ones(20 * 2**20 // 4) for _ in range(4)]
+
+def faults(run):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    run()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+def in_a_thread():
+    thread = threading.Thread(target=allocate)
+    thread.start()
+    thread.join()
+
+first = faults(allocate)
+for _ in range(5):
+    allocate()
+print(first, faults(in_a_thread))
+"""
+
+
+@pytest.mark.skipif(not GLIBC_ON_LINUX, reason="of glibc")
+def test_threads_use_what_others_have_freed():
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("MALLOC_")}
+    done = subprocess.run(
+        [sys.executable, "-c", IN_THREADS], env=environment, check=True, capture_output=True, text=True
+    )
+    first, later = map(int, done.stdout.split())
+    assert later < first / 4
+
+
 @pytest.mark.skipif(not GLIBC_ON_LINUX, reason="of glibc")
 def test_a_users_choice_stands():
     done, _, kept, _ = measured(MALLOC_MMAP_THRESHOLD_="131072")
