@@ -188,6 +188,11 @@ def grid_of(sample: BaseDataElement, large: int = LARGE) -> CellGrid | None:
     return CellGrid(seen, size) if is_large else None
 
 
+def as_indices(labels: Tensor) -> Tensor:
+    """Labels as int64, with which tensors can be indexed; NumPy needs half of the time for new memory."""
+    return torch.from_numpy(labels.numpy().astype(np.int64)) if labels.device.type == "cpu" else labels.long()
+
+
 def _largest(values: Tensor, kind: torch.dtype) -> Tensor:
     """The first of the largest of [K, R, C] at every pixel; for few of them, torch's `argmax` takes longer."""
     if len(values) > _FEW:

@@ -4,8 +4,7 @@ Code that cuts images into windows itself calls `segment_logits`, which gives cl
 calls mmengine's `forward(inputs, data_samples, mode)`. In mode "predict" a data sample gets, in the frame of the
 original image:
 
-    pred_sem_seg    PixelData, data [1, H, W]: the class of every pixel, int64; of a large picture uint8 up to 256
-                    classes, else int32 (see `cell_grid`, which never holds all scores of all pixels)
+    pred_sem_seg    PixelData, data int64 [1, H, W]: the class of every pixel
     pred_panoptic   PixelData, data int32 [1, H, W] of segment ids from 1, 0 where nothing was found, together with the
                     metainfo `segments`: a list of {id, label, score, area, is_thing}, one per segment
     pred_instances  InstanceData: bboxes [N, 4] xyxy, labels [N], scores [N], masks: RLEs [N] of the image
@@ -21,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pe_spatial.common.parts import unpad
-from pe_spatial.segmentation.cell_grid import grid_of
+from pe_spatial.segmentation.cell_grid import as_indices, grid_of
 from pe_spatial.segmentation.windows import Window, pad_to_multiple, slide
 
 
@@ -84,6 +83,6 @@ def predict_semantic(
             frame = unpad(sample, padded).argmax(dim=0, keepdim=True)
         else:
             height, width = sample.img_shape[:2]
-            frame = grid.labels(padded[:, :height, :width])[None]
+            frame = as_indices(grid.labels(padded[:, :height, :width]))[None]
         sample.set_field(PixelData(data=frame), "pred_sem_seg", dtype=PixelData)
     return list(data_samples)

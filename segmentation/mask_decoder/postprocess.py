@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from pe_spatial.common.parts import unpad
 from pe_spatial.data import box_of_mask, encode_masks
-from pe_spatial.segmentation.cell_grid import LARGE, grid_of
+from pe_spatial.segmentation.cell_grid import LARGE, as_indices, grid_of
 from pe_spatial.segmentation.cell_sums import CellSums
 from pe_spatial.segmentation.mask_decoder.large_frames import LargeMask, Owners, mask_of, owners_of
 
@@ -59,10 +59,10 @@ class Frame:
         return unpad(self.sample, whole[0])
 
     def labels(self, scores: Tensor) -> Tensor:
-        """The largest of the maps [K, h', w'] at every pixel, [1, H, W]."""
+        """The largest of the maps [K, h', w'] at every pixel, int64 [1, H, W]."""
         if self.sums is None:
             return self.resize(scores).argmax(0, keepdim=True)
-        return self.sums.grid.labels(self.seen(scores))[None]
+        return as_indices(self.sums.grid.labels(self.seen(scores)))[None]
 
     def masks(self, logits: Tensor) -> Iterator[LargeMask]:
         """The pixels of the original image where each of the maps [M, h', w'] is above 0; one at a time exists."""
