@@ -6,11 +6,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pe_spatial.common.errors import ConfigError
 from pe_spatial.data.sample import IGNORE_LABEL
 from pe_spatial.training.explanation import Measure, percent
 from pe_spatial.visualization import class_colors, draw_classes
 from pe_spatial.visualization.judged import LONGEST_PANEL, VERDICT_COLORS, verdict_pixels, with_legend
 from pe_spatial.visualization.layout import row, thinned
+
+_AT_ONCE = 2**18  # pixels that are counted at a time
+_LOW_BITS = 2**32 - 1  # of a pair of labels: the prediction
 
 IOU_MEASURES: dict[str, Measure] = {
     "mIoU": percent("mean IoU", "intersection over union of each class over all pictures, mean over the classes", 100),
@@ -22,21 +26,37 @@ IOU_MEASURES: dict[str, Measure] = {
 IMAGE_MIOU = percent("mean IoU", "intersection over union, mean over the classes of the picture")
 
 
-def label_pairs(prediction: Tensor, target: Tensor, num_classes: int) -> Tensor:
+def label_pairs(prediction: Tensor, target: Tensor, num_classes: int, name: str | None = None) -> Tensor:
     """How often each pair of labels occurs, int64 [2, P] on the CPU: target · K + prediction, and the pixels.
 
-    Only pairs that occur are listed: the table of all would fill the memory for many classes and images.
+    Only pairs that occur are listed: the table of all would fill the memory for many classes and images. They are
+    counted by runs of one pair, which are much fewer than pixels.
 
     Args:
         prediction: Class indices.
         target: Labels of the same shape; pixels labeled 255 do not count.
         num_classes: K.
+        name: Of the image, for messages.
+
+    Raises:
+        ConfigError: An index of K or more.
     """
-    counted = target != IGNORE_LABEL
-    codes = target[counted].long() * num_classes + prediction[counted].long()
-    counts = torch.bincount(codes, minlength=1)
-    occurring = counts.nonzero().flatten()
-    return torch.stack([occurring, counts[occurring]]).cpu()
+    runs = []
+    for some, truth in zip(*(labels.flatten().split(_AT_ONCE) for labels in (prediction, target)), strict=True):
+        both = truth.long() << 32 | some.long() & _LOW_BITS
+        runs.append(torch.stack(both.unique_consecutive(return_counts=True)))
+    both, lengths = torch.cat(runs, dim=1)
+    both, place = both.unique(return_inverse=True)
+    pixels = torch.zeros_like(both).index_add_(0, place, lengths)
+    counted = both >> 32 != IGNORE_LABEL
+    truth, some = both[counted] >> 32, both[counted] & _LOW_BITS
+    for kind, indices in (("label", truth), ("prediction", some)):
+        if len(indices) and not 0 <= int(indices.min()) <= int(indices.max()) < num_classes:
+            raise ConfigError(
+                f"{name}: {kind} {int(indices.max())} is outside 0…{num_classes - 1}, the classes of the dataset; "
+                "set num_classes of the head to the number of these classes"
+            )
+    return torch.stack([truth * num_classes + some, pixels[counted]]).cpu()
 
 
 def pixel_confusion(pairs: Sequence[Tensor], num_classes: int) -> Tensor:

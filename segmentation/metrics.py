@@ -9,7 +9,7 @@ from mmengine.registry import METRICS
 from torch import Tensor
 
 from pe_spatial.common.errors import ConfigError
-from pe_spatial.data.sample import IGNORE_LABEL, check_frame
+from pe_spatial.data.sample import check_frame
 from pe_spatial.segmentation.explanation import (
     IMAGE_MIOU,
     IOU_MEASURES,
@@ -55,9 +55,10 @@ class MeanIoUMetric(ExplainedMetric):
             prediction, target = (sample[key]["data"] for key in ("pred_sem_seg", "gt_sem_seg"))
             check_frame(name, prediction, target, "label map")
             target = target.to(prediction.device)
-            score = float(ious(class_areas(prediction, target, len(classes), name)).nanmean())
+            pairs = label_pairs(prediction, target, len(classes), name)
+            score = float(ious(class_areas(pairs, len(classes))).nanmean())
             material = small_integers(target[0]), small_integers(prediction[0])
-            self.keep(sample, score, material, pairs=label_pairs(prediction, target, len(classes)))
+            self.keep(sample, score, material, pairs=pairs)
 
     def compute_metrics(self, results: list[dict[str, Any]]) -> dict[str, float]:
         """The three numbers from the summed areas.
@@ -96,32 +97,22 @@ class MeanIoUMetric(ExplainedMetric):
 
 def ious(areas: Tensor) -> Tensor:
     """Intersection over union [K] from areas [3, K] of `class_areas`; NaN where a class does not occur."""
-    correct, predicted, labeled = areas.double()
+    correct, predicted, labeled = areas
     return correct / (labeled + predicted - correct)
 
 
-def class_areas(prediction: Tensor, target: Tensor, num_classes: int, name: str | None = None) -> Tensor:
-    """Pixels of each class, int64 [3, K]: predicted rightly, predicted, labeled. Pixels labeled 255 do not count.
+def class_areas(pairs: Tensor, num_classes: int) -> Tensor:
+    """Pixels of each class, float64 [3, K]: predicted rightly, predicted, labeled.
 
     Args:
-        prediction: Class indices.
-        target: Labels of the same shape.
+        pairs: Of `label_pairs`.
         num_classes: K.
-        name: Of the image, for messages.
-
-    Raises:
-        ConfigError: An index of K or more.
     """
-    counted = target != IGNORE_LABEL
-    target, prediction = target[counted].long(), prediction[counted].long()
-    for kind, indices in (("label", target), ("prediction", prediction)):
-        if len(indices) and not 0 <= int(indices.min()) <= int(indices.max()) < num_classes:
-            raise ConfigError(
-                f"{name}: {kind} {int(indices.max())} is outside 0…{num_classes - 1}, the classes of the dataset; "
-                "set num_classes of the head to the number of these classes"
-            )
-    groups = (target[target == prediction], prediction, target)
-    return torch.stack([torch.bincount(group, minlength=num_classes) for group in groups])
+    codes, pixels = pairs[0], pairs[1].double()
+    target, prediction = codes // num_classes, codes % num_classes
+    right = target == prediction
+    groups = ((target[right], pixels[right]), (prediction, pixels), (target, pixels))
+    return torch.stack([torch.bincount(group, counts, num_classes) for group, counts in groups])
 
 
 def class_table(classes: Sequence[str], columns: Mapping[str, Tensor]) -> str:

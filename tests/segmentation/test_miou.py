@@ -7,6 +7,7 @@ import torch
 from mmengine.structures import PixelData
 
 from pe_spatial.common.errors import ConfigError
+from pe_spatial.segmentation.explanation import label_pairs
 from pe_spatial.segmentation.metrics import MeanIoUMetric, class_areas
 
 mmseg_evaluation = pytest.importorskip("mmseg.evaluation")
@@ -61,11 +62,26 @@ def test_the_truth_scores_100_and_a_wrong_answer_0():
     assert wrong == {"mIoU": 0, "mAcc": 0, "aAcc": 0}
 
 
-def test_areas_of_images_add_up():
+def test_pairs_are_those_of_all_pixels():
     generator = torch.Generator().manual_seed(2)
-    prediction, target = torch.randint(0, 5, (2, 40, 10), generator=generator)
-    parts = sum(class_areas(prediction[rows], target[rows], 5) for rows in (slice(0, 13), slice(13, 40)))
-    assert torch.equal(parts, class_areas(prediction, target, 5))
+    rough = torch.randint(0, 5, (2, 40, 30), generator=generator).repeat_interleave(20, 1).repeat_interleave(20, 2)
+    noise = torch.randint(0, 5, (2, 700, 700), generator=generator)  # as many runs as pixels
+    for prediction, target in (rough, noise, rough[:, :1, :1]):
+        target[:3, :100] = 255
+        kept = target != 255
+        counts = torch.bincount(5 * target[kept] + prediction[kept], minlength=25)
+        pairs = label_pairs(prediction, target.to(torch.uint8), 5)
+        assert torch.equal(pairs, torch.stack([counts.nonzero()[:, 0], counts[counts > 0]]))
+        areas = [
+            [(prediction[kept] == target[kept])[target[kept] == k].sum() for k in range(5)],
+            [(prediction[kept] == k).sum() for k in range(5)],
+            [(target[kept] == k).sum() for k in range(5)],
+        ]
+        assert torch.equal(class_areas(pairs, 5), torch.tensor(areas, dtype=torch.float64))
+    with pytest.raises(ConfigError, match="photo: prediction 5 is outside 0…4"):
+        label_pairs(torch.tensor([[5, 1]]), torch.tensor([[0, 1]]), 5, "photo")
+    with pytest.raises(ConfigError, match="label 7 is outside"):
+        label_pairs(torch.tensor([[5, 1]]), torch.tensor([[255, 7]]), 5)
 
 
 def test_a_class_that_was_never_labeled_has_no_accuracy():

@@ -38,6 +38,7 @@ from pe_spatial.commands.shell import run_module
 from pe_spatial.common.files import write_json, write_text
 from pe_spatial.common.pictures import read_image
 from pe_spatial.demo.scenes import SEMANTIC_CLASSES
+from pe_spatial.segmentation.explanation import label_pairs
 from pe_spatial.segmentation.metrics import class_areas
 from pe_spatial.tracking.datasets import Davis2017
 from pe_spatial.tracking.masks import read_mask
@@ -167,7 +168,8 @@ def probe(backbone: PEBackbone, data: Path) -> float:
     tokens, labels = describe(backbone, data, "val", None)
     with torch.no_grad():
         logits = F.interpolate(classifier((tokens - center) / spread), labels.shape[1:], mode="bilinear")
-    correct, predicted, labeled = class_areas(logits.argmax(1), labels, len(SEMANTIC_CLASSES))
+    pairs = label_pairs(logits.argmax(1), labels, len(SEMANTIC_CLASSES))
+    correct, predicted, labeled = class_areas(pairs, len(SEMANTIC_CLASSES))
     return float((correct / (predicted + labeled - correct).clamp_min(1)).mean())
 
 
