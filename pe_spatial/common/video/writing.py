@@ -24,8 +24,9 @@ from pe_spatial.common.video.reading import DEFAULT_RATE
 
 # a whole number of ticks for milliseconds and for all usual frame rates, those over 1.001 included
 TIME_BASE = Fraction(1, 720_000)
-# without B-frames the first frame is shown at time 0 by every player
-_X264 = {"crf": "18", "preset": "veryfast", "bf": "0"}
+# without B-frames the first frame is shown at time 0 by every player; x264's macroblock tree reads memory that it never
+# wrote, so that what others have left there decides on the bits of the file
+_X264 = {"crf": "18", "preset": "veryfast", "bf": "0", "mbtree": "0"}
 _MOST_TICKS = 2**31 - 1  # of the duration of a frame: 50 minutes
 _LATEST = 1e12  # seconds; a file counts no further
 _BT709 = 1  # how H.264 numbers this color space, its primaries and its transfer function
