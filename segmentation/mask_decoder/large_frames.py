@@ -41,14 +41,12 @@ def mask_of(sums: CellSums, logits: Tensor) -> LargeMask:
         sums: Of the picture.
         logits: [h, w] of the network's input, without padding.
     """
-    grid, (low, high) = sums.grid, corners(logits)
-    margin = _MARGIN * logits.abs().amax()
-    inner, possible = low > margin, high > -margin
+    grid, margin = sums.grid, _MARGIN * float(logits.abs().amax())
+    possible = corners(logits)[1] > -margin
     rows, columns = (grid.pixels(side, *_ends(possible.any(dim))) for side, dim in ((grid.rows, 1), (grid.columns, 0)))
     rle = place_profiles(*grid.profiles(logits, rows, columns), 0.0, (rows.start, columns.start), grid.frame)
     area = mask_areas([rle])[0]
-    total = sums.probability(logits, inner, possible & ~inner)
-    return LargeMask(rle, area, logits.new_tensor(total / max(area, 1)))
+    return LargeMask(rle, area, logits.new_tensor(sums.probability(logits, margin) / max(area, 1)))
 
 
 def _ends(occupied: Tensor) -> tuple[int, int]:
