@@ -85,9 +85,14 @@ def takes_onednn(x: Tensor, weight: Tensor, dtypes: Sequence[torch.dtype] = (tor
         return False
     if x.numel() * weight.shape[-2] < _FEW:
         return False
-    # there are no public names for the two
+    return not is_watched()
+
+
+def is_watched() -> bool:
+    """Whether a trace or a mode looks at the operators that are called."""
+    # there are no public names for the first two
     watched = torch._C._len_torch_dispatch_stack() or torch._C._functorch.peek_interpreter_stack() is not None
-    return not (watched or torch.jit.is_tracing())
+    return bool(watched or torch.jit.is_tracing())
 
 
 def multiply(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

@@ -74,3 +74,36 @@ def test_everything_else_is_left_to_pytorch(calls):
     with torch.no_grad():
         compiled(q, k, v)
     assert not calls
+
+
+# --- equal shares of the threads --------------------------------------------------------------------------------------
+def test_queries_are_apart_where_a_thread_would_get_more_than_its_share():
+    apart = module._unbalanced
+    assert apart(3, 1025, 2) == 1 and apart(3, 1028, 2) == 4 and apart(3, 1025, 4) == 1
+    assert apart(6, 1025, 2) == 0  # three heads for each thread
+    assert apart(3, 1024, 2) == apart(3, 1300, 2) == apart(3, 257, 2) == apart(3, 1025, 1) == 0
+
+
+@pytest.mark.parametrize(("heads", "rows"), [(3, 1025), (1, 1540), (3, 1024)])
+def test_queries_apart_give_the_same(heads, rows, monkeypatch):
+    monkeypatch.setattr(linear, "_is_faster_with_onednn", lambda: False)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    q, k, v = torch.randn(rows, 3 * heads * 32).unflatten(-1, (3, heads, 32)).permute(1, 2, 0, 3)[:, None].unbind()
+    asked, attend = [], F.scaled_dot_product_attention
+    monkeypatch.setattr(
+        F, "scaled_dot_product_attention", lambda q, *a, **o: asked.append(q.shape[2]) or attend(q, *a, **o)
+    )
+    with torch.inference_mode():
+        made = attention(q, k, v)
+    assert asked == ([rows] if rows % 256 == 0 else [rows - rows % 256, rows % 256])
+    torch.testing.assert_close(made, expected(q, k, v), rtol=1e-6, atol=1e-6)
+    assert made.is_contiguous()
+
+
+def test_gradients_and_masks_get_all_queries_at_once(monkeypatch):
+    monkeypatch.setattr(module, "_unbalanced", lambda *_: pytest.fail("asked"))
+    q, k, v = (torch.randn(1, 3, 1025, 8, requires_grad=True) for _ in range(3))
+    attention(q, k, v).sum().backward()
+    with torch.no_grad():
+        attention(q, k, v, mask=torch.ones(1025, 1025, dtype=torch.bool))
+        attention(q, k, v, causal=True)
