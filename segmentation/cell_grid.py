@@ -76,6 +76,7 @@ class CellGrid:
         Returns:
             [H, W], uint8 up to 256 maps, else int32.
         """
+        scores = scores.detach()
         best, label = scores.float().topk(min(2, len(scores)), dim=0)
         gap = best[0] - best[-1] if len(scores) > 1 else torch.full_like(best[0], torch.inf)
         low, high = corners(label[0])

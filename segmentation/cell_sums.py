@@ -3,10 +3,11 @@
 The mean probability of a mask is a sum over its pixels, of which a photograph has millions. Within a cell of the map
 the logit is bilinear, so that its sigmoid is smooth. The sum of a smooth function over all pixels of a cell is that
 over a few points with weights: a Gauss quadrature for the pixels' positions, exact for polynomials of degree 15 (Golub
-and Welsch, 1969). Where the logit changes its sign, every pixel is looked at.
+and Welsch, 1969). Where the logit changes its sign, or by much, every pixel is looked at.
 """
 
 from collections.abc import Iterator
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -48,7 +49,11 @@ class CellSums:
     def __init__(self, grid: CellGrid) -> None:
         self.grid = grid
         self.pixels = (_every_pixel(grid.rows), _every_pixel(grid.columns))
-        self.points = (_quadrature(self.pixels[0]), _quadrature(self.pixels[1]))
+
+    @cached_property
+    def points(self) -> tuple[Points, Points]:
+        """A few for the pixels of each cell, along its rows and columns."""
+        return _quadrature(self.pixels[0]), _quadrature(self.pixels[1])
 
     def probability(self, logits: Tensor, margin: float) -> float:
         """The sum of the probabilities of a mask over the pixels where it is on, up to rounding.

@@ -82,7 +82,8 @@ def draw_pixels(image: Tensor, target: Tensor, prediction: Tensor, metainfo: Map
         prediction: Class indices [H, W].
         metainfo: Of the dataset: `classes`, maybe `palette`.
     """
-    image, target, prediction = (thinned(maps, LONGEST_PANEL) for maps in (image, target.long(), prediction.long()))
+    image, target, prediction = (thinned(maps, LONGEST_PANEL) for maps in (image, target, prediction))
+    target, prediction = target.long(), prediction.long()
     classes = metainfo["classes"]
     colors = class_colors(classes, metainfo.get("palette"))
     judged = target != IGNORE_LABEL

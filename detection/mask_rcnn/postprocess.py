@@ -51,6 +51,7 @@ def paste_masks(masks: Tensor, boxes: Tensor, size: tuple[int, int]) -> list[dic
         boxes: [N, 4] xyxy in pixels of the image, of positive area.
         size: (H, W) of the image.
     """
+    masks, boxes = masks.detach(), boxes.detach()
     with torch.autocast(masks.device.type, enabled=False):
         return [_paste(*each, size) for each in zip(masks.float(), boxes.float(), boxes.tolist(), strict=True)]
 

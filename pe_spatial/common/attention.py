@@ -30,10 +30,10 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, causa
     Returns:
         [B, N, H * D].
     """
-    if mask is None and not causal and takes_onednn(q, k, _WIDENED) and not wants_gradients(q, k, v):
-        return _by_heads(q.float(), k.float(), v.float()).to(q.dtype)
     is_plain = mask is None and not causal and not wants_gradients(q, k, v)
-    if rest := _queries_apart(q) if is_plain else 0:  # the same numbers
+    if is_plain and takes_onednn(q, k, _WIDENED):
+        return _by_heads(q.float(), k.float(), v.float()).to(q.dtype)
+    if is_plain and (rest := _queries_apart(q)):  # the same numbers
         parts = [F.scaled_dot_product_attention(part, k, v) for part in q.split((q.shape[2] - rest, rest), dim=2)]
         return torch.cat([part.transpose(1, 2) for part in parts], dim=1).flatten(2)
     y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
@@ -55,7 +55,7 @@ def _unbalanced(heads: int, rows: int, threads: int) -> int:
     as a whole one: of three heads of 1025 queries, one of two threads gets 7 whole blocks and the other 5.
     """
     whole, rest = divmod(rows, _BLOCK)
-    if rows < _BLOCKS_FROM or not 0 < rest <= _FEW:
+    if not heads or rows < _BLOCKS_FROM or not 0 < rest <= _FEW:
         return 0
     blocks = heads * [*whole * [_BLOCK], rest]
     share = -(-len(blocks) // threads)

@@ -3,6 +3,8 @@
 import numpy as np
 from numpy.typing import NDArray
 
+_STRIP = 2**22  # scores that exist at a time
+
 Floats = NDArray[np.float32]
 
 
@@ -19,6 +21,22 @@ def enlarge(array: Floats, size: tuple[int, int], align_corners: bool = False) -
     wide = array.astype(np.float32) @ columns.T
     result: Floats = np.matmul(rows, wide)
     return result
+
+
+def labels_of(scores: Floats, size: tuple[int, int]) -> NDArray[np.int64]:
+    """The largest of maps [K, h, w] at every pixel of (H, W), where they are enlarged a few rows at a time.
+
+    Args:
+        scores: The maps.
+        size: (H, W).
+    """
+    rows = _matrix(scores.shape[-2], size[0], align_corners=False)
+    wide = scores.astype(np.float32) @ _matrix(scores.shape[-1], size[1], align_corners=False).T
+    labels = np.empty(size, np.int64)
+    step = max(_STRIP // (len(scores) * size[1]), 1)
+    for top in range(0, size[0], step):
+        labels[top : top + step] = np.matmul(rows[top : top + step], wide).argmax(0)
+    return labels
 
 
 def _matrix(source: int, target: int, align_corners: bool) -> Floats:

@@ -12,7 +12,7 @@ from pe_spatial.common.windows import strided_starts
 from pe_spatial.engines.fitting import cut, filled, padded
 from pe_spatial.engines.header import Header
 from pe_spatial.engines.sessions import Array, open_session
-from pe_spatial.runtime.arrays import enlarge, place_mask
+from pe_spatial.runtime.arrays import enlarge, labels_of, place_mask
 from pe_spatial.runtime.pictures import Input, Picture, Preparation
 
 Result = dict[str, Any]
@@ -92,7 +92,7 @@ class Runtime:
     # --- by task ------------------------------------------------------------------------------------------------------
     def _segment(self, given: Input) -> Result:
         scores = self._scores(given.images)[..., : given.image_size[0], : given.image_size[1]]
-        return {"labels": enlarge(scores, given.original_size)[0].argmax(0)}
+        return {"labels": labels_of(scores[0], given.original_size)}
 
     def _scores(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """Scores [1, K, H, W] of every pixel of the input, averaged where windows overlap."""

@@ -49,7 +49,7 @@ class Frame:
 
     def seen(self, maps: Tensor) -> Tensor:
         """Maps [M, h', w'] at the size of the model's input, without padding, [M, h, w]."""
-        whole = F.interpolate(maps[None].float(), self.padded, mode="bilinear", align_corners=False)[0]
+        whole = F.interpolate(maps.detach()[None].float(), self.padded, mode="bilinear", align_corners=False)[0]
         height, width = self.sample.img_shape[:2]
         return whole[:, :height, :width]
 

@@ -81,7 +81,7 @@ def test_queries_are_apart_where_a_thread_would_get_more_than_its_share():
     apart = module._unbalanced
     assert apart(3, 1025, 2) == 1 and apart(3, 1028, 2) == 4 and apart(3, 1025, 4) == 1
     assert apart(6, 1025, 2) == 0  # three heads for each thread
-    assert apart(3, 1024, 2) == apart(3, 1300, 2) == apart(3, 257, 2) == apart(3, 1025, 1) == 0
+    assert apart(3, 1024, 2) == apart(3, 1300, 2) == apart(3, 257, 2) == apart(3, 1025, 1) == apart(0, 1025, 2) == 0
 
 
 @pytest.mark.parametrize(("heads", "rows"), [(3, 1025), (1, 1540), (3, 1024)])

@@ -89,6 +89,12 @@ def test_the_pixels_of_a_large_mask_never_exist(monkeypatch):
     assert rles[0]["size"] == [700, 900] and mask_areas(rles)[0] > 100_000
 
 
+def test_gradients_that_nobody_asked_for_do_not_stop_large_masks():
+    masks, boxes = torch.rand(1, 28, 28), torch.tensor([[10.0, 10, 2000, 2000]])
+    recorded = paste_masks(masks.clone().requires_grad_(), boxes.clone().requires_grad_(), (2400, 2300))
+    assert recorded == paste_masks(masks, boxes, (2400, 2300))
+
+
 def test_a_full_mask_is_its_box():
     drawn = decode_masks(paste_masks(torch.ones(1, 28, 28), torch.tensor([[10.0, 20, 40, 50]]), (64, 64)))
     expected = torch.zeros(1, 64, 64, dtype=torch.bool)

@@ -96,6 +96,7 @@ def test_objects_of_a_large_picture_are_those_of_whole_masks(seed):
     logits, class_logits = queries(seed)
     logits[3] = -9  # an empty mask
     logits[4] = 9  # all of the picture
+    logits.requires_grad_()  # as outside of `no_grad`
     found, expected = (
         instances_of(logits, class_logits, {0, 2}, frame, most=20) for frame in frames((50, 44), (401, 333), (56, 48))
     )

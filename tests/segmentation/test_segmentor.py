@@ -190,3 +190,5 @@ def test_a_large_picture_gets_the_labels_of_the_enlarged_scores_without_them():
     expected = torch.nn.functional.interpolate(scores, frame, mode="bilinear").argmax(1)
     assert found.shape == (1, *frame) and found.dtype == expected.dtype and len(found.unique()) > 1
     assert (found != expected).float().mean() < 1e-5
+    recorded = built(inputs, [sample((30, 36), frame, label=False)], mode="predict")[0].pred_sem_seg.data
+    assert torch.equal(recorded, found)  # gradients are recorded, and nothing asks for them
